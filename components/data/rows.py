@@ -1,0 +1,231 @@
+"""One sample = one row: the Parquet schema that every task, generated or real, is written to, and its manifest.
+
+Layout of one split on disk: `<split dir>/part-00000.parquet ... manifest.json`. The manifest carries counts and
+SHA-256 checksums; `open_split` is the only door to a split and `verify_split` proves it whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import DataError
+
+FORMAT = "littoral-rows/1"
+IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, first thing in the first human turn of a row that has a picture
+
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("image", pa.binary()),  # encoded bytes (PNG, JPEG, ...) or null
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("conversations", pa.string()),  # JSON: [{"from": "human" | "gpt", "value": str}, ...]
+        ("answers", pa.list_(pa.string())),  # accepted answers of the last turn
+        ("metric", pa.string()),  # key of components.evaluation.scorers.SCORERS
+        ("source", pa.string()),  # where the row came from: package, version, row id
+    ]
+)
+
+ROW_GROUP_ROWS = 64  # small row groups: the windowed shuffle reads whole groups
+SHARD_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One turn of a conversation; `speaker` is "human" or "gpt" (LLaVA's words)."""
+
+    speaker: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One sample. `image` is None for text-only rows; then `width` and `height` are None too."""
+
+    sample_id: str
+    task: str
+    split: str
+    turns: tuple[Turn, ...]
+    answers: tuple[str, ...]
+    metric: str
+    source: str
+    image: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def instruction(self) -> str:
+        """First human turn without the picture placeholder: what routed methods compare."""
+        return self.turns[0].text.replace(IMAGE_TOKEN, "").strip()
+
+
+def row_to_record(row: Row) -> dict[str, object]:
+    """A `Row` as one record of `SCHEMA`."""
+    turns = [{"from": turn.speaker, "value": turn.text} for turn in row.turns]
+    return {
+        "sample_id": row.sample_id,
+        "task": row.task,
+        "split": row.split,
+        "image": row.image,
+        "width": row.width,
+        "height": row.height,
+        "conversations": json.dumps(turns, ensure_ascii=False),
+        "answers": list(row.answers),
+        "metric": row.metric,
+        "source": row.source,
+    }
+
+
+def row_from_record(record: dict[str, object]) -> Row:
+    """The inverse of `row_to_record`."""
+    turns = json.loads(str(record["conversations"]))
+    image, width, height = record["image"], record["width"], record["height"]
+    assert image is None or isinstance(image, bytes)
+    answers = record["answers"]
+    assert isinstance(answers, Sequence)
+    return Row(
+        sample_id=str(record["sample_id"]),
+        task=str(record["task"]),
+        split=str(record["split"]),
+        turns=tuple(Turn(speaker=turn["from"], text=turn["value"]) for turn in turns),
+        answers=tuple(str(answer) for answer in answers),
+        metric=str(record["metric"]),
+        source=str(record["source"]),
+        image=image,
+        width=width if isinstance(width, int) else None,
+        height=height if isinstance(height, int) else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a split."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A written split: its folder and what its manifest says."""
+
+    path: Path
+    task: str
+    split: str
+    shards: tuple[Shard, ...]
+    card: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shards' checksums: the identity of the data, wherever it lies."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    def shard_paths(self) -> list[Path]:
+        return [self.path / shard.file for shard in self.shards]
+
+    def rows(self) -> Iterator[Row]:
+        """Every row in order; memory stays at one row group."""
+        for path in self.shard_paths():
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP_ROWS):
+                yield from (row_from_record(record) for record in batch.to_pylist())
+
+    def column(self, name: str) -> Iterator[object]:
+        """One column in order, without reading the others (no image bytes)."""
+        for path in self.shard_paths():
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=SHARD_ROWS, columns=[name]):
+                yield from batch.column(0).to_pylist()
+
+
+def write_split(
+    rows: Iterable[Row], path: Path, *, task: str, split: str, card: dict[str, object] | None = None
+) -> Split:
+    """Stream `rows` into `path`; the folder appears whole (written beside, then renamed) or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shards: list[Shard] = []
+    pending: list[dict[str, object]] = []
+
+    def flush() -> None:
+        name = f"part-{len(shards):05d}.parquet"
+        table = pa.Table.from_pylist(pending, schema=SCHEMA)
+        pq.write_table(table, partial / name, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+        size = (partial / name).stat().st_size
+        shards.append(Shard(file=name, rows=len(pending), bytes=size, sha256=file_sha256(partial / name)))
+        pending.clear()
+
+    for row in rows:
+        pending.append(row_to_record(row))
+        if len(pending) == SHARD_ROWS:
+            flush()
+    if pending or not shards:
+        flush()
+    manifest = {
+        "format": FORMAT,
+        "task": task,
+        "split": split,
+        "rows": sum(shard.rows for shard in shards),
+        "shards": [asdict(shard) for shard in shards],
+        "card": card or {},
+    }
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(path)
+    return open_split(path)
+
+
+def open_split(path: Path) -> Split:
+    """Read a split's manifest; raises `DataError` when there is none or it is not ours."""
+    manifest_path = path / "manifest.json"
+    if not manifest_path.is_file():
+        raise DataError(f"{path} holds no manifest.json; prepare the stream first (pipelines/prepare.py).")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        if manifest["format"] != FORMAT:
+            raise DataError(f"{manifest_path} has format {manifest['format']!r}, expected {FORMAT!r}; prepare it again.")
+        shards = tuple(Shard(**shard) for shard in manifest["shards"])
+        for shard in shards:
+            if Path(shard.file).name != shard.file:
+                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard is a file beside its manifest.")
+        return Split(
+            path=path.resolve(), task=manifest["task"], split=manifest["split"], shards=shards, card=manifest["card"]
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest_path} is not a readable manifest ({error}); prepare the stream again.") from error
+
+
+def verify_split(split: Split) -> None:
+    """Compare every shard with its checksum and row count; raises `DataError` naming the first that differs."""
+    for shard in split.shards:
+        path = split.path / shard.file
+        if not path.is_file():
+            raise DataError(f"{path} is missing though its manifest lists it; prepare the stream again.")
+        if file_sha256(path) != shard.sha256:
+            raise DataError(f"{path} differs from its manifest's checksum; prepare the stream again.")
+        rows = pq.ParquetFile(path).metadata.num_rows
+        if rows != shard.rows:
+            raise DataError(f"{path} holds {rows} rows, its manifest says {shard.rows}; prepare the stream again.")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,21 @@
+"""The errors a user can cause. Each message says what was given, what is allowed and what to do."""
+
+
+class LittoralError(Exception):
+    """Base of every error a user can act on; pipelines print it as one sentence and exit with 1."""
+
+
+class ConfigError(LittoralError):
+    """An option, preset, method or stream that cannot be run as given."""
+
+
+class DataError(LittoralError):
+    """A file, row, image or shard that is missing, broken or not what its manifest says."""
+
+
+class CheckpointError(LittoralError):
+    """A checkpoint that does not belong to this backbone, method or stream, or cannot be read."""
+
+
+class TrackingError(LittoralError):
+    """MLflow cannot be reached or refuses to record."""
