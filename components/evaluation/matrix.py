@@ -1,0 +1,294 @@
+"""The score matrix of a stream and every figure that is computed from it. Pure numpy.
+
+`S[i, j]` is the score (0..100) on task j after learning i tasks, i = 0 is the model before any training ("zero-shot").
+In the formulas tasks count from 1, T is the number of tasks learned so far, and the sums run over learned tasks only:
+a running stream's figures are those of the stream that would have ended now.
+
+A figure that needs a cell which was not evaluated raises `MatrixError`; nothing is filled in. `summary()` gives the
+figures that can be computed and leaves the others out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.evaluation.matrix_rows import ZERO_SHOT, Cell, MatrixError, checked_row, has_zero_shot
+
+# The same figures under the names that papers and other code bases use. "Avg" is not here: some mean the mean
+# average by it (HiDe-LLaVA), some the final average (LCIA). "Forgetting" of Continual-NExT is `forgetting_diagonal`.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "final_average": ("MFN", "Last", "Avg.ACC", "AP", "ACC", "OP"),
+    "immediate_average": ("MFT", "New.ACC", "Imd.", "learning accuracy"),
+    "mean_average": ("MAA", "MAP"),
+    "bwt": ("BWT", "backward transfer"),
+    "bwt_divisor_t": ("BWT of CoIN",),
+    "forgetting": ("average forgetting", "Fgt", "max-based forgetting"),
+    "forgetting_diagonal": ("Forgetting of Continual-NExT",),
+    "forward_transfer": ("FWT", "zero-shot transfer"),
+    "zero_shot_average": ("zero-shot",),
+}
+
+LABELS: dict[str, str] = {
+    "final_average": "Final average (MFN, Last)",
+    "immediate_average": "Immediate average (MFT)",
+    "mean_average": "Mean of running averages (MAA)",
+    "bwt": "Backward transfer (BWT)",
+    "bwt_divisor_t": "Backward transfer, divisor T",
+    "forgetting": "Forgetting (against the best)",
+    "forgetting_diagonal": "Forgetting (against the diagonal)",
+    "forward_transfer": "Forward transfer (FWT)",
+    "zero_shot_average": "Zero-shot average",
+}
+
+
+class ScoreMatrix:
+    """Scores of every task after every task.
+
+    `rows[r][j]` is a score or None for a cell that was not evaluated. Which row is which:
+
+    - `after` given (names as in score_matrix.json): it must read `["zero-shot"?, tasks[0], tasks[1], ...]`.
+    - else `zero_shot` given: row 0 is (True) or is not (False) the zero-shot row.
+    - else the number of rows decides: T + 1 rows = with zero-shot, T rows = without, 0 rows = nothing yet. Any other
+      number could be read both ways and raises `MatrixError`; so does a partial matrix without one of the two above.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        rows: Sequence[Sequence[Cell]],
+        after: Sequence[str] | None = None,
+        *,
+        zero_shot: bool | None = None,
+    ) -> None:
+        self.tasks = list(tasks)
+        if not self.tasks:
+            raise MatrixError("A score matrix needs at least one task, none was given.")
+        if len(set(self.tasks)) < len(self.tasks) or ZERO_SHOT in self.tasks:
+            raise MatrixError(f"Task names must differ from each other and from {ZERO_SHOT!r}, given: {self.tasks}.")
+        self.has_zero_shot = has_zero_shot(self.tasks, len(rows), after, zero_shot)
+        self.num_learned = len(rows) - self.has_zero_shot
+        if self.num_learned > len(self.tasks):
+            raise MatrixError(f"{len(rows)} rows were given for {len(self.tasks)} tasks; allowed is one a task.")
+        # Row i = after i tasks; row 0 stays empty (NaN) without zero-shot, so that indices mean the same either way.
+        self._cells = np.full((self.num_learned + 1, len(self.tasks)), np.nan)
+        for number, row in enumerate(rows):
+            self._cells[number + (not self.has_zero_shot)] = checked_row(row, number, self.tasks)
+
+    @classmethod
+    def from_scores(cls, tasks: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Cell]]]) -> ScoreMatrix:
+        """From `(after, {task: score})` pairs, the shape of `events.RowScored`; an absent task is an unseen cell."""
+        for after, scores in rows:
+            unknown = sorted(set(scores) - set(tasks))
+            if unknown:
+                raise MatrixError(f"The row after {after!r} scores {unknown}, which the stream {list(tasks)} lacks.")
+        cells = [[scores.get(task) for task in tasks] for _, scores in rows]
+        return cls(tasks, cells, [after for after, _ in rows])
+
+    # ---- the cells
+
+    @property
+    def rows(self) -> list[list[Cell]]:
+        """The rows as they were given: zero-shot first if there is one, None for unseen cells."""
+        cells = self._cells if self.has_zero_shot else self._cells[1:]
+        return [[None if math.isnan(cell) else float(cell) for cell in row] for row in cells]
+
+    @property
+    def after(self) -> list[str]:
+        """What each of `rows` comes after: "zero-shot" or a task's name."""
+        return [ZERO_SHOT] * self.has_zero_shot + self.tasks[: self.num_learned]
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """A copy as [1 + learned tasks, tasks]; row 0 is zero-shot, NaN where unseen."""
+        return self._cells.copy()
+
+    def at(self, num_learned: int) -> ScoreMatrix:
+        """The matrix as it was after `num_learned` tasks (0..learned)."""
+        if not 0 <= num_learned <= self.num_learned:
+            raise MatrixError(f"This matrix has 0 to {self.num_learned} learned tasks, asked for {num_learned}.")
+        keep = num_learned + self.has_zero_shot
+        return ScoreMatrix(self.tasks, self.rows[:keep], self.after[:keep])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScoreMatrix):
+            return NotImplemented
+        return (self.tasks, self.after, self.rows) == (other.tasks, other.after, other.rows)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __repr__(self) -> str:
+        return f"ScoreMatrix({self.tasks!r}, {self.rows!r}, {self.after!r})"
+
+    # ---- the figures
+
+    def final_average(self) -> float:
+        """(1/T) sum_j S[T, j]. Also called MFN, Last, Avg.ACC, AP, ACC, OP."""
+        return float(self._learned("final_average", 1)[-1].mean())
+
+    def immediate_average(self) -> float:
+        """(1/T) sum_j S[j, j], each task scored right after it was learned. Also MFT, New.ACC, Imd."""
+        self._learned("immediate_average", 1, cells="diagonal")
+        return float(self._diagonal().mean())
+
+    def mean_average(self) -> float:
+        """(1/T) sum_i (1/i) sum_{j <= i} S[i, j], the mean of the running averages. Also MAA, MAP."""
+        scores = self._learned("mean_average", 1, cells="triangle")
+        return float(np.mean([scores[i, : i + 1].mean() for i in range(len(scores))]))
+
+    def bwt(self, divisor: Literal["T-1", "T"] = "T-1") -> float:
+        """(1/divisor) sum_{j < T} (S[T, j] - S[j, j]), backward transfer; negative = forgetting. CoIN divides by T.
+
+        With "T-1", MFN = MFT + ((T-1)/T) * BWT holds for every matrix.
+        """
+        if divisor not in ("T-1", "T"):
+            raise MatrixError(f"bwt has no divisor {divisor!r}; allowed are 'T-1' and 'T'.")
+        scores = self._learned("bwt", 2, cells="diagonal and last")
+        total = float((scores[-1] - self._diagonal())[:-1].sum())
+        return total / (len(scores) - (divisor == "T-1"))
+
+    def forgetting(self, reference: Literal["max", "diagonal"] = "max") -> float:
+        """(1/(T-1)) sum_{j < T} (best_j - S[T, j]); positive = forgetting.
+
+        "max": best_j = max over i in j..T-1 of S[i, j]. "diagonal": best_j = S[j, j], which makes it -BWT.
+        """
+        if reference not in ("max", "diagonal"):
+            raise MatrixError(f"forgetting has no reference {reference!r}; allowed are 'max' and 'diagonal'.")
+        if reference == "diagonal":
+            return -self.bwt()
+        scores = self._learned("forgetting", 2, cells="triangle")
+        return float(np.mean([scores[j:-1, j].max() - scores[-1, j] for j in range(len(scores) - 1)]))
+
+    def forward_transfer(self) -> float:
+        """(1/(T-1)) sum_{j > 1} (S[j-1, j] - S[0, j]): what earlier tasks give to the next one, over zero-shot."""
+        self._learned("forward_transfer", 2, cells="none")
+        next_task = np.arange(1, self.num_learned)
+        gains = self._cells[next_task, next_task] - self._cells[0, next_task]
+        if np.isnan(gains).any():
+            raise MatrixError(
+                "forward_transfer needs the zero-shot row and every task scored just before it is learned; "
+                "evaluate unseen tasks too."
+            )
+        return float(gains.mean())
+
+    def zero_shot_average(self) -> float:
+        """(1/tasks) sum_j S[0, j] over all tasks of the stream, before any training."""
+        if np.isnan(self._cells[0]).any():
+            raise MatrixError("zero_shot_average needs a zero-shot row over every task; evaluate before training.")
+        return float(self._cells[0].mean())
+
+    def summary(self) -> dict[str, float]:
+        """Every figure whose cells are there, by canonical name (see `ALIASES`)."""
+        figures = {
+            "final_average": self.final_average,
+            "immediate_average": self.immediate_average,
+            "mean_average": self.mean_average,
+            "bwt": self.bwt,
+            "bwt_divisor_t": lambda: self.bwt("T"),
+            "forgetting": self.forgetting,
+            "forgetting_diagonal": lambda: self.forgetting("diagonal"),
+            "forward_transfer": self.forward_transfer,
+            "zero_shot_average": self.zero_shot_average,
+        }
+        values: dict[str, float] = {}
+        for name, figure in figures.items():
+            try:
+                values[name] = figure()
+            except MatrixError:
+                continue  # not enough tasks or cells yet: leaving a figure out is what the contract above says
+        return values
+
+    def _diagonal(self) -> NDArray[np.float64]:
+        return np.diagonal(self._cells[1:, : self.num_learned])
+
+    def _learned(self, figure: str, at_least: int, cells: str = "last") -> NDArray[np.float64]:
+        """The learned square [T, T], after checking that it has enough tasks and holds the cells that are needed."""
+        if self.num_learned < at_least:
+            raise MatrixError(f"{figure} needs at least {at_least} learned tasks, this matrix has {self.num_learned}.")
+        square = self._cells[1:, : self.num_learned]
+        last = np.zeros_like(square, dtype=bool)
+        last[-1] = True
+        diagonal = np.eye(self.num_learned, dtype=bool)
+        needed = {
+            "none": np.zeros_like(last),
+            "last": last,
+            "diagonal": diagonal,
+            "diagonal and last": diagonal | last,
+            "triangle": np.tri(self.num_learned, dtype=bool),
+        }[cells]
+        missing = np.argwhere(needed & np.isnan(square))
+        if len(missing):
+            i, j = missing[0]
+            raise MatrixError(f"{figure} needs {self.tasks[j]!r} scored after {self.tasks[i]!r}; it was not evaluated.")
+        return square
+
+    # ---- score_matrix.json
+
+    def to_dict(
+        self, *, stream: str, method: str, backbone: str, seed: int, extra: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
+        """The content of score_matrix.json; `extra` adds keys (for example the oracle rows), never replaces one."""
+        content: dict[str, object] = {
+            "stream": stream,
+            "method": method,
+            "backbone": backbone,
+            "seed": seed,
+            "tasks": self.tasks,
+            "rows": [
+                {"after": after, "scores": dict(zip(self.tasks, row, strict=True))}
+                for after, row in zip(self.after, self.rows, strict=True)
+            ],
+            "summary": self.summary(),
+        }
+        clash = sorted(set(content) & set(extra or {}))
+        if clash:
+            raise MatrixError(f"extra must not replace {clash} of score_matrix.json; choose other names.")
+        return content | dict(extra or {})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object]) -> ScoreMatrix:
+        """The inverse of `to_dict`, over `tasks` and `rows`; raises `MatrixError` when they are missing or broken."""
+        tasks, rows = content.get("tasks"), content.get("rows")
+        if not isinstance(tasks, list) or not isinstance(rows, list):
+            raise MatrixError("A score_matrix.json holds lists 'tasks' and 'rows'; this content does not.")
+        for row in rows:
+            if not isinstance(row, dict) or not isinstance(row.get("scores"), dict) or "after" not in row:
+                raise MatrixError(f"A row of score_matrix.json holds 'after' and 'scores', this one does not: {row!r}.")
+        return cls.from_scores([str(task) for task in tasks], [(str(row["after"]), row["scores"]) for row in rows])
+
+    def write(
+        self,
+        path: Path,
+        *,
+        stream: str,
+        method: str,
+        backbone: str,
+        seed: int,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write score_matrix.json whole or not at all (a file beside it, then a rename)."""
+        content = self.to_dict(stream=stream, method=method, backbone=backbone, seed=seed, extra=extra)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> ScoreMatrix:
+        """From a score_matrix.json; raises `MatrixError` when it is missing or not one."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise MatrixError(f"{path} is not a readable score_matrix.json ({error}).") from error
+        if not isinstance(content, dict):
+            raise MatrixError(f"{path} is not a score_matrix.json: it holds no JSON object.")
+        return cls.from_dict(content)

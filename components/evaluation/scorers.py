@@ -1,0 +1,195 @@
+"""Per-sample metrics: pure functions `(prediction, answers) -> score` in 0..1, and the table that names them.
+
+The best of several accepted answers counts (except for `recall`, whose answers are a list to be found). An empty
+prediction is always 0. Averages over samples, times 100, are the cells of the score matrix.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from components.errors import ConfigError, DataError
+
+Scorer = Callable[[str, Sequence[str]], float]
+Box = tuple[float, float, float, float]
+
+RELAXED_TOLERANCE = 0.05  # ChartQA: a number may be off by 5 % of the reference
+ANLS_THRESHOLD = 0.5  # DocVQA: at this normalised distance or above, an answer is wrong
+IOU_THRESHOLD = 0.5  # grounding (REC): overlap must exceed it
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
+_DECIMAL = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*"
+_BOX = re.compile(r"\[" + ",".join([_DECIMAL] * 4) + r"\]")
+_WORD = re.compile(r"\w+")
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no final period: what `exact` compares."""
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+
+
+def exact(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the normalised prediction equals a normalised answer."""
+    given = normalise(prediction)
+    return float(bool(given) and any(given == normalise(answer) for answer in answers))
+
+
+def relaxed(prediction: str, answers: Sequence[str]) -> float:
+    """ChartQA's relaxed accuracy: numbers within 5 % of the reference, everything else exact.
+
+    "1,234" is 1234. A percent sign may mean either reading, so "12%" is right for "12" and for "0.12". A reference
+    of 0 must be met exactly. Years are numbers too, as in the published metric.
+    """
+    if exact(prediction, answers):
+        return 1.0
+    given = _number_readings(prediction)
+    targets = [target for answer in answers for target in _number_readings(answer)]
+    return float(any(abs(value - target) <= RELAXED_TOLERANCE * abs(target) for value in given for target in targets))
+
+
+def anls(prediction: str, answers: Sequence[str]) -> float:
+    """Average normalised Levenshtein similarity of one sample: 1 - distance / longer length, 0 below one half.
+
+    Best over the answers; case and repeated spaces do not count. Source: the DocVQA / ST-VQA challenge metric.
+    """
+    given = " ".join(prediction.casefold().split())
+    return max((_similarity(given, " ".join(answer.casefold().split())) for answer in answers), default=0.0)
+
+
+def iou(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the first box "[x1,y1,x2,y2]" in the prediction overlaps an answer's box by more than one half.
+
+    Text without a valid box (x1 < x2, y1 < y2) scores 0, on either side; `check_answers` finds such references early.
+    """
+    given = parse_box(prediction)
+    targets = [box for box in map(parse_box, answers) if box is not None]
+    return float(given is not None and any(box_iou(given, target) > IOU_THRESHOLD for target in targets))
+
+
+def yes_no(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the first "yes" or "no" of the prediction is the first one of an answer; no such word scores 0."""
+    given = _first_yes_no(prediction)
+    return float(given is not None and any(given == _first_yes_no(answer) for answer in answers))
+
+
+def recall(prediction: str, answers: Sequence[str]) -> float:
+    """Share of the named objects that the prediction names, as whole words; a plural -s or -es is allowed.
+
+    `answers` list the objects: one each, or several in one answer with commas between them.
+    """
+    given = _words(prediction)
+    objects = {words for answer in answers for name in answer.split(",") if (words := tuple(_words(name)))}
+    if not objects:
+        return 0.0
+    return sum(_names(given, words) for words in objects) / len(objects)
+
+
+SCORERS: dict[str, Scorer] = {
+    "exact": exact,
+    "relaxed": relaxed,
+    "anls": anls,
+    "iou": iou,
+    "yes_no": yes_no,
+    "recall": recall,
+}
+
+
+def score(metric: str, prediction: str, answers: Sequence[str]) -> float:
+    """Score one prediction with the metric named in its row; raises `ConfigError` for an unknown one."""
+    return scorer(metric)(prediction, answers)
+
+
+def scorer(metric: str) -> Scorer:
+    """The function behind a metric's name; raises `ConfigError` for an unknown one."""
+    if metric not in SCORERS:
+        raise ConfigError(f"There is no metric {metric!r}; allowed are {', '.join(SCORERS)}.")
+    return SCORERS[metric]
+
+
+def check_answers(metric: str, answers: Sequence[str]) -> None:
+    """Raise `DataError` when no prediction could score on these references: none, empty, or of the wrong form."""
+    scorer(metric)
+    if not any(answer.strip() for answer in answers):
+        raise DataError("A row needs at least one answer that is not empty; none was given.")
+    if metric == "iou" and all(parse_box(answer) is None for answer in answers):
+        raise DataError(f"Metric iou needs an answer '[x1,y1,x2,y2]' with x1 < x2 and y1 < y2, given: {list(answers)}.")
+    if metric == "yes_no" and all(_first_yes_no(answer) is None for answer in answers):
+        raise DataError(f"Metric yes_no needs 'yes' or 'no' as an answer, given: {list(answers)}.")
+
+
+def parse_box(text: str) -> Box | None:
+    """The first "[x1,y1,x2,y2]" in a text, or None when there is none or it has no area."""
+    match = _BOX.search(text)
+    if match is None:
+        return None
+    x1, y1, x2, y2 = (float(group) for group in match.groups())
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2))) else None
+
+
+def box_iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2) in the same units; both need an area."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    overlap = width * height
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    # Boxes far from the unit square can overflow to inf or underflow to 0; those have no meaningful overlap.
+    union = areas - overlap
+    return overlap / union if math.isfinite(union) and union > 0 else 0.0
+
+
+def levenshtein(first: str, second: str) -> int:
+    """Edit distance: insertions, deletions and substitutions cost 1 each."""
+    if len(first) < len(second):
+        first, second = second, first
+    above = list(range(len(second) + 1))
+    for i, left in enumerate(first, start=1):
+        row = [i]
+        for j, right in enumerate(second, start=1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (left != right)))
+        above = row
+    return above[-1]
+
+
+def _similarity(given: str, target: str) -> float:
+    if not given or not target:
+        return 0.0
+    distance = levenshtein(given, target) / max(len(given), len(target))
+    return 1.0 - distance if distance < ANLS_THRESHOLD else 0.0
+
+
+def _number_readings(text: str) -> list[float]:
+    """The values a text may stand for: none, one, or two when a percent sign leaves the scale open."""
+    text = normalise(text).replace("\N{MINUS SIGN}", "-")
+    percent = text.endswith("%")
+    text = text.removesuffix("%").rstrip()
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if not _NUMBER.fullmatch(text):
+        return []
+    value = float(text)
+    if not math.isfinite(value):
+        return []
+    return [value, value / 100] if percent else [value]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _first_yes_no(text: str) -> str | None:
+    return next((word for word in _words(text) if word in ("yes", "no")), None)
+
+
+def _names(given: list[str], words: tuple[str, ...]) -> bool:
+    """Whether `words` occur in a row in `given`; the last one may carry a plural ending on either side."""
+    *head, last = words
+    endings = {last, last + "s", last + "es", last.removesuffix("s"), last.removesuffix("es")} - {""}
+    size = len(words)
+    return any(
+        given[at : at + size - 1] == head and given[at + size - 1] in endings for at in range(len(given) - size + 1)
+    )
