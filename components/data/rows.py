@@ -67,7 +67,17 @@ class Row:
     @property
     def instruction(self) -> str:
         """First human turn without the picture placeholder: what routed methods compare."""
-        return self.turns[0].text.replace(IMAGE_TOKEN, "").strip()
+        return plain_instruction(self.turns[0].text)
+
+
+def plain_instruction(text: str) -> str:
+    """A human turn without the picture placeholder."""
+    return text.replace(IMAGE_TOKEN, "").strip()
+
+
+def instruction_of(conversations: str) -> str:
+    """The instruction of a row, straight from its `conversations` column."""
+    return plain_instruction(json.loads(conversations)[0]["value"])
 
 
 def row_to_record(row: Row) -> dict[str, object]:
@@ -140,11 +150,17 @@ class Split:
     def shard_paths(self) -> list[Path]:
         return [self.path / shard.file for shard in self.shards]
 
-    def rows(self) -> Iterator[Row]:
-        """Every row in order; memory stays at one row group."""
+    def rows(self, *, with_image: bool = True, limit: int | None = None) -> Iterator[Row]:
+        """Every row in order, or the first `limit`; memory stays at one row group. Pictures are the costly part."""
+        columns = [name for name in SCHEMA.names if with_image or name != "image"]
+        left = self.num_rows if limit is None else limit
         for path in self.shard_paths():
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP_ROWS):
-                yield from (row_from_record(record) for record in batch.to_pylist())
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
+                records = batch.to_pylist()[:left]
+                yield from (row_from_record({"image": None, **record}) for record in records)
+                left -= len(records)
+                if left <= 0:
+                    return
 
     def column(self, name: str) -> Iterator[object]:
         """One column in order, without reading the others (no image bytes)."""

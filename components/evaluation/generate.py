@@ -1,0 +1,82 @@
+"""Answer prompts with a model and a method: greedy, batched, length-sorted, left-padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from components.data.batch import Batch, Example, collate
+from components.methods.base import Method, Selection
+from components.models.backbone import Backbone
+from components.models.encoding import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One reply. `slots` and `routed_to` say what served the sample, for methods that route."""
+
+    sample_id: str
+    text: str
+    slots: tuple[int, ...] | None = None
+    routed_to: str | None = None
+    oracle_text: str | None = None  # the reply with the task known; None when not asked for
+
+
+@torch.inference_mode()
+def answer(
+    model: Backbone,
+    method: Method,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    device: torch.device,
+    oracle_task: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Answer]:
+    """Reply to every example, in the given order.
+
+    With `oracle_task`, each batch whose selection differs from the selection with the task known is answered a second
+    time; where both select alike the reply is the same computation and is reused.
+    """
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids), reverse=True)
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([examples[index] for index in chosen], pad_id=encoder.pad_id, padding_side="left").to(device)
+        texts, selection = _reply(model, method, encoder, batch, max_new_tokens)
+        oracle_texts: list[str] | None = None
+        if oracle_task is not None:
+            oracle_texts = texts
+            known = replace(batch, oracle_task=oracle_task)
+            if not _same_slots(method, model, known, selection):
+                oracle_texts, _ = _reply(model, method, encoder, known, max_new_tokens)
+        for row, index in enumerate(chosen):
+            answers[index] = Answer(
+                sample_id=examples[index].sample_id,
+                text=texts[row],
+                slots=None if selection.slots is None else tuple(selection.slots[row].tolist()),
+                routed_to=None if selection.routed_to is None else selection.routed_to[row],
+                oracle_text=None if oracle_texts is None else oracle_texts[row],
+            )
+        progress(min(start + batch_size, len(order)))
+    return [answers[index] for index in range(len(examples))]
+
+
+def _reply(
+    model: Backbone, method: Method, encoder: Encoder, batch: Batch, max_new_tokens: int
+) -> tuple[list[str], Selection]:
+    with method.select(model, batch) as selection:
+        generated = model.generate(batch, max_new_tokens=max_new_tokens)
+    return [encoder.decode(ids) for ids in generated], selection
+
+
+def _same_slots(method: Method, model: Backbone, batch: Batch, selection: Selection) -> bool:
+    if selection.slots is None:
+        return True
+    with method.select(model, batch) as known:
+        assert known.slots is not None
+        return torch.equal(known.slots.sort(dim=1).values, selection.slots.sort(dim=1).values)

@@ -1,0 +1,226 @@
+"""A run's whole configuration: frozen dataclasses, composed here, validated where they are defined."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from components.data.streams import StreamConfig
+from components.errors import ConfigError
+from components.methods import METHODS
+from components.methods.base import MethodConfig
+from components.methods.continual_llava import ContinualLlavaConfig
+from components.models.backbone import BackboneConfig
+from components.tracking import TrackingConfig
+from components.training.engine import OptimizerConfig
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+WARN_BELOW_UPDATES = 50  # CoIN's release trained ScienceQA for about 14 updates and nobody noticed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How each task is learned. Accumulation follows from the batch sizes and the number of workers."""
+
+    epochs: int = 1
+    updates_per_task: int | None = None
+    """Fixed number of optimizer updates per task instead of `epochs`: equal budgets across tasks and methods."""
+    global_batch_size: int = 8
+    micro_batch_size: int | None = None
+    """Samples per forward pass and worker; None takes the largest that needs no accumulation."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    zero_stage: Literal[0, 2, 3] = 2
+    checkpoint_every_updates: int = 100
+    cache_features: Literal["auto", "off"] = "auto"
+    """Compute the frozen tower's features once per stream; "auto" does so while they fit `feature_cache_gb`."""
+    feature_cache_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "global_batch_size", "checkpoint_every_updates"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}, it must be at least 1.")
+        for name in ("updates_per_task", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"training.{name} is {value}, it must be at least 1 or left out.")
+
+    def num_updates(self, num_rows: int) -> int:
+        """Optimizer updates for a task of `num_rows` training rows."""
+        if self.updates_per_task is not None:
+            return self.updates_per_task
+        return num_rows * self.epochs // self.global_batch_size
+
+    def num_epochs(self, num_rows: int) -> int:
+        """Passes over the data that `num_updates` needs (the last one may be partial)."""
+        return math.ceil(self.num_updates(num_rows) * self.global_batch_size / num_rows)
+
+    def micro_size(self, num_workers: int) -> int:
+        """Samples per forward pass and worker."""
+        per_worker = self.global_batch_size // num_workers
+        size = self.micro_batch_size or per_worker
+        if self.global_batch_size % num_workers or size == 0 or per_worker % size:
+            raise ConfigError(
+                f"training.global_batch_size {self.global_batch_size} does not divide into {num_workers} workers "
+                f"with micro batches of {size or 'at least 1'}; choose a multiple of workers x micro batch."
+            )
+        return size
+
+    def accumulation(self, num_workers: int) -> int:
+        """Micro batches per update and worker."""
+        return self.global_batch_size // (num_workers * self.micro_size(num_workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How each row of the score matrix is measured: greedy decoding of every test row of the tasks seen so far."""
+
+    batch_size: int = 16
+    zero_shot: bool = True
+    """Row 0: every task before any training."""
+    unseen: bool = False
+    """Also score tasks not learned yet (the upper triangle), which forward transfer needs."""
+    oracle_routing: bool = False
+    """For routed methods: score a second time with the task known, so that forgetting splits into routing and drift."""
+    limit: int | None = None
+    """Only the first rows of each test split."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluation.{name} is {value}, it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the run happens."""
+
+    num_workers: int = 1
+    use_gpu: bool = False
+    address: str | None = None
+    """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
+    threads_per_worker: int | None = None
+    """torch threads; None shares this machine's cores among the workers."""
+    max_failures: int = 0
+    """How often a lost worker group is restarted from the last checkpoint before the run fails."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"cluster.num_workers is {self.num_workers}, it must be at least 1.")
+
+    def threads(self) -> int:
+        return self.threads_per_worker or max(1, (os.cpu_count() or 1) // self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One stream, one backbone, one method, one seed."""
+
+    run_id: str | None = None
+    """Name of the run and of its folder; the same id continues an interrupted run. None makes one from the time."""
+    storage: Path = Path("runs")
+    """Folder that holds runs and the default MLflow store; every node must see it."""
+    seed: int = 0
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: MethodConfig = field(default_factory=ContinualLlavaConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if self.run_id is not None and (not self.run_id or set(self.run_id) - _RUN_ID_LETTERS):
+            raise ConfigError(f"run id {self.run_id!r} may hold letters, digits, '-', '_' and '.' only.")
+        stage = self.training.zero_stage
+        if self.training.engine == "deepspeed" and stage not in self.method.zero_stages:
+            allowed = ", ".join(str(allowed) for allowed in sorted(self.method.zero_stages))
+            raise ConfigError(f"method {self.method.name} supports ZeRO stages {allowed}, not {stage}.")
+        self.training.micro_size(self.cluster.num_workers)
+
+    def to_json(self) -> dict[str, Json]:
+        """The resolved configuration as plain JSON; `method` carries its name."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        method = plain["method"]
+        assert isinstance(method, dict)
+        plain["method"] = {"name": self.method.name, **method}
+        return plain
+
+    @staticmethod
+    def from_json(plain: dict[str, Json]) -> RunConfig:
+        """The inverse of `to_json`."""
+        method = dict(_mapping(plain["method"]))
+        kind = METHODS[str(method.pop("name"))]
+        training = dict(_mapping(plain["training"]))
+        return RunConfig(
+            run_id=None if plain["run_id"] is None else str(plain["run_id"]),
+            storage=Path(str(plain["storage"])),
+            seed=int(str(plain["seed"])),
+            stream=_build(StreamConfig, plain["stream"]),
+            backbone=_build(BackboneConfig, plain["backbone"]),
+            method=_build(kind, method),
+            training=_build(TrainingConfig, {**training, "optimizer": _build(OptimizerConfig, training["optimizer"])}),
+            evaluation=_build(EvaluationConfig, plain["evaluation"]),
+            cluster=_build(ClusterConfig, plain["cluster"]),
+            tracking=_build(TrackingConfig, plain["tracking"]),
+        )
+
+    def science(self) -> dict[str, Json]:
+        """The part that decides the numbers: what a resumed run must agree on."""
+        plain = self.to_json()
+        for name in ("run_id", "storage", "tracking", "cluster"):
+            plain.pop(name)
+        return plain
+
+
+T = TypeVar("T")
+
+_RUN_ID_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def flatten(plain: dict[str, Json], prefix: str = "") -> dict[str, str]:
+    """`{"a": {"b": 1}}` -> `{"a.b": "1"}`: parameters for MLflow and for comparing two configurations."""
+    flat: dict[str, str] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _plain(value: object) -> Json:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    assert value is None or isinstance(value, bool | int | float | str), value
+    return value
+
+
+def _mapping(value: Json) -> dict[str, Json]:
+    assert isinstance(value, dict)
+    return value
+
+
+def _build(kind: type[T], plain: object) -> T:
+    """A dataclass from its JSON: tuples and paths are restored from the field's annotation."""
+    assert isinstance(plain, dict)
+    values: dict[str, object] = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = plain[item.name]
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str) and "Path" in str(item.type):
+            value = Path(value)
+        values[item.name] = value
+    return kind(**values)

@@ -1,0 +1,321 @@
+"""Forward, backward, step: the one file that knows DeepSpeed, and a plain torch engine that serves as its oracle.
+
+Both average gradients over workers, clip by global norm, step AdamW at accumulation boundaries and hand out optimizer
+moments as plain tensors by parameter name, so that a checkpoint fits any world size and any ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from components.data.batch import Batch
+from components.models.backbone import Backbone, Outputs
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to zero; one schedule per task."""
+
+    learning_rate: float = 2e-3  # for o_proj increments with B ~ N(0, 1) see the README's design section
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0  # 0 switches clipping off
+
+    def rate_at(self, update: int, num_updates: int) -> float:
+        """Learning rate of 0-based `update`."""
+        warmup = math.ceil(self.warmup_ratio * num_updates)
+        if update < warmup:
+            return self.learning_rate * (update + 1) / warmup
+        progress = (update - warmup) / max(1, num_updates - warmup)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that train, by name, in module order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class TorchEngine:
+    """Plain torch: all-reduced gradients and AdamW. The oracle for DeepSpeed, and the engine of tests without Ray."""
+
+    def __init__(self, model: Backbone, config: OptimizerConfig, *, accumulation: int = 1) -> None:
+        self.model = model
+        self._config = config
+        self._accumulation = accumulation
+        self._micro_step = 0
+        self._parameters = trainable_parameters(model)
+        self._optimizer = build_optimizer(list(self._parameters.values()), config)
+        self.grad_norm = 0.0
+        if _world_size() > 1:
+            for parameter in self._parameters.values():
+                dist.broadcast(parameter.data, src=0)
+
+    def forward(self, batch: Batch) -> Outputs:
+        return self.model(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self._accumulation).backward()
+        self._micro_step += 1
+        if self._at_boundary and _world_size() > 1:
+            for parameter in self._parameters.values():
+                if parameter.grad is None:  # a worker whose samples used other slots still takes part
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= _world_size()
+
+    @property
+    def _at_boundary(self) -> bool:
+        return self._micro_step % self._accumulation == 0
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+
+    def step(self) -> bool:
+        if not self._at_boundary:
+            return False
+        limit = self._config.max_grad_norm or math.inf
+        self.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return mean_over_workers(tensors)
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    @contextmanager
+    def full_parameters(self) -> Iterator[None]:
+        yield
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return _plain_moments(self._optimizer, self._parameters)
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        _load_plain_moments(self._optimizer, self._parameters, state)
+
+    def close(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+class DeepSpeedEngine:
+    """A DeepSpeed engine over the trainable parameters of one task; `close` gives back a plain model."""
+
+    def __init__(
+        self,
+        model: Backbone,
+        config: OptimizerConfig,
+        *,
+        zero_stage: Literal[0, 2, 3],
+        micro_batch_size: int,
+        accumulation: int = 1,
+    ) -> None:
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+        import deepspeed  # first import takes seconds: only workers that train pay for it
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        deepspeed.init_distributed(dist_backend=dist.get_backend())  # wraps the process group Ray has made
+        self.model = model
+        self._deepspeed = deepspeed
+        self._stage = zero_stage
+        self._parameters = trainable_parameters(model)
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=build_optimizer(list(self._parameters.values()), config),
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch_size,
+                "gradient_accumulation_steps": accumulation,
+                "gradient_clipping": config.max_grad_norm,
+                "zero_allow_untested_optimizer": True,  # our own AdamW: no JIT build of a fused one
+                "zero_optimization": {
+                    "stage": zero_stage,
+                    "overlap_comm": False,
+                    # Persisting small parameters would keep every adapter factor whole on each rank.
+                    "stage3_param_persistence_threshold": 0,
+                },
+                "steps_per_print": 10**9,
+            },
+        )
+
+    def forward(self, batch: Batch) -> Outputs:
+        return cast(Outputs, self._engine(batch))
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def gradients(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_grad
+
+        found = {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
+        return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+    def step(self) -> bool:
+        boundary = self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        return bool(boundary)
+
+    @property
+    def grad_norm(self) -> float:
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return mean_over_workers(tensors)
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    @contextmanager
+    def full_parameters(self) -> Iterator[None]:
+        """A scope in which trainable parameters are whole on every rank (a gather under ZeRO-3, nothing otherwise)."""
+        if self._stage == 3:
+            with self._deepspeed.zero.GatheredParameters(list(self._parameters.values())):
+                yield
+        else:
+            yield
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Moments by `<parameter>.<moment>` plus the step count; a collective: every rank must call it."""
+        if self._stage == 0:
+            return _plain_moments(self._inner_optimizer, self._parameters)
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            for moment in MOMENTS:
+                state[f"{name}.{moment}"] = safe_get_full_optimizer_state(parameter, moment).detach().clone().cpu()
+        state["step"] = _step_count(self._inner_optimizer)
+        return state
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `optimizer_state`, right after construction, under any stage and world size."""
+        if self._stage == 0:
+            _load_plain_moments(self._inner_optimizer, self._parameters, state)
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        # DeepSpeed creates Adam's state at the first step; create it empty so that there is something to set.
+        if self._stage == 3:
+            flats = list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        else:
+            flats = list(self._engine.optimizer.single_partition_of_fp32_groups)
+        for flat in flats:
+            self._inner_optimizer.state[flat] = {
+                "step": state["step"].clone(),
+                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+            }
+        if self._stage == 2:
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._parameters.items():
+            for moment in MOMENTS:
+                value = state[f"{name}.{moment}"].to(parameter.device)
+                safe_set_full_optimizer_state(parameter, value, moment)
+
+    @property
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
+
+    def close(self) -> None:
+        """Destroy the engine and leave the model as plain, whole tensors (ZeRO-3 partitions are gathered first)."""
+        if self._stage == 3:
+            _unpartition(self._deepspeed, self.model, self._engine)
+        else:
+            self._engine.destroy()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+            for name in ("_hp_mapping", "_zero_optimizer", "_hp_grad"):
+                parameter.__dict__.pop(name, None)
+        del self._engine
+        gc.collect()
+
+
+Engine = TorchEngine | DeepSpeedEngine
+
+
+def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """torch's AdamW with the task's hyper-parameters."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def mean_over_workers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean of equally shaped tensors over all workers; every worker must call it with the same names."""
+    if _world_size() == 1:
+        return tensors
+    result = {}
+    for name in sorted(tensors):
+        value = tensors[name].detach().clone()
+        dist.all_reduce(value)
+        result[name] = value / _world_size()
+    return result
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _step_count(optimizer: torch.optim.Optimizer) -> Tensor:
+    counts = [entry["step"] for entry in optimizer.state.values() if "step" in entry]
+    return counts[0].detach().clone().cpu() if counts else torch.tensor(0.0)
+
+
+def _plain_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    state = {"step": _step_count(optimizer)}
+    for name, parameter in parameters.items():
+        entry = optimizer.state.get(parameter)
+        for moment in MOMENTS:
+            value = entry[moment] if entry else torch.zeros_like(parameter)
+            state[f"{name}.{moment}"] = value.detach().clone().cpu()
+    return state
+
+
+def _load_plain_moments(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
+) -> None:
+    for name, parameter in parameters.items():
+        optimizer.state[parameter] = {
+            "step": state["step"].clone(),
+            **{moment: state[f"{name}.{moment}"].to(parameter.device).clone() for moment in MOMENTS},
+        }
+
+
+def _unpartition(deepspeed: object, model: nn.Module, engine: object) -> None:
+    """Gather every ZeRO-3 parameter, destroy the engine, and turn the parameters back into plain ones.
+
+    The next task's `deepspeed.initialize` would otherwise take them for already converted and skip the new hooks.
+    """
+    parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    with deepspeed.zero.GatheredParameters(parameters):  # type: ignore[attr-defined]
+        whole = [parameter.data.detach().clone() for parameter in parameters]
+    engine.destroy()  # type: ignore[attr-defined]
+    for parameter, data in zip(parameters, whole, strict=True):
+        for name in [key for key in vars(parameter) if key not in ("requires_grad", "grad")]:
+            delattr(parameter, name)
+        parameter.data = data
+    for module in model.modules():
+        for name in [key for key in vars(module) if key.startswith(("ds_", "_ds", "_z3"))]:
+            delattr(module, name)

@@ -1,0 +1,268 @@
+"""Ray Data: one task's shards, streamed in a known order, decoded and tokenised upstream of the workers.
+
+Order. An epoch permutes row groups with a seed, cuts them into windows of `WINDOW_GROUPS` groups and permutes the rows
+inside each window: sequential reads, a shuffle over about a thousand rows (over everything for small tasks), and one
+fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's cursor is one number.
+
+Split over workers. Rank r of W takes the positions whose micro-batch index is r modulo W, so that an update sees the
+same samples whatever W is. Each rank has its own dataset: nothing is dropped, and nothing depends on scheduling.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from ray.data import DataContext, Dataset
+
+from components.data.batch import Example
+from components.data.rows import Row, Split, row_from_record
+from components.models.backbone import BackboneConfig
+from components.models.encoding import Encoder, build_encoder
+
+WINDOW_GROUPS = 16
+BLOCK_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Which samples of an endless ordered sequence a rank gets: micro-batches r, r + W, r + 2W, ..."""
+
+    rank: int = 0
+    world_size: int = 1
+    micro_batch_size: int = 1
+
+    def takes(self, position: int) -> bool:
+        return (position // self.micro_batch_size) % self.world_size == self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some row groups of an epoch, in reading order, and the position of the window's first row."""
+
+    start: int
+    groups: tuple[tuple[int, int], ...]  # (shard index, row group index)
+    num_rows: int
+    shuffle_seed: tuple[int, ...] | None
+
+
+def plan_windows(split: Split, *, epochs: int, num_rows: int, seed: int | None) -> list[Window]:
+    """Windows covering the first `num_rows` positions of `epochs` passes; `seed` None keeps the stored order."""
+    groups = [
+        (shard, group, pq.ParquetFile(path).metadata.row_group(group).num_rows)
+        for shard, path in enumerate(split.shard_paths())
+        for group in range(pq.ParquetFile(path).metadata.num_row_groups)
+    ]
+    windows: list[Window] = []
+    start = 0
+    for epoch in range(epochs):
+        order = np.arange(len(groups)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(groups))
+        for first in range(0, len(groups), WINDOW_GROUPS):
+            chosen = [groups[index] for index in order[first : first + WINDOW_GROUPS]]
+            rows = sum(size for _, _, size in chosen)
+            windows.append(
+                Window(
+                    start=start,
+                    groups=tuple((shard, group) for shard, group, _ in chosen),
+                    num_rows=rows,
+                    shuffle_seed=None if seed is None else (seed, epoch, first),
+                )
+            )
+            start += rows
+    return [window for window in windows if window.start < num_rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """The upstream work on one window: read, order, keep this rank's rows, encode. Runs in Ray Data tasks."""
+
+    split: Split
+    backbone: BackboneConfig
+    mode: str  # "train" (labels on answers) or "prompt" (to be answered)
+    slice: Slice
+    num_rows: int
+    features_dir: Path | None = None  # cached vision features, row for row beside the shards
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        encoder = encoder_for(self.backbone)
+        for window in batch["window"]:
+            pending: list[dict[str, object]] = []
+            for position, row, features in self._rows_of(window):
+                pending.append(_record_of(position, self._encode(encoder, row, features), self.backbone.dtype))
+                if len(pending) == BLOCK_ROWS:
+                    yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
+                    pending = []
+            if pending:
+                yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
+
+    def _encode(self, encoder: Encoder, row: Row, features: torch.Tensor | None) -> Example:
+        return encode_row(encoder, row, mode=self.mode, features=features)
+
+    def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
+        """(position, row, features) of this rank's rows, in the window's order."""
+        order = np.arange(window.num_rows)
+        if window.shuffle_seed is not None:
+            order = np.random.default_rng(list(window.shuffle_seed)).permutation(window.num_rows)
+        positions = window.start + np.arange(window.num_rows)
+        wanted = [
+            (int(position), int(place))
+            for position, place in zip(positions, order, strict=True)
+            if position < self.num_rows and self.slice.takes(int(position))
+        ]
+        table = self._read(window, with_image=self.features_dir is None)
+        features = self._read_features(window) if self.features_dir is not None else None
+        for position, place in wanted:
+            row = row_from_record(table.slice(place, 1).to_pylist()[0])
+            yield position, row, None if features is None else features_from(features.slice(place, 1))
+
+    def _read(self, window: Window, *, with_image: bool) -> pa.Table:
+        paths = self.split.shard_paths()
+        columns = None if with_image else [name for name in pq.read_schema(paths[0]).names if name != "image"]
+        tables = [pq.ParquetFile(paths[shard]).read_row_group(group, columns=columns) for shard, group in window.groups]
+        table = pa.concat_tables(tables)
+        return table if with_image else table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
+
+    def _read_features(self, window: Window) -> pa.Table:
+        assert self.features_dir is not None
+        paths = [self.features_dir / shard.file for shard in self.split.shards]
+        return pa.concat_tables([pq.ParquetFile(paths[shard]).read_row_group(group) for shard, group in window.groups])
+
+
+ENCODED_SCHEMA = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("sample_id", pa.string()),
+        ("instruction", pa.string()),
+        ("input_ids", pa.binary()),  # int32
+        ("labels", pa.binary()),  # int32
+        ("vision", pa.binary()),  # float32 or bfloat16 pixels or features, or null
+        ("vision_shape", pa.list_(pa.int32())),
+    ]
+)
+FEATURES_SCHEMA = pa.schema([("vision", pa.binary()), ("vision_shape", pa.list_(pa.int32())), ("dtype", pa.string())])
+
+
+@functools.lru_cache(maxsize=4)
+def encoder_for(config: BackboneConfig) -> Encoder:
+    """The encoder of this process; building one reads tokenizer files, so keep it."""
+    return build_encoder(config)
+
+
+def encode_row(encoder: Encoder, row: Row, *, mode: str, features: torch.Tensor | None) -> Example:
+    """Encode one row; `features` replace its picture when the vision cache holds them."""
+    encode = encoder.training_example if mode == "train" else encoder.prompt_example
+    return encode(row) if features is None else encode(row, features=features)
+
+
+def training_dataset(
+    split: Split,
+    backbone: BackboneConfig,
+    *,
+    slice: Slice,
+    epochs: int,
+    num_rows: int,
+    seed: int,
+    features_dir: Path | None,
+) -> Dataset:
+    """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes."""
+    loader = Loader(
+        split=split, backbone=backbone, mode="train", slice=slice, num_rows=num_rows, features_dir=features_dir
+    )
+    return _stream(plan_windows(split, epochs=epochs, num_rows=num_rows, seed=seed), loader)
+
+
+def prompt_dataset(
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, features_dir: Path | None
+) -> Dataset:
+    """This rank's share of the first `num_rows` rows in stored order, as prompts to be answered."""
+    loader = Loader(
+        split=split, backbone=backbone, mode="prompt", slice=slice, num_rows=num_rows, features_dir=features_dir
+    )
+    return _stream(plan_windows(split, epochs=1, num_rows=num_rows, seed=None), loader)
+
+
+def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Example]:
+    """Rows of `ENCODED_SCHEMA`, as a worker gets them, back to `Example`s."""
+    for record in blocks:
+        yield _example_of(record, getattr(torch, dtype))
+
+
+def num_training_rows(split: Split, *, epochs: int, global_batch_size: int, limit: int | None = None) -> int:
+    """Samples that whole updates can use: the tail that would not fill a global batch is left out."""
+    rows = split.num_rows if limit is None else min(limit, split.num_rows)
+    return math.floor(rows * epochs / global_batch_size) * global_batch_size
+
+
+def _stream(windows: list[Window], loader: Loader) -> Dataset:
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = -1  # a slow consumer is not a stuck pipeline
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with DataContext.current(context):
+        items = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
+        return items.map_batches(loader, batch_size=1, batch_format="numpy", zero_copy_batch=False)
+
+
+def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]:
+    vision = example.pixel_values if example.features is None else example.features
+    return {
+        "position": position,
+        "sample_id": example.sample_id,
+        "instruction": example.instruction,
+        "input_ids": example.input_ids.to(torch.int32).numpy().tobytes(),
+        "labels": example.labels.to(torch.int32).numpy().tobytes(),
+        "vision": None if vision is None else tensor_bytes(vision.to(getattr(torch, dtype))),
+        # a negative first number marks cached features; pixels keep their plain shape
+        "vision_shape": None
+        if vision is None
+        else [(-1 if example.features is not None else 1) * vision.shape[0], *vision.shape[1:]],
+    }
+
+
+def _example_of(record: dict[str, object], dtype: torch.dtype) -> Example:
+    vision, shape = record["vision"], record["vision_shape"]
+    tensor, is_features = None, False
+    if isinstance(vision, bytes) and shape is not None:
+        sizes = [int(size) for size in shape]  # type: ignore[union-attr]
+        is_features = sizes[0] < 0
+        tensor = tensor_from(vision, [abs(sizes[0]), *sizes[1:]], dtype)
+    return Example(
+        sample_id=str(record["sample_id"]),
+        instruction=str(record["instruction"]),
+        input_ids=_ids_from(record["input_ids"]),
+        labels=_ids_from(record["labels"]),
+        pixel_values=None if is_features else tensor,
+        features=tensor if is_features else None,
+    )
+
+
+def _ids_from(value: object) -> torch.Tensor:
+    assert isinstance(value, bytes)
+    return torch.frombuffer(bytearray(value), dtype=torch.int32).long()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """Raw bytes of a tensor (bfloat16 has no numpy type, so through uint8)."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def tensor_from(value: bytes, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """The inverse of `tensor_bytes`."""
+    return torch.frombuffer(bytearray(value), dtype=dtype).reshape(shape)
+
+
+def features_from(row: pa.Table) -> torch.Tensor | None:
+    """Features of a one-row table of `FEATURES_SCHEMA`; None for a row without a picture."""
+    record = row.to_pylist()[0]
+    if record["vision"] is None:
+        return None
+    return tensor_from(record["vision"], record["vision_shape"], getattr(torch, record["dtype"]))

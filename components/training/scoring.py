@@ -1,0 +1,267 @@
+"""One row of the score matrix: every task due is answered, scored, written as Parquet and put into the matrix file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.train
+import torch
+import torch.distributed as dist
+
+from components.data.batch import Example
+from components.data.tasks import Task
+from components.errors import DataError
+from components.evaluation.generate import Answer, answer
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.scorers import score
+from components.events import EvaluationProgress, Event, RowScored
+from components.methods.base import Method
+from components.models.backbone import Backbone
+from components.models.encoding import Encoder
+from components.training.loading import examples
+from components.training.memory import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from components.training.worker import WorkerPlan
+
+ZERO_SHOT = "zero-shot"
+WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
+SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
+
+PREDICTIONS_SCHEMA = pa.schema(
+    [
+        ("after", pa.string()),
+        ("task", pa.string()),
+        ("sample_id", pa.string()),
+        ("prompt", pa.string()),
+        ("prediction", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("metric", pa.string()),
+        ("routed_to", pa.string()),
+        ("slots", pa.list_(pa.int64())),
+        ("oracle_prediction", pa.string()),
+        ("oracle_score", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A finished row as the checkpoint keeps it; scores are 0..100, None where a task was not evaluated."""
+
+    after: str
+    scores: dict[str, float | None]
+    oracle_scores: dict[str, float | None] | None
+
+
+class RowScorer:
+    """Scores rows on all workers together: each rank answers its stride of the rows, rank 0 scores and writes."""
+
+    def __init__(
+        self,
+        *,
+        plan: WorkerPlan,
+        model: Backbone,
+        method: Method,
+        encoder: Encoder,
+        device: torch.device,
+        send: Callable[[Event], None],
+    ) -> None:
+        self.plan, self.model, self.method = plan, model, method
+        self.encoder, self.device, self.send = encoder, device, send
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+
+    def score(self, rows: list[Row], *, learned: int, train_s: float) -> Row:
+        """Evaluate the row after `learned` tasks (0 = zero-shot) and return it; rank 0 also writes and announces it."""
+        started = time.monotonic()
+        stream, evaluation = self.plan.stream, self.plan.config.evaluation
+        after = stream.task_names[learned - 1] if learned else ZERO_SHOT
+        due = stream.tasks if learned == 0 or evaluation.unseen else stream.tasks[:learned]
+        self.model.eval()
+        table = [record for task in due for record in self._score_task(task, after, known=learned > 0)]
+        names = stream.task_names
+        row = Row(
+            after=after,
+            scores={name: _mean(table, name, "score") for name in names},
+            oracle_scores=(
+                {name: _mean(table, name, "oracle_score") for name in names}
+                if evaluation.oracle_routing and self.method.routes
+                else None
+            ),
+        )
+        if self.rank == 0:
+            self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
+        return row
+
+    def _score_task(self, task: Task, after: str, *, known: bool) -> list[dict[str, object]]:
+        """Predictions of one task, scored (on rank 0; empty elsewhere)."""
+        config = self.plan.config
+        num_rows = min(task.test.num_rows, config.evaluation.limit or task.test.num_rows)
+        oracle = task.name if config.evaluation.oracle_routing and self.method.routes and known else None
+        answers: list[Answer] = []
+        for window in self._windows(task):
+            answers += answer(
+                self.model,
+                self.method,
+                self.encoder,
+                window,
+                batch_size=config.evaluation.batch_size,
+                max_new_tokens=task.max_new_tokens,
+                device=self.device,
+                oracle_task=oracle,
+                progress=lambda done, before=len(answers): self.send(
+                    EvaluationProgress(
+                        after=after, task=task.name, done=(before + done) * self.world_size, total=num_rows
+                    )
+                ),
+            )
+        gathered = self._gather(answers)
+        return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
+
+    def _windows(self, task: Task) -> Iterator[list[Example]]:
+        blocks = ray.train.get_dataset_shard(f"test/{task.name}/{self.rank}").iter_batches(
+            batch_size=WINDOW_ROWS, batch_format="pyarrow"
+        )
+        for block in blocks:
+            yield list(examples(block.to_pylist(), self.plan.config.backbone.dtype))
+
+    def _gather(self, answers: list[Answer]) -> list[Answer]:
+        if self.world_size == 1:
+            return answers
+        parts: list[list[Answer]] | None = [[] for _ in range(self.world_size)] if self.rank == 0 else None
+        dist.gather_object(answers, parts)
+        return [item for part in parts or [] for item in part]
+
+    def _scored(self, task: Task, after: str, answers: list[Answer], num_rows: int) -> list[dict[str, object]]:
+        replies = {item.sample_id: item for item in answers}
+        records: list[dict[str, object]] = []
+        for row in task.test.rows(with_image=False, limit=num_rows):
+            reply = replies.pop(row.sample_id, None)
+            if reply is None:
+                raise DataError(f"test row {row.sample_id} of task {task.name} was not answered; scores would be wrong.")
+            oracle = reply.oracle_text
+            records.append(
+                {
+                    "after": after,
+                    "task": task.name,
+                    "sample_id": row.sample_id,
+                    "prompt": row.instruction,
+                    "prediction": reply.text,
+                    "answers": list(row.answers),
+                    "score": score(row.metric, reply.text, row.answers),
+                    "metric": row.metric,
+                    "routed_to": reply.routed_to,
+                    "slots": None if reply.slots is None else list(reply.slots),
+                    "oracle_prediction": oracle,
+                    "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers),
+                }
+            )
+        if replies:
+            raise DataError(f"{len(replies)} answers of task {task.name} belong to no test row; scores would be wrong.")
+        return records
+
+    def _record(
+        self,
+        row: Row,
+        rows: list[Row],
+        table: list[dict[str, object]],
+        *,
+        learned: int,
+        train_s: float,
+        started: float,
+    ) -> None:
+        predictions = self.plan.run_dir / "predictions" / f"{learned:02d}-{row.after}.parquet"
+        predictions.parent.mkdir(parents=True, exist_ok=True)
+        partial = predictions.with_suffix(".partial")
+        pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
+        partial.rename(predictions)
+        write_matrix(self.plan, rows)
+        checkpoint = self.plan.run_dir / "checkpoints" / f"{learned:02d}-{row.after}"
+        self.send(
+            RowScored(
+                tasks_learned=learned,
+                after=row.after,
+                scores=row.scores,
+                oracle_scores=row.oracle_scores,
+                routing_accuracy=_routing_accuracy(table) if self.method.routes and learned else None,
+                slot_usage=_slot_usage(table) if self.method.routes and learned else None,
+                train_s=train_s,
+                evaluate_s=time.monotonic() - started,
+                peak_memory_bytes=peak_memory_bytes(self.device),
+                predictions_path=str(predictions),
+                checkpoint_path=str(checkpoint) if learned else None,
+                samples=_samples(table),
+            )
+        )
+
+
+def matrix_of(tasks: list[str], rows: list[Row], *, oracle: bool = False) -> ScoreMatrix:
+    """The score matrix of finished rows; with `oracle`, the one measured with the task known."""
+    values = [[(row.oracle_scores if oracle else row.scores or {})[name] for name in tasks] for row in rows]  # type: ignore[index]
+    return ScoreMatrix(tasks, values, after=[row.after for row in rows])
+
+
+def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
+    """Replace `score_matrix.json` by the rows so far, atomically."""
+    config = plan.config
+    matrix_of(plan.stream.task_names, rows).write(
+        plan.run_dir / "score_matrix.json",
+        stream=plan.stream.name,
+        method=config.method.name,
+        backbone=config.backbone.name,
+        seed=config.seed,
+    )
+
+
+def _mean(table: list[dict[str, object]], task: str, column: str) -> float | None:
+    values = [float(str(record[column])) for record in table if record["task"] == task and record[column] is not None]
+    return 100.0 * sum(values) / len(values) if values else None
+
+
+def _routing_accuracy(table: list[dict[str, object]]) -> dict[str, float]:
+    names = sorted({str(record["task"]) for record in table})
+    return {
+        name: sum(record["routed_to"] == name for record in table if record["task"] == name)
+        / sum(record["task"] == name for record in table)
+        for name in names
+    }
+
+
+def _slot_usage(table: list[dict[str, object]]) -> dict[str, list[int]]:
+    usage: dict[str, dict[int, int]] = {}
+    for record in table:
+        for slot in record["slots"] or []:  # type: ignore[union-attr]
+            counts = usage.setdefault(str(record["task"]), {})
+            counts[int(slot)] = counts.get(int(slot), 0) + 1
+    width = max((slot for counts in usage.values() for slot in counts), default=-1) + 1
+    return {task: [counts.get(slot, 0) for slot in range(width)] for task, counts in usage.items()}
+
+
+def _samples(table: list[dict[str, object]]) -> list[dict[str, str | float]]:
+    seen: dict[str, int] = {}
+    samples: list[dict[str, str | float]] = []
+    for record in table:
+        task = str(record["task"])
+        seen[task] = seen.get(task, 0) + 1
+        if seen[task] <= SAMPLES_LOGGED:
+            answers = record["answers"]
+            assert isinstance(answers, list)
+            samples.append(
+                {
+                    "task": task,
+                    "sample_id": str(record["sample_id"]),
+                    "prompt": str(record["prompt"]),
+                    "prediction": str(record["prediction"]),
+                    "answers": " | ".join(answers),
+                    "score": float(str(record["score"])),
+                }
+            )
+    return samples

@@ -1,0 +1,357 @@
+"""What every Ray Train worker does: learn the stream's tasks one after another and score them after each.
+
+One `fit()` is one stream. The loop is the same for every method; whatever differs between methods is behind its hooks.
+Resume is Ray Train's own: the latest reported checkpoint holds the method, the optimizer, the cursor and the matrix.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray.train
+import torch
+from ray.util.queue import Queue
+from torch import Tensor
+
+from components.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from components.data.batch import IGNORE, Batch, Example, collate
+from components.data.rows import instruction_of
+from components.data.tasks import Task, TaskStream
+from components.errors import CheckpointError, ConfigError, DataError
+from components.events import Event, Note, StepDone, TaskStarted
+from components.fingerprint import require_same_code
+from components.methods.base import Method, MethodState, TaskInfo
+from components.models.backbone import Backbone, load_backbone
+from components.models.encoding import Encoder, build_encoder
+from components.training.config import RunConfig
+from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
+from components.training.loading import examples
+from components.training.scoring import Row, RowScorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """Everything a worker is told: plain data, pickled by Ray to the train processes."""
+
+    config: RunConfig
+    stream: TaskStream
+    run_dir: Path
+    code: str  # fingerprint of the driver's sources
+    code_root: str
+    mailbox: Queue | None  # events for the driver
+
+
+@dataclass(kw_only=True)
+class Cursor:
+    """Where the stream stands. `update` counts optimizer updates of the task at `index`."""
+
+    index: int = 0
+    update: int = 0
+    learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
+    rows: list[Row] = field(default_factory=list)
+
+
+def train_stream_per_worker(plan: WorkerPlan) -> None:
+    """Entry point of a Ray Train worker."""
+    require_same_code(plan.code, plan.code_root)
+    StreamWorker(plan).run()
+
+
+class StreamWorker:
+    """The loop over tasks on one worker."""
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.plan, self.config, self.stream = plan, plan.config, plan.stream
+        torch.set_num_threads(self.config.cluster.threads())
+        self.device = ray.train.torch.get_device()
+        self.ready_since = time.monotonic()
+        self.model: Backbone = load_backbone(self.config.backbone).to(self.device)
+        self.encoder: Encoder = build_encoder(self.config.backbone)
+        torch.manual_seed(self.config.seed)
+        self.method: Method = self.config.method.build(seed=self.config.seed)
+        checkpoint = self._latest_checkpoint()
+        self.cursor, state = self._restore(checkpoint)
+        self.method.attach(self.model, state)
+        self.model.to(self.device)
+        self._optimizer_state = checkpoint.tensors.get("optimizer") if checkpoint else None
+        self.scorer = RowScorer(
+            plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
+        )
+
+    # ---- the stream ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Learn and score every task that is still to do."""
+        if not self.cursor.rows and self.config.evaluation.zero_shot and self.cursor.index == 0 and not self.cursor.update:
+            self._score_row(train_s=0.0)
+        while self.cursor.index < len(self.stream.tasks):
+            task = self.stream.tasks[self.cursor.index]
+            train_s = 0.0
+            if not self.cursor.learned:
+                started = time.monotonic()
+                self._learn(task)
+                train_s = time.monotonic() - started
+                self.cursor.learned = True
+                self._save(f"{self.cursor.index + 1:02d}-{task.name}")
+            self._score_row(train_s=train_s)
+            self.cursor = Cursor(index=self.cursor.index + 1, rows=self.cursor.rows)
+            self._save(f"{self.cursor.index:02d}-{task.name}-scored")
+
+    def _score_row(self, *, train_s: float) -> None:
+        learned = self.cursor.index + 1 if self.cursor.learned else 0
+        row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)
+        self.cursor.rows = [*self.cursor.rows, row]
+        self.ready_since = time.monotonic()
+
+    # ---- one task ------------------------------------------------------------------------------------------------
+
+    def _learn(self, task: Task) -> None:
+        training = self.config.training
+        num_updates = training.num_updates(task.train.num_rows)
+        info = TaskInfo(index=self.cursor.index, name=task.name, instructions=task_instructions(task))
+        self.method.begin_task(self.model, info)
+        self.model.to(self.device)
+        trainable = trainable_parameters(self.model)
+        if not self.method.trains:
+            self._announce(task, 0)
+            self.method.end_task(None, info, iter(()))
+            return
+        if not trainable:
+            raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
+        engine = self._build_engine()
+        if self.cursor.update and self._optimizer_state is not None:
+            engine.load_optimizer_state(self._optimizer_state)
+        self._optimizer_state = None
+        micro_batches = self._micro_batches(task, skip_updates=self.cursor.update)
+        self._announce(task, num_updates)
+        probe: Batch | None = None
+        before: Tensor | None = None
+        while self.cursor.update < num_updates:
+            waited = time.monotonic()
+            batches = [next(micro_batches) for _ in range(training.accumulation(self.world_size))]
+            waited = time.monotonic() - waited
+            if probe is None:
+                probe = batches[0]
+                before = self._probe(probe)
+            self._update(engine, task, batches, num_updates, waited)
+            if self.cursor.update % training.checkpoint_every_updates == 0 and self.cursor.update < num_updates:
+                self._save("step", engine=engine)
+        del micro_batches
+        with engine.full_parameters():
+            self.method.end_task(engine, info, self._replayed(task))
+        engine.close()
+        if probe is not None and before is not None and torch.equal(before, self._probe(probe)):
+            raise ConfigError(
+                f"training on {task.name} changed no output of the model: the adapters of method "
+                f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
+            )
+
+    def _update(
+        self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float
+    ) -> None:
+        """One optimizer update. Each micro-batch weighs by its answer tokens, so the split over workers is neutral."""
+        training, cursor = self.config.training, self.cursor
+        started = time.monotonic()
+        torch.manual_seed(_step_seed(self.config.seed, cursor.index, cursor.update, self.rank))
+        engine.set_learning_rate(training.optimizer.rate_at(cursor.update, num_updates))
+        self.model.train()
+        counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
+        mean_count = float(engine.mean_over_workers({"n": torch.tensor(float(sum(counts)), device=self.device)})["n"])
+        mean_count /= len(batches)
+        totals: dict[str, Tensor] = {}
+        stepped = False
+        for batch, count in zip(batches, counts, strict=True):
+            batch = batch.to(self.device)
+            with self.method.select(self.model, batch) as selection:
+                outputs = engine.forward(batch)
+                loss = self.method.loss(self.model, batch, outputs, selection)
+                weight = count / mean_count
+                engine.backward(loss.total * weight)
+            for name, value in {"loss": loss.total, **loss.parts}.items():
+                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach() * weight
+            stepped = self.method.step(engine)
+        assert stepped, "an update ended without an optimizer step"
+        means = engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
+        cursor.update += 1
+        loss_value = float(means.pop("loss"))
+        if not torch.isfinite(torch.tensor(loss_value)):
+            raise ConfigError(
+                f"the loss of task {task.name} became {loss_value} at update {cursor.update}; lower "
+                "training.optimizer.learning_rate or check the data."
+            )
+        elapsed = time.monotonic() - started + waited
+        self.send(
+            StepDone(
+                index=cursor.index,
+                task=task.name,
+                update=cursor.update,
+                num_updates=num_updates,
+                global_update=cursor.update
+                + sum(training.num_updates(task.train.num_rows) for task in self.stream.tasks[: cursor.index]),
+                loss=loss_value,
+                parts={name: float(value) for name, value in means.items()},
+                learning_rate=training.optimizer.rate_at(cursor.update - 1, num_updates),
+                grad_norm=engine.grad_norm,
+                samples_per_s=training.global_batch_size / elapsed,
+                data_wait_s=waited,
+            )
+        )
+
+    def _build_engine(self) -> Engine:
+        training = self.config.training
+        if training.engine == "torch":
+            accumulation = training.accumulation(self.world_size)
+            return TorchEngine(self.model, training.optimizer, accumulation=accumulation)
+        return DeepSpeedEngine(
+            self.model,
+            training.optimizer,
+            zero_stage=training.zero_stage,
+            micro_batch_size=training.micro_size(self.world_size),
+            accumulation=training.accumulation(self.world_size),
+        )
+
+    @torch.no_grad()
+    def _probe(self, batch: Batch) -> Tensor:
+        self.model.eval()
+        batch = batch.to(self.device)
+        with self.method.select(self.model, batch):
+            return self.model(batch).logits.float().cpu()
+
+    def _announce(self, task: Task, num_updates: int) -> None:
+        self.send(
+            TaskStarted(
+                index=self.cursor.index,
+                task=task.name,
+                num_samples=task.train.num_rows,
+                num_updates=num_updates,
+                trainable_parameters=sum(p.numel() for p in trainable_parameters(self.model).values()),
+                total_parameters=sum(p.numel() for p in self.model.parameters()),
+                start_s=time.monotonic() - self.ready_since,
+                resumed_at=self.cursor.update,
+            )
+        )
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def _micro_batches(self, task: Task, *, skip_updates: int) -> Iterator[Batch]:
+        """This rank's micro-batches in order, from the first one not learned yet."""
+        size = self.config.training.micro_size(self.world_size)
+        skip = skip_updates * self.config.training.accumulation(self.world_size) * size
+        pending: list[Example] = []
+        for number, example in enumerate(self._examples(f"train/{task.name}/{self.rank}")):
+            if number < skip:
+                continue
+            pending.append(example)
+            if len(pending) == size:
+                yield collate(pending, pad_id=self.encoder.pad_id, padding_side="right")
+                pending = []
+        raise DataError(f"task {task.name} ran out of training rows before its last update.")
+
+    def _replayed(self, task: Task) -> Iterator[Batch]:
+        """The task's training batches once more, for methods that gather statistics at the end."""
+        for batch in self._micro_batches(task, skip_updates=0):
+            yield batch.to(self.device)
+
+    def _examples(self, name: str) -> Iterator[Example]:
+        blocks = ray.train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        for block in blocks:
+            yield from examples(block.to_pylist(), self.config.backbone.dtype)
+
+    # ---- checkpoints and messages --------------------------------------------------------------------------------
+
+    def _latest_checkpoint(self) -> Checkpoint | None:
+        reported = ray.train.get_checkpoint()
+        if reported is None:
+            return None
+        with reported.as_directory() as path:
+            return read_checkpoint(Path(path))
+
+    def _restore(self, checkpoint: Checkpoint | None) -> tuple[Cursor, MethodState | None]:
+        if checkpoint is None:
+            return Cursor(), None
+        for name, expected in self._identity().items():
+            if checkpoint.state.get(name) != expected:
+                raise CheckpointError(
+                    f"the checkpoint of run {self.config.run_id} has {name} {checkpoint.state.get(name)!r}, this run "
+                    f"has {expected!r}; use another --run-id."
+                )
+        stored = checkpoint.state["cursor"]
+        assert isinstance(stored, dict)
+        cursor = Cursor(
+            index=stored["index"],
+            update=stored["update"],
+            learned=stored["learned"],
+            rows=[Row(**row) for row in stored["rows"]],
+        )
+        structure = checkpoint.state["method_structure"]
+        assert isinstance(structure, dict)
+        self.send(Note(text=f"continuing at task {cursor.index + 1} of {len(self.stream.tasks)}, update {cursor.update}"))
+        if not checkpoint.state["has_method"]:
+            return cursor, None
+        return cursor, MethodState(tensors=checkpoint.tensors["method"], structure=structure)
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "backbone": self.model.fingerprint,
+            "method": self.config.method.name,
+            "stream": self.stream.digest,
+        }
+
+    def _save(self, name: str, *, engine: Engine | None = None) -> None:
+        """Report a checkpoint to Ray Train (all ranks); rank 0 writes it. With an engine: in the middle of a task."""
+        optimizer: dict[str, Tensor] | None = None
+        if engine is not None:
+            optimizer = engine.optimizer_state()
+            with engine.full_parameters():
+                state = self.method.state_dict(self.model)
+        else:
+            state = self.method.state_dict(self.model)
+        checkpoint: ray.train.Checkpoint | None = None
+        folder: Path | None = None
+        if self.rank == 0:
+            folder = Path(tempfile.mkdtemp(prefix="littoral-"))
+            tensors = {"method": state.tensors, **({"optimizer": optimizer} if optimizer is not None else {})}
+            write_checkpoint(folder, self._checkpoint_state(state), tensors)
+            if engine is None and self.cursor.learned:
+                keep = self.plan.run_dir / "checkpoints" / name
+                keep.mkdir(parents=True, exist_ok=True)
+                write_checkpoint(keep, self._checkpoint_state(state), tensors)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report({"task": self.cursor.index, "update": self.cursor.update}, checkpoint=checkpoint)
+
+    def _checkpoint_state(self, state: MethodState) -> dict[str, object]:
+        return {
+            **self._identity(),
+            "has_method": True,
+            "method_structure": state.structure,
+            "config": self.config.to_json(),
+            "stream_name": self.stream.name,
+            "tasks": self.stream.task_names,
+            "cursor": {
+                "index": self.cursor.index,
+                "update": self.cursor.update,
+                "learned": self.cursor.learned,
+                "rows": [vars(row) for row in self.cursor.rows],
+            },
+        }
+
+    def send(self, event: Event) -> None:
+        """Tell the driver; only rank 0 speaks."""
+        if self.rank == 0 and self.plan.mailbox is not None:
+            self.plan.mailbox.put(event)
+
+
+def task_instructions(task: Task) -> list[str]:
+    """First human turns of a task's training rows, in stored order, without decoding a picture."""
+    return [instruction_of(str(text)) for text in task.train.column("conversations")]
+
+
+def _step_seed(seed: int, task: int, update: int, rank: int) -> int:
+    """Dropout's seed is a function of the step, so a checkpoint needs to carry no generator state."""
+    return (((seed * 1_009 + task) * 1_000_003 + update) * 1_021 + rank) % (2**63)
