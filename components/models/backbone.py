@@ -1,0 +1,284 @@
+"""The frozen vision-language model that every method adds its adapters to.
+
+Any LLaVA-shaped Hugging Face model works: a vision tower, a projector, a decoder-only language model and an output
+layer. The same code serves the embedded `smol` and `pocket` models and LLaVA-1.5 from a directory or the hub.
+
+Shape letters: B batch, T tokens, N pictures, V visual tokens per picture, C vision channels, D hidden, S supervised
+positions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+
+from components.data.batch import IGNORE, Batch
+from components.errors import ConfigError
+from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
+from components.models.identity import directory_fingerprint
+from components.models.pocket import pocket_fingerprint, pocket_model
+from components.models.smol import VisionLayer, smol_directory
+
+ATTENTION_OUTPUT = r"self_attn\.o_proj"
+ALL_LINEAR = r"self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which model, in which precision, and how rows are turned into its inputs."""
+
+    name: str = "smol"  # "smol", "pocket", or a directory or hub id in Hugging Face's LLaVA layout
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights; adapters are float32 in both cases
+    vision_layer: VisionLayer = "block4"  # smol only: where its vision tower is tapped
+    template: str = "auto"  # "auto", "vicuna_v1", "chatml" or "chat" (the tokenizer's own chat template)
+    pad_to_square: bool = True  # as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures
+    max_length: int = 2048  # tokens, pictures included; a longer row is an error, never cut
+    gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError('backbone.name is empty; give "smol", "pocket", a model directory or a hub id.')
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"backbone.dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}.")
+        if self.max_length < 1:
+            raise ConfigError(f"backbone.max_length is {self.max_length}; give a positive number of tokens.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Predictions at the supervised positions only: the output layer is never run elsewhere.
+
+    Row s of `logits` predicts `targets[s]`, the token that follows its position in sample `rows[s]` of the batch.
+    """
+
+    logits: Tensor  # [S, vocabulary]
+    targets: Tensor  # [S] int64
+    rows: Tensor  # [S] int64
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.targets)
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean cross entropy in float32 over the S positions; a batch without any is a caller's mistake."""
+        assert self.num_targets > 0, "the batch has no supervised position"
+        return F.cross_entropy(self.logits.float(), self.targets)
+
+
+class Backbone(nn.Module):
+    """A frozen LLaVA-shaped model. Everything in it has `requires_grad=False`; adapters are added by methods."""
+
+    def __init__(self, model: PreTrainedModel, *, config: BackboneConfig, fingerprint: str) -> None:
+        super().__init__()
+        inner = getattr(model, "model", None)
+        parts = ("vision_tower", "multi_modal_projector", "language_model")
+        if inner is None or not all(hasattr(inner, part) for part in parts) or not hasattr(model, "lm_head"):
+            raise ConfigError(
+                f"{config.name} is a {type(model).__name__}, which is not LLaVA-shaped (vision tower, multi-modal "
+                "projector, language model); choose a LLaVA-1.5 style checkpoint."
+            )
+        self.model = model
+        self.config = config
+        self.fingerprint = fingerprint
+        self.model.requires_grad_(False)
+        self.eval()
+        if config.gradient_checkpointing:
+            # Non-reentrant checkpointing needs no gradient on its inputs: frozen embeddings stay frozen.
+            self.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        return self.model.model.language_model
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.text_config.hidden_size
+
+    @property
+    def image_token_id(self) -> int:
+        return self.model.config.image_token_id
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.get_input_embeddings().weight.device
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode for the language model and adapters; the tower and the projector stay in evaluation mode."""
+        super().train(mode)
+        self.model.model.vision_tower.eval()
+        self.model.model.multi_modal_projector.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Predictions at supervised positions of a right- or left-padded batch (positions follow the mask)."""
+        hidden = self.language_model(
+            inputs_embeds=self._embed(batch),
+            attention_mask=batch.attention_mask,
+            position_ids=_positions(batch.attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        targets = batch.labels[:, 1:]
+        supervised = targets != IGNORE
+        return Outputs(
+            logits=self.model.lm_head(hidden[:, :-1][supervised]),
+            targets=targets[supervised],
+            rows=supervised.nonzero()[:, 0],
+        )
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, *, max_new_tokens: int, synced_gpus: bool = False) -> list[list[int]]:
+        """Greedy answers of a left-padded batch, one id list per row, cut before the end-of-turn token.
+
+        `synced_gpus` keeps all workers in step until the slowest is done; ZeRO-3 needs it.
+        """
+        assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
+        ends = self._end_ids()
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
+        )
+        with self._evaluating():
+            tokens = self.model.generate(
+                inputs_embeds=self._embed(batch),
+                attention_mask=batch.attention_mask,
+                generation_config=config,
+                synced_gpus=synced_gpus,
+            )
+        return [_before_end(row, ends) for row in tokens.tolist()]
+
+    @torch.no_grad()
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """The frozen tower's features [N, V, C] of `pixel_values` [N, 3, H, W], before the projector."""
+        tower = self.model.model.vision_tower
+        states = tower(pixel_values.to(self.device, self._dtype), output_hidden_states=True).hidden_states
+        layers = self.model.config.vision_feature_layer
+        layers = [layers] if isinstance(layers, int) else layers
+        # "default" drops the class token, as LLaVA does with CLIP.
+        first = 1 if self.model.config.vision_feature_select_strategy == "default" else 0
+        return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
+
+    def target_modules(self, pattern: str) -> dict[str, nn.Linear]:
+        """Linear layers of the language model whose name inside a decoder layer fully matches the regex `pattern`.
+
+        Keys are full names from this module (for `get_submodule`/`set_submodule`). Anchored on the language model:
+        CLIP towers call their layers `q_proj` too and must never match. Raises `ConfigError` when nothing matches.
+        """
+        try:
+            matcher = re.compile(rf"(?:.*\.)?\d+\.(?:{pattern})")
+        except re.error as error:
+            raise ConfigError(f"the target module pattern {pattern!r} is not a regular expression: {error}.") from error
+        prefix = "model.model.language_model."
+        found = {
+            prefix + name: module
+            for name, module in self.language_model.named_modules()
+            if isinstance(module, nn.Linear) and matcher.fullmatch(name)
+        }
+        if not found:
+            linears = {
+                re.sub(r"^.*?\d+\.", "", name)
+                for name, module in self.language_model.named_modules()
+                if isinstance(module, nn.Linear)
+            }
+            raise ConfigError(
+                f"the target module pattern {pattern!r} matches no linear layer of the language model; its layers "
+                f"have {', '.join(sorted(linears))}."
+            )
+        return found
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return DTYPES[self.config.dtype]
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """Token embeddings [B, T, D] with projected picture features at the image tokens."""
+        embeddings = self.language_model.get_input_embeddings()(batch.input_ids)
+        features = batch.features
+        if features is None and batch.pixel_values is not None:
+            features = self.vision_features(batch.pixel_values)
+        places = batch.input_ids == self.image_token_id
+        num_features = 0 if features is None else features.shape[0] * features.shape[1]
+        assert int(places.sum()) == num_features, (
+            f"{int(places.sum())} image tokens for {num_features} picture features: encoder and backbone disagree"
+        )
+        if features is None:
+            return embeddings
+        projected = self.model.model.multi_modal_projector(features.to(embeddings.dtype))
+        return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))
+
+    def _end_ids(self) -> list[int]:
+        generation = getattr(self.model, "generation_config", None)
+        ends = generation.eos_token_id if generation is not None else None
+        ends = self.model.config.text_config.eos_token_id if ends is None else ends
+        assert ends is not None, "the model names no end-of-sequence token"
+        return [ends] if isinstance(ends, int) else list(ends)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for a while: gradient checkpointing and adapter dropout are for training only."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
+    if config.name == "pocket":
+        model = pocket_model().to(DTYPES[config.dtype])
+        return Backbone(model, config=config, fingerprint=pocket_fingerprint())
+    source = model_source(config)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=DTYPES[config.dtype], attn_implementation=config.attention
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f'backbone {config.name!r} cannot be loaded ({_first_line(error)}); give "smol", "pocket", a directory '
+            "or a hub id of a LLaVA-1.5 style model."
+        ) from error
+    return Backbone(model, config=config, fingerprint=backbone_fingerprint(config))
+
+
+def model_source(config: BackboneConfig) -> str:
+    """What `from_pretrained` is given; converts `smol` into the cache at the first use."""
+    if config.name == "smol":
+        return str(smol_directory(config.vision_layer))
+    path = Path(config.name).expanduser()
+    if not path.is_dir() and (path.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1):
+        raise ConfigError(
+            f'backbone.name {config.name!r} is not a directory; give "smol", "pocket", a model directory or a hub id.'
+        )
+    return str(path) if path.is_dir() else config.name
+
+
+def backbone_fingerprint(config: BackboneConfig) -> str:
+    """SHA-256 identity of the weights and the architecture, independent of dtype; the model need not be loaded."""
+    return pocket_fingerprint() if config.name == "pocket" else directory_fingerprint(model_source(config))
+
+
+def _positions(attention_mask: Tensor) -> Tensor:
+    """Position ids [B, T] that start at 0 with each row's first real token, whatever the padding side."""
+    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
+    stops = [index for index, token in enumerate(tokens) if token in ends]
+    return tokens[: stops[0]] if stops else tokens
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
