@@ -1,0 +1,139 @@
+"""Pictures of a stream: the score matrix and the use of a routed method's slots. Matplotlib without global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from components.evaluation.matrix import ScoreMatrix
+
+_SCALE = LinearSegmentedColormap.from_list("littoral", ["#f7fbfc", "#a9d6da", "#3f9fb0", "#1c6586", "#0c2f4f"])
+_INK, _SOFT, _LINE = "#1b2a33", "#6b7c86", "#c3ced4"
+_DARK_FROM = 0.55  # share of the scale from which white figures read better
+_DPI = 130
+
+
+def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
+    """The matrix as a heat map: one row per learned task, one column per task, the running average on the right.
+
+    Colours span 0..100 in every picture, so that pictures of different runs compare. The outlined diagonal is each
+    task right after it was learned; hatched cells were not evaluated.
+    """
+    values = matrix.values if matrix.has_zero_shot else matrix.values[1:]
+    labels = ["zero-shot" if after == "zero-shot" else f"after {after}" for after in matrix.after]
+    num_rows, num_tasks = values.shape
+    figure, top = _figure(num_rows, num_tasks + 1.35, labels, matrix.tasks, title)
+    axes = figure.axes[0]
+    first_task_row = int(matrix.has_zero_shot)
+    for row, column in np.ndindex(num_rows, num_tasks):
+        _cell(axes, column, row, values[row, column], 100.0)
+        if row - first_task_row == column:
+            axes.add_patch(
+                Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor=_INK, linewidth=1.8)
+            )
+    averages = [_running_average(matrix, row - first_task_row + 1) for row in range(num_rows)]
+    for row, average in enumerate(averages):
+        _cell(axes, num_tasks + 0.35, row, average, 100.0)
+    _column_name(axes, num_tasks + 0.85, "average", top, weight="bold")
+    axes.set_xlim(0, num_tasks + 1.35)
+    axes.set_ylim(num_rows, 0)
+    figure.text(0.5, 0.035, _caption(matrix), ha="center", va="bottom", fontsize=9, color=_SOFT)
+    return _image(figure)
+
+
+def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Image:
+    """How often each slot served each evaluated task: rows are tasks, columns slots, colours the row's shares."""
+    tasks = list(usage)
+    num_slots = max((len(counts) for counts in usage.values()), default=0)
+    shares = np.zeros((len(tasks), max(num_slots, 1)))
+    for row, counts in enumerate(usage.values()):
+        total = sum(counts)
+        shares[row, : len(counts)] = np.asarray(counts, dtype=float) / total if total else 0.0
+    figure, _ = _figure(len(tasks), shares.shape[1] * 0.5, tasks, [], title)
+    axes = figure.axes[0]
+    axes.imshow(shares, cmap=_SCALE, vmin=0, vmax=max(float(shares.max()), 1e-9), aspect="auto", extent=_extent(shares))
+    axes.set_xticks(np.arange(shares.shape[1]) + 0.5, [str(slot) for slot in range(shares.shape[1])], fontsize=7)
+    axes.set_xlabel("slot", fontsize=9, color=_SOFT)
+    for row, column in np.ndindex(*shares.shape):
+        if shares[row, column] >= 0.005:
+            dark = shares[row, column] >= _DARK_FROM * shares.max()
+            colour = "white" if dark else _INK
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5, color=colour)
+    return _image(figure)
+
+
+def _figure(
+    num_rows: int, width: float, rows: Sequence[str], columns: Sequence[str], title: str
+) -> tuple[Figure, float]:
+    """An empty picture with row and column names; also the angle at which column names stand."""
+    longest_row = max((len(name) for name in rows), default=0)
+    longest_column = max((len(name) for name in columns), default=0)
+    top = 0.0 if longest_column <= 10 else 35.0
+    left_in, bottom_in = 0.35 + 0.085 * longest_row, 0.75
+    top_in = 0.95 if top == 0.0 else 0.95 + 0.05 * longest_column
+    body = (max(width * 0.95, 3.2), max(num_rows * 0.62, 0.62))
+    size = (left_in + body[0] + 0.35, bottom_in + body[1] + top_in)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((left_in / size[0], bottom_in / size[1], body[0] / size[0], body[1] / size[1]))
+    axes.set_yticks(np.arange(num_rows) + 0.5, list(rows), fontsize=9.5, color=_INK)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for column, name in enumerate(columns):
+        _column_name(axes, column + 0.5, name, top)
+    figure.text(0.5, 1 - 0.3 / size[1], title, ha="center", va="center", fontsize=12, color=_INK, fontweight="bold")
+    return figure, top
+
+
+def _column_name(axes: Axes, x: float, name: str, angle: float, weight: str = "normal") -> None:
+    align = "center" if angle == 0 else "left"
+    axes.text(x, -0.14, name, rotation=angle, ha=align, va="bottom", fontsize=9.5, color=_INK, fontweight=weight)
+
+
+def _cell(axes: Axes, x: float, y: float, value: float, full: float) -> None:
+    """One annotated square at (x, y); hatched when `value` is NaN."""
+    if np.isnan(value):
+        square = Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, linewidth=0, facecolor="#fafbfb", edgecolor="#e1e7ea")
+        square.set_hatch("////")
+        axes.add_patch(square)
+        return
+    share = min(max(value / full, 0.0), 1.0)
+    axes.add_patch(Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, facecolor=_SCALE(share), edgecolor=_LINE, linewidth=0.6))
+    colour = "white" if share >= _DARK_FROM else _INK
+    axes.text(x + 0.5, y + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=11, color=colour)
+
+
+def _running_average(matrix: ScoreMatrix, learned: int) -> float:
+    """The average over the tasks learned so far, NaN where a figure needs cells that were not evaluated."""
+    name = "zero_shot_average" if learned == 0 else "final_average"
+    return matrix.at(learned).summary().get(name, float("nan"))
+
+
+def _caption(matrix: ScoreMatrix) -> str:
+    summary = matrix.summary()
+    names = {"final_average": "final average", "forgetting": "forgetting", "bwt": "BWT", "mean_average": "mean average"}
+    parts = [f"{text} {summary[name]:.2f}" for name, text in names.items() if name in summary]
+    return "   ·   ".join(parts) or "no task learned yet"
+
+
+def _extent(cells: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    return (0.0, float(cells.shape[1]), float(cells.shape[0]), 0.0)
+
+
+def _image(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    buffer.seek(0)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,111 @@
+"""What a run is, as plain text for records: flat parameters without secrets, legal names, the code's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+MAX_VALUE_CHARS = 1000  # of a recorded parameter; MLflow stores up to 6000, a page shows far fewer
+MAX_NAME_CHARS = 200  # of a metric's or parameter's name; MLflow allows 250 with its prefixes
+
+_USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/\s@]*@")
+_QUERY_SECRET = re.compile(
+    r"(?P<key>[?&](?:\w*token|\w*secret|\w*password|\w*key|sig|signature)=)[^&\s]*", re.IGNORECASE
+)
+_SECRET_NAME = re.compile(
+    r"(^|_)(password|passwd|secret|credentials?|api_key|access_key|private_key|auth_token|access_token|bearer_token"
+    r"|hf_token)$|^token$",
+    re.IGNORECASE,
+)
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_\-. ]+")
+
+
+def flatten_params(params: Mapping[str, object]) -> dict[str, str]:
+    """Nested mappings and dataclasses as dotted names with short text values.
+
+    Values longer than `MAX_VALUE_CHARS` are cut and end in "..."; secrets are replaced (see `without_secrets`).
+    """
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif _SECRET_NAME.search(prefix.rpartition(".")[2]) and value not in (None, ""):
+            flat[_short_name(prefix)] = "(not recorded)"
+        else:
+            flat[_short_name(prefix)] = _short(without_secrets(_as_text(value)))
+
+    walk("", params)
+    return flat
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URIs have lost user names, passwords and tokens: `http://me:pw@host` -> `http://***@host`."""
+    return _QUERY_SECRET.sub(r"\g<key>***", _USER_INFO.sub(r"\g<scheme>***@", text))
+
+
+def metric_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name as one legal part of a metric's name: letters, digits, `_ - .` and space, all different.
+
+    Two names that become the same get a number: "a/b" and "a:b" -> "a_b" and "a_b-2".
+    """
+    legal: dict[str, str] = {}
+    for name in names:
+        short = _NOT_IN_NAMES.sub("_", name).strip(" .")[:MAX_NAME_CHARS] or "_"
+        candidate, number = short, 1
+        while candidate in legal.values():
+            number += 1
+            candidate = f"{short}-{number}"
+        legal[name] = candidate
+    return legal
+
+
+def code_fingerprint() -> str:
+    """SHA-256 over the sources of `components`, by relative path: equal for equal code, wherever it lies."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, "-dirty" behind it when tracked files differ; None outside a checkout or without git."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None  # an installed wheel inside somebody else's checkout has no commit of ours
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return result.stdout.strip()
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return json.dumps(items, default=str, ensure_ascii=False)
+    return str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."
+
+
+def _short_name(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)[:MAX_NAME_CHARS]
