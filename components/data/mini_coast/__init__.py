@@ -1,0 +1,5 @@
+"""mini-COAST: small real tasks from the data inside installed packages; see `generate`."""
+
+from components.data.mini_coast.generate import GENERATOR_VERSION, SIZES, TASKS, generate_split
+
+__all__ = ["GENERATOR_VERSION", "SIZES", "TASKS", "generate_split"]
