@@ -8,15 +8,21 @@ inside `select` too. `state_dict` returns all that the next task, a resumed run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
-from components.data.batch import Batch
-from components.models.backbone import Backbone, Outputs
+from components.adapters.inject import inject_bank
+from components.adapters.low_rank import Bank
+from components.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:  # listing methods must not import transformers
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -69,3 +75,209 @@ class Engine(Protocol):
         ...
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of every method's options. What the class declares holds for all its instances."""
+
+    name: ClassVar[str]
+    zero_stages: ClassVar[frozenset[int]] = frozenset({0, 2, 3})  # DeepSpeed ZeRO stages the method works with
+    trains: ClassVar[bool] = True  # False: no task is trained, only evaluated
+    routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
+
+    def build(self, *, seed: int) -> Method:
+        """The method with these options; every random draw in it depends on `seed`."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Json]:
+        """The options as plain JSON values."""
+        return cast("dict[str, Json]", asdict(self))
+
+
+class Method:
+    """The seven hooks with their defaults; a method overrides what it needs.
+
+    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains` and `routes`, no more.
+    """
+
+    def __init__(self, config: MethodConfig, *, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.tasks: list[str] = []
+
+    @property
+    def trains(self) -> bool:
+        """False: no task is trained, only evaluated."""
+        return self.config.trains
+
+    @property
+    def routes(self) -> bool:
+        """True: `select` names the task that served each sample, and `batch.oracle_task` restricts it."""
+        return self.config.routes
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
+        return {}
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        """Freeze `model` and insert adapters, empty or rebuilt from `state` (`CheckpointError` if it does not fit).
+
+        Called once per model, in every process, before any engine. Nothing is trainable afterwards.
+        """
+        raise NotImplementedError
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        """Grow, freeze, choose; exactly the parameters with `requires_grad` are trained. Deterministic."""
+        self.check_next(task)
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        """Set which adapters serve each sample of `batch`, for forward, backward and generate; undone on exit."""
+        yield Selection()
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        """The scalar to minimise; called inside the `select` scope."""
+        return Loss(total=outputs.loss)
+
+    def step(self, engine: Engine) -> bool:
+        """One engine step, called exactly once; True when an optimizer update happened."""
+        return engine.step()
+
+    def end_task(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        """Consolidate after the last step. `batches` are the task's training batches, for those who need a pass."""
+        self.tasks.append(task.name)
+
+    def state_dict(self, model: Backbone) -> MethodState:
+        """All that the next task, a resumed run and evaluation need; CPU copies. Also called in the middle of a task:
+        attaching such a state and beginning the same task again continues it.
+        """
+        return MethodState(tensors=copy_tensors(self.parameters()), structure=self.structure())
+
+    def structure(self) -> dict[str, Json]:
+        """What every method's state says: which method, with which options, after which tasks."""
+        return {"method": self.config.name, "options": self.config.options(), "tasks": list(self.tasks)}
+
+    def check_next(self, task: TaskInfo) -> None:
+        """Raise `ConfigError` when `task` cannot be the next one of this method's stream."""
+        if task.name in self.tasks:
+            raise ConfigError(f"task {task.name!r} was learned already; a stream names each task once.")
+        assert task.index == len(self.tasks), f"task {task.index} after {len(self.tasks)} learned tasks"
+
+    def restore(self, state: MethodState) -> None:
+        """Take the learned tasks from `state`; raises `CheckpointError` if another method or option wrote it."""
+        wanted, found = self.structure(), state.structure
+        if found.get("method") != wanted["method"]:
+            raise CheckpointError(
+                f"the checkpoint is of method {found.get('method')!r}, this run uses {self.config.name!r}; "
+                "use the checkpoint's method or start a new run."
+            )
+        options = found.get("options")
+        if not isinstance(options, dict):
+            raise CheckpointError("the checkpoint's method state names no options; it is damaged, start a new run.")
+        for name, value in self.config.options().items():
+            if options.get(name) != value:
+                raise CheckpointError(
+                    f"the checkpoint has {self.config.name}.{name} = {options.get(name)!r}, this run asks for "
+                    f"{value!r}; use the checkpoint's value or start a new run."
+                )
+        tasks = found.get("tasks")
+        if not isinstance(tasks, list):
+            raise CheckpointError("the checkpoint's method state lists no tasks; it is damaged, start a new run.")
+        self.tasks = [str(task) for task in tasks]
+
+
+def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU copies that later training does not change."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into `parameters`; raises `CheckpointError` when a name or a shape differs."""
+    different = sorted(set(parameters) ^ set(tensors))
+    if different:
+        raise CheckpointError(
+            f"the checkpoint's adapters do not fit this backbone: {len(different)} tensors differ, first "
+            f"{different[0]!r}; use the backbone it was trained on."
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"the checkpoint's {name} has shape {list(tensors[name].shape)}, this backbone and method need "
+                f"{list(parameter.shape)}; use the backbone and rank it was trained with."
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+TARGETS = {  # names of placements -> pattern for Backbone.target_modules
+    "o_proj": r"self_attn\.o_proj",
+    "all_linear": r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+}
+
+
+def target_pattern(targets: str) -> str:
+    """A named placement, or the pattern itself."""
+    return TARGETS.get(targets, targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialLoraConfig(MethodConfig):
+    """One LoRA adapter, trained on task after task."""
+
+    name: ClassVar[str] = "sequential_lora"
+    rank: int = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
+    alpha: float = 64.0  # the increment is scaled by alpha / rank
+    dropout: float = 0.0  # on the adapter's input, while training
+    targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
+    init: Literal["kaiming", "gaussian"] = "kaiming"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ConfigError(
+                f"sequential_lora.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"sequential_lora.dropout is {self.dropout}; give a value from 0 to below 1.")
+
+    def build(self, *, seed: int) -> SequentialLora:
+        return SequentialLora(self, seed=seed)
+
+
+class SequentialLora(Method):
+    """Sequential LoRA, the plainest continual learner and the usual lower bound.
+
+    Paper: LoRA is Hu et al. 2021 (arXiv 2106.09685); trained sequentially it is every benchmark's baseline.
+    Idea: one low-rank increment per target layer, which each task goes on training from where the last one left it.
+    Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up down.
+    Overrides: attach, begin_task, parameters.
+    Carried between tasks: the adapter.
+    Differs: nothing known; equal to peft's LoRA in float32. The optimizer starts anew with every task.
+    """
+
+    GROUP = "lora"
+
+    def __init__(self, config: SequentialLoraConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.bank: Bank
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        options = self.options
+        self.bank = inject_bank(model, model.target_modules(target_pattern(options.targets)))
+        self.bank.add_group(
+            self.GROUP, num_pairs=1, rank=options.rank, init=options.init, seed=self.seed, dropout=options.dropout
+        )
+        self.bank.mixing.rest_at(self.GROUP, options.alpha / options.rank)
+        if state is not None:
+            self.restore(state)
+            load_parameters(self.parameters(), state.tensors)
+        self.bank.set_trainable(self.GROUP, False)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.bank.parameters()
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        self.bank.set_trainable(self.GROUP, True)

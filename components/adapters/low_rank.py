@@ -1,0 +1,175 @@
+"""A bank of low-rank pairs on frozen linear layers, mixed by constants or per-sample weights.
+
+One layer computes, for K pairs of rank R (down [K*R, d_in], up [d_out, K*R]) and weights [B, K],
+
+    y = W0 x + up ((down x) * weights repeated R times)
+
+so an increment is never built as a dense d_out x d_in matrix. Pairs come in *groups* (one group per task, say): a group
+is one flat pair of parameters, so freezing a group freezes exactly its tensors and the optimizer never sees them.
+Which groups serve a batch, and with which weights, is one `Mixing` shared by all layers.
+
+Shape letters: B batch, T tokens, K pairs, S pairs of one group, R rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Init = Literal["kaiming", "gaussian", "paper"]
+Scale = float | Tensor  # a constant, or [B, 1, S*R] / [1, 1, S*R]
+
+
+class Mixing:
+    """The scales in force, shared by every layer of one bank; a group that is not named is skipped.
+
+    `resting` holds outside every `using` scope: empty for banks that serve only selected samples, a constant for LoRA.
+    """
+
+    def __init__(self) -> None:
+        self.resting: dict[str, Scale] = {}
+        self.scales: Mapping[str, Scale] = self.resting
+
+    def rest_at(self, group: str, scale: float) -> None:
+        """Apply `group` with a constant scale whenever no scope says otherwise."""
+        self.resting[group] = scale
+
+    @contextmanager
+    def using(self, scales: Mapping[str, Scale]) -> Iterator[None]:
+        """Put `scales` in force; the former ones return on exit, also after an exception."""
+        before, self.scales = self.scales, scales
+        try:
+            yield
+        finally:
+            self.scales = before
+
+
+def scales_from_weights(weights: Tensor, groups: Sequence[str], *, rank: int) -> dict[str, Scale]:
+    """Per-sample weights [B, K] as scales of equally large groups (K / len(groups) pairs each, in order).
+
+    Groups whose weights are zero in the whole batch are left out. Gradients flow back to `weights`.
+    """
+    batch, num_pairs = weights.shape
+    assert num_pairs % len(groups) == 0, f"{num_pairs} weights do not divide into {len(groups)} equal groups"
+    active = (weights.detach() != 0).view(batch, len(groups), -1).any(dim=2).any(dim=0).tolist()
+    columns = weights.repeat_interleave(rank, dim=1).unsqueeze(1).chunk(len(groups), dim=2)
+    return {name: column for name, column, used in zip(groups, columns, active, strict=True) if used}
+
+
+class LowRankPairs(nn.Module):
+    """One group of one layer: S pairs of rank R, flat. Always float32. `up` starts at zero: so does the increment."""
+
+    def __init__(self, linear: nn.Linear, *, num_pairs: int, rank: int, dropout: float) -> None:
+        super().__init__()
+        width = num_pairs * rank
+        device = linear.weight.device
+        self.rank = rank
+        self.dropout = dropout
+        self.down = nn.Parameter(torch.empty(width, linear.in_features, device=device, dtype=torch.float32))
+        self.up = nn.Parameter(torch.zeros(linear.out_features, width, device=device, dtype=torch.float32))
+
+    def init_down(self, init: Init, generator: torch.Generator) -> None:
+        """Draw `down` on the CPU, so that every device and every worker gets the same bits."""
+        values = torch.empty(self.down.shape)
+        if init == "kaiming":  # as peft does: kaiming_uniform with a = sqrt(5)
+            bound = 1.0 / math.sqrt(values.shape[1])
+            values.uniform_(-bound, bound, generator=generator)
+        elif init == "gaussian":
+            values.normal_(0.0, 1.0 / self.rank, generator=generator)
+        else:
+            values.normal_(0.0, 1.0, generator=generator)
+        with torch.no_grad():
+            self.down.copy_(values)
+
+    def forward(self, x: Tensor, scale: Scale) -> Tensor:
+        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32."""
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
+        return F.linear(F.linear(x, self.down) * scale, self.up)
+
+
+class BankedLinear(nn.Linear):
+    """A frozen linear layer with groups of low-rank pairs beside it.
+
+    It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
+    """
+
+    def __init__(self, linear: nn.Linear, mixing: Mixing) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.mixing = mixing
+        self.groups = nn.ModuleDict()
+        self.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; increments are computed in float32."""
+        output = F.linear(input, self.weight, self.bias)
+        scales = self.mixing.scales
+        if not scales:
+            return output
+        dtype, wide, groups = output.dtype, input.float(), self.groups
+        for name, scale in scales.items():
+            output = output + groups[name](wide, scale)
+        return output.to(dtype)
+
+
+class Bank:
+    """All banked layers of a model and the mixing they share. Not a module: the layers live in the model's tree."""
+
+    def __init__(self, layers: Mapping[str, BankedLinear], mixing: Mixing) -> None:
+        assert layers, "a bank without layers adapts nothing"
+        self.layers = dict(layers)
+        self.mixing = mixing
+
+    def add_group(self, name: str, *, num_pairs: int, rank: int, init: Init, seed: int, dropout: float = 0.0) -> None:
+        """Append a trainable group to every layer. The draw depends on (seed, name, layer) only."""
+        for layer_name, layer in self.layers.items():
+            assert name not in layer.groups, f"group {name!r} is already in {layer_name}"
+            pairs = LowRankPairs(layer, num_pairs=num_pairs, rank=rank, dropout=dropout)
+            pairs.init_down(init, seeded_generator(seed, name, layer_name))
+            pairs.train(layer.training)
+            layer.groups[name] = pairs
+
+    def copy_group(self, source: str, target: str) -> None:
+        """Append a frozen copy of `source` under the name `target`."""
+        for layer in self.layers.values():
+            original = layer.groups[source]
+            assert isinstance(original, LowRankPairs)
+            num_pairs = original.down.shape[0] // original.rank
+            copy = LowRankPairs(layer, num_pairs=num_pairs, rank=original.rank, dropout=0.0)
+            with torch.no_grad():
+                copy.down.copy_(original.down)
+                copy.up.copy_(original.up)
+            layer.groups[target] = copy.requires_grad_(False)
+
+    def set_trainable(self, group: str, trainable: bool) -> None:
+        """Let the optimizer see a group, or take it away for good."""
+        for layer in self.layers.values():
+            layer.groups[group].requires_grad_(trainable)
+
+    def group_parameters(self, group: str) -> dict[str, nn.Parameter]:
+        """A group's parameters under the names they have in the model's state dict."""
+        return {
+            f"{layer_name}.groups.{group}.{name}": parameter
+            for layer_name, layer in self.layers.items()
+            for name, parameter in layer.groups[group].named_parameters()
+        }
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every group's parameters under the names they have in the model's state dict."""
+        first = next(iter(self.layers.values()))
+        return {key: value for group in first.groups for key, value in self.group_parameters(group).items()}
+
+
+def seeded_generator(seed: int, *labels: str) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments (never on the global random state)."""
+    digest = hashlib.sha256("\0".join([str(seed), *labels]).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,35 @@
+"""Zero-shot control: the frozen backbone as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from components.methods.base import Method, MethodConfig, MethodState
+
+if TYPE_CHECKING:
+    from components.models.backbone import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig(MethodConfig):
+    """No options: nothing is trained."""
+
+    name: ClassVar[str] = "zero_shot"
+    trains: ClassVar[bool] = False
+
+    def build(self, *, seed: int) -> ZeroShot:
+        return ZeroShot(self, seed=seed)
+
+
+class ZeroShot(Method):
+    """The backbone without adapters: what every other method has to beat.
+
+    Paper: none. Idea: learn nothing. Objective: none. Overrides: attach.
+    Carried between tasks: nothing. Differs: a control, not a published method.
+    """
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        model.requires_grad_(False)
+        if state is not None:
+            self.restore(state)
