@@ -204,5 +204,5 @@ def make_caption(rng: Random, partition: Partition) -> tuple[Image.Image, str, s
         text = f"A pie chart with {count} slices. Largest: {chart.highest}. Smallest: {chart.lowest}."
     else:
         order = ", ".join(chart.colors)
-        text = f"A bar chart with {count} bars: {order}. Highest: {chart.highest}. Lowest: {chart.lowest}."
+        text = f"{count} bars: {order}. Highest {chart.highest}, lowest {chart.lowest}."
     return draw_chart(chart), text, chart.source

@@ -58,5 +58,5 @@ def fit_text(
 def png_bytes(image: Image.Image) -> bytes:
     """PNG without metadata: the same picture gives the same bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=6)
+    image.save(buffer, format="PNG", compress_level=2)
     return buffer.getvalue()

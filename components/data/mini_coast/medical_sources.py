@@ -44,7 +44,6 @@ _DICOM: tuple[tuple[str, str, str, str | None, int], ...] = (
 _PICTURES: tuple[tuple[str, str, str | None, int], ...] = (
     ("retina.jpg", "fundus photo", "eye", 4),
     ("ihc.png", "microscopy", None, 4),
-    ("cell.png", "microscopy", None, 3),
 )
 # Stain vectors of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), rows normalised before use.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
