@@ -15,6 +15,7 @@ from components.data.rows import IMAGE_TOKEN, Turn
 
 Box = tuple[int, int, int, int]
 
+_CLEARLY_ABOVE = 24  # pixels between two middles: less than that nobody would call "above"
 _NUMBERS = ("0", "1", "2", "3", "4", "5")
 
 
@@ -74,8 +75,14 @@ def make_reasoning(rng: Random, partition: Partition) -> Sample:
         return _reason_over_chart(rng, partition)
     scene = make_scene(rng, partition, low=2, high=4)
     anchor = rng.randrange(len(scene.icons))
-    if rng.random() < 0.5:
-        first, second = rng.sample(range(len(scene.icons)), 2)
+    pairs = [
+        (one, two)
+        for one in range(len(scene.icons))
+        for two in range(len(scene.icons))
+        if abs(_middle(scene.boxes[one]) - _middle(scene.boxes[two])) >= _CLEARLY_ABOVE
+    ]
+    if pairs and rng.random() < 0.5:
+        first, second = rng.choice(pairs)
         higher = _middle(scene.boxes[first]) < _middle(scene.boxes[second])
         question = f"Is the {scene.icons[first].kind} above the {scene.icons[second].kind}?"
         answer, metric = ("yes" if higher else "no"), "yes_no"

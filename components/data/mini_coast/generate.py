@@ -53,7 +53,7 @@ TASKS: dict[str, TaskSpec] = {
         make=document.make_sample,
         max_new_tokens=16,
         packages=("bokeh-sampledata",),
-        rendered="cards typeset by us from real records; the OCR tokens in the prompt are the known text, not recognised",
+        rendered="cards typeset by us from real records; the OCR tokens in the prompt are the known text",
     ),
     "iconqa": TaskSpec(make=icon.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
     "medicalqa": TaskSpec(

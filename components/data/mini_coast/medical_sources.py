@@ -65,7 +65,7 @@ class Scan:
 
 
 def _mni(kind: str) -> Pixels:
-    import nibabel  # noqa: PLC0415 - comes with nilearn; imported only when medical pictures are drawn
+    import nibabel  # comes with nilearn; imported only when medical pictures are drawn
 
     folder = package_dir("nilearn", "nilearn") / "datasets" / "data"
     path = folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
@@ -116,8 +116,8 @@ def _brain(partition: Partition) -> Iterator[Scan]:
 
 def _decode(path: Path) -> Pixels:
     """First frame of a DICOM file as uint8, windowed to its 1st to 99th percentile."""
-    import pydicom  # noqa: PLC0415 - optional package, imported only when medical pictures are drawn
-    from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415
+    import pydicom  # optional package, imported only when medical pictures are drawn
+    from pydicom.pixels.processing import apply_color_lut
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these are test files: their headers bend the standard on purpose
