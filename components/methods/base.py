@@ -144,8 +144,11 @@ class Method:
         """One engine step, called exactly once; True when an optimizer update happened."""
         return engine.step()
 
-    def end_task(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> None:
-        """Consolidate after the last step. `batches` are the task's training batches, for those who need a pass."""
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        """Consolidate after the last step. `batches` are the task's training batches, for those who need a pass.
+
+        `engine` is None, and `batches` empty, for a method that trains nothing.
+        """
         self.tasks.append(task.name)
 
     def state_dict(self, model: Backbone) -> MethodState:

@@ -222,7 +222,7 @@ class ContinualLlava(Method):
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         return Loss(total=outputs.loss, parts={"clamped_cosines": torch.tensor(float(self.num_clamped))})
 
-    def end_task(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> None:
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
         self.pool.record_shares(task.index, *self._queries(task))
         self.current = None

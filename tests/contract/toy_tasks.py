@@ -1,0 +1,139 @@
+"""Two toy tasks on the pocket backbone: colours of pictures, and opposites in plain text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from components.data.batch import Batch, collate
+from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.methods import method_config
+from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
+from components.methods.continual_llava import ContinualLlavaConfig
+from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.encoding import Encoder, build_encoder
+from components.training.engine import OptimizerConfig, TorchEngine
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+OPPOSITES = {"left": "right", "up": "down", "yes": "no", "small": "large"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """One task as a method and a model see it."""
+
+    info: TaskInfo
+    batch: Batch  # right-padded, with labels
+    prompts: Batch  # left-padded, to be answered
+
+
+def colour_row(name: str) -> Row:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), COLOURS[name]).save(stream, format="PNG")
+    return Row(
+        sample_id=f"colour-{name}",
+        task="colours",
+        split="train",
+        turns=(
+            Turn(speaker="human", text=f"{IMAGE_TOKEN}\nWhat colour fills the {name} picture?"),
+            Turn(speaker="gpt", text=name),
+        ),
+        answers=(name,),
+        metric="exact",
+        source="test",
+        image=stream.getvalue(),
+        width=64,
+        height=64,
+    )
+
+
+def opposite_row(word: str) -> Row:
+    turns = (Turn(speaker="human", text=f"Name the opposite of {word}."), Turn(speaker="gpt", text=OPPOSITES[word]))
+    return Row(
+        sample_id=f"opposite-{word}",
+        task="opposites",
+        split="train",
+        turns=turns,
+        answers=(OPPOSITES[word],),
+        metric="exact",
+        source="test",
+    )
+
+
+def toy(index: int, name: str, rows: list[Row], encoder: Encoder) -> Toy:
+    training = [encoder.training_example(row) for row in rows]
+    prompts = [encoder.prompt_example(row) for row in rows]
+    return Toy(
+        info=TaskInfo(index=index, name=name, instructions=[row.instruction for row in rows]),
+        batch=collate(training, pad_id=encoder.pad_id, padding_side="right"),
+        prompts=collate(prompts, pad_id=encoder.pad_id, padding_side="left"),
+    )
+
+
+def toy_tasks() -> list[Toy]:
+    """Both tasks, in their order."""
+    encoder = build_encoder(BackboneConfig(name="pocket"))
+    return [
+        toy(0, "colours", [colour_row(name) for name in COLOURS], encoder),
+        toy(1, "opposites", [opposite_row(word) for word in OPPOSITES], encoder),
+    ]
+
+
+def fresh_backbone(*, gradient_checkpointing: bool = False) -> Backbone:
+    return load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=gradient_checkpointing))
+
+
+def tiny_config(name: str) -> MethodConfig:
+    """The method's defaults, without anything that is slow or needs a download."""
+    kind = method_config(name)
+    if kind is ContinualLlavaConfig:
+        return ContinualLlavaConfig(sentence_encoder="hash", alignment_min_updates=60)
+    return kind()
+
+
+def attached(config: MethodConfig, backbone: Backbone, state: MethodState | None = None, *, seed: int = 0) -> Method:
+    method = config.build(seed=seed)
+    method.attach(backbone, state)
+    return method
+
+
+def logits(method: Method, model: Backbone, batch: Batch) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad(), method.select(model, batch):
+        return model(batch).logits
+
+
+def learn(
+    method: Method,
+    model: Backbone,
+    task: Toy,
+    *,
+    updates: int,
+    rate: float = 3e-3,
+    watch: Callable[[TorchEngine], None] | None = None,
+) -> list[float]:
+    """Train one task to its end with the plain engine; the loss of every update."""
+    method.begin_task(model, task.info)
+    if not method.trains:
+        method.end_task(None, task.info, iter(()))
+        return []
+    engine = TorchEngine(model, OptimizerConfig(learning_rate=rate))
+    model.train()
+    losses = []
+    for _ in range(updates):
+        with method.select(model, task.batch) as selection:
+            outputs = engine.forward(task.batch)
+            loss = method.loss(model, task.batch, outputs, selection)
+            engine.backward(loss.total)
+        if watch is not None:
+            watch(engine)
+        assert method.step(engine)
+        losses.append(float(loss.total.detach()))
+    method.end_task(engine, task.info, iter([task.batch]))
+    engine.close()
+    model.eval()
+    return losses
