@@ -1,8 +1,7 @@
-"""What a run is, as plain text for records: flat parameters without secrets, legal names, the code's identity."""
+"""What a run is, as plain text for records: flat parameters without secrets, legal names, the commit."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
@@ -35,7 +34,7 @@ def flatten_params(params: Mapping[str, object]) -> dict[str, str]:
     def walk(prefix: str, value: object) -> None:
         if is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and (value or not prefix):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
         elif _SECRET_NAME.search(prefix.rpartition(".")[2]) and value not in (None, ""):
@@ -66,15 +65,6 @@ def metric_names(names: Sequence[str]) -> dict[str, str]:
             candidate = f"{short}-{number}"
         legal[name] = candidate
     return legal
-
-
-def code_fingerprint() -> str:
-    """SHA-256 over the sources of `components`, by relative path: equal for equal code, wherever it lies."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def git_commit() -> str | None:

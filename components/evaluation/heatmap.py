@@ -35,7 +35,7 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     axes = figure.axes[0]
     first_task_row = int(matrix.has_zero_shot)
     for row, column in np.ndindex(num_rows, num_tasks):
-        _cell(axes, column, row, values[row, column], 100.0)
+        _cell(axes, column, row, float(values[row, column]), 100.0)
         if row - first_task_row == column:
             axes.add_patch(
                 Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor=_INK, linewidth=1.8)

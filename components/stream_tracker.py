@@ -1,0 +1,300 @@
+"""What is recorded of a stream, and how patiently: events in, store calls out. Knows no MLflow (see `Store`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import tenacity
+
+from components.errors import TrackingError
+from components.events import Event, Note, RowScored, StepDone, TaskStarted
+from components.fingerprint import code_fingerprint
+from components.row_book import RowBook
+from components.run_facts import git_commit
+from components.tracking_config import DatasetRecord, Status, Tracker
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SEND_EVERY_S = 2.0  # step metrics are collected for this long
+ATTEMPTS = 3  # per call, about 1 s and 2 s apart
+PAUSE_AFTER_FAILURE_S = 60.0  # then a store that failed is asked again
+MAX_WAITING_POINTS = 20_000  # kept through an outage; the oldest go first
+MATRIX_FILE = "score_matrix.json"
+
+
+class StoreError(TrackingError):
+    """A call to the store failed; `transient` when trying again may help."""
+
+    def __init__(self, message: str, *, transient: bool) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One value of a metric."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+class Store(Protocol):
+    """What recording needs from MLflow. Every call may raise `StoreError`; putting the same thing twice is harmless."""
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
+    def reopen_run(self, run_id: str) -> dict[str, str]:
+        """Set a run going again; its parameters so far."""
+        ...
+
+    def close_run(self, run_id: str, status: Status) -> None: ...
+    def children(self, run_id: str) -> dict[str, str]:
+        """Task name -> run id of the runs below a stream's run."""
+        ...
+
+    def last_step(self, run_id: str, key: str) -> int: ...
+    def put_params(self, run_id: str, params: Mapping[str, str]) -> None: ...
+    def put_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
+    def put_points(self, run_id: str, points: Sequence[Point], model_id: str | None = None) -> None: ...
+    def put_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None: ...
+    def put_image(self, run_id: str, key: str, image: Image, step: int) -> None: ...
+    def put_json(self, run_id: str, content: Mapping[str, object], file: str) -> None: ...
+    def get_json(self, run_id: str, file: str) -> dict[str, object] | None: ...
+    def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None: ...
+    def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str: ...
+
+
+@dataclass(kw_only=True)
+class _Child:
+    """The run of the task that is being learned, and its points that wait to be sent."""
+
+    run_id: str
+    recorded_until: int = 0  # updates recorded before a resume
+    waiting: list[Point] = field(default_factory=list)
+
+
+class StreamTracker(Tracker):
+    """Records a stream: parent run = stream, child run = task. Built by `components.tracking.open_tracker`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ui: str,
+        tags: Mapping[str, str],
+        description: str | None = None,
+        on_note: Callable[[Note], None] | None = None,
+        retry_wait_s: float = 1.0,
+    ) -> None:
+        self._store, self._tags, self.ui = store, dict(tags), ui
+        self._description = description or _question(tags)
+        self._on_note = on_note
+        self._retry_wait_s = retry_wait_s
+        self._book = RowBook()
+        self._waiting_rows: list[RowScored] = []
+        self._child: _Child | None = None
+        self._last_sent_s = self._paused_until_s = 0.0
+        self._warned: set[str] = set()
+
+    @property
+    def _parent(self) -> str:
+        assert self.run_id is not None, "begin() comes first"
+        return self.run_id
+
+    def begin(
+        self, run_name: str, params: Mapping[str, str], datasets: Sequence[DatasetRecord], resume_run_id: str | None
+    ) -> None:
+        """Create the parent run, or take the old one up again. Raises `StoreError`: nothing is retried here."""
+        known: dict[str, str] = {}
+        if resume_run_id is None:
+            self.run_id = self._store.create_run(run_name, {})
+        else:
+            self.run_id = resume_run_id
+            known = self._store.reopen_run(resume_run_id)
+            content = self._store.get_json(resume_run_id, MATRIX_FILE)
+            self._book = RowBook() if content is None else RowBook.from_content(content)
+        changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
+        if changed:
+            self._note(f"MLflow keeps the first values of parameters that changed on resume: {', '.join(changed)}.")
+        self._store.put_params(self._parent, {key: value for key, value in params.items() if key not in known})
+        self._store.put_tags(self._parent, self._tags | _code_tags() | {"mlflow.note.content": self._note_content()})
+        if resume_run_id is None:
+            self._store.put_datasets(self._parent, datasets)
+
+    def handle(self, event: Event) -> None:
+        """Record one event. Trouble with the store never raises; `on_note` hears of it."""
+        match event:
+            case TaskStarted():
+                self._send_points()
+                self._attempt("the start of a task", lambda: self._start_child(event))
+            case StepDone():
+                self._collect(event)
+                if time.monotonic() - self._last_sent_s >= SEND_EVERY_S:
+                    self._send_points()
+            case RowScored():
+                self._send_points()
+                self._waiting_rows.append(event)
+                self._send_rows()
+            case _:
+                pass  # notes and progress are for the console
+
+    def finish(self, status: Status) -> None:
+        """Send what waits, asking a store that failed once more, and close the child and the parent run."""
+        self._paused_until_s = 0.0
+        self._send_points()
+        self._send_rows()
+        self._end_child(status)
+        self._attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
+
+    # ---- the task's run
+
+    def _start_child(self, event: TaskStarted) -> None:
+        self._end_child("FINISHED")
+        run_id = self._store.children(self._parent).get(event.task)
+        if run_id is not None:  # a resumed task; updates it repeats were recorded before
+            self._store.reopen_run(run_id)
+            self._child = _Child(run_id=run_id, recorded_until=self._store.last_step(run_id, "train/loss"))
+            return
+        tags = self._tags | {"mlflow.parentRunId": self._parent, "task": event.task, "task_index": str(event.index)}
+        run_id = self._store.create_run(f"{event.index + 1:02d} {event.task}", tags)
+        facts = ("num_samples", "num_updates", "trainable_parameters", "total_parameters")
+        self._store.put_params(run_id, {fact: str(getattr(event, fact)) for fact in facts})
+        self._child = _Child(run_id=run_id, waiting=_points({"start_s": event.start_s}, step=0))
+
+    def _end_child(self, status: Status) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            self._attempt("the end of a task", lambda: self._store.close_run(child.run_id, status))
+
+    def _collect(self, event: StepDone) -> None:
+        if self._child is None or event.update <= self._child.recorded_until:
+            return
+        values = {f"train/{part}": value for part, value in event.parts.items()} | {
+            "train/loss": event.loss,
+            "train/learning_rate": event.learning_rate,
+            "train/grad_norm": event.grad_norm,
+            "train/samples_per_s": event.samples_per_s,
+            "train/data_wait_s": event.data_wait_s,
+        }
+        self._child.waiting += _points(values, step=event.update)
+        del self._child.waiting[:-MAX_WAITING_POINTS]
+
+    def _send_points(self) -> None:
+        child = self._child
+        if child is None or not child.waiting:
+            return
+        self._last_sent_s = time.monotonic()
+        if self._attempt("training metrics", lambda: self._store.put_points(child.run_id, child.waiting)):
+            child.waiting = []
+
+    # ---- rows of the score matrix
+
+    def _send_rows(self) -> None:
+        """Record the waiting rows in order; those that could not be sent stay for the next time."""
+        while self._waiting_rows:
+            row = self._waiting_rows[0]
+            if not self._attempt("scores", lambda row=row: self._record_row(row)):
+                return
+            del self._waiting_rows[0]
+
+    def _record_row(self, row: RowScored) -> None:
+        """One row on the parent run. score_matrix.json comes last: a row that is in it is recorded whole."""
+        book = self._book.with_row(row)
+        if book is None:
+            return  # a resumed stream reports its rows again
+        step, run_id = row.tasks_learned, self._parent
+        model_id = self._record_checkpoint(row) if row.checkpoint_path else None
+        self._store.put_points(run_id, _points(book.metrics(row), step=step), model_id)
+        # Matplotlib takes about a second to import, and only rows need it.
+        from components.evaluation.heatmap import draw_score_matrix, draw_slot_usage
+
+        title = self._title()
+        self._store.put_image(run_id, "score_matrix", draw_score_matrix(book.matrix(step), title), step)
+        if (oracle := book.oracle(step)) is not None:
+            self._store.put_image(run_id, "score_matrix_oracle", draw_score_matrix(oracle, f"{title}, oracle"), step)
+        if row.slot_usage:
+            picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")
+            self._store.put_image(run_id, "slot_usage", picture, step)
+        if row.samples:
+            self._store.put_table(run_id, _columns(row.samples), f"predictions_sample/{step:02d}.json")
+        self._store.put_table(run_id, book.table(), "score_matrix_table.json")
+        self._store.put_json(run_id, book.to_content(self._tags), MATRIX_FILE)
+        self._book = book
+        self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
+
+    def _record_checkpoint(self, row: RowScored) -> str:
+        """The checkpoint as a logged model whose files stay where they are."""
+        assert row.checkpoint_path is not None
+        checkpoint = row.checkpoint_path
+        uri = checkpoint if "://" in checkpoint else Path(checkpoint).absolute().as_uri()
+        tags = {"checkpoint": uri, "after": row.after, "tasks_learned": str(row.tasks_learned)}
+        name = f"{self._tags.get('method', 'adapter')} after {row.tasks_learned:02d} {row.after}"
+        return self._store.put_model(self._parent, name, self._tags | tags, row.tasks_learned)
+
+    def _title(self) -> str:
+        names = [self._tags.get(key, "") for key in ("method", "stream")]
+        return " on ".join(name for name in names if name) or "Score matrix"
+
+    def _note_content(self) -> str:
+        if not self._book.scores:
+            return self._description
+        return f"{self._description}\n\n{self._book.markdown()}\n"
+
+    # ---- patience
+
+    def _attempt(self, what: str, call: Callable[[], None]) -> bool:
+        """Run a store call with retries; after a failure warn once, pause, and say False."""
+        if time.monotonic() < self._paused_until_s:
+            return False
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_exponential(multiplier=self._retry_wait_s),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StoreError) and error.transient),
+            reraise=True,
+        )
+        try:
+            retrying(call)
+            return True
+        except TrackingError as error:
+            self._paused_until_s = time.monotonic() + PAUSE_AFTER_FAILURE_S
+            if what not in self._warned:
+                self._warned.add(what)
+                self._note(f"MLflow did not record {what} ({error}); the run goes on and will try again.")
+            return False
+
+    def _note(self, text: str) -> None:
+        if self._on_note is not None:
+            self._on_note(Note(text=text, warning=True))
+
+
+def _points(values: Mapping[str, float], *, step: int) -> list[Point]:
+    """Finite values only: SQL stores change NaN and infinity into other numbers."""
+    now = int(time.time() * 1000)
+    finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+    return [Point(key=key, value=value, step=step, timestamp_ms=now) for key, value in finite.items()]
+
+
+def _columns(records: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return {name: [record.get(name, "") for record in records] for name in names}
+
+
+def _code_tags() -> dict[str, str]:
+    commit = git_commit()
+    return {"code_fingerprint": code_fingerprint()} | ({} if commit is None else {"mlflow.source.git.commit": commit})
+
+
+def _question(tags: Mapping[str, str]) -> str:
+    """The default description of a run: the question that it answers."""
+    return (
+        f"**Question.** Taught the stream `{tags.get('stream', '?')}` task by task with `{tags.get('method', '?')}` on "
+        f"`{tags.get('backbone', '?')}` (seed {tags.get('seed', '?')}): how well is each task learned, and how much of "
+        "the earlier ones is kept?"
+    )
