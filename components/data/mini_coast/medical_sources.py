@@ -65,13 +65,13 @@ class Scan:
 
 
 def _mni(kind: str) -> Pixels:
-    import nibabel  # comes with nilearn; imported only when medical pictures are drawn
+    from nibabel.nifti1 import Nifti1Image  # comes with nilearn; imported only when medical pictures are drawn
 
     folder = package_dir("nilearn", "nilearn") / "datasets" / "data"
     path = folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
         raise DataError(f"nilearn holds no {path.name}; install nilearn 0.14.1.")
-    return np.asarray(nibabel.nifti1.load(path).dataobj, dtype=np.uint8)
+    return np.asarray(Nifti1Image.from_filename(path).dataobj, dtype=np.uint8)
 
 
 def _half(plane: str, index: int) -> str | None:

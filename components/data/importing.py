@@ -1,0 +1,242 @@
+"""A user's own stream: a TOML file that names LLaVA-format files becomes Parquet splits, or a list of what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from components.data.items import METRICS, ItemError, ItemReader, Problem, iter_items
+from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
+from components.data.rows import Row, write_split
+from components.errors import ConfigError, DataError
+
+_REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
+_OPTIONAL = ("images",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """One `[[task]]` of a stream file, paths made absolute."""
+
+    name: str
+    train: Path
+    test: Path
+    images: Path | None
+    metric: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFile:
+    """A stream file as read."""
+
+    name: str
+    tasks: tuple[TaskSource, ...]
+
+
+@dataclass(kw_only=True)
+class FileReport:
+    """What was found in one file of one task."""
+
+    task: str
+    split: str
+    file: str
+    rows: int = 0
+    kept: int = 0
+    with_image: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def broken_share(self) -> float:
+        return (self.rows - self.kept) / self.rows if self.rows else 1.0
+
+    def add(self, kind: str, row: int | None, detail: str) -> None:
+        """Count one problem and keep it while there is room."""
+        self.counts[kind] += 1
+        if len(self.problems) < _KEPT_PROBLEMS:
+            self.problems.append(Problem(kind=kind, file=self.file, row=row, detail=detail))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """The outcome of an import; `refused` names why nothing was written, or is None."""
+
+    stream: str
+    out_dir: Path
+    files: tuple[FileReport, ...]
+    refused: str | None
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [problem for report in self.files for problem in report.problems]
+
+    def write(self, path: Path) -> None:
+        """The report as JSON."""
+        plain = {
+            "stream": self.stream,
+            "refused": self.refused,
+            "files": [
+                {
+                    **{name: getattr(report, name) for name in ("task", "split", "file", "rows", "kept", "with_image")},
+                    "counts": dict(report.counts),
+                    "problems": [asdict(problem) for problem in report.problems],
+                }
+                for report in self.files
+            ],
+        }
+        try:
+            path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
+
+
+def read_stream_file(path: Path) -> StreamFile:
+    """Read and check a stream's TOML; raises `ConfigError` naming the task and the field, `DataError` for files."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The stream file {path} cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The stream file {path} is not TOML ({error}).") from error
+    _check_keys(table, ("name", "task"), f"The stream file {path}")
+    name, tasks = table.get("name"), table.get("task")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f'The stream file {path} needs the field "name": letters, digits, ".", "_" and "-".')
+    if not isinstance(tasks, list) or not tasks:
+        raise ConfigError(f"The stream file {path} names no task; add at least one [[task]].")
+    sources = tuple(_task_source(path, index, task) for index, task in enumerate(tasks, start=1))
+    doubled = [task for task, times in Counter(source.name for source in sources).items() if times > 1]
+    if doubled:
+        raise ConfigError(f"The stream file {path} names the task {doubled[0]} twice; give each task its own name.")
+    return StreamFile(name=name, tasks=sources)
+
+
+def _check_keys(table: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{where} has the unknown field {key!r}; allowed are {', '.join(allowed)}.{hint}")
+
+
+def _task_source(path: Path, index: int, table: object) -> TaskSource:
+    if not isinstance(table, dict):
+        raise ConfigError(f"The stream file {path} must write its tasks as [[task]] tables.")
+    given = table.get("name")
+    where = f"The task {given!r} in {path}" if given else f"Task {index} in {path}"
+    _check_keys(table, (*_REQUIRED, *_OPTIONAL), where)
+    for key in _REQUIRED:
+        if key not in table:
+            raise ConfigError(f"{where} lacks the field {key!r}; each [[task]] needs {', '.join(_REQUIRED)}.")
+    texts: dict[str, str] = {}
+    for key in ("name", "train", "test", "metric", "images"):
+        value = table.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where} has {key} = {value!r}; it must be a text.")
+        texts[key] = value
+    if not _NAME.fullmatch(texts["name"]):
+        raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only.')
+    if texts["metric"] not in METRICS:
+        raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(METRICS)}.")
+    tokens = table["max_new_tokens"]
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise ConfigError(f"{where} has max_new_tokens = {tokens!r}; it must be a whole number above 0.")
+    base = path.absolute().parent
+    images = base / texts["images"] if "images" in texts else None
+    for key in ("train", "test"):
+        if not (base / texts[key]).is_file():
+            raise DataError(f"{where} names {key} = {texts[key]!r}, but {base / texts[key]} is no file.")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{where} names images = {texts['images']!r}, but {images} is no folder.")
+    return TaskSource(
+        name=texts["name"],
+        train=base / texts["train"],
+        test=base / texts["test"],
+        images=images,
+        metric=texts["metric"],
+        max_new_tokens=tokens,
+    )
+
+
+class _Refused(Exception):
+    """Leaves `whole_or_nothing` without a result."""
+
+
+def import_stream(stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0) -> ImportReport:
+    """Write `stream` to `out_dir`, leaving out broken rows, unless their share in any file exceeds `max_broken`.
+
+    Every file is read to its end either way, so that the report is complete. Refused: nothing is written but
+    `<out_dir>.report.json`. Otherwise the report lies in `out_dir`/report.json.
+    """
+    if not 0 <= max_broken < 1:
+        raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
+    files: list[FileReport] = []
+    refused: str | None = None
+    try:
+        with whole_or_nothing(out_dir) as partial:
+            for task in stream.tasks:
+                for split, path in (("train", task.train), ("test", task.test)):
+                    report = FileReport(task=task.name, split=split, file=str(path))
+                    files.append(report)
+                    card: dict[str, object] = {"name": task.name, "file": path.name, "metric": task.metric}
+                    rows = _rows(task, split, path, report)
+                    write_split(rows, partial / task.name / split, task=task.name, split=split, card=card)
+            refused = _refusal(files, max_broken)
+            report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
+            if refused is not None:
+                raise _Refused
+            prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
+            write_stream_json(partial, stream.name, prepared)
+            report.write(partial / "report.json")
+            return report
+    except _Refused:
+        report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
+        report.write(refused_report_path(out_dir))
+        return report
+
+
+def refused_report_path(out_dir: Path) -> Path:
+    """Where the report of a refused import lies."""
+    return out_dir.absolute().with_name(f"{out_dir.absolute().name}.report.json")
+
+
+def _rows(task: TaskSource, split: str, path: Path, report: FileReport) -> Iterator[Row]:
+    reader = ItemReader(task=task.name, split=split, metric=task.metric, image_root=task.images, source=path.name)
+    for number, item in iter_items(path):
+        report.rows += 1
+        try:
+            row = reader.row(number, item)
+        except ItemError as error:
+            report.add(error.kind, number, error.detail)
+            continue
+        report.kept += 1
+        report.with_image += row.image is not None
+        yield row
+    if report.rows == 0:
+        report.add("no rows", None, "the file holds no rows")
+
+
+def _refusal(files: list[FileReport], max_broken: float) -> str | None:
+    for report in files:
+        if report.kept == 0:
+            return f"{report.file} holds no usable row"
+    broken = [report for report in files if report.broken_share > max_broken]
+    if not broken:
+        return None
+    worst = max(broken, key=lambda report: report.broken_share)
+    first = worst.problems[0]
+    return (
+        f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken ({worst.broken_share:.1%}, "
+        f"allowed {max_broken:.1%}); the first: row {first.row}: {first.detail}"
+    )

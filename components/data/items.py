@@ -1,0 +1,251 @@
+"""LLaVA-format files item by item: read without loading the file whole, each item checked and turned into a `Row`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from PIL import Image, UnidentifiedImageError
+
+from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.errors import DataError
+
+METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall")  # the keys of evaluation's SCORERS; a test compares
+_CHUNK = 1 << 20  # characters read at a time from a JSON list
+_LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
+_BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+
+Item = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with one row (counted from 1; None for a fault of the whole file)."""
+
+    kind: str
+    file: str
+    row: int | None
+    detail: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file} row {self.row}"
+        return f"{place}: {self.detail}"
+
+
+class ItemError(Exception):
+    """One item that cannot become a row: a short kind for counting, and a sentence."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+def iter_items(path: Path) -> Iterator[tuple[int, object | ItemError]]:
+    """Number (from 1) and parsed value of every item of a JSON list or JSONL file, or why it cannot be parsed.
+
+    Memory stays at one item. Raises `DataError` when the file cannot be opened or is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.read(1)
+            while first.isspace():
+                first = file.read(1)
+            yield from _list_items(file) if first == "[" else _lines(file, first)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _lines(file: TextIO, first: str) -> Iterator[tuple[int, object | ItemError]]:
+    number = 0
+    for number, line in enumerate(file, start=1):
+        text = first + line if number == 1 else line
+        if not text.strip():
+            continue
+        try:
+            yield number, json.loads(text)
+        except json.JSONDecodeError as error:
+            yield number, ItemError("broken JSON", f"the line is not JSON ({error.msg})")
+    if number == 0 and first:
+        yield 1, ItemError("broken JSON", "the line is not JSON")
+
+
+def _list_items(file: TextIO) -> Iterator[tuple[int, object | ItemError]]:
+    """The items of a list whose opening bracket was read already."""
+    decoder, buffer, size, number = json.JSONDecoder(), "", _CHUNK, 1
+    while True:
+        buffer = buffer.lstrip(" \t\r\n" if number == 1 else " \t\r\n,")
+        if buffer.startswith("]"):
+            return
+        try:
+            if not buffer:
+                raise json.JSONDecodeError("unexpected end of the file", buffer, 0)
+            value, end = decoder.raw_decode(buffer)
+        except json.JSONDecodeError as error:
+            more = file.read(size)
+            if not more or len(buffer) > _LARGEST_ITEM:
+                yield number, ItemError("broken JSON", f"the list is not JSON from here on ({error.msg})")
+                return
+            buffer, size = buffer + more, size * 2  # doubling keeps retries on one long item linear
+            continue
+        yield number, value
+        buffer, size, number = buffer[end:], _CHUNK, number + 1
+
+
+@dataclass(kw_only=True)
+class ItemReader:
+    """Turns items of one file into rows; remembers the ids it has seen."""
+
+    task: str
+    split: str
+    metric: str
+    image_root: Path | None
+    source: str
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def row(self, number: int, item: object) -> Row:
+        """The row that item `number` holds; raises `ItemError` naming the first thing wrong with it."""
+        if isinstance(item, ItemError):
+            raise item
+        if not isinstance(item, dict):
+            raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
+        sample_id = self._sample_id(number, item)
+        turns = _turns(item)
+        answers = _answers(item, turns, self.metric)
+        image, width, height = self._image(item)
+        return Row(
+            sample_id=sample_id,
+            task=self.task,
+            split=self.split,
+            turns=_with_placeholder(turns, has_image=image is not None),
+            answers=answers,
+            metric=self.metric,
+            source=f"{self.source}#{number}",
+            image=image,
+            width=width,
+            height=height,
+        )
+
+    def _sample_id(self, number: int, item: Item) -> str:
+        given = item.get("id")
+        if given is None:
+            raise ItemError("missing field", 'the field "id" is missing')
+        if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+            raise ItemError("wrong field", f'"id" must be a text or a whole number, this is {_kind(given)}')
+        sample_id = str(given)
+        if sample_id in self.seen:
+            raise ItemError("duplicate id", f"the id {sample_id!r} was used in row {self.seen[sample_id]} already")
+        self.seen[sample_id] = number
+        return sample_id
+
+    def _image(self, item: Item) -> tuple[bytes | None, int | None, int | None]:
+        name = item.get("image")
+        if name is None:
+            return None, None, None
+        if not isinstance(name, str) or not name:
+            raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(name)}')
+        path = _image_path(self.image_root, name)
+        try:
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return data, image.width, image.height
+        except UnidentifiedImageError as error:
+            raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+            raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
+
+
+def _image_path(root: Path | None, name: str) -> Path:
+    """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
+    if root is None:
+        raise ItemError("no image folder", f'the row names the image {name} but its task has no "images" folder')
+    base = root.resolve()
+    try:
+        path = (base / name).resolve()
+        inside, found = path.is_relative_to(base), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, a loop of symlinks
+        raise ItemError("missing image", f"the image path {name!r} cannot be followed ({error})") from error
+    if not inside:
+        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root}")
+    if not found:
+        raise ItemError("missing image", f"the image {name} is missing in {root}")
+    return path
+
+
+def _turns(item: Item) -> list[Turn]:
+    """Human and gpt by turns, human first, gpt last, nothing empty."""
+    given = item.get("conversations")
+    if given is None:
+        raise ItemError("missing field", 'the field "conversations" is missing')
+    if not isinstance(given, list) or not given:
+        raise ItemError("wrong field", '"conversations" must be a list with at least one question and answer')
+    turns: list[Turn] = []
+    for index, turn in enumerate(given):
+        wanted = "gpt" if index % 2 else "human"
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise ItemError("missing field", f'turn {index + 1} needs "from" and a text in "value"')
+        if turn.get("from") != wanted:
+            raise ItemError(
+                "wrong speaker order", f"turn {index + 1} is from {turn.get('from')!r}, expected {wanted!r}"
+            )
+        if not turn["value"].replace(IMAGE_TOKEN, "").strip():
+            what = "answer" if wanted == "gpt" else "question"
+            raise ItemError(f"empty {what}", f"turn {index + 1} is an empty {what}")
+        turns.append(Turn(speaker=wanted, text=turn["value"]))
+    if len(turns) % 2:
+        raise ItemError("wrong speaker order", "the last turn is from 'human'; a row must end with an answer of 'gpt'")
+    return turns
+
+
+def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
+    """The accepted answers: the item's own or the last turn; in the form that `metric` can score."""
+    given = item.get("answers")
+    if given is None:
+        answers = (turns[-1].text.strip(),)
+    elif isinstance(given, list) and given and all(isinstance(answer, str) for answer in given):
+        answers = tuple(answer.strip() for answer in given)
+    else:
+        raise ItemError("empty answer", '"answers" must be a list with at least one text')
+    if not all(answers):
+        raise ItemError("empty answer", "an accepted answer is empty")
+    if metric == "yes_no" and not any(_YES_NO.search(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric yes_no needs yes or no, the answer is {answers[0]!r}")
+    if metric == "iou" and not any(_is_box(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric iou needs [x1,y1,x2,y2], the answer is {answers[0]!r}")
+    return answers
+
+
+def _is_box(answer: str) -> bool:
+    match = _BOX.search(answer)
+    if match is None:
+        return False
+    x1, y1, x2, y2 = map(float, match.groups())
+    return x1 < x2 and y1 < y2
+
+
+def _with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
+    """The turns with one placeholder at the very start when there is a picture, and none when there is not."""
+    count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+    if count > 1:
+        raise ItemError("too many images", f"the turns hold {count} {IMAGE_TOKEN} placeholders; a row has one picture")
+    if count and not has_image:
+        raise ItemError("missing field", f'the turns hold {IMAGE_TOKEN} but the field "image" is missing')
+    plain = [Turn(speaker=turn.speaker, text=turn.text.replace(IMAGE_TOKEN, "").strip()) for turn in turns]
+    if has_image:
+        plain[0] = Turn(speaker="human", text=f"{IMAGE_TOKEN}\n{plain[0].text}")
+    return tuple(plain)
+
+
+def _kind(value: object) -> str:
+    names = {"NoneType": "null", "bool": "true or false", "int": "a number", "float": "a number", "str": "a text"}
+    return names.get(type(value).__name__, "a list" if isinstance(value, list) else "an object")

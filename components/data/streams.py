@@ -1,0 +1,223 @@
+"""Which stream a run learns: mini-COAST by name (generated on first use), a prepared folder, or a user's file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from components.data.importing import StreamFile, import_stream, read_stream_file
+from components.data.mini_coast import GENERATOR_VERSION, SIZES, TASKS, generate_split
+from components.data.mini_coast.sources import Partition
+from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
+from components.data.rows import Split, open_split, verify_split, write_split
+from components.data.tasks import Task, TaskStream
+from components.errors import ConfigError, DataError
+
+NAMED_STREAMS: dict[str, tuple[str, ...]] = {
+    "mini-coast-domain": ("chartqa", "docvqa", "iconqa", "medicalqa"),
+    "mini-coast-capability": ("conversation", "detail", "reasoning", "referring"),
+    "mini-coast-capability-table-order": ("referring", "detail", "reasoning", "conversation"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Which data is learned, in which order."""
+
+    name: str = "mini-coast-domain"
+    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, or the path of a stream TOML or of
+    a folder written by pipelines/prepare.py."""
+    size: str = "mini"
+    """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
+    order: tuple[str, ...] = ()
+    """Task names in the order to learn them, possibly fewer; empty: the stream's own order."""
+    data_dir: Path | None = None
+    """Where generated splits are kept; default: $LITTORAL_CACHE/data or ~/.cache/littoral/data."""
+    data_seed: int = 0
+    """Seed of a generated stream."""
+    train_limit: int | None = None
+    """Use only the first rows of every train split."""
+    test_limit: int | None = None
+    """Use only the first rows of every test split."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_limit", "test_limit"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ConfigError(f"stream.{name} is {limit}; give at least 1, or leave it out to use every row.")
+        if self.name in NAMED_STREAMS and self.size not in SIZES:
+            raise ConfigError(f"stream.size {self.size!r} is unknown; choose {_listed(self.size, SIZES)}")
+        doubled = {task for task in self.order if self.order.count(task) > 1}
+        if doubled:
+            raise ConfigError(f"stream.order names {sorted(doubled)[0]} twice; a task is learned once.")
+
+
+def _listed(given: str, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    close = difflib.get_close_matches(given, names, n=1)
+    return f"{', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")
+
+
+def data_root(config: StreamConfig) -> Path:
+    """The folder that holds generated and imported splits."""
+    if config.data_dir is not None:
+        return config.data_dir.expanduser().resolve()
+    cache = os.environ.get("LITTORAL_CACHE")
+    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "littoral").resolve() / "data"
+
+
+def open_stream(config: StreamConfig) -> TaskStream:
+    """The stream that `config` names, every shard verified; missing mini-COAST splits are generated and kept.
+
+    Raises `ConfigError` for an unknown stream, size or task and `DataError` for damaged or refused data.
+    """
+    path = Path(config.name).expanduser()
+    if config.name in NAMED_STREAMS:
+        stream = _generated(config)
+    elif path.is_dir():
+        stream = open_prepared(path)
+    elif path.is_file():
+        stream = _imported(config, path)
+    else:
+        allowed = _listed(config.name, NAMED_STREAMS)
+        raise ConfigError(
+            f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
+        )
+    stream = _ordered(stream, config.order)
+    if config.train_limit is None and config.test_limit is None:
+        return stream
+    root = data_root(config) / "first-rows"
+    tasks = tuple(
+        replace(
+            task,
+            train=_first_rows(root, task.train, config.train_limit),
+            test=_first_rows(root, task.test, config.test_limit),
+        )
+        for task in stream.tasks
+    )
+    return replace(stream, tasks=tasks)
+
+
+def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
+    tasks = {task.name: task for task in stream.tasks}
+    for name in order:
+        if name not in tasks:
+            allowed = _listed(name, tasks)
+            raise ConfigError(f"The stream {stream.name} has no task {name!r}; stream.order may name {allowed}")
+    return replace(stream, tasks=tuple(tasks[name] for name in order)) if order else stream
+
+
+def _generated(config: StreamConfig) -> TaskStream:
+    root = data_root(config) / f"mini-coast-v{GENERATOR_VERSION}"
+    names = NAMED_STREAMS[config.name]
+    for name in config.order:
+        if name not in names:  # before generating anything
+            raise ConfigError(
+                f"The stream {config.name} has no task {name!r}; stream.order may name {_listed(name, names)}"
+            )
+    tasks = tuple(
+        Task(
+            name=name,
+            train=_kept_split(root, name, "train", config),
+            test=_kept_split(root, name, "test", config),
+            max_new_tokens=TASKS[name].max_new_tokens,
+        )
+        for name in (config.order or names)
+    )
+    return TaskStream(name=config.name, tasks=tasks)
+
+
+def _kept_split(root: Path, task: str, split: Partition, config: StreamConfig) -> Split:
+    """The split from the cache, verified, or newly generated."""
+    path = root / f"{task}-{config.size}-seed{config.data_seed}" / split
+    if not (path / "manifest.json").is_file():
+        scratch = path.with_name(f".{split}.{os.getpid()}.new")
+        try:
+            generate_split(task, split, size=config.size, seed=config.data_seed, out_dir=scratch)
+            _settle(scratch, path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
+        return open_split(path)
+    kept = open_split(path)
+    try:
+        verify_split(kept)
+    except DataError as error:
+        raise DataError(f"{error} Delete {path} to have it generated again.") from error
+    return kept
+
+
+def _settle(scratch: Path, path: Path) -> None:
+    """Move a finished split into place; when another process was faster, its equal split stays."""
+    try:
+        scratch.rename(path)
+    except OSError:
+        if not (path / "manifest.json").is_file():
+            raise
+        shutil.rmtree(scratch)
+
+
+def _first_rows(root: Path, split: Split, limit: int | None) -> Split:
+    """A split of the first `limit` rows, kept under the digest of the whole one."""
+    if limit is None or limit >= split.num_rows:
+        return split
+    path = root / f"{split.digest[:16]}-{limit}"
+    if (path / "manifest.json").is_file():
+        kept = open_split(path)
+        verify_split(kept)
+        return kept
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    card = {**split.card, "first_rows_of": split.digest, "rows": limit}
+    try:
+        write_split(islice(split.rows(), limit), scratch, task=split.task, split=split.split, card=card)
+        _settle(scratch, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
+    return open_split(path)
+
+
+def _imported(config: StreamConfig, path: Path) -> TaskStream:
+    """A stream file prepared on the fly into the cache; any broken row refuses it."""
+    stream = read_stream_file(path)
+    out_dir = data_root(config) / "imported" / f"{stream.name}-{_fingerprint(path, stream)}"
+    if not (out_dir / "stream.json").is_file():
+        report = import_stream(stream, out_dir)
+        if report.refused is not None:
+            raise DataError(
+                f"{report.refused}. Repair the rows, or leave them out: "
+                f"python pipelines/prepare.py {path} --out DIR --max-broken SHARE, then --stream.name DIR."
+            )
+    return open_prepared(out_dir)
+
+
+def _fingerprint(path: Path, stream: StreamFile) -> str:
+    """Identity of a stream file's inputs: its text, and size and time of change of the files and pictures it names."""
+    digest = hashlib.sha256(path.read_bytes())
+    for task in stream.tasks:
+        pictures = sorted(task.images.rglob("*")) if task.images is not None else []
+        for file in (task.train, task.test, *pictures):
+            facts = file.lstat()
+            digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
+    """Write a named stream to `out_dir` as a prepared folder; raises as `open_stream`."""
+    if config.name not in NAMED_STREAMS:
+        raise ConfigError(
+            f"There is no stream {config.name!r} to generate; choose {_listed(config.name, NAMED_STREAMS)}"
+        )
+    names = config.order or NAMED_STREAMS[config.name]
+    with whole_or_nothing(out_dir) as partial:
+        for name in names:
+            for split in ("train", "test"):
+                folder = partial / name / split
+                generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
+        prepared = [PreparedTask(name=name, max_new_tokens=TASKS[name].max_new_tokens) for name in names]
+        write_stream_json(partial, config.name, prepared)
+    return open_prepared(out_dir)
