@@ -162,7 +162,7 @@ class ScoreMatrix:
         if reference not in ("max", "diagonal"):
             raise MatrixError(f"forgetting has no reference {reference!r}; allowed are 'max' and 'diagonal'.")
         if reference == "diagonal":
-            return -self.bwt()
+            return 0.0 - self.bwt()  # not -x, which would write a loss of nothing as -0.0
         scores = self._learned("forgetting", 2, cells="triangle")
         return float(np.mean([scores[j:-1, j].max() - scores[-1, j] for j in range(len(scores) - 1)]))
 

@@ -1,0 +1,202 @@
+"""What a person sees while a stream runs: live bars on a terminal, quiet lines elsewhere, tables at both ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import rich.console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from components.evaluation.matrix import LABELS, ScoreMatrix
+from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, TaskStarted
+from components.time_left import PlannedTask, TimeLeft, duration_text
+
+FEW_UPDATES = 50  # below it a task is hardly learned, and forgetting says nothing
+QUIET_LINE_EVERY_S = 10.0
+
+
+class Console:
+    """Follows a stream of events. Give the plan first (`print_plan`): the time left needs it.
+
+    `out` is where to print (for tests); by default standard output. `clock` gives seconds.
+    """
+
+    def __init__(self, out: rich.console.Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out or rich.console.Console(highlight=False)
+        self._clock = clock
+        self._left: TimeLeft | None = None
+        self._num_tasks = 0
+        self._last_line_s = float("-inf")
+        self._progress: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._warned: set[str] = set()
+
+    # ---- before
+
+    def print_plan(
+        self, tasks: Sequence[PlannedTask], facts: Mapping[str, str] | None = None, *, zero_shot: bool = False
+    ) -> None:
+        """The tasks in order with their rows and updates, `facts` above them, and a warning for few updates."""
+        self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot)
+        self._num_tasks = len(tasks)
+        for name, value in (facts or {}).items():
+            self._out.print(Text.assemble((f"{name}: ", "bold"), value))
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("task", overflow="fold")
+        for column in ("train rows", "test rows", "updates"):
+            table.add_column(column, justify="right")
+        for number, task in enumerate(tasks, start=1):
+            updates = Text(str(task.num_updates), style="yellow" if task.num_updates < FEW_UPDATES else "")
+            table.add_row(Text(f"{number}. {task.name}"), str(task.train_rows), str(task.test_rows), updates)
+        self._out.print(table)
+        for task in tasks:
+            self._warn_few_updates(task.name, task.num_updates)
+
+    # ---- while it runs
+
+    def handle(self, event: Event) -> None:
+        """Show one event."""
+        now_s = self._clock()
+        if self._left is not None and isinstance(event, TaskStarted | StepDone | RowScored):
+            self._left.add(event, now_s)
+        match event:
+            case TaskStarted():
+                self._start_task(event)
+            case StepDone():
+                self._show(self._step_line(event), event.update, event.num_updates, now_s)
+            case EvaluationProgress():
+                line = f"scoring after {event.after}: {event.task} {event.done}/{event.total}{self._left_text()}"
+                self._show(line, event.done, event.total, now_s)
+            case RowScored():
+                self._print_row(event)
+            case Note():
+                style = "bold yellow" if event.warning else ""
+                self._out.print(Text(("Warning: " if event.warning else "") + event.text, style=style), soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the live bars away; printing goes on as usual. Safe to call twice."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._bars = {}
+
+    def _start_task(self, event: TaskStarted) -> None:
+        share = event.trainable_parameters / max(event.total_parameters, 1)
+        resumed = f", going on after update {event.resumed_at}" if event.resumed_at else ""
+        facts = (
+            f": {event.num_samples} rows, {event.num_updates} updates, {event.trainable_parameters:,} trainable "
+            f"parameters ({share:.2%}), ready in {event.start_s:.1f} s{resumed}"
+        )
+        name = f"Task {self._number(event.index)} {event.task}"
+        self._out.print(Text.assemble((name, "bold"), facts), soft_wrap=True)
+        self._warn_few_updates(event.task, event.num_updates)
+        self._last_line_s = self._clock()
+
+    def _warn_few_updates(self, task: str, num_updates: int) -> None:
+        if num_updates < FEW_UPDATES and task not in self._warned:
+            self._warned.add(task)
+            self.handle(
+                Note(
+                    text=f"{task} gets only {num_updates} updates; under {FEW_UPDATES} a task is hardly learned. Take "
+                    "more rows or epochs, or a smaller global batch size.",
+                    warning=True,
+                )
+            )
+
+    def _step_line(self, event: StepDone) -> str:
+        return (
+            f"task {self._number(event.index)} {event.task}  update {event.update}/{event.num_updates}  "
+            f"loss {event.loss:.4f}  {event.samples_per_s:.1f} samples/s{self._left_text()}"
+        )
+
+    def _number(self, index: int) -> str:
+        return f"{index + 1}/{self._num_tasks}" if self._num_tasks else str(index + 1)
+
+    def _left_text(self) -> str:
+        seconds = None if self._left is None else self._left.seconds()
+        if self._left is None or seconds is None:
+            return ""
+        return f"  {'' if self._left.knows_evaluation else 'at least '}{duration_text(seconds)} left"
+
+    def _show(self, line: str, done: int, total: int, now_s: float) -> None:
+        """The line in the live bar on a terminal, elsewhere printed now and then."""
+        if self._out.is_terminal:
+            self._move_bar(line, done, total)
+        elif now_s - self._last_line_s >= QUIET_LINE_EVERY_S:
+            self._last_line_s = now_s
+            self._out.print(Text(line), soft_wrap=True)
+
+    def _move_bar(self, line: str, done: int, total: int) -> None:
+        if self._progress is None:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+            self._progress = Progress(*columns, console=self._out, transient=True, refresh_per_second=4)
+            self._progress.start()
+        if "bar" not in self._bars:
+            self._bars["bar"] = self._progress.add_task("", total=total)
+        self._progress.update(self._bars["bar"], description=escape(line), completed=done, total=total)
+
+    def _print_row(self, event: RowScored) -> None:
+        """One finished row of the matrix as a line."""
+        scores = "  ".join(f"{task} {score:.1f}" for task, score in event.scores.items() if score is not None)
+        trained = f"trained {duration_text(event.train_s)}, " if event.tasks_learned else ""
+        facts = (
+            f"{trained}scored {duration_text(event.evaluate_s)}, peak memory {event.peak_memory_bytes / 2**30:.1f} GiB"
+        )
+        name = f"After {event.after}: " if event.tasks_learned else "Zero-shot: "
+        line = Text.assemble((name, "bold"), f"{scores}  ({facts}{self._left_text().replace('  ', ', ')})")
+        self._out.print(line, soft_wrap=True)
+        self._last_line_s = self._clock()
+
+    # ---- at the end
+
+    def print_matrix(self, matrix: ScoreMatrix, oracle: ScoreMatrix | None = None, title: str = "Score matrix") -> None:
+        """The score matrix and its figures; with `oracle`, its last row and a second column of figures."""
+        self.close()
+        self._out.print(_matrix_table(matrix, oracle, title))
+        self._out.print(_figures_table(matrix, oracle))
+
+    def print_outcome(self, paths: Mapping[str, str], mlflow_command: str | None = None) -> None:
+        """Where everything was written, and how to look at it. Paths are never wrapped: they get copied."""
+        self.close()
+        for name, path in paths.items():
+            self._out.print(Text.assemble((f"{name}: ", "bold"), path), soft_wrap=True)
+        if mlflow_command:
+            self._out.print(Text.assemble(("Look at it: ", "bold"), (mlflow_command, "cyan")), soft_wrap=True)
+
+
+def _matrix_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None, title: str) -> Table:
+    table = Table(title=title, title_style="bold", header_style="bold", show_lines=False)
+    table.add_column("after", overflow="fold", min_width=6)
+    for task in matrix.tasks:
+        table.add_column(Text(task), justify="right", overflow="fold", min_width=5)
+    for number, (after, row) in enumerate(zip(matrix.after, matrix.rows, strict=True)):
+        learned = number - matrix.has_zero_shot
+        cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
+        table.add_row(Text(after), *cells, end_section=after == "zero-shot")
+    if oracle is not None and oracle.num_learned:
+        table.add_section()
+        table.add_row(Text("oracle"), *[_cell(score, bold=False) for score in oracle.rows[-1]])
+    return table
+
+
+def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None) -> Table:
+    table = Table(box=None, show_header=oracle is not None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    table.add_column("score", justify="right")
+    oracle_summary = {} if oracle is None else oracle.summary()
+    if oracle is not None:
+        table.add_column("oracle", justify="right")
+    for name, value in matrix.summary().items():
+        row = [LABELS[name], f"{value:.2f}"]
+        if oracle is not None:
+            row.append(f"{oracle_summary[name]:.2f}" if name in oracle_summary else "")
+        table.add_row(*row)
+    return table
+
+
+def _cell(score: float | None, *, bold: bool) -> Text:
+    return Text("·", style="dim") if score is None else Text(f"{score:.1f}", style="bold" if bold else "")

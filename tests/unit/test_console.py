@@ -1,0 +1,198 @@
+"""What a person sees: plans, lines, live bars, tables, and the time left."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import rich.console
+
+from components.console import Console
+from components.evaluation.matrix import ScoreMatrix
+from components.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
+from components.time_left import PlannedTask, TimeLeft, duration_text
+
+PLAN = [
+    PlannedTask(name="chartqa", train_rows=400, test_rows=100, num_updates=100),
+    PlannedTask(name="doc[vqa]", train_rows=400, test_rows=100, num_updates=100),
+]
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def screen(clock: Clock, *, width: int = 100, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    out = rich.console.Console(file=text, width=width, force_terminal=terminal, highlight=False, legacy_windows=False)
+    return Console(out, clock=clock), text
+
+
+def started(index: int, num_updates: int = 100) -> TaskStarted:
+    return TaskStarted(
+        index=index,
+        task=PLAN[index].name,
+        num_samples=400,
+        num_updates=num_updates,
+        trainable_parameters=5_000,
+        total_parameters=1_000_000,
+        start_s=0.25,
+    )
+
+
+def step(index: int, update: int) -> StepDone:
+    return StepDone(
+        index=index,
+        task=PLAN[index].name,
+        update=update,
+        num_updates=100,
+        global_update=index * 100 + update,
+        loss=1.25,
+        parts={},
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        samples_per_s=32.0,
+        data_wait_s=0.0,
+    )
+
+
+def row(learned: int, scores: list[float | None], evaluate_s: float = 10.0) -> RowScored:
+    names = [task.name for task in PLAN]
+    return RowScored(
+        tasks_learned=learned,
+        after="zero-shot" if learned == 0 else names[learned - 1],
+        scores=dict(zip(names, scores, strict=True)),
+        oracle_scores=None,
+        routing_accuracy=None,
+        slot_usage=None,
+        train_s=100.0,
+        evaluate_s=evaluate_s,
+        peak_memory_bytes=3 * 2**30,
+        predictions_path=None,
+        checkpoint_path=None,
+    )
+
+
+def test_the_plan_warns_of_few_updates_once() -> None:
+    console, text = screen(Clock())
+    few = [PLAN[0], PlannedTask(name="tiny", train_rows=32, test_rows=16, num_updates=4)]
+    console.print_plan(few, {"method": "lora", "memory": "2 GiB"})
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "method: lora"
+    assert any(line.split() == ["1.", "chartqa", "400", "100", "100"] for line in lines)
+    assert text.getvalue().count("tiny gets only 4 updates") == 1
+    assert "chartqa gets only" not in text.getvalue()
+    console.handle(started(0, num_updates=20))
+    console.handle(started(0, num_updates=20))
+    assert text.getvalue().count("chartqa gets only 20 updates") == 1
+
+
+def test_quiet_lines_come_every_ten_seconds() -> None:
+    clock = Clock()
+    console, text = screen(clock)
+    console.print_plan(PLAN)
+    console.handle(started(0))
+    before = len(text.getvalue().splitlines())
+    for update in range(1, 101):
+        clock.now_s += 0.25
+        console.handle(step(0, update))
+    lines = text.getvalue().splitlines()[before:]
+    assert len(lines) == 2
+    assert lines[0].startswith("task 1/2 chartqa  update 40/100  loss 1.2500  32.0 samples/s  at least 40 s left")
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_terminal_gets_a_live_bar_and_names_are_not_markup() -> None:
+    console, text = screen(Clock(), terminal=True)
+    console.print_plan(PLAN)
+    console.handle(started(1))
+    console.handle(step(1, 7))
+    console.close()
+    console.handle(EvaluationProgress(after="doc[vqa]", task="chartqa", done=5, total=100))
+    console.close()
+    console.close()
+    assert "task 2/2 doc[vqa]  update 7/100" in text.getvalue()
+    assert "scoring after doc[vqa]: chartqa 5/100" in text.getvalue()
+
+
+def test_rows_and_notes_are_lines() -> None:
+    console, text = screen(Clock(), width=160)
+    console.print_plan(PLAN, zero_shot=True)
+    console.handle(row(0, [1.0, 2.0]))
+    console.handle(row(1, [61.04, None]))
+    console.handle(Note(text="plain [b]text[/b]"))
+    console.handle(Note(text="take care", warning=True))
+    assert "Zero-shot: chartqa 1.0  doc[vqa] 2.0  (scored 10 s, peak memory 3.0 GiB" in text.getvalue()
+    assert "After chartqa: chartqa 61.0  (trained 2 min, scored 10 s, " in text.getvalue()
+    assert "plain [b]text[/b]\n" in text.getvalue()
+    assert "Warning: take care\n" in text.getvalue()
+
+
+def test_an_event_before_any_plan_is_shown_too() -> None:
+    console, text = screen(Clock())
+    console.handle(started(1))
+    console.handle(row(1, [50.0, None]))
+    assert (
+        "Task 2 doc[vqa]: 400 rows, 100 updates, 5,000 trainable parameters (0.50%), ready in 0.2 s" in text.getvalue()
+    )
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_the_final_matrix(width: int) -> None:
+    console, text = screen(Clock(), width=width)
+    matrix = ScoreMatrix(["chartqa", "doc[vqa]"], [[4.0, 2.0], [60.0, None], [40.0, 80.0]])
+    console.print_matrix(matrix, ScoreMatrix(["chartqa", "doc[vqa]"], [[60.0, None], [60.0, 80.0]]))
+    lines = text.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    cells = [[word for word in line.replace("│", " ").split() if word != "|"] for line in lines]
+    assert ["zero-shot", "4.0", "2.0"] in cells
+    assert ["chartqa", "60.0", "·"] in cells
+    assert ["oracle", "60.0", "80.0"] in cells
+    joined = " ".join(" ".join(words) for words in cells)
+    assert "20.00 0.00" in joined  # forgetting
+    assert "60.00 70.00" in joined  # final average, without and with oracle routing
+
+
+def test_the_outcome_never_wraps_paths() -> None:
+    console, text = screen(Clock(), width=30)
+    console.print_outcome({"score matrix": "/storage/" + "x" * 60}, "mlflow ui --backend-store-uri sqlite:////a/b.db")
+    assert "/storage/" + "x" * 60 in text.getvalue()
+    assert "mlflow ui --backend-store-uri sqlite:////a/b.db" in text.getvalue()
+
+
+def test_time_left_counts_updates_and_evaluations() -> None:
+    left = TimeLeft(tasks=PLAN, zero_shot_left=True)
+    assert (left.updates_left(), left.answers_left(), left.seconds()) == (200, 200 + 100 + 200, None)
+    left.add(row(0, [1.0, 1.0], evaluate_s=20.0), 20.0)  # 200 answers in 20 s: 0.1 s each
+    assert left.answers_left() == 300
+    left.add(started(0), 20.0)
+    for update in range(1, 12):
+        left.add(step(0, update), 20.0 + 0.5 * update)
+    assert left.updates_left() == 189
+    assert left.seconds() == pytest.approx(189 * 0.5 + 300 * 0.1)
+    left.add(step(0, 100), 75.0)
+    left.add(row(1, [1.0, None], evaluate_s=10.0), 85.0)
+    assert (left.updates_left(), left.answers_left()) == (100, 200)
+    left.add(row(2, [1.0, 1.0], evaluate_s=20.0), 185.0)
+    assert left.seconds() == 0.0
+
+
+def test_time_left_follows_a_resumed_task_and_full_rows() -> None:
+    left = TimeLeft(tasks=PLAN)
+    left.add(row(1, [1.0, 1.0]), 0.0)  # unseen tasks are scored too
+    assert left.answers_left() == 200
+    resumed = started(1)
+    left.add(TaskStarted(**{**vars(resumed), "resumed_at": 60, "num_updates": 120}), 5.0)
+    assert left.updates_left() == 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
