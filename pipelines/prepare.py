@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.data.importing import ImportReport, import_stream, read_stream_file, refused_report_path
-from components.data.streams import NAMED_STREAMS, StreamConfig, write_generated_stream
+from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
 
@@ -55,7 +55,8 @@ def main(command: Prepare, console: Console) -> int:
         path = Path(command.stream).expanduser()
         if not path.is_file():
             raise ConfigError(
-                f"{command.stream!r} is neither a stream file nor one of the named streams {', '.join(NAMED_STREAMS)}."
+                f"{command.stream!r} is neither a stream file nor a named stream; "
+                f"the names are {listed(command.stream, NAMED_STREAMS)}"
             )
         report = import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
         _show_report(report, console)
@@ -64,7 +65,8 @@ def main(command: Prepare, console: Console) -> int:
                 f"error: {report.refused}. Nothing was written but {refused_report_path(command.out)}.", file=sys.stderr
             )
             return 1
-    console.print(f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}")
+    hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
+    console.print(hint, soft_wrap=True, markup=False, highlight=False)
     return 0
 
 

@@ -228,15 +228,11 @@ def _rows(task: TaskSource, split: str, path: Path, report: FileReport) -> Itera
 
 
 def _refusal(files: list[FileReport], max_broken: float) -> str | None:
-    for report in files:
-        if report.kept == 0:
-            return f"{report.file} holds no usable row"
-    broken = [report for report in files if report.broken_share > max_broken]
-    if not broken:
+    """Why nothing may be written, or None: the file with the largest share of broken rows, and its first problem."""
+    worst = max(files, key=lambda report: report.broken_share)
+    if worst.kept and worst.broken_share <= max_broken:
         return None
-    worst = max(broken, key=lambda report: report.broken_share)
     first = worst.problems[0]
-    return (
-        f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken ({worst.broken_share:.1%}, "
-        f"allowed {max_broken:.1%}); the first: row {first.row}: {first.detail}"
-    )
+    place = f"row {first.row}: " if first.row is not None else ""
+    broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"
+    return f"{broken} ({worst.broken_share:.1%}, allowed {max_broken:.1%}); the first: {place}{first.detail}"

@@ -52,13 +52,14 @@ class StreamConfig:
             if limit is not None and limit < 1:
                 raise ConfigError(f"stream.{name} is {limit}; give at least 1, or leave it out to use every row.")
         if self.name in NAMED_STREAMS and self.size not in SIZES:
-            raise ConfigError(f"stream.size {self.size!r} is unknown; choose {_listed(self.size, SIZES)}")
+            raise ConfigError(f"stream.size {self.size!r} is unknown; choose {listed(self.size, SIZES)}")
         doubled = {task for task in self.order if self.order.count(task) > 1}
         if doubled:
             raise ConfigError(f"stream.order names {sorted(doubled)[0]} twice; a task is learned once.")
 
 
-def _listed(given: str, allowed: Iterable[str]) -> str:
+def listed(given: str, allowed: Iterable[str]) -> str:
+    """The allowed names, and the one that `given` was probably meant to be."""
     names = list(allowed)
     close = difflib.get_close_matches(given, names, n=1)
     return f"{', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")
@@ -85,7 +86,7 @@ def open_stream(config: StreamConfig) -> TaskStream:
     elif path.is_file():
         stream = _imported(config, path)
     else:
-        allowed = _listed(config.name, NAMED_STREAMS)
+        allowed = listed(config.name, NAMED_STREAMS)
         raise ConfigError(
             f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
         )
@@ -108,7 +109,7 @@ def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
     tasks = {task.name: task for task in stream.tasks}
     for name in order:
         if name not in tasks:
-            allowed = _listed(name, tasks)
+            allowed = listed(name, tasks)
             raise ConfigError(f"The stream {stream.name} has no task {name!r}; stream.order may name {allowed}")
     return replace(stream, tasks=tuple(tasks[name] for name in order)) if order else stream
 
@@ -119,7 +120,7 @@ def _generated(config: StreamConfig) -> TaskStream:
     for name in config.order:
         if name not in names:  # before generating anything
             raise ConfigError(
-                f"The stream {config.name} has no task {name!r}; stream.order may name {_listed(name, names)}"
+                f"The stream {config.name} has no task {name!r}; stream.order may name {listed(name, names)}"
             )
     tasks = tuple(
         Task(
@@ -210,7 +211,7 @@ def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
     """Write a named stream to `out_dir` as a prepared folder; raises as `open_stream`."""
     if config.name not in NAMED_STREAMS:
         raise ConfigError(
-            f"There is no stream {config.name!r} to generate; choose {_listed(config.name, NAMED_STREAMS)}"
+            f"There is no stream {config.name!r} to generate; choose {listed(config.name, NAMED_STREAMS)}"
         )
     names = config.order or NAMED_STREAMS[config.name]
     with whole_or_nothing(out_dir) as partial:
