@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
@@ -45,7 +45,7 @@ class BackboneConfig:
     pad_to_square: bool = True  # as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures
     max_length: int = 2048  # tokens, pictures included; a longer row is an error, never cut
     gradient_checkpointing: bool = False
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: sdpa on a GPU; eager on CPUs, a third faster there
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -104,6 +104,11 @@ class Backbone(nn.Module):
         return self.model.model.language_model
 
     @property
+    def projector(self) -> nn.Module:
+        """The two-layer map from vision channels to the language model's width."""
+        return self.model.model.multi_modal_projector
+
+    @property
     def hidden_size(self) -> int:
         return self.model.config.text_config.hidden_size
 
@@ -113,13 +118,13 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.language_model.get_input_embeddings().weight.device
+        return next(self.model.parameters()).device
 
     def train(self, mode: bool = True) -> Backbone:
         """Training mode for the language model and adapters; the tower and the projector stay in evaluation mode."""
         super().train(mode)
         self.model.model.vision_tower.eval()
-        self.model.model.multi_modal_projector.eval()
+        self.projector.eval()
         return self
 
     def forward(self, batch: Batch) -> Outputs:
@@ -133,7 +138,7 @@ class Backbone(nn.Module):
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         return Outputs(
-            logits=self.model.lm_head(hidden[:, :-1][supervised]),
+            logits=cast(nn.Module, self.model.lm_head)(hidden[:, :-1][supervised]),
             targets=targets[supervised],
             rows=supervised.nonzero()[:, 0],
         )
@@ -150,7 +155,7 @@ class Backbone(nn.Module):
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
         )
         with self._evaluating():
-            tokens = self.model.generate(
+            tokens = cast(GenerationMixin, self.model).generate(
                 inputs_embeds=self._embed(batch),
                 attention_mask=batch.attention_mask,
                 generation_config=config,
@@ -214,7 +219,7 @@ class Backbone(nn.Module):
         )
         if features is None:
             return embeddings
-        projected = self.model.model.multi_modal_projector(features.to(embeddings.dtype))
+        projected = self.projector(features.to(embeddings.dtype))
         return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))
 
     def _end_ids(self) -> list[int]:
@@ -238,12 +243,15 @@ class Backbone(nn.Module):
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
     if config.name == "pocket":
-        model = pocket_model().to(DTYPES[config.dtype])
-        return Backbone(model, config=config, fingerprint=pocket_fingerprint())
+        backbone = Backbone(pocket_model(), config=config, fingerprint=pocket_fingerprint())
+        return backbone.to(DTYPES[config.dtype])
     source = model_source(config)
+    attention = config.attention
+    if attention == "auto":
+        attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=DTYPES[config.dtype], attn_implementation=config.attention
+            source, dtype=DTYPES[config.dtype], attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise ConfigError(

@@ -130,6 +130,9 @@ class EfficientNetLiteTower(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    feature_mean: Tensor  # [channels of the tap]
+    feature_std: Tensor
+
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)
         tap = TAPS[config.vision_layer]

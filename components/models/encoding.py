@@ -123,7 +123,7 @@ class Encoder:
         """Stripped turns in which our placeholder is the processor's own image token."""
         if row.image is not None and sum(turn.text.count(IMAGE_TOKEN) for turn in turns) != 1:
             raise DataError(
-                f"row {row.sample_id} has a picture but not exactly one {IMAGE_TOKEN}; put it first in the first question."
+                f"row {row.sample_id} has a picture but not exactly one {IMAGE_TOKEN}; put it first in the question."
             )
         token = self._parts.processor.image_token if row.image is not None else IMAGE_TOKEN
         return [Turn(speaker=turn.speaker, text=turn.text.strip().replace(IMAGE_TOKEN, token)) for turn in turns]
@@ -177,7 +177,7 @@ def _load_parts(config: BackboneConfig) -> _Parts:
             raise ConfigError(f"the processor of backbone {config.name!r} cannot be loaded: {error}") from error
         if not isinstance(processor, LlavaProcessor):
             raise ConfigError(
-                f"backbone {config.name!r} has a {type(processor).__name__}; Littoral needs a LLaVA-1.5 style processor."
+                f"backbone {config.name!r} has a {type(processor).__name__}; Littoral needs a LlavaProcessor."
             )
         if processor.patch_size is None:  # early conversions of LLaVA-1.5 left these to the model's configuration
             processor.patch_size = model_config.vision_config.patch_size

@@ -1,9 +1,9 @@
 """`pocket`: a LLaVA of a few small layers, built in code without any download, for tests and trials of the machinery.
 
 CLIP tower (64 px, 16 visual tokens) + two-layer projector + three Llama layers of width 64, about 0.25 M parameters,
-milliseconds per step. Its weights are random but not arbitrary: it has never seen text, so all that adapters can use is
-what the frozen layers happen to carry. Two of four heads compare tokens with themselves (keys = queries) and so pass the
-current token on; the others average over the sequence and so pass the picture and the question on. Adapters on the
+milliseconds per step. It has never seen text, so all that adapters can use is what the random frozen layers carry, and
+the weights are drawn with that in mind: two of four heads compare tokens with themselves (keys = queries) and so pass
+the current token on; the others average over the sequence and so pass the picture and the question on. Adapters on the
 attention output can therefore learn small tasks (short answers from colours and words). It knows no language.
 """
 
@@ -33,13 +33,14 @@ IMAGE_SIZE, PATCH = 64, 16  # 4 x 4 visual tokens
 WIDTH, LAYERS, HEADS = 64, 3, 4
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Whole words that get one token (with and without a leading space): prompts get short and steps fast.
-WORDS = """
-a an the of in is are on at to and or not which what how many where when who name value this that these there with for from
-picture image chart table bar line page document form field icon icons scan slice choose answer question using single word
-phrase number letter option options yes no red green blue yellow orange purple pink brown black white gray grey cyan
-highest lowest largest smallest most least more than first second third left right top bottom shown show describe user
-assistant one two three four five six seven eight nine zero cat dog tree house star circle square triangle object
-""".split()
+WORDS = (
+    "a an the of in is are on at to and or not which what how many where when who name value this that these there "
+    "with for from picture image chart table bar line page document form field icon icons scan slice choose answer "
+    "question using single word phrase number letter option options yes no red green blue yellow orange purple pink "
+    "brown black white gray grey cyan highest lowest largest smallest most least more than first second third left "
+    "right top bottom shown show describe user assistant one two three four five six seven eight nine zero cat dog "
+    "tree house star circle square triangle object "
+).split()  # noqa: SIM905  (prose is easier to read and extend than 130 quoted words)
 
 
 def pocket_model() -> LlavaForConditionalGeneration:
@@ -48,8 +49,8 @@ def pocket_model() -> LlavaForConditionalGeneration:
         torch.manual_seed(SEED)
         model = LlavaForConditionalGeneration(_config())
         _initialise(model)
-    end = model.config.text_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=model.config.text_config.pad_token_id)
+    end = _vocabulary()[0]["<|im_end|>"]
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ class _HashedGrams:
     def _vector(self, text: str) -> Tensor:
         words = "".join(char if char.isalnum() else " " for char in text.lower()).split()
         joined = f" {' '.join(words)} "
-        grams = [*words, *map(" ".join, zip(words, words[1:], strict=False))]
+        grams = [*words, *map(" ".join, itertools.pairwise(words))]
         grams += [joined[start : start + 3] for start in range(len(joined) - 2)] or ["<empty>"]
         vector = torch.zeros(self.dim)
         for gram in grams:

