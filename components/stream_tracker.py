@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import tenacity
-
-from components.errors import TrackingError
 from components.events import Event, Note, RowScored, StepDone, TaskStarted
 from components.fingerprint import code_fingerprint
+from components.patience import Patience
 from components.row_book import RowBook
 from components.run_facts import git_commit
 from components.tracking_config import DatasetRecord, Status, Tracker
@@ -22,18 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SEND_EVERY_S = 2.0  # step metrics are collected for this long
-ATTEMPTS = 3  # per call, about 1 s and 2 s apart
-PAUSE_AFTER_FAILURE_S = 60.0  # then a store that failed is asked again
 MAX_WAITING_POINTS = 20_000  # kept through an outage; the oldest go first
 MATRIX_FILE = "score_matrix.json"
-
-
-class StoreError(TrackingError):
-    """A call to the store failed; `transient` when trying again may help."""
-
-    def __init__(self, message: str, *, transient: bool) -> None:
-        super().__init__(message)
-        self.transient = transient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +35,7 @@ class Point:
 
 
 class Store(Protocol):
-    """What recording needs from MLflow. Every call may raise `StoreError`; putting the same thing twice is harmless."""
+    """What recording needs from MLflow. Every call may raise `patience.StoreError`; repeating one is harmless."""
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
     def reopen_run(self, run_id: str) -> dict[str, str]:
@@ -73,11 +61,13 @@ class Store(Protocol):
 
 @dataclass(kw_only=True)
 class _Child:
-    """The run of the task that is being learned, and its points that wait to be sent."""
+    """The run of one task, with what the store has not taken yet."""
 
-    run_id: str
+    started: TaskStarted
+    run_id: str | None = None  # None until the store has taken it
     recorded_until: int = 0  # updates recorded before a resume
     waiting: list[Point] = field(default_factory=list)
+    ended: Status | None = None  # then it is closed after its points
 
 
 class StreamTracker(Tracker):
@@ -91,17 +81,14 @@ class StreamTracker(Tracker):
         tags: Mapping[str, str],
         description: str | None = None,
         on_note: Callable[[Note], None] | None = None,
-        retry_wait_s: float = 1.0,
     ) -> None:
         self._store, self._tags, self.ui = store, dict(tags), ui
         self._description = description or _question(tags)
-        self._on_note = on_note
-        self._retry_wait_s = retry_wait_s
+        self._patience = Patience(on_note)
         self._book = RowBook()
         self._waiting_rows: list[RowScored] = []
-        self._child: _Child | None = None
-        self._last_sent_s = self._paused_until_s = 0.0
-        self._warned: set[str] = set()
+        self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
+        self._last_sent_s = 0.0
 
     @property
     def _parent(self) -> str:
@@ -122,7 +109,9 @@ class StreamTracker(Tracker):
             self._book = RowBook() if content is None else RowBook.from_content(content)
         changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
         if changed:
-            self._note(f"MLflow keeps the first values of parameters that changed on resume: {', '.join(changed)}.")
+            self._patience.warn(
+                f"MLflow keeps the first values of parameters that changed on resume: {', '.join(changed)}."
+            )
         self._store.put_params(self._parent, {key: value for key, value in params.items() if key not in known})
         self._store.put_tags(self._parent, self._tags | _code_tags() | {"mlflow.note.content": self._note_content()})
         if resume_run_id is None:
@@ -132,14 +121,15 @@ class StreamTracker(Tracker):
         """Record one event. Trouble with the store never raises; `on_note` hears of it."""
         match event:
             case TaskStarted():
-                self._send_points()
-                self._attempt("the start of a task", lambda: self._start_child(event))
+                self._end_children("FINISHED")
+                self._children.append(_Child(started=event, waiting=_points({"start_s": event.start_s}, step=0)))
+                self._send_children()
             case StepDone():
                 self._collect(event)
                 if time.monotonic() - self._last_sent_s >= SEND_EVERY_S:
-                    self._send_points()
+                    self._send_children()
             case RowScored():
-                self._send_points()
+                self._send_children()
                 self._waiting_rows.append(event)
                 self._send_rows()
             case _:
@@ -147,35 +137,61 @@ class StreamTracker(Tracker):
 
     def finish(self, status: Status) -> None:
         """Send what waits, asking a store that failed once more, and close the child and the parent run."""
-        self._paused_until_s = 0.0
-        self._send_points()
+        self._patience.end_pause()
+        self._end_children(status)
+        self._send_children()
         self._send_rows()
-        self._end_child(status)
-        self._attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
+        closed = self._patience.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
+        if self._children or self._waiting_rows or not closed:
+            self._patience.warn(
+                f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix "
+                f"and the curves of {len(self._children)} tasks; the run's own files are whole."
+            )
 
     # ---- the task's run
 
-    def _start_child(self, event: TaskStarted) -> None:
-        self._end_child("FINISHED")
+    def _open_child(self, child: _Child) -> str:
+        """Find the run of a resumed task, or create one."""
+        event = child.started
         run_id = self._store.children(self._parent).get(event.task)
-        if run_id is not None:  # a resumed task; updates it repeats were recorded before
+        if run_id is None:
+            tags = {"mlflow.parentRunId": self._parent, "task": event.task, "task_index": str(event.index)}
+            run_id = self._store.create_run(f"{event.index + 1:02d} {event.task}", self._tags | tags)
+            facts = ("num_samples", "num_updates", "trainable_parameters", "total_parameters")
+            self._store.put_params(run_id, {fact: str(getattr(event, fact)) for fact in facts})
+        else:
             self._store.reopen_run(run_id)
-            self._child = _Child(run_id=run_id, recorded_until=self._store.last_step(run_id, "train/loss"))
-            return
-        tags = self._tags | {"mlflow.parentRunId": self._parent, "task": event.task, "task_index": str(event.index)}
-        run_id = self._store.create_run(f"{event.index + 1:02d} {event.task}", tags)
-        facts = ("num_samples", "num_updates", "trainable_parameters", "total_parameters")
-        self._store.put_params(run_id, {fact: str(getattr(event, fact)) for fact in facts})
-        self._child = _Child(run_id=run_id, waiting=_points({"start_s": event.start_s}, step=0))
+            child.recorded_until = self._store.last_step(run_id, "train/loss")
+            child.waiting = [point for point in child.waiting if point.step > child.recorded_until]
+        child.run_id = run_id
+        return run_id
 
-    def _end_child(self, status: Status) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            self._attempt("the end of a task", lambda: self._store.close_run(child.run_id, status))
+    def _end_children(self, status: Status) -> None:
+        for child in self._children:
+            child.ended = child.ended or status
+
+    def _send_children(self) -> None:
+        """Everything that waits, task by task; stops at the first call that fails."""
+        self._last_sent_s = time.monotonic()
+        while self._children and self._patience.attempt(
+            "training metrics", lambda: self._send_child(self._children[0])
+        ):
+            if self._children[0].ended is None:
+                return
+            del self._children[0]
+
+    def _send_child(self, child: _Child) -> None:
+        run_id = child.run_id or self._open_child(child)
+        if child.waiting:
+            self._store.put_points(run_id, child.waiting)
+            child.waiting = []
+        if child.ended is not None:
+            self._store.close_run(run_id, child.ended)
 
     def _collect(self, event: StepDone) -> None:
-        if self._child is None or event.update <= self._child.recorded_until:
+        if not self._children or event.update <= self._children[-1].recorded_until:
             return
+        child = self._children[-1]
         values = {f"train/{part}": value for part, value in event.parts.items()} | {
             "train/loss": event.loss,
             "train/learning_rate": event.learning_rate,
@@ -183,16 +199,8 @@ class StreamTracker(Tracker):
             "train/samples_per_s": event.samples_per_s,
             "train/data_wait_s": event.data_wait_s,
         }
-        self._child.waiting += _points(values, step=event.update)
-        del self._child.waiting[:-MAX_WAITING_POINTS]
-
-    def _send_points(self) -> None:
-        child = self._child
-        if child is None or not child.waiting:
-            return
-        self._last_sent_s = time.monotonic()
-        if self._attempt("training metrics", lambda: self._store.put_points(child.run_id, child.waiting)):
-            child.waiting = []
+        child.waiting += _points(values, step=event.update)
+        del child.waiting[:-MAX_WAITING_POINTS]
 
     # ---- rows of the score matrix
 
@@ -200,7 +208,7 @@ class StreamTracker(Tracker):
         """Record the waiting rows in order; those that could not be sent stay for the next time."""
         while self._waiting_rows:
             row = self._waiting_rows[0]
-            if not self._attempt("scores", lambda row=row: self._record_row(row)):
+            if not self._patience.attempt("scores", lambda row=row: self._record_row(row)):
                 return
             del self._waiting_rows[0]
 
@@ -246,32 +254,6 @@ class StreamTracker(Tracker):
         if not self._book.scores:
             return self._description
         return f"{self._description}\n\n{self._book.markdown()}\n"
-
-    # ---- patience
-
-    def _attempt(self, what: str, call: Callable[[], None]) -> bool:
-        """Run a store call with retries; after a failure warn once, pause, and say False."""
-        if time.monotonic() < self._paused_until_s:
-            return False
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=self._retry_wait_s),
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StoreError) and error.transient),
-            reraise=True,
-        )
-        try:
-            retrying(call)
-            return True
-        except TrackingError as error:
-            self._paused_until_s = time.monotonic() + PAUSE_AFTER_FAILURE_S
-            if what not in self._warned:
-                self._warned.add(what)
-                self._note(f"MLflow did not record {what} ({error}); the run goes on and will try again.")
-            return False
-
-    def _note(self, text: str) -> None:
-        if self._on_note is not None:
-            self._on_note(Note(text=text, warning=True))
 
 
 def _points(values: Mapping[str, float], *, step: int) -> list[Point]:

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 from components.errors import TrackingError
 from components.events import Note
+from components.patience import StoreError
 from components.run_facts import flatten_params, metric_names, without_secrets
-from components.stream_tracker import Point, StoreError, StreamTracker
+from components.stream_tracker import Point, StreamTracker
 from components.tracking_config import (
     DatasetRecord,
     Status,
@@ -259,8 +260,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, ImportError, json.JSONDecodeError) as error:
-        # Only the first line: what follows is the client library's own call stack.
-        reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")
+        reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
+        if "Max retries exceeded" in reason or "Connection refused" in reason:
+            reason = "nothing answers there"
         transient = isinstance(error, OSError) or getattr(error, "error_code", None) in _TRANSIENT
         raise StoreError(reason, transient=transient) from error
 

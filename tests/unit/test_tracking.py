@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components import stream_tracker
+from components import patience, stream_tracker
 from components.errors import ConfigError, TrackingError
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note, RowScored, StepDone, TaskStarted
@@ -236,7 +236,7 @@ def test_an_unreachable_server_is_one_sentence_soon(tmp_path: Path) -> None:
     # Port 9 of this machine: nothing listens there.
     for uri in ("http://127.0.0.1:9", "postgresql://me:pw@127.0.0.1:9/runs"):
         begin_s = time.monotonic()
-        with pytest.raises(TrackingError, match="cannot be used") as caught:
+        with pytest.raises(TrackingError, match=r"cannot be used .nothing answers there") as caught:
             open_tracker(TrackingConfig(uri=uri), tmp_path, "x", {}, TAGS)
         assert time.monotonic() - begin_s < 10
         assert "me:pw" not in str(caught.value)
@@ -273,7 +273,7 @@ def test_turned_off_it_records_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def broken(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tracker, list[Note]]]:
     """A tracker whose artifact folder stopped being writable after opening: a full disk, a lost mount."""
-    monkeypatch.setattr(stream_tracker, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "y", {}, TAGS, on_note=notes.append)
     artifacts = storage / "mlflow-artifacts" / str(tracker.run_id)
@@ -298,3 +298,53 @@ def test_trouble_after_opening_is_told_once_and_made_good(broken: tuple[Tracker,
     assert [step for step, _ in curve(client, tracker.run_id, "accuracy/chartqa")][-1] == 1
     assert any(item.path == "score_matrix.json" for item in client.list_artifacts(tracker.run_id))
     assert len(notes) == 1
+
+
+class Clock:
+    """Stands for `time` in the module under test: sleeping takes no time but is counted."""
+
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is locked by somebody else while a task ends and the next one begins."""
+    clock = Clock()
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(stream_tracker, "time", clock)
+    notes: list[Note] = []
+    tracker = open_tracker(TrackingConfig(), storage, "outage", {}, TAGS, on_note=notes.append)
+    tracker.handle(started(0))
+    database = Path(tracking_uri(TrackingConfig(), storage).removeprefix("sqlite:///"))
+    away = database.with_suffix(".away")
+    database.rename(away)
+    database.mkdir()  # connections opened from here on fail
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(TrackingConfig(), storage))
+    try:
+        for update in range(1, 6):
+            tracker.handle(step(0, update))
+            clock.now_s += 5
+        tracker.handle(started(1))
+        tracker.handle(step(1, 1))
+    finally:
+        database.rmdir()
+        away.rename(database)
+    assert notes, "the outage was not noticed"
+    clock.now_s += patience.PAUSE_S + 1
+    tracker.handle(step(1, 2))
+    tracker.finish("FINISHED")
+    experiment_id = client.get_run(run_id).info.experiment_id
+    found = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{tracker.run_id}'")
+    updates = {run.data.tags["task"]: curve(client, run.info.run_id, "train/loss") for run in found}
+    assert [update for update, _ in updates["chartqa"]] == [1, 2, 3, 4, 5]
+    assert [update for update, _ in updates["doc/vqa"]] == [1, 2]
+    assert len(notes) == 1
+    assert {run.info.status for run in found} == {"FINISHED"}
