@@ -50,7 +50,7 @@ class Console:
         for column in ("train rows", "test rows", "updates"):
             table.add_column(column, justify="right")
         for number, task in enumerate(tasks, start=1):
-            updates = Text(str(task.num_updates), style="yellow" if task.num_updates < FEW_UPDATES else "")
+            updates = Text(str(task.num_updates), style="yellow" if 0 < task.num_updates < FEW_UPDATES else "")
             table.add_row(Text(f"{number}. {task.name}"), str(task.train_rows), str(task.test_rows), updates)
         self._out.print(table)
         for task in tasks:
@@ -97,7 +97,7 @@ class Console:
         self._last_line_s = self._clock()
 
     def _warn_few_updates(self, task: str, num_updates: int) -> None:
-        if num_updates < FEW_UPDATES and task not in self._warned:
+        if 0 < num_updates < FEW_UPDATES and task not in self._warned:  # 0: a method that trains nothing
             self._warned.add(task)
             self.handle(
                 Note(
