@@ -186,7 +186,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
         key = rng.choice(("kind", "color"))
         shown = pick_distinct(rng, partition, 4, key)
         index = rng.randrange(4)
-        wanted = f"a {shown[index].color} icon" if key == "color" else _article(shown[index].kind)
+        wanted = f"{_article(shown[index].color or '')} icon" if key == "color" else _article(shown[index].kind)
         question = f"Which picture shows {wanted}? Choose A, B, C or D."
         source = ";".join(icon.source for icon in shown)
         return ask(draw_choices(shown), question, LETTERS[index], metric="exact", source=source)
