@@ -33,14 +33,14 @@ IMAGE_SIZE, PATCH = 64, 16  # 4 x 4 visual tokens
 WIDTH, LAYERS, HEADS = 64, 3, 4
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Whole words that get one token (with and without a leading space): prompts get short and steps fast.
-WORDS = (
-    "a an the of in is are on at to and or not which what how many where when who name value this that these there "
-    "with for from picture image chart table bar line page document form field icon icons scan slice choose answer "
-    "question using single word phrase number letter option options yes no red green blue yellow orange purple pink "
-    "brown black white gray grey cyan highest lowest largest smallest most least more than first second third left "
-    "right top bottom shown show describe user assistant one two three four five six seven eight nine zero cat dog "
-    "tree house star circle square triangle object "
-).split()  # noqa: SIM905  (prose is easier to read and extend than 130 quoted words)
+WORD_LIST = (
+    "a an the of in is are on at to and or not which what how many where when who name value this that these "
+    "there with for from picture image chart table bar line page document form field icon icons scan slice choose "
+    "answer question using single word phrase number letter option options yes no red green blue yellow orange "
+    "purple pink brown black white gray grey cyan highest lowest largest smallest most least more than first "
+    "second third left right top bottom shown show describe user assistant one two three four five six seven "
+    "eight nine zero cat dog tree house star circle square triangle object "
+)
 
 
 def pocket_model() -> LlavaForConditionalGeneration:
@@ -79,7 +79,7 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Byte-level vocabulary and merges: all bytes, then each listed word merged from left to right."""
     tokens = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     known, merges = set(tokens), []
-    for word in WORDS:
+    for word in WORD_LIST.split():
         for form in (word, "Ġ" + word, "Ġ" + word.capitalize(), word.capitalize()):
             for end in range(1, len(form)):
                 merged = form[: end + 1]

@@ -15,12 +15,10 @@ from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.backbone import BackboneConfig
-from components.tracking import TrackingConfig
+from components.tracking_config import TrackingConfig
 from components.training.engine import OptimizerConfig
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-
-WARN_BELOW_UPDATES = 50  # CoIN's release trained ScienceQA for about 14 updates and nobody noticed
 
 
 @dataclass(frozen=True, kw_only=True)

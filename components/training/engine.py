@@ -132,6 +132,9 @@ class DeepSpeedEngine:
         import deepspeed  # first import takes seconds: only workers that train pay for it
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # On CPU DeepSpeed would compile a shared-memory all-reduce at the first use: tens of seconds, a compiler, and a
+        # lock that a killed job leaves behind for ever. gloo serves as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=dist.get_backend())  # wraps the process group Ray has made
         self.model = model
         self._deepspeed = deepspeed
@@ -317,5 +320,8 @@ def _unpartition(deepspeed: object, model: nn.Module, engine: object) -> None:
             delattr(parameter, name)
         parameter.data = data
     for module in model.modules():
-        for name in [key for key in vars(module) if key.startswith(("ds_", "_ds", "_z3"))]:
+        module._parameters = dict(module._parameters)  # DeepSpeed had put its own mapping here
+        for name in [key for key in vars(module) if key.startswith("ds_")]:
             delattr(module, name)
+        for name in ("_original_parameters", "_external_params"):
+            vars(module).pop(name, None)

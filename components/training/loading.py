@@ -11,9 +11,11 @@ same samples whatever W is. Each rank has its own dataset: nothing is dropped, a
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,15 +98,13 @@ class Loader:
         for window in batch["window"]:
             pending: list[dict[str, object]] = []
             for position, row, features in self._rows_of(window):
-                pending.append(_record_of(position, self._encode(encoder, row, features), self.backbone.dtype))
+                example = encode_row(encoder, row, mode=self.mode, features=features)
+                pending.append(_record_of(position, example, self.backbone.dtype))
                 if len(pending) == BLOCK_ROWS:
                     yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
                     pending = []
             if pending:
                 yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
-
-    def _encode(self, encoder: Encoder, row: Row, features: torch.Tensor | None) -> Example:
-        return encode_row(encoder, row, mode=self.mode, features=features)
 
     def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
         """(position, row, features) of this rank's rows, in the window's order."""
@@ -121,7 +121,9 @@ class Loader:
         features = self._read_features(window) if self.features_dir is not None else None
         for position, place in wanted:
             row = row_from_record(table.slice(place, 1).to_pylist()[0])
-            yield position, row, None if features is None else features_from(features.slice(place, 1))
+            found = None if features is None else features_from(features.slice(place, 1))
+            # The encoder needs to know that there is a picture; with its features it does not look at it.
+            yield position, row if found is None else replace(row, image=b""), found
 
     def _read(self, window: Window, *, with_image: bool) -> pa.Table:
         paths = self.split.shard_paths()
@@ -158,8 +160,14 @@ def encoder_for(config: BackboneConfig) -> Encoder:
 
 def encode_row(encoder: Encoder, row: Row, *, mode: str, features: torch.Tensor | None) -> Example:
     """Encode one row; `features` replace its picture when the vision cache holds them."""
-    encode = encoder.training_example if mode == "train" else encoder.prompt_example
-    return encode(row) if features is None else encode(row, features=features)
+    if mode == "train":
+        return encoder.training_example(row, features=features)
+    return encoder.prompt_example(row, features=features)
+
+
+def dataset_name(split: str, task: str, rank: int) -> str:
+    """Name of a rank's dataset. Ray Data makes a log file of it, so no separators and nothing a path could mean."""
+    return f"{split}-{re.sub(r'[^A-Za-z0-9_-]', '_', task)}-{hashlib.sha256(task.encode()).hexdigest()[:8]}-{rank}"
 
 
 def training_dataset(

@@ -24,13 +24,14 @@ from components.events import EvaluationProgress, Event, RowScored
 from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.models.encoding import Encoder
-from components.training.loading import examples
+from components.training.loading import dataset_name, examples
 from components.training.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
     from components.training.worker import WorkerPlan
 
 ZERO_SHOT = "zero-shot"
+MATRIX_FILE, ORACLE_FILE = "score_matrix.json", "oracle_matrix.json"
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
 
@@ -84,7 +85,7 @@ class RowScorer:
         started = time.monotonic()
         stream, evaluation = self.plan.stream, self.plan.config.evaluation
         after = stream.task_names[learned - 1] if learned else ZERO_SHOT
-        due = stream.tasks if learned == 0 or evaluation.unseen else stream.tasks[:learned]
+        due = stream.tasks if not learned or evaluation.unseen else stream.tasks[:learned]
         self.model.eval()
         table = [record for task in due for record in self._score_task(task, after, known=learned > 0)]
         names = stream.task_names
@@ -93,7 +94,7 @@ class RowScorer:
             scores={name: _mean(table, name, "score") for name in names},
             oracle_scores=(
                 {name: _mean(table, name, "oracle_score") for name in names}
-                if evaluation.oracle_routing and self.method.routes
+                if evaluation.oracle_routing and self.plan.config.method.routes
                 else None
             ),
         )
@@ -105,7 +106,7 @@ class RowScorer:
         """Predictions of one task, scored (on rank 0; empty elsewhere)."""
         config = self.plan.config
         num_rows = min(task.test.num_rows, config.evaluation.limit or task.test.num_rows)
-        oracle = task.name if config.evaluation.oracle_routing and self.method.routes and known else None
+        oracle = task.name if config.evaluation.oracle_routing and self.plan.config.method.routes and known else None
         answers: list[Answer] = []
         for window in self._windows(task):
             answers += answer(
@@ -127,7 +128,7 @@ class RowScorer:
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
 
     def _windows(self, task: Task) -> Iterator[list[Example]]:
-        blocks = ray.train.get_dataset_shard(f"test/{task.name}/{self.rank}").iter_batches(
+        blocks = ray.train.get_dataset_shard(dataset_name("test", task.name, self.rank)).iter_batches(
             batch_size=WINDOW_ROWS, batch_format="pyarrow"
         )
         for block in blocks:
@@ -191,8 +192,8 @@ class RowScorer:
                 after=row.after,
                 scores=row.scores,
                 oracle_scores=row.oracle_scores,
-                routing_accuracy=_routing_accuracy(table) if self.method.routes and learned else None,
-                slot_usage=_slot_usage(table) if self.method.routes and learned else None,
+                routing_accuracy=_routing_accuracy(table) if self.plan.config.method.routes and learned else None,
+                slot_usage=_slot_usage(table) if self.plan.config.method.routes and learned else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),
@@ -205,20 +206,23 @@ class RowScorer:
 
 def matrix_of(tasks: list[str], rows: list[Row], *, oracle: bool = False) -> ScoreMatrix:
     """The score matrix of finished rows; with `oracle`, the one measured with the task known."""
-    values = [[(row.oracle_scores if oracle else row.scores or {})[name] for name in tasks] for row in rows]  # type: ignore[index]
-    return ScoreMatrix(tasks, values, after=[row.after for row in rows])
+    cells = [(row.after, (row.oracle_scores or row.scores) if oracle else row.scores) for row in rows]
+    return ScoreMatrix(tasks, [[scores[name] for name in tasks] for _, scores in cells], after=[name for name, _ in cells])
 
 
 def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
-    """Replace `score_matrix.json` by the rows so far, atomically."""
+    """Replace `score_matrix.json` (and `oracle_matrix.json`) by the rows so far, atomically."""
     config = plan.config
-    matrix_of(plan.stream.task_names, rows).write(
-        plan.run_dir / "score_matrix.json",
-        stream=plan.stream.name,
-        method=config.method.name,
-        backbone=config.backbone.name,
-        seed=config.seed,
-    )
+    for oracle in (False, True):
+        if oracle and not any(row.oracle_scores for row in rows):
+            continue
+        matrix_of(plan.stream.task_names, rows, oracle=oracle).write(
+            plan.run_dir / (ORACLE_FILE if oracle else MATRIX_FILE),
+            stream=plan.stream.name,
+            method=config.method.name,
+            backbone=config.backbone.name,
+            seed=config.seed,
+        )
 
 
 def _mean(table: list[dict[str, object]], task: str, column: str) -> float | None:

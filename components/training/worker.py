@@ -24,12 +24,12 @@ from components.data.tasks import Task, TaskStream
 from components.errors import CheckpointError, ConfigError, DataError
 from components.events import Event, Note, StepDone, TaskStarted
 from components.fingerprint import require_same_code
-from components.methods.base import Method, MethodState, TaskInfo
+from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
-from components.training.loading import examples
+from components.training.loading import dataset_name, examples
 from components.training.scoring import Row, RowScorer
 
 
@@ -75,11 +75,11 @@ class StreamWorker:
         self.encoder: Encoder = build_encoder(self.config.backbone)
         torch.manual_seed(self.config.seed)
         self.method: Method = self.config.method.build(seed=self.config.seed)
-        checkpoint = self._latest_checkpoint()
-        self.cursor, state = self._restore(checkpoint)
+        self.unfinished = self._latest_checkpoint()
+        self.cursor, state = self._restore(self.unfinished)
         self.method.attach(self.model, state)
         self.model.to(self.device)
-        self._optimizer_state = checkpoint.tensors.get("optimizer") if checkpoint else None
+        self.task_start: MethodState | None = None
         self.scorer = RowScorer(
             plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
         )
@@ -113,21 +113,18 @@ class StreamWorker:
 
     def _learn(self, task: Task) -> None:
         training = self.config.training
+        if not self.config.method.trains:
+            self._announce(task, 0)
+            return
         num_updates = training.num_updates(task.train.num_rows)
         info = TaskInfo(index=self.cursor.index, name=task.name, instructions=task_instructions(task))
+        self.task_start = self.method.state_dict(self.model)
         self.method.begin_task(self.model, info)
         self.model.to(self.device)
         trainable = trainable_parameters(self.model)
-        if not self.method.trains:
-            self._announce(task, 0)
-            self.method.end_task(None, info, iter(()))
-            return
         if not trainable:
             raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
-        engine = self._build_engine()
-        if self.cursor.update and self._optimizer_state is not None:
-            engine.load_optimizer_state(self._optimizer_state)
-        self._optimizer_state = None
+        engine = self._resume_engine(trainable) if self.cursor.update else self._build_engine()
         micro_batches = self._micro_batches(task, skip_updates=self.cursor.update)
         self._announce(task, num_updates)
         probe: Batch | None = None
@@ -141,7 +138,7 @@ class StreamWorker:
                 before = self._probe(probe)
             self._update(engine, task, batches, num_updates, waited)
             if self.cursor.update % training.checkpoint_every_updates == 0 and self.cursor.update < num_updates:
-                self._save("step", engine=engine)
+                self._save_unfinished(engine)
         del micro_batches
         with engine.full_parameters():
             self.method.end_task(engine, info, self._replayed(task))
@@ -216,6 +213,16 @@ class StreamWorker:
             accumulation=training.accumulation(self.world_size),
         )
 
+    def _resume_engine(self, trainable: dict[str, torch.nn.Parameter]) -> Engine:
+        """Bring back the middle of a task: what `begin_task` made anew gets its trained values and moments."""
+        assert self.unfinished is not None
+        load_parameters(trainable, self.unfinished.tensors["trainable"])
+        self.method.load_task_state(self.unfinished.tensors["in_task"])
+        engine = self._build_engine()
+        engine.load_optimizer_state(self.unfinished.tensors["optimizer"])
+        self.unfinished = None
+        return engine
+
     @torch.no_grad()
     def _probe(self, batch: Batch) -> Tensor:
         self.model.eval()
@@ -244,7 +251,7 @@ class StreamWorker:
         size = self.config.training.micro_size(self.world_size)
         skip = skip_updates * self.config.training.accumulation(self.world_size) * size
         pending: list[Example] = []
-        for number, example in enumerate(self._examples(f"train/{task.name}/{self.rank}")):
+        for number, example in enumerate(self._examples(dataset_name("train", task.name, self.rank))):
             if number < skip:
                 continue
             pending.append(example)
@@ -292,8 +299,6 @@ class StreamWorker:
         structure = checkpoint.state["method_structure"]
         assert isinstance(structure, dict)
         self.send(Note(text=f"continuing at task {cursor.index + 1} of {len(self.stream.tasks)}, update {cursor.update}"))
-        if not checkpoint.state["has_method"]:
-            return cursor, None
         return cursor, MethodState(tensors=checkpoint.tensors["method"], structure=structure)
 
     def _identity(self) -> dict[str, object]:
@@ -303,32 +308,44 @@ class StreamWorker:
             "stream": self.stream.digest,
         }
 
-    def _save(self, name: str, *, engine: Engine | None = None) -> None:
-        """Report a checkpoint to Ray Train (all ranks); rank 0 writes it. With an engine: in the middle of a task."""
-        optimizer: dict[str, Tensor] | None = None
-        if engine is not None:
-            optimizer = engine.optimizer_state()
-            with engine.full_parameters():
-                state = self.method.state_dict(self.model)
-        else:
-            state = self.method.state_dict(self.model)
+    def _save(self, name: str) -> None:
+        """Between tasks: report the method's whole memory; a learned task's is also kept for users."""
+        state = self.method.state_dict(self.model)
+        tensors = {"method": state.tensors}
+        if self.rank == 0 and self.cursor.learned:
+            keep = self.plan.run_dir / "checkpoints" / name
+            keep.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(keep, self._checkpoint_state(state), tensors)
+        self._report(state, tensors)
+
+    def _save_unfinished(self, engine: Engine) -> None:
+        """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
+        assert self.task_start is not None
+        optimizer = engine.optimizer_state()
+        with engine.full_parameters():
+            trainable = copy_tensors(trainable_parameters(self.model))
+        in_task = self.method.task_state()
+        tensors = {
+            "method": self.task_start.tensors,
+            "trainable": trainable,
+            "in_task": in_task,
+            "optimizer": optimizer,
+        }
+        self._report(self.task_start, tensors)
+
+    def _report(self, state: MethodState, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Hand a checkpoint to Ray Train; every rank reports, rank 0 brings the files."""
         checkpoint: ray.train.Checkpoint | None = None
-        folder: Path | None = None
         if self.rank == 0:
             folder = Path(tempfile.mkdtemp(prefix="littoral-"))
-            tensors = {"method": state.tensors, **({"optimizer": optimizer} if optimizer is not None else {})}
             write_checkpoint(folder, self._checkpoint_state(state), tensors)
-            if engine is None and self.cursor.learned:
-                keep = self.plan.run_dir / "checkpoints" / name
-                keep.mkdir(parents=True, exist_ok=True)
-                write_checkpoint(keep, self._checkpoint_state(state), tensors)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"task": self.cursor.index, "update": self.cursor.update}, checkpoint=checkpoint)
+        metrics = {"task": self.cursor.index, "update": self.cursor.update}
+        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
 
     def _checkpoint_state(self, state: MethodState) -> dict[str, object]:
         return {
             **self._identity(),
-            "has_method": True,
             "method_structure": state.structure,
             "config": self.config.to_json(),
             "stream_name": self.stream.name,

@@ -1,0 +1,320 @@
+"""The driver: from a configuration to a finished stream. One `TorchTrainer.fit()` runs all tasks.
+
+`run_stream` is what `coast.py` calls, and what a sweep's trial calls: check everything that can be checked, prepare data
+and caches, start the workers, pass their events on, and return the finished matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.data import Dataset
+from ray.train import CheckpointConfig, FailureConfig, RunConfig as RayRunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.queue import Empty, Queue
+
+from components.data.rows import Split
+from components.data.streams import open_stream
+from components.data.tasks import Task, TaskStream
+from components.errors import ConfigError, LittoralError
+from components.evaluation.matrix import ScoreMatrix
+from components.events import Event, Note
+from components.fingerprint import code_fingerprint, code_root
+from components.models.backbone import backbone_fingerprint
+from components.models.identity import cache_dir
+from components.training.config import RunConfig, flatten
+from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
+from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
+from components.training.scoring import MATRIX_FILE, ORACLE_FILE
+from components.training.worker import WorkerPlan, train_stream_per_worker
+
+FINISHED_FILE = "finished.json"
+
+EventHandler = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResult:
+    """What a finished stream leaves."""
+
+    matrix: ScoreMatrix
+    oracle: ScoreMatrix | None  # with the task known at test time, for routed methods that measured it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do, before anything starts."""
+
+    config: RunConfig
+    stream: TaskStream
+    run_dir: Path
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """Optimizer updates per task."""
+        return {task.name: self.config.training.num_updates(task.train.num_rows) for task in self.stream.tasks}
+
+
+def plan_stream(config: RunConfig) -> Plan:
+    """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process."""
+    if config.run_id is None:
+        raise ConfigError("a run needs an id; give --run-id NAME.")
+    stream = open_stream(config.stream)
+    plan = Plan(config=config, stream=stream, run_dir=config.storage.expanduser().resolve() / config.run_id)
+    for name, updates in plan.updates.items():
+        if updates < 1 and config.method.trains:
+            raise ConfigError(
+                f"task {name} has fewer training rows than training.global_batch_size "
+                f"{config.training.global_batch_size}; lower it or raise training.epochs."
+            )
+    return plan
+
+
+def default_run_id(config: RunConfig) -> str:
+    """A readable id: stream, method, time."""
+    stream = Path(config.stream.name).stem
+    return f"{stream}-{config.method.name}-{datetime.now():%Y%m%d-%H%M%S}".replace("_", "-")
+
+
+def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
+    """Run (or continue) the stream; every event of the workers goes to `handle` on this process."""
+    claim_run_dir(plan)
+    with ray_session(plan.config):
+        check_resources(plan.config)
+        datasets = build_datasets(plan, handle)
+        mailbox = Queue(actor_options={"num_cpus": 0})
+        with delivered(mailbox, handle):
+            fit(plan, datasets, mailbox)
+    write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
+    return read_result(plan.run_dir)
+
+
+def finished_result(plan: Plan) -> StreamResult | None:
+    """The result of a run that is complete already, after checking that it is this run."""
+    if not (plan.run_dir / FINISHED_FILE).is_file():
+        return None
+    claim_run_dir(plan)
+    return read_result(plan.run_dir)
+
+
+def read_result(run_dir: Path) -> StreamResult:
+    """The matrices a run has written so far."""
+    oracle = run_dir / ORACLE_FILE
+    return StreamResult(
+        matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None
+    )
+
+
+def claim_run_dir(plan: Plan) -> None:
+    """Create the run's folder with its configuration, or check that the existing one is the same run."""
+    path = plan.run_dir / "config.json"
+    wanted = {**plan.config.to_json(), "stream_digest": plan.stream.digest}
+    try:
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            stored = json.loads(path.read_text())
+            _require_same_run(plan, stored, wanted)
+        else:
+            write_json(path, wanted)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
+
+
+def _require_same_run(plan: Plan, stored: dict, wanted: dict) -> None:  # type: ignore[type-arg]
+    ignored = ("run_id", "storage", "tracking", "cluster")
+    old = flatten({name: value for name, value in stored.items() if name not in ignored})
+    new = flatten({name: value for name, value in wanted.items() if name not in ignored})
+    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if different:
+        name = different[0]
+        raise ConfigError(
+            f"run {plan.config.run_id} exists with {name} = {old.get(name)}, this command has {new.get(name)}"
+            + (f" ({len(different)} settings differ)" if len(different) > 1 else "")
+            + "; use the same settings to continue it, or another --run-id."
+        )
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON beside, then rename: a reader sees all of it or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+# ---- Ray ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ray_session(config: RunConfig) -> Iterator[None]:
+    """Join the cluster of a submitted job or of `cluster.address`; otherwise start one inside this process."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a cold disk takes longer than the default 30
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    level = logging.WARNING if quiet else logging.INFO
+    if address:
+        ray.init(address=address, log_to_driver=not quiet, logging_level=level)
+    else:
+        # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
+        cpus = max(4, os.cpu_count() or 1, config.cluster.num_workers + 2)
+        ray.init(
+            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level
+        )
+    for name in ("ray.data", "ray.train", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_resources(config: RunConfig) -> None:
+    """Refuse at once what the cluster can never place; Ray Train would wait for ever."""
+    resources = ray.cluster_resources()
+    wanted = config.cluster.num_workers
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if wanted + 1 > cpus:
+        raise ConfigError(
+            f"{wanted} workers need {wanted + 1} CPUs (one is left to Ray Data), the cluster has {cpus}; lower "
+            "cluster.num_workers or add nodes."
+        )
+    if config.cluster.use_gpu and wanted > gpus:
+        raise ConfigError(
+            f"{wanted} workers with a GPU each were asked for, the cluster has {gpus} GPUs; lower cluster.num_workers "
+            "or set cluster.use-gpu to False."
+        )
+
+
+def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
+    """Datasets by `dataset_name`: one per split, task and rank. Those nobody asks for are never started."""
+    config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
+    caches = _feature_caches(plan, handle)
+    datasets: dict[str, Dataset] = {}
+    for task in plan.stream.tasks:
+        for rank in range(num_workers):
+            datasets[dataset_name("train", task.name, rank)] = training_dataset(
+                task.train,
+                config.backbone,
+                slice=Slice(rank=rank, world_size=num_workers, micro_batch_size=training.micro_size(num_workers)),
+                epochs=training.num_epochs(task.train.num_rows),
+                num_rows=training.num_updates(task.train.num_rows) * training.global_batch_size,
+                seed=config.seed,
+                features_dir=caches.get(task.train.digest),
+            )
+            datasets[dataset_name("test", task.name, rank)] = prompt_dataset(
+                task.test,
+                config.backbone,
+                slice=Slice(rank=rank, world_size=num_workers),
+                num_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
+                features_dir=caches.get(task.test.digest),
+            )
+    return datasets
+
+
+def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:
+    """Vision caches by split digest; empty when switched off or too large."""
+    training, backbone = plan.config.training, plan.config.backbone
+    splits: list[Split] = [split for task in plan.stream.tasks for split in (task.train, task.test)]
+    if training.cache_features == "off":
+        return {}
+    size = feature_bytes(splits, vision_shape(backbone), backbone.dtype)
+    if size > training.feature_cache_gb * 1e9:
+        handle(
+            Note(
+                text=f"vision features would take {size / 1e9:.1f} GB, more than training.feature_cache_gb "
+                f"{training.feature_cache_gb:g}: the tower runs in every step"
+            )
+        )
+        return {}
+    cache, fingerprint = cache_dir(), backbone_fingerprint(backbone)
+    cache_features(splits, backbone, cache, fingerprint)
+    return {split.digest: features_dir(cache, split, backbone, fingerprint) for split in splits}
+
+
+def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
+    """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
+    config = plan.config
+    trainer = TorchTrainer(
+        train_stream_per_worker,
+        train_loop_config=WorkerPlan(  # type: ignore[arg-type]
+            config=config,
+            stream=plan.stream,
+            run_dir=plan.run_dir,
+            code=code_fingerprint(),
+            code_root=str(code_root()),
+            mailbox=mailbox,
+        ),
+        scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
+        torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
+        datasets=datasets,
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+        run_config=RayRunConfig(
+            name=plan.run_dir.name,
+            storage_path=str(plan.run_dir.parent),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
+            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if config.cluster.use_gpu else "cpu"}},
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            cause = user_error(failure)
+            if cause is not None:
+                raise cause from error
+        raise
+    except TrainingFailedError as error:
+        cause = user_error(error)
+        if cause is not None:
+            raise cause from error
+        raise
+
+
+def user_error(error: BaseException | None) -> LittoralError | None:
+    """The first `LittoralError` in an exception's chain of causes."""
+    while error is not None:
+        if isinstance(error, LittoralError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def delivered(mailbox: Queue, handle: EventHandler) -> Iterator[None]:
+    """While open, a thread passes events from the workers' mailbox to `handle`; on exit the rest is delivered."""
+    stop = threading.Event()
+
+    def pump() -> None:
+        while True:
+            try:
+                handle(mailbox.get(timeout=0.5))
+            except Empty:
+                if stop.is_set():
+                    return
+
+    thread = threading.Thread(target=pump, name="events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+        mailbox.shutdown()
+
+
+__all__ = ["Plan", "StreamResult", "Task", "default_run_id", "finished_result", "plan_stream", "run_stream"]

@@ -1,0 +1,137 @@
+"""Teach a stream of image-instruction tasks to a frozen vision-language model, one after another, and score every task
+seen so far after each one. By default: Continual LLaVA on mini-COAST's domain stream with the embedded model.
+
+    python pipelines/coast.py [PRESET] [--method NAME] [--run-id ID] [--storage DIR] [--dotted.field VALUE ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.command import guarded, parse, quiet_environment
+
+quiet_environment()
+
+from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
+from components.events import Event  # noqa: E402
+from components.fingerprint import code_fingerprint  # noqa: E402
+from components.run_facts import git_commit  # noqa: E402
+from components.tracking import Tracker, dataset_records, open_tracker  # noqa: E402
+from components.training.launch import (  # noqa: E402
+    Plan,
+    StreamResult,
+    claim_run_dir,
+    default_run_id,
+    finished_result,
+    plan_stream,
+    run_stream,
+    write_json,
+)
+
+
+def main() -> int:
+    """Plan, train and score the stream, record it, and show the score matrix."""
+    command = parse(sys.argv[1:], program="coast.py", description=(__doc__ or "").split("\n\n")[0])
+    config = command.run if command.run.run_id else replace(command.run, run_id=default_run_id(command.run))
+    if command.print_config:
+        print(json.dumps(config.to_json(), indent=2))
+        return 0
+
+    console = Console()
+    plan = plan_stream(config)
+    show_plan(console, plan)
+    if command.dry_run:
+        return 0
+
+    result = finished_result(plan)
+    if result is None:
+        result = train_and_record(plan, console)
+    show_result(console, plan, result)
+    return 0
+
+
+def train_and_record(plan: Plan, console: Console) -> StreamResult:
+    """Run the stream with the console and MLflow following it."""
+    tracker = begin_tracking(plan, console)
+
+    def follow(event: Event) -> None:
+        console.handle(event)
+        tracker.handle(event)
+
+    status = "FAILED"
+    try:
+        result = run_stream(plan, follow)
+        status = "FINISHED"
+        return result
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        console.close()
+        tracker.finish(status)
+
+
+def begin_tracking(plan: Plan, console: Console) -> Tracker:
+    """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
+    config = plan.config
+    claim_run_dir(plan)
+    link = plan.run_dir / "mlflow.json"
+    tracker = open_tracker(
+        config.tracking,
+        plan.run_dir.parent,
+        plan.run_dir.name,
+        params=config.to_json(),
+        tags={
+            "stream": plan.stream.name,
+            "stream_digest": plan.stream.digest,
+            "method": config.method.name,
+            "backbone": config.backbone.name,
+            "seed": str(config.seed),
+            "code": code_fingerprint(),
+            "git_commit": git_commit() or "unknown",
+        },
+        datasets=dataset_records(plan.stream),
+        resume_run_id=json.loads(link.read_text())["run_id"] if link.is_file() else None,
+        on_note=console.handle,
+    )
+    if tracker.run_id is not None:
+        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui})
+    return tracker
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """What will be trained: tasks, updates, processes."""
+    config = plan.config
+    tasks = [
+        PlannedTask(
+            name=task.name,
+            train_rows=task.train.num_rows,
+            test_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
+            num_updates=plan.updates[task.name] if config.method.trains else 0,
+        )
+        for task in plan.stream.tasks
+    ]
+    facts = {
+        "run": str(plan.run_dir),
+        "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
+        "method": config.method.name,
+        "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
+        "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
+        f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
+    }
+    console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot)
+
+
+def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
+    """The matrix, its figures, and where everything is."""
+    console.print_matrix(result.matrix, result.oracle)
+    link = plan.run_dir / "mlflow.json"
+    paths = {name: str(plan.run_dir / Path(name)) for name in ("score_matrix.json", "predictions", "checkpoints")}
+    console.print_outcome(paths, json.loads(link.read_text())["ui"] if link.is_file() else None)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

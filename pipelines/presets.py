@@ -1,0 +1,78 @@
+"""Named runs: functions that return a whole configuration. A preset is where a comparison's budget is written down."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from components.data.streams import StreamConfig
+from components.errors import ConfigError
+from components.methods.base import SequentialLoraConfig
+from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.zero_shot import ZeroShotConfig
+from components.models.backbone import BackboneConfig
+from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
+from components.training.engine import OptimizerConfig
+
+
+def coast_domain() -> RunConfig:
+    """Continual LLaVA on mini-COAST's four domain tasks with the embedded model: the default run."""
+    return RunConfig(evaluation=EvaluationConfig(oracle_routing=True))
+
+
+def coast_capability() -> RunConfig:
+    """Continual LLaVA on mini-COAST's four answer styles."""
+    return replace(coast_domain(), stream=StreamConfig(name="mini-coast-capability"))
+
+
+def sequential_lora() -> RunConfig:
+    """Sequential LoRA at Continual LLaVA's active rank, on the domain stream: the baseline that forgets."""
+    return replace(coast_domain(), method=SequentialLoraConfig())
+
+
+def zero_shot() -> RunConfig:
+    """No training: the frozen backbone on the domain stream."""
+    return replace(coast_domain(), method=ZeroShotConfig())
+
+
+def pocket() -> RunConfig:
+    """Seconds instead of minutes: the pocket model on nano-size data, to try commands and to test."""
+    return RunConfig(
+        stream=StreamConfig(size="nano"),
+        backbone=BackboneConfig(name="pocket"),
+        method=ContinualLlavaConfig(sentence_encoder="hash"),
+        training=TrainingConfig(epochs=2, global_batch_size=8, optimizer=OptimizerConfig(learning_rate=1e-2)),
+        evaluation=EvaluationConfig(oracle_routing=True),
+    )
+
+
+def llava_7b() -> RunConfig:
+    """LLaVA-1.5-7B in bfloat16 on GPUs, with the rates of the authors' scripts; name your own --backbone.name."""
+    return RunConfig(
+        backbone=BackboneConfig(name="llava-hf/llava-1.5-7b-hf", dtype="bfloat16", gradient_checkpointing=True),
+        method=ContinualLlavaConfig(sentence_encoder="sentence-transformers/nli-roberta-base-v2"),
+        training=TrainingConfig(
+            global_batch_size=32, micro_batch_size=4, optimizer=OptimizerConfig(learning_rate=2e-5)
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "coast-domain": coast_domain,
+    "coast-capability": coast_capability,
+    "sequential-lora": sequential_lora,
+    "zero-shot": zero_shot,
+    "pocket": pocket,
+    "llava-7b": llava_7b,
+}
+DEFAULT_PRESET = "coast-domain"
+
+
+def preset(name: str) -> RunConfig:
+    """The configuration called `name`; raises `ConfigError` with the nearest name for an unknown one."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}{hint}")
+    return PRESETS[name]()
