@@ -16,22 +16,28 @@ SIGMOID_START = (0.05, 0.95)
 class ContextScalars(nn.Module):
     """For each task t >= 1 (0-based) a vector of t scalars in [0, 1], one per earlier task. Always float32.
 
-    The values are read only through `forward`, so that ZeRO-3 gathers them when they are needed.
+    ZeRO-3 gathers what a module owns itself, around its `forward`: the scalars are plain parameters of this module (a
+    ParameterDict would own them instead) and are read nowhere else.
     """
 
     def __init__(self, range_: ContextRange) -> None:
         super().__init__()
         self.range = range_
-        self.raw = nn.ParameterDict()
 
     def add_task(self, index: int, *, start: float, device: torch.device) -> None:
         """Append the scalars of task `index` >= 1, all at `start` (their value after the range is enforced)."""
         assert index >= 1, "the first task has no earlier one"
-        assert str(index) not in self.raw, f"task {index} has scalars already"
+        assert f"task_{index}" not in self._parameters, f"task {index} has scalars already"
         if self.range == "sigmoid":
             low, high = SIGMOID_START
             start = float(torch.logit(torch.tensor(min(max(start, low), high), dtype=torch.float64)))
-        self.raw[str(index)] = nn.Parameter(torch.full((index,), start, device=device, dtype=torch.float32))
+        scalars = nn.Parameter(torch.full((index,), start, device=device, dtype=torch.float32))
+        self.register_parameter(f"task_{index}", scalars)
+
+    def set_trainable(self, index: int) -> None:
+        """Let only the scalars of task `index` train (none if it has none)."""
+        for name, scalars in self.named_parameters():
+            scalars.requires_grad_(name == f"task_{index}")
 
     def values(self, raw: Tensor) -> Tensor:
         """Scalars in [0, 1] from free ones."""
@@ -43,13 +49,10 @@ class ContextScalars(nn.Module):
     def forward(self, shares: Tensor) -> Tensor:
         """shares [L, K], the mean weights each earlier task gave its pairs -> context weights [L + 1, K].
 
-        Row t is sum over l < t of scalar(t, l) * shares[l]; row 0 and rows without scalars are zero.
+        Row t is sum over l < t of scalar(t, l) * shares[l]; row 0 is zero.
         """
         num_tasks = shares.shape[0] + 1
         rows = [shares.new_zeros(shares.shape[1])] * num_tasks
-        for key, raw in self.raw.items():
-            index = int(key)
-            if index >= num_tasks:  # of a task whose training was interrupted: not learned, not counted
-                continue
-            rows[index] = self.values(raw) @ shares[:index]
+        for index in range(1, num_tasks):
+            rows[index] = self.values(self.get_parameter(f"task_{index}")) @ shares[:index]
         return torch.stack(rows)

@@ -201,8 +201,7 @@ class ContinualLlava(Method):
             generator = seeded_generator(self.seed, "keys", str(task.index))
             self.pool.align(task.index, *self._queries(task), generator)
         self.bank.set_trainable(self._trained_group(task.index), True)
-        if str(task.index) in self.context.raw:
-            self.context.raw[str(task.index)].requires_grad_(True)
+        self.context.set_trainable(task.index)
         self.current = task
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The checks a re-implementation of Continual LLaVA should pass, on the pocket backbone, against formulas written out."""
+"""The checks a re-implementation of Continual LLaVA should pass, on the pocket backbone, against written-out formulas."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_3_later_tasks_leave_old_slots_keys_and_scalars_bit_identical(pool: str)
         else:
             assert torch.equal(after[name], value), name
     scalars = [name for name in before if name.startswith(CONTEXT)]
-    assert scalars == [f"{CONTEXT}.raw.1"]
+    assert scalars == [f"{CONTEXT}.task_1"]
 
 
 def test_4_with_the_oracle_nothing_is_forgotten() -> None:
@@ -160,7 +160,7 @@ def dense_weights(
     for slot, share in alpha.items():
         owner = slot // size
         for earlier in range(owner):
-            raw = float(tensors[f"{CONTEXT}.raw.{owner}"][earlier])
+            raw = float(tensors[f"{CONTEXT}.task_{owner}"][earlier])
             scalar = 1 / (1 + 2.718281828459045**-raw) if config.contextual_range == "sigmoid" else min(max(raw, 0), 1)
             for n in range(size):
                 weights[earlier * size + n] += share * scalar * float(shares[earlier, n])
@@ -241,7 +241,7 @@ def test_contextual_scalars_learn_and_earlier_increments_do_not() -> None:
     with method.select(backbone, batch):
         backbone(batch).loss.backward()
     gradients = {name: parameter.grad for name, parameter in method.parameters().items()}
-    scalar = gradients[f"{CONTEXT}.raw.1"]
+    scalar = gradients[f"{CONTEXT}.task_1"]
     assert scalar is not None
     assert float(scalar.abs()) > 0
     assert all(gradient is None for name, gradient in gradients.items() if ".groups.0." in name)
@@ -261,7 +261,7 @@ def test_shared_pool_weighs_frozen_copies_of_earlier_pools() -> None:
     for earlier in range(2):
         scale = scales[str(earlier)]
         assert isinstance(scale, torch.Tensor)
-        expected = shares[earlier] * tensors[f"{CONTEXT}.raw.2"][earlier].sigmoid()
+        expected = shares[earlier] * tensors[f"{CONTEXT}.task_2"][earlier].sigmoid()
         torch.testing.assert_close(scale[0, 0, :: TINY.rank].detach(), expected)
 
 

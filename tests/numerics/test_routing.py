@@ -36,9 +36,7 @@ def test_grouped_similarity_is_the_mean_of_the_groups_cosines() -> None:
     similarity = normalize_groups(queries, 4) @ normalize_groups(keys, 4).T
     for b in range(5):
         for n in range(3):
-            cosines = [
-                F.cosine_similarity(queries[b, j : j + 3], keys[n, j : j + 3], dim=0) for j in range(0, 12, 3)
-            ]
+            cosines = [F.cosine_similarity(queries[b, j : j + 3], keys[n, j : j + 3], dim=0) for j in range(0, 12, 3)]
             assert float(similarity[b, n]) == pytest.approx(float(sum(cosines)) / 4, abs=1e-6)
 
 
