@@ -84,6 +84,7 @@ class MethodConfig:
     name: ClassVar[str]
     zero_stages: ClassVar[frozenset[int]] = frozenset({0, 2, 3})  # DeepSpeed ZeRO stages the method works with
     trains: ClassVar[bool] = True  # False: no task is trained, only evaluated
+    default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
     routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
 
     def build(self, *, seed: int) -> Method:
@@ -157,6 +158,16 @@ class Method:
         """
         return MethodState(tensors=copy_tensors(self.parameters()), structure=self.structure())
 
+    def task_state(self) -> dict[str, Tensor]:
+        """What a method gathers while a task is learned, beside trainable parameters; kept in mid-task checkpoints.
+
+        A resumed task runs `attach` with the state of its start, `begin_task`, gets its parameters back, and then this.
+        """
+        return {}
+
+    def load_task_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `task_state` gave."""
+
     def structure(self) -> dict[str, Json]:
         """What every method's state says: which method, with which options, after which tasks."""
         return {"method": self.config.name, "options": self.config.options(), "tasks": list(self.tasks)}
@@ -192,6 +203,8 @@ class Method:
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous CPU copies that later training does not change."""
+    partitioned = [name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and not tensor.numel()]
+    assert not partitioned, f"{partitioned[0]} is partitioned by ZeRO-3; gather all of method.parameters() first"
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

@@ -47,6 +47,7 @@ class ContinualLlavaConfig(MethodConfig):
 
     name: ClassVar[str] = "continual_llava"
     routes: ClassVar[bool] = True
+    default_learning_rate: ClassVar[float] = 5e-4  # factors start at N(0, 1), forty times LoRA's usual size
 
     slots_per_task: int = 8
     rank: int = 8
@@ -160,7 +161,7 @@ class ContinualLlava(Method):
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
-        """The frozen query encoder, loaded at first use."""
+        """The frozen query encoder."""
         from components.models.sentence import load_sentence_encoder  # imports transformers
 
         encoder = load_sentence_encoder(self.options.sentence_encoder)
@@ -247,10 +248,9 @@ class ContinualLlava(Method):
         """Append the bank groups and scalars of the next task."""
         options, index = self.options, self.begun
         self.begun += 1
-        init = "kaiming" if options.increment_init == "lora" else "paper"
         if options.pool == "owned" or index == 0:
-            name = self._trained_group(index)
-            size = self.pool.options.group_size
+            name, size = self._trained_group(index), self.pool.options.group_size
+            init = "kaiming" if options.increment_init == "lora" else "paper"
             self.bank.add_group(name, num_pairs=size, rank=options.rank, init=init, seed=self.seed)
             self.groups.append(name)
         if options.components == "intrinsic" or index == 0:

@@ -1,4 +1,4 @@
-"""The checks a re-implementation of Continual LLaVA should pass, on the pocket backbone, against written-out formulas."""
+"""The checks a re-implementation of Continual LLaVA should pass, on pocket, against written-out formulas."""
 
 from __future__ import annotations
 
@@ -245,6 +245,16 @@ def test_contextual_scalars_learn_and_earlier_increments_do_not() -> None:
     assert scalar is not None
     assert float(scalar.abs()) > 0
     assert all(gradient is None for name, gradient in gradients.items() if ".groups.0." in name)
+
+
+def test_contextual_scalars_belong_to_the_module_whose_forward_reads_them() -> None:
+    """ZeRO-3 gathers a module's own parameters around its forward; a child container's would stay partitioned."""
+    method, backbone = attached()
+    for index in range(3):
+        learn(method, backbone, index, updates=1)
+    context = method.context
+    assert [name for name, _ in context.named_parameters(recurse=False)] == ["task_1", "task_2"]
+    assert len(list(context.parameters())) == 2
 
 
 def test_shared_pool_weighs_frozen_copies_of_earlier_pools() -> None:
