@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# A Ray head on this machine for `ray job submit`, with token authentication, reachable from this machine only.
+#
+#   clusters/local.sh [start] [RAY START OPTIONS ...]
+#   clusters/local.sh stop
+#
+# RAY_PORT (6379) and DASHBOARD_PORT (8265) choose the ports; stop takes the same DASHBOARD_PORT.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+port=${RAY_PORT:-6379}
+dashboard=${DASHBOARD_PORT:-8265}
+state=${LITTORAL_CACHE:-$HOME/.cache/littoral}/cluster-$dashboard
+pid_file=$state/pid
+log=$state/ray.log
+start_timeout_s=300 # a cold disk takes minutes
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Whether the recorded process is alive and really is this cluster (process ids are used again).
+running() {
+    [[ -f $pid_file ]] && ps -o args= -p "$(cat "$pid_file")" 2>/dev/null | grep -q -- "--dashboard-port $dashboard"
+}
+
+listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+start() {
+    local ray cpus
+    ray=$(command -v ray || echo "$root/.venv/bin/ray")
+    [[ -x $ray ]] || fail "no ray command on PATH or in .venv; install Littoral first (pip install -e .)."
+    running && fail "this cluster runs already (process $(cat "$pid_file")); stop it with: $0 stop"
+    for taken in "$port" "$dashboard"; do
+        listening "$taken" && fail "port $taken is in use; choose others with RAY_PORT and DASHBOARD_PORT."
+    done
+
+    # Jobs run `python` of the environment that Ray itself comes from.
+    PATH=$(dirname "$ray"):$PATH
+    export PATH
+    export RAY_AUTH_MODE=token
+    # Ray's way to bind every port of the node to loopback; made for desktops, it works on Linux too.
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+    export RAY_raylet_start_wait_time_s=${RAY_raylet_start_wait_time_s:-$start_timeout_s}
+    "$ray" get-auth-token --generate >/dev/null 2>&1 || fail "ray could not read or make its token (~/.ray/auth_token)."
+
+    # Logical CPUs: Ray Data must find some beside the training workers, also on two cores.
+    cpus=$(getconf _NPROCESSORS_ONLN)
+    ((cpus >= 4)) || cpus=4
+    mkdir -p "$state"
+    # --block keeps one parent over all processes of this cluster: `stop` ends these and no other Ray.
+    nohup "$ray" start --head --block --disable-usage-stats --num-cpus "$cpus" --port "$port" \
+        --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" "$@" >"$log" 2>&1 </dev/null &
+    echo $! >"$pid_file"
+    wait_until_ready
+
+    echo "Ray runs on this machine only; dashboard: http://127.0.0.1:$dashboard"
+    echo "Submit from the repository's root (with RAY_AUTH_MODE=token; --storage must be an absolute path):"
+    echo
+    echo "  RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:$dashboard --working-dir . -- python pipelines/coast.py --run-id first --storage $HOME/littoral-runs"
+    echo
+    echo "Stop it with: $([[ $dashboard == 8265 ]] || echo "DASHBOARD_PORT=$dashboard ")$0 stop"
+}
+
+wait_until_ready() {
+    local deadline=$((SECONDS + start_timeout_s))
+    until grep -q "Ray runtime started" "$log" && listening "$dashboard"; do
+        if ! running; then
+            rm -f "$pid_file"
+            tail -n 20 "$log" >&2
+            fail "Ray ended while starting; the whole log is $log"
+        fi
+        ((SECONDS < deadline)) || fail "Ray did not start within $start_timeout_s s; see $log, then: $0 stop"
+        sleep 1
+    done
+}
+
+stop() {
+    if ! running; then
+        rm -f "$pid_file"
+        echo "no cluster started by $0 with DASHBOARD_PORT=$dashboard is running"
+        return
+    fi
+    local pid
+    pid=$(cat "$pid_file")
+    kill -TERM "$pid"
+    for _ in $(seq 60); do
+        running || break
+        sleep 1
+    done
+    running && fail "process $pid is still running after 60 s; see $log"
+    rm -f "$pid_file"
+    echo "stopped"
+}
+
+case ${1:-start} in
+start)
+    shift || true
+    start "$@"
+    ;;
+stop) stop ;;
+-h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+-*) start "$@" ;;
+*) fail "unknown command '$1'; use start or stop." ;;
+esac
