@@ -53,7 +53,7 @@ start() {
     nohup "$ray" start --head --block --disable-usage-stats --num-cpus "$cpus" --port "$port" \
         --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
-    wait_until_ready
+    wait_until_ready $!
 
     echo "Ray runs on this machine only; dashboard: http://127.0.0.1:$dashboard"
     echo "Submit from the repository's root (with RAY_AUTH_MODE=token; --storage must be an absolute path):"
@@ -64,9 +64,9 @@ start() {
 }
 
 wait_until_ready() {
-    local deadline=$((SECONDS + start_timeout_s))
-    until grep -q "Ray runtime started" "$log" && listening "$dashboard"; do
-        if ! running; then
+    local pid=$1 deadline=$((SECONDS + start_timeout_s))
+    until grep -qs "Ray runtime started" "$log" && listening "$dashboard"; do
+        if ! kill -0 "$pid" 2>/dev/null; then
             rm -f "$pid_file"
             tail -n 20 "$log" >&2
             fail "Ray ended while starting; the whole log is $log"

@@ -1,7 +1,7 @@
 """The driver: from a configuration to a finished stream. One `TorchTrainer.fit()` runs all tasks.
 
-`run_stream` is what `coast.py` calls, and what a sweep's trial calls: check everything that can be checked, prepare data
-and caches, start the workers, pass their events on, and return the finished matrix.
+`run_stream` is what `coast.py` calls, and what a sweep's trial calls: check everything that can be checked, prepare
+data and caches, start the workers, pass their events on, and return the finished matrix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 import ray
 import ray.train
 from ray.data import Dataset
-from ray.train import CheckpointConfig, FailureConfig, RunConfig as RayRunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
@@ -40,6 +41,7 @@ from components.training.scoring import MATRIX_FILE, ORACLE_FILE
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
 FINISHED_FILE = "finished.json"
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
 
 EventHandler = Callable[[Event], None]
 
@@ -70,6 +72,7 @@ def plan_stream(config: RunConfig) -> Plan:
     """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process."""
     if config.run_id is None:
         raise ConfigError("a run needs an id; give --run-id NAME.")
+    require_lasting_storage(config.storage)
     stream = open_stream(config.stream)
     plan = Plan(config=config, stream=stream, run_dir=config.storage.expanduser().resolve() / config.run_id)
     for name, updates in plan.updates.items():
@@ -79,6 +82,15 @@ def plan_stream(config: RunConfig) -> Plan:
                 f"{config.training.global_batch_size}; lower it or raise training.epochs."
             )
     return plan
+
+
+def require_lasting_storage(storage: Path) -> None:
+    """Raise `ConfigError` for a relative folder inside a submitted job: it would be deleted with the job's copy."""
+    if SUBMITTED_JOB in os.environ and not storage.expanduser().is_absolute():
+        raise ConfigError(
+            f"storage {str(storage)!r} is relative, and a submitted job works in a copy that is deleted afterwards; "
+            "give --storage an absolute folder that every node sees."
+        )
 
 
 def default_run_id(config: RunConfig) -> str:
@@ -171,9 +183,7 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
         cpus = max(4, os.cpu_count() or 1, config.cluster.num_workers + 2)
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level
-        )
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
     try:
