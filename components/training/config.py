@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -142,9 +142,15 @@ class RunConfig:
             raise ConfigError(f"method {self.method.name} supports ZeRO stages {allowed}, not {stage}.")
         self.training.micro_size(self.cluster.num_workers)
 
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The optimizer with its peak rate resolved: the configured one, or the method's default."""
+        rate = self.training.optimizer.learning_rate or self.method.default_learning_rate
+        return replace(self.training.optimizer, learning_rate=rate)
+
     def to_json(self) -> dict[str, Json]:
         """The resolved configuration as plain JSON; `method` carries its name."""
-        plain = _plain(self)
+        plain = _plain(replace(self, training=replace(self.training, optimizer=self.optimizer)))
         assert isinstance(plain, dict)
         method = plain["method"]
         assert isinstance(method, dict)
@@ -169,13 +175,6 @@ class RunConfig:
             cluster=_build(ClusterConfig, plain["cluster"]),
             tracking=_build(TrackingConfig, plain["tracking"]),
         )
-
-    def science(self) -> dict[str, Json]:
-        """The part that decides the numbers: what a resumed run must agree on."""
-        plain = self.to_json()
-        for name in ("run_id", "storage", "tracking", "cluster"):
-            plain.pop(name)
-        return plain
 
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -29,7 +29,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to zero; one schedule per task."""
 
-    learning_rate: float = 2e-3  # for o_proj increments with B ~ N(0, 1) see the README's design section
+    learning_rate: float | None = None
+    """Peak rate; None takes the method's own default, since methods scale their increments differently."""
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -38,7 +39,8 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0  # 0 switches clipping off
 
     def rate_at(self, update: int, num_updates: int) -> float:
-        """Learning rate of 0-based `update`."""
+        """Learning rate of 0-based `update`; the peak must have been resolved (see `RunConfig.optimizer`)."""
+        assert self.learning_rate is not None
         warmup = math.ceil(self.warmup_ratio * num_updates)
         if update < warmup:
             return self.learning_rate * (update + 1) / warmup
@@ -103,7 +105,7 @@ class TorchEngine:
             group["lr"] = rate
 
     @contextmanager
-    def full_parameters(self) -> Iterator[None]:
+    def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         yield
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -188,10 +190,10 @@ class DeepSpeedEngine:
             group["lr"] = rate
 
     @contextmanager
-    def full_parameters(self) -> Iterator[None]:
-        """A scope in which trainable parameters are whole on every rank (a gather under ZeRO-3, nothing otherwise)."""
+    def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """A scope in which `parameters` are whole on every rank (a gather under ZeRO-3, nothing otherwise)."""
         if self._stage == 3:
-            with self._deepspeed.zero.GatheredParameters(list(self._parameters.values())):
+            with self._deepspeed.zero.GatheredParameters(list(parameters)):
                 yield
         else:
             yield
@@ -258,7 +260,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> 
     """torch's AdamW with the task's hyper-parameters."""
     return torch.optim.AdamW(
         parameters,
-        lr=config.learning_rate,
+        lr=config.rate_at(0, 1),
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         weight_decay=config.weight_decay,

@@ -94,7 +94,7 @@ class RowScorer:
             scores={name: _mean(table, name, "score") for name in names},
             oracle_scores=(
                 {name: _mean(table, name, "oracle_score") for name in names}
-                if evaluation.oracle_routing and self.plan.config.method.routes
+                if evaluation.oracle_routing and self.method.routes
                 else None
             ),
         )
@@ -106,7 +106,7 @@ class RowScorer:
         """Predictions of one task, scored (on rank 0; empty elsewhere)."""
         config = self.plan.config
         num_rows = min(task.test.num_rows, config.evaluation.limit or task.test.num_rows)
-        oracle = task.name if config.evaluation.oracle_routing and self.plan.config.method.routes and known else None
+        oracle = task.name if config.evaluation.oracle_routing and self.method.routes and known else None
         answers: list[Answer] = []
         for window in self._windows(task):
             answers += answer(
@@ -192,8 +192,8 @@ class RowScorer:
                 after=row.after,
                 scores=row.scores,
                 oracle_scores=row.oracle_scores,
-                routing_accuracy=_routing_accuracy(table) if self.plan.config.method.routes and learned else None,
-                slot_usage=_slot_usage(table) if self.plan.config.method.routes and learned else None,
+                routing_accuracy=_routing_accuracy(table) if self.method.routes and learned else None,
+                slot_usage=_slot_usage(table) if self.method.routes and learned else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),

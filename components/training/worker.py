@@ -140,10 +140,11 @@ class StreamWorker:
             if self.cursor.update % training.checkpoint_every_updates == 0 and self.cursor.update < num_updates:
                 self._save_unfinished(engine)
         del micro_batches
-        with engine.full_parameters():
+        unchanged = probe is not None and before is not None and torch.equal(before, self._probe(probe))
+        with engine.full_parameters(self.method.parameters().values()):
             self.method.end_task(engine, info, self._replayed(task))
         engine.close()
-        if probe is not None and before is not None and torch.equal(before, self._probe(probe)):
+        if unchanged:
             raise ConfigError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
@@ -156,7 +157,7 @@ class StreamWorker:
         training, cursor = self.config.training, self.cursor
         started = time.monotonic()
         torch.manual_seed(_step_seed(self.config.seed, cursor.index, cursor.update, self.rank))
-        engine.set_learning_rate(training.optimizer.rate_at(cursor.update, num_updates))
+        engine.set_learning_rate(self.config.optimizer.rate_at(cursor.update, num_updates))
         self.model.train()
         counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
         mean_count = float(engine.mean_over_workers({"n": torch.tensor(float(sum(counts)), device=self.device)})["n"])
@@ -193,7 +194,7 @@ class StreamWorker:
                 + sum(training.num_updates(task.train.num_rows) for task in self.stream.tasks[: cursor.index]),
                 loss=loss_value,
                 parts={name: float(value) for name, value in means.items()},
-                learning_rate=training.optimizer.rate_at(cursor.update - 1, num_updates),
+                learning_rate=self.config.optimizer.rate_at(cursor.update - 1, num_updates),
                 grad_norm=engine.grad_norm,
                 samples_per_s=training.global_batch_size / elapsed,
                 data_wait_s=waited,
@@ -204,10 +205,10 @@ class StreamWorker:
         training = self.config.training
         if training.engine == "torch":
             accumulation = training.accumulation(self.world_size)
-            return TorchEngine(self.model, training.optimizer, accumulation=accumulation)
+            return TorchEngine(self.model, self.config.optimizer, accumulation=accumulation)
         return DeepSpeedEngine(
             self.model,
-            training.optimizer,
+            self.config.optimizer,
             zero_stage=training.zero_stage,
             micro_batch_size=training.micro_size(self.world_size),
             accumulation=training.accumulation(self.world_size),
@@ -322,7 +323,7 @@ class StreamWorker:
         """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
         assert self.task_start is not None
         optimizer = engine.optimizer_state()
-        with engine.full_parameters():
+        with engine.full_parameters(trainable_parameters(self.model).values()):
             trainable = copy_tensors(trainable_parameters(self.model))
         in_task = self.method.task_state()
         tensors = {

@@ -1,0 +1,163 @@
+"""The whole job, for real: Ray Data, Ray Train, DeepSpeed and MLflow on the pocket model and nano-size data.
+
+    python -m pytest tests/integration/test_stream.py
+
+Every run is a process of its own, as a user starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+SCORES = ("chartqa", "docvqa", "iconqa", "medicalqa")
+# Few rows and short answers keep a run short; two epochs make twelve updates a task, enough to change outputs.
+COMMON = ("pocket", "--training.epochs", "3", "--training.checkpoint-every-updates", "4")
+TIMEOUT_S = 600
+
+
+def start(storage: Path, run_id: str, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", run_id, *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def matrix(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
+    return json.loads((storage / run_id / "score_matrix.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(storage: Path) -> str:
+    return finish(start(storage, "whole"))
+
+
+def test_a_run_leaves_matrix_predictions_checkpoints(storage: Path, uninterrupted: str) -> None:
+    content = matrix(storage, "whole")
+    assert content["tasks"] == list(SCORES)
+    assert [row["after"] for row in content["rows"]] == ["zero-shot", *SCORES]
+    assert content["rows"][1]["scores"]["docvqa"] is None
+    assert set(content["summary"]) >= {"final_average", "immediate_average", "mean_average", "bwt", "forgetting"}
+    predictions = pq.read_table(storage / "whole" / "predictions")
+    assert set(predictions.column_names) >= {
+        "after", "task", "sample_id", "prompt", "prediction", "answers", "score", "metric",
+    }  # fmt: skip
+    assert predictions.num_rows == 16 * (4 + 1 + 2 + 3 + 4)
+    assert len(list((storage / "whole" / "checkpoints").glob("*/state.json"))) == 4
+    assert "Score matrix" in uninterrupted
+    assert "mlflow ui" in uninterrupted
+
+
+def test_oracle_routing_forgets_nothing(storage: Path, uninterrupted: str) -> None:
+    oracle = json.loads((storage / "whole" / "oracle_matrix.json").read_text())
+    assert oracle["summary"]["forgetting"] == 0.0
+    assert oracle["summary"]["bwt"] == 0.0
+
+
+def test_mlflow_holds_the_stream_and_its_tasks(storage: Path, uninterrupted: str) -> None:
+    link = json.loads((storage / "whole" / "mlflow.json").read_text())
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    run = client.get_run(link["run_id"])
+    assert run.info.status == "FINISHED"
+    summary = matrix(storage, "whole")["summary"]
+    for name in ("final_average", "forgetting", "bwt"):
+        history = client.get_metric_history(link["run_id"], name)
+        assert history[-1].step == 4
+        assert history[-1].value == pytest.approx(summary[name])
+    accuracy = client.get_metric_history(link["run_id"], "accuracy/chartqa")
+    assert sorted(point.step for point in accuracy) == [0, 1, 2, 3, 4]
+    children = client.search_runs(
+        [run.info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{link['run_id']}'"
+    )
+    assert len(children) == 4
+    assert all(client.get_metric_history(child.info.run_id, "train/loss") for child in children)
+
+
+def test_a_finished_run_is_not_trained_again(storage: Path, uninterrupted: str) -> None:
+    started = time.monotonic()
+    output = finish(start(storage, "whole"))
+    assert "Score matrix" in output
+    assert time.monotonic() - started < 90  # no Ray, no training: only imports and reading
+
+
+def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
+    process = start(storage, "gpus", "--cluster.num-workers", "4", "--cluster.use-gpu", "--tracking.no-enabled")
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "the cluster has 0 GPUs" in output
+    assert "Traceback" not in output
+
+
+def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: str) -> None:
+    """SIGKILL the whole process group in the middle of task 3; the same command ends with the same matrix."""
+    command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", "killed"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    while not unfinished_update(storage / "killed", task=2):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (storage / "killed" / "finished.json").exists()
+    output = finish(start(storage, "killed"))
+    assert "continuing at task 3" in output
+    assert matrix(storage, "killed") == matrix(storage, "whole")
+
+
+def unfinished_update(run_dir: Path, *, task: int) -> int:
+    """Update of the newest mid-task checkpoint of `task`, 0 when there is none."""
+    found = 0
+    for path in run_dir.glob("checkpoint_*/state.json"):
+        try:
+            cursor = json.loads(path.read_text())["cursor"]
+        except (json.JSONDecodeError, FileNotFoundError):  # being written, or just removed
+            continue
+        if cursor["index"] == task and not cursor["learned"]:
+            found = max(found, cursor["update"])
+    return found
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_two_workers_learn_what_one_learns(storage: Path, uninterrupted: str, stage: str) -> None:
+    run_id = f"two-{stage}"
+    finish(start(storage, run_id, "--cluster.num-workers", "2", "--training.zero-stage", stage))
+    for task, (one, two) in enumerate(zip(losses(storage, "whole"), losses(storage, run_id), strict=True)):
+        assert two == pytest.approx(one, rel=2e-3), f"task {task}"
+
+
+def losses(storage: Path, run_id: str) -> list[list[float]]:
+    """Loss curves per task from MLflow, in stream order."""
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    link = json.loads((storage / run_id / "mlflow.json").read_text())
+    parent = client.get_run(link["run_id"])
+    children = client.search_runs(
+        [parent.info.experiment_id],
+        filter_string=f"tags.`mlflow.parentRunId` = '{link['run_id']}'",
+        order_by=["attributes.start_time ASC"],
+    )
+    return [
+        [point.value for point in sorted(client.get_metric_history(child.info.run_id, "train/loss"), key=lambda p: p.step)]
+        for child in children
+    ]

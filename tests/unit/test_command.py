@@ -1,0 +1,116 @@
+"""What a user can get wrong: one clear sentence, a non-zero exit, no traceback, nothing half-written.
+
+    python -m pytest tests/unit/test_command.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.data.streams import StreamConfig
+from components.training.config import RunConfig
+from pipelines import coast
+from pipelines.command import guarded, parse
+from pipelines.presets import PRESETS
+
+
+class Refusal:
+    """Runs coast.py in this process and returns what it said when it refused."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> str:
+        self._monkeypatch.setattr(sys, "argv", ["coast.py", *arguments])
+        try:
+            code = guarded(coast.main)
+        except SystemExit as stop:  # tyro's own way out for unknown options
+            code = stop.code
+        said = self._capsys.readouterr()
+        assert code not in (0, None), said.out
+        return " ".join((said.err + said.out).split())
+
+
+@pytest.fixture()
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("coast-domian", "--dry-run"), "did you mean coast-domain"),
+        (("pocket", "--method", "continual-lava", "--dry-run"), "continual_llava"),
+        (("pocket", "--method.rnk", "3", "--dry-run"), "--method.rnk"),
+        (("pocket", "--method.top-m", "9", "--dry-run"), "top_m"),
+        (("pocket", "--stream.order", "chartqa", "docqa", "--dry-run"), "docvqa"),
+        (("pocket", "--stream.name", "mini-cost-domain", "--dry-run"), "mini-coast-domain"),
+        (("pocket", "--stream.size", "huge", "--dry-run"), "nano"),
+        (("pocket", "--run-id", "a/b", "--dry-run"), "run id"),
+        (("pocket", "--training.epochs", "0", "--dry-run"), "training.epochs"),
+        (("pocket", "--training.global-batch-size", "7", "--cluster.num-workers", "2", "--dry-run"), "global_batch_size"),
+        (("pocket", "--training.global-batch-size", "128", "--dry-run"), "fewer training rows"),
+        (("pocket", "--tracking.uri", "mlruns", "--dry-run"), "tracking.uri"),
+    ],
+)
+def test_refused_before_anything_starts(
+    refused: Refusal, arguments: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    assert expected in refused(*arguments, "--storage", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_field_of_a_stream_file(refused: Refusal, tmp_path: Path) -> None:
+    stream = tmp_path / "stream.toml"
+    stream.write_text('name = "mine"\n[[task]]\nname = "shop"\ntrain = "train.json"\n')
+    message = refused("pocket", "--stream.name", str(stream), "--storage", str(tmp_path / "new"), "--dry-run")
+    assert "shop" in message
+    assert "test" in message
+
+
+def test_a_changed_shard(refused: Refusal, tmp_path: Path) -> None:
+    options = ("pocket", "--stream.data-dir", str(tmp_path / "data"), "--storage", str(tmp_path / "new"))
+    arguments = parse(list(options), program="coast.py", description="")
+    coast.plan_stream(arguments.run.__class__(**{**vars(arguments.run), "run_id": "x"}))
+    shard = next((tmp_path / "data").rglob("part-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert shard.name in refused(*options, "--dry-run")
+
+
+def test_unwritable_output(refused: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert "--storage" in refused("pocket", "--storage", str(tmp_path / "file"), "--run-id", "x")
+
+
+def test_mlflow_unreachable(refused: Refusal, tmp_path: Path) -> None:
+    arguments = ("pocket", "--storage", str(tmp_path), "--run-id", "x", "--tracking.uri", "http://127.0.0.1:9")
+    assert "MLflow" in refused(*arguments)
+
+
+def test_other_settings_under_the_same_id(refused: Refusal, tmp_path: Path) -> None:
+    options = ["pocket", "--storage", str(tmp_path), "--run-id", "x"]
+    config = parse(options, program="coast.py", description="").run
+    coast.claim_run_dir(coast.plan_stream(config))
+    message = refused(*options, "--method.rank", "3", "--tracking.no-enabled")
+    assert "method.rank = 8" in message
+    assert "--run-id" in message
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_configuration_reloads_to_itself(name: str) -> None:
+    config = parse([name, "--seed", "3", "--stream.order", "iconqa", "docvqa"], program="", description="").run
+    assert config.stream.order == ("iconqa", "docvqa")
+    reloaded = RunConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert reloaded.to_json() == config.to_json()
+    assert reloaded.stream == StreamConfig(**{**vars(config.stream)})
+
+
+def test_the_learning_rate_follows_the_method() -> None:
+    continual = parse(["coast-domain"], program="", description="").run
+    sequential = parse(["coast-domain", "--method", "sequential-lora"], program="", description="").run
+    assert continual.optimizer.learning_rate == continual.method.default_learning_rate
+    assert sequential.optimizer.learning_rate == sequential.method.default_learning_rate != continual.optimizer.learning_rate
