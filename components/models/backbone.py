@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.utils import logging
 
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
@@ -184,21 +185,16 @@ class Backbone(nn.Module):
             matcher = re.compile(rf"(?:.*\.)?\d+\.(?:{pattern})")
         except re.error as error:
             raise ConfigError(f"the target module pattern {pattern!r} is not a regular expression: {error}.") from error
-        prefix = "model.model.language_model."
-        found = {
-            prefix + name: module
-            for name, module in self.language_model.named_modules()
-            if isinstance(module, nn.Linear) and matcher.fullmatch(name)
+        linears = {
+            name: module for name, module in self.language_model.named_modules() if isinstance(module, nn.Linear)
         }
+        prefix = "model.model.language_model."
+        found = {prefix + name: module for name, module in linears.items() if matcher.fullmatch(name)}
         if not found:
-            linears = {
-                re.sub(r"^.*?\d+\.", "", name)
-                for name, module in self.language_model.named_modules()
-                if isinstance(module, nn.Linear)
-            }
+            kinds = sorted({re.sub(r"^.*?\d+\.", "", name) for name in linears})
             raise ConfigError(
                 f"the target module pattern {pattern!r} matches no linear layer of the language model; its layers "
-                f"have {', '.join(sorted(linears))}."
+                f"have {', '.join(kinds)}."
             )
         return found
 
@@ -250,9 +246,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     if attention == "auto":
         attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=DTYPES[config.dtype], attn_implementation=attention
-        )
+        with _without_progress_bars():
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=DTYPES[config.dtype], attn_implementation=attention
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f'backbone {config.name!r} cannot be loaded ({_first_line(error)}); give "smol", "pocket", a directory '
@@ -286,6 +283,18 @@ def _positions(attention_mask: Tensor) -> Tensor:
 def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
     stops = [index for index, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Silence Hugging Face's bars: many workers load at once and share one terminal."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -64,7 +64,7 @@ def pocket_fingerprint() -> str:
 def pocket_processor() -> LlavaProcessor:
     """Tokenizer and image processor in the same classes that LLaVA-1.5 uses."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=_tokenizer(),
