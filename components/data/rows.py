@@ -216,11 +216,11 @@ def open_split(path: Path) -> Split:
     try:
         manifest = json.loads(manifest_path.read_text())
         if manifest["format"] != FORMAT:
-            raise DataError(f"{manifest_path} has format {manifest['format']!r}, expected {FORMAT!r}; prepare it again.")
+            raise DataError(f"{manifest_path} has format {manifest['format']!r}, expected {FORMAT!r}; prepare it.")
         shards = tuple(Shard(**shard) for shard in manifest["shards"])
         for shard in shards:
             if Path(shard.file).name != shard.file:
-                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard is a file beside its manifest.")
+                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard lies beside its manifest.")
         return Split(
             path=path.resolve(), task=manifest["task"], split=manifest["split"], shards=shards, card=manifest["card"]
         )

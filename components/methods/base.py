@@ -128,6 +128,12 @@ class Method:
         """
         raise NotImplementedError
 
+    def prepare(self, instructions: Sequence[str]) -> None:
+        """Called once before the first task with the stream's training instructions: a chance to fill caches.
+
+        Must change no result. Nothing may be learned from it about tasks to come.
+        """
+
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         """Grow, freeze, choose; exactly the parameters with `requires_grad` are trained. Deterministic."""
         self.check_next(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 CONTEXT = "continual_llava_context"  # the scalars' module in the model
 SMALL_START = 0.05  # contextual_start = "small"
+PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the encoder remembers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +192,9 @@ class ContinualLlava(Method):
         self.pool.keys, self.pool.shares = keys.clone(), shares.clone()
         load_parameters(self.parameters(), tensors)
         self._freeze()
+
+    def prepare(self, instructions: Sequence[str]) -> None:
+        self.encoder.encode(evenly_spaced(instructions, PREPARED_TEXTS))  # so that a new task starts at once
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         self.check_next(task)

@@ -23,13 +23,12 @@ from components.models.encoding import build_encoder
 from components.models.pocket import pocket_model
 from components.training.loading import FEATURES_SCHEMA, tensor_bytes
 
+
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
     encoder = build_encoder(backbone)
-    if backbone.name == "pocket":
-        config = pocket_model().config
-    else:
-        config = AutoConfig.from_pretrained(model_source(backbone))
+    pocket = backbone.name == "pocket"
+    config = pocket_model().config if pocket else AutoConfig.from_pretrained(model_source(backbone))
     layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
     return encoder.image_tokens, layers * config.vision_config.hidden_size
 

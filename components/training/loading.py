@@ -1,8 +1,9 @@
 """Ray Data: one task's shards, streamed in a known order, decoded and tokenised upstream of the workers.
 
-Order. An epoch permutes row groups with a seed, cuts them into windows of `WINDOW_GROUPS` groups and permutes the rows
-inside each window: sequential reads, a shuffle over about a thousand rows (over everything for small tasks), and one
-fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's cursor is one number.
+Order. An epoch permutes row groups with a seed, cuts them into windows of `WINDOW_GROUPS` groups and permutes the
+rows inside each window: sequential reads, a shuffle over about a thousand rows (over everything for small tasks), and
+one fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's cursor is one
+number.
 
 Split over workers. Rank r of W takes the positions whose micro-batch index is r modulo W, so that an update sees the
 same samples whatever W is. Each rank has its own dataset: nothing is dropped, and nothing depends on scheduling.
@@ -66,7 +67,9 @@ def plan_windows(split: Split, *, epochs: int, num_rows: int, seed: int | None) 
     windows: list[Window] = []
     start = 0
     for epoch in range(epochs):
-        order = np.arange(len(groups)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(groups))
+        order = (
+            np.arange(len(groups)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(groups))
+        )
         for first in range(0, len(groups), WINDOW_GROUPS):
             chosen = [groups[index] for index in order[first : first + WINDOW_GROUPS]]
             rows = sum(size for _, _, size in chosen)

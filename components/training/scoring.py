@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -118,14 +117,17 @@ class RowScorer:
                 max_new_tokens=task.max_new_tokens,
                 device=self.device,
                 oracle_task=oracle,
-                progress=lambda done, before=len(answers): self.send(
-                    EvaluationProgress(
-                        after=after, task=task.name, done=(before + done) * self.world_size, total=num_rows
-                    )
-                ),
+                progress=self._progress(after, task.name, before=len(answers), total=num_rows),
             )
         gathered = self._gather(answers)
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
+
+    def _progress(self, after: str, task: str, *, before: int, total: int) -> Callable[[int], None]:
+        def send(done: int) -> None:
+            seen = min((before + done) * self.world_size, total)  # the other ranks are about as far
+            self.send(EvaluationProgress(after=after, task=task, done=seen, total=total))
+
+        return send
 
     def _windows(self, task: Task) -> Iterator[list[Example]]:
         blocks = ray.train.get_dataset_shard(dataset_name("test", task.name, self.rank)).iter_batches(
@@ -147,7 +149,9 @@ class RowScorer:
         for row in task.test.rows(with_image=False, limit=num_rows):
             reply = replies.pop(row.sample_id, None)
             if reply is None:
-                raise DataError(f"test row {row.sample_id} of task {task.name} was not answered; scores would be wrong.")
+                raise DataError(
+                    f"test row {row.sample_id} of task {task.name} was not answered; scores would be wrong."
+                )
             oracle = reply.oracle_text
             records.append(
                 {
@@ -207,7 +211,9 @@ class RowScorer:
 def matrix_of(tasks: list[str], rows: list[Row], *, oracle: bool = False) -> ScoreMatrix:
     """The score matrix of finished rows; with `oracle`, the one measured with the task known."""
     cells = [(row.after, (row.oracle_scores or row.scores) if oracle else row.scores) for row in rows]
-    return ScoreMatrix(tasks, [[scores[name] for name in tasks] for _, scores in cells], after=[name for name, _ in cells])
+    return ScoreMatrix(
+        tasks, [[scores[name] for name in tasks] for _, scores in cells], after=[name for name, _ in cells]
+    )
 
 
 def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:

@@ -79,6 +79,7 @@ class StreamWorker:
         self.cursor, state = self._restore(self.unfinished)
         self.method.attach(self.model, state)
         self.model.to(self.device)
+        self.method.prepare([text for task in self.stream.tasks for text in task_instructions(task)])
         self.task_start: MethodState | None = None
         self.scorer = RowScorer(
             plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
@@ -88,7 +89,12 @@ class StreamWorker:
 
     def run(self) -> None:
         """Learn and score every task that is still to do."""
-        if not self.cursor.rows and self.config.evaluation.zero_shot and self.cursor.index == 0 and not self.cursor.update:
+        if (
+            not self.cursor.rows
+            and self.config.evaluation.zero_shot
+            and self.cursor.index == 0
+            and not self.cursor.update
+        ):
             self._score_row(train_s=0.0)
         while self.cursor.index < len(self.stream.tasks):
             task = self.stream.tasks[self.cursor.index]
@@ -150,9 +156,7 @@ class StreamWorker:
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
 
-    def _update(
-        self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float
-    ) -> None:
+    def _update(self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float) -> None:
         """One optimizer update. Each micro-batch weighs by its answer tokens, so the split over workers is neutral."""
         training, cursor = self.config.training, self.cursor
         started = time.monotonic()
@@ -267,7 +271,9 @@ class StreamWorker:
             yield batch.to(self.device)
 
     def _examples(self, name: str) -> Iterator[Example]:
-        blocks = ray.train.get_dataset_shard(name).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        blocks = ray.train.get_dataset_shard(name).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=2
+        )
         for block in blocks:
             yield from examples(block.to_pylist(), self.config.backbone.dtype)
 
@@ -299,7 +305,9 @@ class StreamWorker:
         )
         structure = checkpoint.state["method_structure"]
         assert isinstance(structure, dict)
-        self.send(Note(text=f"continuing at task {cursor.index + 1} of {len(self.stream.tasks)}, update {cursor.update}"))
+        self.send(
+            Note(text=f"continuing at task {cursor.index + 1} of {len(self.stream.tasks)}, update {cursor.update}")
+        )
         return cursor, MethodState(tensors=checkpoint.tensors["method"], structure=structure)
 
     def _identity(self) -> dict[str, object]:

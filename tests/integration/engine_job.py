@@ -1,4 +1,4 @@
-"""A small training job without Ray: two tasks of sequential LoRA on the pocket model, under any engine and world size."""
+"""A small job without Ray: two tasks of sequential LoRA on the pocket model, under any engine and world size."""
 
 from __future__ import annotations
 

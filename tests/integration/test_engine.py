@@ -1,6 +1,6 @@
 """One worker and two, every ZeRO stage, with and without an interruption: the same losses.
 
-    python -m pytest tests/integration/test_engine.py
+python -m pytest tests/integration/test_engine.py
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 
 import pytest
-
 from engine_job import Job, losses_of
 
 TOLERANCE = 2e-4  # float32 sums in another order, amplified by eleven updates at a learning rate of 1e-2

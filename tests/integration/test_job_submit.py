@@ -1,6 +1,6 @@
 """`ray job submit` for real: a cluster from clusters/local.sh, a submitted pocket run, the same matrix as a direct run.
 
-    python -m pytest tests/integration/test_job_submit.py
+python -m pytest tests/integration/test_job_submit.py
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     script = {**environment, "LITTORAL_STATE": state}
     command = ["clusters/local.sh", "start", "--ray-client-server-port", str(client), "--temp-dir", ray_dir]
     try:
-        started = subprocess.run(
-            command, cwd=ROOT, env=script, capture_output=True, text=True, timeout=START_TIMEOUT_S
-        )
+        started = subprocess.run(command, cwd=ROOT, env=script, capture_output=True, text=True, timeout=START_TIMEOUT_S)
         assert started.returncode == 0, started.stdout + started.stderr
         address = f"http://127.0.0.1:{dashboard}"
-        expected = f"RAY_AUTH_MODE=token ray job submit --address {address} --working-dir . -- python pipelines/coast.py"
+        expected = (
+            f"RAY_AUTH_MODE=token ray job submit --address {address} --working-dir . -- python pipelines/coast.py"
+        )
         assert expected in started.stdout
         yield address, environment
     finally:

@@ -158,6 +158,9 @@ def losses(storage: Path, run_id: str) -> list[list[float]]:
         order_by=["attributes.start_time ASC"],
     )
     return [
-        [point.value for point in sorted(client.get_metric_history(child.info.run_id, "train/loss"), key=lambda p: p.step)]
+        [
+            point.value
+            for point in sorted(client.get_metric_history(child.info.run_id, "train/loss"), key=lambda p: p.step)
+        ]
         for child in children
     ]

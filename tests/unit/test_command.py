@@ -1,6 +1,6 @@
 """What a user can get wrong: one clear sentence, a non-zero exit, no traceback, nothing half-written.
 
-    python -m pytest tests/unit/test_command.py
+python -m pytest tests/unit/test_command.py
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Refusal:
         return " ".join((said.err + said.out).split())
 
 
-@pytest.fixture()
+@pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
     return Refusal(monkeypatch, capsys)
 
@@ -52,7 +52,10 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (("pocket", "--stream.size", "huge", "--dry-run"), "nano"),
         (("pocket", "--run-id", "a/b", "--dry-run"), "run id"),
         (("pocket", "--training.epochs", "0", "--dry-run"), "training.epochs"),
-        (("pocket", "--training.global-batch-size", "7", "--cluster.num-workers", "2", "--dry-run"), "global_batch_size"),
+        (
+            ("pocket", "--training.global-batch-size", "7", "--cluster.num-workers", "2", "--dry-run"),
+            "global_batch_size",
+        ),
         (("pocket", "--training.global-batch-size", "128", "--dry-run"), "fewer training rows"),
         (("pocket", "--tracking.uri", "mlruns", "--dry-run"), "tracking.uri"),
     ],
@@ -113,4 +116,8 @@ def test_the_learning_rate_follows_the_method() -> None:
     continual = parse(["coast-domain"], program="", description="").run
     sequential = parse(["coast-domain", "--method", "sequential-lora"], program="", description="").run
     assert continual.optimizer.learning_rate == continual.method.default_learning_rate
-    assert sequential.optimizer.learning_rate == sequential.method.default_learning_rate != continual.optimizer.learning_rate
+    assert (
+        sequential.optimizer.learning_rate
+        == sequential.method.default_learning_rate
+        != continual.optimizer.learning_rate
+    )
