@@ -4,13 +4,14 @@
 #   clusters/local.sh [start] [RAY START OPTIONS ...]
 #   clusters/local.sh stop
 #
-# RAY_PORT (6379) and DASHBOARD_PORT (8265) choose the ports; stop takes the same DASHBOARD_PORT.
+# RAY_PORT (6379) and DASHBOARD_PORT (8265) choose the ports; stop takes the same DASHBOARD_PORT. The log and the process id
+# are kept in LITTORAL_STATE (~/.cache/littoral).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 port=${RAY_PORT:-6379}
 dashboard=${DASHBOARD_PORT:-8265}
-state=${LITTORAL_CACHE:-$HOME/.cache/littoral}/cluster-$dashboard
+state=${LITTORAL_STATE:-$HOME/.cache/littoral}/cluster-$dashboard # process id and log
 pid_file=$state/pid
 log=$state/ray.log
 start_timeout_s=300 # a cold disk takes minutes
@@ -49,9 +50,10 @@ start() {
     cpus=$(getconf _NPROCESSORS_ONLN)
     ((cpus >= 4)) || cpus=4
     mkdir -p "$state"
+    # The agent takes any free port: its default one may belong to a run that started its own Ray.
     # --block keeps one parent over all processes of this cluster: `stop` ends these and no other Ray.
     nohup "$ray" start --head --block --disable-usage-stats --num-cpus "$cpus" --port "$port" \
-        --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" "$@" >"$log" 2>&1 </dev/null &
+        --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" --dashboard-agent-listen-port 0 "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
     wait_until_ready $!
 
@@ -68,7 +70,7 @@ wait_until_ready() {
     until grep -qs "Ray runtime started" "$log" && listening "$dashboard"; do
         if ! kill -0 "$pid" 2>/dev/null; then
             rm -f "$pid_file"
-            tail -n 20 "$log" >&2
+            tail -n 5 "$log" >&2
             fail "Ray ended while starting; the whole log is $log"
         fi
         ((SECONDS < deadline)) || fail "Ray did not start within $start_timeout_s s; see $log, then: $0 stop"
@@ -100,7 +102,7 @@ start)
     start "$@"
     ;;
 stop) stop ;;
--h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+-h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
 -*) start "$@" ;;
 *) fail "unknown command '$1'; use start or stop." ;;
 esac

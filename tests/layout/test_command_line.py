@@ -1,0 +1,93 @@
+"""Option names of coast.py are an interface: users' scripts hold them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from components.errors import ConfigError
+from components.methods import METHODS
+from pipelines.command import parse
+from pipelines.presets import DEFAULT_PRESET, PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
+STABLE = (
+    "--run-id",
+    "--storage",
+    "--seed",
+    "--print-config",
+    "--dry-run",
+    "--debug",
+    "--stream.name",
+    "--stream.size",
+    "--stream.order",
+    "--backbone.name",
+    "--backbone.dtype",
+    "--training.epochs",
+    "--training.updates-per-task",
+    "--training.global-batch-size",
+    "--training.micro-batch-size",
+    "--training.zero-stage",
+    "--training.checkpoint-every-updates",
+    "--training.optimizer.learning-rate",
+    "--evaluation.batch-size",
+    "--evaluation.oracle-routing",
+    "--cluster.num-workers",
+    "--cluster.use-gpu",
+    "--cluster.address",
+    "--tracking.uri",
+)
+# In the README, but options of other programs.
+FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method"}
+
+
+@pytest.fixture(scope="module")
+def options() -> set[str]:
+    """Every option that --help lists."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit) as stop:
+        parse([DEFAULT_PRESET, "--help"], program="coast.py", description="Learn a stream.")
+    assert stop.value.code == 0
+    return set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", text.getvalue()))
+
+
+def test_stable_options_are_there(options: set[str]) -> None:
+    assert set(STABLE) - options == set()
+
+
+def test_the_readmes_options_exist(options: set[str]) -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", (ROOT / "README.md").read_text()))
+    assert named - options - FOREIGN == set()
+
+
+def test_the_documented_command_is_understood() -> None:
+    arguments = ["pocket", "--run-id", "first", "--storage", "/data/runs", "--seed", "3", "--stream.order", "iconqa"]
+    command = parse(arguments, program="coast.py", description="")
+    assert (command.run.run_id, command.run.storage, command.run.seed) == ("first", Path("/data/runs"), 3)
+    assert command.run.stream.order == ("iconqa",)
+    assert command.run.backbone.name == "pocket"
+    assert (command.dry_run, command.print_config, command.debug) == (False, False, False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("spelled", ["_", "-"])
+def test_methods_are_chosen_by_name(name: str, spelled: str) -> None:
+    command = parse(["--method", name.replace("_", spelled)], program="coast.py", description="")
+    assert command.run.method.name == name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_whole_configuration(name: str) -> None:
+    command = parse([name, "--run-id", "x"], program="coast.py", description="")
+    restored = type(command.run).from_json(command.run.to_json())
+    assert restored.to_json() == command.run.to_json()
+    assert (PRESETS[name].__doc__ or "").strip()
+
+
+def test_a_mistyped_preset_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="did you mean pocket"):
+        parse(["poket"], program="coast.py", description="")

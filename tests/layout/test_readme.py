@@ -1,0 +1,81 @@
+"""The README, .ci/run, pyproject.toml and constraints.txt say the same."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from components.data.streams import NAMED_STREAMS
+from components.methods import METHODS
+from pipelines.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+RUN_TESTS = ".venv/bin/python -m pytest"
+RUN_MAIN_JOB = ".venv/bin/python pipelines/coast.py"
+
+
+def commands() -> list[str]:
+    """The README's install-and-do commands: one line each, in their order."""
+    return [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+
+
+def requirements() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    return [Requirement(line) for line in [*project["dependencies"], *extras]]
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    return {name: version for name, _, version in pins}
+
+
+def test_two_commands_install_and_run() -> None:
+    main_job, tests = commands()
+    install, _, last = tests.rpartition(" && ")
+    assert last == RUN_TESTS
+    assert main_job == f"{install.replace('[assets,dev]', '[assets]')} && {RUN_MAIN_JOB}"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    install, _, last = commands()[1].rpartition(" && ")
+    assert install in lines
+    assert last in lines
+    assert lines.index(install) < lines.index(last) < lines.index(f"{RUN_TESTS} tests/integration")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_row(name: str) -> None:
+    assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *NAMED_STREAMS])
+def test_presets_and_streams_are_named(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+def test_local_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_no_placeholder_is_left() -> None:
+    assert re.findall(r"\b[A-Z]+_PLACEHOLDER\b|\bTODO\b|\bXXX\b", README) == []
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_every_dependency_is_pinned_within_its_bounds(requirement: Requirement) -> None:
+    assert requirement.name in constraints()
+    assert Version(constraints()[requirement.name]) in requirement.specifier
+
+
+def test_constraints_pin_nothing_else() -> None:
+    assert constraints().keys() - {requirement.name for requirement in requirements()} == set()

@@ -1,0 +1,104 @@
+"""Where things are: names that people and scripts lean on, and the habits of every source file."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = {".ci", "clusters", "components", "docs", "pipelines", "tests"}
+FILES = {
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    ".rayignore",
+    "LICENSE",
+    "README.md",
+    "assets.txt",
+    "constraints.txt",
+    "pyproject.toml",
+}
+SOURCES = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
+QUICK_TESTS = sorted(
+    path for kind in ("unit", "contract", "numerics") for path in (ROOT / "tests" / kind).rglob("*.py")
+)
+# Modules of ours that import Ray.
+RAY_MODULES = {f"components.training.{name}" for name in ("features", "launch", "loading", "scoring", "worker")}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_the_promised_files_are_there() -> None:
+    promised = FILES | {
+        ".ci/run",
+        "clusters/local.sh",
+        "clusters/README.md",
+        "pipelines/coast.py",
+        "pipelines/prepare.py",
+    }
+    assert [name for name in sorted(promised) if not (ROOT / name).is_file()] == []
+
+
+def test_nothing_else_is_tracked_at_the_top() -> None:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout")
+    top = {name.partition("/")[0] for name in listing.stdout.splitlines()}
+    assert top - FOLDERS - FILES == set()
+
+
+@pytest.mark.parametrize("name", [".ci/run", "clusters/local.sh"])
+def test_scripts_are_executable_and_parse(name: str) -> None:
+    assert os.access(ROOT / name, os.X_OK)
+    assert (ROOT / name).read_text().startswith("#!/usr/bin/env bash\n")
+    subprocess.run(["bash", "-n", name], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "__init__.py"], ids=relative)
+def test_every_source_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    assert [relative(path) for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+def test_package_files_are_empty() -> None:
+    """Importing one component must not import others; the two exceptions are a package's public names."""
+    full = {"components/methods/__init__.py", "components/data/mini_coast/__init__.py"}
+    filled = {relative(path) for path in SOURCES if path.name == "__init__.py" and path.read_text().strip()}
+    assert filled <= full
+
+
+def test_pipelines_shadow_no_module() -> None:
+    """A script started by its path puts `pipelines/` first on sys.path: no name there may hide an installed module."""
+    names = [path.stem for path in (ROOT / "pipelines").glob("*.py") if path.stem != "__init__"]
+    assert [name for name in names if importlib.util.find_spec(name) is not None] == []
+
+
+def test_clusters_hold_no_python() -> None:
+    assert list((ROOT / "clusters").rglob("*.py")) == []
+
+
+@pytest.mark.parametrize("path", QUICK_TESTS, ids=relative)
+def test_default_tests_start_no_ray(path: Path) -> None:
+    names = imported(path)
+    assert {name for name in names if name.partition(".")[0] == "ray"} == set()
+    assert names & RAY_MODULES == set()
