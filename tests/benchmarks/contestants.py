@@ -1,0 +1,155 @@
+"""What throughput.py times: our training step in several set-ups, and a bare PyTorch + peft loop on the same data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+
+from components.data.batch import IGNORE, Example, collate
+from components.data.streams import StreamConfig, open_stream
+from components.methods.base import Method, MethodConfig, SequentialLoraConfig, TaskInfo
+from components.methods.continual_llava import ContinualLlavaConfig
+from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.encoding import Encoder, build_encoder
+from components.training.engine import DeepSpeedEngine, Engine, OptimizerConfig, TorchEngine
+
+RANK, ALPHA = 32, 64.0  # LoRA's rank = Continual LLaVA's active rank: 4 chosen slots of rank 8
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
+BATCH_SIZE = 8
+
+Step = Callable[[Sequence[Example]], float]  # one optimizer update on these samples; returns the loss
+EngineName = Literal["torch", "deepspeed"]
+
+
+class Data:
+    """Samples of mini-COAST's domain tasks, encoded once; each batch holds rows of one task, as in training."""
+
+    def __init__(self, config: BackboneConfig, *, num_batches: int, num_prompts: int) -> None:
+        self.encoder: Encoder = build_encoder(config)
+        tower = load_backbone(config)
+        self.tasks = open_stream(StreamConfig(size="nano")).tasks
+        self.pixels: list[list[Example]] = []
+        self.features: list[list[Example]] = []
+        training = [list(task.train.rows()) for task in self.tasks]
+        for index in range(num_batches):
+            rows = training[index % len(training)]
+            start = index // len(training) * BATCH_SIZE % len(rows)
+            chosen = rows[start : start + BATCH_SIZE]
+            self.pixels.append([self.encoder.training_example(row) for row in chosen])
+            cached = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in chosen]))
+            pairs = zip(chosen, cached, strict=True)
+            self.features.append([self.encoder.training_example(row, features=each) for row, each in pairs])
+        test = [row for task in self.tasks for row in task.test.rows(limit=-(-num_prompts // len(self.tasks)))]
+        seen = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in test[:num_prompts]]))
+        pairs = zip(test[:num_prompts], seen, strict=True)
+        self.prompts = [self.encoder.prompt_example(row, features=each) for row, each in pairs]
+
+    def task_info(self, index: int) -> TaskInfo:
+        task = self.tasks[index]
+        instructions = [row.instruction for row in task.train.rows(with_image=False)]
+        return TaskInfo(index=index, name=task.name, instructions=instructions)
+
+
+def lora_config() -> SequentialLoraConfig:
+    """Plain LoRA on the attention output, the placement Continual LLaVA uses."""
+    return SequentialLoraConfig(rank=RANK, alpha=ALPHA)
+
+
+def continual_config(backbone: str) -> ContinualLlavaConfig:
+    """The method's defaults; only the key alignment before a task, which is not timed, is cut short."""
+    encoder = "hash" if backbone == "pocket" else "minilm"
+    config = ContinualLlavaConfig(sentence_encoder=encoder, alignment_min_updates=30)
+    assert config.top_m * config.rank == RANK
+    return config
+
+
+def adapted(config: MethodConfig, backbone: BackboneConfig, data: Data, *, task: int) -> tuple[Backbone, Method]:
+    """A model with the method's adapters at the start of 0-based `task`; the tasks before it count as learned."""
+    model = load_backbone(backbone)
+    method = config.build(seed=0)
+    method.attach(model, None)
+    for index in range(task):
+        method.begin_task(model, data.task_info(index))
+        method.end_task(None, data.task_info(index), iter(()))
+    method.begin_task(model, data.task_info(task))
+    return model, method
+
+
+def our_step(
+    config: MethodConfig, backbone: BackboneConfig, data: Data, *, engine: EngineName = "torch", task: int = 0
+) -> Step:
+    """What a training worker does with a batch, in this process."""
+    model, method = adapted(config, backbone, data, task=task)
+    driver = build_engine(engine, model)
+    pad_id = data.encoder.pad_id
+
+    def step(examples: Sequence[Example]) -> float:
+        driver.set_learning_rate(OPTIMIZER.rate_at(0, 1))
+        model.train()
+        batch = collate(examples, pad_id=pad_id, padding_side="right")
+        with method.select(model, batch) as selection:
+            outputs = driver.forward(batch)
+            loss = method.loss(model, batch, outputs, selection)
+            driver.backward(loss.total)
+        assert method.step(driver)
+        return float(loss.total.detach())
+
+    return step
+
+
+def build_engine(name: EngineName, model: Backbone) -> Engine:
+    if name == "torch":
+        return TorchEngine(model, OPTIMIZER)
+    if not dist.is_initialized():
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return DeepSpeedEngine(model, OPTIMIZER, zero_stage=2, micro_batch_size=BATCH_SIZE)
+
+
+def bare_step(backbone: BackboneConfig, data: Data, *, supervised_logits: bool) -> Step:
+    """The same Hugging Face model under peft's LoRA and torch's AdamW, as a person would write it without Littoral.
+
+    The model is called with `labels`, so logits are computed at every position; `supervised_logits` computes them only
+    where there is a label, which is what our backbone does.
+    """
+    model: nn.Module = load_backbone(backbone).model
+    options = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=r".*language_model.*\.self_attn\.o_proj")
+    peft_model = get_peft_model(model, options)  # type: ignore[arg-type]
+    inner = peft_model.get_base_model()
+    trained = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=OPTIMIZER.rate_at(0, 1), betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), weight_decay=0.0
+    )
+    peft_model.train()
+    inner.model.vision_tower.eval()
+    pad_id = data.encoder.pad_id
+
+    def step(examples: Sequence[Example]) -> float:
+        batch = collate(examples, pad_id=pad_id, padding_side="right")
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "pixel_values": batch.pixel_values,
+            "use_cache": False,
+        }
+        if supervised_logits:
+            hidden = inner.model(**inputs).last_hidden_state
+            targets = batch.labels[:, 1:]
+            kept = targets != IGNORE
+            loss = F.cross_entropy(inner.lm_head(hidden[:, :-1][kept]).float(), targets[kept])
+        else:
+            loss = peft_model(**inputs, labels=batch.labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, OPTIMIZER.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
