@@ -10,7 +10,7 @@ positions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageTextToText, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from components.data.batch import IGNORE, Batch
@@ -46,7 +46,7 @@ class BackboneConfig:
     pad_to_square: bool = True  # as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures
     max_length: int = 2048  # tokens, pictures included; a longer row is an error, never cut
     gradient_checkpointing: bool = False
-    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: sdpa on a GPU; eager on CPUs, a third faster there
+    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: sdpa on GPUs, eager on CPUs (as fast or faster)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -156,7 +156,7 @@ class Backbone(nn.Module):
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
         )
         with self._evaluating():
-            tokens = cast(GenerationMixin, self.model).generate(
+            tokens = cast(Callable[..., Tensor], self.model.generate)(
                 inputs_embeds=self._embed(batch),
                 attention_mask=batch.attention_mask,
                 generation_config=config,
@@ -241,8 +241,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     if config.name == "pocket":
         backbone = Backbone(pocket_model(), config=config, fingerprint=pocket_fingerprint())
         return backbone.to(DTYPES[config.dtype])
-    source = model_source(config)
-    attention = config.attention
+    source, attention = model_source(config), config.attention
     if attention == "auto":
         attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
