@@ -37,7 +37,10 @@ ENCODE_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class StageOneConfig:
-    """How long and how fast the projector learns. The defaults made the shipped file: 35 minutes on 2 busy cores, about 15 alone (estimate)."""
+    """How long and how fast the projector learns.
+
+    The defaults made the shipped file, in 35 minutes on 2 cores that others used too (about 15 alone: an estimate).
+    """
 
     word_updates: int = 500
     word_batch_size: int = 64
