@@ -87,11 +87,11 @@ stop() {
     local pid
     pid=$(cat "$pid_file")
     kill -TERM "$pid"
-    for _ in $(seq 60); do
+    for _ in $(seq 120); do
         running || break
         sleep 1
     done
-    running && fail "process $pid is still running after 60 s; see $log"
+    running && fail "process $pid is still running after 120 s; see $log"
     rm -f "$pid_file"
     echo "stopped"
 }

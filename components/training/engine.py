@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -142,7 +142,7 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._stage = zero_stage
         self._parameters = trainable_parameters(model)
-        self._engine, *_ = deepspeed.initialize(
+        self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
             model=model,
             optimizer=build_optimizer(list(self._parameters.values()), config),
             config={
@@ -158,7 +158,7 @@ class DeepSpeedEngine:
                 },
                 "steps_per_print": 10**9,
             },
-        )
+        )[0]
 
     def forward(self, batch: Batch) -> Outputs:
         return cast(Outputs, self._engine(batch))
@@ -207,7 +207,9 @@ class DeepSpeedEngine:
         state: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
-                state[f"{name}.{moment}"] = safe_get_full_optimizer_state(parameter, moment).detach().clone().cpu()
+                value = safe_get_full_optimizer_state(parameter, moment)
+                assert value is not None, f"DeepSpeed holds no {moment} of {name}"
+                state[f"{name}.{moment}"] = value.detach().clone().cpu()
         state["step"] = _step_count(self._inner_optimizer)
         return state
 
@@ -248,7 +250,7 @@ class DeepSpeedEngine:
         for parameter in self._parameters.values():
             parameter.grad = None
             for name in ("_hp_mapping", "_zero_optimizer", "_hp_grad"):
-                parameter.__dict__.pop(name, None)
+                vars(parameter).pop(name, None)
         del self._engine
         gc.collect()
 

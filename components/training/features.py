@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,17 +24,18 @@ from components.models.encoding import build_encoder
 from components.models.pocket import pocket_model
 from components.training.loading import FEATURES_SCHEMA, tensor_bytes
 
+ENCODE_ROWS = 16  # pictures per forward pass of the tower
+_EMPTY: object = None
+
 
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
     encoder = build_encoder(backbone)
     pocket = backbone.name == "pocket"
-    config = pocket_model().config if pocket else AutoConfig.from_pretrained(model_source(backbone))
+    # Any: the library does not type what a configuration holds.
+    config: Any = pocket_model().config if pocket else AutoConfig.from_pretrained(model_source(backbone))
     layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
     return encoder.image_tokens, layers * config.vision_config.hidden_size
-
-
-ENCODE_ROWS = 16  # pictures per forward pass of the tower
 
 
 def feature_bytes(splits: Sequence[Split], vision_shape: tuple[int, int], dtype: str) -> int:
@@ -103,7 +105,7 @@ class FeatureWriter:
         partial.rename(target)
 
     def _features(self, sample_ids: list[str], images: list[bytes | None]) -> list[dict[str, object]]:
-        records: list[dict[str, object]] = [dict.fromkeys(FEATURES_SCHEMA.names) for _ in images]
+        records: list[dict[str, object]] = [dict.fromkeys(FEATURES_SCHEMA.names, _EMPTY) for _ in images]
         with_picture = [index for index, image in enumerate(images) if image is not None]
         for start in range(0, len(with_picture), ENCODE_ROWS):
             chosen = with_picture[start : start + ENCODE_ROWS]

@@ -259,7 +259,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
     """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
     config = plan.config
     trainer = TorchTrainer(
-        train_stream_per_worker,
+        train_stream_per_worker,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
         train_loop_config=WorkerPlan(  # type: ignore[arg-type]
             config=config,
             stream=plan.stream,
@@ -270,7 +270,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         ),
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
-        datasets=datasets,
+        datasets={**datasets},
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
         run_config=RayRunConfig(
             name=plan.run_dir.name,

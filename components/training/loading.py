@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
+import ray.train
 import torch
 from ray.data import DataContext, Dataset
 
@@ -200,6 +201,19 @@ def prompt_dataset(
     return _stream(plan_windows(split, epochs=1, num_rows=num_rows, seed=None), loader)
 
 
+def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:
+    """Tables of `ENCODED_SCHEMA` from a dataset of the run, on a Train worker; `batch_size` None takes whole blocks."""
+    shard = ray.train.get_dataset_shard(name)
+    assert shard is not None, f"the run has no dataset {name}"
+    for block in shard.iter_batches(
+        batch_size=batch_size,  # type: ignore[arg-type]  (None is allowed, its annotation forgets it)
+        batch_format="pyarrow",
+        prefetch_batches=2,
+    ):
+        assert isinstance(block, pa.Table)
+        yield block
+
+
 def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Example]:
     """Rows of `ENCODED_SCHEMA`, as a worker gets them, back to `Example`s."""
     for record in blocks:
@@ -220,7 +234,12 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
     context.print_on_execution_start = False
     with DataContext.current(context):
         items = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
-        return items.map_batches(loader, batch_size=1, batch_format="numpy", zero_copy_batch=False)
+        return items.map_batches(
+            loader,  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
+            batch_size=1,
+            batch_format="numpy",
+            zero_copy_batch=False,
+        )
 
 
 def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]:

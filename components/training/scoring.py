@@ -23,7 +23,7 @@ from components.events import EvaluationProgress, Event, RowScored
 from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.models.encoding import Encoder
-from components.training.loading import dataset_name, examples
+from components.training.loading import dataset_name, encoded_blocks, examples
 from components.training.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ class RowScorer:
         return send
 
     def _windows(self, task: Task) -> Iterator[list[Example]]:
-        blocks = ray.train.get_dataset_shard(dataset_name("test", task.name, self.rank)).iter_batches(
-            batch_size=WINDOW_ROWS, batch_format="pyarrow"
-        )
-        for block in blocks:
+        for block in encoded_blocks(dataset_name("test", task.name, self.rank), batch_size=WINDOW_ROWS):
             yield list(examples(block.to_pylist(), self.plan.config.backbone.dtype))
 
     def _gather(self, answers: list[Answer]) -> list[Answer]:

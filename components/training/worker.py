@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray.train
+import ray.train.torch
 import torch
 from ray.util.queue import Queue
 from torch import Tensor
@@ -29,7 +30,7 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
-from components.training.loading import dataset_name, examples
+from components.training.loading import dataset_name, encoded_blocks, examples
 from components.training.scoring import Row, RowScorer
 
 
@@ -271,10 +272,7 @@ class StreamWorker:
             yield batch.to(self.device)
 
     def _examples(self, name: str) -> Iterator[Example]:
-        blocks = ray.train.get_dataset_shard(name).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=2
-        )
-        for block in blocks:
+        for block in encoded_blocks(name, batch_size=None):
             yield from examples(block.to_pylist(), self.config.backbone.dtype)
 
     # ---- checkpoints and messages --------------------------------------------------------------------------------
