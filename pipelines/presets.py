@@ -18,7 +18,10 @@ from components.training.engine import OptimizerConfig
 
 def coast_domain() -> RunConfig:
     """Continual LLaVA on mini-COAST's four domain tasks with the embedded model: the default run."""
-    return RunConfig(evaluation=EvaluationConfig(oracle_routing=True))
+    return RunConfig(
+        training=TrainingConfig(global_batch_size=4, checkpoint_every_updates=50),  # one epoch of mini = 100 updates
+        evaluation=EvaluationConfig(oracle_routing=True),
+    )
 
 
 def coast_capability() -> RunConfig:
