@@ -6,6 +6,7 @@ The tower never trains, so its output is a function of the picture and the backb
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class FeatureWriter:
 
     def _write(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # two runs may fill the same cache
         file = pq.ParquetFile(source)
         with pq.ParquetWriter(partial, FEATURES_SCHEMA) as writer:
             for group in range(file.metadata.num_row_groups):
