@@ -177,7 +177,10 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a cold disk takes longer than the default 30
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    level = logging.WARNING if quiet else logging.INFO
+    level = logging.ERROR if quiet else logging.INFO
+    if quiet:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core writes to our terminal otherwise
+        logging.getLogger("ray").setLevel(level)
     if address:
         ray.init(address=address, log_to_driver=not quiet, logging_level=level)
     else:

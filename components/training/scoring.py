@@ -182,7 +182,7 @@ class RowScorer:
     ) -> None:
         predictions = self.plan.run_dir / "predictions" / f"{learned:02d}-{row.after}.parquet"
         predictions.parent.mkdir(parents=True, exist_ok=True)
-        partial = predictions.with_suffix(".partial")
+        partial = predictions.with_name(f".{predictions.name}.partial")
         pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
         partial.rename(predictions)
         write_matrix(self.plan, rows)
