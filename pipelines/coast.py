@@ -23,6 +23,7 @@ from components.tracking import Tracker, dataset_records, open_tracker  # noqa: 
 from components.training.launch import (  # noqa: E402
     Plan,
     StreamResult,
+    check_run_dir,
     claim_run_dir,
     default_run_id,
     finished_result,
@@ -77,7 +78,7 @@ def train_and_record(plan: Plan, console: Console) -> StreamResult:
 def begin_tracking(plan: Plan, console: Console) -> Tracker:
     """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
     config = plan.config
-    claim_run_dir(plan)
+    check_run_dir(plan)
     link = plan.run_dir / "mlflow.json"
     tracker = open_tracker(
         config.tracking,
@@ -97,6 +98,7 @@ def begin_tracking(plan: Plan, console: Console) -> Tracker:
         resume_run_id=json.loads(link.read_text())["run_id"] if link.is_file() else None,
         on_note=console.handle,
     )
+    claim_run_dir(plan)
     if tracker.run_id is not None:
         write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui})
     return tracker

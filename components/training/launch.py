@@ -27,20 +27,20 @@ from ray.util.queue import Empty, Queue
 
 from components.data.rows import Split
 from components.data.streams import open_stream
-from components.data.tasks import Task, TaskStream
+from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
 from components.models.backbone import backbone_fingerprint
 from components.models.identity import cache_dir
-from components.training.config import RunConfig, flatten
+from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
 from components.training.scoring import MATRIX_FILE, ORACLE_FILE
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
-FINISHED_FILE = "finished.json"
+CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
 
 EventHandler = Callable[[Event], None]
@@ -116,7 +116,7 @@ def finished_result(plan: Plan) -> StreamResult | None:
     """The result of a run that is complete already, after checking that it is this run."""
     if not (plan.run_dir / FINISHED_FILE).is_file():
         return None
-    claim_run_dir(plan)
+    check_run_dir(plan)
     return read_result(plan.run_dir)
 
 
@@ -128,22 +128,32 @@ def read_result(run_dir: Path) -> StreamResult:
     )
 
 
+def check_run_dir(plan: Plan) -> None:
+    """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
+    path = plan.run_dir / CONFIG_FILE
+    if path.is_file():
+        _require_same_run(plan, json.loads(path.read_text()), _identity(plan))
+    existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
+
+
 def claim_run_dir(plan: Plan) -> None:
     """Create the run's folder with its configuration, or check that the existing one is the same run."""
-    path = plan.run_dir / "config.json"
-    wanted = {**plan.config.to_json(), "stream_digest": plan.stream.digest}
+    check_run_dir(plan)
     try:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            stored = json.loads(path.read_text())
-            _require_same_run(plan, stored, wanted)
-        else:
-            write_json(path, wanted)
+        if not (plan.run_dir / CONFIG_FILE).is_file():
+            write_json(plan.run_dir / CONFIG_FILE, _identity(plan))
     except OSError as error:
         raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
 
 
-def _require_same_run(plan: Plan, stored: dict, wanted: dict) -> None:  # type: ignore[type-arg]
+def _identity(plan: Plan) -> dict[str, Json]:
+    return {**plan.config.to_json(), "stream_digest": plan.stream.digest}
+
+
+def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
     ignored = ("run_id", "storage", "tracking", "cluster")
     old = flatten({name: value for name, value in stored.items() if name not in ignored})
     new = flatten({name: value for name, value in wanted.items() if name not in ignored})
@@ -328,6 +338,3 @@ def delivered(mailbox: Queue, handle: EventHandler) -> Iterator[None]:
         stop.set()
         thread.join(timeout=60)
         mailbox.shutdown()
-
-
-__all__ = ["Plan", "StreamResult", "Task", "default_run_id", "finished_result", "plan_stream", "run_stream"]

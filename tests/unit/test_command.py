@@ -92,6 +92,7 @@ def test_unwritable_output(refused: Refusal, tmp_path: Path) -> None:
 def test_mlflow_unreachable(refused: Refusal, tmp_path: Path) -> None:
     arguments = ("pocket", "--storage", str(tmp_path), "--run-id", "x", "--tracking.uri", "http://127.0.0.1:9")
     assert "MLflow" in refused(*arguments)
+    assert not (tmp_path / "x").exists()
 
 
 def test_other_settings_under_the_same_id(refused: Refusal, tmp_path: Path) -> None:
