@@ -6,6 +6,7 @@ Resume is Ray Train's own: the latest reported checkpoint holds the method, the 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -138,7 +139,9 @@ class StreamWorker:
         before: Tensor | None = None
         while self.cursor.update < num_updates:
             waited = time.monotonic()
-            batches = [next(micro_batches) for _ in range(training.accumulation(self.world_size))]
+            batches = list(itertools.islice(micro_batches, training.accumulation(self.world_size)))
+            if len(batches) < training.accumulation(self.world_size):
+                raise DataError(f"task {task.name} ran out of training rows before its last update.")
             waited = time.monotonic() - waited
             if probe is None:
                 probe = batches[0]
@@ -264,7 +267,6 @@ class StreamWorker:
             if len(pending) == size:
                 yield collate(pending, pad_id=self.encoder.pad_id, padding_side="right")
                 pending = []
-        raise DataError(f"task {task.name} ran out of training rows before its last update.")
 
     def _replayed(self, task: Task) -> Iterator[Batch]:
         """The task's training batches once more, for methods that gather statistics at the end."""
