@@ -189,7 +189,6 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     level = logging.ERROR if quiet else logging.INFO
     if quiet:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core writes to our terminal otherwise
         logging.getLogger("ray").setLevel(level)
     if address:
         ray.init(address=address, log_to_driver=not quiet, logging_level=level)
