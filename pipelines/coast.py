@@ -18,6 +18,7 @@ quiet_environment()
 from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
 from components.events import Event  # noqa: E402
 from components.fingerprint import code_fingerprint  # noqa: E402
+from components.models.backbone import weight_bytes  # noqa: E402
 from components.run_facts import git_commit  # noqa: E402
 from components.tracking import Tracker, dataset_records, open_tracker  # noqa: E402
 from components.training.launch import (  # noqa: E402
@@ -121,6 +122,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
         "method": config.method.name,
         "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
+        "memory": f"{weight_bytes(config.backbone) / 2**30:.2f} GiB of frozen weights in each worker",
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
         f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
     }

@@ -9,6 +9,7 @@ positions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
@@ -25,7 +27,7 @@ from transformers.utils import logging
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
-from components.models.identity import directory_fingerprint
+from components.models.identity import directory_fingerprint, local_folder
 from components.models.pocket import pocket_fingerprint, pocket_model
 from components.models.smol import VisionLayer, smol_directory
 
@@ -272,6 +274,18 @@ def model_source(config: BackboneConfig) -> str:
 def backbone_fingerprint(config: BackboneConfig) -> str:
     """SHA-256 identity of the weights and the architecture, independent of dtype; the model need not be loaded."""
     return pocket_fingerprint() if config.name == "pocket" else directory_fingerprint(model_source(config))
+
+
+def weight_bytes(config: BackboneConfig) -> int:
+    """Memory of the frozen weights in one worker, read from the safetensors headers without loading anything."""
+    if config.name == "pocket":
+        count = sum(parameter.numel() for parameter in pocket_model().parameters())
+        return count * DTYPES[config.dtype].itemsize
+    count = 0
+    for path in sorted(local_folder(model_source(config)).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count * DTYPES[config.dtype].itemsize
 
 
 def _positions(attention_mask: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def directory_fingerprint(source: str) -> str:
 
     Hashing 14 GB takes about a minute, so the result is remembered per file list, sizes and modification times.
     """
-    folder = _local_folder(source)
+    folder = local_folder(source)
     files = sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)})
     if not files:
         raise ConfigError(
@@ -54,7 +54,7 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _local_folder(source: str) -> Path:
+def local_folder(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source).resolve()
     try:
