@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from components.data.batch import Batch
+from components.methods.base import Selection
 from components.models.backbone import Backbone, Outputs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -68,8 +69,10 @@ class TorchEngine:
             for parameter in self._parameters.values():
                 dist.broadcast(parameter.data, src=0)
 
-    def forward(self, batch: Batch) -> Outputs:
-        return self.model(batch)
+    def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
+        """Enter the method's `select` scope by calling `enter`, then run the model; the caller leaves the scope."""
+        selection = enter()
+        return self.model(batch), selection
 
     def backward(self, loss: Tensor) -> None:
         (loss / self._accumulation).backward()
@@ -143,7 +146,7 @@ class DeepSpeedEngine:
         self._stage = zero_stage
         self._parameters = trainable_parameters(model)
         self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
-            model=model,
+            model=_Scoped(model),
             optimizer=build_optimizer(list(self._parameters.values()), config),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch_size,
@@ -160,8 +163,9 @@ class DeepSpeedEngine:
             },
         )[0]
 
-    def forward(self, batch: Batch) -> Outputs:
-        return cast(Outputs, self._engine(batch))
+    def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
+        """As `TorchEngine.forward`; the scope is entered inside, where ZeRO-3 gathers what `select` computes with."""
+        return cast(tuple[Outputs, Selection], self._engine(batch, enter))
 
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
@@ -253,6 +257,18 @@ class DeepSpeedEngine:
                 vars(parameter).pop(name, None)
         del self._engine
         gc.collect()
+
+
+class _Scoped(nn.Module):
+    """What DeepSpeed wraps: a method's scope and the model in one forward pass."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
+        selection = enter()
+        return self.model(batch), selection
 
 
 Engine = TorchEngine | DeepSpeedEngine

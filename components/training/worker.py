@@ -6,10 +6,12 @@ Resume is Ray Train's own: the latest reported checkpoint holds the method, the 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,31 +131,34 @@ class StreamWorker:
         self.task_start = self.method.state_dict(self.model)
         self.method.begin_task(self.model, info)
         self.model.to(self.device)
-        trainable = trainable_parameters(self.model)
-        if not trainable:
+        if not trainable_parameters(self.model):
             raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
-        engine = self._resume_engine(trainable) if self.cursor.update else self._build_engine()
-        micro_batches = self._micro_batches(task, skip_updates=self.cursor.update)
-        self._announce(task, num_updates)
-        probe: Batch | None = None
-        before: Tensor | None = None
-        while self.cursor.update < num_updates:
-            waited = time.monotonic()
-            batches = list(itertools.islice(micro_batches, training.accumulation(self.world_size)))
-            if len(batches) < training.accumulation(self.world_size):
-                raise DataError(f"task {task.name} ran out of training rows before its last update.")
-            waited = time.monotonic() - waited
-            if probe is None:
-                probe = batches[0]
-                before = self._probe(probe)
+        unfinished = self.unfinished.tensors if self.unfinished is not None and self.cursor.update else None
+        if unfinished is not None:  # what `begin_task` made anew gets its trained values back
+            load_parameters(trainable_parameters(self.model), unfinished["trainable"])
+            self.method.load_task_state(unfinished["in_task"])
+        updates = self._update_batches(task, first=self.cursor.update)
+        batches = next(updates)
+        probe, before = batches[0], self._probe(batches[0])
+        self._announce(task, num_updates)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
+        engine = self._build_engine()
+        if unfinished is not None:
+            engine.load_optimizer_state(unfinished["optimizer"])
+        self.unfinished = None
+        waited = 0.0
+        while True:
             self._update(engine, task, batches, num_updates, waited)
-            if self.cursor.update % training.checkpoint_every_updates == 0 and self.cursor.update < num_updates:
+            if self.cursor.update == num_updates:
+                break
+            if self.cursor.update % training.checkpoint_every_updates == 0:
                 self._save_unfinished(engine)
-        del micro_batches
-        unchanged = probe is not None and before is not None and torch.equal(before, self._probe(probe))
-        with engine.full_parameters(self.method.parameters().values()):
-            self.method.end_task(engine, info, self._replayed(task))
+            waiting = time.monotonic()
+            batches = next(updates)
+            waited = time.monotonic() - waiting
+        updates.close()
         engine.close()
+        unchanged = torch.equal(before, self._probe(probe))
+        self.method.end_task(engine, info, self._replayed(task))
         if unchanged:
             raise ConfigError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
@@ -174,8 +179,9 @@ class StreamWorker:
         stepped = False
         for batch, count in zip(batches, counts, strict=True):
             batch = batch.to(self.device)
-            with self.method.select(self.model, batch) as selection:
-                outputs = engine.forward(batch)
+            with ExitStack() as scope:
+                enter = functools.partial(scope.enter_context, self.method.select(self.model, batch))
+                outputs, selection = engine.forward(batch, enter)
                 loss = self.method.loss(self.model, batch, outputs, selection)
                 weight = count / mean_count
                 engine.backward(loss.total * weight)
@@ -222,16 +228,6 @@ class StreamWorker:
             accumulation=training.accumulation(self.world_size),
         )
 
-    def _resume_engine(self, trainable: dict[str, torch.nn.Parameter]) -> Engine:
-        """Bring back the middle of a task: what `begin_task` made anew gets its trained values and moments."""
-        assert self.unfinished is not None
-        load_parameters(trainable, self.unfinished.tensors["trainable"])
-        self.method.load_task_state(self.unfinished.tensors["in_task"])
-        engine = self._build_engine()
-        engine.load_optimizer_state(self.unfinished.tensors["optimizer"])
-        self.unfinished = None
-        return engine
-
     @torch.no_grad()
     def _probe(self, batch: Batch) -> Tensor:
         self.model.eval()
@@ -255,8 +251,17 @@ class StreamWorker:
 
     # ---- data ----------------------------------------------------------------------------------------------------
 
+    def _update_batches(self, task: Task, *, first: int) -> Generator[list[Batch], None, None]:
+        """This rank's micro-batches of one update after the other, from update `first` on."""
+        micro_batches = self._micro_batches(task, skip_updates=first)
+        while True:
+            batches = list(itertools.islice(micro_batches, self.config.training.accumulation(self.world_size)))
+            if len(batches) < self.config.training.accumulation(self.world_size):
+                raise DataError(f"task {task.name} ran out of training rows before its last update.")
+            yield batches
+
     def _micro_batches(self, task: Task, *, skip_updates: int) -> Iterator[Batch]:
-        """This rank's micro-batches in order, from the first one not learned yet."""
+        """This rank's micro-batches in order, without those of the first `skip_updates` updates."""
         size = self.config.training.micro_size(self.world_size)
         skip = skip_updates * self.config.training.accumulation(self.world_size) * size
         pending: list[Example] = []

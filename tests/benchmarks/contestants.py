@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Literal
 
 import torch
@@ -94,8 +96,8 @@ def our_step(
         driver.set_learning_rate(OPTIMIZER.rate_at(0, 1))
         model.train()
         batch = collate(examples, pad_id=pad_id, padding_side="right")
-        with method.select(model, batch) as selection:
-            outputs = driver.forward(batch)
+        with ExitStack() as scope:
+            outputs, selection = driver.forward(batch, partial(scope.enter_context, method.select(model, batch)))
             loss = method.loss(model, batch, outputs, selection)
             driver.backward(loss.total)
         assert method.step(driver)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
@@ -125,8 +127,9 @@ def learn(
     model.train()
     losses = []
     for _ in range(updates):
-        with method.select(model, task.batch) as selection:
-            outputs = engine.forward(task.batch)
+        with ExitStack() as scope:
+            enter = partial(scope.enter_context, method.select(model, task.batch))
+            outputs, selection = engine.forward(task.batch, enter)
             loss = method.loss(model, task.batch, outputs, selection)
             engine.backward(loss.total)
         if watch is not None:

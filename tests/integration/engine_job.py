@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -120,17 +122,17 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
             total = float(mean_over_workers({"n": torch.tensor(float(sum(counts)))})["n"]) / len(batches)
             value = torch.zeros(())
             for batch, count in zip(batches, counts, strict=True):
-                with method.select(model, batch) as selection:
-                    outputs = engine.forward(batch)
+                with ExitStack() as scope:
+                    enter = functools.partial(scope.enter_context, method.select(model, batch))
+                    outputs, selection = engine.forward(batch, enter)
                     loss = method.loss(model, batch, outputs, selection).total * (count / total)
                     engine.backward(loss)
                 value += loss.detach() / len(batches)
                 stepped = method.step(engine)
             assert stepped
             losses.append(float(mean_over_workers({"loss": value})["loss"]))
-        with engine.full_parameters(method.parameters().values()):
-            method.end_task(engine, task, iter(()))
         engine.close()
+        method.end_task(engine, task, iter(()))
         model.eval()
         everything = collate(rows, pad_id=0, padding_side="right")
         with torch.no_grad(), method.select(model, everything):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -60,8 +62,10 @@ def learn(method: Method, backbone: Backbone, index: int, *, updates: int = 4) -
     engine = TorchEngine(backbone, OptimizerConfig(learning_rate=1e-2))
     backbone.train()
     for _ in range(updates):
-        with method.select(backbone, batch) as selection:
-            loss = method.loss(backbone, batch, engine.forward(batch), selection)
+        with ExitStack() as scope:
+            enter = partial(scope.enter_context, method.select(backbone, batch))
+            outputs, selection = engine.forward(batch, enter)
+            loss = method.loss(backbone, batch, outputs, selection)
             engine.backward(loss.total)
         method.step(engine)
     method.end_task(engine, info, iter(()))
