@@ -19,7 +19,7 @@ from components.training.engine import OptimizerConfig
 def coast_domain() -> RunConfig:
     """Continual LLaVA on mini-COAST's four domain tasks with the embedded model: the default run."""
     return RunConfig(
-        # The budget of the README's table: each task learned alone is well above its majority answer by then.
+        # The budget of the README's table: right after it was learned, a task is well above its majority answer.
         training=TrainingConfig(global_batch_size=4, updates_per_task=60, checkpoint_every_updates=30),
         evaluation=EvaluationConfig(oracle_routing=True),
     )
@@ -41,7 +41,7 @@ def zero_shot() -> RunConfig:
 
 
 def pocket() -> RunConfig:
-    """Seconds instead of minutes: the pocket model on nano-size data, to try commands and to test."""
+    """Quick: the pocket model on nano-size data, to try commands and to test."""
     return RunConfig(
         stream=StreamConfig(size="nano"),
         backbone=BackboneConfig(name="pocket"),
