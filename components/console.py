@@ -44,7 +44,7 @@ class Console:
         self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot)
         self._num_tasks = len(tasks)
         for name, value in (facts or {}).items():
-            self._out.print(Text.assemble((f"{name}: ", "bold"), value))
+            self._out.print(Text.assemble((f"{name}: ", "bold"), value), soft_wrap=True)
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("task", overflow="fold")
         for column in ("train rows", "test rows", "updates"):

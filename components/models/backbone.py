@@ -22,13 +22,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
-from transformers.utils import logging
 
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
 from components.models.identity import directory_fingerprint, local_folder
 from components.models.pocket import pocket_fingerprint, pocket_model
+from components.models.quiet import without_progress_bars
 from components.models.smol import VisionLayer, smol_directory
 
 ATTENTION_OUTPUT = r"self_attn\.o_proj"
@@ -247,7 +247,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     if attention == "auto":
         attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=DTYPES[config.dtype], attn_implementation=attention
             )
@@ -296,18 +296,6 @@ def _positions(attention_mask: Tensor) -> Tensor:
 def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
     stops = [index for index, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Silence Hugging Face's bars: many workers load at once and share one terminal."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,7 @@ from components.models.efficientnet import (
     tower_config,
 )
 from components.models.identity import cache_dir, write_atomically
+from components.models.quiet import without_progress_bars
 
 __all__ = ["VisionLayer", "projector_path", "smol_directory"]
 
@@ -189,7 +190,8 @@ def _language_directory(gguf: Path, digest: str) -> Path:
     if folder.is_dir():
         return folder
     partial = _partial(folder)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with without_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model read from GGUF calls itself quantized although its weights are plain float32: that must not be stored.
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)

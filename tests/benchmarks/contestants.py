@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from components.data.batch import IGNORE, Example, collate
 from components.data.streams import StreamConfig, open_stream
+from components.data.tasks import Task
 from components.methods.base import Method, MethodConfig, SequentialLoraConfig, TaskInfo
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
@@ -31,7 +32,7 @@ EngineName = Literal["torch", "deepspeed"]
 
 
 class Data:
-    """Samples of mini-COAST's domain tasks, encoded once; each batch holds rows of one task, as in training."""
+    """Samples of mini-COAST's domain tasks, encoded once; a batch and a list of prompts hold rows of one task."""
 
     def __init__(self, config: BackboneConfig, *, num_batches: int, num_prompts: int) -> None:
         self.encoder: Encoder = build_encoder(config)
@@ -48,10 +49,13 @@ class Data:
             cached = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in chosen]))
             pairs = zip(chosen, cached, strict=True)
             self.features.append([self.encoder.training_example(row, features=each) for row, each in pairs])
-        test = [row for task in self.tasks for row in task.test.rows(limit=-(-num_prompts // len(self.tasks)))]
-        seen = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in test[:num_prompts]]))
-        pairs = zip(test[:num_prompts], seen, strict=True)
-        self.prompts = [self.encoder.prompt_example(row, features=each) for row, each in pairs]
+        self.prompts = [self._prompts(task, tower, num_prompts // len(self.tasks)) for task in self.tasks]
+
+    def _prompts(self, task: Task, tower: Backbone, count: int) -> list[Example]:
+        """The first test rows of a task, with cached vision features."""
+        rows = list(task.test.rows(limit=count))
+        features = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in rows]))
+        return [self.encoder.prompt_example(row, features=each) for row, each in zip(rows, features, strict=True)]
 
     def task_info(self, index: int) -> TaskInfo:
         task = self.tasks[index]

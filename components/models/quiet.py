@@ -1,0 +1,20 @@
+"""Hugging Face's progress bars, switched off for a while: many workers load at once and share one terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """A scope in which loading and converting print no bars; what was set before returns on exit."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
