@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from components.errors import TrackingError
 from components.events import Note
 from components.patience import StoreError
@@ -98,31 +100,47 @@ def _open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
     _prepare_environment()
     with _translated():
         _check_reachable(uri)
-        if uri.startswith("sqlite"):
-            Path(urlsplit(uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        with _waiting_at_most(OPEN_TIMEOUT_S):
+        with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
             client = MlflowClient(tracking_uri=uri)
-            found = client.get_experiment_by_name(experiment)
+            return MlflowStore(client, _experiment_id(client, uri, experiment, storage))
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
+    """The experiment called `name`, created if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        served = uri.startswith(("http", "databricks"))  # such a server has its own place for artifacts
+        place = None if served else (storage.resolve() / "mlflow-artifacts").as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:  # another run may have created it in this moment
+            found = client.get_experiment_by_name(name)
             if found is None:
-                served = uri.startswith(("http", "databricks"))  # such a server has its own place for artifacts
-                place = None if served else (storage.resolve() / "mlflow-artifacts").as_uri()
-                try:
-                    return MlflowStore(client, client.create_experiment(experiment, artifact_location=place))
-                except MlflowException as error:  # another run may have created it in this moment
-                    found = client.get_experiment_by_name(experiment)
-                    if found is None:
-                        raise error
-        if found.lifecycle_stage == "deleted":
-            raise StoreError(
-                f"the experiment {experiment!r} was deleted there; restore it or choose another tracking.experiment",
-                transient=False,
-            )
-        return MlflowStore(client, found.experiment_id)
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise StoreError(
+            f"the experiment {name!r} was deleted there; restore it or choose another tracking.experiment",
+            transient=False,
+        )
+    return found.experiment_id
+
+
+@contextmanager
+def _alone_at(uri: str) -> Iterator[None]:
+    """One process at a time: MLflow creates the tables of a new sqlite file, which two runs at once would break."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    path = Path(urlsplit(uri).path[1:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 class MlflowStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,3 +349,28 @@ def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, m
     assert [update for update, _ in updates["doc/vqa"]] == [1, 2]
     assert len(notes) == 1
     assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def _open_at_once(folder: Path, name: str, barrier: Any, failures: Any) -> None:
+    import mlflow  # noqa: F401  (imported before the start signal, so that both processes reach the store together)
+
+    barrier.wait(timeout=120)
+    try:
+        open_tracker(TrackingConfig(), folder, name, PARAMS, TAGS).finish("FINISHED")
+    except TrackingError as error:
+        failures.put(str(error))
+
+
+def test_runs_that_start_together_share_a_store_that_none_of_them_found(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, failures = context.Barrier(3), context.SimpleQueue()
+    processes = [
+        context.Process(target=_open_at_once, args=(tmp_path, f"run-{number}", barrier, failures))
+        for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=180)
+    assert failures.empty(), failures.get()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
