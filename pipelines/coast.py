@@ -110,12 +110,12 @@ def show_plan(console: Console, plan: Plan) -> None:
     config = plan.config
     tasks = [
         PlannedTask(
-            name=task.name,
-            train_rows=task.train.num_rows,
-            test_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
-            num_updates=plan.updates[task.name] if config.method.trains else 0,
+            name=lesson.task.name,
+            train_rows=lesson.num_rows,
+            test_rows=min(lesson.task.test.num_rows, config.evaluation.limit or lesson.task.test.num_rows),
+            num_updates=lesson.num_updates,
         )
-        for task in plan.stream.tasks
+        for lesson in plan.lessons
     ]
     facts = {
         "run": str(plan.run_dir),

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from components.data.importing import StreamFile, import_stream, read_stream_file
 from components.data.mini_coast import GENERATOR_VERSION, SIZES, TASKS, generate_split
 from components.data.mini_coast.sources import Partition
 from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
-from components.data.rows import Split, open_split, verify_split, write_split
+from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.data.tasks import Task, TaskStream
 from components.errors import ConfigError, DataError
 
@@ -163,19 +165,33 @@ def _settle(scratch: Path, path: Path) -> None:
         shutil.rmtree(scratch)
 
 
+def stored_rows(config: StreamConfig, split: Split, count: int, *, seed: int) -> Split:
+    """A replay buffer: `count` rows of `split` (or all), drawn without replacement with `seed`, in stored order."""
+    if count >= split.num_rows:
+        return split
+    chosen = set(np.random.default_rng(seed).choice(split.num_rows, count, replace=False).tolist())
+    rows = (row for index, row in enumerate(split.rows()) if index in chosen)
+    path = data_root(config) / "stored-rows" / f"{split.digest[:16]}-{count}-seed{seed}"
+    return _kept_subset(rows, split, path, {"stored_rows_of": split.digest, "rows": count, "seed": seed})
+
+
 def _first_rows(root: Path, split: Split, limit: int | None) -> Split:
     """A split of the first `limit` rows, kept under the digest of the whole one."""
     if limit is None or limit >= split.num_rows:
         return split
     path = root / f"{split.digest[:16]}-{limit}"
+    return _kept_subset(islice(split.rows(), limit), split, path, {"first_rows_of": split.digest, "rows": limit})
+
+
+def _kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str, object]) -> Split:
+    """Some `rows` of `split` as a split of its own at `path`, written at the first use; `facts` go to its card."""
     if (path / "manifest.json").is_file():
         kept = open_split(path)
         verify_split(kept)
         return kept
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
-    card = {**split.card, "first_rows_of": split.digest, "rows": limit}
     try:
-        write_split(islice(split.rows(), limit), scratch, task=split.task, split=split.split, card=card)
+        write_split(rows, scratch, task=split.task, split=split.split, card={**split.card, **facts})
         _settle(scratch, path)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error

@@ -7,12 +7,20 @@ import difflib
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.frozen import FrozenConfig
+from components.methods.individual import IndividualConfig
+from components.methods.joint import JointConfig
+from components.methods.replay import ReplayConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "sequential_lora": SequentialLoraConfig,
     "continual_llava": ContinualLlavaConfig,
     "zero_shot": ZeroShotConfig,
+    "frozen": FrozenConfig,
+    "individual": IndividualConfig,
+    "joint": JointConfig,
+    "replay": ReplayConfig,
 }
 
 

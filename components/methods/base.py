@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
+LearnsFrom = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
@@ -86,6 +87,13 @@ class MethodConfig:
     trains: ClassVar[bool] = True  # False: no task is trained, only evaluated
     default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
     routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
+    needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
+    learns_from: ClassVar[LearnsFrom] = "each"
+
+    @property
+    def stored_samples(self) -> int:
+        """Rows kept of every past task and mixed into the later ones (replay)."""
+        return 0
 
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""
@@ -258,12 +266,12 @@ class SequentialLoraConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
             raise ConfigError(
-                f"sequential_lora.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
+                f"{self.name}.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"sequential_lora.dropout is {self.dropout}; give a value from 0 to below 1.")
+            raise ConfigError(f"{self.name}.dropout is {self.dropout}; give a value from 0 to below 1.")
 
-    def build(self, *, seed: int) -> SequentialLora:
+    def build(self, *, seed: int) -> Method:
         return SequentialLora(self, seed=seed)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,10 +52,6 @@ class TrainingConfig:
         if self.updates_per_task is not None:
             return self.updates_per_task
         return num_rows * self.epochs // self.global_batch_size
-
-    def num_epochs(self, num_rows: int) -> int:
-        """Passes over the data that `num_updates` needs (the last one may be partial)."""
-        return math.ceil(self.num_updates(num_rows) * self.global_batch_size / num_rows)
 
     def micro_size(self, num_workers: int) -> int:
         """Samples per forward pass and worker."""

@@ -6,6 +6,7 @@ data and caches, start the workers, pass their events on, and return the finishe
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -25,7 +26,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from components.data.rows import Split
 from components.data.streams import open_stream
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
@@ -36,6 +36,7 @@ from components.models.backbone import backbone_fingerprint
 from components.models.identity import cache_dir
 from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
+from components.training.lessons import Lesson, plan_lessons
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
 from components.training.scoring import MATRIX_FILE, ORACLE_FILE
 from components.training.worker import WorkerPlan, train_stream_per_worker
@@ -60,12 +61,8 @@ class Plan:
 
     config: RunConfig
     stream: TaskStream
+    lessons: tuple[Lesson, ...]
     run_dir: Path
-
-    @property
-    def updates(self) -> dict[str, int]:
-        """Optimizer updates per task."""
-        return {task.name: self.config.training.num_updates(task.train.num_rows) for task in self.stream.tasks}
 
 
 def plan_stream(config: RunConfig) -> Plan:
@@ -74,14 +71,8 @@ def plan_stream(config: RunConfig) -> Plan:
         raise ConfigError("a run needs an id; give --run-id NAME.")
     require_lasting_storage(config.storage)
     stream = open_stream(config.stream)
-    plan = Plan(config=config, stream=stream, run_dir=config.storage.expanduser().resolve() / config.run_id)
-    for name, updates in plan.updates.items():
-        if updates < 1 and config.method.trains:
-            raise ConfigError(
-                f"task {name} has fewer training rows than training.global_batch_size "
-                f"{config.training.global_batch_size}; lower it or raise training.epochs."
-            )
-    return plan
+    run_dir = config.storage.expanduser().resolve() / config.run_id
+    return Plan(config=config, stream=stream, lessons=plan_lessons(config, stream), run_dir=run_dir)
 
 
 def require_lasting_storage(storage: Path) -> None:
@@ -226,31 +217,33 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     caches = _feature_caches(plan, handle)
     datasets: dict[str, Dataset] = {}
-    for task in plan.stream.tasks:
-        for rank in range(num_workers):
+    for lesson, rank in itertools.product(plan.lessons, range(num_workers)):
+        task = lesson.task
+        if lesson.num_updates:
             datasets[dataset_name("train", task.name, rank)] = training_dataset(
-                task.train,
+                lesson.splits,
                 config.backbone,
                 slice=Slice(rank=rank, world_size=num_workers, micro_batch_size=training.micro_size(num_workers)),
-                epochs=training.num_epochs(task.train.num_rows),
-                num_rows=training.num_updates(task.train.num_rows) * training.global_batch_size,
+                epochs=lesson.num_epochs(training.global_batch_size),
+                num_rows=lesson.num_updates * training.global_batch_size,
                 seed=config.seed,
-                features_dir=caches.get(task.train.digest),
+                features_dirs=[caches[split.digest] for split in lesson.splits] if caches else None,
             )
-            datasets[dataset_name("test", task.name, rank)] = prompt_dataset(
-                task.test,
-                config.backbone,
-                slice=Slice(rank=rank, world_size=num_workers),
-                num_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
-                features_dir=caches.get(task.test.digest),
-            )
+        datasets[dataset_name("test", task.name, rank)] = prompt_dataset(
+            task.test,
+            config.backbone,
+            slice=Slice(rank=rank, world_size=num_workers),
+            num_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
+            features_dir=caches.get(task.test.digest),
+        )
     return datasets
 
 
 def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:
     """Vision caches by split digest; empty when switched off or too large."""
     training, backbone = plan.config.training, plan.config.backbone
-    splits: list[Split] = [split for task in plan.stream.tasks for split in (task.train, task.test)]
+    wanted = [split for lesson in plan.lessons for split in ((*lesson.splits, lesson.task.test))]
+    splits = list({split.digest: split for split in wanted}.values())
     if training.cache_features == "off":
         return {}
     size = feature_bytes(splits, vision_shape(backbone), backbone.dtype)
@@ -275,6 +268,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         train_loop_config=WorkerPlan(  # type: ignore[arg-type]
             config=config,
             stream=plan.stream,
+            lessons=plan.lessons,
             run_dir=plan.run_dir,
             code=code_fingerprint(),
             code_root=str(code_root()),

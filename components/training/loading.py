@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,15 +52,17 @@ class Window:
     """Some row groups of an epoch, in reading order, and the position of the window's first row."""
 
     start: int
-    groups: tuple[tuple[int, int], ...]  # (shard index, row group index)
+    groups: tuple[tuple[int, int, int], ...]  # (split index, shard index, row group index)
     num_rows: int
     shuffle_seed: tuple[int, ...] | None
 
 
-def plan_windows(split: Split, *, epochs: int, num_rows: int, seed: int | None) -> list[Window]:
-    """Windows covering the first `num_rows` positions of `epochs` passes; `seed` None keeps the stored order."""
+def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: int | None) -> list[Window]:
+    """Windows covering the first `num_rows` positions of `epochs` passes over `splits`, which are read as one set;
+    `seed` None keeps the stored order."""
     groups = [
-        (shard, group, pq.ParquetFile(path).metadata.row_group(group).num_rows)
+        (number, shard, group, pq.ParquetFile(path).metadata.row_group(group).num_rows)
+        for number, split in enumerate(splits)
         for shard, path in enumerate(split.shard_paths())
         for group in range(pq.ParquetFile(path).metadata.num_row_groups)
     ]
@@ -73,11 +74,11 @@ def plan_windows(split: Split, *, epochs: int, num_rows: int, seed: int | None) 
         )
         for first in range(0, len(groups), WINDOW_GROUPS):
             chosen = [groups[index] for index in order[first : first + WINDOW_GROUPS]]
-            rows = sum(size for _, _, size in chosen)
+            rows = sum(size for *_, size in chosen)
             windows.append(
                 Window(
                     start=start,
-                    groups=tuple((shard, group) for shard, group, _ in chosen),
+                    groups=tuple((number, shard, group) for number, shard, group, _ in chosen),
                     num_rows=rows,
                     shuffle_seed=None if seed is None else (seed, epoch, first),
                 )
@@ -90,12 +91,12 @@ def plan_windows(split: Split, *, epochs: int, num_rows: int, seed: int | None) 
 class Loader:
     """The upstream work on one window: read, order, keep this rank's rows, encode. Runs in Ray Data tasks."""
 
-    split: Split
+    splits: tuple[Split, ...]
     backbone: BackboneConfig
     mode: str  # "train" (labels on answers) or "prompt" (to be answered)
     slice: Slice
     num_rows: int
-    features_dir: Path | None = None  # cached vision features, row for row beside the shards
+    features_dirs: tuple[Path, ...] | None = None  # per split: cached vision features, row for row beside the shards
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         encoder = encoder_for(self.backbone)
@@ -121,8 +122,8 @@ class Loader:
             for position, place in zip(positions, order, strict=True)
             if position < self.num_rows and self.slice.takes(int(position))
         ]
-        table = self._read(window, with_image=self.features_dir is None)
-        features = self._read_features(window) if self.features_dir is not None else None
+        table = self._read(window, with_image=self.features_dirs is None)
+        features = self._read_features(window) if self.features_dirs is not None else None
         for position, place in wanted:
             row = row_from_record(table.slice(place, 1).to_pylist()[0])
             found = None if features is None else features_from(features.slice(place, 1))
@@ -130,16 +131,20 @@ class Loader:
             yield position, row if found is None else replace(row, image=b""), found
 
     def _read(self, window: Window, *, with_image: bool) -> pa.Table:
-        paths = self.split.shard_paths()
-        columns = None if with_image else [name for name in pq.read_schema(paths[0]).names if name != "image"]
-        tables = [pq.ParquetFile(paths[shard]).read_row_group(group, columns=columns) for shard, group in window.groups]
-        table = pa.concat_tables(tables)
+        shards = [split.shard_paths() for split in self.splits]
+        columns = None if with_image else [name for name in pq.read_schema(shards[0][0]).names if name != "image"]
+        table = pa.concat_tables(
+            pq.ParquetFile(shards[number][shard]).read_row_group(group, columns=columns)
+            for number, shard, group in window.groups
+        )
         return table if with_image else table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
 
     def _read_features(self, window: Window) -> pa.Table:
-        assert self.features_dir is not None
-        paths = [self.features_dir / shard.file for shard in self.split.shards]
-        return pa.concat_tables([pq.ParquetFile(paths[shard]).read_row_group(group) for shard, group in window.groups])
+        assert self.features_dirs is not None
+        return pa.concat_tables(
+            pq.ParquetFile(self.features_dirs[number] / self.splits[number].shards[shard].file).read_row_group(group)
+            for number, shard, group in window.groups
+        )
 
 
 ENCODED_SCHEMA = pa.schema(
@@ -175,20 +180,26 @@ def dataset_name(split: str, task: str, rank: int) -> str:
 
 
 def training_dataset(
-    split: Split,
+    splits: Sequence[Split],
     backbone: BackboneConfig,
     *,
     slice: Slice,
     epochs: int,
     num_rows: int,
     seed: int,
-    features_dir: Path | None,
+    features_dirs: Sequence[Path] | None,
 ) -> Dataset:
-    """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes."""
+    """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes over
+    `splits` together."""
     loader = Loader(
-        split=split, backbone=backbone, mode="train", slice=slice, num_rows=num_rows, features_dir=features_dir
+        splits=tuple(splits),
+        backbone=backbone,
+        mode="train",
+        slice=slice,
+        num_rows=num_rows,
+        features_dirs=None if features_dirs is None else tuple(features_dirs),
     )
-    return _stream(plan_windows(split, epochs=epochs, num_rows=num_rows, seed=seed), loader)
+    return _stream(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
 
 
 def prompt_dataset(
@@ -196,9 +207,14 @@ def prompt_dataset(
 ) -> Dataset:
     """This rank's share of the first `num_rows` rows in stored order, as prompts to be answered."""
     loader = Loader(
-        split=split, backbone=backbone, mode="prompt", slice=slice, num_rows=num_rows, features_dir=features_dir
+        splits=(split,),
+        backbone=backbone,
+        mode="prompt",
+        slice=slice,
+        num_rows=num_rows,
+        features_dirs=None if features_dir is None else (features_dir,),
     )
-    return _stream(plan_windows(split, epochs=1, num_rows=num_rows, seed=None), loader)
+    return _stream(plan_windows([split], epochs=1, num_rows=num_rows, seed=None), loader)
 
 
 def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:
@@ -218,12 +234,6 @@ def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Exampl
     """Rows of `ENCODED_SCHEMA`, as a worker gets them, back to `Example`s."""
     for record in blocks:
         yield _example_of(record, getattr(torch, dtype))
-
-
-def num_training_rows(split: Split, *, epochs: int, global_batch_size: int, limit: int | None = None) -> int:
-    """Samples that whole updates can use: the tail that would not fill a global batch is left out."""
-    rows = split.num_rows if limit is None else min(limit, split.num_rows)
-    return math.floor(rows * epochs / global_batch_size) * global_batch_size
 
 
 def _stream(windows: list[Window], loader: Loader) -> Dataset:

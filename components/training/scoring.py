@@ -116,6 +116,7 @@ class RowScorer:
                 batch_size=config.evaluation.batch_size,
                 max_new_tokens=task.max_new_tokens,
                 device=self.device,
+                told_task=task.name if config.method.needs_task_id else None,
                 oracle_task=oracle,
                 progress=self._progress(after, task.name, before=len(answers), total=num_rows),
             )

@@ -33,6 +33,7 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
+from components.training.lessons import Lesson
 from components.training.loading import dataset_name, encoded_blocks, examples
 from components.training.scoring import Row, RowScorer
 
@@ -43,6 +44,7 @@ class WorkerPlan:
 
     config: RunConfig
     stream: TaskStream
+    lessons: tuple[Lesson, ...]  # one per task, in stream order
     run_dir: Path
     code: str  # fingerprint of the driver's sources
     code_root: str
@@ -83,7 +85,7 @@ class StreamWorker:
         self.cursor, state = self._restore(self.unfinished)
         self.method.attach(self.model, state)
         self.model.to(self.device)
-        self.method.prepare([text for task in self.stream.tasks for text in task_instructions(task)])
+        self.method.prepare([text for lesson in plan.lessons for text in lesson_instructions(lesson)])
         self.task_start: MethodState | None = None
         self.scorer = RowScorer(
             plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
@@ -101,17 +103,26 @@ class StreamWorker:
         ):
             self._score_row(train_s=0.0)
         while self.cursor.index < len(self.stream.tasks):
-            task = self.stream.tasks[self.cursor.index]
-            train_s = 0.0
-            if not self.cursor.learned:
-                started = time.monotonic()
-                self._learn(task)
-                train_s = time.monotonic() - started
-                self.cursor.learned = True
-                self._save(f"{self.cursor.index + 1:02d}-{task.name}")
-            self._score_row(train_s=train_s)
-            self.cursor = Cursor(index=self.cursor.index + 1, rows=self.cursor.rows)
-            self._save(f"{self.cursor.index:02d}-{task.name}-scored")
+            lesson = self.plan.lessons[self.cursor.index]
+            if lesson.scored:
+                self._learn_and_score(lesson)
+            else:
+                self.cursor = Cursor(index=self.cursor.index + 1, rows=[*self.cursor.rows, self._empty_row(lesson)])
+
+    def _learn_and_score(self, lesson: Lesson) -> None:
+        train_s, number = 0.0, self.cursor.index + 1
+        if not self.cursor.learned:
+            started = time.monotonic()
+            self._learn(lesson)
+            train_s = time.monotonic() - started
+            self.cursor.learned = True
+            self._save(f"{number:02d}-{lesson.task.name}")
+        self._score_row(train_s=train_s)
+        self.cursor = Cursor(index=number, rows=self.cursor.rows)
+        self._save(f"{number:02d}-{lesson.task.name}-scored")
+
+    def _empty_row(self, lesson: Lesson) -> Row:
+        return Row(after=lesson.task.name, scores=dict.fromkeys(self.stream.task_names), oracle_scores=None)
 
     def _score_row(self, *, train_s: float) -> None:
         learned = self.cursor.index + 1 if self.cursor.learned else 0
@@ -121,13 +132,12 @@ class StreamWorker:
 
     # ---- one task ------------------------------------------------------------------------------------------------
 
-    def _learn(self, task: Task) -> None:
-        training = self.config.training
-        if not self.config.method.trains:
-            self._announce(task, 0)
+    def _learn(self, lesson: Lesson) -> None:
+        training, task, num_updates = self.config.training, lesson.task, lesson.num_updates
+        if not num_updates:
+            self._announce(lesson)
             return
-        num_updates = training.num_updates(task.train.num_rows)
-        info = TaskInfo(index=self.cursor.index, name=task.name, instructions=task_instructions(task))
+        info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=lesson_instructions(lesson))
         self.task_start = self.method.state_dict(self.model)
         self.method.begin_task(self.model, info)
         self.model.to(self.device)
@@ -140,7 +150,7 @@ class StreamWorker:
         updates = self._update_batches(task, first=self.cursor.update)
         batches = next(updates)
         probe, before = batches[0], self._probe(batches[0])
-        self._announce(task, num_updates)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
+        self._announce(lesson)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
         engine = self._build_engine()
         if unfinished is not None:
             engine.load_optimizer_state(unfinished["optimizer"])
@@ -204,8 +214,7 @@ class StreamWorker:
                 task=task.name,
                 update=cursor.update,
                 num_updates=num_updates,
-                global_update=cursor.update
-                + sum(training.num_updates(task.train.num_rows) for task in self.stream.tasks[: cursor.index]),
+                global_update=cursor.update + sum(lesson.num_updates for lesson in self.plan.lessons[: cursor.index]),
                 loss=loss_value,
                 parts={name: float(value) for name, value in means.items()},
                 learning_rate=self.config.optimizer.rate_at(cursor.update - 1, num_updates),
@@ -235,13 +244,13 @@ class StreamWorker:
         with self.method.select(self.model, batch):
             return self.model(batch).logits.float().cpu()
 
-    def _announce(self, task: Task, num_updates: int) -> None:
+    def _announce(self, lesson: Lesson) -> None:
         self.send(
             TaskStarted(
                 index=self.cursor.index,
-                task=task.name,
-                num_samples=task.train.num_rows,
-                num_updates=num_updates,
+                task=lesson.task.name,
+                num_samples=lesson.num_rows,
+                num_updates=lesson.num_updates,
                 trainable_parameters=sum(p.numel() for p in trainable_parameters(self.model).values()),
                 total_parameters=sum(p.numel() for p in self.model.parameters()),
                 start_s=time.monotonic() - self.ready_since,
@@ -378,9 +387,9 @@ class StreamWorker:
             self.plan.mailbox.put(event)
 
 
-def task_instructions(task: Task) -> list[str]:
-    """First human turns of a task's training rows, in stored order, without decoding a picture."""
-    return [instruction_of(str(text)) for text in task.train.column("conversations")]
+def lesson_instructions(lesson: Lesson) -> list[str]:
+    """First human turns of a lesson's training rows, in stored order, without decoding a picture."""
+    return [instruction_of(str(text)) for split in lesson.splits for text in split.column("conversations")]
 
 
 def _step_seed(seed: int, task: int, update: int, rank: int) -> int:

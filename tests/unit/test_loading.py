@@ -41,8 +41,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 def ids(
     split: Split, *, epochs: int = 1, num_rows: int = ROWS, seed: int | None = 0, slice: Slice | None = None
 ) -> list[str]:
-    loader = Loader(split=split, backbone=POCKET, mode="train", slice=slice or Slice(), num_rows=num_rows)
-    windows = plan_windows(split, epochs=epochs, num_rows=num_rows, seed=seed)
+    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=slice or Slice(), num_rows=num_rows)
+    windows = plan_windows([split], epochs=epochs, num_rows=num_rows, seed=seed)
     blocks = loader({"window": np.array(windows, dtype=object)})
     return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
 
@@ -81,8 +81,8 @@ def test_an_update_sees_the_same_rows_on_any_number_of_workers(split: Split, wor
 
 
 def test_examples_survive_the_trip_through_arrow(split: Split) -> None:
-    loader = Loader(split=split, backbone=POCKET, mode="train", slice=Slice(), num_rows=3)
-    windows = plan_windows(split, epochs=1, num_rows=3, seed=None)
+    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=3)
+    windows = plan_windows([split], epochs=1, num_rows=3, seed=None)
     (block,) = loader({"window": np.array(windows, dtype=object)})
     first = next(examples(block.to_pylist(), "float32"))
     assert first.instruction == "number 0?"
@@ -99,9 +99,7 @@ def test_dataset_names_are_harmless_and_different() -> None:
 
 def test_updates_and_epochs_follow_from_sizes() -> None:
     assert TrainingConfig(global_batch_size=8).num_updates(400) == 50
-    fixed = TrainingConfig(global_batch_size=8, updates_per_task=75)
-    assert fixed.num_updates(400) == 75
-    assert fixed.num_epochs(400) == 2
+    assert TrainingConfig(global_batch_size=8, updates_per_task=75).num_updates(400) == 75
     assert TrainingConfig(global_batch_size=8, micro_batch_size=2).accumulation(2) == 2
 
 
@@ -121,8 +119,8 @@ def test_cached_features_are_the_towers(tmp_path: Path) -> None:
     source, target = split.shard_paths()[0], cache / split.shards[0].file
     FeatureWriter(POCKET)({"source": np.array([str(source)]), "target": np.array([str(target)])})
 
-    loader = Loader(split=split, backbone=POCKET, mode="train", slice=Slice(), num_rows=2, features_dir=cache)
-    windows = plan_windows(split, epochs=1, num_rows=2, seed=None)
+    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=2, features_dirs=(cache,))
+    windows = plan_windows([split], epochs=1, num_rows=2, seed=None)
     (block,) = loader({"window": np.array(windows, dtype=object)})
     with_picture, text_only = examples(block.to_pylist(), "float32")
     expected = load_backbone(POCKET).vision_features(build_encoder(POCKET).pixels(rows[0]).unsqueeze(0))[0]

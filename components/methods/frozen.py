@@ -1,0 +1,29 @@
+"""Frozen control: learn the first task, then nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from components.methods.base import LearnsFrom, SequentialLora, SequentialLoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig(SequentialLoraConfig):
+    """One LoRA adapter that learns the first task only."""
+
+    name: ClassVar[str] = "frozen"
+    learns_from: ClassVar[LearnsFrom] = "first"
+
+    def build(self, *, seed: int) -> Frozen:
+        return Frozen(self, seed=seed)
+
+
+class Frozen(SequentialLora):
+    """The frozen control: perfect stability, no plasticity.
+
+    Paper: none. Idea: the adapter stops after the first task, so nothing can be forgotten and nothing is added. A
+        method whose later tasks score no higher has learned nothing from them.
+    Objective: the language-model loss of the first task. Overrides: nothing; the rows are the difference.
+    Carried between tasks: the adapter as the first task left it. Differs: a control, not a published method.
+    """

@@ -1,0 +1,32 @@
+"""Joint learning: every task's rows at once, the usual upper bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from components.methods.base import LearnsFrom, SequentialLora, SequentialLoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig(SequentialLoraConfig):
+    """One LoRA adapter, trained once on all tasks' rows shuffled together."""
+
+    name: ClassVar[str] = "joint"
+    learns_from: ClassVar[LearnsFrom] = "union"
+
+    def build(self, *, seed: int) -> Joint:
+        return Joint(self, seed=seed)
+
+
+class Joint(SequentialLora):
+    """Joint (multitask) learning.
+
+    Paper: none; every benchmark's upper bound ("Multitask" in CoIN).
+    Idea: no stream: the union of all training rows, shuffled, in as many updates as the stream has in all.
+    Objective: the language-model loss over the union, W = W0 + (alpha / R) up down.
+    Overrides: nothing; the rows are the difference. Only the last row of the score matrix is measured.
+    Carried between tasks: nothing, there is one training.
+    Differs: CoIN takes one epoch over the union; here the budget is the sum of the tasks' budgets, so that methods are
+        compared at equal numbers of updates.
+    """

@@ -1,0 +1,45 @@
+"""Experience replay: some stored rows of every past task are mixed into the new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from components.errors import ConfigError
+from components.methods.base import SequentialLora, SequentialLoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig(SequentialLoraConfig):
+    """Sequential LoRA over the task's rows and a few stored rows of every earlier task."""
+
+    name: ClassVar[str] = "replay"
+    samples_per_task: int = 100  # CoIN's ablation stores 100, 500 or 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples_per_task < 1:
+            raise ConfigError(
+                f"replay.samples_per_task is {self.samples_per_task}; store at least 1, or use sequential_lora."
+            )
+
+    @property
+    def stored_samples(self) -> int:
+        return self.samples_per_task
+
+    def build(self, *, seed: int) -> Replay:
+        return Replay(self, seed=seed)
+
+
+class Replay(SequentialLora):
+    """Experience replay.
+
+    Paper: an old idea (Robins 1995; Chaudhry et al. 2019, "On Tiny Episodic Memories"); CoIN reports it as an ablation.
+    Idea: keep `samples_per_task` random rows of each learned task and train on them together with the new task's rows.
+    Objective: the language-model loss over task t's rows and the stored ones, shuffled together; every row counts once
+        per pass, so the share of stored rows is their share of the set.
+    Overrides: nothing; the rows are the difference. Not rehearsal-free: it keeps data, and needs the right to.
+    Carried between tasks: the adapter, and the stored rows as Parquet in the data folder.
+    Differs: with a fixed number of updates per task the budget stays that of the other methods; with epochs a task
+        takes longer by its stored rows.
+    """

@@ -1,0 +1,62 @@
+"""What is learned at each position of the stream: which rows, in how many updates. A method's config says how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from components.data.rows import Split
+from components.data.streams import stored_rows
+from components.data.tasks import Task, TaskStream
+from components.errors import ConfigError
+from components.training.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One position of the stream. Its splits are read as one set, shuffled together."""
+
+    task: Task
+    splits: tuple[Split, ...]
+    num_updates: int  # 0: nothing is trained
+    scored: bool = True  # False: the model has not changed since the last row, and no row is measured
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows of one pass."""
+        return sum(split.num_rows for split in self.splits)
+
+    def num_epochs(self, global_batch_size: int) -> int:
+        """Passes over the rows that the updates need (the last one may be partial)."""
+        return math.ceil(self.num_updates * global_batch_size / self.num_rows)
+
+
+def plan_lessons(config: RunConfig, stream: TaskStream) -> tuple[Lesson, ...]:
+    """One lesson per task, in stream order; raises `ConfigError` for a task with fewer rows than one batch.
+
+    Replay buffers are drawn and written here, on the driver: every node must see the data folder.
+    """
+    method, training = config.method, config.training
+    budgets = [training.num_updates(task.train.num_rows) if method.trains else 0 for task in stream.tasks]
+    for task, updates in zip(stream.tasks, budgets, strict=True):
+        if updates < 1 and method.trains:
+            raise ConfigError(
+                f"task {task.name} has fewer training rows than training.global_batch_size "
+                f"{training.global_batch_size}; lower it or raise training.epochs."
+            )
+    if method.learns_from == "union":
+        *early, last = stream.tasks
+        unlearned = [Lesson(task=task, splits=(task.train,), num_updates=0, scored=False) for task in early]
+        union = tuple(task.train for task in stream.tasks)
+        return (*unlearned, Lesson(task=last, splits=union, num_updates=sum(budgets)))
+    lessons: list[Lesson] = []
+    stored: list[Split] = []
+    for index, (task, updates) in enumerate(zip(stream.tasks, budgets, strict=True)):
+        splits = (task.train, *stored)
+        if stored:
+            updates = training.num_updates(sum(split.num_rows for split in splits))
+        idle = method.learns_from == "first" and index > 0
+        lessons.append(Lesson(task=task, splits=splits, num_updates=0 if idle else updates))
+        if method.stored_samples and index + 1 < len(stream.tasks):
+            stored.append(stored_rows(config.stream, task.train, method.stored_samples, seed=config.seed))
+    return tuple(lessons)

@@ -1,0 +1,96 @@
+"""Which rows each position of a stream is learned from, and in how many updates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.data.rows import Split
+from components.data.streams import StreamConfig, open_stream, stored_rows
+from components.data.tasks import TaskStream
+from components.errors import ConfigError
+from components.methods import METHODS
+from components.methods.replay import ReplayConfig
+from components.models.backbone import BackboneConfig
+from components.training.config import RunConfig, TrainingConfig
+from components.training.lessons import plan_lessons
+from components.training.loading import Loader, Slice, examples, plan_windows
+
+POCKET = BackboneConfig(name="pocket")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StreamConfig:
+    """Two nano tasks, so that the whole set is 64 training rows."""
+    return StreamConfig(size="nano", order=("docvqa", "iconqa"), data_dir=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def stream(config: StreamConfig) -> TaskStream:
+    return open_stream(config)
+
+
+def run(config: StreamConfig, method: str, **training: int) -> RunConfig:
+    kind = METHODS[method]
+    options = ReplayConfig(samples_per_task=8) if kind is ReplayConfig else kind()
+    return RunConfig(stream=config, backbone=POCKET, method=options, training=TrainingConfig(**training))
+
+
+def sizes(config: StreamConfig, stream: TaskStream, method: str, **training: int) -> list[tuple[int, int, bool]]:
+    lessons = plan_lessons(run(config, method, **training), stream)
+    assert [lesson.task.name for lesson in lessons] == stream.task_names
+    return [(lesson.num_rows, lesson.num_updates, lesson.scored) for lesson in lessons]
+
+
+def test_rows_and_updates_of_every_kind(config: StreamConfig, stream: TaskStream) -> None:
+    assert sizes(config, stream, "sequential_lora") == [(32, 4, True), (32, 4, True)]
+    assert sizes(config, stream, "zero_shot") == [(32, 0, True), (32, 0, True)]
+    assert sizes(config, stream, "frozen") == [(32, 4, True), (32, 0, True)]
+    assert sizes(config, stream, "joint") == [(32, 0, False), (64, 8, True)]
+    assert sizes(config, stream, "replay") == [(32, 4, True), (40, 5, True)]
+
+
+def test_a_fixed_budget_is_the_same_for_all_methods_that_learn_every_task(
+    config: StreamConfig, stream: TaskStream
+) -> None:
+    for method in ("sequential_lora", "replay", "individual", "continual_llava"):
+        assert [updates for _, updates, _ in sizes(config, stream, method, updates_per_task=7)] == [7, 7]
+    assert [updates for _, updates, _ in sizes(config, stream, "joint", updates_per_task=7)] == [0, 14]
+
+
+def test_a_task_smaller_than_a_batch_is_refused(config: StreamConfig, stream: TaskStream) -> None:
+    with pytest.raises(ConfigError, match="task docvqa has fewer training rows than"):
+        plan_lessons(run(config, "sequential_lora", global_batch_size=64), stream)
+
+
+def test_stored_rows_are_a_seeded_choice_of_whole_rows(config: StreamConfig, stream: TaskStream) -> None:
+    split = stream.tasks[0].train
+    stored = stored_rows(config, split, 8, seed=0)
+    rows = {row.sample_id: row for row in split.rows()}
+    kept = list(stored.rows())
+    assert len(kept) == 8
+    assert all(rows[row.sample_id] == row for row in kept)
+    assert stored_rows(config, split, 8, seed=0).digest == stored.digest
+    assert stored_rows(config, split, 8, seed=1).digest != stored.digest
+    assert stored_rows(config, split, 32, seed=0) is split
+
+
+def ids(splits: tuple[Split, ...], num_rows: int) -> list[str]:
+    loader = Loader(splits=splits, backbone=POCKET, mode="train", slice=Slice(), num_rows=num_rows)
+    windows = plan_windows(splits, epochs=1, num_rows=num_rows, seed=0)
+    blocks = loader({"window": np.array(windows, dtype=object)})
+    return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
+
+
+def test_replayed_rows_are_mixed_into_the_new_tasks(config: StreamConfig, stream: TaskStream) -> None:
+    lesson = plan_lessons(run(config, "replay"), stream)[1]
+    order = ids(lesson.splits, lesson.num_rows)
+    stored = {row.sample_id for row in lesson.splits[1].rows(with_image=False)}
+    new = {row.sample_id for row in stream.tasks[1].train.rows(with_image=False)}
+    assert set(order) == stored | new
+    assert len(order) == 40
+    places = [place for place, sample in enumerate(order) if sample in stored]
+    assert places[0] < 20 <= places[-1]  # in both halves: mixed, not appended
+    assert not Path(lesson.splits[1].path).is_relative_to(stream.tasks[0].train.path)
