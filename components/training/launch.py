@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -25,6 +26,7 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
+from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from components.data.streams import open_stream
 from components.data.tasks import TaskStream
@@ -175,7 +177,6 @@ def ray_session(config: RunConfig) -> Iterator[None]:
         yield
         return
     quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a cold disk takes longer than the default 30
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     level = logging.ERROR if quiet else logging.INFO
@@ -186,13 +187,24 @@ def ray_session(config: RunConfig) -> Iterator[None]:
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
         cpus = max(4, os.cpu_count() or 1, config.cluster.num_workers + 2)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
+        start_ray(num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@retry(
+    retry=retry_if_exception_message(match=".*node timed out during startup"),
+    stop=stop_after_attempt(3),
+    before_sleep=lambda _: ray.shutdown(),
+    reraise=True,
+)
+def start_ray(**options: Any) -> None:  # Any: ray.init's own options
+    """Start Ray inside this process. Ray waits 30 s for its node, too short on a busy machine or a cold disk."""
+    ray.init(address="local", **options)
 
 
 def check_resources(config: RunConfig) -> None:
