@@ -1,0 +1,166 @@
+"""Compare finished runs of one stream: a table with mean and spread over seeds, for the terminal or as Markdown.
+
+    python pipelines/report.py runs/first runs/second ... [--markdown]
+
+Runs that differ only in their seed are one row. A cell reads *right after the task was learned -> at the end*.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pipelines.command import guarded, quiet_environment
+
+quiet_environment()
+
+import tyro  # noqa: E402  (the environment comes before heavy imports)
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from components.data.rows import Split  # noqa: E402
+from components.data.streams import open_stream  # noqa: E402
+from components.errors import ConfigError  # noqa: E402
+from components.evaluation.matrix import ScoreMatrix  # noqa: E402
+from components.evaluation.scorers import score  # noqa: E402
+from components.evaluation.spread import Spread  # noqa: E402
+from components.recorded import FinishedRun, read_run  # noqa: E402
+from components.training.config import flatten  # noqa: E402
+
+# Settings that say where, how often and with which seed, not what was learned.
+NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Which runs to compare."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs (STORAGE/RUN-ID), all of one stream and backbone."""
+    markdown: bool = False
+    """Print a Markdown table, for a README or a paper's notes."""
+    debug: bool = False
+    """A traceback instead of one sentence."""
+
+
+Line = list[str]
+
+
+def main() -> int:
+    """Read, group, print."""
+    command = tyro.cli(Report, prog="report.py", description=(__doc__ or "").split("\n\n")[0])
+    runs = [read_run(path.expanduser().resolve()) for path in command.runs]
+    require_comparable(runs)
+    tasks = runs[0].matrix.tasks
+    header = ["method", *tasks, "final average", "forgetting", "trainable", "training", "seeds"]
+    lines = [*control_lines(runs), *(line for group in grouped(runs) for line in group_lines(group))]
+    if command.markdown:
+        print("\n".join(markdown(header, lines)))
+    else:
+        table = Table(*header, header_style="bold")
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+    return 0
+
+
+def require_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Raise `ConfigError` unless all runs share stream, backbone and training budget."""
+    if not runs:
+        raise ConfigError("no run was given; name at least one folder, such as runs/first.")
+    first = runs[0]
+    for run in runs[1:]:
+        for what, mine, theirs in (
+            ("stream", first.stream_digest[:12], run.stream_digest[:12]),
+            ("backbone", first.config.backbone, run.config.backbone),
+            ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
+            ("epochs", first.config.training.epochs, run.config.training.epochs),
+            ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),
+        ):
+            if mine != theirs:
+                raise ConfigError(
+                    f"{first.path.name} and {run.path.name} differ in {what} ({mine} and {theirs}) and cannot be "
+                    "compared; give runs of one stream, backbone and budget."
+                )
+
+
+def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Runs that differ in their seed only, in the order given; raises `ConfigError` for a seed given twice."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        plain = {name: value for name, value in run.config.to_json().items() if name not in NOT_COMPARED}
+        group = groups.setdefault(str(sorted(flatten(plain).items())), [])
+        for other in group:
+            if other.config.seed == run.config.seed:
+                raise ConfigError(f"{other.path.name} and {run.path.name} are the same run with the same seed.")
+        group.append(run)
+    return list(groups.values())
+
+
+def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
+    """One line of the table; a second one under oracle routing."""
+    costs = [run.cost for run in group if run.cost is not None]
+    facts = [
+        f"{max(cost.trainable_parameters for cost in costs):,}" if costs else "",
+        f"{statistics.fmean(cost.train_s for cost in costs) / 60:.1f} min" if costs else "",
+        ", ".join(str(run.config.seed) for run in group),
+    ]
+    lines = [[label(group[0]), *scores([run.matrix for run in group]), *facts]]
+    oracles = [run.oracle for run in group if run.oracle is not None]
+    if oracles:
+        lines.append([f"{label(group[0])}, oracle routing", *scores(oracles), "", "", ""])
+    return lines
+
+
+def label(run: FinishedRun) -> str:
+    """The method's name and the options that differ from its defaults."""
+    method = run.config.method
+    default = type(method)().options()
+    changed = [f"{name} {value}" for name, value in method.options().items() if value != default[name]]
+    return f"`{method.name}`" + (f" ({', '.join(changed)})" if changed else "")
+
+
+def scores(matrices: Sequence[ScoreMatrix]) -> Line:
+    """Cells of the tasks, the final average and forgetting."""
+    cells: Line = []
+    for column in range(len(matrices[0].tasks)):
+        own = [matrix.values[column + 1, column] for matrix in matrices]
+        final = Spread.of([matrix.values[-1, column] for matrix in matrices])
+        known = all(value == value for value in own)  # NaN: not scored right after it was learned
+        cells.append(f"{Spread.of(own)} -> {final}" if known and column + 1 < len(matrices[0].tasks) else str(final))
+    summaries = [matrix.summary() for matrix in matrices]
+    for figure in ("final_average", "forgetting"):
+        values = [summary[figure] for summary in summaries if figure in summary]
+        cells.append(str(Spread.of(values)) if len(values) == len(matrices) else "-")
+    return cells
+
+
+def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
+    """What a table is read against: the majority answer, and the frozen backbone where a run measured it."""
+    stream = open_stream(runs[0].config.stream)
+    majority = [majority_score(task.train, task.test) for task in stream.tasks]
+    lines = [["majority answer", *(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}", *"----"]]
+    measured = [run.matrix for run in runs if run.matrix.has_zero_shot]
+    if measured:
+        row = [f"{value:.1f}" for value in measured[0].values[0]]
+        lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *"----"])
+    return lines
+
+
+def majority_score(train: Split, test: Split) -> float:
+    """0..100: the test score of always giving the answer that is most frequent in training."""
+    best = statistics.mode(row.answers[0] for row in train.rows(with_image=False))
+    return 100.0 * statistics.fmean(score(row.metric, best, row.answers) for row in test.rows(with_image=False))
+
+
+def markdown(header: Line, lines: Sequence[Line]) -> Line:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,94 @@
+"""The comparison table of finished runs, from folders as a run leaves them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.data.streams import StreamConfig, open_stream
+from components.errors import ConfigError
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.spread import Spread
+from components.methods.base import SequentialLoraConfig
+from components.methods.joint import JointConfig
+from components.recorded import FinishedRun, read_run
+from components.tracking_config import TrackingConfig
+from components.training.config import RunConfig
+from pipelines.report import control_lines, group_lines, grouped, majority_score, require_comparable
+
+TASKS = ["docvqa", "iconqa"]
+STREAM = StreamConfig(size="nano", order=tuple(TASKS))
+
+
+def finished(folder: Path, config: RunConfig, rows: list[list[float | None]], *, zero_shot: bool = False) -> Path:
+    path = folder / str(config.run_id)
+    path.mkdir()
+    digest = open_stream(config.stream).digest
+    (path / "config.json").write_text(json.dumps({**config.to_json(), "stream_digest": digest}))
+    ScoreMatrix(TASKS, rows, zero_shot=zero_shot).write(
+        path / "score_matrix.json", stream="s", method=config.method.name, backbone="smol", seed=config.seed
+    )
+    (path / "finished.json").write_text("{}")
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[FinishedRun]:
+    base = RunConfig(stream=STREAM, method=SequentialLoraConfig(rank=4), tracking=TrackingConfig(enabled=False))
+    first = replace(base, run_id="a", seed=0)
+    second = replace(base, run_id="b", seed=1)
+    joint = replace(base, run_id="c", method=JointConfig())
+    return [
+        read_run(finished(tmp_path, first, [[1.0, 2.0], [80.0, None], [60.0, 50.0]], zero_shot=True)),
+        read_run(finished(tmp_path, second, [[84.0, None], [54.0, 40.0]])),
+        read_run(finished(tmp_path, joint, [[None, None], [90.0, 70.0]])),
+    ]
+
+
+def test_seeds_are_one_line_with_mean_and_spread(runs: list[FinishedRun]) -> None:
+    require_comparable(runs)
+    first, second = [line for group in grouped(runs) for line in group_lines(group)]
+    # sample standard deviations by hand: of 80, 84 = 2.83; of 60, 54 = 4.24; of 50, 40 = 7.07; of 55, 47 = 5.66
+    scores = ["82.0 ± 2.8 -> 57.0 ± 4.2", "45.0 ± 7.1", "51.0 ± 5.7", "25.0 ± 7.1"]
+    assert first[:5] == ["`sequential_lora` (rank 4)", *scores]
+    assert first[-1] == "0, 1"
+    assert second[:5] == ["`joint`", "90.0", "70.0", "80.0", "-"]
+
+
+def test_controls_are_measured_on_the_streams_own_rows(runs: list[FinishedRun]) -> None:
+    majority, zero_shot = control_lines(runs)
+    stream = open_stream(STREAM)
+    answers = [row.answers[0] for row in stream.tasks[1].train.rows()]
+    best = max(answers, key=answers.count)
+    by_hand = [best in row.answers for row in stream.tasks[1].test.rows()]
+    assert majority_score(stream.tasks[1].train, stream.tasks[1].test) == pytest.approx(100 * sum(by_hand) / 16)
+    assert majority[0] == "majority answer"
+    assert zero_shot[:4] == ["zero-shot", "1.0", "2.0", "1.5"]
+
+
+def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: Path) -> None:
+    other = replace(runs[0].config, run_id="d", training=replace(runs[0].config.training, global_batch_size=4))
+    different = read_run(finished(tmp_path, other, [[1.0, None], [1.0, 1.0]]))
+    with pytest.raises(ConfigError, match="a and d differ in batch"):
+        require_comparable([runs[0], different])
+    with pytest.raises(ConfigError, match="no run was given"):
+        require_comparable([])
+    with pytest.raises(ConfigError, match="same run with the same seed"):
+        grouped([runs[0], runs[0]])
+    (runs[1].path / "finished.json").unlink()
+    with pytest.raises(ConfigError, match="has not finished"):
+        read_run(runs[1].path)
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        read_run(tmp_path)
+
+
+def test_a_spread_by_hand() -> None:
+    spread = Spread.of([1.0, 2.0, 4.0])
+    assert spread.mean == pytest.approx(7 / 3)
+    assert spread.deviation == pytest.approx((((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2) ** 0.5)
+    assert str(Spread.of([3.0])) == "3.0"
+    with pytest.raises(ValueError, match="at least one"):
+        Spread.of([])
