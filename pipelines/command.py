@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from components.errors import LittoralError
-from components.methods import method_config
+from components.methods import METHODS, installed_methods, method_config
 from components.training.config import RunConfig
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 
@@ -46,11 +46,13 @@ def parse(arguments: Sequence[str], *, program: str, description: str) -> Comman
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = replace(config, method=method_config(method.replace("-", "_"))())
-    lines = "\n".join(f"  {key:18} {(PRESETS[key].__doc__ or '').splitlines()[0]}" for key in PRESETS)
+    presets = "\n".join(f"  {key:18} {(PRESETS[key].__doc__ or '').splitlines()[0]}" for key in PRESETS)
+    methods = "\n".join(f"  {key:18} {kind.summary()}" for key, kind in METHODS.items())
+    others = "".join(f"\n  {key:18} {point.value}" for key, point in installed_methods().items())
     parsed = tyro.cli(
         _Arguments,
         prog=f"{program} [PRESET] [--method NAME]",
-        description=f"{description}\n\nPresets (default {DEFAULT_PRESET}):\n{lines}",
+        description=f"{description}\n\nPresets (default {DEFAULT_PRESET}):\n{presets}\n\nMethods:\n{methods}{others}",
         default=_Arguments(run=config),
         args=rest,
     )

@@ -1,8 +1,15 @@
-"""The methods by name. Adding one: a file here and a line in `METHODS`; the contract tests run over it."""
+"""The methods by name. Adding one: a file here and a line in `METHODS`; the contract tests run over it.
+
+A method may also live in a package of its own, which names it under the entry point group `littoral.methods`:
+
+    [project.entry-points."littoral.methods"]
+    my_method = "my_package.my_method:MyMethodConfig"
+"""
 
 from __future__ import annotations
 
 import difflib
+from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
@@ -22,12 +29,37 @@ METHODS: dict[str, type[MethodConfig]] = {
     "joint": JointConfig,
     "replay": ReplayConfig,
 }
+ENTRY_POINTS = "littoral.methods"
 
 
 def method_config(name: str) -> type[MethodConfig]:
-    """The config class of method `name`; raises `ConfigError` with the nearest name for an unknown one."""
+    """The config class of method `name`, ours or an installed package's.
+
+    Raises `ConfigError` with the nearest name for an unknown one, and for an entry point that holds no method.
+    """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, n=1)
+    installed = installed_methods()
+    if name in installed:
+        return _loaded(installed[name])
+    known = [*METHODS, *installed]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"unknown method {name!r}; known are {', '.join(METHODS)}.{hint}")
+    raise ConfigError(f"unknown method {name!r}; known are {', '.join(known)}.{hint}")
+
+
+def installed_methods() -> dict[str, EntryPoint]:
+    """Methods of other packages, not imported yet; a name of ours cannot be taken over."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in METHODS}
+
+
+def _loaded(point: EntryPoint) -> type[MethodConfig]:
+    try:
+        kind = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"method {point.name!r} ({point.value}) cannot be imported ({error}).") from error
+    if not (isinstance(kind, type) and issubclass(kind, MethodConfig)) or kind.name != point.name:
+        raise ConfigError(
+            f"the entry point {point.name!r} names {point.value}, which is no MethodConfig called {point.name!r}."
+        )
+    return kind

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
+Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
 LearnsFrom = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -89,6 +90,17 @@ class MethodConfig:
     routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
     needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
     learns_from: ClassVar[LearnsFrom] = "each"
+    export: ClassVar[Export] = "soft"  # the least that serving it needs
+
+    @classmethod
+    def summary(cls) -> str:
+        """One line: what the method does (the first line of the class's docstring)."""
+        return (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Options for tests: the defaults without anything that is slow or needs a download."""
+        return cls()
 
     @property
     def stored_samples(self) -> int:
@@ -257,6 +269,7 @@ class SequentialLoraConfig(MethodConfig):
     """One LoRA adapter, trained on task after task."""
 
     name: ClassVar[str] = "sequential_lora"
+    export: ClassVar[Export] = "plain"
     rank: int = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
     alpha: float = 64.0  # the increment is scaled by alpha / rank
     dropout: float = 0.0  # on the adapter's input, while training

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,10 @@ PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the enco
 
 @dataclass(frozen=True, kw_only=True)
 class ContinualLlavaConfig(MethodConfig):
-    """Options of Continual LLaVA. Where paper and released traces disagree or are silent, each reading is an option."""
+    """Low-rank slots per task, chosen by instruction similarity, plus a learned sum of what earlier tasks chose.
+
+    Where the paper and traces of the authors' code disagree or are silent, each reading is an option.
+    """
 
     name: ClassVar[str] = "continual_llava"
     routes: ClassVar[bool] = True
@@ -76,6 +79,10 @@ class ContinualLlavaConfig(MethodConfig):
     alignment_batch_size: int = 128
     alignment_samples: int = 20_000  # instructions looked at per task, evenly spaced
     alignment_min_updates: int = 480  # what 20,000 samples get; 0 = the literal number of epochs
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(sentence_encoder="hash", alignment_min_updates=60)
 
     def __post_init__(self) -> None:
         competing = self.slots_per_task if self.pool == "owned" else self.pool_size

@@ -14,6 +14,7 @@ from components.adapters.low_rank import Bank
 from components.errors import CheckpointError
 from components.methods.base import (
     Engine,
+    Export,
     Json,
     Method,
     MethodState,
@@ -34,6 +35,7 @@ class IndividualConfig(SequentialLoraConfig):
     """A fresh LoRA adapter for every task; evaluation tells which task a sample belongs to."""
 
     name: ClassVar[str] = "individual"
+    export: ClassVar[Export] = "hard"
     needs_task_id: ClassVar[bool] = True
 
     def build(self, *, seed: int) -> Individual:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from components.errors import ConfigError
 from components.methods.base import SequentialLora, SequentialLoraConfig
@@ -15,6 +15,10 @@ class ReplayConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "replay"
     samples_per_task: int = 100  # CoIN's ablation stores 100, 500 or 1000
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(samples_per_task=8)
 
     def __post_init__(self) -> None:
         super().__post_init__()

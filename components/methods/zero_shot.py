@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from components.methods.base import Method, MethodConfig, MethodState
+from components.methods.base import Export, Method, MethodConfig, MethodState
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotConfig(MethodConfig):
-    """No options: nothing is trained."""
+    """The frozen backbone; nothing is trained."""
 
     name: ClassVar[str] = "zero_shot"
+    export: ClassVar[Export] = "plain"
     trains: ClassVar[bool] = False
 
     def build(self, *, seed: int) -> ZeroShot:

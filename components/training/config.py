@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from components.data.streams import StreamConfig
 from components.errors import ConfigError
-from components.methods import METHODS
+from components.methods import method_config
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.backbone import BackboneConfig
@@ -156,7 +156,7 @@ class RunConfig:
     def from_json(plain: dict[str, Json]) -> RunConfig:
         """The inverse of `to_json`."""
         method = dict(_mapping(plain["method"]))
-        kind = METHODS[str(method.pop("name"))]
+        kind = method_config(str(method.pop("name")))
         training = dict(_mapping(plain["training"]))
         return RunConfig(
             run_id=None if plain["run_id"] is None else str(plain["run_id"]),

@@ -1,4 +1,7 @@
-"""The toy tasks are encoded once for all contract tests."""
+"""The contract suite runs over every method of ours, or over one method of an installed package:
+
+python -m pytest tests/contract/test_methods.py --method-contract my_method
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,35 @@ from dataclasses import replace
 import pytest
 from toy_tasks import Toy, toy_tasks
 
-from components.methods import METHODS
+from components.methods import METHODS, method_config
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--method-contract", metavar="NAME", help="check only this method, ours or an installed one")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`name` goes over the methods; `training_methods` leaves out those that train nothing."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if not marks & {"every_method", "training_methods"}:
+        return
+    chosen = metafunc.config.getoption("--method-contract")
+    names = [chosen] if chosen else list(METHODS)
+    if "training_methods" in marks:
+        names = [name for name in names if method_config(name).trains]
+    metafunc.parametrize("name", names)
 
 
 @pytest.fixture(scope="session")
 def encoded() -> list[Toy]:
+    """Encoded once for all contract tests."""
     return toy_tasks()
 
 
 @pytest.fixture
-def toys(encoded: list[Toy], request: pytest.FixtureRequest) -> list[Toy]:
+def toys(encoded: list[Toy], name: str) -> list[Toy]:
     """Both tasks; their batches name the task for a method that has to be told it."""
-    if not METHODS[request.node.callspec.params["name"]].needs_task_id:
+    if not method_config(name).needs_task_id:
         return encoded
     return [
         replace(

@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save_file
 from toy_tasks import Toy, attached, fresh_backbone, learn, logits, tiny_config
 
 from components.errors import CheckpointError, ConfigError
-from components.methods import METHODS, method_config
+from components.methods import method_config
 from components.methods.base import MethodState, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.training.engine import TorchEngine, trainable_parameters
 
-every_method = pytest.mark.parametrize("name", METHODS)
-training_methods = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
+every_method, training_methods = pytest.mark.every_method, pytest.mark.training_methods
 
 
 def through_disk(state: MethodState, folder: Path) -> MethodState:

@@ -15,7 +15,6 @@ from components.data.batch import Batch, collate
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods import method_config
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
-from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import OptimizerConfig, TorchEngine
@@ -90,11 +89,8 @@ def fresh_backbone(*, gradient_checkpointing: bool = False) -> Backbone:
 
 
 def tiny_config(name: str) -> MethodConfig:
-    """The method's defaults, without anything that is slow or needs a download."""
-    kind = method_config(name)
-    if kind is ContinualLlavaConfig:
-        return ContinualLlavaConfig(sentence_encoder="hash", alignment_min_updates=60)
-    return kind()
+    """The method with its options for tests."""
+    return method_config(name).tiny()
 
 
 def attached(config: MethodConfig, backbone: Backbone, state: MethodState | None = None, *, seed: int = 0) -> Method:

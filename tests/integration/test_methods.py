@@ -15,18 +15,11 @@ import pytest
 from components.data.streams import StreamConfig
 from components.events import Event, RowScored, StepDone
 from components.methods import METHODS
-from components.methods.base import MethodConfig
-from components.methods.continual_llava import ContinualLlavaConfig
-from components.methods.replay import ReplayConfig
 from components.models.backbone import BackboneConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig, TrainingConfig
 from components.training.launch import plan_stream, ray_session, run_stream
 
 TASKS = ("iconqa", "medicalqa")
-SMALL: dict[str, MethodConfig] = {
-    "continual_llava": ContinualLlavaConfig(sentence_encoder="hash", alignment_min_updates=30),
-    "replay": ReplayConfig(samples_per_task=8),
-}
 
 
 def config_of(name: str, storage: Path) -> RunConfig:
@@ -35,7 +28,7 @@ def config_of(name: str, storage: Path) -> RunConfig:
         storage=storage,
         stream=StreamConfig(size="nano", order=TASKS, test_limit=6),
         backbone=BackboneConfig(name="pocket"),
-        method=SMALL.get(name) or METHODS[name](),
+        method=METHODS[name].tiny(),
         training=TrainingConfig(updates_per_task=4, checkpoint_every_updates=3),
         evaluation=EvaluationConfig(zero_shot=False, oracle_routing=True),
         cluster=ClusterConfig(num_workers=2),

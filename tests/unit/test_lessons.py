@@ -12,7 +12,6 @@ from components.data.streams import StreamConfig, open_stream, stored_rows
 from components.data.tasks import TaskStream
 from components.errors import ConfigError
 from components.methods import METHODS
-from components.methods.replay import ReplayConfig
 from components.models.backbone import BackboneConfig
 from components.training.config import RunConfig, TrainingConfig
 from components.training.lessons import plan_lessons
@@ -33,8 +32,7 @@ def stream(config: StreamConfig) -> TaskStream:
 
 
 def run(config: StreamConfig, method: str, **training: int) -> RunConfig:
-    kind = METHODS[method]
-    options = ReplayConfig(samples_per_task=8) if kind is ReplayConfig else kind()
+    options = METHODS[method].tiny()  # replay's stores 8 rows a task
     return RunConfig(stream=config, backbone=POCKET, method=options, training=TrainingConfig(**training))
 
 
