@@ -1,0 +1,77 @@
+"""The methods and what each costs, measured on a backbone. `--markdown` prints the README's table.
+
+python pipelines/methods.py [--backbone smol|pocket|DIR] [--markdown]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.command import guarded, quiet_environment
+
+quiet_environment()
+
+import tyro  # noqa: E402  (the environment comes before heavy imports)
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from components.methods import METHODS  # noqa: E402
+from components.models.backbone import BackboneConfig  # noqa: E402
+from components.training.method_cost import measure_cost  # noqa: E402
+
+HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """On which backbone to measure."""
+
+    backbone: str = "smol"
+    markdown: bool = False
+    debug: bool = False
+    """A traceback instead of one sentence."""
+
+
+def main() -> int:
+    """Measure every method and print the table."""
+    command = tyro.cli(Methods, prog="methods.py", description=(__doc__ or "").split("\n\n")[0])
+    lines = [line(name, command.backbone) for name in METHODS]
+    if command.markdown:
+        print("\n".join(markdown(lines)))
+    else:
+        table = Table(*(column.replace("`", "") for column in HEADER), header_style="bold")
+        for cells in lines:
+            table.add_row(*(cell.replace("`", "") for cell in cells))
+        Console().print(table)
+    return 0
+
+
+def line(name: str, backbone: str) -> list[str]:
+    """One method: its summary and its costs."""
+    kind = METHODS[name]
+    cost = measure_cost(kind(), BackboneConfig(name=backbone))
+    return [
+        f"`{name}`",
+        kind.summary(),
+        count(cost.trainable),
+        count(cost.growth),
+        str(cost.forward_passes),
+        kind.export,
+        "any" if len(kind.zero_stages) == 3 else ", ".join(map(str, sorted(kind.zero_stages))),
+    ]
+
+
+def count(number: int) -> str:
+    """Parameters, in millions where that is shorter."""
+    return f"{number / 1e6:.2f} M" if number >= 10_000 else str(number)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *lines)]
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
