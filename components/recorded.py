@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from components.errors import ConfigError
 from components.evaluation.matrix import ScoreMatrix
@@ -57,6 +58,10 @@ def read_run(path: Path) -> FinishedRun:
 
 def read_cost(uri: str, run_id: str) -> Cost:
     """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
+    if uri.startswith("sqlite") and not Path(urlsplit(uri).path[1:]).is_file():  # MLflow would create an empty one
+        raise ConfigError(
+            f"the store {uri} is gone; keep it beside its runs, or record them with tracking.enabled off."
+        )
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
