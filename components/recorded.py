@@ -60,7 +60,7 @@ def read_cost(uri: str, run_id: str) -> Cost:
     """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
     if uri.startswith("sqlite") and not Path(urlsplit(uri).path[1:]).is_file():  # MLflow would create an empty one
         raise ConfigError(
-            f"the store {uri} is gone; keep it beside its runs, or record them with tracking.enabled off."
+            f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled."
         )
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -1,4 +1,4 @@
-"""What a method costs, measured by running it: three short tasks of made-up rows on a real backbone, in this process."""
+"""What a method costs, measured by running it: three tasks of made-up rows on a real backbone, in this process."""
 
 from __future__ import annotations
 
