@@ -59,9 +59,7 @@ def read_run(path: Path) -> FinishedRun:
 def read_cost(uri: str, run_id: str) -> Cost:
     """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
     if uri.startswith("sqlite") and not Path(urlsplit(uri).path[1:]).is_file():  # MLflow would create an empty one
-        raise ConfigError(
-            f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled."
-        )
+        raise ConfigError(f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled.")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -75,7 +75,8 @@ def cache_features(splits: Sequence[Split], backbone: BackboneConfig, cache: Pat
             batch_format="numpy",
             num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
             compute=ActorPoolStrategy(size=1),
-            max_restarts=0,  # Ray warns on the terminal otherwise; what a lost actor left is found again by a rerun
+            # Ray warns on the terminal otherwise; what a lost actor left is found again by a rerun
+            ray_remote_args_fn=lambda: {"max_restarts": 0},
         )
         assert written.count() == len(missing)
 

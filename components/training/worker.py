@@ -7,10 +7,8 @@ Resume is Ray Train's own: the latest reported checkpoint holds the method, the 
 from __future__ import annotations
 
 import functools
-import itertools
 import tempfile
 import time
-from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +20,10 @@ from ray.util.queue import Queue
 from torch import Tensor
 
 from components.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from components.data.batch import IGNORE, Batch, Example, collate
+from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
 from components.data.tasks import Task, TaskStream
-from components.errors import CheckpointError, ConfigError, DataError
+from components.errors import CheckpointError, ConfigError
 from components.events import Event, Note, StepDone, TaskStarted
 from components.fingerprint import require_same_code
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
@@ -33,8 +31,8 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
+from components.training.feed import Feed
 from components.training.lessons import Lesson
-from components.training.loading import dataset_name, encoded_blocks, examples
 from components.training.scoring import Row, RowScorer
 
 
@@ -87,6 +85,7 @@ class StreamWorker:
         self.model.to(self.device)
         self.method.prepare([text for lesson in plan.lessons for text in lesson_instructions(lesson)])
         self.task_start: MethodState | None = None
+        self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
         self.scorer = RowScorer(
             plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
         )
@@ -126,6 +125,9 @@ class StreamWorker:
 
     def _score_row(self, *, train_s: float) -> None:
         learned = self.cursor.index + 1 if self.cursor.learned else 0
+        following = self.plan.lessons[learned : learned + 1]
+        if following and following[0].num_updates:
+            self.feed.read_ahead(following[0].task.name)  # so that the next task starts at once
         row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)
         self.cursor.rows = [*self.cursor.rows, row]
         self.ready_since = time.monotonic()
@@ -147,7 +149,7 @@ class StreamWorker:
         if unfinished is not None:  # what `begin_task` made anew gets its trained values back
             load_parameters(trainable_parameters(self.model), unfinished["trainable"])
             self.method.load_task_state(unfinished["in_task"])
-        updates = self._update_batches(task, first=self.cursor.update)
+        updates = self.feed.updates(task.name, first=self.cursor.update)
         batches = next(updates)
         probe, before = batches[0], self._probe(batches[0])
         self._announce(lesson)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
@@ -168,7 +170,7 @@ class StreamWorker:
         updates.close()
         engine.close()
         unchanged = torch.equal(before, self._probe(probe))
-        self.method.end_task(engine, info, self._replayed(task))
+        self.method.end_task(engine, info, (batch.to(self.device) for batch in self.feed.once_more(task.name)))
         if unchanged:
             raise ConfigError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
@@ -257,39 +259,6 @@ class StreamWorker:
                 resumed_at=self.cursor.update,
             )
         )
-
-    # ---- data ----------------------------------------------------------------------------------------------------
-
-    def _update_batches(self, task: Task, *, first: int) -> Generator[list[Batch], None, None]:
-        """This rank's micro-batches of one update after the other, from update `first` on."""
-        micro_batches = self._micro_batches(task, skip_updates=first)
-        while True:
-            batches = list(itertools.islice(micro_batches, self.config.training.accumulation(self.world_size)))
-            if len(batches) < self.config.training.accumulation(self.world_size):
-                raise DataError(f"task {task.name} ran out of training rows before its last update.")
-            yield batches
-
-    def _micro_batches(self, task: Task, *, skip_updates: int) -> Iterator[Batch]:
-        """This rank's micro-batches in order, without those of the first `skip_updates` updates."""
-        size = self.config.training.micro_size(self.world_size)
-        skip = skip_updates * self.config.training.accumulation(self.world_size) * size
-        pending: list[Example] = []
-        for number, example in enumerate(self._examples(dataset_name("train", task.name, self.rank))):
-            if number < skip:
-                continue
-            pending.append(example)
-            if len(pending) == size:
-                yield collate(pending, pad_id=self.encoder.pad_id, padding_side="right")
-                pending = []
-
-    def _replayed(self, task: Task) -> Iterator[Batch]:
-        """The task's training batches once more, for methods that gather statistics at the end."""
-        for batch in self._micro_batches(task, skip_updates=0):
-            yield batch.to(self.device)
-
-    def _examples(self, name: str) -> Iterator[Example]:
-        for block in encoded_blocks(name, batch_size=None):
-            yield from examples(block.to_pylist(), self.config.backbone.dtype)
 
     # ---- checkpoints and messages --------------------------------------------------------------------------------
 

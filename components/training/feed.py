@@ -1,0 +1,64 @@
+"""One rank's training batches: rows of its datasets, stacked into the micro-batches of one update after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from components.data.batch import Batch, Example, collate
+from components.errors import DataError
+from components.training.config import RunConfig
+from components.training.loading import dataset_name, encoded_blocks, examples
+
+
+class Feed:
+    """Reads a task's dataset when it is asked to, or ahead of time while the worker does something else."""
+
+    def __init__(self, config: RunConfig, *, rank: int, world_size: int, pad_id: int) -> None:
+        self.dtype, self.rank, self.pad_id = config.backbone.dtype, rank, pad_id
+        self.size = config.training.micro_size(world_size)
+        self.accumulation = config.training.accumulation(world_size)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
+
+    def read_ahead(self, task: str) -> None:
+        """Start the task's dataset and fetch its first block in the background; `updates` goes on from there."""
+        blocks = self._blocks(task)
+        self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
+
+    def updates(self, task: str, *, first: int) -> Generator[list[Batch], None, None]:
+        """This rank's micro-batches of one update after the other, from update `first` on."""
+        micro_batches = self._micro_batches(self._started(task), skip=first * self.accumulation * self.size)
+        while True:
+            batches = list(itertools.islice(micro_batches, self.accumulation))
+            if len(batches) < self.accumulation:
+                raise DataError(f"task {task} ran out of training rows before its last update.")
+            yield batches
+
+    def once_more(self, task: str) -> Iterator[Batch]:
+        """The task's training batches from the start, for methods that gather statistics at the end."""
+        return self._micro_batches(self._blocks(task), skip=0)
+
+    def _blocks(self, task: str) -> Iterator[pa.Table]:
+        return encoded_blocks(dataset_name("train", task, self.rank), batch_size=None)
+
+    def _started(self, task: str) -> Iterator[pa.Table]:
+        """The blocks of `task`, those that were read ahead included."""
+        if self._ahead is None or self._ahead[0] != task:
+            return self._blocks(task)
+        (_, blocks, future), self._ahead = self._ahead, None
+        first = future.result()
+        return iter(()) if first is None else itertools.chain([first], blocks)
+
+    def _micro_batches(self, blocks: Iterator[pa.Table], *, skip: int) -> Iterator[Batch]:
+        """Micro-batches in order, without the first `skip` rows."""
+        rows = (example for block in blocks for example in examples(block.to_pylist(), self.dtype))
+        pending: list[Example] = []
+        for example in itertools.islice(rows, skip, None):
+            pending.append(example)
+            if len(pending) == self.size:
+                yield collate(pending, pad_id=self.pad_id, padding_side="right")
+                pending = []
