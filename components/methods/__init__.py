@@ -17,17 +17,19 @@ from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.frozen import FrozenConfig
 from components.methods.individual import IndividualConfig
 from components.methods.joint import JointConfig
+from components.methods.lcia import LciaConfig
 from components.methods.replay import ReplayConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
-    "sequential_lora": SequentialLoraConfig,
-    "continual_llava": ContinualLlavaConfig,
     "zero_shot": ZeroShotConfig,
     "frozen": FrozenConfig,
     "individual": IndividualConfig,
     "joint": JointConfig,
     "replay": ReplayConfig,
+    "sequential_lora": SequentialLoraConfig,
+    "lcia": LciaConfig,
+    "continual_llava": ContinualLlavaConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

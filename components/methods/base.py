@@ -52,6 +52,7 @@ class Selection:
 
     slots: Tensor | None = None  # [B, M] int64, ids of the chosen slots, experts or groups
     routed_to: list[str] | None = None  # [B] name of the task whose parameters mainly served the sample
+    matched: list[bool] | None = None  # [B] False: nothing suited the sample and a stand-in served it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,17 @@ class Engine(Protocol):
         """Full gradients by parameter name; valid only between backward and step, at an accumulation boundary."""
         ...
 
+    @property
+    def at_boundary(self) -> bool:
+        """Between backward and step: True when that step will update, so that `gradients` are complete."""
+        ...
+
     def step(self) -> bool:
         """One engine step; True when an optimizer update really happened (end of an accumulation)."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Full values of what trains, by parameter name, read-only and valid until the next step; every rank calls."""
         ...
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: ...
@@ -119,7 +129,8 @@ class MethodConfig:
 class Method:
     """The seven hooks with their defaults; a method overrides what it needs.
 
-    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains` and `routes`, no more.
+    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains`, `routes` and `owner`, no
+    more.
     """
 
     def __init__(self, config: MethodConfig, *, seed: int) -> None:
@@ -136,6 +147,10 @@ class Method:
     def routes(self) -> bool:
         """True: `select` names the task that served each sample, and `batch.oracle_task` restricts it."""
         return self.config.routes
+
+    def owner(self, task: str) -> str:
+        """The name that `routed_to` has for a sample of `task` routed rightly: tasks may share one's parameters."""
+        return task
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""

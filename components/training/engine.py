@@ -77,7 +77,7 @@ class TorchEngine:
     def backward(self, loss: Tensor) -> None:
         (loss / self._accumulation).backward()
         self._micro_step += 1
-        if self._at_boundary and _world_size() > 1:
+        if self.at_boundary and _world_size() > 1:
             for parameter in self._parameters.values():
                 if parameter.grad is None:  # a worker whose samples used other slots still takes part
                     parameter.grad = torch.zeros_like(parameter)
@@ -85,20 +85,23 @@ class TorchEngine:
                 parameter.grad /= _world_size()
 
     @property
-    def _at_boundary(self) -> bool:
+    def at_boundary(self) -> bool:
         return self._micro_step % self._accumulation == 0
 
     def gradients(self) -> dict[str, Tensor]:
         return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def step(self) -> bool:
-        if not self._at_boundary:
+        if not self.at_boundary:
             return False
         limit = self._config.max_grad_norm or math.inf
         self.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return True
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return mean_over_workers(tensors)
@@ -176,10 +179,26 @@ class DeepSpeedEngine:
         found = {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
+    @property
+    def at_boundary(self) -> bool:
+        return bool(self._engine.is_gradient_accumulation_boundary())
+
     def step(self) -> bool:
-        boundary = self._engine.is_gradient_accumulation_boundary()
+        boundary = self.at_boundary
         self._engine.step()
-        return bool(boundary)
+        return boundary
+
+    def parameters(self) -> dict[str, Tensor]:
+        if self._stage != 3:  # stages 0 and 2 leave every rank whole parameters after a step
+            return {name: parameter.detach() for name, parameter in self._parameters.items()}
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        values: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            value = safe_get_full_fp32_param(parameter)
+            assert value is not None, f"DeepSpeed holds no values of {name}"
+            values[name] = value
+        return values
 
     @property
     def grad_norm(self) -> float:
