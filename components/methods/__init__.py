@@ -28,6 +28,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "joint": JointConfig,
     "replay": ReplayConfig,
     "sequential_lora": SequentialLoraConfig,
+    "moelora": MoeLoraConfig,
     "lcia": LciaConfig,
     "continual_llava": ContinualLlavaConfig,
 }

@@ -1,0 +1,203 @@
+"""Linear layers with a mixture of LoRA experts and a router of their own (MoELoRA).
+
+One layer computes, for each token x, with N experts of rank R (down [N*R, d_in], up [d_out, N*R], router [N, d_in]),
+
+    y = W0 x + scale * up (drop(down x) * softmax(router x) repeated R times)
+
+which is the sum over experts of gate * up_e down_e x in two flat products: no loop over experts, and nothing as wide as
+the layer is held once per expert.
+
+Shape letters: B batch, T tokens, P all B*T positions, N experts, R rank of one expert, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from components.adapters.low_rank import seeded_generator
+
+DOWN_STD = 0.01  # of the released initial draw
+
+
+class GateRecord:
+    """The gates of all layers in one forward pass, with their graph; shared by the layers of one model."""
+
+    def __init__(self) -> None:
+        self._gates: list[Tensor] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep the gates of every forward pass with gradients (so of no generated token) until `take` or the end."""
+        self._gates = []
+        try:
+            yield
+        finally:
+            self._gates = None
+
+    def add(self, gates: Tensor) -> None:
+        # The very tensor and nothing computed from it: checkpointing wants as many saved tensors when it recomputes.
+        if self._gates is not None and torch.is_grad_enabled():
+            self._gates.append(gates)
+
+    def take(self) -> Tensor | None:
+        """Gates [L, B, T, N], or None if there are none; ends the recording, so that recomputation adds nothing."""
+        gates, self._gates = self._gates, None
+        return torch.stack(gates) if gates else None
+
+
+class ExpertLinear(nn.Linear):
+    """A frozen linear layer that owns a router and N low-rank experts, all float32.
+
+    It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
+    Everything is read in `forward`, around which ZeRO-3 makes this module's own parameters whole.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, *, num_experts: int, rank: int, scale: float, dropout: float, record: GateRecord
+    ) -> None:
+        """`rank` is that of all experts together."""
+        assert rank % num_experts == 0, f"{num_experts} experts do not divide rank {rank}"
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.num_experts = num_experts
+        self.scale = scale
+        self.dropout = dropout
+        self.record = record
+        device = linear.weight.device
+        self.router = nn.Parameter(torch.empty(num_experts, linear.in_features, device=device, dtype=torch.float32))
+        self.down = nn.Parameter(torch.empty(rank, linear.in_features, device=device, dtype=torch.float32))
+        self.up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=torch.float32))
+        self.train(linear.training)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Router as PyTorch starts a linear layer, `down` normal; on the CPU, so that every worker gets the same."""
+        bound = 1.0 / math.sqrt(self.in_features)
+        router = torch.empty(self.router.shape).uniform_(-bound, bound, generator=generator)
+        down = torch.empty(self.down.shape).normal_(0.0, DOWN_STD, generator=generator)
+        with torch.no_grad():
+            self.router.copy_(router)
+            self.down.copy_(down)
+
+    def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; the increment is computed in float32."""
+        output = F.linear(input, self.weight, self.bias)
+        wide = input.float()
+        gates = F.linear(wide, self.router).softmax(dim=-1)
+        self.record.add(gates)
+        mixed = self._project_down(wide) * (gates * self.scale).unsqueeze(-1)
+        return (output + F.linear(mixed.flatten(-2), self.up)).to(output.dtype)
+
+    def _project_down(self, wide: Tensor) -> Tensor:
+        """wide [B, T, d_in] -> what each expert makes of it [B, T, N, R]."""
+        if not (self.dropout and self.training):
+            return F.linear(wide, self.down).unflatten(-1, (self.num_experts, -1))
+        flat = wide.flatten(0, -2)
+        dropped = bernoulli_places(self.num_experts * flat.numel(), self.dropout, flat.device)
+        hidden = _DroppedDown.apply(flat, self.down, dropped, self.num_experts)
+        assert isinstance(hidden, Tensor)
+        return (hidden / (1.0 - self.dropout)).transpose(0, 1).unflatten(0, wide.shape[:-1])
+
+
+def bernoulli_places(total: int, probability: float, device: torch.device) -> Tensor:
+    """Sorted places in range(total), each there with `probability`, independently [K] int64.
+
+    Gaps between successes are geometric, so only the successes are drawn: cheap when they are few.
+    """
+    mean = total * probability
+    enough = int(mean + 10.0 * math.sqrt(mean)) + 10  # more than ten standard deviations above the mean
+    gaps = torch.empty(enough, dtype=torch.int64, device=device).geometric_(probability)
+    places = gaps.cumsum(0) - 1
+    return places[: int(torch.searchsorted(places, total))]
+
+
+class _DroppedDown(torch.autograd.Function):
+    """Each expert's product with a copy of the input that has its own zeros.
+
+    flat [P, d_in], down [N*R, d_in], dropped: places in [N, P, d_in] -> [N, P, R]. The copies and masks, N times as
+    wide as the input, are not kept for backward: the dropped places are enough to make them again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, flat: Tensor, down: Tensor, dropped: Tensor, num_experts: int) -> Tensor:
+        ctx.save_for_backward(flat, down, dropped)
+        copies = _zeroed(flat.repeat(num_experts, 1, 1), dropped)
+        return torch.bmm(copies, down.view(num_experts, -1, down.shape[1]).transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = grad_outputs
+        flat, down, dropped = ctx.saved_tensors  # type: ignore[attr-defined]
+        num_experts = len(gradient)
+        needs_flat, needs_down = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        to_flat = to_down = None
+        if needs_down:
+            copies = _zeroed(flat.repeat(num_experts, 1, 1), dropped)
+            to_down = torch.bmm(gradient.transpose(1, 2), copies).view_as(down)
+        if needs_flat:
+            spread = torch.bmm(gradient, down.view(num_experts, -1, down.shape[1]))
+            to_flat = _zeroed(spread, dropped).sum(dim=0)
+        return to_flat, to_down, None, None
+
+
+def _zeroed(copies: Tensor, dropped: Tensor) -> Tensor:
+    copies.view(-1).index_fill_(0, dropped, 0.0)
+    return copies
+
+
+class Experts:
+    """All expert layers of a model and the record they share. Not a module: the layers live in the model's tree."""
+
+    def __init__(self, layers: Mapping[str, ExpertLinear], record: GateRecord) -> None:
+        self.layers = dict(layers)
+        self.record = record
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Routers and experts under the names they have in the model's state dict."""
+        return {
+            f"{layer_name}.{name}": layer.get_parameter(name)
+            for layer_name, layer in self.layers.items()
+            for name in ("router", "down", "up")
+        }
+
+    def set_trainable(self, trainable: bool) -> None:
+        """Let the optimizer see all of them, or none."""
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(trainable)
+
+
+def inject_experts(
+    model: nn.Module,
+    targets: Mapping[str, nn.Linear],
+    *,
+    num_experts: int,
+    rank: int,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> Experts:
+    """Freeze `model` and replace each of `targets` (name in `model` -> layer) by an `ExpertLinear`.
+
+    The names in the model's state dict stay as they were, and so do its outputs until the experts are trained. The
+    draw depends on (seed, layer) only.
+    """
+    assert targets, "no layer to put experts into"
+    model.requires_grad_(False)
+    record = GateRecord()
+    layers: dict[str, ExpertLinear] = {}
+    for name, linear in targets.items():
+        assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
+        assert not isinstance(linear, ExpertLinear), f"{name} carries experts already; attach to a fresh backbone"
+        layers[name] = ExpertLinear(
+            linear, num_experts=num_experts, rank=rank, scale=scale, dropout=dropout, record=record
+        )
+        layers[name].draw(seeded_generator(seed, "experts", name))
+        model.set_submodule(name, layers[name])
+    return Experts(layers, record)

@@ -1,0 +1,133 @@
+"""MoELoRA: a mixture of small LoRA experts in every layer, mixed per token by a router."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from components.adapters.experts import Experts, inject_experts
+from components.errors import ConfigError
+from components.methods.base import (
+    Loss,
+    Method,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    load_parameters,
+    target_pattern,
+)
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeLoraConfig(MethodConfig):
+    """Options of MoELoRA; the paper's values for LLaVA-7B are in `MoeLora`'s docstring."""
+
+    name: ClassVar[str] = "moelora"
+    default_learning_rate: ClassVar[float] = 1e-3  # half of o_proj-only LoRA's: seven times as many layers add up
+
+    rank: int = 32  # of all experts together
+    num_experts: int = 4  # of rank / num_experts each
+    alpha: float = 64.0  # the mixture is scaled by alpha / rank
+    dropout: float = 0.0  # on each expert's input, while training; off as in our other methods
+    targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
+    balance: float = 0.0  # weight of the balance term, which the paper does not have
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.num_experts < 1 or self.rank % self.num_experts:
+            raise ConfigError(
+                f"moelora.rank is {self.rank} and num_experts {self.num_experts}; both must be at least 1 and the "
+                "rank, which the experts share, a multiple of their number."
+            )
+        if self.alpha <= 0:
+            raise ConfigError(f"moelora.alpha is {self.alpha}; it must be positive.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"moelora.dropout is {self.dropout}; give a value from 0 to below 1.")
+        if self.balance < 0:
+            raise ConfigError(f"moelora.balance is {self.balance}; give 0 (off, as in the paper) or more.")
+
+    def build(self, *, seed: int) -> MoeLora:
+        return MoeLora(self, seed=seed)
+
+
+class MoeLora(Method):
+    """MoELoRA, the method that came with the CoIN benchmark.
+
+    Paper: Chen et al. 2024, "CoIN: A Benchmark of Continual Instruction Tuning for Multimodal Large Language Models",
+        arXiv 2403.08350; details are those of the released code. Its values for LLaVA-7B: rank 128, alpha 256, 8
+        experts (2, 4 and 8 compared), dropout 0.05, learning rate 2e-4.
+    Idea: LoRA's rank is divided among N experts, and each adapted layer has a router of its own that weighs them for
+        each token. Tasks may come to prefer different experts; nothing keeps them from changing the same ones.
+    Objective: the language-model loss of the task at hand, with
+            h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e drop_e(h),  g(h) = softmax(router h)
+        over all N experts (no top-k, no noise); `rank` is the total. `balance` > 0 adds
+            balance * mean over layers of (log N - entropy of the layer's mean gates).
+    Overrides: attach, begin_task, select (records gates), loss (logging, balance), parameters.
+    Carried between tasks: experts and routers; all are trained on every task, none is frozen.
+    Differs, and why:
+        - Experts are slices of one flat pair of factors, so that they cost two products instead of 2N.
+        - dropout is 0 unless asked for: at our default budget no row is seen twice, and sequential LoRA has none.
+        - The balance term is our own and off. It takes the mean over a micro-batch, so it depends on how an update is
+          split into them; everything else does not.
+        - `Selection` stays empty. Experts are mixed, not chosen, for each token in each layer, and expert e of one
+          layer has nothing to do with expert e of another: there is no slot that served a sample. Logged instead, in
+          nats, as means over layers: `router_entropy` of a token's gates (log N = even, 0 = one expert alone) and
+          `usage_entropy` of the gates' mean over the batch. Their difference is what the token says about the expert:
+          0 means that all tokens get the same mixture.
+    """
+
+    def __init__(self, config: MoeLoraConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.experts: Experts
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        options = self.options
+        self.experts = inject_experts(
+            model,
+            model.target_modules(target_pattern(options.targets)),
+            num_experts=options.num_experts,
+            rank=options.rank,
+            scale=options.alpha / options.rank,
+            dropout=options.dropout,
+            seed=self.seed,
+        )
+        if state is not None:
+            self.restore(state)
+            load_parameters(self.parameters(), state.tensors)
+        self.experts.set_trainable(False)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.experts.parameters()
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        self.experts.set_trainable(True)
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        with self.experts.record.recording():
+            yield Selection()
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        gates = self.experts.record.take()
+        if gates is None:  # a forward pass without gradients, outside training
+            return Loss(total=outputs.loss)
+        with torch.set_grad_enabled(self.options.balance > 0):
+            tokens = gates[:, batch.attention_mask.bool()]  # [L, tokens, N] without padding
+            router_entropy = torch.special.entr(tokens).sum(dim=-1).mean()
+            usage_entropy = torch.special.entr(tokens.mean(dim=1)).sum(dim=-1).mean()
+        total = outputs.loss
+        if self.options.balance > 0:
+            total = total + self.options.balance * (math.log(self.options.num_experts) - usage_entropy)
+        return Loss(total=total, parts={"router_entropy": router_entropy, "usage_entropy": usage_entropy})
