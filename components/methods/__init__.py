@@ -7,11 +7,13 @@ import difflib
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.ewc import EwcConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "sequential_lora": SequentialLoraConfig,
     "continual_llava": ContinualLlavaConfig,
+    "ewc": EwcConfig,
     "zero_shot": ZeroShotConfig,
 }
 

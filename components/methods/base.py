@@ -258,10 +258,10 @@ class SequentialLoraConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
             raise ConfigError(
-                f"sequential_lora.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
+                f"{self.name}.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"sequential_lora.dropout is {self.dropout}; give a value from 0 to below 1.")
+            raise ConfigError(f"{self.name}.dropout is {self.dropout}; give a value from 0 to below 1.")
 
     def build(self, *, seed: int) -> SequentialLora:
         return SequentialLora(self, seed=seed)
