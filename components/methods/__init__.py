@@ -8,12 +8,14 @@ from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.ewc import EwcConfig
+from components.methods.lwf import LwfConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "sequential_lora": SequentialLoraConfig,
     "continual_llava": ContinualLlavaConfig,
     "ewc": EwcConfig,
+    "lwf": LwfConfig,
     "zero_shot": ZeroShotConfig,
 }
 

@@ -13,10 +13,12 @@ from engine_job import UPDATES, Job, losses_of
 
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.ewc import EwcConfig
+from components.methods.lwf import LwfConfig
 
 TOLERANCE = 2e-4  # as in test_engine.py
 METHODS: dict[str, MethodConfig] = {
     "ewc": EwcConfig(rank=4, penalty_weight=30.0),
+    "lwf": LwfConfig(rank=4, distillation_weight=10.0),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -30,6 +32,7 @@ def reference(name: str) -> list[float]:
 def test_the_second_task_is_not_learned_as_by_sequential_lora(name: str) -> None:
     """Otherwise the comparison below would prove nothing about the extra term."""
     plain, regularised = losses_of(Job(stage=None, method=SequentialLoraConfig(rank=4))), reference(name)
+    assert regularised[: UPDATES + 1] == pytest.approx(plain[: UPDATES + 1], rel=TOLERANCE)
     assert abs(regularised[-1] / plain[-1] - 1) > 100 * TOLERANCE
 
 
