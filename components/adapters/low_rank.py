@@ -150,6 +150,16 @@ class Bank:
                 copy.up.copy_(original.up)
             layer.groups[target] = copy.requires_grad_(False)
 
+    def remove_group(self, name: str) -> None:
+        """Take a group out of every layer."""
+        for layer in self.layers.values():
+            del layer.groups[name]
+
+    @property
+    def group_names(self) -> list[str]:
+        """Groups in the order they were added."""
+        return list(next(iter(self.layers.values())).groups)
+
     def set_trainable(self, group: str, trainable: bool) -> None:
         """Let the optimizer see a group, or take it away for good."""
         for layer in self.layers.values():
@@ -165,8 +175,7 @@ class Bank:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every group's parameters under the names they have in the model's state dict."""
-        first = next(iter(self.layers.values()))
-        return {key: value for group in first.groups for key, value in self.group_parameters(group).items()}
+        return {key: value for group in self.group_names for key, value in self.group_parameters(group).items()}
 
 
 def seeded_generator(seed: int, *labels: str) -> torch.Generator:

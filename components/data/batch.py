@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, V visual tokens per picture, C vision channels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +48,25 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+    def singles(self, image_token_id: int) -> Iterator[Batch]:
+        """Every sample as a batch of its own, padding included; its picture is known by the image tokens."""
+        has_picture = (self.input_ids == image_token_id).any(dim=1).tolist()
+        picture = 0
+        for index, pictured in enumerate(has_picture):
+            row = slice(index, index + 1)
+            pictures = slice(picture, picture + 1)
+            picture += pictured
+            yield replace(
+                self,
+                sample_ids=self.sample_ids[row],
+                instructions=self.instructions[row],
+                input_ids=self.input_ids[row],
+                attention_mask=self.attention_mask[row],
+                labels=self.labels[row],
+                pixel_values=self.pixel_values[pictures] if pictured and self.pixel_values is not None else None,
+                features=self.features[pictures] if pictured and self.features is not None else None,
+            )
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> Batch:

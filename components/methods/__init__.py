@@ -31,6 +31,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "moelora": MoeLoraConfig,
     "lcia": LciaConfig,
     "continual_llava": ContinualLlavaConfig,
+    "ewc": EwcConfig,
+    "lwf": LwfConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

@@ -1,4 +1,4 @@
-"""A small job without Ray: two tasks of sequential LoRA on the pocket model, under any engine and world size."""
+"""A small job without Ray: two tasks of a method on the pocket model, under any engine and world size."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import functools
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from components.data.batch import IGNORE, Example, collate
-from components.methods.base import SequentialLoraConfig, TaskInfo, copy_tensors, load_parameters
+from components.methods.base import MethodConfig, SequentialLoraConfig, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import BackboneConfig, load_backbone
 from components.training.engine import (
     DeepSpeedEngine,
@@ -36,6 +36,7 @@ class Job:
     world_size: int = 1
     accumulation: int = 1
     interrupt_at: int | None = None
+    method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
 
 
 def losses_of(job: Job) -> list[float]:
@@ -80,10 +81,14 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=job.world_size)
     model = load_backbone(BackboneConfig(name="pocket"))
-    method = SequentialLoraConfig(rank=4).build(seed=0)
+    method = job.method.build(seed=0)
     method.attach(model, None)
     micro = GLOBAL_BATCH // (job.world_size * job.accumulation)
     rows, losses = examples(), []
+    batches = [
+        collate(rows[start : start + micro], pad_id=0, padding_side="right")
+        for start in range(rank * micro, GLOBAL_BATCH, micro * job.world_size)
+    ]
 
     def build() -> Engine:
         if job.stage is None:
@@ -114,10 +119,6 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
                 engine.load_optimizer_state(moments)
             engine.set_learning_rate(OPTIMIZER.rate_at(update, UPDATES))
             model.train()
-            batches = [
-                collate(rows[start : start + micro], pad_id=0, padding_side="right")
-                for start in range(rank * micro, GLOBAL_BATCH, micro * job.world_size)
-            ]
             counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
             total = float(mean_over_workers({"n": torch.tensor(float(sum(counts)))})["n"]) / len(batches)
             value = torch.zeros(())
@@ -132,7 +133,7 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
             assert stepped
             losses.append(float(mean_over_workers({"loss": value})["loss"]))
         engine.close()
-        method.end_task(engine, task, iter(()))
+        method.end_task(engine, task, iter(batches))
         model.eval()
         everything = collate(rows, pad_id=0, padding_side="right")
         with torch.no_grad(), method.select(model, everything):
