@@ -7,11 +7,13 @@ import difflib
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.l2p import L2PConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "sequential_lora": SequentialLoraConfig,
     "continual_llava": ContinualLlavaConfig,
+    "l2p": L2PConfig,
     "zero_shot": ZeroShotConfig,
 }
 

@@ -86,6 +86,7 @@ class MethodConfig:
     trains: ClassVar[bool] = True  # False: no task is trained, only evaluated
     default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
     routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
+    starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
 
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""
