@@ -21,6 +21,7 @@ class Answer:
     text: str
     slots: tuple[int, ...] | None = None
     routed_to: str | None = None
+    matched: bool | None = None  # False: nothing suited the sample and a stand-in served it
     oracle_text: str | None = None  # the reply with the task known; None when not asked for
 
 
@@ -63,6 +64,7 @@ def answer(
                 text=texts[row],
                 slots=None if selection.slots is None else tuple(selection.slots[row].tolist()),
                 routed_to=None if selection.routed_to is None else selection.routed_to[row],
+                matched=None if selection.matched is None else selection.matched[row],
                 oracle_text=None if oracle_texts is None else oracle_texts[row],
             )
         progress(min(start + batch_size, len(order)))

@@ -33,6 +33,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "continual_llava": ContinualLlavaConfig,
     "ewc": EwcConfig,
     "lwf": LwfConfig,
+    "l2p": L2PConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

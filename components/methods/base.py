@@ -101,6 +101,7 @@ class MethodConfig:
     needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
     learns_from: ClassVar[LearnsFrom] = "each"
     export: ClassVar[Export] = "soft"  # the least that serving it needs
+    starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
 
     @classmethod
     def summary(cls) -> str:

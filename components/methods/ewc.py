@@ -33,7 +33,7 @@ FISHER, ANCHOR = "ewc.fisher.", "ewc.anchor."  # prefixes of the state's tensors
 
 @dataclass(frozen=True, kw_only=True)
 class EwcConfig(SequentialLoraConfig):
-    """Options of EWC beside those of the adapter."""
+    """Sequential LoRA whose important parameters are held near their earlier values (Fisher information)."""
 
     name: ClassVar[str] = "ewc"
 

@@ -16,6 +16,7 @@ from components.errors import ConfigError
 from components.methods.balance import Balance, BalancedAverage, Norm, Rule, Start
 from components.methods.base import (
     Engine,
+    Export,
     Json,
     Loss,
     Method,
@@ -38,9 +39,13 @@ IN_TASK = "in_task."  # in a state taken inside a task: what the averages need t
 
 @dataclass(frozen=True, kw_only=True)
 class LciaConfig(MethodConfig):
-    """Options of LCIA. Where the paper and the released code differ, both are options and the code is the default."""
+    """Like instructions share an adapter, kept as a gradient-balanced moving average; others get an adapter of their own.
+
+    Where the paper and the released code differ, both are options and the code is the default.
+    """
 
     name: ClassVar[str] = "lcia"
+    export: ClassVar[Export] = "hard"
     routes: ClassVar[bool] = True
 
     rank: int = 32  # as sequential_lora; the code takes 128 and alpha 256 on every linear layer

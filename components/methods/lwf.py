@@ -32,7 +32,7 @@ TEACHER = "teacher"  # the bank group that holds the adapter as it was when the 
 
 @dataclass(frozen=True, kw_only=True)
 class LwfConfig(SequentialLoraConfig):
-    """Options of LwF beside those of the adapter."""
+    """Sequential LoRA that also keeps answering as the adapter did before the task (distillation)."""
 
     name: ClassVar[str] = "lwf"
 

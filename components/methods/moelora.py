@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MoeLoraConfig(MethodConfig):
-    """Options of MoELoRA; the paper's values for LLaVA-7B are in `MoeLora`'s docstring."""
+    """A mixture of small LoRA experts in every layer, weighed per token by a router; all train on all tasks.
+
+    The paper's values for LLaVA-7B are in `MoeLora`'s docstring.
+    """
 
     name: ClassVar[str] = "moelora"
     default_learning_rate: ClassVar[float] = 1e-3  # half of o_proj-only LoRA's: seven times as many layers add up

@@ -3,8 +3,8 @@
 Any LLaVA-shaped Hugging Face model works: a vision tower, a projector, a decoder-only language model and an output
 layer. The same code serves the embedded `smol` and `pocket` models and LLaVA-1.5 from a directory or the hub.
 
-Shape letters: B batch, T tokens, N pictures, V visual tokens per picture, C vision channels, D hidden, S supervised
-positions.
+Shape letters: B batch, T tokens, P prefix, N pictures, V visual tokens per picture, C vision channels, D hidden, S
+supervised positions.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Backbone(nn.Module):
         self.model = model
         self.config = config
         self.fingerprint = fingerprint
+        self._prefix: Tensor | None = None
         self.model.requires_grad_(False)
         self.eval()
         if config.gradient_checkpointing:
@@ -130,14 +131,26 @@ class Backbone(nn.Module):
         self.projector.eval()
         return self
 
+    @contextmanager
+    def prefixed(self, prefix: Tensor) -> Iterator[None]:
+        """Put the embeddings `prefix` [B, P, D] in front of the rows in `forward` and `generate`; undone on exit.
+
+        Gradients flow back to `prefix`. In a left-padded row the padding lies between prefix and text. It is masked
+        and positions follow the mask, so every row is prefix (positions 0 to P - 1) and text (from P on) to the model.
+        """
+        before, self._prefix = self._prefix, prefix
+        try:
+            yield
+        finally:
+            self._prefix = before
+
     def forward(self, batch: Batch) -> Outputs:
         """Predictions at supervised positions of a right- or left-padded batch (positions follow the mask)."""
+        embeddings, mask = self._inputs(batch)
         hidden = self.language_model(
-            inputs_embeds=self._embed(batch),
-            attention_mask=batch.attention_mask,
-            position_ids=_positions(batch.attention_mask),
-            use_cache=False,
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=_positions(mask), use_cache=False
         ).last_hidden_state
+        hidden = hidden[:, hidden.shape[1] - batch.labels.shape[1] :]  # a prefix predicts nothing
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         return Outputs(
@@ -157,12 +170,10 @@ class Backbone(nn.Module):
         config = GenerationConfig(
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
         )
+        embeddings, mask = self._inputs(batch)
         with self._evaluating():
             tokens = cast(Callable[..., Tensor], self.model.generate)(
-                inputs_embeds=self._embed(batch),
-                attention_mask=batch.attention_mask,
-                generation_config=config,
-                synced_gpus=synced_gpus,
+                inputs_embeds=embeddings, attention_mask=mask, generation_config=config, synced_gpus=synced_gpus
             )
         return [_before_end(row, ends) for row in tokens.tolist()]
 
@@ -203,6 +214,15 @@ class Backbone(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.config.dtype]
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, P + T, D] and attention mask [B, P + T] of the rows, behind the prefix in force."""
+        embeddings, mask, prefix = self._embed(batch), batch.attention_mask, self._prefix
+        if prefix is None:
+            return embeddings, mask
+        assert len(prefix) == len(batch), f"a prefix for {len(prefix)} rows, but the batch has {len(batch)}"
+        embeddings = torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1)
+        return embeddings, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
 
     def _embed(self, batch: Batch) -> Tensor:
         """Token embeddings [B, T, D] with projected picture features at the image tokens."""

@@ -46,6 +46,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         ("metric", pa.string()),
         ("routed_to", pa.string()),
         ("slots", pa.list_(pa.int64())),
+        ("matched", pa.bool_()),
         ("oracle_prediction", pa.string()),
         ("oracle_score", pa.float64()),
     ]
@@ -163,6 +164,7 @@ class RowScorer:
                     "metric": row.metric,
                     "routed_to": reply.routed_to,
                     "slots": None if reply.slots is None else list(reply.slots),
+                    "matched": reply.matched,
                     "oracle_prediction": oracle,
                     "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers),
                 }
@@ -194,7 +196,7 @@ class RowScorer:
                 after=row.after,
                 scores=row.scores,
                 oracle_scores=row.oracle_scores,
-                routing_accuracy=_routing_accuracy(table) if self.method.routes and learned else None,
+                routing_accuracy=_routing_accuracy(table, self.method.owner) if self.method.routes and learned else None,
                 slot_usage=_slot_usage(table) if self.method.routes and learned else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
@@ -234,10 +236,10 @@ def _mean(table: list[dict[str, object]], task: str, column: str) -> float | Non
     return 100.0 * sum(values) / len(values) if values else None
 
 
-def _routing_accuracy(table: list[dict[str, object]]) -> dict[str, float]:
+def _routing_accuracy(table: list[dict[str, object]], owner: Callable[[str], str]) -> dict[str, float]:
     names = sorted({str(record["task"]) for record in table})
     return {
-        name: sum(record["routed_to"] == name for record in table if record["task"] == name)
+        name: sum(record["routed_to"] == owner(name) for record in table if record["task"] == name)
         / sum(record["task"] == name for record in table)
         for name in names
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batch import IGNORE, Batch, collate
+from components.data.rows import Row
 from components.errors import ConfigError
 from components.models.backbone import ALL_LINEAR, ATTENTION_OUTPUT, Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
@@ -138,6 +139,70 @@ def test_generation_stops_at_the_end_token(encoder: Encoder, config: BackboneCon
     first = backbone.generate(batch, max_new_tokens=3)[0]
     backbone.model.generation_config.eos_token_id = first[0]
     assert backbone.generate(batch, max_new_tokens=3)[0] == []
+
+
+def embedded(backbone: Backbone, ids: Tensor) -> Tensor:
+    table = backbone.language_model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table(ids).detach()
+
+
+def reference_embeddings(backbone: Backbone, encoder: Encoder, r: Row, *, prompt: bool) -> tuple[Tensor, Tensor]:
+    """One row's embeddings [1, T, D] and labels [1, T], put together from the Hugging Face model's parts."""
+    example = encoder.prompt_example(r) if prompt else encoder.training_example(r)
+    embeddings = embedded(backbone, example.input_ids)
+    if example.pixel_values is not None:
+        features = backbone.model.get_image_features(pixel_values=example.pixel_values[None]).pooler_output[0]
+        embeddings[example.input_ids == backbone.image_token_id] = features
+    return embeddings[None], example.labels[None]
+
+
+def prefixes(backbone: Backbone, *, rows: int, length: int = 4) -> Tensor:
+    """Another prefix [P, D] for each row, about as large as the model's token embeddings."""
+    draw = torch.randn(rows, length, backbone.hidden_size, generator=torch.Generator().manual_seed(3))
+    return draw * embedded(backbone, torch.arange(100)).std()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prefix_is_what_concatenated_embeddings_are(backbone: Backbone, encoder: Encoder, side: str) -> None:
+    batch = collate([encoder.training_example(r) for r in ROWS], pad_id=encoder.pad_id, padding_side=side)
+    prefix = prefixes(backbone, rows=len(ROWS))
+    with torch.no_grad():
+        without = backbone(batch).logits
+        with backbone.prefixed(prefix):
+            outputs = backbone(batch)
+        after = backbone(batch).logits
+        for index, r in enumerate(ROWS):
+            embeddings, labels = reference_embeddings(backbone, encoder, r, prompt=False)
+            plain = backbone.model(inputs_embeds=torch.cat([prefix[index][None], embeddings], dim=1)).logits
+            expected = plain[:, prefix.shape[1] : -1][labels[:, 1:] != IGNORE]
+            torch.testing.assert_close(outputs.logits[outputs.rows == index], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(after, without)
+    assert not torch.allclose(outputs.logits, without, atol=1e-2)  # the prefixes are large enough to matter
+
+
+def test_prefixed_generation_equals_step_by_step_argmax_of_every_row(backbone: Backbone, encoder: Encoder) -> None:
+    prefix, end = prefixes(backbone, rows=len(ROWS)), backbone.model.generation_config.eos_token_id
+    with backbone.prefixed(prefix):
+        together = backbone.generate(prompt_batch(encoder), max_new_tokens=6)
+    for index, r in enumerate(ROWS):
+        embeddings, _ = reference_embeddings(backbone, encoder, r, prompt=True)
+        embeddings = torch.cat([prefix[index][None], embeddings], dim=1)
+        chosen: list[int] = []
+        with torch.no_grad():
+            while len(chosen) < 6:
+                token = backbone.model(inputs_embeds=embeddings).logits[0, -1].argmax()
+                if int(token) == end:
+                    break
+                chosen.append(int(token))
+                embeddings = torch.cat([embeddings, embedded(backbone, token[None])[None]], dim=1)
+        assert together[index] == chosen
+    assert together != backbone.generate(prompt_batch(encoder), max_new_tokens=6)
+
+
+def test_a_prefix_for_another_number_of_rows_is_noticed(backbone: Backbone, encoder: Encoder) -> None:
+    with backbone.prefixed(prefixes(backbone, rows=2)), pytest.raises(AssertionError, match="a prefix for 2 rows"):
+        backbone(training_batch(encoder))
 
 
 def test_generation_refuses_right_padding(backbone: Backbone, encoder: Encoder) -> None:
