@@ -14,10 +14,14 @@ from importlib.metadata import EntryPoint, entry_points
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
 from components.methods.individual import IndividualConfig
 from components.methods.joint import JointConfig
+from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
+from components.methods.lwf import LwfConfig
+from components.methods.moelora import MoeLoraConfig
 from components.methods.replay import ReplayConfig
 from components.methods.zero_shot import ZeroShotConfig
 

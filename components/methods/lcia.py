@@ -39,7 +39,7 @@ IN_TASK = "in_task."  # in a state taken inside a task: what the averages need t
 
 @dataclass(frozen=True, kw_only=True)
 class LciaConfig(MethodConfig):
-    """Like instructions share an adapter, kept as a gradient-balanced moving average; others get an adapter of their own.
+    """Like instructions share an adapter, a gradient-balanced moving average; others get an adapter of their own.
 
     Where the paper and the released code differ, both are options and the code is the default.
     """

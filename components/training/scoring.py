@@ -196,7 +196,9 @@ class RowScorer:
                 after=row.after,
                 scores=row.scores,
                 oracle_scores=row.oracle_scores,
-                routing_accuracy=_routing_accuracy(table, self.method.owner) if self.method.routes and learned else None,
+                routing_accuracy=_routing_accuracy(table, self.method.owner)
+                if self.method.routes and learned
+                else None,
                 slot_usage=_slot_usage(table) if self.method.routes and learned else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
