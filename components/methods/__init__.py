@@ -9,6 +9,7 @@ from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.ewc import EwcConfig
 from components.methods.lwf import LwfConfig
+from components.methods.o_lora import OLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -16,6 +17,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "continual_llava": ContinualLlavaConfig,
     "ewc": EwcConfig,
     "lwf": LwfConfig,
+    "o_lora": OLoraConfig,
     "zero_shot": ZeroShotConfig,
 }
 
