@@ -10,7 +10,7 @@ take it out after the task.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,3 +46,36 @@ class QuadraticPenalty(nn.Module):
             drift = self.get_parameter(f"parameter_{index}") - self.get_buffer(f"anchor_{index}")
             terms.append((self.get_buffer(f"weight_{index}") * drift.square()).sum())
         return torch.stack(terms).sum()
+
+
+class OverlapPenalty(nn.Module):
+    """How much the rows of `new` [R, d] point along the rows of the `old` ones, each [R_i, d]; these are constants."""
+
+    def __init__(self, new: nn.Parameter, old: Sequence[nn.Parameter], kind: Literal["absolute", "squared"]) -> None:
+        super().__init__()
+        assert old, "without earlier directions there is no overlap"
+        self.new = new
+        self.num_old = len(old)
+        self.kind = kind
+        for index, parameter in enumerate(old):
+            self.register_parameter(f"old_{index}", parameter)
+
+    def forward(self) -> Tensor:
+        """-> float32 scalar: the sum over all entries of old new^T [sum R_i, R], each absolute or squared."""
+        old = torch.cat([self.get_parameter(f"old_{index}").detach() for index in range(self.num_old)])
+        products = old @ self.new.T
+        return products.abs().sum() if self.kind == "absolute" else products.square().sum()
+
+
+class NormPenalty(nn.Module):
+    """Sum of the Frobenius norms (not squared) of some parameters; the gradient at zero is zero."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.size = len(parameters)
+        for index, parameter in enumerate(parameters):
+            self.register_parameter(f"parameter_{index}", parameter)
+
+    def forward(self) -> Tensor:
+        """-> float32 scalar."""
+        return torch.stack([self.get_parameter(f"parameter_{index}").norm() for index in range(self.size)]).sum()

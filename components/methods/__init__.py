@@ -23,6 +23,7 @@ from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.replay import ReplayConfig
+from components.methods.o_lora import OLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -37,6 +38,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "continual_llava": ContinualLlavaConfig,
     "ewc": EwcConfig,
     "lwf": LwfConfig,
+    "o_lora": OLoraConfig,
     "l2p": L2PConfig,
 }
 ENTRY_POINTS = "littoral.methods"

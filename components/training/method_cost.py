@@ -14,6 +14,8 @@ from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 
 BATCH, PROMPT, ANSWER = 2, 6, 2  # rows, and tokens of each half of a row
+# As unlike as tasks get, so that a method that groups them grows the most.
+INSTRUCTIONS = ("Which bar is the highest?", "Read the date field.", "Name the organ shown in this scan.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class MethodCost:
 
     trainable: int  # parameters that train, most in any task
     total: int  # parameters the method has added
-    growth: int  # parameters that one more task adds
+    growth: int  # parameters that one more task adds at most: the tasks have nothing in common
     kept_bytes: int  # its memory between tasks, as a checkpoint holds it
     growth_bytes: int  # what one more task adds to that
     forward_passes: int  # of the language model, per update, most in any task
@@ -34,7 +36,7 @@ def measure_cost(config: MethodConfig, backbone: BackboneConfig) -> MethodCost:
     method = config.build(seed=0)
     method.attach(model, None)
     totals, kept, learned = [], [], []
-    for index in range(3):
+    for index in range(len(INSTRUCTIONS)):
         learned.append(_learn(method, model, index))
         totals.append(sum(parameter.numel() for parameter in method.parameters().values()))
         kept.append(sum(tensor.nbytes for tensor in method.state_dict(model).tensors.values()))
@@ -50,7 +52,7 @@ def measure_cost(config: MethodConfig, backbone: BackboneConfig) -> MethodCost:
 
 def _learn(method: Method, model: Backbone, index: int) -> tuple[int, int]:
     """One task of one update: its trainable parameters and the update's forward passes."""
-    task = TaskInfo(index=len(method.tasks), name=f"task {index}", instructions=[f"What is the number {index}?"])
+    task = TaskInfo(index=len(method.tasks), name=f"task {index}", instructions=[INSTRUCTIONS[index]])
     learns = method.trains and not (method.config.learns_from == "first" and index)
     if not learns:
         return 0, 0
@@ -78,7 +80,8 @@ def _batch(index: int, task: str) -> Batch:
     for number in range(BATCH):
         ids = torch.randint(5, 60, (PROMPT + ANSWER,), generator=generator)
         labels = torch.where(torch.arange(len(ids)) < PROMPT, torch.tensor(IGNORE), ids)
-        instruction = f"What is the number {index}?"
-        rows.append(Example(sample_id=str(number), instruction=instruction, input_ids=ids, labels=labels))
+        rows.append(
+            Example(sample_id=str(number), instruction=INSTRUCTIONS[index], input_ids=ids, labels=labels)
+        )
     batch = collate(rows, pad_id=0, padding_side="right")
     return Batch(**{**vars(batch), "oracle_task": task})
