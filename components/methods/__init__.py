@@ -22,8 +22,8 @@ from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
 from components.methods.moelora import MoeLoraConfig
-from components.methods.replay import ReplayConfig
 from components.methods.o_lora import OLoraConfig
+from components.methods.replay import ReplayConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {

@@ -80,8 +80,6 @@ def _batch(index: int, task: str) -> Batch:
     for number in range(BATCH):
         ids = torch.randint(5, 60, (PROMPT + ANSWER,), generator=generator)
         labels = torch.where(torch.arange(len(ids)) < PROMPT, torch.tensor(IGNORE), ids)
-        rows.append(
-            Example(sample_id=str(number), instruction=INSTRUCTIONS[index], input_ids=ids, labels=labels)
-        )
+        rows.append(Example(sample_id=str(number), instruction=INSTRUCTIONS[index], input_ids=ids, labels=labels))
     batch = collate(rows, pad_id=0, padding_side="right")
     return Batch(**{**vars(batch), "oracle_task": task})
