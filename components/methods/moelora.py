@@ -37,7 +37,7 @@ class MoeLoraConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "moelora"
-    default_learning_rate: ClassVar[float] = 1e-3  # half of o_proj-only LoRA's: seven times as many layers add up
+    default_learning_rate: ClassVar[float] = 2e-3  # lowest test loss of 5e-4 to 5e-3 after 60 updates of smol
 
     rank: int = 32  # of all experts together
     num_experts: int = 4  # of rank / num_experts each
