@@ -36,6 +36,7 @@ class Job:
     world_size: int = 1
     accumulation: int = 1
     interrupt_at: int | None = None
+    checkpointing: bool = False
     method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
 
 
@@ -80,7 +81,7 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=job.world_size)
-    model = load_backbone(BackboneConfig(name="pocket"))
+    model = load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=job.checkpointing))
     method = job.method.build(seed=0)
     method.attach(model, None)
     micro = GLOBAL_BATCH // (job.world_size * job.accumulation)

@@ -34,6 +34,7 @@ def test_the_reference_learns() -> None:
         Job(stage=2, world_size=2, accumulation=2),
         Job(stage=2, world_size=2, interrupt_at=3),
         Job(stage=3, world_size=2, interrupt_at=3),
+        Job(stage=3, checkpointing=True),
     ],
     ids=str,
 )
