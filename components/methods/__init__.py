@@ -7,6 +7,7 @@ import difflib
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.dual_prompt import DualPromptConfig
 from components.methods.l2p import L2PConfig
 from components.methods.zero_shot import ZeroShotConfig
 
@@ -14,6 +15,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "sequential_lora": SequentialLoraConfig,
     "continual_llava": ContinualLlavaConfig,
     "l2p": L2PConfig,
+    "dual_prompt": DualPromptConfig,
     "zero_shot": ZeroShotConfig,
 }
 

@@ -16,6 +16,7 @@ from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods import method_config
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.dual_prompt import DualPromptConfig
 from components.methods.l2p import L2PConfig
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
@@ -97,6 +98,8 @@ def tiny_config(name: str) -> MethodConfig:
         return ContinualLlavaConfig(sentence_encoder="hash", alignment_min_updates=60)
     if kind is L2PConfig:  # pocket averages over the sequence: only many, small prompt tokens soon outweigh the text
         return L2PConfig(sentence_encoder="hash", prompt_length=20, prompt_start="uniform")
+    if kind is DualPromptConfig:  # pocket has three layers
+        return DualPromptConfig(sentence_encoder="hash", general_layers="0-0", expert_layers="1-2", expert_length=40)
     return kind()
 
 
