@@ -1,19 +1,28 @@
-"""Learned prompts: where their numbers live, and how they are read.
+"""Learned prompts: where their numbers live, how they are read, and how key-value prefixes enter attention.
 
 What a module here owns is read in its own `forward` only, since ZeRO-3 gathers a module's parameters around that. All
 parameters are float32.
 
-Shape letters: B batch, Q query, N prompts of a pool, K chosen, L tokens of one prompt, D hidden.
+Shape letters: B batch, T tokens, Q query, N prompts of a pool, K chosen, L tokens of one prompt or pairs of one prefix,
+D hidden, S layers with a prefix, W width of a layer's keys and of its values (or D).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Space = Literal["projected", "hidden"]
+Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
+
+UNIT_WORDS = 512  # random tokens that a layer's units are measured with
 KEY_BOUND = 0.01  # of new keys: only a key's direction counts, and Adam turns a short one within a few updates
 
 
@@ -34,6 +43,180 @@ class PromptPool(nn.Module):
         cosines = F.normalize(queries, dim=1) @ F.normalize(self.keys, dim=1).T
         chosen = choose(cosines.detach())
         return cosines.gather(1, chosen), chosen, self.prompts[chosen].flatten(1, 2)
+
+
+class GeneralAndExpertPrefixes(nn.Module):
+    """One prefix for every sample, and one prefix and key per task."""
+
+    def __init__(self, general: Tensor) -> None:
+        """general [S, 2, L, W]: keys and values of S layers."""
+        super().__init__()
+        self.general = nn.Parameter(general)
+
+    def add_task(self, index: int, *, key: Tensor, expert: Tensor) -> None:
+        """Append task `index`: key [Q], expert [S, 2, L, W] of other layers, with another L."""
+        assert f"key_{index}" not in self._parameters, f"task {index} has an expert already"
+        self.register_parameter(f"key_{index}", nn.Parameter(key))
+        self.register_parameter(f"expert_{index}", nn.Parameter(expert))
+
+    def set_trainable(self, index: int) -> None:
+        """Let the general prefix and what task `index` owns train, and nothing else."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in ("general", f"key_{index}", f"expert_{index}"))
+
+    def forward(
+        self, queries: Tensor, num_tasks: int, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """queries [B, Q] -> cosines [B, num_tasks], chosen tasks [B], general and expert [B, S, 2, L, W].
+
+        `choose` gets the cosines without gradient and returns the task whose expert serves each sample.
+        """
+        keys = torch.stack([self.get_parameter(f"key_{index}") for index in range(num_tasks)])
+        cosines = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T
+        chosen = choose(cosines.detach())
+        experts = torch.stack([self.get_parameter(f"expert_{index}") for index in range(num_tasks)])
+        return cosines, chosen, self.general.repeat(len(queries), 1, 1, 1, 1), experts[chosen]
+
+
+class Cache(Protocol):
+    """What an attention layer calls of a Hugging Face cache."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> Pairs: ...
+
+    def get_seq_length(self, layer_idx: int) -> int: ...
+
+
+class PrefixedCache:
+    """Stands in for a layer's cache during one call of its attention: the prefix comes before what is cached.
+
+    The prefix is handed out with every call and never stored, so generation step n reads it once, as step 1 did.
+    """
+
+    def __init__(self, cache: Cache | None, keys: Tensor, values: Tensor) -> None:
+        """keys, values [B, heads, P, W / heads]."""
+        self.cache = cache
+        self.keys = keys
+        self.values = values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> Pairs:
+        if self.cache is not None:
+            key_states, value_states = self.cache.update(key_states, value_states, layer_idx, *args, **kwargs)
+        return torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
+
+
+class PrefixedAttention:
+    """Puts learned key-value pairs in front of what chosen attention layers read. Not a module: it owns no number.
+
+    Works with decoders whose attention takes `past_key_values` and `attention_mask` by name, as Llama's does, and on
+    every call: training, recomputation under gradient checkpointing, both steps of generation. Tokens keep their
+    positions. The pairs join after the rotary embedding and are not rotated: to every token they lie at position 0.
+
+    Space "projected": what is learned are keys and values. "hidden": attention inputs, which the layer's own
+    projections turn into keys and values. Learned numbers count in units of the root mean square that words have
+    there: a layer's keys may be thirty times as large as its values, and Adam moves every number equally far.
+    """
+
+    def __init__(self, language_model: nn.Module, layers: Sequence[int], space: Space) -> None:
+        self.space: Space = space
+        self.layers = {index: language_model.get_submodule(f"layers.{index}") for index in layers}
+        self.pairs: Mapping[int, Pairs] = {}
+        embedding = language_model.get_submodule("embed_tokens")
+        assert isinstance(embedding, nn.Embedding)
+        words = random_words(embedding, 2 * UNIT_WORDS, torch.Generator().manual_seed(0)).unflatten(0, (2, -1))
+        self.units = {index: [_rounded(part) for part in self._read(index, words)] for index in layers}
+        for index in layers:
+            self.attention(index).register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
+
+    def attention(self, index: int) -> nn.Module:
+        return self.layers[index].get_submodule("self_attn")
+
+    def projections(self, index: int) -> tuple[nn.Linear, nn.Linear]:
+        """The frozen maps to keys and to values."""
+        keys, values = (self.attention(index).get_submodule(name) for name in ("k_proj", "v_proj"))
+        assert isinstance(keys, nn.Linear)
+        assert isinstance(values, nn.Linear)
+        return keys, values
+
+    @property
+    def width(self) -> int:
+        """W: learned numbers per key and per value."""
+        keys, _ = self.projections(next(iter(self.layers)))
+        return keys.out_features if self.space == "projected" else keys.in_features
+
+    def words(self, index: int, words: Tensor) -> Tensor:
+        """Token embeddings [2, L, D] as the numbers [2, L, W] whose pairs layer `index` would make of them."""
+        return torch.stack(
+            [part / unit for part, unit in zip(self._read(index, words), self.units[index], strict=True)]
+        )
+
+    @contextmanager
+    def using(self, prefixes: Mapping[int, Tensor]) -> Iterator[None]:
+        """Put prefixes [B, 2, P, W] in force for layers by index; the former ones return on exit."""
+        before, self.pairs = self.pairs, {index: self._pairs(index, prefix) for index, prefix in prefixes.items()}
+        try:
+            yield
+        finally:
+            self.pairs = before
+
+    def _pairs(self, index: int, prefix: Tensor) -> Pairs:
+        keys, values = (part * unit for part, unit in zip(prefix.unbind(1), self.units[index], strict=True))
+        if self.space == "projected":
+            return keys, values
+        to_keys, to_values = self.projections(index)
+        return to_keys(keys.to(to_keys.weight.dtype)), to_values(values.to(to_values.weight.dtype))
+
+    def _read(self, index: int, words: Tensor) -> Pairs:
+        """Token embeddings [2, n, D] as layer `index` sees them in this space, twice [n, W] float32."""
+        to_keys, to_values = self.projections(index)
+        with torch.no_grad():
+            first, second = self.layers[index].get_submodule("input_layernorm")(words.to(to_keys.weight.dtype))
+            pair = (to_keys(first), to_values(second)) if self.space == "projected" else (first, second)
+        return pair[0].float(), pair[1].float()
+
+    def _enter(
+        self, index: int, attention: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        """Before a call of layer `index`'s attention: its cache gives out the pairs, its mask lets them be seen."""
+        if index not in self.pairs:
+            return None
+        hidden, head_size = cast(Tensor, kwargs["hidden_states"]), cast(int, attention.head_dim)
+        cache, mask = cast("Cache | None", kwargs["past_key_values"]), cast("Tensor | None", kwargs["attention_mask"])
+        keys, values = (part.to(hidden.dtype).unflatten(2, (-1, head_size)) for part in self.pairs[index])
+        assert len(keys) == len(hidden), f"a prefix for {len(keys)} rows, but the batch has {len(hidden)}"
+        prefixed = PrefixedCache(cache, keys.transpose(1, 2), values.transpose(1, 2))
+        mask = _widened(mask, keys.shape[1], hidden, cache, index)
+        return args, {**kwargs, "past_key_values": prefixed, "attention_mask": mask}
+
+
+def _widened(mask: Tensor | None, num_pairs: int, hidden: Tensor, cache: Cache | None, index: int) -> Tensor | None:
+    """The mask [B or 1, 1, T, cached + T], additive or boolean, with `num_pairs` visible columns in front.
+
+    sdpa gets no mask when the rows are unpadded, and then would take the pairs for the first tokens of a causal row.
+    """
+    if mask is None:
+        length = hidden.shape[1]
+        if length == 1:
+            return None  # one token sees everything
+        cached = 0 if cache is None else cache.get_seq_length(index)
+        mask = torch.ones(1, 1, length, cached + length, dtype=torch.bool, device=hidden.device).tril(cached)
+    return F.pad(mask, (num_pairs, 0), value=1.0 if mask.dtype == torch.bool else 0.0)
+
+
+def _rounded(values: Tensor) -> float:
+    """Root mean square to three digits, so that every machine finds the same number."""
+    return float(f"{float(values.square().mean().sqrt()):.3g}")
+
+
+def parse_layers(text: str) -> range:
+    """ "2-4" -> layers 2, 3 and 4 (0-based); raises `ValueError`."""
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ValueError(f"{text!r} is not FIRST-LAST with 0-based layer numbers, such as 2-4")
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 def new_keys(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.dual_prompt import DualPromptConfig
 from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
 from components.methods.individual import IndividualConfig
@@ -40,6 +41,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
     "l2p": L2PConfig,
+    "dual_prompt": DualPromptConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

@@ -1,0 +1,223 @@
+"""DualPrompt: a key-value prefix for all tasks in early layers, and one per task in the layers after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.adapters.low_rank import seeded_generator
+from components.adapters.prompts import (
+    GeneralAndExpertPrefixes,
+    PrefixedAttention,
+    Space,
+    new_keys,
+    parse_layers,
+    random_words,
+)
+from components.errors import CheckpointError, ConfigError
+from components.methods.base import (
+    Engine,
+    Json,
+    Loss,
+    Method,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    load_parameters,
+)
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
+    from components.models.sentence import SentenceEncoder
+
+PREFIXES = "dual_prompt_prefixes"  # their module in the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualPromptConfig(MethodConfig):
+    """A key-value prefix shared by all tasks in early layers, and one per task, found by its key, in later ones.
+
+    Layers and lengths are the paper's for a 12-layer ViT.
+    """
+
+    name: ClassVar[str] = "dual_prompt"
+    routes: ClassVar[bool] = True
+    starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
+    default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
+
+    general_layers: str = "0-1"  # 0-based, first and last
+    expert_layers: str = "2-4"
+    general_length: int = 5  # key-value pairs
+    expert_length: int = 20  # 5 in the released configuration for Split CIFAR-100, 20 for Split ImageNet-R
+    pull: float = 1.0  # lambda, of the key's distance
+    prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
+    prefix_start: Literal["words", "uniform"] = "words"  # keys and values of random tokens, or U(0, 0.01) as released
+    expert_start: Literal["previous", "fresh"] = "previous"  # the last task's expert, as released, or a new draw
+    sentence_encoder: str = "minilm"
+
+    @classmethod
+    def tiny(cls) -> Self:  # for a model of three layers
+        return cls(sentence_encoder="hash", general_layers="0-0", expert_layers="1-2", expert_length=40)
+
+    def __post_init__(self) -> None:
+        for name in ("general_layers", "expert_layers"):
+            try:
+                parse_layers(getattr(self, name))
+            except ValueError as error:
+                raise ConfigError(f"dual_prompt.{name}: {error}.") from error
+        for name, value in {"general_length": self.general_length, "expert_length": self.expert_length}.items():
+            if value < 1:
+                raise ConfigError(f"dual_prompt.{name} is {value}; it must be at least 1.")
+        if set(parse_layers(self.general_layers)) & set(parse_layers(self.expert_layers)):
+            raise ConfigError(
+                f"dual_prompt.general_layers {self.general_layers} and expert_layers {self.expert_layers} overlap; "
+                "give each layer one kind of prefix."
+            )
+        if self.pull < 0:
+            raise ConfigError(f"dual_prompt.pull is {self.pull}; give 0 or more.")
+
+    def build(self, *, seed: int) -> DualPrompt:
+        return DualPrompt(self, seed=seed)
+
+
+class DualPrompt(Method):
+    """DualPrompt.
+
+    Paper: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV, arXiv
+        2204.04799; for image classification with a vision transformer (ViT).
+    Idea: prefix tuning, twice. A general prefix g in the first layers is shared and trained by every task; an expert
+        prefix e_t in the layers after them belongs to task t, with a key k_t. While task t is trained, e_t serves;
+        at test the expert whose key is nearest to the sample's query does.
+    Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
+        attention(Q, [p_K; K], [p_V; V]).
+    Overrides: attach, begin_task, select, loss (pull), end_task, state_dict.
+    Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
+    Differs, and why:
+        - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
+          the ViT's class token: an instruction names the task, and a decoder has no class token.
+        - p_K and p_V have L pairs each, as in the released code; the paper cuts a prompt of length L in two halves.
+        - prefix_space: in the paper's formula p_K and p_V pass the layer's projections ("hidden"), in the released
+          code they join after them ("projected", the default: as many numbers as the heads read, no work per token).
+        - A decoder has positions and a causal mask: every token sees the prefix, tokens keep their positions, and
+          p_K is not rotated, so that it lies at position 0 to every token.
+        - Only the prefix form is offered; the paper's other form, prompts in front of a layer's input, did worse there.
+        - Learned numbers count in units of the layer's own keys and values (see PrefixedAttention), so that one
+          learning rate suits every layer and model; it is a rate for numbers near 1.
+        - Layers are counted as in the paper. A language model is two or three times as deep: move them by option.
+        - Keys start in +-0.01, not in (0, 0.01): short, but not all in one direction.
+        - A sample's pull weighs by its answer tokens, as its language-model loss does; else the objective would depend
+          on the cut into micro-batches.
+    """
+
+    def __init__(self, config: DualPromptConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.general_layers, self.expert_layers = (
+            parse_layers(config.general_layers),
+            parse_layers(config.expert_layers),
+        )
+        self.begun = 0  # tasks that have an expert, learned or not
+        self.current: TaskInfo | None = None  # between begin_task and end_task
+        self.prefixes: GeneralAndExpertPrefixes
+        self.attention: PrefixedAttention
+        self.distances: Tensor  # [B] of the batch in `select`: 1 - cos of the current task's key
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen query encoder."""
+        from components.models.sentence import load_sentence_encoder  # imports transformers
+
+        return load_sentence_encoder(self.options.sentence_encoder)
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        model.requires_grad_(False)
+        layers, depth = [*self.general_layers, *self.expert_layers], model.language_model.config.num_hidden_layers
+        if max(layers) >= depth:
+            raise ConfigError(
+                f"dual_prompt.general_layers {self.options.general_layers} and expert_layers "
+                f"{self.options.expert_layers} need {max(layers) + 1} layers, the language model has {depth}."
+            )
+        self.attention = PrefixedAttention(model.language_model, layers, self.options.prefix_space)
+        general = self._new_prefix(model, self.general_layers, self.options.general_length, "general")
+        self.prefixes = GeneralAndExpertPrefixes(general)
+        model.add_module(PREFIXES, self.prefixes)
+        if state is not None:
+            self.restore(state)
+            begun = state.structure.get("begun")
+            if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
+                raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
+            for _ in range(begun):
+                self._grow(model)
+            load_parameters(self.parameters(), state.tensors)
+        self.prefixes.requires_grad_(False)
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
+            self._grow(model)
+        self.prefixes.set_trainable(task.index)
+        self.current = task
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        names = [*self.tasks] if self.current is None else [*self.tasks, self.current.name]
+        if not names:  # zero-shot: there is no expert yet
+            yield Selection()
+            return
+        known = self.current.name if self.current is not None else batch.oracle_task
+
+        def choose(cosines: Tensor) -> Tensor:
+            return torch.full_like(cosines[:, 0], names.index(known)).long() if known in names else cosines.argmax(1)
+
+        queries = self.encoder.encode(batch.instructions).to(model.device)
+        cosines, chosen, general, expert = self.prefixes(queries, len(names), choose)
+        self.distances = 1.0 - cosines[:, -1]
+        prefixes = {index: general[:, row] for row, index in enumerate(self.general_layers)}
+        prefixes |= {index: expert[:, row] for row, index in enumerate(self.expert_layers)}
+        with self.attention.using(prefixes):
+            yield Selection(slots=chosen.unsqueeze(1), routed_to=[names[index] for index in chosen.tolist()])
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        distance = self.distances[outputs.rows].mean()  # over answer tokens, as the language-model loss
+        return Loss(total=outputs.loss + self.options.pull * distance, parts={"key_distance": distance})
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self.prefixes.requires_grad_(False)
+        self.current = None
+
+    def structure(self) -> dict[str, Json]:
+        return {**super().structure(), "begun": self.begun}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{PREFIXES}.{name}": parameter for name, parameter in self.prefixes.named_parameters()}
+
+    def _grow(self, model: Backbone) -> None:
+        """Append key and expert of the next task."""
+        index = self.begun
+        if index and self.options.expert_start == "previous":
+            expert = self.prefixes.get_parameter(f"expert_{index - 1}").detach().clone()
+        else:
+            expert = self._new_prefix(model, self.expert_layers, self.options.expert_length, f"expert {index}")
+        key = new_keys((self.encoder.dim,), seeded_generator(self.seed, "key", str(index))).to(model.device)
+        self.prefixes.add_task(index, key=key, expert=expert)
+        self.begun += 1
+
+    def _new_prefix(self, model: Backbone, layers: range, length: int, label: str) -> Tensor:
+        """[S, 2, L, W] on the model's device."""
+        generator = seeded_generator(self.seed, label)
+        if self.options.prefix_start == "uniform":
+            prefix = torch.empty(len(layers), 2, length, self.attention.width)
+            return prefix.uniform_(0.0, 0.01, generator=generator).to(model.device)
+        embedding = model.language_model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        words = random_words(embedding, len(layers) * 2 * length, generator).view(len(layers), 2, length, -1)
+        return torch.stack([self.attention.words(index, words[row]) for row, index in enumerate(layers)])
