@@ -42,7 +42,17 @@ STABLE = (
     "--tracking.uri",
 )
 # In the README, but options of other programs.
-FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method", "--markdown", "--method-contract"}
+FOREIGN = {
+    "--no-deps",
+    "--address",
+    "--working-dir",
+    "--out",
+    "--help",
+    "--dotted.field",
+    "--method",
+    "--markdown",
+    "--method-contract",
+}
 
 
 @pytest.fixture(scope="module")
