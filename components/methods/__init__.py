@@ -6,6 +6,7 @@ import difflib
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
 from components.methods.l2p import L2PConfig
@@ -16,6 +17,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "continual_llava": ContinualLlavaConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
+    "coda_prompt": CodaPromptConfig,
     "zero_shot": ZeroShotConfig,
 }
 

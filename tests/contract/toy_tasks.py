@@ -15,6 +15,7 @@ from components.data.batch import Batch, collate
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods import method_config
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
+from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
 from components.methods.l2p import L2PConfig
@@ -100,6 +101,8 @@ def tiny_config(name: str) -> MethodConfig:
         return L2PConfig(sentence_encoder="hash", prompt_length=20, prompt_start="uniform")
     if kind is DualPromptConfig:  # pocket has three layers
         return DualPromptConfig(sentence_encoder="hash", general_layers="0-0", expert_layers="1-2", expert_length=40)
+    if kind is CodaPromptConfig:  # pocket has three layers
+        return CodaPromptConfig(sentence_encoder="hash", layers="0-2")
     return kind()
 
 
