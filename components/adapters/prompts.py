@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Space = Literal["projected", "hidden"]
+Penalty = Literal["paper", "released"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
 UNIT_WORDS = 512  # random tokens that a layer's units are measured with
@@ -42,7 +43,9 @@ class PromptPool(nn.Module):
         """
         cosines = F.normalize(queries, dim=1) @ F.normalize(self.keys, dim=1).T
         chosen = choose(cosines.detach())
-        return cosines.gather(1, chosen), chosen, self.prompts[chosen].flatten(1, 2)
+        # an embedding, since the gradient of plain indexing is summed in any order
+        found = F.embedding(chosen, self.prompts.flatten(1)).view(len(queries), -1, self.prompts.shape[2])
+        return cosines.gather(1, chosen), chosen, found
 
 
 class GeneralAndExpertPrefixes(nn.Module):
@@ -75,7 +78,70 @@ class GeneralAndExpertPrefixes(nn.Module):
         cosines = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T
         chosen = choose(cosines.detach())
         experts = torch.stack([self.get_parameter(f"expert_{index}") for index in range(num_tasks)])
-        return cosines, chosen, self.general.repeat(len(queries), 1, 1, 1, 1), experts[chosen]
+        return cosines, chosen, self.general.repeat(len(queries), 1, 1, 1, 1), F.embedding(chosen, experts.flatten(1)).unflatten(1, experts.shape[1:])
+
+
+class PromptComponents(nn.Module):
+    """Components that a sample's prefix is mixed of, M more with every task; each layer has its own.
+
+    Component m has a key K_m and an attention vector A_m [Q] and a prompt P_m [L, W].
+    """
+
+    PARTS = ("keys", "attention", "prompts")
+
+    def add_task(self, index: int, *, keys: Tensor, attention: Tensor, prompts: Tensor) -> None:
+        """Append the components of task `index`: keys and attention [S, M, Q], prompts [S, M, L, W]."""
+        assert f"keys_{index}" not in self._parameters, f"task {index} has components already"
+        for part, value in zip(self.PARTS, (keys, attention, prompts), strict=True):
+            self.register_parameter(f"{part}_{index}", nn.Parameter(value))
+
+    def set_trainable(self, index: int) -> None:
+        """Let only the components of task `index` train."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in [f"{part}_{index}" for part in self.PARTS])
+
+    def part(self, name: str, num_tasks: int) -> Tensor:
+        """All components' keys, attention or prompts [S, num_tasks * M, ...]."""
+        return torch.cat([self.get_parameter(f"{name}_{index}") for index in range(num_tasks)], dim=1)
+
+    def forward(self, queries: Tensor, num_tasks: int, penalty: Penalty) -> tuple[Tensor, Tensor, Tensor]:
+        """queries [B, Q] -> weights [S, B, N], prompts [S, B, L, W], and how far components are from orthonormal.
+
+        weights: cos(q * A_m, K_m); prompts: sum_m weight_m P_m; the third is the sum of `gram_distance` over parts.
+        """
+        keys, attention, prompts = (self.part(name, num_tasks) for name in self.PARTS)
+        # cos(q * A, K) without the [B, N, Q] products: both sums run over Q
+        dots = torch.einsum("bq,snq->sbn", queries, attention * F.normalize(keys, dim=2))
+        lengths = torch.einsum("bq,snq->sbn", queries.square(), attention.square()).clamp_min(1e-24).sqrt()
+        weights = dots / lengths
+        mixed = torch.einsum("sbn,snlw->sblw", weights, prompts)
+        distances = [gram_distance(part, penalty) for part in (keys, attention, prompts.flatten(2))]
+        return weights, mixed, torch.stack(distances).sum()
+
+
+def gram_distance(rows: Tensor, penalty: Penalty) -> Tensor:
+    """rows [S, N, X] -> sum over S of the size of X X^T - I, which is zero for orthonormal rows.
+
+    "paper": the Frobenius norm. "released": a millionth of the mean squared entry.
+    """
+    residual = rows @ rows.mT - torch.eye(rows.shape[1], device=rows.device)
+    if penalty == "paper":
+        return torch.linalg.vector_norm(residual, dim=(1, 2)).sum()
+    return residual.square().mean(dim=(1, 2)).sum() * 1e-6
+
+
+def orthonormal_rows(count: int, old: Tensor, generator: torch.Generator) -> Tensor:
+    """`count` random orthonormal rows [count, X], orthogonal to all of `old` [n, X] while X has room for both.
+
+    `count` must not exceed X. Drawn and computed on the CPU in double precision.
+    """
+    num_old, size = old.shape
+    assert count <= size, f"{count} orthonormal rows do not fit {size} dimensions"
+    rows = torch.randn(count, size, generator=generator, dtype=torch.float64)
+    if num_old and num_old + count <= size:
+        basis = torch.linalg.qr(old.detach().cpu().double().T).Q  # [X, n]
+        rows = rows - rows @ basis @ basis.T
+    return torch.linalg.qr(rows.T).Q.T.float().contiguous()
 
 
 class Cache(Protocol):

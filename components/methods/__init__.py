@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
 from components.methods.ewc import EwcConfig
@@ -42,6 +43,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "o_lora": OLoraConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
+    "coda_prompt": CodaPromptConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

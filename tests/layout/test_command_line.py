@@ -42,17 +42,8 @@ STABLE = (
     "--tracking.uri",
 )
 # In the README, but options of other programs.
-FOREIGN = {
-    "--no-deps",
-    "--address",
-    "--working-dir",
-    "--out",
-    "--help",
-    "--dotted.field",
-    "--method",
-    "--markdown",
-    "--method-contract",
-}
+FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method"}
+FOREIGN |= {"--markdown", "--method-contract"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,204 @@
+"""CODA-Prompt: a key-value prefix mixed of components by attention to the instruction; components grow with tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.adapters.low_rank import seeded_generator
+from components.adapters.prompts import (
+    Penalty,
+    PrefixedAttention,
+    PromptComponents,
+    Space,
+    orthonormal_rows,
+    parse_layers,
+)
+from components.errors import CheckpointError, ConfigError
+from components.methods.base import (
+    Engine,
+    Json,
+    Loss,
+    Method,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    load_parameters,
+)
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
+    from components.models.sentence import SentenceEncoder
+
+COMPONENTS = "coda_prompt_components"  # their module in the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodaPromptConfig(MethodConfig):
+    """A key-value prefix mixed of components by attention to the instruction; every task adds components.
+
+    Layers, length and components are the paper's for ten tasks and a 12-layer ViT.
+    """
+
+    name: ClassVar[str] = "coda_prompt"
+    starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
+    default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
+
+    layers: str = "0-4"  # 0-based, first and last
+    components_per_task: int = 10  # the paper: 100 for ten tasks
+    prompt_length: int = 8  # half of it keys, half values
+    orthogonality: float = 0.1  # lambda; the released commands set it to 0 since new components start orthogonal
+    penalty: Penalty = "released"  # its measure: a millionth of the mean squared entry; "paper": the norm
+    prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
+    sentence_encoder: str = "minilm"
+
+    @classmethod
+    def tiny(cls) -> Self:  # for a model of three layers
+        return cls(sentence_encoder="hash", layers="0-2")
+
+    def __post_init__(self) -> None:
+        try:
+            parse_layers(self.layers)
+        except ValueError as error:
+            raise ConfigError(f"coda_prompt.layers: {error}.") from error
+        if self.components_per_task < 1:
+            raise ConfigError(f"coda_prompt.components_per_task is {self.components_per_task}; it must be at least 1.")
+        if self.prompt_length < 2 or self.prompt_length % 2:
+            raise ConfigError(f"coda_prompt.prompt_length is {self.prompt_length}; give an even number from 2 on.")
+        if self.orthogonality < 0:
+            raise ConfigError(f"coda_prompt.orthogonality is {self.orthogonality}; give 0 or more.")
+
+    def build(self, *, seed: int) -> CodaPrompt:
+        return CodaPrompt(self, seed=seed)
+
+
+class CodaPrompt(Method):
+    """CODA-Prompt.
+
+    Paper: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for Rehearsal-Free Continual
+        Learning", CVPR, arXiv 2211.13218; for image classification with a vision transformer (ViT).
+    Idea: a sample's prefix is not chosen but mixed: p = sum_m w_m P_m over all components, w_m = cos(q * A_m, K_m)
+        with an attention vector A_m that says which features of the query q matter to component m. Every task adds M
+        components; those of earlier tasks are frozen but take part. The choice is trained with the rest, by the same
+        loss. Each layer has its own components; a half of p is its keys, the other its values.
+    Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
+        of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
+    Overrides: attach, begin_task, select, loss (orthogonality), end_task, state_dict.
+    Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
+        prefix of an earlier task's samples, as far as their queries are not orthogonal to the new keys.
+    Differs, and why:
+        - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
+          the ViT's class token: an instruction names the task, and a decoder has no class token.
+        - The number of tasks need not be known: M components a task, instead of a pool divided by the task count.
+        - New components are drawn orthonormal and orthogonal to the earlier ones, as the released code came to do,
+          while the dimensions have room for all; after that they are orthonormal among themselves.
+        - lambda is 0.1 in the paper and its measure written as the norm |.|_2 (Frobenius here); the released code takes
+          a millionth of the mean squared entry, and its later commands lambda = 0. "released" is the default: under
+          the norm, prompts cannot grow beyond length 1, which leaves a language model nearly unmoved.
+        - prefix_space: in the paper's formula p_K and p_V pass the layer's projections ("hidden"), in the released
+          code they join after them ("projected", the default: as many numbers as the heads read, no work per token).
+        - A decoder has positions and a causal mask: every token sees the prefix, tokens keep their positions, and
+          p_K is not rotated, so that it lies at position 0 to every token.
+        - Learned prompts count in units of the layer's own keys and values (see PrefixedAttention).
+        - No sample is routed to a task: all components serve it, so `select` names none and no oracle exists.
+    """
+
+    def __init__(self, config: CodaPromptConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.layers = parse_layers(config.layers)
+        self.begun = 0  # tasks that have components, learned or not
+        self.current: TaskInfo | None = None  # between begin_task and end_task
+        self.components: PromptComponents
+        self.attention: PrefixedAttention
+        self.distance: Tensor  # of the components in `select` from orthonormal ones
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen query encoder."""
+        from components.models.sentence import load_sentence_encoder  # imports transformers
+
+        return load_sentence_encoder(self.options.sentence_encoder)
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        model.requires_grad_(False)
+        depth = model.language_model.config.num_hidden_layers
+        if self.layers[-1] >= depth:
+            raise ConfigError(
+                f"coda_prompt.layers {self.options.layers} needs {self.layers[-1] + 1} layers, the language model has "
+                f"{depth}."
+            )
+        if self.options.components_per_task > self.encoder.dim:
+            raise ConfigError(
+                f"coda_prompt.components_per_task is {self.options.components_per_task}; give at most "
+                f"{self.encoder.dim}, the dimensions of {self.options.sentence_encoder!r}."
+            )
+        self.attention = PrefixedAttention(model.language_model, self.layers, self.options.prefix_space)
+        self.components = PromptComponents()
+        model.add_module(COMPONENTS, self.components)
+        if state is not None:
+            self.restore(state)
+            begun = state.structure.get("begun")
+            if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
+                raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
+            for _ in range(begun):
+                self._grow(model)
+            load_parameters(self.parameters(), state.tensors)
+        self.components.requires_grad_(False)
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
+            self._grow(model)
+        self.components.set_trainable(task.index)
+        self.current = task
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        num_tasks = len(self.tasks) + (self.current is not None)
+        if not num_tasks:  # zero-shot: there is no component yet
+            yield Selection()
+            return
+        queries = self.encoder.encode(batch.instructions).to(model.device)
+        _, prompts, self.distance = self.components(queries, num_tasks, self.options.penalty)
+        pairs = prompts.unflatten(2, (2, -1))  # [S, B, 2, L / 2, W]: keys are the first half
+        with self.attention.using({index: pairs[row] for row, index in enumerate(self.layers)}):
+            yield Selection()
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        total = outputs.loss + self.options.orthogonality * self.distance
+        return Loss(total=total, parts={"gram_distance": self.distance})
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self.components.requires_grad_(False)
+        self.current = None
+
+    def structure(self) -> dict[str, Json]:
+        return {**super().structure(), "begun": self.begun}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{COMPONENTS}.{name}": parameter for name, parameter in self.components.named_parameters()}
+
+    def _grow(self, model: Backbone) -> None:
+        """Append the components of the next task."""
+        index, count, length = self.begun, self.options.components_per_task, self.options.prompt_length
+        sizes = {"keys": self.encoder.dim, "attention": self.encoder.dim, "prompts": length * self.attention.width}
+        drawn: dict[str, Tensor] = {}
+        for part, size in sizes.items():
+            rows = []
+            for place in range(len(self.layers)):
+                old = self.components.part(part, index)[place].flatten(1) if index else torch.empty(0, size)
+                rows.append(orthonormal_rows(count, old, seeded_generator(self.seed, part, str(index), str(place))))
+            drawn[part] = torch.stack(rows).to(model.device)
+        drawn["prompts"] = drawn["prompts"].unflatten(2, (length, -1))
+        self.components.add_task(index, **drawn)
+        self.begun += 1
