@@ -78,7 +78,12 @@ class GeneralAndExpertPrefixes(nn.Module):
         cosines = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T
         chosen = choose(cosines.detach())
         experts = torch.stack([self.get_parameter(f"expert_{index}") for index in range(num_tasks)])
-        return cosines, chosen, self.general.repeat(len(queries), 1, 1, 1, 1), F.embedding(chosen, experts.flatten(1)).unflatten(1, experts.shape[1:])
+        return (
+            cosines,
+            chosen,
+            self.general.repeat(len(queries), 1, 1, 1, 1),
+            F.embedding(chosen, experts.flatten(1)).unflatten(1, experts.shape[1:]),
+        )
 
 
 class PromptComponents(nn.Module):
