@@ -97,8 +97,8 @@ def tiny_config(name: str) -> MethodConfig:
     kind = method_config(name)
     if kind is ContinualLlavaConfig:
         return ContinualLlavaConfig(sentence_encoder="hash", alignment_min_updates=60)
-    if kind is L2PConfig:  # pocket averages over the sequence: only many, small prompt tokens soon outweigh the text
-        return L2PConfig(sentence_encoder="hash", prompt_length=20, prompt_start="uniform")
+    if kind is L2PConfig:  # pocket averages over the sequence: only a long prompt weighs more than the text
+        return L2PConfig(sentence_encoder="hash", prompt_length=40)
     if kind is DualPromptConfig:  # pocket has three layers
         return DualPromptConfig(sentence_encoder="hash", general_layers="0-0", expert_layers="1-2", expert_length=40)
     if kind is CodaPromptConfig:  # pocket has three layers
