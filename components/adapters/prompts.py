@@ -23,16 +23,17 @@ Space = Literal["projected", "hidden"]
 Penalty = Literal["paper", "released"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
-UNIT_WORDS = 512  # random tokens that a layer's units are measured with
+UNIT_WORDS = 512  # random tokens that stand for all
 KEY_BOUND = 0.01  # of new keys: only a key's direction counts, and Adam turns a short one within a few updates
 
 
 class PromptPool(nn.Module):
     """N prompts and the keys they are found by."""
 
-    def __init__(self, *, keys: Tensor, prompts: Tensor) -> None:
-        """keys [N, Q], prompts [N, L, D]."""
+    def __init__(self, *, keys: Tensor, prompts: Tensor, unit: float) -> None:
+        """keys [N, Q], prompts [N, L, D] in units of `unit`."""
         super().__init__()
+        self.unit = unit
         self.keys = nn.Parameter(keys)
         self.prompts = nn.Parameter(prompts)
 
@@ -45,7 +46,7 @@ class PromptPool(nn.Module):
         chosen = choose(cosines.detach())
         # an embedding, since the gradient of plain indexing is summed in any order
         found = F.embedding(chosen, self.prompts.flatten(1)).view(len(queries), -1, self.prompts.shape[2])
-        return cosines.gather(1, chosen), chosen, found
+        return cosines.gather(1, chosen), chosen, found * self.unit
 
 
 class GeneralAndExpertPrefixes(nn.Module):
@@ -197,8 +198,8 @@ class PrefixedAttention:
         self.pairs: Mapping[int, Pairs] = {}
         embedding = language_model.get_submodule("embed_tokens")
         assert isinstance(embedding, nn.Embedding)
-        words = random_words(embedding, 2 * UNIT_WORDS, torch.Generator().manual_seed(0)).unflatten(0, (2, -1))
-        self.units = {index: [_rounded(part) for part in self._read(index, words)] for index in layers}
+        words = unit_words(embedding)
+        self.units = {index: [rms(part) for part in self._read(index, words.expand(2, -1, -1))] for index in layers}
         for index in layers:
             self.attention(index).register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
 
@@ -277,7 +278,7 @@ def _widened(mask: Tensor | None, num_pairs: int, hidden: Tensor, cache: Cache |
     return F.pad(mask, (num_pairs, 0), value=1.0 if mask.dtype == torch.bool else 0.0)
 
 
-def _rounded(values: Tensor) -> float:
+def rms(values: Tensor) -> float:
     """Root mean square to three digits, so that every machine finds the same number."""
     return float(f"{float(values.square().mean().sqrt()):.3g}")
 
@@ -300,3 +301,8 @@ def random_words(embedding: nn.Embedding, count: int, generator: torch.Generator
     ids = torch.randint(embedding.num_embeddings, (count,), generator=generator)
     with torch.no_grad():
         return embedding(ids.to(embedding.weight.device)).float()
+
+
+def unit_words(embedding: nn.Embedding) -> Tensor:
+    """Embeddings [UNIT_WORDS, D] that sizes are measured with: the same for every method and seed."""
+    return random_words(embedding, UNIT_WORDS, torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.low_rank import seeded_generator
-from components.adapters.prompts import PromptPool, new_keys, random_words
+from components.adapters.prompts import PromptPool, new_keys, random_words, rms, unit_words
 from components.errors import CheckpointError, ConfigError
 from components.methods.base import (
     Engine,
@@ -44,7 +44,7 @@ class L2PConfig(MethodConfig):
 
     name: ClassVar[str] = "l2p"
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 1e-1  # prompts count in units of the model's embeddings
 
     pool_size: int = 10
     prompt_length: int = 5  # tokens; 10 in the released configuration
@@ -57,8 +57,8 @@ class L2PConfig(MethodConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        # pocket averages over the sequence: only many, small prompt tokens soon outweigh the text
-        return cls(sentence_encoder="hash", prompt_length=20, prompt_start="uniform")
+        # pocket averages over the sequence: only a long prompt weighs more than the text
+        return cls(sentence_encoder="hash", prompt_length=40)
 
     def __post_init__(self) -> None:
         for name, value in {"pool_size": self.pool_size, "prompt_length": self.prompt_length}.items():
@@ -99,6 +99,8 @@ class L2P(Method):
         - h counts every prompt once more than it was chosen, so that unused prompts are still ordered by cosine.
         - The released code subtracts lambda sum cos: the same up to a constant. A sample's pull weighs by its answer
           tokens, as its language-model loss does; else the objective would depend on the cut into micro-batches.
+        - Prompts count in units of the root mean square of the model's embeddings (0.14 in smol, 0.5 in pocket), so
+          that one learning rate suits every model.
         - Keys start in +-0.01, not in (0, 0.01): short, but not all in one direction.
     """
 
@@ -124,13 +126,14 @@ class L2P(Method):
         options, generator = self.options, seeded_generator(self.seed, "pool")
         keys = new_keys((options.pool_size, self.encoder.dim), generator)
         size = (options.pool_size, options.prompt_length)
+        embedding = model.language_model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        unit = rms(unit_words(embedding))
         if options.prompt_start == "words":
-            embedding = model.language_model.get_input_embeddings()
-            assert isinstance(embedding, nn.Embedding)
-            prompts = random_words(embedding, size[0] * size[1], generator).unflatten(0, size)
+            prompts = random_words(embedding, size[0] * size[1], generator).unflatten(0, size) / unit
         else:
             prompts = torch.empty(*size, model.hidden_size).uniform_(0.0, 0.01, generator=generator)
-        self.pool = PromptPool(keys=keys, prompts=prompts).to(model.device).requires_grad_(False)
+        self.pool = PromptPool(keys=keys, prompts=prompts, unit=unit).to(model.device).requires_grad_(False)
         model.add_module(POOL, self.pool)
         if state is None:
             return

@@ -116,7 +116,9 @@ def test_logits_equal_the_hugging_face_model_on_prompts_and_text_concatenated() 
             outputs = backbone(batch)
         for index, question in enumerate(questions()):
             alone = training_batch([question])
-            prompts = torch.cat([method.pool.prompts[chosen] for chosen in nearest(method, question)])
+            prompts = (
+                torch.cat([method.pool.prompts[chosen] for chosen in nearest(method, question)]) * method.pool.unit
+            )
             embedded = torch.cat([prompts, F.embedding(alone.input_ids[0], plain.state_dict()[WORDS])])
             with torch.no_grad():
                 logits = plain.model(inputs_embeds=embedded[None]).logits[0, len(prompts) :]
@@ -209,9 +211,9 @@ def test_training_turns_the_chosen_keys_to_the_instructions() -> None:
 @pytest.mark.parametrize("start", ["words", "uniform"])
 def test_prompts_start_as_random_words_or_in_the_released_range(start: str) -> None:
     method, backbone = attached(replace(TINY, prompt_start=start))
-    prompts = method.pool.prompts.detach().flatten(0, 1)
-    words = backbone.state_dict()[WORDS]
-    found = torch.eq(prompts[:, None], words).all(dim=2).any(dim=1)
+    prompts, words = method.pool.prompts.detach().flatten(0, 1), backbone.state_dict()[WORDS]
+    assert method.pool.unit == pytest.approx(float(words.square().mean().sqrt()), rel=0.05)
+    found = torch.isclose(prompts[:, None] * method.pool.unit, words, rtol=1e-5, atol=1e-7).all(dim=2).any(dim=1)
     assert bool(found.all()) == (start == "words")
     if start == "uniform":
         assert float(prompts.min()) >= 0.0
@@ -220,7 +222,7 @@ def test_prompts_start_as_random_words_or_in_the_released_range(start: str) -> N
 
 def test_the_pool_reads_its_own_parameters() -> None:
     """ZeRO-3 gathers what a module owns itself around its forward."""
-    pool = PromptPool(keys=torch.randn(4, 3), prompts=torch.randn(4, 2, 5))
+    pool = PromptPool(keys=torch.randn(4, 3), prompts=torch.randn(4, 2, 5), unit=1.0)
     assert [name for name, _ in pool.named_parameters(recurse=False)] == ["keys", "prompts"]
 
 
