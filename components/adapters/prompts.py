@@ -280,7 +280,7 @@ def _widened(mask: Tensor | None, num_pairs: int, hidden: Tensor, cache: Cache |
 
 def rms(values: Tensor) -> float:
     """Root mean square to three digits, so that every machine finds the same number."""
-    return float(f"{float(values.square().mean().sqrt()):.3g}")
+    return float(f"{float(values.detach().square().mean().sqrt()):.3g}")
 
 
 def parse_layers(text: str) -> range:

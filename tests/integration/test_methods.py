@@ -1,6 +1,7 @@
-"""Every method through the real loop: Ray Data, Ray Train with two DeepSpeed workers, a stream of two small tasks.
+"""Methods through the real loop: Ray Data, Ray Train with two DeepSpeed workers, a stream of two small tasks.
 
-    python -m pytest tests/integration/test_methods.py -k NAME
+    python -m pytest tests/integration/test_methods.py                   # one of each kind
+    python -m pytest tests/integration/test_methods.py --every-method    # all: half a minute each
 
 One Ray session serves all of them; no MLflow here.
 """
@@ -20,6 +21,13 @@ from components.training.config import ClusterConfig, EvaluationConfig, RunConfi
 from components.training.launch import plan_stream, ray_session, run_stream
 
 TASKS = ("iconqa", "medicalqa")
+# Each takes another way through the loop: lessons, a task that is told, steps of its own, prompts.
+KINDS = ("frozen", "individual", "joint", "replay", "lcia", "coda_prompt")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", METHODS if metafunc.config.getoption("--every-method") else KINDS)
 
 
 def config_of(name: str, storage: Path) -> RunConfig:
@@ -42,7 +50,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_two_workers_learn_and_score_the_stream(name: str, storage: Path) -> None:
     config = config_of(name, storage)
     events: list[Event] = []
