@@ -55,10 +55,20 @@ class Feed:
 
     def _micro_batches(self, blocks: Iterator[pa.Table], *, skip: int) -> Iterator[Batch]:
         """Micro-batches in order, without the first `skip` rows."""
-        rows = (example for block in blocks for example in examples(block.to_pylist(), self.dtype))
+        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist(), self.dtype))
         pending: list[Example] = []
         for example in itertools.islice(rows, skip, None):
             pending.append(example)
             if len(pending) == self.size:
                 yield collate(pending, pad_id=self.pad_id, padding_side="right")
                 pending = []
+
+
+def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same blocks, after checking that positions only go up: otherwise a resumed task would skip other rows."""
+    last = -1
+    for block in blocks:
+        positions = block["position"].to_numpy()
+        assert positions[0] > last, f"row {positions[0]} came after row {last}: Ray Data lost the order"
+        last = int(positions[-1])
+        yield block

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.data import Dataset
+from ray.data import Dataset, ExecutionOptions
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -289,7 +289,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},
-        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+        dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=in_order()),
         run_config=RayRunConfig(
             name=plan.run_dir.name,
             storage_path=str(plan.run_dir.parent),
@@ -311,6 +311,13 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         if cause is not None:
             raise cause from error
         raise
+
+
+def in_order() -> ExecutionOptions:
+    """Blocks in the datasets' order. Ray Train replaces what a dataset says of its own execution by these options."""
+    options = ray.train.DataConfig.default_ingest_options()
+    options.preserve_order = True
+    return options
 
 
 def user_error(error: BaseException | None) -> LittoralError | None:

@@ -238,7 +238,6 @@ def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Exampl
 
 def _stream(windows: list[Window], loader: Loader) -> Dataset:
     context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
     context.execution_no_progress_timeout_s = -1  # a slow consumer is not a stuck pipeline
     context.enable_progress_bars = False
     context.print_on_execution_start = False
