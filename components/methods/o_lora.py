@@ -77,8 +77,10 @@ class OLora(SequentialLora):
         - lambda 2 is the code's (plain norms, over both factors); the paper's text does not explain it. 0 by default.
         - The penalty is a plain sum, so it grows with layers, tasks and R^2 and shrinks with 1 / sqrt(d_in): users
           meet values in the thousands. The part `overlap` is logged without its weight, to choose lambda 1 by.
-        - The released scripts have lambda 1 = 0.5. In a sweep on toy tasks of the pocket model that left the new task
-          half learned, while 0.1 cut the overlap eightfold at little cost; hence the default. Sweep it anew.
+        - The released scripts have lambda 1 = 0.5. On toy tasks of the pocket model that left the new task half
+          learned, while 0.1 cut the overlap eightfold at some cost; hence the default. One seed of docvqa then iconqa
+          on smol, 24 updates each: test loss of the old / new task 0.66 / 0.96 at 0, 0.62 / 1.09 at 0.1, 0.60 / 1.11 at
+          0.5 (the old one was 0.59), with overlaps of 33, 1.6 and 1.7 at the end. Sweep it anew for a real stream.
         - All branches serve every answer, as in the paper; which one is active in the code is contested.
         - Placement is this project's (o_proj); the paper adapts queries and values.
     ZeRO: all stages. The penalties are modules with the factors they read, called inside the engine's forward, where
