@@ -299,8 +299,8 @@ def new_keys(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def random_words(embedding: nn.Embedding, count: int, generator: torch.Generator) -> Tensor:
     """Embeddings [count, D] of random tokens, float32: prompts that start where the model expects its inputs."""
     ids = torch.randint(embedding.num_embeddings, (count,), generator=generator)
-    with torch.no_grad():
-        return embedding(ids.to(embedding.weight.device)).float()
+    # Hugging Face's gradient checkpointing makes an embedding's output ask for gradients, even here
+    return embedding(ids.to(embedding.weight.device)).detach().float()
 
 
 def unit_words(embedding: nn.Embedding) -> Tensor:
