@@ -289,7 +289,10 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},
-        dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=in_order()),
+        # Ray Train puts these in the place of what a dataset says of its own execution.
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
+        ),
         run_config=RayRunConfig(
             name=plan.run_dir.name,
             storage_path=str(plan.run_dir.parent),
@@ -311,13 +314,6 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         if cause is not None:
             raise cause from error
         raise
-
-
-def in_order() -> ExecutionOptions:
-    """Blocks in the datasets' order. Ray Train replaces what a dataset says of its own execution by these options."""
-    options = ray.train.DataConfig.default_ingest_options()
-    options.preserve_order = True
-    return options
 
 
 def user_error(error: BaseException | None) -> LittoralError | None:
