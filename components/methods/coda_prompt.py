@@ -91,15 +91,15 @@ class CodaPrompt(Method):
         loss. Each layer has its own components; a half of p is its keys, the other its values.
     Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
-    Overrides: attach, begin_task, select, loss (orthogonality), end_task, state_dict.
+    Overrides: attach, begin_task, select, loss (orthogonality), end_task, structure.
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, as far as their queries are not orthogonal to the new keys.
     Differs, and why:
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
         - The number of tasks need not be known: M components a task, instead of a pool divided by the task count.
-        - New components are drawn orthonormal and orthogonal to the earlier ones, as the released code came to do,
-          while the dimensions have room for all; after that they are orthonormal among themselves.
+        - New components are drawn orthonormal and orthogonal to the earlier ones, as later versions of the released
+          code do, while the dimensions have room for all; after that they are orthonormal among themselves.
         - lambda is 0.1 in the paper and its measure written as the norm |.|_2 (Frobenius here); the released code takes
           a millionth of the mean squared entry, and its later commands lambda = 0. "released" is the default: under
           the norm, prompts cannot grow beyond length 1, which leaves a language model nearly unmoved.

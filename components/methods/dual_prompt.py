@@ -98,7 +98,7 @@ class DualPrompt(Method):
         at test the expert whose key is nearest to the sample's query does.
     Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
         attention(Q, [p_K; K], [p_V; V]).
-    Overrides: attach, begin_task, select, loss (pull), end_task, state_dict.
+    Overrides: attach, begin_task, select, loss (pull), end_task, structure.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs, and why:
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
