@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,9 @@ def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
 
 def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: str) -> None:
     """SIGKILL the whole process group in the middle of task 3; the same command ends with the same matrix."""
-    command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", "killed"]
+    # A checkpoint after every update: the third task is then long enough to be caught in its middle.
+    often = ("--training.checkpoint-every-updates", "1")
+    command = [sys.executable, "pipelines/coast.py", *COMMON, *often, "--storage", str(storage), "--run-id", "killed"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -121,8 +124,8 @@ def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: st
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (storage / "killed" / "finished.json").exists()
-    output = finish(start(storage, "killed"))
-    assert "continuing at task 3" in output
+    output = finish(start(storage, "killed", *often))
+    assert re.search(r"continuing at task 3 of 4, update [1-9]", output), output[-3000:]
     assert matrix(storage, "killed") == matrix(storage, "whole")
 
 
