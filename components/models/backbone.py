@@ -119,6 +119,11 @@ class Backbone(nn.Module):
         return self.model.config.text_config.hidden_size
 
     @property
+    def vision_channels(self) -> int:
+        """C: what the projector reads per visual token."""
+        return cast(nn.Linear, self.projector.linear_1).in_features
+
+    @property
     def image_token_id(self) -> int:
         return self.model.config.image_token_id
 

@@ -1,0 +1,37 @@
+"""What routed methods know of a sample before any adapter: its picture and its instruction, by frozen encoders.
+
+Shape letters: B batch, N pictures, V visual tokens, C vision channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone
+
+
+def has_picture(model: Backbone, batch: Batch) -> Tensor:
+    """Which samples of the batch hold a picture [B] bool."""
+    return (batch.input_ids == model.image_token_id).any(dim=1)
+
+
+def picture_features(model: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean over visual tokens of the frozen tower's features [B, C] float32, zero without a picture; and `has_picture`.
+
+    Under a CLIP tower this stands for the papers' image embedding; it needs no text tower and no second encoder.
+    """
+    pictured = has_picture(model, batch)
+    features = batch.features
+    if features is None and batch.pixel_values is not None:
+        features = model.vision_features(batch.pixel_values)
+    if features is None:
+        return torch.zeros(len(batch), model.vision_channels, device=pictured.device), pictured
+    means = features.float().mean(dim=1)
+    spread = means.new_zeros(len(batch), means.shape[1])
+    spread[pictured.to(spread.device)] = means
+    return spread, pictured
