@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
 from components.evaluation.matrix import LABELS, ScoreMatrix
 from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, TaskStarted
 from components.time_left import PlannedTask, TimeLeft, duration_text
@@ -195,6 +196,8 @@ def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None) -> Table:
         if oracle is not None:
             row.append(f"{oracle_summary[name]:.2f}" if name in oracle_summary else "")
         table.add_row(*row)
+    for name, value in split_if_known(matrix, oracle).items():
+        table.add_row(SPLIT_LABELS[name], f"{value:.2f}", "")
     return table
 
 

@@ -54,7 +54,7 @@ class RowScored:
     scores: dict[str, float | None]  # 0..100; every task of the stream, None where not evaluated
     oracle_scores: dict[str, float | None] | None  # same with oracle routing, when asked for
     routing_accuracy: dict[str, float] | None  # 0..1 per evaluated task, for routed methods
-    slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot served
+    slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot, expert or group served
     train_s: float
     evaluate_s: float
     peak_memory_bytes: int

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.errors import TrackingError
+from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
 from components.evaluation.matrix import LABELS, ScoreMatrix
 from components.evaluation.matrix_rows import ZERO_SHOT, Cell
 from components.events import RowScored
@@ -56,9 +57,13 @@ class RowBook:
             oracle = self.oracle(event.tasks_learned)
             assert oracle is not None
             values |= {f"oracle/{name}": value for name, value in oracle.summary().items()}
+            values |= split_if_known(self.matrix(event.tasks_learned), oracle)
         if event.routing_accuracy:
             values |= {f"routing_accuracy/{names[task]}": share for task, share in event.routing_accuracy.items()}
             values["routing_accuracy_mean"] = sum(event.routing_accuracy.values()) / len(event.routing_accuracy)
+        if event.slot_usage:
+            served = [sum(counts) for counts in zip(*event.slot_usage.values(), strict=True)]
+            values |= {"slots/total": len(served), "slots/dead": served.count(0)}
         values |= {
             "cost/train_s": event.train_s,
             "cost/evaluate_s": event.evaluate_s,
@@ -108,6 +113,8 @@ class RowBook:
         oracle = self.oracle()
         if oracle is not None and "final_average" in oracle.summary():
             figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
+            split = split_if_known(matrix, oracle)
+            figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
         return "\n".join([*lines, "", *figures])
 
 

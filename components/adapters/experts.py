@@ -27,24 +27,39 @@ DOWN_STD = 0.01  # of the released initial draw
 
 
 class GateRecord:
-    """The gates of all layers in one forward pass, with their graph; shared by the layers of one model."""
+    """The gates of all layers in one forward pass; shared by the layers of one model.
+
+    With gradients the gates themselves are kept, with their graph; without, what they are on average over a prompt.
+    """
 
     def __init__(self) -> None:
+        self.num_layers = 0
+        self._mask: Tensor | None = None
         self._gates: list[Tensor] | None = None
+        self._means: list[Tensor] = []
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Keep the gates of every forward pass with gradients (so of no generated token) until `take` or the end."""
-        self._gates = []
+    def recording(self, mask: Tensor) -> Iterator[None]:
+        """Record until `take` or the end; mask [B, T] is 1 at the tokens of the first pass, which is the prompts'."""
+        self._mask, self._gates, self._means = mask, [], []
         try:
             yield
         finally:
-            self._gates = None
+            self._mask, self._gates = None, None
 
     def add(self, gates: Tensor) -> None:
+        if self._gates is None or self._mask is None:
+            return
         # The very tensor and nothing computed from it: checkpointing wants as many saved tensors when it recomputes.
-        if self._gates is not None and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self._gates.append(gates)
+        elif len(self._means) < self.num_layers:  # later passes are of generated tokens
+            weights = self._mask.to(gates.dtype)
+            self._means.append(torch.einsum("btn,bt->bn", gates, weights / weights.sum(dim=1, keepdim=True)))
+
+    def means(self) -> Tensor | None:
+        """Mean gates of the prompts [L, B, N] from a pass without gradients; None if there was none."""
+        return torch.stack(self._means) if self._means else None
 
     def take(self) -> Tensor | None:
         """Gates [L, B, T, N], or None if there are none; ends the recording, so that recomputation adds nothing."""
@@ -200,4 +215,5 @@ def inject_experts(
         )
         layers[name].draw(seeded_generator(seed, "experts", name))
         model.set_submodule(name, layers[name])
+    record.num_layers = len(layers)
     return Experts(layers, record)

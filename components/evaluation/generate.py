@@ -76,12 +76,13 @@ def _reply(
 ) -> tuple[list[str], Selection]:
     with method.select(model, batch) as selection:
         generated = model.generate(batch, max_new_tokens=max_new_tokens)
+        selection = method.served(selection)
     return [encoder.decode(ids) for ids in generated], selection
 
 
 def _same_slots(method: Method, model: Backbone, batch: Batch, selection: Selection) -> bool:
     if selection.slots is None:
-        return True
+        return False
     with method.select(model, batch) as known:
         assert known.slots is not None
         return torch.equal(known.slots.sort(dim=1).values, selection.slots.sort(dim=1).values)

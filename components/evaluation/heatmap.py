@@ -20,6 +20,7 @@ _SCALE = LinearSegmentedColormap.from_list("littoral", ["#f7fbfc", "#a9d6da", "#
 _INK, _SOFT, _LINE = "#1b2a33", "#6b7c86", "#c3ced4"
 _DARK_FROM = 0.55  # share of the scale from which white figures read better
 _DPI = 130
+_MOST_NAMED, _WIDEST = 40, 16.0  # slots with figures in their cells; inches, before margins
 
 
 def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
@@ -51,19 +52,29 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
 
 
 def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Image:
-    """How often each slot served each evaluated task: rows are tasks, columns slots, colours the row's shares."""
-    tasks = list(usage)
-    num_slots = max((len(counts) for counts in usage.values()), default=0)
-    shares = np.zeros((len(tasks), max(num_slots, 1)))
-    for row, counts in enumerate(usage.values()):
-        total = sum(counts)
-        shares[row, : len(counts)] = np.asarray(counts, dtype=float) / total if total else 0.0
-    figure, _ = _figure(len(tasks), shares.shape[1] * 0.5, tasks, [], title)
+    """How often each slot served each evaluated task: rows are tasks, columns slots, colours the row's shares.
+
+    Slots that served nobody are counted below. Many slots become narrow stripes without figures.
+    """
+    tasks, counts = list(usage), np.array(list(usage.values()), dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    num_slots = shares.shape[1]
+    figure, _ = _figure(len(tasks), min(num_slots * 0.5, _WIDEST), tasks, [], title)
     axes = figure.axes[0]
-    axes.imshow(shares, cmap=_SCALE, vmin=0, vmax=max(float(shares.max()), 1e-9), aspect="auto", extent=_extent(shares))
-    axes.set_xticks(np.arange(shares.shape[1]) + 0.5, [str(slot) for slot in range(shares.shape[1])], fontsize=7)
-    axes.set_xlabel("slot", fontsize=9, color=_SOFT)
-    for row, column in np.ndindex(*shares.shape):
+    axes.imshow(
+        shares,
+        cmap=_SCALE,
+        vmin=0,
+        vmax=max(float(shares.max()), 1e-9),
+        aspect="auto",
+        extent=_extent(shares),
+        interpolation="nearest",
+    )
+    ticks = np.arange(0, num_slots, max(1, num_slots // _MOST_NAMED))
+    axes.set_xticks(ticks + 0.5, [str(slot) for slot in ticks], fontsize=7)
+    dead = int((counts.sum(axis=0) == 0).sum())
+    axes.set_xlabel(f"slot  ·  {dead} of {num_slots} served nobody", fontsize=9, color=_SOFT)
+    for row, column in np.ndindex(*shares.shape) if num_slots <= _MOST_NAMED else ():
         if shares[row, column] >= 0.005:
             dark = shares[row, column] >= _DARK_FROM * shares.max()
             colour = "white" if dark else _INK

@@ -130,8 +130,8 @@ class MethodConfig:
 class Method:
     """The seven hooks with their defaults; a method overrides what it needs.
 
-    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains`, `routes` and `owner`, no
-    more.
+    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains`, `routes`, `owner`
+    and `num_slots`, no more.
     """
 
     def __init__(self, config: MethodConfig, *, seed: int) -> None:
@@ -152,6 +152,11 @@ class Method:
     def owner(self, task: str) -> str:
         """The name that `routed_to` has for a sample of `task` routed rightly: tasks may share one's parameters."""
         return task
+
+    @property
+    def num_slots(self) -> int | None:
+        """How many slots, experts or groups `Selection.slots` can name by now; None where it names none."""
+        return None
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
@@ -178,6 +183,10 @@ class Method:
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         """Set which adapters serve each sample of `batch`, for forward, backward and generate; undone on exit."""
         yield Selection()
+
+    def served(self, selection: Selection) -> Selection:
+        """Called after answers were generated, still inside `select`: adds what only the forward pass could tell."""
+        return selection
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         """The scalar to minimise; called inside the `select` scope."""

@@ -99,8 +99,12 @@ class TaskBranches(Method):
             weights[:, self.tasks.index(batch.oracle_task)] = 1.0
         else:
             weights = self.weights(model, batch)
-        served = [self.tasks[index] for index in weights.argmax(dim=1).tolist()]
-        return self.scales(weights), Selection(routed_to=served) if self.routes else Selection()
+        if not self.routes:
+            return self.scales(weights), Selection()
+        ranked = weights.argsort(dim=1, descending=True, stable=True)  # the main one first
+        used = int((weights != 0).sum(dim=1).max())
+        served = [self.tasks[index] for index in ranked[:, 0].tolist()]
+        return self.scales(weights), Selection(slots=ranked[:, :used], routed_to=served)
 
     def scales(self, weights: Tensor) -> Mapping[str, Scale]:
         """Weights [B, T] as scales of the bank's groups; equal rows become plain numbers."""
@@ -125,6 +129,10 @@ class TaskBranches(Method):
 
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "begun": list(self.begun)}
+
+    @property
+    def num_slots(self) -> int | None:
+        return len(self.tasks) if self.routes else None
 
     def freeze(self) -> None:
         """Nothing the method added trains."""

@@ -249,6 +249,10 @@ class ContinualLlava(Method):
     def routes(self) -> bool:
         return self.options.pool == "owned"  # in a shared pool no slot belongs to a task
 
+    @property
+    def num_slots(self) -> int:
+        return len(self.pool.keys)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         context = {f"{CONTEXT}.{name}": value for name, value in self.context.named_parameters()}
         return {**self.bank.parameters(), **context}

@@ -197,6 +197,10 @@ class DualPrompt(Method):
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "begun": self.begun}
 
+    @property
+    def num_slots(self) -> int:
+        return self.begun
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{PREFIXES}.{name}": parameter for name, parameter in self.prefixes.named_parameters()}
 

@@ -195,6 +195,10 @@ class L2P(Method):
     def load_task_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.counts = tensors[COUNTS].cpu().clone()
 
+    @property
+    def num_slots(self) -> int:
+        return self.options.pool_size
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{POOL}.{name}": parameter for name, parameter in self.pool.named_parameters()}
 

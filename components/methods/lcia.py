@@ -241,6 +241,10 @@ class Lcia(Method):
         group = self.codebook.group_of(task) if task in self.tasks else None
         return task if group is None else self.codebook.newest_task(group, self.tasks)
 
+    @property
+    def num_slots(self) -> int:
+        return self._num_adapters
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return self.bank.parameters()
 

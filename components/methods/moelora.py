@@ -75,18 +75,18 @@ class MoeLora(Method):
             h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e drop_e(h),  g(h) = softmax(router h)
         over all N experts (no top-k, no noise); `rank` is the total. `balance` > 0 adds
             balance * mean over layers of (log N - entropy of the layer's mean gates).
-    Overrides: attach, begin_task, select (records gates), loss (logging, balance), parameters.
+    Overrides: attach, begin_task, select (records gates), served, loss (logging, balance), parameters.
     Carried between tasks: experts and routers; all are trained on every task, none is frozen.
     Differs, and why:
         - Experts are slices of one flat pair of factors, so that they cost two products instead of 2N.
         - dropout is 0 unless asked for: at our default budget no row is seen twice, and sequential LoRA has none.
         - The balance term is our own and off. It takes the mean over a micro-batch, so it depends on how an update is
           split into them; everything else does not.
-        - `Selection` stays empty. Experts are mixed, not chosen, for each token in each layer, and expert e of one
-          layer has nothing to do with expert e of another: there is no slot that served a sample. Logged instead, in
-          nats, as means over layers: `router_entropy` of a token's gates (log N = even, 0 = one expert alone) and
-          `usage_entropy` of the gates' mean over the batch. Their difference is what the token says about the expert:
-          0 means that all tokens get the same mixture.
+        - Experts are mixed, not chosen, for each token in each layer, and expert e of one layer has nothing to do with
+          expert e of another. `Selection.slots` names a sample's heaviest expert of every layer by the mean gate over
+          its prompt; expert e of layer l is slot l N + e. Logged, in nats, as means over layers: `router_entropy` of a
+          token's gates (log N = even, 0 = one expert alone) and `usage_entropy` of the gates' mean over the batch. The
+          difference is what the token says about the expert: 0 means that all tokens get the same mixture.
     """
 
     def __init__(self, config: MoeLoraConfig, *, seed: int) -> None:
@@ -119,8 +119,19 @@ class MoeLora(Method):
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        with self.experts.record.recording():
+        with self.experts.record.recording(batch.attention_mask):
             yield Selection()
+
+    def served(self, selection: Selection) -> Selection:
+        means = self.experts.record.means()
+        if means is None:
+            return selection
+        first = torch.arange(len(means), device=means.device) * self.options.num_experts
+        return Selection(slots=means.argmax(dim=2).T + first)
+
+    @property
+    def num_slots(self) -> int:
+        return self.options.num_experts * len(self.experts.layers)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         gates = self.experts.record.take()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from components.data.batch import Example
 from components.data.tasks import Task
 from components.errors import DataError
+from components.evaluation.decomposition import split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.scorers import score
@@ -199,7 +200,7 @@ class RowScorer:
                 routing_accuracy=_routing_accuracy(table, self.method.owner)
                 if self.method.routes and learned
                 else None,
-                slot_usage=_slot_usage(table) if self.method.routes and learned else None,
+                slot_usage=_slot_usage(table, self.method.num_slots) if learned else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),
@@ -224,12 +225,15 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
     for oracle in (False, True):
         if oracle and not any(row.oracle_scores for row in rows):
             continue
-        matrix_of(plan.stream.task_names, rows, oracle=oracle).write(
+        matrix = matrix_of(plan.stream.task_names, rows, oracle=oracle)
+        split = split_if_known(matrix_of(plan.stream.task_names, rows), matrix) if oracle else {}
+        matrix.write(
             plan.run_dir / (ORACLE_FILE if oracle else MATRIX_FILE),
             stream=plan.stream.name,
             method=config.method.name,
             backbone=config.backbone.name,
             seed=config.seed,
+            extra={"forgetting_split": split} if oracle else None,
         )
 
 
@@ -247,14 +251,16 @@ def _routing_accuracy(table: list[dict[str, object]], owner: Callable[[str], str
     }
 
 
-def _slot_usage(table: list[dict[str, object]]) -> dict[str, list[int]]:
-    usage: dict[str, dict[int, int]] = {}
+def _slot_usage(table: list[dict[str, object]], num_slots: int | None) -> dict[str, list[int]] | None:
+    """How often each of the method's slots served each task; None where slots are not told."""
+    if num_slots is None or not any(record["slots"] for record in table):
+        return None
+    usage: dict[str, list[int]] = {}
     for record in table:
+        counts = usage.setdefault(str(record["task"]), [0] * num_slots)
         for slot in record["slots"] or []:  # type: ignore[union-attr]
-            counts = usage.setdefault(str(record["task"]), {})
-            counts[int(slot)] = counts.get(int(slot), 0) + 1
-    width = max((slot for counts in usage.values() for slot in counts), default=-1) + 1
-    return {task: [counts.get(slot, 0) for slot in range(width)] for task, counts in usage.items()}
+            counts[int(slot)] += 1
+    return usage
 
 
 def _samples(table: list[dict[str, object]]) -> list[dict[str, str | float]]:

@@ -277,7 +277,7 @@ def test_the_logged_entropies_of_recorded_gates() -> None:
     with method.select(model, batch) as selection:
         outputs = model(token_batch())
         method.experts.record.take()
-        with method.experts.record.recording():
+        with method.experts.record.recording(batch.attention_mask):
             method.experts.record.add(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]]))
             method.experts.record.add(torch.tensor([[[0.25, 0.75], [0.25, 0.75], [0.9, 0.1]]]))
             loss = method.loss(model, batch, outputs, selection)
@@ -338,6 +338,35 @@ def test_generation_records_nothing_and_the_scope_ends_the_recording() -> None:
         assert method.loss(model, batch, outputs, selection).parts == {}
     model(batch)
     assert method.experts.record.take() is None
+
+
+def test_the_experts_that_served_are_each_layers_heaviest_over_the_prompt() -> None:
+    """Gates by hand from hooks on the layers' inputs; generated tokens do not count."""
+    model, method = begun(MoeLoraConfig())
+    assert isinstance(method, MoeLora)
+    right = token_batch()
+    batch = replace(right, input_ids=right.input_ids.flip(1), attention_mask=right.attention_mask.flip(1))
+    seen: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, ExpertLinear)
+        seen.append((inputs[0].float() @ layer.router.T).softmax(dim=-1))
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in method.experts.layers.values()]
+    with method.select(model, batch) as selection:
+        model.generate(batch, max_new_tokens=3)
+        slots = method.served(selection).slots
+    for hook in hooks:
+        hook.remove()
+    layers, mask = len(method.experts.layers), batch.attention_mask.bool()
+    assert len(seen) > layers
+    assert method.num_slots == 4 * layers
+    expected = [
+        [4 * number + int(gates[row][mask[row]].mean(dim=0).argmax()) for number, gates in enumerate(seen[:layers])]
+        for row in range(len(batch))
+    ]
+    assert slots is not None
+    assert slots.tolist() == expected
 
 
 @pytest.mark.parametrize(

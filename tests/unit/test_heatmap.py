@@ -43,3 +43,8 @@ def test_slot_usage_shows_who_served() -> None:
     picture = pixels(draw_slot_usage({"a": [9, 1, 0, 0], "b": [0, 0, 0, 7]}, "slots"))
     unused = pixels(draw_slot_usage({"a": [0, 0, 0, 0], "b": [0, 0, 0, 0]}, "slots"))
     assert (picture < INK).sum() > (unused < INK).sum() + 1000
+
+
+def test_many_slots_stay_one_picture() -> None:
+    picture = draw_slot_usage({"a": [1] * 840, "b": [0] * 839 + [5]}, "slots")
+    assert picture.width < 2600

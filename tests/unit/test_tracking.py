@@ -163,6 +163,7 @@ def test_scores_are_recorded_once_at_tasks_learned(client: MlflowClient, run_id:
     assert curve(client, run_id, "oracle/forgetting") == [(2, 0.0)]
     assert curve(client, run_id, "oracle/accuracy/doc_vqa") == [(2, 81.0)]
     assert curve(client, run_id, "routing_accuracy/chartqa") == [(1, 0.75), (2, 0.75)]
+    assert curve(client, run_id, "slots/dead") == [(1, 0.0), (2, 0.0)]
     assert curve(client, run_id, "cost/peak_memory_gib") == [(0, 1.0), (1, 1.0), (2, 1.0)]
 
 
