@@ -155,7 +155,7 @@ class Method:
 
     @property
     def num_slots(self) -> int | None:
-        """How many slots, experts or groups `Selection.slots` can name by now; None where it names none."""
+        """How many slots, experts or groups `Selection.slots` can name by now; None for a method that names none."""
         return None
 
     def parameters(self) -> dict[str, nn.Parameter]:

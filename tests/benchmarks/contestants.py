@@ -77,14 +77,19 @@ def continual_config(backbone: str) -> ContinualLlavaConfig:
 
 
 def adapted(config: MethodConfig, backbone: BackboneConfig, data: Data, *, task: int) -> tuple[Backbone, Method]:
-    """A model with the method's adapters at the start of 0-based `task`; the tasks before it count as learned."""
+    """A model with the method's adapters at the start of 0-based `task`; the tasks before it count as learned.
+
+    A task past the last one: all are learned, none is begun.
+    """
     model = load_backbone(backbone)
     method = config.build(seed=0)
     method.attach(model, None)
     for index in range(task):
         method.begin_task(model, data.task_info(index))
-        method.end_task(None, data.task_info(index), iter(()))
-    method.begin_task(model, data.task_info(task))
+        batch = collate(data.features[index], pad_id=data.encoder.pad_id, padding_side="right")
+        method.end_task(TorchEngine(model, OPTIMIZER), data.task_info(index), iter([batch]))
+    if task < len(data.tasks):
+        method.begin_task(model, data.task_info(task))
     return model, method
 
 

@@ -1,6 +1,6 @@
 """Speed as ratios, side by side in one process, so that a busy or a slow machine moves both sides alike.
 
-    python tests/benchmarks/throughput.py [--backbone smol|pocket] [--parts steps methods evaluation] [--repeats N]
+    python tests/benchmarks/throughput.py [--backbone smol|pocket] [--parts steps methods routing evaluation]
 
 - **steps**: our training step (collate, route, forward, backward, clip, AdamW) against a bare PyTorch + peft loop: the
   same Hugging Face model with the same attention, the same batches and optimizer, LoRA of rank 32 on `o_proj`. Aim:
@@ -8,6 +8,9 @@
   is timed with and without), and the cache of vision features (off in every line that does not say so).
 - **methods**: a Continual LLaVA step against a plain LoRA step of equal active rank on the same layers, in the first
   task and in the fourth, whose contextual increments use every earlier task. Aim: at most 1.05 of its time.
+  A MoELoRA step against a LoRA step of equal rank, both on all linear layers. Aim: at most 1.3 of its time.
+- **routing**: every method that routes answers batches whose rows belong to all four learned tasks, against plain LoRA
+  on the same layers. Aim: at most 1.3 of its time.
 - **evaluation**: greedy answers in batches of 16 against one by one. Aim: at least 5 times as many per second.
 
 Contestants take turns in every repeat, in alternating order; a figure is the median over repeats, a ratio is the median
@@ -22,14 +25,16 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 import tyro
 from contestants import (
+    ALPHA,
     BATCH_SIZE,
+    RANK,
     Data,
     Step,
     adapted,
@@ -41,9 +46,12 @@ from contestants import (
 
 from components.data.batch import Example
 from components.evaluation.generate import answer
+from components.methods import METHODS
+from components.methods.base import MethodConfig
+from components.methods.moelora import MoeLoraConfig
 from components.models.backbone import BackboneConfig
 
-Part = Literal["steps", "methods", "evaluation"]
+Part = Literal["steps", "methods", "routing", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +59,7 @@ class Benchmark:
     """What to measure and how often."""
 
     backbone: str = "smol"
-    parts: tuple[Part, ...] = ("steps", "methods", "evaluation")
+    parts: tuple[Part, ...] = ("steps", "methods", "routing", "evaluation")
     repeats: int = 5
     updates: int = 4
     """Optimizer updates per contestant and repeat, one task's rows each."""
@@ -84,7 +92,12 @@ def main(options: Benchmark) -> None:
     print(
         f"backbone {options.backbone}, batches of {BATCH_SIZE}, {options.updates} updates x {options.repeats} repeats"
     )
-    parts = {"steps": compare_steps, "methods": compare_methods, "evaluation": compare_evaluation}
+    parts = {
+        "steps": compare_steps,
+        "methods": compare_methods,
+        "routing": compare_routing,
+        "evaluation": compare_evaluation,
+    }
     for part in options.parts:
         parts[part](options, backbone, data)
     print_load("after")
@@ -126,6 +139,66 @@ def compare_methods(options: Benchmark, backbone: BackboneConfig, data: Data) ->
     print_times("methods", "ms per update", times)
     for name in list(steps)[1:]:
         print_ratio(f"time of {name} / {lora}", times[name], times[lora], "aim <= 1.05")
+
+    wide, experts = "LoRA, rank 32, all linear layers", "MoELoRA, rank 32 in 4 experts"
+    steps = {
+        wide: our_step(replace(lora_config(), targets="all_linear"), backbone, data),
+        experts: our_step(MoeLoraConfig(rank=RANK, alpha=ALPHA), backbone, data),
+    }
+    require_equal_losses(steps, data.features[0])
+    times = measure([training(name, step, data.features) for name, step in steps.items()], options.repeats)
+    print_times("experts", "ms per update", times)
+    print_ratio(f"time of {experts} / {wide}", times[experts], times[wide], "aim <= 1.3")
+
+
+def compare_routing(options: Benchmark, backbone: BackboneConfig, data: Data) -> None:
+    """Answers to batches that mix all tasks: each routed method after four tasks against plain LoRA after four."""
+    mixed = [list(rows) for rows in zip(*(batched(task, 4) for task in data.prompts), strict=True)]
+    batches = [[example for part in parts for example in part] for parts in mixed]
+    for targets in ("o_proj", "all_linear"):
+        plain = f"LoRA, {targets}"
+        contestants = {plain: replace(lora_config(), targets=targets)}
+        for name, kind in METHODS.items():
+            config = kind.tiny() if options.backbone == "pocket" else kind()
+            routed = kind.export != "plain" and not kind.needs_task_id
+            if routed and getattr(config, "targets", "o_proj") == targets:
+                contestants[name] = config
+        entries = [answering(name, config, backbone, data, batches, options) for name, config in contestants.items()]
+        times = measure(entries, options.repeats)
+        print_times(f"mixed routing, {targets}", "ms per answer", times)
+        for name in list(contestants)[1:]:
+            print_ratio(f"time of {name} / {plain}", times[name], times[plain], "aim <= 1.3")
+
+
+def answering(
+    name: str,
+    config: MethodConfig,
+    backbone: BackboneConfig,
+    data: Data,
+    batches: Sequence[list[Example]],
+    options: Benchmark,
+) -> Contestant:
+    """The method after all tasks but without training: increments are zero, so all answers are equally long."""
+    model, method = adapted(config, backbone, data, task=len(data.tasks))
+
+    def run() -> None:
+        for prompts in batches:
+            answer(
+                model,
+                method,
+                data.encoder,
+                prompts,
+                batch_size=len(prompts),
+                max_new_tokens=options.max_new_tokens,
+                device=torch.device("cpu"),
+            )
+
+    return Contestant(name=name, run=run, units=sum(map(len, batches)))
+
+
+def batched(items: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    """Parts of equal size."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def compare_evaluation(options: Benchmark, backbone: BackboneConfig, data: Data) -> None:
