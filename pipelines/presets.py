@@ -10,6 +10,7 @@ from components.data.streams import StreamConfig
 from components.errors import ConfigError
 from components.methods.base import SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.lcia import LciaConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.backbone import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
@@ -33,6 +34,47 @@ def coast_capability() -> RunConfig:
 def sequential_lora() -> RunConfig:
     """Sequential LoRA at Continual LLaVA's active rank, on the domain stream: the baseline that forgets."""
     return replace(coast_domain(), method=SequentialLoraConfig())
+
+
+def intrinsic_only() -> RunConfig:
+    """Ablation of Continual LLaVA: no contextual increments."""
+    return _continual_llava(components="intrinsic")
+
+
+def contextual_only() -> RunConfig:
+    """Ablation of Continual LLaVA: the contextual part alone answers; training needs both."""
+    return _continual_llava(components="contextual")
+
+
+def shared_pool() -> RunConfig:
+    """Ablation of Continual LLaVA: 32 slots that all tasks train, instead of slots of their own."""
+    return _continual_llava(pool="shared")
+
+
+def batch_selection() -> RunConfig:
+    """Ablation of Continual LLaVA: in training one choice of slots for a whole batch."""
+    return _continual_llava(selection="batch")
+
+
+def _continual_llava(**options: str) -> RunConfig:
+    base = coast_domain()
+    assert isinstance(base.method, ContinualLlavaConfig)
+    return replace(base, method=replace(base.method, **options))
+
+
+def lcia_one_group() -> RunConfig:
+    """LCIA with all tasks on one adapter, so that its moving average alone is seen."""
+    return replace(coast_domain(), method=LciaConfig(threshold=0.0))
+
+
+def lcia_constant() -> RunConfig:
+    """Control of `lcia-one-group`: the same average with the constant weight 0.99."""
+    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="constant"))
+
+
+def lcia_frozen() -> RunConfig:
+    """Control of `lcia-one-group`: the adapter stays as the first task left it."""
+    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="frozen"))
 
 
 def zero_shot() -> RunConfig:
@@ -66,6 +108,13 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "coast-domain": coast_domain,
     "coast-capability": coast_capability,
     "sequential-lora": sequential_lora,
+    "intrinsic-only": intrinsic_only,
+    "contextual-only": contextual_only,
+    "shared-pool": shared_pool,
+    "batch-selection": batch_selection,
+    "lcia-one-group": lcia_one_group,
+    "lcia-constant": lcia_constant,
+    "lcia-frozen": lcia_frozen,
     "zero-shot": zero_shot,
     "pocket": pocket,
     "llava-7b": llava_7b,

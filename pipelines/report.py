@@ -26,12 +26,15 @@ from rich.table import Table  # noqa: E402
 from components.data.rows import Split  # noqa: E402
 from components.data.streams import open_stream  # noqa: E402
 from components.errors import ConfigError  # noqa: E402
+from components.evaluation.decomposition import split_if_known  # noqa: E402
 from components.evaluation.matrix import ScoreMatrix  # noqa: E402
 from components.evaluation.scorers import score  # noqa: E402
 from components.evaluation.spread import Spread  # noqa: E402
 from components.recorded import FinishedRun, read_run  # noqa: E402
 from components.training.config import flatten  # noqa: E402
 
+CONTROL = ["-"] * 6  # columns that a control has no figures for
+SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
 FREQUENT = 50  # training answers tried as a constant reply
 # Settings that say where, how often and with which seed, not what was learned.
 NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
@@ -58,7 +61,7 @@ def main() -> int:
     runs = [read_run(path.expanduser().resolve()) for path in command.runs]
     require_comparable(runs)
     tasks = runs[0].matrix.tasks
-    header = ["method", *tasks, "final average", "forgetting", "trainable", "training", "seeds"]
+    header = ["method", *tasks, "final average", "forgetting", *SPLIT, "trainable", "training", "seeds"]
     lines = [*control_lines(runs), *(line for group in grouped(runs) for line in group_lines(group))]
     if command.markdown:
         print("\n".join(markdown(header, lines)))
@@ -111,11 +114,19 @@ def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
         f"{statistics.fmean(cost.train_s for cost in costs) / 60:.1f} min" if costs else "",
         ", ".join(str(run.config.seed) for run in group),
     ]
-    lines = [[label(group[0]), *scores([run.matrix for run in group]), *facts]]
+    lines = [[label(group[0]), *scores([run.matrix for run in group]), *split(group), *facts]]
     oracles = [run.oracle for run in group if run.oracle is not None]
     if oracles:
-        lines.append([f"{label(group[0])}, oracle routing", *scores(oracles), "", "", ""])
+        lines.append([f"{label(group[0])}, oracle routing", *scores(oracles), *["" for _ in (*SPLIT, *facts)]])
     return lines
+
+
+def split(group: Sequence[FinishedRun]) -> Line:
+    """Forgetting's parts by routing error and by weight drift; empty where no oracle routing was measured."""
+    parts = [split_if_known(run.matrix, run.oracle) for run in group]
+    if not all(parts):
+        return ["" for _ in SPLIT]
+    return [str(Spread.of([part[figure] for part in parts])) for figure in SPLIT.values()]
 
 
 def label(run: FinishedRun) -> str:
@@ -145,11 +156,13 @@ def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
     """What a table is read against: the majority answer, and the frozen backbone where a run measured it."""
     stream = open_stream(runs[0].config.stream)
     majority = [majority_score(task.train, task.test) for task in stream.tasks]
-    lines = [["majority answer", *(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}", *"----"]]
+    lines = [
+        ["majority answer", *(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}", *CONTROL]
+    ]
     measured = [run.matrix for run in runs if run.matrix.has_zero_shot]
     if measured:
         row = [f"{value:.1f}" for value in measured[0].values[0]]
-        lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *"----"])
+        lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *CONTROL])
     return lines
 
 

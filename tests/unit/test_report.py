@@ -54,8 +54,18 @@ def test_seeds_are_one_line_with_mean_and_spread(runs: list[FinishedRun]) -> Non
     # sample standard deviations by hand: of 80, 84 = 2.83; of 60, 54 = 4.24; of 50, 40 = 7.07; of 55, 47 = 5.66
     scores = ["82.0 ± 2.8 -> 57.0 ± 4.2", "45.0 ± 7.1", "51.0 ± 5.7", "25.0 ± 7.1"]
     assert first[:5] == ["`sequential_lora` (rank 4)", *scores]
+    assert first[5:7] == ["", ""]
     assert first[-1] == "0, 1"
     assert second[:5] == ["`joint`", "90.0", "70.0", "80.0", "-"]
+
+
+def test_a_routed_methods_forgetting_is_split(runs: list[FinishedRun]) -> None:
+    """By hand: docvqa falls 80 to 60; with the task known 81 to 71, so 10 by drift and 10 by routing."""
+    routed = replace(runs[0], oracle=ScoreMatrix(TASKS, [[81.0, None], [71.0, 55.0]], zero_shot=False))
+    own, oracle = group_lines([routed])
+    assert own[5:7] == ["10.0", "10.0"]
+    assert oracle[5:7] == ["", ""]
+    assert len(own) == len(oracle)
 
 
 def test_controls_are_measured_on_the_streams_own_rows(runs: list[FinishedRun]) -> None:
