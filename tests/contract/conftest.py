@@ -5,10 +5,8 @@ python -m pytest tests/contract/test_methods.py --method-contract my_method
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from toy_tasks import Toy, toy_tasks
+from toy_tasks import Toy, told, toy_tasks
 
 from components.methods import METHODS, method_config
 
@@ -38,13 +36,4 @@ def encoded() -> list[Toy]:
 @pytest.fixture
 def toys(encoded: list[Toy], name: str) -> list[Toy]:
     """Both tasks; their batches name the task for a method that has to be told it."""
-    if not method_config(name).needs_task_id:
-        return encoded
-    return [
-        replace(
-            toy,
-            batch=replace(toy.batch, oracle_task=toy.info.name),
-            prompts=replace(toy.prompts, oracle_task=toy.info.name),
-        )
-        for toy in encoded
-    ]
+    return [told(toy) for toy in encoded] if method_config(name).needs_task_id else encoded

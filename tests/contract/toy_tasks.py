@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -65,11 +65,14 @@ def opposite_row(word: str) -> Row:
     )
 
 
-def toy(index: int, name: str, rows: list[Row], encoder: Encoder) -> Toy:
+def toy(index: int, name: str, rows: list[Row], encoder: Encoder, *, rank: int = 0, world_size: int = 1) -> Toy:
+    """The task, with the rows of one of several workers in its batches."""
+    instructions = [row.instruction for row in rows]
+    rows = rows[rank::world_size]
     training = [encoder.training_example(row) for row in rows]
     prompts = [encoder.prompt_example(row) for row in rows]
     return Toy(
-        info=TaskInfo(index=index, name=name, instructions=[row.instruction for row in rows]),
+        info=TaskInfo(index=index, name=name, instructions=instructions),
         batch=collate(training, pad_id=encoder.pad_id, padding_side="right"),
         prompts=collate(prompts, pad_id=encoder.pad_id, padding_side="left"),
     )
@@ -77,11 +80,26 @@ def toy(index: int, name: str, rows: list[Row], encoder: Encoder) -> Toy:
 
 def toy_tasks() -> list[Toy]:
     """Both tasks, in their order."""
+    return share_of_toy_tasks(0, 1)
+
+
+def share_of_toy_tasks(rank: int, world_size: int) -> list[Toy]:
+    """Both tasks as one of several workers sees them."""
     encoder = build_encoder(BackboneConfig(name="pocket"))
-    return [
-        toy(0, "colours", [colour_row(name) for name in COLOURS], encoder),
-        toy(1, "opposites", [opposite_row(word) for word in OPPOSITES], encoder),
-    ]
+    rows = {
+        "colours": [colour_row(name) for name in COLOURS],
+        "opposites": [opposite_row(word) for word in OPPOSITES],
+    }
+    return [toy(index, name, rows[name], encoder, rank=rank, world_size=world_size) for index, name in enumerate(rows)]
+
+
+def told(toy: Toy) -> Toy:
+    """The task with its name in its batches."""
+    return replace(
+        toy,
+        batch=replace(toy.batch, oracle_task=toy.info.name),
+        prompts=replace(toy.prompts, oracle_task=toy.info.name),
+    )
 
 
 def fresh_backbone(*, gradient_checkpointing: bool = False) -> Backbone:
