@@ -15,6 +15,7 @@ from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.disco import DiscoConfig
 from components.methods.dual_prompt import DualPromptConfig
 from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
@@ -46,6 +47,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
     "hide": HideConfig,
+    "disco": DiscoConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 
