@@ -57,11 +57,11 @@ class Hide(PrototypeBranches):
     Overrides: attach, select (two scopes), weights, end_task, features of `PrototypeBranches`.
     Carried between tasks: every task's branch, frozen, and two prototypes a task.
     Differs, and why:
-        - How the other layers are fused: the layer's code as public copies of the repository hold it adds up the
-          factors, each with coefficient 1, before it multiplies them: "factors", the default, since that is what the
-          published figures come from. It holds cross terms up_i down_j. A re-implementation (LAMDA-CL/Prism) adds
-          whole increments: "sum". Summaries of the paper speak of uniform merging; its formula was not at hand, and
-          "mean" is the reading as an average, not a claim about the paper.
+        - How the other layers are fused: three public copies of the authors' layer (the original file was not at hand)
+          add up the factors, each with coefficient 1, and multiply the sums: "factors". It holds cross terms
+          up_i down_j. It is the default because it is the one reading with code behind the published figures, as far
+          as that can be told. A re-implementation (LAMDA-CL/Prism) adds whole increments: "sum". Summaries of the
+          paper speak of uniform merging; its formula was not at hand, and "mean" is the reading as an average.
         - CLIP's two towers are replaced by what is there: the mean of the backbone's own frozen vision features, and
           the frozen sentence encoder of the other methods. Their cosines spread differently from CLIP's, so 0.1 may
           choose less sharply than in the paper.
