@@ -15,9 +15,11 @@ from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.disco import DiscoConfig
 from components.methods.dual_prompt import DualPromptConfig
 from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
+from components.methods.hide import HideConfig
 from components.methods.individual import IndividualConfig
 from components.methods.joint import JointConfig
 from components.methods.l2p import L2PConfig
@@ -44,6 +46,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
+    "hide": HideConfig,
+    "disco": DiscoConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

@@ -1,0 +1,31 @@
+"""Several low-rank pairs merged factor by factor into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.adapters.low_rank import LowRankPairs, Scale
+
+
+class FusedPairs(nn.Module):
+    """The pair whose factors are the sums of its members' factors: (sum_i up_i) (sum_i down_i).
+
+    That is the sum of the members' increments plus all cross terms up_i down_j. It stands beside its members in a
+    layer's groups, owns no number, and follows them when they change. It reads parameters that other modules own, so
+    it must not serve inside an engine that keeps them in pieces (ZeRO-3); evaluation runs on a whole model.
+    """
+
+    def __init__(self, members: Sequence[LowRankPairs]) -> None:
+        super().__init__()
+        assert members, "there is nothing to fuse"
+        self.members = list(members)  # a plain list: the layer's groups own them
+
+    def forward(self, x: Tensor, scale: Scale) -> Tensor:
+        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32."""
+        down = torch.stack([member.down for member in self.members]).sum(dim=0)
+        up = torch.stack([member.up for member in self.members]).sum(dim=0)
+        return F.linear(F.linear(x, down) * scale, up)
