@@ -26,6 +26,7 @@ from components.methods.lwf import LwfConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
+from components.methods.smolora import SmoloraConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -44,6 +45,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
+    "smolora": SmoloraConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 
