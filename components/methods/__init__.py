@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.cl_moe import ClMoeConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
@@ -46,6 +47,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
     "smolora": SmoloraConfig,
+    "cl_moe": ClMoeConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 
