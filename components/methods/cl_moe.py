@@ -109,10 +109,10 @@ class ClMoe(Method):
     Not known, and what stands in for it: how the paper finds t at test (task centres; of what, and at what distance)
         is in no released code, which leaves the line with G out and expects G to be filled in by hand for a known
         task. Here a centre is the mean of the normalised sentence embeddings of a task's instructions, and the
-        nearest has the largest cosine; beta = 1 does without.
+        nearest has the largest cosine; beta = 1 serves without it.
     Differs, and why:
-        - The merging script compares tensor names in a way that no released name passes, so as far as could be read
-          nothing was averaged by it; EasyCL repairs that, with the same shares. Here they are applied as written.
+        - The copy of the merging script compares tensor names in a way that no released name passes: by reading it,
+          it averages nothing; EasyCL repairs that, with the same shares. Here they are applied as written.
         - specific="old", as written there: experts in the former task's list and not in the new one's take most of
           phi. specific="new" is our reading of the idea (the new task's own experts take most of phi).
         - Their lists hold up to 8 of at most 8 experts, so no expert is specific; `top_experts` is 2, as many as are

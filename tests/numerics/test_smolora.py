@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -320,6 +321,28 @@ def test_an_answer_cannot_change_the_choice_it_is_trained_under() -> None:
     before = choices_of(model, method, batch)
     batch.input_ids[:, 5:] += 1
     assert torch.equal(choices_of(model, method, batch), before)
+
+
+def test_a_prompt_gets_the_blocks_it_was_trained_with_and_keeps_them_while_it_is_answered() -> None:
+    """In every layer, though the training pass also holds the answer and generation goes on token by token."""
+    model, method = begun(SmoloraConfig.tiny())
+    with torch.no_grad():
+        for name, parameter in method.parameters().items():
+            if name.endswith("up"):
+                parameter.normal_(0.0, 0.05, generator=torch.Generator().manual_seed(2))
+    batch = text_batch(["a", "b"])
+    trained = choices_of(model, method, batch)
+    prompts = replace(
+        batch,
+        input_ids=batch.input_ids[:, :5],
+        attention_mask=batch.attention_mask[:, :5],
+        labels=torch.full_like(batch.labels[:, :5], IGNORE),
+    )
+    model.eval()
+    with method.select(model, prompts):
+        assert any(len(answer) > 1 for answer in model.generate(prompts, max_new_tokens=4))
+        served = torch.stack([method.layers.inputs.held[layer] for layer in method.layers.layers.values()])
+    assert torch.equal(served, trained)
 
 
 def test_what_trains() -> None:
