@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.cl_moe import ClMoeConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.disco import DiscoConfig
@@ -28,6 +29,7 @@ from components.methods.lwf import LwfConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
+from components.methods.smolora import SmoloraConfig
 from components.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
@@ -48,6 +50,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "coda_prompt": CodaPromptConfig,
     "hide": HideConfig,
     "disco": DiscoConfig,
+    "smolora": SmoloraConfig,
+    "cl_moe": ClMoeConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

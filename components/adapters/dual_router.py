@@ -1,0 +1,124 @@
+"""Expert layers whose tokens' gates can be mixed with gates that a whole task is served by (CL-MoE).
+
+One layer computes, for each token x of a sample, with gates g(x) = softmax(router x) and task gates G,
+
+    y = W0 x + scale * sum_e (beta g_e(x) + (1 - beta) G_e) up_e down_e x
+
+Shape letters: B batch, T tokens, N experts, R rank of one expert, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.adapters.experts import ExpertLinear, Experts, GateRecord
+from components.adapters.low_rank import seeded_generator
+
+
+class TaskGates:
+    """The gates of the tasks that a batch's samples are taken for, shared by all layers; None: tokens' gates alone."""
+
+    def __init__(self, beta: float) -> None:
+        """`beta` is the tokens' share where task gates are in force."""
+        self.beta = beta
+        self.rows: Tensor | None = None  # [L, B, N], each row sums to 1
+
+    @contextmanager
+    def using(self, rows: Tensor | None) -> Iterator[None]:
+        """Put `rows` in force; the former ones return on exit, also after an exception."""
+        before, self.rows = self.rows, rows
+        try:
+            yield
+        finally:
+            self.rows = before
+
+
+class DualRouterLinear(ExpertLinear):
+    """An `ExpertLinear` that also obeys `TaskGates`; `position` is its place among the L layers."""
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        *,
+        num_experts: int,
+        rank: int,
+        scale: float,
+        dropout: float,
+        record: GateRecord,
+        task_gates: TaskGates,
+        position: int,
+    ) -> None:
+        """`rank` is that of all experts together."""
+        super().__init__(linear, num_experts=num_experts, rank=rank, scale=scale, dropout=dropout, record=record)
+        self.task_gates = task_gates
+        self.position = position
+
+    def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; the increment is computed in float32."""
+        output = F.linear(input, self.weight, self.bias)
+        wide = input.float()
+        gates = F.linear(wide, self.router).softmax(dim=-1)
+        self.record.add(gates)
+        rows, beta = self.task_gates.rows, self.task_gates.beta
+        if rows is not None:
+            gates = beta * gates + (1.0 - beta) * rows[self.position].unsqueeze(1)
+        mixed = self._project_down(wide) * (gates * self.scale).unsqueeze(-1)
+        return (output + F.linear(mixed.flatten(-2), self.up)).to(output.dtype)
+
+
+class DualRouterExperts(Experts):
+    """All such layers of a model and the task gates they share."""
+
+    def __init__(self, layers: Mapping[str, ExpertLinear], record: GateRecord, task_gates: TaskGates) -> None:
+        super().__init__(layers, record)
+        self.task_gates = task_gates
+
+    @torch.no_grad()
+    def average(self, before: Mapping[str, Tensor], shares: Tensor) -> None:
+        """Experts become shares * before + (1 - shares) * what they are; routers stay. shares [L, N], by layer.
+
+        `before` holds former values under the names of `parameters`. Only where parameters are whole.
+        """
+        for (name, layer), row in zip(self.layers.items(), shares, strict=True):
+            row = row.to(layer.down).repeat_interleave(len(layer.down) // layer.num_experts)
+            layer.down.lerp_(before[f"{name}.down"].to(layer.down), row.unsqueeze(1))
+            layer.up.lerp_(before[f"{name}.up"].to(layer.up), row.unsqueeze(0))
+
+
+def inject_dual_router(
+    model: nn.Module,
+    targets: Mapping[str, nn.Linear],
+    *,
+    num_experts: int,
+    rank: int,
+    scale: float,
+    dropout: float,
+    beta: float,
+    seed: int,
+) -> DualRouterExperts:
+    """As `inject_experts`, with the same draw, but with `DualRouterLinear` layers."""
+    assert targets, "no layer to put experts into"
+    model.requires_grad_(False)
+    record, task_gates = GateRecord(), TaskGates(beta)
+    layers: dict[str, DualRouterLinear] = {}
+    for position, (name, linear) in enumerate(targets.items()):
+        assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
+        assert not isinstance(linear, ExpertLinear), f"{name} carries experts already; attach to a fresh backbone"
+        layers[name] = DualRouterLinear(
+            linear,
+            num_experts=num_experts,
+            rank=rank,
+            scale=scale,
+            dropout=dropout,
+            record=record,
+            task_gates=task_gates,
+            position=position,
+        )
+        layers[name].draw(seeded_generator(seed, "experts", name))
+        model.set_submodule(name, layers[name])
+    return DualRouterExperts(layers, record, task_gates)

@@ -1,0 +1,181 @@
+"""SMoLoRA: two separately routed sets of LoRA blocks, one for what is seen and one for how to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.adapters.separable import SeparableLayers, inject_separable
+from components.data.batch import IGNORE
+from components.errors import ConfigError
+from components.methods.base import (
+    Engine,
+    Loss,
+    Method,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    load_parameters,
+    target_pattern,
+)
+from components.methods.codebook import Field, compared_text
+from components.methods.routing import evenly_spaced
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
+    from components.models.sentence import SentenceEncoder
+
+PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the encoder remembers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoloraConfig(MethodConfig):
+    """Two routed sets of LoRA blocks, visual understanding and instruction following, fused per token.
+
+    The released code's values for LLaVA-7B are in `Smolora`'s docstring.
+    """
+
+    name: ClassVar[str] = "smolora"
+
+    blocks: int = 4  # in each of the two sets
+    rank: int = 16  # of one block; a sample is served by two of them
+    alpha: float = 32.0  # a block is scaled by alpha / rank
+    dropout: float = 0.0  # on the blocks' input, while training; off as in our other methods
+    targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
+
+    vu_reads: Literal["prompt", "picture"] = "prompt"  # positions of the layer's input that are averaged
+    instruction_field: Field = "last_line"  # what is embedded: "last_line", "last_line_to_colon" or "whole"
+    sentence_encoder: str = "minilm"  # the code's
+    router: Literal["fixed", "straight_through"] = "fixed"  # as the code's come out, or trained in the first task
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(sentence_encoder="hash")
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.rank < 1:
+            raise ConfigError(f"smolora.blocks is {self.blocks} and rank {self.rank}; both must be at least 1.")
+        if self.alpha <= 0:
+            raise ConfigError(f"smolora.alpha is {self.alpha}; it must be positive.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"smolora.dropout is {self.dropout}; give a value from 0 to below 1.")
+
+    def build(self, *, seed: int) -> Smolora:
+        return Smolora(self, seed=seed)
+
+
+class Smolora(Method):
+    """SMoLoRA, separable mixture of low-rank adaptation.
+
+    Paper: Wang et al., ICCV 2025, "SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual
+        Instruction Tuning", arXiv 2411.13949. Followed is the released code (Minato-Zackie/SMoLoRA); of the paper only
+        the abstract and second-hand summaries were at hand. The code's values for LLaVA-7B: every linear layer,
+        expert_num 8 (4 + 4), lora_r 128 (16 each), alpha 256 (so scale 2), learning rate 1e-4, batch 64, dropout 0.05.
+    Idea: forgetting what to see and forgetting how to answer are separate, so each gets blocks and a router of its own.
+    Objective: the language-model loss of the task at hand. In every layer, with one block k(s) per sample and set s,
+            h' = W0 h + sum_s a_s v_s,   v_s = (alpha / rank) up_k(s) down_k(s) h,   a = softmax_s (fusion_s . v_s)
+            k(vu) = argmax R_vu z,  z = mean of the layer's own input over the sample's prompt
+            k(if) = argmax R_if e,  e = sentence embedding of the instruction
+        The choice is made once per sample and layer, the fusion once per token.
+    Overrides: attach, prepare, begin_task, select, loss (logging), parameters.
+    Carried between tasks: routers, blocks and fusion vectors. All tasks share them, so no block belongs to a task
+        (`routes` is False), and as each layer chooses for itself there is no one block that served (`slots` is None).
+        Logged, in nats, as means over layers: `vu_usage_entropy` and `if_usage_entropy` of a batch's choices (0: all
+        samples take the same block).
+    Differs, and why:
+        - Top-1 in the code is a constant one-hot row: no gradient reaches a router, so they keep their random draw
+          (its flags, routers trainable in the first task only, suggest that more was meant). router="fixed" is that;
+          "straight_through" is our own: the softmax's gradient in the first task, then frozen.
+        - The code averages z over all positions, padding and, in training, answers too; then a sample's blocks depend
+          on its neighbours, and each generated token chooses anew from itself. Here z is the mean over real tokens
+          before the first answer, and generated tokens keep their prompt's blocks. A summary of the paper speaks of
+          visual features: vu_reads="picture" takes the picture's positions (the prompt's where there is none).
+        - The code embeds one hand-written instruction per task and is told the task, at test too. Here each sample's
+          own instruction is embedded; its last line is where such streams say how to answer. No task id is needed.
+        - The projector stays frozen as in all our methods; the code trains it at 2e-5.
+        - The learning rate is that of plain LoRA here, not tuned: a chosen block is a LoRA of scale 2.
+    """
+
+    def __init__(self, config: SmoloraConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.layers: SeparableLayers
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen encoder of instructions."""
+        from components.models.sentence import load_sentence_encoder  # imports transformers
+
+        return load_sentence_encoder(self.options.sentence_encoder)
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        options = self.options
+        self.layers = inject_separable(
+            model,
+            model.target_modules(target_pattern(options.targets)),
+            blocks=options.blocks,
+            rank=options.rank,
+            scale=options.alpha / options.rank,
+            dropout=options.dropout,
+            embedding=self.encoder.dim,
+            seed=self.seed,
+        )
+        if state is not None:
+            self.restore(state)
+            load_parameters(self.parameters(), state.tensors)
+        self.layers.set_trainable(routers=False, rest=False)
+
+    def prepare(self, instructions: Sequence[str]) -> None:
+        texts = list(dict.fromkeys(self._field(text) for text in instructions))
+        self.encoder.encode(evenly_spaced(texts, PREPARED_TEXTS))
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        learnable = self.options.router == "straight_through" and task.index == 0
+        self.layers.set_trainable(routers=learnable, rest=True)
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        weights = averaging_weights(batch, model.image_token_id if self.options.vu_reads == "picture" else None)
+        embedded = self.encoder.encode([self._field(text) for text in batch.instructions])
+        with self.layers.inputs.using(weights, embedded.to(weights.device)), self.layers.record.recording():
+            yield Selection()
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        choices = self.layers.record.take()  # [L, B, 2, K]
+        if choices is None:  # a forward pass without gradients, outside training
+            return Loss(total=outputs.loss)
+        usage = torch.special.entr(choices.detach().mean(dim=1)).sum(dim=-1).mean(dim=0)
+        return Loss(total=outputs.loss, parts={"vu_usage_entropy": usage[0], "if_usage_entropy": usage[1]})
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self.layers.set_trainable(routers=False, rest=False)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return self.layers.parameters()
+
+    def _field(self, instruction: str) -> str:
+        return compared_text(instruction, self.options.instruction_field)
+
+
+def averaging_weights(batch: Batch, image_token_id: int | None) -> Tensor:
+    """Weights [B, T] float32, rows sum to 1: evenly on the prompt's real tokens, or on the picture's where one is.
+
+    The prompt ends where the first supervised token begins; a row that starts with one counts all its real tokens.
+    """
+    real = batch.attention_mask.bool()
+    prompt = real & ((batch.labels != IGNORE).cumsum(dim=1) == 0)
+    chosen = torch.where(prompt.any(dim=1, keepdim=True), prompt, real)
+    if image_token_id is not None:
+        picture = real & (batch.input_ids == image_token_id)
+        chosen = torch.where(picture.any(dim=1, keepdim=True), picture, chosen)
+    return chosen.float() / chosen.sum(dim=1, keepdim=True)
