@@ -23,6 +23,7 @@ from components.methods.joint import JointConfig
 from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
+from components.methods.merging import MergingConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
@@ -41,6 +42,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ewc": EwcConfig,
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
+    "merging": MergingConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
