@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.cf_router import CfRouterConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
@@ -43,6 +44,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
     "merging": MergingConfig,
+    "cf_router": CfRouterConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
