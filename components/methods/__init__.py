@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.cl_moe import ClMoeConfig
+from components.methods.cf_router import CfRouterConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.disco import DiscoConfig
@@ -26,6 +27,7 @@ from components.methods.joint import JointConfig
 from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
+from components.methods.merging import MergingConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
@@ -45,6 +47,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ewc": EwcConfig,
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
+    "merging": MergingConfig,
+    "cf_router": CfRouterConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,

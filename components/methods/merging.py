@@ -1,0 +1,156 @@
+"""Model merging: every task learns alone, and one merged increment serves everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from components.adapters.dense_increment import (
+    DenseIncrement,
+    drop_and_rescale,
+    elect_and_average,
+    kth_magnitude,
+    trim,
+)
+from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
+from components.errors import ConfigError
+from components.methods.base import Engine, MethodState, Selection, SequentialLoraConfig, TaskInfo
+from components.methods.branches import TaskBranches
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone
+
+MergeRule = Literal["average", "task_arithmetic", "ties", "dare"]
+
+MERGED = "merged"  # the bank's group that holds a dense merge
+COEFFICIENTS = {"task_arithmetic": 0.4, "ties": 1.0, "dare": 0.4}  # where `coefficient` is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergingConfig(SequentialLoraConfig):
+    """A LoRA branch per task, learned apart; after each task all are merged into one that serves everything."""
+
+    name: ClassVar[str] = "merging"
+
+    rule: MergeRule = "task_arithmetic"
+    coefficient: float | None = None  # lambda, on the merged increment; None: 0.4, for "ties" 1 (see the class)
+    keep: float = 0.2  # of "ties": share of a task's entries that survive the trimming
+    drop_rate: float = 0.9  # of "dare": probability that an entry is dropped
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule == "average" and self.coefficient is not None:
+            raise ConfigError(
+                f'merging.coefficient is {self.coefficient}, but rule "average" weighs every task by 1 / number of '
+                'tasks; leave the coefficient out or take rule "task_arithmetic".'
+            )
+        if self.coefficient is not None and self.coefficient <= 0:
+            raise ConfigError(f"merging.coefficient is {self.coefficient}; give a positive number.")
+        if not 0.0 < self.keep <= 1.0:
+            raise ConfigError(f"merging.keep is {self.keep}; give a share above 0 and up to 1 (nothing is trimmed).")
+        if not 0.0 <= self.drop_rate < 1.0:
+            raise ConfigError(f"merging.drop_rate is {self.drop_rate}; give a value from 0 (all stays) to below 1.")
+
+    def build(self, *, seed: int) -> Merging:
+        return Merging(self, seed=seed)
+
+
+class Merging(TaskBranches):
+    """Post-hoc merging of one adapter per task.
+
+    Papers: task arithmetic is Ilharco et al. 2022 (arXiv 2212.04089), TIES is Yadav et al. 2023 (arXiv 2306.01708),
+        DARE is Yu et al. 2023 (arXiv 2311.03099).
+    Idea: tasks fine-tuned apart from the same model differ from it by increments, which can be added up. TIES first
+        removes what disturbs other tasks (small entries, and those of the losing sign), DARE thins them out at random.
+    Objective: the language-model loss of the task at hand, on its own branch alone. After task t, with
+        D_i = (alpha / R) up_i down_i of every layer and task i <= t, W = W0 + M:
+            average, task_arithmetic: M = c sum_i D_i;  average has c = 1 / t
+            dare: M = c sum_i mask_i * D_i / (1 - p), every entry of mask_i being 0 with probability p
+            ties: E_i = D_i where |D_i| is among the largest `keep` of task i's entries, 0 elsewhere;
+                s = sign(sum_i E_i);  M = c * mean of those E_i that have sign s, entry by entry, 0 if none has
+    Overrides: attach, weights, serve, end_task; the rest is `TaskBranches`.
+    Carried between tasks: every task's branch, frozen. Merges are made anew from them after each task.
+    Differs, and why:
+        - What is merged are increments, never the factors: a sum of products is not the product of sums. The papers
+          merge whole fine-tuned models, so here W0 is the common start; the branches' random `down` differ by task.
+        - TIES trims over all adapted layers of a task at once, as the paper does. `keep` of the entries means those
+          at least as large as the (keep * number)-th; equal ones stay together. Where both signs have the same mass
+          the paper's formula gives 0, as here; the released code lets the majority of all entries decide.
+        - Coefficients: 0.2 and 1 are what the TIES paper takes without validation data, 0.4 what it gives task
+          arithmetic then. The papers choose them on held-out data; a continual stream has none. DARE scales to the same
+          expected sum as task arithmetic and gets its coefficient. Its 0.9 is the rate the paper's headline claims to
+          be harmless for increments within 0.002; LoRA's at this learning rate can be larger, so lower it if it hurts.
+        - A task's DARE mask is drawn once: merging a later task does not redraw it.
+    Cost: average and task arithmetic are served by the branches themselves, so exactly and without a dense matrix. The
+        others keep one dense float32 matrix per adapted layer on the device (LLaVA-7B's o_proj: 2 GiB) beside the
+        branches. It is no parameter and in no checkpoint: `attach` and `end_task` make it on the CPU, where the same
+        branches give the same bits, by one thin product per layer and task (three for TIES).
+    ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it for itself.
+    """
+
+    def __init__(self, config: MergingConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.merging = config
+
+    @property
+    def coefficient(self) -> float:
+        """c after the tasks learned so far."""
+        if self.merging.rule == "average":
+            return 1.0 / len(self.tasks)
+        return COEFFICIENTS[self.merging.rule] if self.merging.coefficient is None else self.merging.coefficient
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        super().attach(model, state)
+        self._merge()
+
+    def weights(self, model: Backbone, batch: Batch) -> Tensor:
+        return torch.full((len(batch), len(self.tasks)), self.coefficient, dtype=torch.float64)
+
+    def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
+        if self.merging.rule in ("ties", "dare"):
+            return {MERGED: 1.0}, Selection()
+        return super().serve(model, batch)
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self._merge()
+
+    # What the hooks are made of.
+
+    def _merge(self) -> None:
+        """Put the dense merge of all learned branches into every layer, for the rules that need one."""
+        tasks, options = range(len(self.tasks)), self.merging
+        if not tasks or options.rule not in ("ties", "dare"):
+            return
+        thresholds = [self._threshold(task) for task in tasks] if options.rule == "ties" else []
+        for name, layer in self.bank.layers.items():
+            if options.rule == "ties":
+                merged = elect_and_average(trim(self._increment(name, i), thresholds[i]) for i in tasks)
+            else:
+                merged = torch.zeros(layer.weight.shape)
+                for thinned in self._thinned(name):
+                    merged += thinned
+            layer.groups[MERGED] = DenseIncrement((merged * self.coefficient).to(layer.weight.device))
+
+    def _increment(self, layer: str, task: int) -> Tensor:
+        """(alpha / R) up down of one layer and task [d_out, d_in] float32, on the CPU."""
+        pairs = self.bank.layers[layer].groups[str(task)]
+        assert isinstance(pairs, LowRankPairs)
+        return pairs.up.detach().cpu() @ pairs.down.detach().cpu() * self.scale
+
+    def _threshold(self, task: int) -> float:
+        """The smallest magnitude of a task's entries that survives trimming."""
+        total = sum(layer.in_features * layer.out_features for layer in self.bank.layers.values())
+        kept = max(1, round(self.merging.keep * total))
+        return kth_magnitude(lambda: (self._increment(layer, task) for layer in self.bank.layers), kept)
+
+    def _thinned(self, layer: str) -> Iterator[Tensor]:
+        """Every task's increment after dropping and rescaling."""
+        for task in range(len(self.tasks)):
+            generator = seeded_generator(self.seed, "dare", str(task), layer)
+            yield drop_and_rescale(self._increment(layer, task), self.merging.drop_rate, generator)
