@@ -25,6 +25,7 @@ from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
+from components.methods.reg_lora import RegLoraConfig
 from components.methods.replay import ReplayConfig
 from components.methods.zero_shot import ZeroShotConfig
 
@@ -41,6 +42,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ewc": EwcConfig,
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
+    "reg_lora": RegLoraConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
