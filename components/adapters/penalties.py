@@ -79,3 +79,26 @@ class NormPenalty(nn.Module):
     def forward(self) -> Tensor:
         """-> float32 scalar."""
         return torch.stack([self.get_parameter(f"parameter_{index}").norm() for index in range(self.size)]).sum()
+
+
+class MarkedPenalty(nn.Module):
+    """Mean magnitude of the marked entries of one layer's update up down [d_out, d_in].
+
+    The product is built densely and thrown away: as many multiplications as R more tokens cost in the layer itself, in
+    fast matrix products, while gathering the factors at K marks would keep 2 K R values for the backward pass.
+    """
+
+    def __init__(self, down: nn.Parameter, up: nn.Parameter, marks: Tensor) -> None:
+        """`marks` are places row * d_in + column; one that is listed twice weighs twice."""
+        super().__init__()
+        assert marks.numel(), "a mean needs marks"
+        self.down = down
+        self.up = up
+        places, counts = marks.long().unique(return_counts=True)
+        self.register_buffer("places", places.to(down.device), persistent=False)
+        self.register_buffer("shares", (counts / counts.sum()).to(down.device), persistent=False)
+
+    def forward(self) -> Tensor:
+        """-> float32 scalar: sum over distinct marks of share * |(up down) there|; shares sum to 1."""
+        entries = (self.up @ self.down).flatten().index_select(0, self.get_buffer("places"))
+        return (self.get_buffer("shares") * entries.abs()).sum()
