@@ -39,8 +39,11 @@ class GateRecord:
         self._means: list[Tensor] = []
 
     @contextmanager
-    def recording(self, mask: Tensor) -> Iterator[None]:
-        """Record until `take` or the end; mask [B, T] is 1 at the tokens of the first pass, which is the prompts'."""
+    def recording(self, mask: Tensor | None = None) -> Iterator[None]:
+        """Record until `take` or the end; mask [B, T] is 1 at the tokens of the first pass, which is the prompts'.
+
+        None where a layer's gates are one choice per sample: they are kept as they are.
+        """
         self._mask, self._gates, self._means = mask, [], []
         try:
             yield
@@ -48,17 +51,19 @@ class GateRecord:
             self._mask, self._gates = None, None
 
     def add(self, gates: Tensor) -> None:
-        if self._gates is None or self._mask is None:
+        if self._gates is None:
             return
         # The very tensor and nothing computed from it: checkpointing wants as many saved tensors when it recomputes.
         if torch.is_grad_enabled():
             self._gates.append(gates)
         elif len(self._means) < self.num_layers:  # later passes are of generated tokens
-            weights = self._mask.to(gates.dtype)
-            self._means.append(torch.einsum("btn,bt->bn", gates, weights / weights.sum(dim=1, keepdim=True)))
+            if self._mask is not None:
+                weights = self._mask.to(gates.dtype)
+                gates = torch.einsum("btn,bt->bn", gates, weights / weights.sum(dim=1, keepdim=True))
+            self._means.append(gates)
 
     def means(self) -> Tensor | None:
-        """Mean gates of the prompts [L, B, N] from a pass without gradients; None if there was none."""
+        """Mean gates of the prompts [L, B, N], or the choices, from a pass without gradients; None without one."""
         return torch.stack(self._means) if self._means else None
 
     def take(self) -> Tensor | None:
@@ -173,6 +178,7 @@ class Experts:
     def __init__(self, layers: Mapping[str, ExpertLinear], record: GateRecord) -> None:
         self.layers = dict(layers)
         self.record = record
+        record.num_layers = len(layers)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Routers and experts under the names they have in the model's state dict."""
@@ -215,5 +221,4 @@ def inject_experts(
         )
         layers[name].draw(seeded_generator(seed, "experts", name))
         model.set_submodule(name, layers[name])
-    record.num_layers = len(layers)
     return Experts(layers, record)

@@ -136,6 +136,7 @@ class SeparableLayers:
         self.layers = dict(layers)
         self.inputs = inputs
         self.record = record
+        record.num_layers = len(layers)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Routers, blocks and fusion vectors under the names they have in the model's state dict."""

@@ -13,8 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
 from components.methods.base import MethodConfig, SequentialLoraConfig
-from components.methods.cl_moe import ClMoeConfig
 from components.methods.cf_router import CfRouterConfig
+from components.methods.cl_moe import ClMoeConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.disco import DiscoConfig
@@ -48,12 +48,12 @@ METHODS: dict[str, type[MethodConfig]] = {
     "ewc": EwcConfig,
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
-    "merging": MergingConfig,
-    "cf_router": CfRouterConfig,
     "reg_lora": RegLoraConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
+    "merging": MergingConfig,
+    "cf_router": CfRouterConfig,
     "hide": HideConfig,
     "disco": DiscoConfig,
     "smolora": SmoloraConfig,

@@ -197,8 +197,12 @@ class ClMoe(Method):
             gates = torch.stack([task_gates(uses, self.options.top_experts) for uses in self._pooled()])  # [T, L, N]
             rows = gates[nearest].transpose(0, 1).to(model.device, torch.float32)
             selection = Selection(slots=nearest.unsqueeze(1))
-        with self.experts.task_gates.using(rows), self.experts.record.recording():
+        with self.experts.task_gates.using(rows), self.experts.record.recording(batch.attention_mask):
             yield selection
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.tasks)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         gates = self.experts.record.take()

@@ -85,9 +85,10 @@ class Smolora(Method):
             k(vu) = argmax R_vu z,  z = mean of the layer's own input over the sample's prompt
             k(if) = argmax R_if e,  e = sentence embedding of the instruction
         The choice is made once per sample and layer, the fusion once per token.
-    Overrides: attach, prepare, begin_task, select, loss (logging), parameters.
+    Overrides: attach, prepare, begin_task, select, served, loss (logging), parameters.
     Carried between tasks: routers, blocks and fusion vectors. All tasks share them, so no block belongs to a task
-        (`routes` is False), and as each layer chooses for itself there is no one block that served (`slots` is None).
+        (`routes` is False). `Selection.slots` names both blocks of every layer: block k of layer l's set s is slot
+        (2 l + s) K + k.
         Logged, in nats, as means over layers: `vu_usage_entropy` and `if_usage_entropy` of a batch's choices (0: all
         samples take the same block).
     Differs, and why:
@@ -148,6 +149,18 @@ class Smolora(Method):
         embedded = self.encoder.encode([self._field(text) for text in batch.instructions])
         with self.layers.inputs.using(weights, embedded.to(weights.device)), self.layers.record.recording():
             yield Selection()
+
+    def served(self, selection: Selection) -> Selection:
+        choices = self.layers.record.means()  # [L, B, 2, K]
+        if choices is None:
+            return selection
+        blocks = choices.argmax(dim=-1).permute(1, 0, 2).flatten(1)  # [B, 2 L]
+        first = torch.arange(blocks.shape[1], device=blocks.device) * self.options.blocks
+        return Selection(slots=blocks + first)
+
+    @property
+    def num_slots(self) -> int:
+        return 2 * self.options.blocks * len(self.layers.layers)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         choices = self.layers.record.take()  # [L, B, 2, K]

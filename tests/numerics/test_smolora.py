@@ -339,10 +339,15 @@ def test_a_prompt_gets_the_blocks_it_was_trained_with_and_keeps_them_while_it_is
         labels=torch.full_like(batch.labels[:, :5], IGNORE),
     )
     model.eval()
-    with method.select(model, prompts):
+    with method.select(model, prompts) as selection:
         assert any(len(answer) > 1 for answer in model.generate(prompts, max_new_tokens=4))
         served = torch.stack([method.layers.inputs.held[layer] for layer in method.layers.layers.values()])
+        slots = method.served(selection).slots
     assert torch.equal(served, trained)
+    assert slots is not None
+    sets = [trained[layer, :, half] for layer in range(len(trained)) for half in range(2)]  # two in every layer
+    told = torch.nn.functional.one_hot(slots, method.num_slots).sum(dim=1)
+    assert torch.equal(told, torch.cat(sets, dim=1).long())
 
 
 def test_what_trains() -> None:
