@@ -1,4 +1,4 @@
-"""Which stream a run learns: mini-COAST or mini-CoIN by name (generated on first use), a prepared folder, or a user's file."""
+"""Which stream a run learns: a named one (generated at the first use), a prepared folder, or a user's file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ImageNet in miniature: one emoji, drawn anew each time, is one of a fixed set of classes.
 
-Every class occurs in training and test, as it must for naming; what is split is the augmentation. A variant is a number;
-class and number alone decide place, size, turn, background and tint, and its hash decides the partition.
+Every class occurs in training and test, as it must for naming; what is split is the augmentation. A variant is a
+number; class and number alone decide place, size, turn, background and tint, and its hash decides the partition.
 """
 
 from __future__ import annotations
@@ -18,42 +18,9 @@ from components.data.mini_coin.prompts import OBJECT, lines
 from components.errors import DataError
 
 # All of them belong to the training part of the emoji: no other task tests with them, no caption names them.
-CLASSES = tuple(
-    [
-        "giraffe",
-        "zebra",
-        "frog",
-        "fox",
-        "cat",
-        "whale",
-        "octopus",
-        "turtle",
-        "koala",
-        "rooster",
-        "spider",
-        "strawberry",
-        "pizza",
-        "banana",
-        "pineapple",
-        "carrot",
-        "hamburger",
-        "doughnut",
-        "grapes",
-        "sailboat",
-        "bicycle",
-        "helicopter",
-        "tractor",
-        "rocket",
-        "dress",
-        "backpack",
-        "mushroom",
-        "sunflower",
-        "castle",
-        "lighthouse",
-        "guitar",
-        "trumpet",
-    ]
-)
+CLASSES = """giraffe zebra frog fox cat whale octopus turtle koala rooster spider strawberry pizza banana pineapple
+    carrot hamburger doughnut grapes sailboat bicycle helicopter tractor rocket dress backpack mushroom sunflower castle
+    lighthouse guitar trumpet""".split()
 VARIANTS = 400  # per class; about half of them belong to training and a fifth to test
 _QUESTION = "What is the object in the picture?"
 
