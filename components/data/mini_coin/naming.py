@@ -18,9 +18,10 @@ from components.data.mini_coin.prompts import OBJECT, lines
 from components.errors import DataError
 
 # All of them belong to the training part of the emoji: no other task tests with them, no caption names them.
-CLASSES = """giraffe zebra frog fox cat whale octopus turtle koala rooster spider strawberry pizza banana pineapple
+_NAMES = """giraffe zebra frog fox cat whale octopus turtle koala rooster spider strawberry pizza banana pineapple
     carrot hamburger doughnut grapes sailboat bicycle helicopter tractor rocket dress backpack mushroom sunflower castle
-    lighthouse guitar trumpet""".split()
+    lighthouse guitar trumpet"""
+CLASSES = tuple(_NAMES.split())
 VARIANTS = 400  # per class; about half of them belong to training and a fifth to test
 _QUESTION = "What is the object in the picture?"
 

@@ -72,9 +72,8 @@ def draw_signs(image: Image.Image, signs: tuple[Sign, ...], rng: Random) -> None
     for index, sign in enumerate(signs):
         first = top + index * pitch
         height = 68 if len(sign.texts) == 1 else 96
-        pen.rounded_rectangle(
-            (left, first, right, first + height), 8, fill=COLORS[sign.color], outline="white", width=3
-        )
+        board = (left, first, right, first + height)
+        pen.rounded_rectangle(board, 8, fill=COLORS[sign.color], outline="white", width=3)
         ink = INK if sign.color == "yellow" else (255, 255, 255)
         middle, width = (left + right) / 2, right - left - 20
         if len(sign.texts) == 1:
@@ -96,11 +95,8 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
     image = draw_photo(rng, photo)
     draw_signs(image, signs, rng)
     if len(signs) == 1:
-        kind = rng.randrange(2)
-        question, answer = (
-            ("Which town is on the sign?", "Which airport code is on the sign?")[kind],
-            signs[0].texts[kind],
-        )
+        line = rng.randrange(2)
+        question, answer = f"Which {('town', 'airport code')[line]} is on the sign?", signs[0].texts[line]
     else:
         index = rng.randrange(2)
         place = ("upper", "lower")[index] if rng.random() < 0.3 else signs[index].color
