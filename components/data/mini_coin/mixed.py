@@ -9,11 +9,10 @@ from PIL import Image
 
 from components.data.mini_coast.drawing import SIZE, canvas
 from components.data.mini_coast.icon import Icon, paste, pick_distinct
-from components.data.mini_coast.icon_table import KINDS
 from components.data.mini_coast.sources import Partition, Sample, ask
 from components.data.mini_coin.photo import Photo, draw_photo, photos
 from components.data.mini_coin.prompts import SHORT, lines
-from components.data.mini_coin.scene import a
+from components.data.mini_coin.scene import a, absent
 
 _PLURALS = {"food": "pieces of food", "clothing": "pieces of clothing"}
 _FADE = 0.4  # of white over a photograph, so that the emoji stand out
@@ -74,25 +73,24 @@ def _yes_no(rng: Random, groups: tuple[Group, ...]) -> tuple[str, str]:
         more, fewer = rng.choice(unequal)
         first, second = (more, fewer) if answer == "yes" else (fewer, more)
         return f"Are there more {plural(first.icon.kind)} than {plural(second.icon.kind)}?", answer
-    present = [group.icon.kind for group in groups]
-    kind = rng.choice(present if answer == "yes" else [name for name in KINDS if name not in present])
+    shown = [group.icon for group in groups]
+    kind = rng.choice([icon.kind for icon in shown] if answer == "yes" else absent(shown))
     return f"Is there {a(kind)} in the picture?", answer
 
 
-def _other(rng: Random, mixture: Mixture) -> tuple[str, str]:
-    """The photograph's subject, a colour, or which kind there is most of."""
-    if mixture.photo is not None and mixture.photo.shows is not None and rng.random() < 0.6:
-        return "What is in the background?", mixture.photo.shows
-    counts = sorted((group.count for group in mixture.groups), reverse=True)
+def _other(rng: Random, mixture: Mixture) -> tuple[str, str] | None:
+    """The photograph's subject, a colour, or the commonest kind; None when the picture carries none of them."""
+    possible: list[tuple[str, str]] = []
+    if mixture.photo is not None and mixture.photo.shows is not None:
+        possible.append(("What is in the background?", mixture.photo.shows))
     colored = [group.icon for group in mixture.groups if group.icon.color is not None]
-    if colored and (rng.random() < 0.5 or counts[0] == counts[1]):
+    if colored:
         one = rng.choice(colored)
-        assert one.color is not None
-        return f"Which color has the {one.kind}?", one.color
-    if counts[0] == counts[1]:
-        return "How many things are drawn?", str(sum(counts))
-    most = max(mixture.groups, key=lambda group: group.count)
-    return "What kind of thing is there most of?", most.icon.kind
+        possible.append((f"What color is the {one.kind}?", str(one.color)))
+    first, second = sorted(mixture.groups, key=lambda group: -group.count)[:2]
+    if first.count > second.count:
+        possible.append(("What kind of thing is there most of?", first.icon.kind))
+    return rng.choice(possible) if possible else None
 
 
 def make_sample(rng: Random, partition: Partition) -> Sample:
@@ -102,7 +100,9 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
     if kind == "yes/no":
         question, answer = _yes_no(rng, mixture.groups)
     elif kind == "other":
-        question, answer = _other(rng, mixture)
+        while (asked := _other(rng, mixture)) is None:
+            mixture = make_mixture(rng, partition)
+        question, answer = asked
     elif rng.random() < 0.5:
         question, answer = "How many things are drawn?", str(sum(group.count for group in mixture.groups))
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 
 from components.data.mini_coast.capability import Scene, make_scene
+from components.data.mini_coast.icon import Icon
 from components.data.mini_coast.icon_table import KINDS
 from components.data.mini_coast.sources import Partition, Sample, ask
 from components.data.mini_coin.prompts import SHORT, lines
@@ -17,6 +19,14 @@ def a(kind: str) -> str:
     if kind in ("food", "clothing"):
         return f"any {kind}"
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def absent(icons: Collection[Icon]) -> list[str]:
+    """Kinds that nobody could find among `icons`: what a question with the answer "no" may ask for."""
+    names, present = {icon.name for icon in icons}, {icon.kind for icon in icons}
+    if present & {"food", "plant", "animal"} or "house with garden" in names:
+        present |= {"food", "plant"}  # a carrot is a plant too, a lobster is food, and the garden has a tree
+    return [kind for kind in KINDS if kind not in present]
 
 
 def neighbour(scene: Scene, index: int, side: str) -> str | None:
@@ -33,9 +43,8 @@ def _question(rng: Random, scene: Scene) -> tuple[str, str]:
         assert one.color is not None
         return f"What color is the {one.kind}?", one.color
     if kind == "exists":
-        present = [one.kind for one in scene.icons]
         answer = rng.choice(("yes", "no"))
-        asked = rng.choice(present if answer == "yes" else [name for name in KINDS if name not in present])
+        asked = rng.choice([one.kind for one in scene.icons] if answer == "yes" else absent(scene.icons))
         return f"Is there {a(asked)} in the scene?", answer
     if kind == "left of":
         first, second = rng.sample(range(len(scene.icons)), 2)

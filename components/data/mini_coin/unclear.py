@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from components.data.mini_coast.drawing import SIZE, canvas
-from components.data.mini_coast.icon import Icon, paste, pick_distinct
+from components.data.mini_coast.icon import Icon, glyph, paste, pick_distinct
 from components.data.mini_coast.sources import Partition, Sample, ask
 from components.data.mini_coin.prompts import VISIBLE, lines
 
 UNANSWERABLE = "Unanswerable"
-SHARE_UNANSWERABLE = 0.3
+SHARE_UNANSWERABLE = 0.27
 _NOISE = 3.0  # standard deviation of the sensor noise, in grey levels
 
 
@@ -32,7 +32,7 @@ class Limit:
 
 # dark: share of the brightness; blur: 1 / (1 + radius in pixels); crop: share of the emoji's box inside the picture.
 LIMITS: dict[str, Limit] = {
-    "dark": Limit(clear=0.3, lost=0.015),
+    "dark": Limit(clear=0.3, lost=0.008),
     "blur": Limit(clear=1 / 6, lost=1 / 31),
     "crop": Limit(clear=0.55, lost=0.03),
 }
@@ -60,7 +60,7 @@ def make_damage(rng: Random, kinds: tuple[str, ...]) -> Damage:
 
 
 def draw_damaged(rng: Random, icon: Icon, damage: Damage) -> Image.Image:
-    """The emoji on a plain ground, then the damage, then sensor noise."""
+    """The emoji on a plain ground, then the damage; a dark picture is noisy, as from a camera."""
     ground = rng.randint(190, 245)
     image, _ = canvas((ground, ground, rng.randint(170, 245)))
     side = rng.uniform(130, 170)
@@ -68,14 +68,17 @@ def draw_damaged(rng: Random, icon: Icon, damage: Damage) -> Image.Image:
     if damage.kind == "crop":
         # Pushed over one edge until only `left` of its length is inside.
         axis, edge = rng.randrange(2), rng.randrange(2)
-        inside = damage.left * side
-        center[axis] = inside - side / 2 if edge == 0 else SIZE - inside + side / 2
+        shape = glyph(icon.char).size
+        length = side * shape[axis] / max(shape)
+        inside = damage.left * length
+        center[axis] = inside - length / 2 if edge == 0 else SIZE - inside + length / 2
     paste(image, icon, (center[0], center[1]), side)
     if damage.kind == "blur":
         image = image.filter(ImageFilter.GaussianBlur(1 / damage.left - 1))
+    if damage.kind != "dark":
+        return image
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, _NOISE, (SIZE, SIZE, 1))
-    light = damage.left if damage.kind == "dark" else 1.0
-    pixels = np.asarray(image, dtype=np.float64) * light + noise
+    pixels = np.asarray(image, dtype=np.float64) * damage.left + noise
     return Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8))
 
 
