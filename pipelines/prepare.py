@@ -33,7 +33,8 @@ class Prepare:
     """What to prepare and where to."""
 
     stream: Annotated[str, tyro.conf.Positional]
-    """A stream file (TOML), or mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order."""
+    """A stream file (TOML), or a named stream: mini-coast-domain, mini-coast-capability,
+    mini-coast-capability-table-order, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
     max_broken: float = 0.0

@@ -1,4 +1,4 @@
-"""Which stream a run learns: mini-COAST by name (generated on first use), a prepared folder, or a user's file."""
+"""Which stream a run learns: a named one (generated at the first use), a prepared folder, or a user's file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from pathlib import Path
 import numpy as np
 
 from components.data.importing import StreamFile, import_stream, read_stream_file
-from components.data.mini_coast import GENERATOR_VERSION, SIZES, TASKS, generate_split
+from components.data.mini_coast import MINI_COAST, SIZES
+from components.data.mini_coast.family import Family
 from components.data.mini_coast.sources import Partition
+from components.data.mini_coin.generate import MINI_COIN
 from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.data.tasks import Task, TaskStream
 from components.errors import ConfigError, DataError
 
+_COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
 NAMED_STREAMS: dict[str, tuple[str, ...]] = {
     "mini-coast-domain": ("chartqa", "docvqa", "iconqa", "medicalqa"),
     "mini-coast-capability": ("conversation", "detail", "reasoning", "referring"),
     "mini-coast-capability-table-order": ("referring", "detail", "reasoning", "conversation"),
+    "mini-coast-dataset": _COIN,  # COAST's dataset-incremental stream learns CoIN's tasks
+    "mini-coin": _COIN,
+    "mini-coin-alphabetical": tuple(sorted(_COIN)),
+    "mini-coin-reversed": _COIN[::-1],
 }
+_FAMILIES: dict[str, Family] = {task: family for family in (MINI_COAST, MINI_COIN) for task in family.tasks}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +41,9 @@ class StreamConfig:
     """Which data is learned, in which order."""
 
     name: str = "mini-coast-domain"
-    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, or the path of a stream TOML or of
-    a folder written by pipelines/prepare.py."""
+    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-dataset, mini-coin,
+    mini-coin-alphabetical, mini-coin-reversed, or the path of a stream TOML or of a folder written by
+    pipelines/prepare.py."""
     size: str = "mini"
     """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
     order: tuple[str, ...] = ()
@@ -76,7 +85,7 @@ def data_root(config: StreamConfig) -> Path:
 
 
 def open_stream(config: StreamConfig) -> TaskStream:
-    """The stream that `config` names, every shard verified; missing mini-COAST splits are generated and kept.
+    """The stream that `config` names, every shard verified; missing splits of a named one are generated and kept.
 
     Raises `ConfigError` for an unknown stream, size or task and `DataError` for damaged or refused data.
     """
@@ -117,7 +126,6 @@ def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
 
 
 def _generated(config: StreamConfig) -> TaskStream:
-    root = data_root(config) / f"mini-coast-v{GENERATOR_VERSION}"
     names = NAMED_STREAMS[config.name]
     for name in config.order:
         if name not in names:  # before generating anything
@@ -127,22 +135,27 @@ def _generated(config: StreamConfig) -> TaskStream:
     tasks = tuple(
         Task(
             name=name,
-            train=_kept_split(root, name, "train", config),
-            test=_kept_split(root, name, "test", config),
-            max_new_tokens=TASKS[name].max_new_tokens,
+            train=_kept_split(name, "train", config),
+            test=_kept_split(name, "test", config),
+            max_new_tokens=_max_new_tokens(name),
         )
         for name in (config.order or names)
     )
     return TaskStream(name=config.name, tasks=tasks)
 
 
-def _kept_split(root: Path, task: str, split: Partition, config: StreamConfig) -> Split:
+def _max_new_tokens(task: str) -> int:
+    return _FAMILIES[task].tasks[task].max_new_tokens
+
+
+def _kept_split(task: str, split: Partition, config: StreamConfig) -> Split:
     """The split from the cache, verified, or newly generated."""
-    path = root / f"{task}-{config.size}-seed{config.data_seed}" / split
+    family = _FAMILIES[task]
+    path = data_root(config) / family.folder / f"{task}-{config.size}-seed{config.data_seed}" / split
     if not (path / "manifest.json").is_file():
         scratch = path.with_name(f".{split}.{os.getpid()}.new")
         try:
-            generate_split(task, split, size=config.size, seed=config.data_seed, out_dir=scratch)
+            family.generate_split(task, split, size=config.size, seed=config.data_seed, out_dir=scratch)
             _settle(scratch, path)
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
@@ -234,7 +247,7 @@ def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
         for name in names:
             for split in ("train", "test"):
                 folder = partial / name / split
-                generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
-        prepared = [PreparedTask(name=name, max_new_tokens=TASKS[name].max_new_tokens) for name in names]
+                _FAMILIES[name].generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
+        prepared = [PreparedTask(name=name, max_new_tokens=_max_new_tokens(name)) for name in names]
         write_stream_json(partial, config.name, prepared)
     return open_prepared(out_dir)

@@ -1,4 +1,4 @@
-"""Where mini-COAST's facts come from: tables inside installed packages, each row given to one partition for good.
+"""Where the generated tasks' facts come from: tables inside installed packages, each row in one partition for good.
 
 Every source row (a country-year, an order line, a slice block, an emoji) belongs to exactly one of align, train and
 test, so no split can leak into another. Tables are read straight from the packages' files: importing bokeh_sampledata
@@ -37,6 +37,7 @@ LICENCES = {
     "pydicom": "MIT",
     "pydicom-data": "MIT",
     "scikit-image": "BSD-3-Clause; pictures CC0 or public domain",
+    "scikit-learn": "BSD-3-Clause; china.jpg by danielbuechele and flower.jpg by vultilion: CC BY 2.0",
     "pillow": "MIT-CMU (drawing and text)",
 }
 
@@ -45,7 +46,7 @@ LICENCES = {
 class Sample:
     """One generated sample before it becomes a `Row`: the picture and the answer come from the same record."""
 
-    image: Image.Image  # [224, 224] RGB
+    image: Image.Image | None  # [224, 224] RGB; None for a text-only question
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
     metric: str
@@ -55,9 +56,10 @@ class Sample:
 Maker = Callable[[Random, Partition], Sample]
 
 
-def ask(image: Image.Image, question: str, answer: str, *, metric: str, source: str) -> Sample:
+def ask(image: Image.Image | None, question: str, answer: str, *, metric: str, source: str) -> Sample:
     """A one-question `Sample` whose only accepted answer is `answer`."""
-    turns = (Turn(speaker="human", text=f"{IMAGE_TOKEN}\n{question}"), Turn(speaker="gpt", text=answer))
+    asked = question if image is None else f"{IMAGE_TOKEN}\n{question}"
+    turns = (Turn(speaker="human", text=asked), Turn(speaker="gpt", text=answer))
     return Sample(image=image, turns=turns, answers=(answer,), metric=metric, source=source)
 
 
@@ -84,7 +86,7 @@ def package_dir(module: str, distribution: str) -> Path:
     spec = util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            f"mini-COAST reads data that ships inside {distribution}, which is not installed; "
+            f"The generated tasks read data that ships inside {distribution}, which is not installed; "
             f"run: pip install {distribution}"
         )
     return Path(next(iter(spec.submodule_search_locations)))
