@@ -45,7 +45,9 @@ def parse(arguments: Sequence[str], *, program: str, description: str) -> Comman
     config = preset(name)
     rest, method = _taken(rest, "--method")
     if method is not None:
-        config = replace(config, method=method_config(method.replace("-", "_"))())
+        kind = method_config(method.replace("-", "_"))
+        # pocket has three layers and no real sentences: a method's options for tests are those that suit it
+        config = replace(config, method=kind.tiny() if config.backbone.name == "pocket" else kind())
     presets = "\n".join(f"  {key:18} {(PRESETS[key].__doc__ or '').splitlines()[0]}" for key in PRESETS)
     methods = "\n".join(f"  {key:18} {kind.summary()}" for key, kind in METHODS.items())
     others = "".join(f"\n  {key:18} {point.value}" for key, point in installed_methods().items())

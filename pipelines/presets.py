@@ -11,6 +11,7 @@ from components.errors import ConfigError
 from components.methods.base import SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
+from components.methods.moelora import MoeLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.backbone import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
@@ -29,6 +30,16 @@ def coast_domain() -> RunConfig:
 def coast_capability() -> RunConfig:
     """Continual LLaVA on mini-COAST's four answer styles."""
     return replace(coast_domain(), stream=StreamConfig(name="mini-coast-capability"))
+
+
+def coin() -> RunConfig:
+    """MoELoRA on mini-CoIN's eight tasks with the embedded model."""
+    return replace(coast_domain(), stream=StreamConfig(name="mini-coin"), method=MoeLoraConfig())
+
+
+def coin_nano() -> RunConfig:
+    """Quick: mini-CoIN's eight tasks at nano size with the pocket model; every method runs on it."""
+    return replace(pocket(), stream=StreamConfig(name="mini-coin", size="nano"))
 
 
 def sequential_lora() -> RunConfig:
@@ -107,6 +118,8 @@ def llava_7b() -> RunConfig:
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "coast-domain": coast_domain,
     "coast-capability": coast_capability,
+    "coin": coin,
+    "coin-nano": coin_nano,
     "sequential-lora": sequential_lora,
     "intrinsic-only": intrinsic_only,
     "contextual-only": contextual_only,
