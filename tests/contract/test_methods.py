@@ -256,3 +256,18 @@ def test_tensors_of_another_backbone_are_refused() -> None:
 def test_an_unknown_method_is_named_with_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'continual_llava'"):
         method_config("continual_lava")
+
+
+@pytest.mark.parametrize("name", ["sequential_lora", "frozen", "joint", "replay"])
+def test_backbone_bits_never_change_while_a_copy_of_the_projector_trains(name: str, toys: list[Toy]) -> None:
+    config = tiny_config(name)
+    assert isinstance(config, SequentialLoraConfig)
+    original = fresh_backbone().state_dict()
+    backbone = fresh_backbone()
+    method = attached(replace(config, train_projector=True), backbone)
+    start = method.state_dict(backbone).tensors
+    for task in toys:
+        learn(method, backbone, task, updates=3)
+    trained = backbone.state_dict()
+    assert all(torch.equal(trained[key], value) for key, value in original.items())
+    assert all(not torch.equal(trained[key], value) for key, value in start.items() if "projector" in key)
