@@ -16,6 +16,7 @@ from components.methods.base import MethodConfig, SequentialLoraConfig
 from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.dual_prompt import DualPromptConfig
+from components.methods.eproj import EProjConfig
 from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
 from components.methods.individual import IndividualConfig
@@ -44,6 +45,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
+    "eproj": EProjConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 

@@ -103,6 +103,8 @@ class MethodConfig:
     learns_from: ClassVar[LearnsFrom] = "each"
     export: ClassVar[Export] = "soft"  # the least that serving it needs
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
+    draws: ClassVar[bool] = True  # False: it draws no random number, so a seed changes the order of the data only
+    learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
 
     @classmethod
     def summary(cls) -> str:

