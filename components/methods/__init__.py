@@ -24,6 +24,7 @@ from components.methods.joint import JointConfig
 from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
+from components.methods.modal_prompt import ModalPromptConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
@@ -46,6 +47,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
     "eproj": EProjConfig,
+    "modal_prompt": ModalPromptConfig,
 }
 ENTRY_POINTS = "littoral.methods"
 
