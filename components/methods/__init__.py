@@ -19,6 +19,7 @@ from components.methods.coda_prompt import CodaPromptConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.disco import DiscoConfig
 from components.methods.dual_prompt import DualPromptConfig
+from components.methods.eproj import EProjConfig
 from components.methods.ewc import EwcConfig
 from components.methods.frozen import FrozenConfig
 from components.methods.hide import HideConfig
@@ -28,6 +29,7 @@ from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
 from components.methods.merging import MergingConfig
+from components.methods.modal_prompt import ModalPromptConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.reg_lora import RegLoraConfig
@@ -52,6 +54,8 @@ METHODS: dict[str, type[MethodConfig]] = {
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
+    "modal_prompt": ModalPromptConfig,
+    "eproj": EProjConfig,
     "merging": MergingConfig,
     "cf_router": CfRouterConfig,
     "hide": HideConfig,

@@ -13,6 +13,7 @@ class FrozenConfig(SequentialLoraConfig):
     """One LoRA adapter that learns the first task only."""
 
     name: ClassVar[str] = "frozen"
+    offers_projector: ClassVar[bool] = True
     learns_from: ClassVar[LearnsFrom] = "first"
 
     def build(self, *, seed: int) -> Frozen:

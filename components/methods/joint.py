@@ -13,6 +13,7 @@ class JointConfig(SequentialLoraConfig):
     """One LoRA adapter, trained once on all tasks' rows shuffled together."""
 
     name: ClassVar[str] = "joint"
+    offers_projector: ClassVar[bool] = True
     learns_from: ClassVar[LearnsFrom] = "union"
 
     def build(self, *, seed: int) -> Joint:

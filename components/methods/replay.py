@@ -14,6 +14,7 @@ class ReplayConfig(SequentialLoraConfig):
     """Sequential LoRA over the task's rows and a few stored rows of every earlier task."""
 
     name: ClassVar[str] = "replay"
+    offers_projector: ClassVar[bool] = True
     samples_per_task: int = 100  # CoIN's ablation stores 100, 500 or 1000
 
     @classmethod

@@ -33,7 +33,16 @@ def encoded() -> list[Toy]:
     return toy_tasks()
 
 
+@pytest.fixture(scope="session")
+def pictured() -> list[Toy]:
+    """The same with a picture in every row."""
+    return toy_tasks(pictured=True)
+
+
 @pytest.fixture
-def toys(encoded: list[Toy], name: str) -> list[Toy]:
-    """Both tasks; their batches name the task for a method that has to be told it."""
+def toys(request: pytest.FixtureRequest, name: str) -> list[Toy]:
+    """Both tasks, with pictures only for a method that learns from nothing else; their batches name the task for a
+    method that has to be told it.
+    """
+    encoded: list[Toy] = request.getfixturevalue("encoded" if method_config(name).learns_from_text else "pictured")
     return [told(toy) for toy in encoded] if method_config(name).needs_task_id else encoded

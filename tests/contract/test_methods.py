@@ -89,7 +89,9 @@ def test_loss_falls(name: str, toys: list[Toy]) -> None:
     rate = max(1e-2, method.config.default_learning_rate)  # few updates: quicker, unless the method is quicker still
     for task in toys:
         losses = learn(method, backbone, task, updates=12, rate=rate)
-        assert losses[-1] < 0.4 * losses[0], f"{task.info.name}: {losses}"
+        # pictures alone take pocket, which never learned to look, from 8.2 to 5.9 in any number of updates
+        share = 0.4 if method.config.learns_from_text else 0.85
+        assert losses[-1] < share * losses[0], f"{task.info.name}: {losses}"
 
 
 @every_method
@@ -178,7 +180,8 @@ def test_same_seed_same_bits_and_another_seed_differs(name: str, toys: list[Toy]
     first, again, another = states
     assert first.keys() == again.keys()
     assert all(torch.equal(again[key], value) for key, value in first.items())
-    assert not method.trains or any(not torch.equal(another[key], value) for key, value in first.items())
+    differs = any(not torch.equal(another[key], value) for key, value in first.items())
+    assert differs == (method.trains and method.config.draws)
 
 
 @every_method
@@ -187,19 +190,11 @@ def test_an_answer_does_not_depend_on_its_neighbours(name: str, toys: list[Toy])
     method = attached(tiny_config(name), backbone)
     for task in toys:
         learn(method, backbone, task, updates=4)
-    batch = toys[1].batch  # text only, so rows can be taken out one by one
+    batch = toys[1].batch
     together = logits(method, backbone, batch)
     targets = batch.labels[:, 1:] != -100
     rows = targets.nonzero()[:, 0]
-    for index in range(len(batch)):
-        alone = replace(
-            batch,
-            sample_ids=[batch.sample_ids[index]],
-            instructions=[batch.instructions[index]],
-            input_ids=batch.input_ids[index : index + 1],
-            attention_mask=batch.attention_mask[index : index + 1],
-            labels=batch.labels[index : index + 1],
-        )
+    for index, alone in enumerate(batch.singles(backbone.image_token_id)):
         torch.testing.assert_close(logits(method, backbone, alone), together[rows == index], rtol=1e-4, atol=1e-4)
 
 
@@ -256,3 +251,18 @@ def test_tensors_of_another_backbone_are_refused() -> None:
 def test_an_unknown_method_is_named_with_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'continual_llava'"):
         method_config("continual_lava")
+
+
+@pytest.mark.parametrize("name", ["sequential_lora", "frozen", "joint", "replay"])
+def test_backbone_bits_never_change_while_a_copy_of_the_projector_trains(name: str, toys: list[Toy]) -> None:
+    config = tiny_config(name)
+    assert isinstance(config, SequentialLoraConfig)
+    original = fresh_backbone().state_dict()
+    backbone = fresh_backbone()
+    method = attached(replace(config, train_projector=True), backbone)
+    start = method.state_dict(backbone).tensors
+    for task in toys:
+        learn(method, backbone, task, updates=3)
+    trained = backbone.state_dict()
+    assert all(torch.equal(trained[key], value) for key, value in original.items())
+    assert all(not torch.equal(trained[key], value) for key, value in start.items() if "projector" in key)

@@ -23,10 +23,10 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.training_methods
-def test_one_worker_equals_two(name: str, answers: tuple[Answers, Answers], encoded: list[Toy]) -> None:
+def test_one_worker_equals_two(name: str, answers: tuple[Answers, Answers], toys: list[Toy]) -> None:
     alone, together = answers
     backbone = fresh_backbone().eval()
-    for toy in encoded:
+    for toy in toys:
         key = f"{name}/{toy.info.name}"
         with torch.no_grad():
             untrained = backbone(toy.batch).logits

@@ -52,8 +52,12 @@ def colour_row(name: str) -> Row:
     )
 
 
-def opposite_row(word: str) -> Row:
-    turns = (Turn(speaker="human", text=f"Name the opposite of {word}."), Turn(speaker="gpt", text=OPPOSITES[word]))
+def opposite_row(word: str, image: bytes | None = None) -> Row:
+    question = f"Name the opposite of {word}."
+    turns = (
+        Turn(speaker="human", text=question if image is None else f"{IMAGE_TOKEN}\n{question}"),
+        Turn(speaker="gpt", text=OPPOSITES[word]),
+    )
     return Row(
         sample_id=f"opposite-{word}",
         task="opposites",
@@ -62,6 +66,9 @@ def opposite_row(word: str) -> Row:
         answers=(OPPOSITES[word],),
         metric="exact",
         source="test",
+        image=image,
+        width=None if image is None else 64,
+        height=None if image is None else 64,
     )
 
 
@@ -78,17 +85,18 @@ def toy(index: int, name: str, rows: list[Row], encoder: Encoder, *, rank: int =
     )
 
 
-def toy_tasks() -> list[Toy]:
-    """Both tasks, in their order."""
-    return share_of_toy_tasks(0, 1)
+def toy_tasks(*, pictured: bool = False) -> list[Toy]:
+    """Both tasks, in their order; `pictured` gives the second one's rows coloured pictures too."""
+    return share_of_toy_tasks(0, 1, pictured=pictured)
 
 
-def share_of_toy_tasks(rank: int, world_size: int) -> list[Toy]:
+def share_of_toy_tasks(rank: int, world_size: int, *, pictured: bool = False) -> list[Toy]:
     """Both tasks as one of several workers sees them."""
     encoder = build_encoder(BackboneConfig(name="pocket"))
+    images = [colour_row(name).image if pictured else None for name in COLOURS]
     rows = {
         "colours": [colour_row(name) for name in COLOURS],
-        "opposites": [opposite_row(word) for word in OPPOSITES],
+        "opposites": [opposite_row(word, image) for word, image in zip(OPPOSITES, images, strict=True)],
     }
     return [toy(index, name, rows[name], encoder, rank=rank, world_size=world_size) for index, name in enumerate(rows)]
 

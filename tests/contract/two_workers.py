@@ -46,15 +46,15 @@ def _work(rank: int, names: list[str], world_size: int, port: int, file: Path) -
 
 
 def _answers(names: Sequence[str], *, rank: int, world_size: int) -> dict[str, Tensor]:
-    whole, shares = share_of_toy_tasks(0, 1), share_of_toy_tasks(rank, world_size)
     answers: dict[str, Tensor] = {}
     for name in names:
         model = fresh_backbone()
         method = attached(tiny_config(name), model)
-        tell = told if method_config(name).needs_task_id else (lambda toy: toy)
-        for share in shares:
+        config = method_config(name)
+        tell = told if config.needs_task_id else (lambda toy: toy)
+        for share in share_of_toy_tasks(rank, world_size, pictured=not config.learns_from_text):
             _learn(method, model, tell(share))
-        for toy in whole:
+        for toy in share_of_toy_tasks(0, 1, pictured=not config.learns_from_text):
             answers[f"{name}/{toy.info.name}"] = logits(method, model, tell(toy).batch).contiguous()
     return answers
 

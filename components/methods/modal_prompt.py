@@ -1,0 +1,264 @@
+"""ModalPrompt: a soft prompt per task; a sample gets the prompts whose prototypes its picture and text resemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.adapters.low_rank import seeded_generator
+from components.adapters.prompts import random_words, rms, unit_words
+from components.adapters.task_prompts import PrototypeHead, TaskPrompts
+from components.errors import CheckpointError, ConfigError
+from components.methods.base import (
+    Engine,
+    Json,
+    Loss,
+    Method,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    copy_tensors,
+    load_parameters,
+)
+from components.methods.features import picture_features
+
+if TYPE_CHECKING:
+    from components.data.batch import Batch
+    from components.models.backbone import Backbone, Outputs
+    from components.models.sentence import SentenceEncoder
+
+PROMPTS, HEAD = "modal_prompts", "modal_prompt_head"  # the modules in the model
+PROTOTYPES = "prototypes."  # prefix in the state
+STEP = 50.0  # a prompt's numbers move this many times as far as the head's, in units of the model's embeddings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalPromptConfig(MethodConfig):
+    """A soft prompt per task; the few whose prototypes resemble a sample's picture and text stand before its input."""
+
+    name: ClassVar[str] = "modal_prompt"
+    routes: ClassVar[bool] = True
+    starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
+
+    prompt_length: int = 10  # tokens per task, as released
+    top_k: int = 3  # prompts per sample, as released
+    image_share: float = 0.5  # of the picture in the similarity, the rest is the text's; as released
+    image_pull: float = 1.0  # weight of 1 - cos(picture, prototype); as released
+    text_pull: float = 1.0  # weight of 1 - cos(text, prototype); as released
+    sentence_encoder: str = "minilm"
+
+    @classmethod
+    def tiny(cls) -> Self:
+        # pocket averages over the sequence: only a long prompt weighs more than the text
+        return cls(sentence_encoder="hash", prompt_length=100)
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_length", "top_k"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"modal_prompt.{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0.0 <= self.image_share <= 1.0:
+            raise ConfigError(f"modal_prompt.image_share is {self.image_share}; give a value from 0 to 1.")
+        for name in ("image_pull", "text_pull"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"modal_prompt.{name} is {getattr(self, name)}; give 0 or more.")
+
+    def build(self, *, seed: int) -> ModalPrompt:
+        return ModalPrompt(self, seed=seed)
+
+
+class ModalPrompt(Method):
+    """ModalPrompt.
+
+    Paper: Zeng et al., EMNLP 2025, "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with
+        Dual-Modality Guided Prompt", arXiv 2410.05849. Followed is the released code; the paper's text was not at hand.
+    Idea: every task has a prompt, and a head turns it into a prototype that is drawn to the task's pictures and texts.
+        A sample is compared with all prototypes: the K most similar prompts stand before its input (selection), the
+        most similar one last, next to the text. Training puts the current prompt last and the K - 1 most similar
+        earlier ones, frozen, before it (fusion).
+    Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
+        guide_j = share cos(picture, p_j) + (1 - share) cos(text, p_j);  p = mean over tokens of W2 silu(W1 prompt)
+    Overrides: attach, begin_task, select, loss, end_task (prototypes), state_dict.
+    Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
+        trained with (the task's prompt and the most similar of those before it), so its answers never change again.
+    Differs, and why:
+        - Pictures and texts are seen by the tower's mean tokens and the sentence encoder instead of CLIP's two towers,
+          which share a space. Hence a prototype has two parts, from one hidden layer and two output layers.
+        - A text-only sample is guided by its text alone and adds no picture term; the released code shows it a blank.
+        - The head leaves with its task: the prompt does not change any more, so neither does the prototype, and it is
+          kept instead (C + Q numbers for a head of D^2 and more). The released code keeps and evaluates all heads.
+        - Prompts stand before the first token of the row; the released code puts them after the first one (BOS).
+        - Distances weigh by a sample's answer tokens, as its language-model loss does; else the objective would depend
+          on the cut into micro-batches.
+        - Prompts count in units of 50 times the root mean square of the model's embeddings: at the usual rate of 2e-3 a
+          prompt moves a tenth of a word per update, as in l2p, and the head 2e-3. Released: one rate for both, 2e-4 or
+          2e-5, over ten epochs. The head reads prompts in units of the embeddings.
+        - The released training takes one earlier prompt in one version of the file and K - 1 in another; K - 1 here.
+    ZeRO: all stages. Prompts and head are read in their own forwards, inside the engine's.
+    """
+
+    def __init__(self, config: ModalPromptConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self.options = config
+        self.begun = 0  # tasks that have a prompt, learned or not
+        self.current: TaskInfo | None = None  # between begin_task and end_task
+        self.prototypes: dict[str, Tensor] = {}  # of learned tasks: "image" [T, C], "text" [T, Q], on the CPU
+        self.head: PrototypeHead | None = None  # while a task is learned
+        self.unit = 1.0  # root mean square of the model's embeddings
+        self.distances: tuple[Tensor, Tensor] | None = None  # [B] each, inside `select`
+        self.prompts: TaskPrompts
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen text encoder."""
+        from components.models.sentence import load_sentence_encoder  # imports transformers
+
+        return load_sentence_encoder(self.options.sentence_encoder)
+
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
+        model.requires_grad_(False)
+        self.unit = rms(unit_words(self._words(model)))
+        self.prompts = TaskPrompts(STEP * self.unit)
+        model.add_module(PROMPTS, self.prompts)
+        if state is None:
+            return
+        self.restore(state)
+        begun = state.structure.get("begun")
+        if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
+            raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
+        tensors = dict(state.tensors)
+        for name in [name for name in tensors if name.startswith(PROTOTYPES)]:
+            self.prototypes[name.removeprefix(PROTOTYPES)] = tensors.pop(name).clone()
+        if self.tasks and self.prototypes.keys() != {"image", "text"}:
+            raise CheckpointError("the checkpoint's state has no prototypes; it is damaged, start a new run.")
+        for _ in range(begun):
+            self._grow(model)
+        if begun == len(self.tasks):
+            self._drop_head(model)
+        load_parameters(self.parameters(), tensors)
+        self._freeze()
+
+    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
+        super().begin_task(model, task)
+        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
+            self._grow(model)
+        self.prompts.set_trainable(task.index)
+        assert self.head is not None
+        self.head.requires_grad_(True)
+        self.current = task
+
+    @contextmanager
+    def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
+        if self.current is None and not self.tasks:  # zero-shot: there is no prompt yet
+            yield Selection()
+            return
+        names = [*self.tasks] if self.current is None else [*self.tasks, self.current.name]
+        prompts = self.prompts(len(names))
+        by_image, by_text, pictured = self._cosines(model, batch, prompts)
+        share = self.options.image_share * pictured.float().unsqueeze(1)
+        # without a picture the text alone orders the prompts, at any share
+        guide = torch.where(pictured.unsqueeze(1), share * by_image + (1.0 - share) * by_text, by_text).detach()
+        chosen = self._choose(guide, names, batch.oracle_task)
+        # an embedding, since the gradient of plain indexing is summed in any order
+        prefix = F.embedding(chosen, prompts.flatten(1)).view(len(batch), -1, prompts.shape[2])
+        if self.current is not None:
+            self.distances = (1.0 - by_image[:, -1]) * pictured, 1.0 - by_text[:, -1]
+        try:
+            with model.prefixed(prefix):
+                yield Selection(slots=chosen, routed_to=[names[index] for index in chosen[:, -1].tolist()])
+        finally:
+            self.distances = None
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        assert self.distances is not None, "a task is trained with prompts"
+        image, text = (distance[outputs.rows].mean() for distance in self.distances)  # over answer tokens
+        total = outputs.loss + self.options.image_pull * image + self.options.text_pull * text
+        return Loss(total=total, parts={"image_distance": image, "text_distance": text})
+
+    @torch.no_grad()
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        assert engine is not None, "ModalPrompt trains every task"
+        assert self.head is not None
+        super().end_task(engine, task, batches)
+        found = self.head(self.prompts(self.begun)[-1] / self.unit)
+        for name, prototype in zip(("image", "text"), found, strict=True):
+            earlier = [self.prototypes[name]] if name in self.prototypes else []
+            self.prototypes[name] = torch.cat([*earlier, prototype.cpu().unsqueeze(0)])
+        self._drop_head(engine.model)
+        self._freeze()
+        self.current = None
+
+    def state_dict(self, model: Backbone) -> MethodState:
+        memory = {f"{PROTOTYPES}{name}": value for name, value in self.prototypes.items()}
+        return MethodState(tensors=copy_tensors({**self.parameters(), **memory}), structure=self.structure())
+
+    def structure(self) -> dict[str, Json]:
+        return {**super().structure(), "begun": self.begun}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        found = {f"{PROMPTS}.{name}": value for name, value in self.prompts.named_parameters()}
+        if self.head is not None:
+            found |= {f"{HEAD}.{name}": value for name, value in self.head.named_parameters()}
+        return found
+
+    # What the hooks are made of.
+
+    def _words(self, model: Backbone) -> nn.Embedding:
+        embedding = model.language_model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+    def _grow(self, model: Backbone) -> None:
+        """Append the next task's prompt, embeddings of random tokens, and give it a fresh head."""
+        index, device = self.begun, model.device
+        generator = seeded_generator(self.seed, "prompt", str(index))
+        self.prompts.add_task(index, random_words(self._words(model), self.options.prompt_length, generator))
+        self._drop_head(model)
+        generator = seeded_generator(self.seed, "head", str(index))
+        head = PrototypeHead(model.hidden_size, model.vision_channels, self.encoder.dim, generator).to(device)
+        self.head = head
+        model.add_module(HEAD, head)
+        self.begun += 1
+
+    def _drop_head(self, model: Backbone) -> None:
+        if self.head is not None:
+            delattr(model, HEAD)
+            self.head = None
+
+    def _freeze(self) -> None:
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(False)
+
+    def _cosines(self, model: Backbone, batch: Batch, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines with every prototype by picture [B, T] and by text [B, T], and which samples have a picture [B]."""
+        pictures, pictured = picture_features(model, batch)
+        image, text = ([self.prototypes[name].to(model.device)] if self.tasks else [] for name in ("image", "text"))
+        if self.current is not None:
+            assert self.head is not None
+            own = self.head(prompts[-1] / self.unit)
+            image, text = [*image, own[0].unsqueeze(0)], [*text, own[1].unsqueeze(0)]
+        queries = self.encoder.encode(batch.instructions).to(model.device)
+        return _cosine(pictures.to(model.device), torch.cat(image)), _cosine(queries, torch.cat(text)), pictured
+
+    def _choose(self, guide: Tensor, names: list[str], oracle: str | None) -> Tensor:
+        """Ids [B, K] by ascending similarity guide [B, T]; a task that is known stands last, after earlier ones."""
+        known = len(names) - 1 if self.current is not None else None
+        if self.current is None and oracle in names:
+            known = names.index(oracle)
+        if known is None:
+            return guide.topk(min(self.options.top_k, len(names)), dim=1).indices.flip(1)
+        own = torch.full((len(guide), 1), known, device=guide.device)
+        partners = guide[:, :known].topk(min(self.options.top_k - 1, known), dim=1).indices.flip(1)
+        return torch.cat([partners, own], dim=1)
+
+
+def _cosine(queries: Tensor, prototypes: Tensor) -> Tensor:
+    """queries [B, Q], prototypes [T, Q] -> [B, T]."""
+    return F.normalize(queries, dim=1) @ F.normalize(prototypes, dim=1).T
