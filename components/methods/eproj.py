@@ -83,7 +83,7 @@ class EProj(Method):
     Objective: L_lm + lambda sum_k I_k (1 - s[source_k]) (theta_k - theta*_k)^2, the sum over the shared projector's
         entries, theta* its values when the task began.
         s[j]: cosine of the mean instruction embeddings of task j and this one, cut to [0, 1].
-        I: mean |d ||logits||^2 / d theta| over a task's batches (memory aware synapses, MAS), scaled to sum to 1; over
+        I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; over
         tasks the largest is kept, and source_k is the task it came from.
         At test: argmax_j cos(picture, image key_j) + cos(instruction, text key_j).
     Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, owner.
@@ -101,7 +101,7 @@ class EProj(Method):
         - The released keys are trained for 2,000 steps towards their task's queries, minimising sum (1 - cos). That has
           a closed form, the direction of the mean unit query, which is taken here.
         - Image queries are mean visual tokens instead of the class token, texts the sentence encoder's embeddings
-          instead of BERT's. The released I is summed per batch as here; it is kept in bfloat16 there.
+          instead of BERT's. I has one backward pass per sample, so that it does not depend on the batch size.
     ZeRO: all stages. Copies are read in their own forward; the penalty is a module inside the engine's forward; keys
         and I are taken on the plain model after the engine.
     """
@@ -274,10 +274,12 @@ class EProj(Method):
             pictures, pictured = picture_features(model, batch)
             total += F.normalize(pictures, dim=1).sum(dim=0)
             count += int(pictured.sum())
-            if pictured.any() and (seen < self.options.importance_samples or not self.options.importance_samples):
-                seen += len(batch)
+            for sample, has_picture in zip(batch.singles(model.image_token_id), pictured.tolist(), strict=True):
+                if not has_picture or seen == (self.options.importance_samples or -1):
+                    continue
+                seen += 1
                 with self.projectors.using(str(self.homes[task.index])):
-                    size = model(batch).logits.float().square().sum(dim=1).mean()
+                    size = model(sample).logits.float().square().sum(dim=1).mean()
                 for name, gradient in zip(owned, torch.autograd.grad(size, list(owned.values())), strict=True):
                     sums[name] += gradient.abs()
         model.train(was_training)

@@ -6,7 +6,7 @@ import functools
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from components.data.batch import IGNORE, Example, collate
 from components.methods.base import MethodConfig, SequentialLoraConfig, TaskInfo, copy_tensors, load_parameters
-from components.models.backbone import BackboneConfig, load_backbone
+from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.training.engine import (
     DeepSpeedEngine,
     Engine,
@@ -30,13 +30,17 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`stage` None is the plain torch engine. `interrupt_at`: leave and re-enter the engine before that update."""
+    """`stage` None is the plain torch engine. `interrupt_at`: leave and re-enter the engine before that update.
+
+    `pictures`: some rows have one, so that a worker meets micro-batches with and without.
+    """
 
     stage: int | None
     world_size: int = 1
     accumulation: int = 1
     interrupt_at: int | None = None
     checkpointing: bool = False
+    pictures: bool = False
     method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
 
 
@@ -64,6 +68,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+PICTURED = (0, 3, 4)  # never both rows of a micro-batch of two, and not in every one
+
+
+def with_picture(row: Example, model: Backbone) -> Example:
+    """The row behind four visual tokens."""
+    features = torch.randn(4, model.vision_channels, generator=torch.Generator().manual_seed(int(row.sample_id)))
+    places = torch.full((4,), model.image_token_id)
+    return replace(
+        row,
+        features=features,
+        input_ids=torch.cat([places, row.input_ids]),
+        labels=torch.cat([torch.full((4,), IGNORE), row.labels]),
+    )
+
+
 def examples() -> list[Example]:
     """Eight rows of different lengths and different numbers of answer tokens."""
     generator = torch.Generator().manual_seed(0)
@@ -86,6 +105,8 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
     method.attach(model, None)
     micro = GLOBAL_BATCH // (job.world_size * job.accumulation)
     rows, losses = examples(), []
+    if job.pictures:
+        rows = [with_picture(row, model) if index in PICTURED else row for index, row in enumerate(rows)]
     batches = [
         collate(rows[start : start + micro], pad_id=0, padding_side="right")
         for start in range(rank * micro, GLOBAL_BATCH, micro * job.world_size)
@@ -103,7 +124,7 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
         )
 
     for index in range(2):
-        task = TaskInfo(index=index, name=f"task{index}", instructions=["x"])
+        task = TaskInfo(index=index, name=f"task{index}", instructions=[f"question {index}"])
         method.begin_task(model, task)
         engine = build()
         for update in range(UPDATES):
