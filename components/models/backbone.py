@@ -243,10 +243,8 @@ class Backbone(nn.Module):
             f"{int(places.sum())} image tokens for {num_features} picture features: encoder and backbone disagree"
         )
         if features is None:
-            if not any(parameter.requires_grad for parameter in self.projector.parameters()):
-                return embeddings
-            # No picture: a projector that trains still runs, on nothing. Its gradient is zero instead of missing, and
-            # workers whose rows have pictures do not wait for this one (ZeRO).
+            # No picture: the projector still runs, on nothing. Under ZeRO all workers must gather it in each pass, and
+            # the gradient of one that trains is zero instead of missing.
             features = embeddings.new_zeros(0, 1, self.vision_channels)
         projected = self.projector(features.to(embeddings.dtype))
         return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))

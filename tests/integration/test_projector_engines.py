@@ -1,4 +1,4 @@
-"""Projectors that train and prompts with a head under real engines: ZeRO 2 and 3 on two workers give plain torch's
+"""Projectors, frozen or trained, and prompts with a head under real engines: ZeRO 2 and 3 on two workers give plain torch's
 losses on one, also where a worker's rows have no picture.
 
 python -m pytest tests/integration/test_projector_engines.py
@@ -18,11 +18,12 @@ from components.methods.modal_prompt import ModalPromptConfig
 
 TOLERANCE = 2e-4  # as in test_engine.py
 METHODS: dict[str, MethodConfig] = {
+    "frozen projector": SequentialLoraConfig(rank=4),
     "projector": SequentialLoraConfig(rank=4, train_projector=True),
     "eproj": EProjConfig(sentence_encoder="hash", threshold=0.0, importance_samples=0, penalty_weight=1e4),
     "modal_prompt": ModalPromptConfig(sentence_encoder="hash", prompt_length=4),
 }
-PICTURES = {"projector": True, "eproj": True, "modal_prompt": False}
+PICTURES = {"frozen projector": True, "projector": True, "eproj": True, "modal_prompt": False}
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def test_the_penalty_changes_the_second_task() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     "job",
-    [Job(stage=2, world_size=2, accumulation=2), Job(stage=3, world_size=2, interrupt_at=3)],
+    [Job(stage=2, world_size=2, accumulation=2), Job(stage=3, world_size=2, accumulation=2, interrupt_at=3)],
     ids=["zero-2", "zero-3"],
 )
 def test_equal_to_plain_torch_on_one_worker(name: str, job: Job) -> None:
