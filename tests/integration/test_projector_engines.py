@@ -1,5 +1,6 @@
-"""Projectors, frozen or trained, and prompts with a head under real engines: ZeRO 2 and 3 on two workers give plain torch's
-losses on one, also where a worker's rows have no picture.
+"""Projectors, frozen or trained, and prompts with a head under real engines.
+
+ZeRO 2 and 3 on two workers give plain torch's losses on one, also where a worker's rows have no picture.
 
 python -m pytest tests/integration/test_projector_engines.py
 """
