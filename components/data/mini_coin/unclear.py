@@ -34,7 +34,7 @@ class Limit:
 LIMITS: dict[str, Limit] = {
     "dark": Limit(clear=0.3, lost=0.008),
     "blur": Limit(clear=1 / 6, lost=1 / 31),
-    "crop": Limit(clear=0.55, lost=0.03),
+    "crop": Limit(clear=0.7, lost=0.03),
 }
 
 
