@@ -134,7 +134,7 @@ def grown_basis(basis: Tensor, gram: Tensor, *, energy: float) -> Tensor:
     values, vectors = torch.linalg.eigh(rest @ gram @ rest)
     values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
     missing = values.flip(0).cumsum(0).flip(0)  # entry i: energy not held before direction i is taken
-    taken = (missing > (1.0 - energy) * total) & (values > NOISE * total)
+    taken = (missing > (1.0 - energy + NOISE) * total) & (values > NOISE * total)
     new = vectors[:, : int(taken.sum())]
     new = torch.linalg.qr(new - old @ (old.T @ new)).Q  # weak directions may lean on strong ones of a rounded basis
     return torch.cat([basis, new.to(basis)], dim=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from components.adapters.low_rank import LowRankPairs
 from components.adapters.projected import InputGrams, ProjectedPairs, grown_basis
 from components.errors import CheckpointError, ConfigError
 from components.methods.base import (
@@ -71,7 +72,7 @@ class Pgp(SequentialLora):
         The guarantee is exact at energy 1 with all samples seen (basis_samples 0), to float rounding and for inputs
         like those seen; below 1 the part outside U is free and so is its effect. At energy 0 nothing is held.
     Cost: a forward pass over `basis_samples` samples per task. Meanwhile d_in^2 float64 values per adapted layer, on
-        every worker: 4.3 GB for o_proj of a 7B model; "all_linear" would take 57 GB. In later tasks a forward pass takes
+        every worker: 4.3 GB for o_proj of a 7B model; "all_linear" would take 57 GB. In later tasks a forward pass has
         2 k d_in multiplications per token and layer more, beside the layer's own d_in d_out; k grows with the tasks.
     Overrides: attach, begin_task, end_task, state_dict.
     Carried between tasks: the adapter, U and V per layer. Once they are full in every layer, the next task is refused.
@@ -102,6 +103,7 @@ class Pgp(SequentialLora):
         super().attach(model, None if state is None else MethodState(tensors=tensors, structure=state.structure))
         for name, layer in self.bank.layers.items():
             plain = layer.groups[self.GROUP]
+            assert isinstance(plain, LowRankPairs)
             self.pairs[name] = layer.groups[self.GROUP] = ProjectedPairs(plain)
         expected = {key: len(basis) for key, basis in self._empty().items()} if self.tasks else {}
         if expected != {key: len(basis) for key, basis in bases.items()}:
