@@ -32,6 +32,7 @@ from components.methods.merging import MergingConfig
 from components.methods.modal_prompt import ModalPromptConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.o_lora import OLoraConfig
+from components.methods.pgp import PgpConfig
 from components.methods.reg_lora import RegLoraConfig
 from components.methods.replay import ReplayConfig
 from components.methods.smolora import SmoloraConfig
@@ -51,6 +52,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "lwf": LwfConfig,
     "o_lora": OLoraConfig,
     "reg_lora": RegLoraConfig,
+    "pgp": PgpConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
