@@ -14,6 +14,7 @@ from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 
 BATCH, PROMPT, ANSWER = 2, 6, 2  # rows, and tokens of each half of a row
+PICTURE = 2  # visual tokens, the first of the prompt
 # As unlike as tasks get, so that a method that groups them grows the most.
 INSTRUCTIONS = ("Which bar is the highest?", "Read the date field.", "Name the organ shown in this scan.")
 
@@ -57,7 +58,7 @@ def _learn(method: Method, model: Backbone, index: int) -> tuple[int, int]:
     if not learns:
         return 0, 0
     method.begin_task(model, task)
-    batch = _batch(index, task.name)
+    batch = _batch(index, task.name, model)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=1e-4))
     calls: list[int] = []
     hook = model.language_model.register_forward_hook(lambda *_: calls.append(1))
@@ -73,13 +74,23 @@ def _learn(method: Method, model: Backbone, index: int) -> tuple[int, int]:
     return trainable, len(calls)
 
 
-def _batch(index: int, task: str) -> Batch:
-    """Made-up rows: counting needs no sense, only shapes."""
+def _batch(index: int, task: str, model: Backbone) -> Batch:
+    """Made-up rows with a picture: counting needs no sense, only shapes."""
     generator = torch.Generator().manual_seed(index)
     rows = []
     for number in range(BATCH):
         ids = torch.randint(5, 60, (PROMPT + ANSWER,), generator=generator)
         labels = torch.where(torch.arange(len(ids)) < PROMPT, torch.tensor(IGNORE), ids)
-        rows.append(Example(sample_id=str(number), instruction=INSTRUCTIONS[index], input_ids=ids, labels=labels))
+        ids[:PICTURE] = model.image_token_id
+        features = torch.randn(PICTURE, model.vision_channels, generator=generator).to(next(model.parameters()).dtype)
+        rows.append(
+            Example(
+                sample_id=str(number),
+                instruction=INSTRUCTIONS[index],
+                input_ids=ids,
+                labels=labels,
+                features=features,
+            )
+        )
     batch = collate(rows, pad_id=0, padding_side="right")
     return Batch(**{**vars(batch), "oracle_task": task})
