@@ -19,6 +19,7 @@ from pipelines.command import guarded, quiet_environment
 
 quiet_environment()
 
+import numpy as np  # noqa: E402
 import tyro  # noqa: E402  (the environment comes before heavy imports)
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -107,7 +108,7 @@ def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 
 
 def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
-    """One line of the table; a second one under oracle routing."""
+    """One line of the table; a second one under oracle routing where that changes a score."""
     costs = [run.cost for run in group if run.cost is not None]
     facts = [
         f"{max(cost.trainable_parameters for cost in costs):,}" if costs else "",
@@ -116,9 +117,14 @@ def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
     ]
     lines = [[label(group[0]), *scores([run.matrix for run in group]), *split(group), *facts]]
     oracles = [run.oracle for run in group if run.oracle is not None]
-    if oracles:
+    if any(run.oracle is not None and differs(run.matrix, run.oracle) for run in group):
         lines.append([f"{label(group[0])}, oracle routing", *scores(oracles), *["" for _ in (*SPLIT, *facts)]])
     return lines
+
+
+def differs(matrix: ScoreMatrix, oracle: ScoreMatrix) -> bool:
+    """Whether knowing the task changed any score after a learned task."""
+    return not np.array_equal(matrix.values[1:], oracle.values[1:], equal_nan=True)
 
 
 def split(group: Sequence[FinishedRun]) -> Line:

@@ -243,10 +243,11 @@ class Method:
         options = found.get("options")
         if not isinstance(options, dict):
             raise CheckpointError("the checkpoint's method state names no options; it is damaged, start a new run.")
+        known = {**type(self.config)().options(), **options}  # an option that is newer than the checkpoint: its default
         for name, value in self.config.options().items():
-            if options.get(name) != value:
+            if known[name] != value:
                 raise CheckpointError(
-                    f"the checkpoint has {self.config.name}.{name} = {options.get(name)!r}, this run asks for "
+                    f"the checkpoint has {self.config.name}.{name} = {known[name]!r}, this run asks for "
                     f"{value!r}; use the checkpoint's value or start a new run."
                 )
         tasks = found.get("tasks")

@@ -154,7 +154,7 @@ class RunConfig:
 
     @staticmethod
     def from_json(plain: dict[str, Json]) -> RunConfig:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; a field that did not exist when it was written has its default."""
         method = dict(_mapping(plain["method"]))
         kind = method_config(str(method.pop("name")))
         training = dict(_mapping(plain["training"]))
@@ -209,6 +209,8 @@ def _build(kind: type[T], plain: object) -> T:
     assert isinstance(plain, dict)
     values: dict[str, object] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name not in plain:
+            continue
         value = plain[item.name]
         if isinstance(value, list):
             value = tuple(value)

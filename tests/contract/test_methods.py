@@ -237,6 +237,17 @@ def test_the_checkpoint_of_another_rank_is_refused(config: SequentialLoraConfig 
         attached(replace(config, rank=2), fresh_backbone(), state)
 
 
+def test_a_checkpoint_older_than_an_option_has_its_default() -> None:
+    backbone = fresh_backbone()
+    state = attached(SequentialLoraConfig(), backbone).state_dict(backbone)
+    options = state.structure["options"]
+    assert isinstance(options, dict)
+    del options["train_projector"]
+    attached(SequentialLoraConfig(), fresh_backbone(), state)
+    with pytest.raises(CheckpointError, match="train_projector = False, this run asks for True"):
+        attached(SequentialLoraConfig(train_projector=True), fresh_backbone(), state)
+
+
 def test_tensors_of_another_backbone_are_refused() -> None:
     backbone = fresh_backbone()
     state = attached(SequentialLoraConfig(), backbone).state_dict(backbone)

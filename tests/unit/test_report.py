@@ -66,6 +66,8 @@ def test_a_routed_methods_forgetting_is_split(runs: list[FinishedRun]) -> None:
     assert own[5:7] == ["10.0", "10.0"]
     assert oracle[5:7] == ["", ""]
     assert len(own) == len(oracle)
+    same = replace(runs[0], oracle=ScoreMatrix(TASKS, [[80.0, None], [60.0, 50.0]], zero_shot=False))
+    assert len(group_lines([same])) == 1, "the task known and the same scores: one line says it all"
 
 
 def test_controls_are_measured_on_the_streams_own_rows(runs: list[FinishedRun]) -> None:
