@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +28,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
-from components.data.rows import Split
 from components.data.streams import open_stream
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
@@ -39,7 +38,7 @@ from components.models.backbone import backbone_fingerprint
 from components.models.identity import cache_dir
 from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
-from components.training.lessons import Lesson, plan_lessons
+from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
 from components.training.scoring import MATRIX_FILE, ORACLE_FILE
 from components.training.worker import WorkerPlan, train_stream_per_worker
@@ -230,7 +229,7 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     caches = _feature_caches(plan, handle)
     if not caches:
-        require_equal_passes(plan)
+        require_equal_passes(config, plan.lessons)
     datasets: dict[str, Dataset] = {}
     for lesson, rank in itertools.product(plan.lessons, range(num_workers)):
         task = lesson.task
@@ -252,23 +251,6 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
             features_dir=caches.get(task.test.digest),
         )
     return datasets
-
-
-def require_equal_passes(plan: Plan) -> None:
-    """Raise `ConfigError` where a worker would wait for ever: ZeRO-3, and a vision tower that only some batches run."""
-    training, mixed = plan.config.training, [lesson.task.name for lesson in plan.lessons if _is_mixed(lesson.splits)]
-    if training.engine == "deepspeed" and training.zero_stage == 3 and plan.config.cluster.num_workers > 1 and mixed:
-        raise ConfigError(
-            f"task {mixed[0]} has rows with and without a picture, and under ZeRO-3 all workers must run the vision "
-            "tower in the same passes; cache the features (training.cache_features auto, and a larger "
-            "training.feature_cache_gb), or use ZeRO-2 or one worker."
-        )
-
-
-def _is_mixed(splits: Iterable[Split]) -> bool:
-    """Whether training batches can hold pictures on one worker and none on another."""
-    widths = [width for split in splits for width in split.column("width")]
-    return any(width is None for width in widths) and any(width is not None for width in widths)
 
 
 def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.data.rows import Split
@@ -60,3 +61,26 @@ def plan_lessons(config: RunConfig, stream: TaskStream) -> tuple[Lesson, ...]:
         if method.stored_samples and index + 1 < len(stream.tasks):
             stored.append(stored_rows(config.stream, task.train, method.stored_samples, seed=config.seed))
     return tuple(lessons)
+
+
+def require_equal_passes(config: RunConfig, lessons: Sequence[Lesson]) -> None:
+    """Raise `ConfigError` where a worker would wait for ever: ZeRO-3, and a vision tower that only some batches run.
+
+    For runs without cached vision features.
+    """
+    training = config.training
+    if training.engine != "deepspeed" or training.zero_stage != 3 or config.cluster.num_workers == 1:
+        return
+    for lesson in lessons:
+        if _is_mixed(lesson.splits):
+            raise ConfigError(
+                f"task {lesson.task.name} has rows with and without a picture, and under ZeRO-3 all workers must run "
+                "the vision tower in the same passes; cache the features (training.cache_features auto, and a larger "
+                "training.feature_cache_gb), or use ZeRO-2 or one worker."
+            )
+
+
+def _is_mixed(splits: Iterable[Split]) -> bool:
+    """Whether training batches can hold pictures on one worker and none on another."""
+    widths = [width for split in splits for width in split.column("width")]
+    return any(width is None for width in widths) and any(width is not None for width in widths)
