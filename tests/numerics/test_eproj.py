@@ -218,7 +218,7 @@ def test_a_shared_projectors_anchor_survives_an_interruption() -> None:
     with method.select(backbone, batch_of("others")), other.select(fresh, batch_of("others")):
         assert method.distance is not None
         assert other.distance is not None
-        assert float(method.distance) == float(other.distance) > 0
+        assert float(method.distance.detach()) == float(other.distance.detach()) > 0
 
 
 def test_options_out_of_range_are_refused() -> None:
