@@ -215,6 +215,10 @@ class EProj(Method):
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "homes": list(self.homes)}
 
+    @property
+    def num_slots(self) -> int:
+        return self._num_copies(self.homes)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return self.projectors.parameters_by_name()
 
@@ -260,8 +264,9 @@ class EProj(Method):
                 by_picture = torch.zeros_like(by_picture)
             chosen = (by_picture + by_text).argmax(dim=1).tolist()
             routed = [self.owner(self.tasks[index]) for index in chosen]
-        serving = for_pictures([str(self.homes[index]) for index in chosen], pictured)
-        return serving, Selection(routed_to=routed, matched=pictured.tolist())
+        homes = [self.homes[index] for index in chosen]
+        selection = Selection(slots=torch.tensor(homes).unsqueeze(1), routed_to=routed, matched=pictured.tolist())
+        return for_pictures([str(home) for home in homes], pictured), selection
 
     def _measure(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """The task's image key [C], and I of its projector, over all workers' samples; on the CPU."""

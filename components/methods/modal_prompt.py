@@ -202,6 +202,10 @@ class ModalPrompt(Method):
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "begun": self.begun}
 
+    @property
+    def num_slots(self) -> int:
+        return self.begun
+
     def parameters(self) -> dict[str, nn.Parameter]:
         found = {f"{PROMPTS}.{name}": value for name, value in self.prompts.named_parameters()}
         if self.head is not None:

@@ -209,6 +209,10 @@ def test_routed_methods_name_a_learned_task_and_obey_the_oracle(name: str, toys:
     for task in toys:
         with method.select(backbone, replace(toys[0].prompts, oracle_task=task.info.name)) as selection:
             assert selection.routed_to == ([task.info.name] * len(toys[0].prompts) if method.routes else None)
+            if method.routes:
+                assert selection.slots is not None, "which slot, expert or group served each sample"
+                assert method.num_slots is not None
+                assert 0 <= int(selection.slots.min()) <= int(selection.slots.max()) < method.num_slots
 
 
 @every_method
