@@ -38,7 +38,7 @@ def coin() -> RunConfig:
 
 
 def coin_nano() -> RunConfig:
-    """Quick: mini-CoIN's eight tasks at nano size with the pocket model; every method runs on it."""
+    """Quick: mini-CoIN's eight tasks at nano size with the pocket model, to try a method."""
     return replace(pocket(), stream=StreamConfig(name="mini-coin", size="nano"))
 
 
