@@ -1,16 +1,26 @@
-"""Finished streams read back: configuration and matrices from the run's folder, costs from its MLflow run."""
+"""Finished streams read back: from the run's folder and its MLflow run, or from a *record*.
+
+A record is one JSON file with all that comparing runs needs (configuration, matrices, every test row's score, costs),
+and none of what is large or says where it ran: checkpoints, replies, folders, tracking.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from components.errors import ConfigError
+import pyarrow.parquet as pq
+
+from components.errors import ConfigError, LittoralError
 from components.evaluation.matrix import ScoreMatrix
-from components.tracking_config import tracking_uri
+from components.tracking_config import TrackingConfig, tracking_uri
 from components.training.config import Json, RunConfig
+
+FORMAT = "littoral-record-1"
+ItemScores = dict[str, dict[str, list[float]]]  # after -> task -> 0..1 of every test row, by sample id in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +39,18 @@ class FinishedRun:
     path: Path
     config: RunConfig
     stream_digest: str
+    finished: str  # ISO 8601
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None
     cost: Cost | None  # None for a run without MLflow
 
 
 def read_run(path: Path) -> FinishedRun:
-    """The run in folder `path`; raises `ConfigError` when it is none or has not finished."""
+    """The run in folder `path`, or in the record `path`; raises `ConfigError` when it is none or has not finished."""
+    if path.is_file():
+        return _from_record(path)
     if not (path / "config.json").is_file():
-        raise ConfigError(f"{path} is not the folder of a run; give STORAGE/RUN-ID, such as runs/first.")
+        raise ConfigError(f"{path} is not the folder of a run nor a record; give STORAGE/RUN-ID, such as runs/first.")
     if not (path / "finished.json").is_file():
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
     content: dict[str, Json] = json.loads((path / "config.json").read_text())
@@ -48,12 +61,78 @@ def read_run(path: Path) -> FinishedRun:
         path=path,
         config=config,
         stream_digest=digest,
+        finished=str(json.loads((path / "finished.json").read_text())["finished"]),
         matrix=ScoreMatrix.read(path / "score_matrix.json"),
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
         cost=read_cost(tracking_uri(config.tracking, path.parent), json.loads(link.read_text())["run_id"])
         if link.is_file()
         else None,
     )
+
+
+def write_record(run: FinishedRun, folder: Path) -> Path:
+    """Write the record of a run that lies in a folder; raises `ConfigError` rather than replace another one."""
+    if not run.path.is_dir():
+        raise ConfigError(f"{run.path} is a record already; records are made from the folder of a run.")
+    target = folder / f"{run.config.run_id}.json"
+    if target.exists():
+        raise ConfigError(f"{target} exists; move it away or record into another folder.")
+    config = run.config
+    moved = replace(
+        config, storage=Path("runs"), tracking=TrackingConfig(), cluster=replace(config.cluster, address=None)
+    )
+    content = {
+        "format": FORMAT,
+        "config": moved.to_json(),
+        "stream_digest": run.stream_digest,
+        "finished": run.finished,
+        "cost": None if run.cost is None else asdict(run.cost),
+        "score_matrix": _matrix(run.matrix, config),
+        "oracle_matrix": None if run.oracle is None else _matrix(run.oracle, config),
+        "item_scores": item_scores(run.path),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def item_scores(folder: Path) -> ItemScores:
+    """Every test row's score from the predictions in a run's folder."""
+    found: ItemScores = {}
+    for path in sorted((folder / "predictions").glob("*.parquet")):
+        table = pq.read_table(path, columns=["after", "task", "sample_id", "score"]).sort_by("sample_id")
+        for row in table.to_pylist():
+            found.setdefault(row["after"], {}).setdefault(row["task"], []).append(round(row["score"], 6))
+    return found
+
+
+def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
+    return matrix.to_dict(
+        stream=config.stream.name, method=config.method.name, backbone=config.backbone.name, seed=config.seed
+    )
+
+
+def _from_record(path: Path) -> FinishedRun:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
+        cost, oracle = content["cost"], content["oracle_matrix"]
+        return FinishedRun(
+            path=path,
+            config=RunConfig.from_json(content["config"]),
+            stream_digest=content["stream_digest"],
+            finished=content["finished"],
+            matrix=ScoreMatrix.from_dict(content["score_matrix"]),
+            oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
+            cost=None if cost is None else Cost(**cost),
+        )
+    except LittoralError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a whole record of a run ({error!r}); make it again.") from error
 
 
 def read_cost(uri: str, run_id: str) -> Cost:

@@ -1,6 +1,8 @@
 """Compare finished runs of one stream: a table with mean and spread over seeds, for the terminal or as Markdown.
 
     python pipelines/report.py runs/first runs/second ... [--markdown]
+    python pipelines/report.py runs/first --record results        # results/first.json holds what a comparison needs
+    python pipelines/report.py results/*.json
 
 Runs that differ only in their seed are one row. A cell reads *right after the task was learned -> at the end*.
 """
@@ -31,7 +33,7 @@ from components.evaluation.decomposition import split_if_known  # noqa: E402
 from components.evaluation.matrix import ScoreMatrix  # noqa: E402
 from components.evaluation.scorers import score  # noqa: E402
 from components.evaluation.spread import Spread  # noqa: E402
-from components.recorded import FinishedRun, read_run  # noqa: E402
+from components.recorded import FinishedRun, read_run, write_record  # noqa: E402
 from components.training.config import flatten  # noqa: E402
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
@@ -46,9 +48,11 @@ class Report:
     """Which runs to compare."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of finished runs (STORAGE/RUN-ID), all of one stream and backbone."""
+    """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone."""
     markdown: bool = False
     """Print a Markdown table, for a README or a paper's notes."""
+    record: Path | None = None
+    """Instead of a table: write each run's record, RUN-ID.json, into this folder. It outlives the run's own folder."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
@@ -60,18 +64,31 @@ def main() -> int:
     """Read, group, print."""
     command = tyro.cli(Report, prog="report.py", description=(__doc__ or "").split("\n\n")[0])
     runs = [read_run(path.expanduser().resolve()) for path in command.runs]
+    if command.record is not None:
+        for run in runs:
+            print(write_record(run, command.record.expanduser()))
+    elif command.markdown:
+        print("\n".join(markdown(*table_of(runs))))
+    else:
+        show(*table_of(runs))
+    return 0
+
+
+def table_of(runs: Sequence[FinishedRun]) -> tuple[Line, list[Line]]:
+    """Header and lines; raises `ConfigError` for runs that cannot be compared."""
     require_comparable(runs)
     tasks = runs[0].matrix.tasks
     header = ["method", *tasks, "final average", "forgetting", *SPLIT, "trainable", "training", "seeds"]
     lines = [*control_lines(runs), *(line for group in grouped(runs) for line in group_lines(group))]
-    if command.markdown:
-        print("\n".join(markdown(header, lines)))
-    else:
-        table = Table(*header, header_style="bold")
-        for line in lines:
-            table.add_row(*line)
-        Console().print(table)
-    return 0
+    return header, lines
+
+
+def show(header: Line, lines: Sequence[Line]) -> None:
+    """The table on the terminal."""
+    table = Table(*header, header_style="bold")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:

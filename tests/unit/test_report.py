@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.data.streams import StreamConfig, open_stream
@@ -14,7 +16,7 @@ from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
 from components.methods.base import SequentialLoraConfig
 from components.methods.joint import JointConfig
-from components.recorded import FinishedRun, read_run
+from components.recorded import Cost, FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines.report import control_lines, group_lines, grouped, majority_score, require_comparable
@@ -31,7 +33,7 @@ def finished(folder: Path, config: RunConfig, rows: list[list[float | None]], *,
     ScoreMatrix(TASKS, rows, zero_shot=zero_shot).write(
         path / "score_matrix.json", stream="s", method=config.method.name, backbone="smol", seed=config.seed
     )
-    (path / "finished.json").write_text("{}")
+    (path / "finished.json").write_text(json.dumps({"finished": "2026-01-02T03:04:05+00:00"}))
     return path
 
 
@@ -104,3 +106,38 @@ def test_a_spread_by_hand() -> None:
     assert str(Spread.of([3.0])) == "3.0"
     with pytest.raises(ValueError, match="at least one"):
         Spread.of([])
+
+
+def test_a_record_compares_as_its_run_does_and_says_nothing_of_where_it_ran(
+    runs: list[FinishedRun], tmp_path: Path
+) -> None:
+    run = replace(runs[0], cost=Cost(train_s=60.0, evaluate_s=1.0, trainable_parameters=7))
+    run = replace(run, oracle=ScoreMatrix(TASKS, [[81.0, None], [71.0, 55.0]], zero_shot=False))
+    rows = [
+        {"after": "docvqa", "task": "docvqa", "sample_id": name, "score": score}
+        for name, score in {"b": 1.0, "a": 0.5}.items()
+    ]
+    (run.path / "predictions").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), run.path / "predictions" / "01-docvqa.parquet")
+    records = tmp_path / "records"
+    path = write_record(run, records)
+    assert path == records / "a.json"
+    assert str(tmp_path) not in path.read_text()
+    assert json.loads(path.read_text())["item_scores"] == {"docvqa": {"docvqa": [0.5, 1.0]}}  # by sample id
+    back = read_run(path)
+    assert group_lines([back]) == group_lines([run])
+    assert (back.cost, back.finished, back.stream_digest) == (run.cost, run.finished, run.stream_digest)
+    require_comparable([back, *runs[1:]])
+    with pytest.raises(ConfigError, match="exists; move it away"):
+        write_record(run, records)
+    with pytest.raises(ConfigError, match="is a record already"):
+        write_record(back, tmp_path)
+    path.write_text(path.read_text().replace('"config"', '"other"'))
+    with pytest.raises(ConfigError, match="is not a whole record"):
+        read_run(path)
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match="is no record"):
+        read_run(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is not a whole record"):
+        read_run(path)
