@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
+from components.evaluation.ledger import Difference
 from components.evaluation.matrix import LABELS, ScoreMatrix
 from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, TaskStarted
 from components.time_left import PlannedTask, TimeLeft, duration_text
@@ -159,6 +160,17 @@ class Console:
         self.close()
         self._out.print(_matrix_table(matrix, oracle, title))
         self._out.print(_figures_table(matrix, oracle))
+
+    def print_ledger(self, differences: Sequence[Difference]) -> None:
+        """The run against published results of its method: ours minus theirs, and what was done otherwise."""
+        self.close()
+        for difference in differences:
+            row = difference.row
+            figures = {LABELS[name]: value for name, value in difference.figures.items()} | dict(difference.final)
+            text = ", ".join(f"{name} {value:+.1f}" for name, value in figures.items()) or "no figure in common"
+            self._out.print(Text.assemble((f"{row.label} in {row.source}: ", "bold"), text), soft_wrap=True)
+            for note in (*difference.protocol, *row.flaws(), f"trust: {row.trust}"):
+                self._out.print(Text(f"  {note}", style="dim"), soft_wrap=True)
 
     def print_outcome(self, paths: Mapping[str, str], mlflow_command: str | None = None) -> None:
         """Where everything was written, and how to look at it. Paths are never wrapped: they get copied."""

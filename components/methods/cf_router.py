@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -17,14 +16,13 @@ from components.data.batch import IGNORE
 from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, Export, MethodState, SequentialLoraConfig, TaskInfo
 from components.methods.branches import TaskBranches
-from components.methods.features import picture_features
+from components.methods.features import ReadsInstructions, picture_features
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     from components.data.batch import Batch
     from components.models.backbone import Backbone
-    from components.models.sentence import SentenceEncoder
 
 RouterFeatures = Literal["both", "instruction", "picture", "hidden"]
 
@@ -61,7 +59,7 @@ class CfRouterConfig(SequentialLoraConfig):
         return CfRouter(self, seed=seed)
 
 
-class CfRouter(TaskBranches):
+class CfRouter(ReadsInstructions, TaskBranches):
     """CF-Router: hard routing to per-task adapters by regularised least squares.
 
     Paper: Li et al. 2026, "CF-Router: Closed-Form Solution for Expert Selection in Multimodal Agent Lifelong Learning"
@@ -98,13 +96,6 @@ class CfRouter(TaskBranches):
         self.routing = config
         self.router = torch.zeros(0, 0, dtype=torch.float64)  # V [D, T], on the CPU
         self.projection: Tensor | None = None  # P of `expansion`
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen encoder of instructions."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.routing.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         super().attach(model, state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -26,12 +25,12 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
+from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 CENTRES, COUNTS, IN_TASK = "tasks.centres", "tasks.counts", "in_task."  # names in a state
 INDEXED_TEXTS = 20_000  # instructions of a task that its centre is the mean of, evenly spaced
@@ -87,7 +86,7 @@ class ClMoeConfig(MethodConfig):
         return ClMoe(self, seed=seed)
 
 
-class ClMoe(Method):
+class ClMoe(ReadsInstructions, Method):
     """CL-MoE, dual momentum mixture of experts.
 
     Paper: Huai et al., CVPR 2025, "CL-MoE: Enhancing Multimodal Large Language Model with Dual Momentum
@@ -134,13 +133,6 @@ class ClMoe(Method):
         self.counts = torch.zeros(0, 0, dtype=torch.float64)  # [L, N], of the updates made in this task
         self.pending = self.counts  # [L, N], of this worker's micro-batches since the last update
         self.interrupted: dict[str, Tensor] = {}  # of a state that was taken inside a task
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen encoder of the task index."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         options = self.options

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -32,11 +31,11 @@ from components.methods.base import (
     TaskInfo,
     load_parameters,
 )
+from components.methods.features import ReadsInstructions
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 COMPONENTS = "coda_prompt_components"  # their module in the model
 
@@ -80,7 +79,7 @@ class CodaPromptConfig(MethodConfig):
         return CodaPrompt(self, seed=seed)
 
 
-class CodaPrompt(Method):
+class CodaPrompt(ReadsInstructions, Method):
     """CODA-Prompt.
 
     Paper: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for Rehearsal-Free Continual
@@ -120,13 +119,6 @@ class CodaPrompt(Method):
         self.components: PromptComponents
         self.attention: PrefixedAttention
         self.distance: Tensor  # of the components in `select` from orthonormal ones
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen query encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

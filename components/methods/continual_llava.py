@@ -29,6 +29,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
+from components.methods.features import ReadsInstructions
 from components.methods.routing import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
 from components.methods.slot_pool import SHARED, PoolOptions, SlotPool, distinct
 
@@ -129,7 +130,7 @@ class ContinualLlavaConfig(MethodConfig):
         return ContinualLlava(self, seed=seed)
 
 
-class ContinualLlava(Method):
+class ContinualLlava(ReadsInstructions, Method):
     """Continual LLaVA.
 
     Paper: Cao et al. 2024, "Continual LLaVA: Continual Instruction Tuning in Large Vision-Language Models",
@@ -169,10 +170,8 @@ class ContinualLlava(Method):
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
-        """The frozen query encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        encoder = load_sentence_encoder(self.options.sentence_encoder)
+        """The frozen query encoder, after checking that keys can be cut into `key_groups`."""
+        encoder = super().encoder
         if encoder.dim % self.options.key_groups:
             raise ConfigError(
                 f"continual_llava.key_groups is {self.options.key_groups}, which does not divide the "

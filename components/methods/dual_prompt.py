@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -32,11 +31,11 @@ from components.methods.base import (
     TaskInfo,
     load_parameters,
 )
+from components.methods.features import ReadsInstructions
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 PREFIXES = "dual_prompt_prefixes"  # their module in the model
 
@@ -88,7 +87,7 @@ class DualPromptConfig(MethodConfig):
         return DualPrompt(self, seed=seed)
 
 
-class DualPrompt(Method):
+class DualPrompt(ReadsInstructions, Method):
     """DualPrompt.
 
     Paper: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV, arXiv
@@ -129,13 +128,6 @@ class DualPrompt(Method):
         self.prefixes: GeneralAndExpertPrefixes
         self.attention: PrefixedAttention
         self.distances: Tensor  # [B] of the batch in `select`: 1 - cos of the current task's key
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen query encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -28,13 +27,12 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
-from components.methods.features import picture_features
+from components.methods.features import ReadsInstructions, picture_features
 from components.methods.routing import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 PENALTY = "eproj_penalty"  # the penalty's module in the model, while a projector is trained again
 KEYS, IMPORTANCE, SOURCE, ANCHOR = "eproj.key.", "eproj.importance.", "eproj.source.", "eproj.anchor."
@@ -71,7 +69,7 @@ class EProjConfig(MethodConfig):
         return EProj(self, seed=seed)
 
 
-class EProj(Method):
+class EProj(ReadsInstructions, Method):
     """EProj with task-similarity-informed regularisation (TIR).
 
     Paper: He et al. 2023, "Continual Instruction Tuning for Large Multimodal Models", arXiv 2311.16206. Its text was
@@ -118,13 +116,6 @@ class EProj(Method):
         self.penalty: QuadraticPenalty | None = None
         self.distance: Tensor | None = None  # the sum over k, inside `select`
         self.projectors: ProjectorBank
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen text encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

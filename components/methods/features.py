@@ -5,14 +5,31 @@ Shape letters: B batch, N pictures, V visual tokens, C vision channels.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from components.methods.base import MethodConfig
+
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
+    from components.models.sentence import SentenceEncoder
+
+
+class ReadsInstructions:
+    """Part of a method whose options name a `sentence_encoder`."""
+
+    config: MethodConfig
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen encoder of instructions."""
+        from components.models.sentence import load_sentence_encoder  # imports transformers
+
+        return load_sentence_encoder(str(self.config.options()["sentence_encoder"]))
 
 
 def has_picture(model: Backbone, batch: Batch) -> Tensor:

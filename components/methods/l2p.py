@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -25,11 +24,11 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
+from components.methods.features import ReadsInstructions
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 POOL = "l2p_pool"  # the pool's module in the model
 COUNTS = "routing.counts"  # in the state: how often each prompt was chosen
@@ -73,7 +72,7 @@ class L2PConfig(MethodConfig):
         return L2P(self, seed=seed)
 
 
-class L2P(Method):
+class L2P(ReadsInstructions, Method):
     """Learning to Prompt.
 
     Paper: Wang et al. 2022, "Learning to Prompt for Continual Learning", CVPR, arXiv 2112.08654; for image
@@ -113,13 +112,6 @@ class L2P(Method):
         self.counts = torch.zeros(config.pool_size)  # in the current task, up to the last update
         self.pending: list[Tensor] = []  # chosen ids since then
         self.distances: Tensor  # [B] of the batch in `select`: sum_k (1 - cos)
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen query encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -28,12 +27,11 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
-from components.methods.features import picture_features
+from components.methods.features import ReadsInstructions, picture_features
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 PROMPTS, HEAD = "modal_prompts", "modal_prompt_head"  # the modules in the model
 PROTOTYPES = "prototypes."  # prefix in the state
@@ -74,7 +72,7 @@ class ModalPromptConfig(MethodConfig):
         return ModalPrompt(self, seed=seed)
 
 
-class ModalPrompt(Method):
+class ModalPrompt(ReadsInstructions, Method):
     """ModalPrompt.
 
     Paper: Zeng et al., EMNLP 2025, "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with
@@ -114,13 +112,6 @@ class ModalPrompt(Method):
         self.unit = 1.0  # root mean square of the model's embeddings
         self.distances: tuple[Tensor, Tensor] | None = None  # [B] each, inside `select`
         self.prompts: TaskPrompts
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen text encoder."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

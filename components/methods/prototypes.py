@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -17,12 +16,12 @@ from torch.nn import functional as F
 from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, Export, MethodState, SequentialLoraConfig, TaskInfo
 from components.methods.branches import TaskBranches
+from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
-    from components.models.sentence import SentenceEncoder
 
 PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the encoder remembers
 TEXT = "text"
@@ -51,7 +50,7 @@ class PrototypeConfig(SequentialLoraConfig):
             )
 
 
-class PrototypeBranches(TaskBranches):
+class PrototypeBranches(ReadsInstructions, TaskBranches):
     """A branch per task and, in `memory`, a prototype per task and kind of feature: the mean over its samples [T, D].
 
     Prototypes are gathered after a task's last step from its training batches, as sums and counts over all workers.
@@ -61,13 +60,6 @@ class PrototypeBranches(TaskBranches):
     def __init__(self, config: PrototypeConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.routing = config
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen encoder of instructions."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.routing.sentence_encoder)
 
     def widths(self, model: Backbone) -> dict[str, int]:
         """D of every kind of feature."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -26,12 +25,12 @@ from components.methods.base import (
     target_pattern,
 )
 from components.methods.codebook import Field, compared_text
+from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
-    from components.models.sentence import SentenceEncoder
 
 PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the encoder remembers
 
@@ -72,7 +71,7 @@ class SmoloraConfig(MethodConfig):
         return Smolora(self, seed=seed)
 
 
-class Smolora(Method):
+class Smolora(ReadsInstructions, Method):
     """SMoLoRA, separable mixture of low-rank adaptation.
 
     Paper: Wang et al., ICCV 2025, "SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual
@@ -109,13 +108,6 @@ class Smolora(Method):
         super().__init__(config, seed=seed)
         self.options = config
         self.layers: SeparableLayers
-
-    @cached_property
-    def encoder(self) -> SentenceEncoder:
-        """The frozen encoder of instructions."""
-        from components.models.sentence import load_sentence_encoder  # imports transformers
-
-        return load_sentence_encoder(self.options.sentence_encoder)
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         options = self.options

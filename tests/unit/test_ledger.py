@@ -1,0 +1,66 @@
+"""Published rows as data, and a run held against them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import rich.console
+
+from components.console import Console
+from components.evaluation.ledger import PublishedRow, benchmark_of, benchmarks, differences, published
+from components.evaluation.matrix import ALIASES, ScoreMatrix
+from components.methods import METHODS
+
+ROWS = [row for name in benchmarks() for row in published(name)]
+CLEVR = ["imagenet_r", "clevr_math"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.benchmark}-{row.label}-{row.source[:12]}")
+def test_a_published_row_is_whole(row: PublishedRow) -> None:
+    assert row.final or row.figures
+    assert set(row.figures) <= set(ALIASES)
+    assert row.method is None or row.method in METHODS
+    assert row.protocol["backbone"]
+    assert all(0 <= score <= 100 for score in row.final.values())
+
+
+def test_the_rows_are_consistent_but_for_those_that_are_known_not_to_be() -> None:
+    """Known: CVIT's printed figures come without the immediate average, so nothing can be checked there."""
+    assert [(row.benchmark, row.label, row.flaws()) for row in ROWS if row.flaws()] == []
+    checked = [row for row in ROWS if {"immediate_average", "final_average"} <= set(row.figures)]
+    assert len(checked) >= 20
+
+
+def test_a_mistyped_row_is_flagged() -> None:
+    disco = next(row for row in published("ucit") if row.label == "DISCO")
+    assert disco.flaws() == []
+    [flaw] = replace(disco, figures={**disco.figures, "bwt": -6.40}).flaws()
+    assert flaw == "MFT + (T-1)/T BWT is 70.54, its final average 69.66"  # 75.87 - 5/6 * 6.40
+    [flaw] = replace(disco, final={**disco.final, "flickr30k": 66.69}, figures={"final_average": 69.66}).flaws()
+    assert flaw == "its final scores average 71.33, it prints 69.66"
+
+
+def test_only_real_benchmarks_have_published_rows() -> None:
+    assert benchmark_of("coin-alphabetical") == benchmark_of("coin") == "coin"
+    assert [benchmark_of(name) for name in ("mini-coin", "mini-coast-domain", "coins", "my-stream")] == [None] * 4
+    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
+    assert differences("mini-coin", "disco", matrix, {}) == []
+
+
+def test_a_run_is_held_against_rows_of_its_method() -> None:
+    """By hand: final 40 and 60 against 87.43 and 65.70; average 50 against 69.66; BWT -10 against -7.45."""
+    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
+    run = {"backbone": "LLaVA-1.5-7B", "order": "imagenet_r, clevr_math"}
+    [found] = differences("ucit", "disco", matrix, run)
+    assert found.final == pytest.approx({"imagenet_r": 40 - 87.43, "clevr_math": 60 - 65.70})
+    assert found.figures["final_average"] == pytest.approx(50 - 69.66)
+    assert found.figures["bwt"] == pytest.approx(-10 + 7.45)
+    assert found.protocol == ("starts_from: not recorded, there instruction-tuned weights",)
+    out = io.StringIO()
+    Console(rich.console.Console(file=out, width=40)).print_ledger([found])
+    first, *notes = out.getvalue().splitlines()
+    assert first.startswith("DISCO in MCITlib, README tables: ")
+    assert "Final average (MFN, Last) -19.7" in first
+    assert notes[-1].strip() == "trust: authors of the toolbox"
