@@ -155,11 +155,13 @@ class Console:
 
     # ---- at the end
 
-    def print_matrix(self, matrix: ScoreMatrix, oracle: ScoreMatrix | None = None, title: str = "Score matrix") -> None:
-        """The score matrix and its figures; with `oracle`, its last row and a second column of figures."""
+    def print_matrix(
+        self, matrix: ScoreMatrix, oracle: ScoreMatrix | None = None, repaired: ScoreMatrix | None = None
+    ) -> None:
+        """The score matrix and its figures; of other readings the last row, of oracle routing the figures too."""
         self.close()
-        self._out.print(_matrix_table(matrix, oracle, title))
-        self._out.print(_figures_table(matrix, oracle))
+        self._out.print(_matrix_table(matrix, {"oracle": oracle, "repaired": repaired}))
+        self._out.print(_figures_table(matrix, oracle, repaired))
 
     def print_ledger(self, differences: Sequence[Difference]) -> None:
         """The run against published results of its method: ours minus theirs, and what was done otherwise."""
@@ -181,8 +183,8 @@ class Console:
             self._out.print(Text.assemble(("Look at it: ", "bold"), (mlflow_command, "cyan")), soft_wrap=True)
 
 
-def _matrix_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None, title: str) -> Table:
-    table = Table(title=title, title_style="bold", header_style="bold", show_lines=False)
+def _matrix_table(matrix: ScoreMatrix, others: Mapping[str, ScoreMatrix | None]) -> Table:
+    table = Table(title="Score matrix", title_style="bold", header_style="bold", show_lines=False)
     table.add_column("after", overflow="fold", min_width=6)
     for task in matrix.tasks:
         table.add_column(Text(task), justify="right", overflow="fold", min_width=5)
@@ -190,13 +192,14 @@ def _matrix_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None, title: str) -
         learned = number - matrix.has_zero_shot
         cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
         table.add_row(Text(after), *cells, end_section=after == "zero-shot")
-    if oracle is not None and oracle.num_learned:
-        table.add_section()
-        table.add_row(Text("oracle"), *[_cell(score, bold=False) for score in oracle.rows[-1]])
+    for name, other in others.items():
+        if other is not None and other.num_learned:
+            table.add_section()
+            table.add_row(Text(name), *[_cell(score, bold=False) for score in other.rows[-1]])
     return table
 
 
-def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None) -> Table:
+def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None, repaired: ScoreMatrix | None) -> Table:
     table = Table(box=None, show_header=oracle is not None, header_style="bold", pad_edge=False)
     table.add_column("")
     table.add_column("score", justify="right")
@@ -208,7 +211,7 @@ def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None) -> Table:
         if oracle is not None:
             row.append(f"{oracle_summary[name]:.2f}" if name in oracle_summary else "")
         table.add_row(*row)
-    for name, value in split_if_known(matrix, oracle).items():
+    for name, value in split_if_known(matrix, oracle, repaired).items():
         table.add_row(SPLIT_LABELS[name], f"{value:.2f}", "")
     return table
 

@@ -1,39 +1,50 @@
-"""A routed method's forgetting in two parts that add up: routing error and weight drift."""
+"""Forgetting in two parts that add up, by comparing the scores with another reading of the same stream.
+
+With S the scores, O those of the other reading and gap[i, j] = O[i, j] - S[i, j] what it would gain on task j after
+task i, averaged over the tasks before the last one:
+
+    S[j, j] - S[T, j] = (O[j, j] - O[T, j]) + (gap[T, j] - gap[j, j])
+
+    oracle routing     weight drift: the right parameters answer worse than they did
+                       + routing error: more is lost by choosing the wrong ones than when j was new
+    repaired replies   knowledge loss: the answer in the reply is worse than it was
+                       + format drift: more is lost by answering in another form than when j was new
+
+Any part can be negative.
+"""
 
 from __future__ import annotations
 
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
 
+ROUTING = ("forgetting_routing_error", "forgetting_weight_drift")
+FORMAT = ("forgetting_format_drift", "forgetting_knowledge_loss")
 SPLIT_LABELS = {
     "forgetting_routing_error": "  of it by routing error",
     "forgetting_weight_drift": "  of it by weight drift",
+    "forgetting_format_drift": "  of it by format drift",
+    "forgetting_knowledge_loss": "  of it by knowledge loss",
 }
 
 
-def split_forgetting(matrix: ScoreMatrix, oracle: ScoreMatrix) -> dict[str, float]:
-    """`forgetting_diagonal` as the sum of two figures; raises `MatrixError` when cells for it are missing.
+def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, names: tuple[str, str]) -> dict[str, float]:
+    """`forgetting_diagonal` as gap growth and what is left of it in `other`, under `names` in that order.
 
-    With S the scores, O those under oracle routing and gap[i, j] = O[i, j] - S[i, j] what routing costs task j after
-    task i, averaged over the tasks before the last one:
-
-        weight drift   = O[j, j] - O[T, j]        the right parameters answer worse than they did
-        routing error  = gap[T, j] - gap[j, j]    more is lost by choosing the wrong ones than when j was new
-
-    so that S[j, j] - S[T, j] = weight drift + routing error. Either can be negative.
+    Raises `MatrixError` when cells for it are missing.
     """
-    drift = oracle.forgetting("diagonal")
-    return {
-        "forgetting_routing_error": matrix.forgetting("diagonal") - drift,
-        "forgetting_weight_drift": drift,
-    }
+    left = other.forgetting("diagonal")
+    return {names[0]: matrix.forgetting("diagonal") - left, names[1]: left}
 
 
-def split_if_known(matrix: ScoreMatrix, oracle: ScoreMatrix | None) -> dict[str, float]:
-    """The two figures, or nothing while too few tasks are learned or oracle routing was not measured."""
-    if oracle is None:
-        return {}
-    try:
-        return split_forgetting(matrix, oracle)
-    except MatrixError:
-        return {}  # as `ScoreMatrix.summary`: a figure without its cells is left out
+def split_if_known(
+    matrix: ScoreMatrix, oracle: ScoreMatrix | None, repaired: ScoreMatrix | None = None
+) -> dict[str, float]:
+    """The parts of every reading that was measured; none while too few tasks are learned."""
+    parts: dict[str, float] = {}
+    for other, names in ((oracle, ROUTING), (repaired, FORMAT)):
+        try:
+            parts |= {} if other is None else split_forgetting(matrix, other, names)
+        except MatrixError:
+            continue  # as `ScoreMatrix.summary`: a figure without its cells is left out
+    return parts

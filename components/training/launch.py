@@ -40,7 +40,7 @@ from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
-from components.training.scoring import MATRIX_FILE, ORACLE_FILE
+from components.training.scoring import MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
@@ -55,6 +55,7 @@ class StreamResult:
 
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None  # with the task known at test time, for routed methods that measured it
+    repaired: ScoreMatrix | None  # of the answers found in wrongly formed replies; None for an older run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +116,9 @@ def finished_result(plan: Plan) -> StreamResult | None:
 
 def read_result(run_dir: Path) -> StreamResult:
     """The matrices a run has written so far."""
-    oracle = run_dir / ORACLE_FILE
-    return StreamResult(
-        matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None
-    )
+    others = (run_dir / ORACLE_FILE, run_dir / REPAIRED_FILE)
+    oracle, repaired = (ScoreMatrix.read(path) if path.is_file() else None for path in others)
+    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), oracle=oracle, repaired=repaired)
 
 
 def check_run_dir(plan: Plan) -> None:

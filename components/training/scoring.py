@@ -16,6 +16,7 @@ import torch.distributed as dist
 from components.data.batch import Example
 from components.data.tasks import Task
 from components.errors import DataError
+from components.evaluation.answer_format import FormRepair, form_of, obeys
 from components.evaluation.decomposition import split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from components.training.worker import WorkerPlan
 
 ZERO_SHOT = "zero-shot"
-MATRIX_FILE, ORACLE_FILE = "score_matrix.json", "oracle_matrix.json"
+MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE = "score_matrix.json", "oracle_matrix.json", "repaired_matrix.json"
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
 
@@ -45,6 +46,8 @@ PREDICTIONS_SCHEMA = pa.schema(
         ("answers", pa.list_(pa.string())),
         ("score", pa.float64()),
         ("metric", pa.string()),
+        ("well_formed", pa.bool_()),
+        ("repaired_score", pa.float64()),
         ("routed_to", pa.string()),
         ("slots", pa.list_(pa.int64())),
         ("matched", pa.bool_()),
@@ -61,6 +64,7 @@ class Row:
     after: str
     scores: dict[str, float | None]
     oracle_scores: dict[str, float | None] | None
+    repaired_scores: dict[str, float | None] | None = None  # None in rows of an older checkpoint
 
 
 class RowScorer:
@@ -98,6 +102,7 @@ class RowScorer:
                 if evaluation.oracle_routing and self.method.routes
                 else None
             ),
+            repaired_scores={name: _mean(table, name, "repaired_score") for name in names},
         )
         if self.rank == 0:
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
@@ -145,6 +150,7 @@ class RowScorer:
 
     def _scored(self, task: Task, after: str, answers: list[Answer], num_rows: int) -> list[dict[str, object]]:
         replies = {item.sample_id: item for item in answers}
+        repair = FormRepair.of(row.answers for row in task.test.rows(with_image=False))
         records: list[dict[str, object]] = []
         for row in task.test.rows(with_image=False, limit=num_rows):
             reply = replies.pop(row.sample_id, None)
@@ -163,6 +169,8 @@ class RowScorer:
                     "answers": list(row.answers),
                     "score": score(row.metric, reply.text, row.answers),
                     "metric": row.metric,
+                    "well_formed": obeys(form_of(row.metric, row.answers), reply.text, row.answers),
+                    "repaired_score": repair.score(row.metric, row.instruction, reply.text, row.answers),
                     "routed_to": reply.routed_to,
                     "slots": None if reply.slots is None else list(reply.slots),
                     "matched": reply.matched,
@@ -197,7 +205,11 @@ class RowScorer:
                 after=row.after,
                 scores=row.scores,
                 oracle_scores=row.oracle_scores,
-                routing_accuracy=_routing_accuracy(table, self.method.owner)
+                repaired_scores=row.repaired_scores,
+                well_formed=_shares(table, lambda record: bool(record["well_formed"])),
+                routing_accuracy=_shares(
+                    table, lambda record: record["routed_to"] == self.method.owner(str(record["task"]))
+                )
                 if self.method.routes and learned
                 else None,
                 slot_usage=_slot_usage(table, self.method.num_slots) if learned else None,
@@ -211,30 +223,37 @@ class RowScorer:
         )
 
 
-def matrix_of(tasks: list[str], rows: list[Row], *, oracle: bool = False) -> ScoreMatrix:
-    """The score matrix of finished rows; with `oracle`, the one measured with the task known."""
-    cells = [(row.after, (row.oracle_scores or row.scores) if oracle else row.scores) for row in rows]
-    return ScoreMatrix(
-        tasks, [[scores[name] for name in tasks] for _, scores in cells], after=[name for name, _ in cells]
-    )
+def matrix_of(tasks: list[str], rows: list[Row], reading: str = MATRIX_FILE) -> ScoreMatrix | None:
+    """The matrix of finished rows that a file holds; None for a reading that no row has."""
+    other = {MATRIX_FILE: "scores", ORACLE_FILE: "oracle_scores", REPAIRED_FILE: "repaired_scores"}[reading]
+    found = [(row.after, getattr(row, other)) for row in rows]
+    if not any(scores for _, scores in found):
+        return None
+    # a row without the reading: oracle routing needs a learned task, before that the scores are the same
+    cells = [scores or row.scores for row, (_, scores) in zip(rows, found, strict=True)]
+    return ScoreMatrix(tasks, [[scores[name] for name in tasks] for scores in cells], after=[name for name, _ in found])
 
 
 def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
-    """Replace `score_matrix.json` (and `oracle_matrix.json`) by the rows so far, atomically."""
-    config = plan.config
-    for oracle in (False, True):
-        if oracle and not any(row.oracle_scores for row in rows):
-            continue
-        matrix = matrix_of(plan.stream.task_names, rows, oracle=oracle)
-        split = split_if_known(matrix_of(plan.stream.task_names, rows), matrix) if oracle else {}
-        matrix.write(
-            plan.run_dir / (ORACLE_FILE if oracle else MATRIX_FILE),
-            stream=plan.stream.name,
-            method=config.method.name,
-            backbone=config.backbone.name,
-            seed=config.seed,
-            extra={"forgetting_split": split} if oracle else None,
-        )
+    """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
+    config, tasks = plan.config, plan.stream.task_names
+    matrix, oracle, repaired = (matrix_of(tasks, rows, file) for file in (MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE))
+    assert matrix is not None, "a finished row has scores"
+    splits = {
+        ORACLE_FILE: split_if_known(matrix, oracle),
+        REPAIRED_FILE: split_if_known(matrix, None, repaired),
+        MATRIX_FILE: None,
+    }
+    for file, found in {ORACLE_FILE: oracle, REPAIRED_FILE: repaired, MATRIX_FILE: matrix}.items():
+        if found is not None:
+            found.write(
+                plan.run_dir / file,
+                stream=plan.stream.name,
+                method=config.method.name,
+                backbone=config.backbone.name,
+                seed=config.seed,
+                extra=None if splits[file] is None else {"forgetting_split": splits[file]},
+            )
 
 
 def _mean(table: list[dict[str, object]], task: str, column: str) -> float | None:
@@ -242,13 +261,12 @@ def _mean(table: list[dict[str, object]], task: str, column: str) -> float | Non
     return 100.0 * sum(values) / len(values) if values else None
 
 
-def _routing_accuracy(table: list[dict[str, object]], owner: Callable[[str], str]) -> dict[str, float]:
-    names = sorted({str(record["task"]) for record in table})
-    return {
-        name: sum(record["routed_to"] == owner(name) for record in table if record["task"] == name)
-        / sum(record["task"] == name for record in table)
-        for name in names
-    }
+def _shares(table: list[dict[str, object]], holds: Callable[[dict[str, object]], bool]) -> dict[str, float]:
+    """By task: the share of its records for which `holds`."""
+    found: dict[str, list[bool]] = {}
+    for record in table:
+        found.setdefault(str(record["task"]), []).append(holds(record))
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
 def _slot_usage(table: list[dict[str, object]], num_slots: int | None) -> dict[str, list[int]] | None:

@@ -1,12 +1,15 @@
-"""A small job without Ray: two tasks of a method on the pocket model, under any engine and world size."""
+"""Small jobs without Ray: two tasks of a method on the pocket model, under any engine and world size."""
 
 from __future__ import annotations
 
 import functools
 import os
 import socket
+import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -25,6 +28,7 @@ from components.training.engine import (
 )
 
 GLOBAL_BATCH, UPDATES = 8, 5
+INSTRUCTIONS = ("Read the chart.", "Name what you see.")  # of each task, and of every other row
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 
 
@@ -44,22 +48,39 @@ class Job:
     method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
 
 
-def losses_of(job: Job) -> list[float]:
-    """Losses of every update of both tasks, then each task's loss on the plain model after its engine was closed."""
-    context = mp.get_context("spawn")
+def losses_of(jobs: Collection[Job]) -> dict[Job, list[float]]:
+    """By job: losses of every update of both tasks, then each task's loss on the plain model after its engine closed.
+
+    Jobs of one world size share their processes: imports take longer than a job.
+    """
+    found: dict[Job, list[float]] = {}
+    for world_size in sorted({job.world_size for job in jobs}):
+        found |= _started([job for job in jobs if job.world_size == world_size], world_size)
+    return found
+
+
+def _started(jobs: list[Job], world_size: int) -> dict[Job, list[float]]:
+    context, port = mp.get_context("spawn"), free_port()
     results = context.SimpleQueue()
-    port = free_port()
-    processes = [context.Process(target=_work, args=(job, rank, port, results)) for rank in range(job.world_size)]
+    processes = [context.Process(target=_work, args=(jobs, rank, port, results)) for rank in range(world_size)]
     for process in processes:
         process.start()
+    found: dict[Job, list[float]] = {}
+    while len(found) < len(jobs) and all(process.exitcode in (None, 0) for process in processes):
+        while not results.empty():
+            job, losses = results.get()
+            found[job] = losses
+        time.sleep(0.05)
     for process in processes:
-        process.join(timeout=240)
+        process.join(timeout=60 if len(found) == len(jobs) else 5)
     codes = [process.exitcode for process in processes]
     for process in processes:
         if process.is_alive():
             process.terminate()
-    assert codes == [0] * job.world_size, f"workers of {job} ended with {codes}"
-    return results.get()
+    unfinished = next((job for job in jobs if job not in found), None)
+    assert unfinished is None, f"workers ended with {codes} in {unfinished}"
+    assert codes == [0] * world_size
+    return found
 
 
 def free_port() -> int:
@@ -91,15 +112,26 @@ def examples() -> list[Example]:
         length = int(torch.randint(8, 14, (1,), generator=generator))
         ids = torch.randint(5, 60, (length,), generator=generator)
         labels = torch.where(torch.arange(length) < length // 2, torch.tensor(IGNORE), ids)
-        rows.append(Example(sample_id=str(index), instruction="x", input_ids=ids, labels=labels))
+        rows.append(Example(sample_id=str(index), instruction=INSTRUCTIONS[index % 2], input_ids=ids, labels=labels))
     return rows
 
 
-def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # type: ignore[type-arg]
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.world_size)}
+def _work(jobs: list[Job], rank: int, port: int, results: mp.SimpleQueue) -> None:  # type: ignore[type-arg]
+    world_size = jobs[0].world_size
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=job.world_size)
+    # A job that a worker leaves the others waiting in fails after this long.
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=240))
+    for job in jobs:
+        losses = _learned(job, rank)
+        if rank == 0:
+            results.put((job, losses))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _learned(job: Job, rank: int) -> list[float]:
     model = load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=job.checkpointing))
     method = job.method.build(seed=0)
     method.attach(model, None)
@@ -124,7 +156,7 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
         )
 
     for index in range(2):
-        task = TaskInfo(index=index, name=f"task{index}", instructions=[f"question {index}"])
+        task = TaskInfo(index=index, name=f"task{index}", instructions=[INSTRUCTIONS[index]])
         method.begin_task(model, task)
         engine = build()
         for update in range(UPDATES):
@@ -158,9 +190,8 @@ def _work(job: Job, rank: int, port: int, results: mp.SimpleQueue) -> None:  # t
         method.end_task(engine, task, iter(batches))
         model.eval()
         everything = collate(rows, pad_id=0, padding_side="right")
+        if job.method.needs_task_id:
+            everything = replace(everything, oracle_task=task.name)
         with torch.no_grad(), method.select(model, everything):
             losses.append(float(model(everything).loss))
-    if rank == 0:
-        results.put(losses)
-    dist.barrier()
-    dist.destroy_process_group()
+    return losses

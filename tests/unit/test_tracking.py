@@ -56,12 +56,19 @@ def step(index: int, update: int, loss: float = 2.0) -> StepDone:
     )
 
 
-def row(learned: int, scores: list[float | None], oracle: list[float | None] | None = None) -> RowScored:
+def row(
+    learned: int,
+    scores: list[float | None],
+    oracle: list[float | None] | None = None,
+    repaired: list[float | None] | None = None,
+) -> RowScored:
     return RowScored(
         tasks_learned=learned,
         after="zero-shot" if learned == 0 else TASKS[learned - 1],
         scores=dict(zip(TASKS, scores, strict=True)),
         oracle_scores=None if oracle is None else dict(zip(TASKS, oracle, strict=True)),
+        repaired_scores=None if repaired is None else dict(zip(TASKS, repaired, strict=True)),
+        well_formed={"chartqa": 0.5} if learned else None,
         routing_accuracy={"chartqa": 0.75} if learned else None,
         slot_usage={"chartqa": [3, 1, 0, 0], "doc/vqa": [0, 0, 2, 2]} if learned else None,
         train_s=12.0,
@@ -76,15 +83,15 @@ def row(learned: int, scores: list[float | None], oracle: list[float | None] | N
 def first_part() -> list[Event]:
     """Zero-shot, all of task 1, and task 2 until it dies at update 3."""
     zero = [row(0, [4.0, 2.0])]
-    one = [started(0), *(step(0, update) for update in range(1, 6)), row(1, [60.0, None], [62.0, None])]
+    one = [started(0), *(step(0, update) for update in range(1, 6)), row(1, [60.0, None], [62.0, None], [61.0, None])]
     return [*zero, *one, started(1), *(step(1, update) for update in range(1, 4))]
 
 
 def second_part() -> list[Event]:
     """The resumed stream: earlier rows again, task 2 from update 2 on, and its row."""
-    again = [row(0, [4.0, 2.0]), row(1, [60.0, None], [62.0, None])]
+    again = [row(0, [4.0, 2.0]), row(1, [60.0, None], [62.0, None], [61.0, None])]
     two = [started(1, resumed_at=2), *(step(1, update) for update in range(3, 6)), step(1, 6, math.nan)]
-    return [*again, *two, row(2, [40.0, 80.0], [62.0, 81.0])]
+    return [*again, *two, row(2, [40.0, 80.0], [62.0, 81.0], [56.0, 80.0])]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +169,11 @@ def test_scores_are_recorded_once_at_tasks_learned(client: MlflowClient, run_id:
     assert curve(client, run_id, "oracle/final_average") == [(1, 62.0), (2, 71.5)]
     assert curve(client, run_id, "oracle/forgetting") == [(2, 0.0)]
     assert curve(client, run_id, "oracle/accuracy/doc_vqa") == [(2, 81.0)]
+    # by hand: chartqa falls 60 to 40, with its replies repaired 61 to 56
+    assert curve(client, run_id, "forgetting_knowledge_loss") == [(2, 5.0)]
+    assert curve(client, run_id, "forgetting_format_drift") == [(2, 15.0)]
+    assert curve(client, run_id, "repaired/accuracy/doc_vqa") == [(2, 80.0)]
+    assert curve(client, run_id, "well_formed/chartqa") == [(1, 0.5), (2, 0.5)]
     assert curve(client, run_id, "routing_accuracy/chartqa") == [(1, 0.75), (2, 0.75)]
     assert curve(client, run_id, "slots/dead") == [(1, 0.0), (2, 0.0)]
     assert curve(client, run_id, "cost/peak_memory_gib") == [(0, 1.0), (1, 1.0), (2, 1.0)]
@@ -172,6 +184,7 @@ def test_the_matrix_as_json_table_and_images(client: MlflowClient, run_id: str, 
     assert ScoreMatrix.from_dict(content).rows == [[4.0, 2.0], [60.0, None], [40.0, 80.0]]
     assert (content["method"], content["seed"]) == ("lora", 3)
     assert content["oracle"]["summary"]["final_average"] == 71.5
+    assert content["repaired"]["summary"]["final_average"] == 68.0
     table = read_json(client, run_id, "score_matrix_table.json", tmp_path)
     assert table["columns"] == ["after", *TASKS]
     assert table["data"] == [["zero-shot", 4.0, 2.0], ["chartqa", 60.0, None], ["doc/vqa", 40.0, 80.0]]
