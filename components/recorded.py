@@ -43,6 +43,7 @@ class FinishedRun:
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None
     cost: Cost | None  # None for a run without MLflow
+    mlflow_id: str | None = None  # None for a record or a run without MLflow
 
 
 def read_run(path: Path) -> FinishedRun:
@@ -57,6 +58,7 @@ def read_run(path: Path) -> FinishedRun:
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
     oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
+    mlflow_id = str(json.loads(link.read_text())["run_id"]) if link.is_file() else None
     return FinishedRun(
         path=path,
         config=config,
@@ -64,9 +66,8 @@ def read_run(path: Path) -> FinishedRun:
         finished=str(json.loads((path / "finished.json").read_text())["finished"]),
         matrix=ScoreMatrix.read(path / "score_matrix.json"),
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
-        cost=read_cost(tracking_uri(config.tracking, path.parent), json.loads(link.read_text())["run_id"])
-        if link.is_file()
-        else None,
+        cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
+        mlflow_id=mlflow_id,
     )
 
 

@@ -122,7 +122,7 @@ class StreamTracker(Tracker):
         match event:
             case TaskStarted():
                 self._end_children("FINISHED")
-                self._children.append(_Child(started=event, waiting=_points({"start_s": event.start_s}, step=0)))
+                self._children.append(_Child(started=event, waiting=points({"start_s": event.start_s}, step=0)))
                 self._send_children()
             case StepDone():
                 self._collect(event)
@@ -199,7 +199,7 @@ class StreamTracker(Tracker):
             "train/samples_per_s": event.samples_per_s,
             "train/data_wait_s": event.data_wait_s,
         }
-        child.waiting += _points(values, step=event.update)
+        child.waiting += points(values, step=event.update)
         del child.waiting[:-MAX_WAITING_POINTS]
 
     # ---- rows of the score matrix
@@ -219,7 +219,7 @@ class StreamTracker(Tracker):
             return  # a resumed stream reports its rows again
         step, run_id = row.tasks_learned, self._parent
         model_id = self._record_checkpoint(row) if row.checkpoint_path else None
-        self._store.put_points(run_id, _points(book.metrics(row), step=step), model_id)
+        self._store.put_points(run_id, points(book.metrics(row), step=step), model_id)
         # Matplotlib takes about a second to import, and only rows need it.
         from components.evaluation.heatmap import draw_score_matrix, draw_slot_usage
 
@@ -256,8 +256,8 @@ class StreamTracker(Tracker):
         return f"{self._description}\n\n{self._book.markdown()}\n"
 
 
-def _points(values: Mapping[str, float], *, step: int) -> list[Point]:
-    """Finite values only: SQL stores change NaN and infinity into other numbers."""
+def points(values: Mapping[str, float], *, step: int) -> list[Point]:
+    """Points of now. Finite values only: SQL stores change NaN and infinity into other numbers."""
     now = int(time.time() * 1000)
     finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return [Point(key=key, value=value, step=step, timestamp_ms=now) for key, value in finite.items()]

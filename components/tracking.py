@@ -25,7 +25,7 @@ from components.errors import TrackingError
 from components.events import Note
 from components.patience import StoreError
 from components.run_facts import flatten_params, metric_names, without_secrets
-from components.stream_tracker import Point, StreamTracker
+from components.stream_tracker import Point, StreamTracker, points
 from components.tracking_config import (
     DatasetRecord,
     Status,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
     from PIL.Image import Image
+
+    from components.evaluation.matrix import ScoreMatrix
 
 __all__ = [
     "DatasetRecord",
@@ -93,6 +95,36 @@ def open_tracker(
             "or turn tracking.enabled off."
         ) from error
     return tracker
+
+
+def record_reading(
+    config: TrackingConfig,
+    storage: Path,
+    run_id: str,
+    reading: str,
+    matrix: ScoreMatrix,
+    facts: Mapping[str, object],
+) -> None:
+    """Add another reading of a finished stream's replies to its run: `reading`/accuracy/TASK and /FIGURE over tasks
+    learned, and `reading`_matrix.json with `facts`. Recording again replaces the file and repeats the points.
+
+    Raises:
+        TrackingError: the store cannot be reached, or lacks the run.
+    """
+    uri = tracking_uri(config, storage)
+    names = metric_names(matrix.tasks)
+    try:
+        store = _open_store(uri, config.experiment, storage)
+        for number, row in enumerate(matrix.rows):
+            learned = number if matrix.has_zero_shot else number + 1
+            cells = dict(zip(matrix.tasks, row, strict=True))
+            values = {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items() if cell is not None}
+            values |= {f"{reading}/{name}": value for name, value in matrix.at(learned).summary().items()}
+            store.put_points(run_id, points(values, step=learned))
+        content = matrix.to_dict(stream="", method="", backbone="", seed=0, extra=facts)
+        store.put_json(run_id, content, f"{reading}_matrix.json")
+    except StoreError as error:
+        raise TrackingError(f"MLflow at {without_secrets(uri)} cannot be used ({error}).") from error
 
 
 def _open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:

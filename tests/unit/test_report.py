@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from finished_runs import STREAM, TASKS, finished
 
-from components.data.streams import StreamConfig, open_stream
+from components.data.streams import open_stream
 from components.errors import ConfigError
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
@@ -20,21 +21,6 @@ from components.recorded import Cost, FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines.report import control_lines, group_lines, grouped, majority_score, require_comparable
-
-TASKS = ["docvqa", "iconqa"]
-STREAM = StreamConfig(size="nano", order=tuple(TASKS))
-
-
-def finished(folder: Path, config: RunConfig, rows: list[list[float | None]], *, zero_shot: bool = False) -> Path:
-    path = folder / str(config.run_id)
-    path.mkdir()
-    digest = open_stream(config.stream).digest
-    (path / "config.json").write_text(json.dumps({**config.to_json(), "stream_digest": digest}))
-    ScoreMatrix(TASKS, rows, zero_shot=zero_shot).write(
-        path / "score_matrix.json", stream="s", method=config.method.name, backbone="smol", seed=config.seed
-    )
-    (path / "finished.json").write_text(json.dumps({"finished": "2026-01-02T03:04:05+00:00"}))
-    return path
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""pipelines/judge.py over the folder of a finished run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finished_runs import STREAM, TASKS, finished
+
+from components.evaluation.matrix import ScoreMatrix
+from components.methods.base import SequentialLoraConfig
+from components.tracking_config import TrackingConfig
+from components.training.config import RunConfig
+from pipelines import judge
+from pipelines.command import guarded
+
+
+def reply(after: str, task: str, prediction: str) -> dict[str, object]:
+    row = {"after": after, "task": task, "prompt": "What is it?", "prediction": prediction}
+    return {**row, "answers": ["cat"], "metric": "exact", "sample_id": "0", "score": 0.0}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    config = RunConfig(run_id="a", stream=STREAM, method=SequentialLoraConfig(), tracking=TrackingConfig(enabled=False))
+    path = finished(tmp_path, config, [[0.0, None], [0.0, 0.0]])
+    files = {
+        f"01-{TASKS[0]}": [reply(TASKS[0], TASKS[0], "cat"), reply(TASKS[0], TASKS[0], "")],
+        f"02-{TASKS[1]}": [reply(TASKS[1], TASKS[0], ""), reply(TASKS[1], TASKS[1], "cat")],
+    }
+    (path / "predictions").mkdir()
+    for name, rows in files.items():
+        pq.write_table(pa.Table.from_pylist(rows), path / "predictions" / f"{name}.parquet")
+    return path
+
+
+def judged(run: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["judge.py", str(run), "--judge.model", "hash", *options])
+    return guarded(judge.main)
+
+
+def test_every_cell_is_judged(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judged(run, monkeypatch) == 0
+    matrix = ScoreMatrix.read(run / "judged_matrix.json")
+    assert matrix.after == TASKS
+    assert matrix.rows == [[pytest.approx(50.0), None], [0.0, pytest.approx(100.0)]]  # by hand: 10 and 0; 0; 10
+    content = json.loads((run / "judged_matrix.json").read_text())
+    assert (content["judge"], content["judged"], content["failed"]) == ("similarity hash", 4, 0)
+    out = capsys.readouterr().out
+    assert "Read it with care: cosine of sentence embeddings" in out
+    assert len((run.parent / "judge_cache.jsonl").read_text().splitlines()) == 2, "two different replies"
+    assert judged(run, monkeypatch, "--limit", "1") == 0
+    assert ScoreMatrix.read(run / "judged_matrix.json").rows[0] == [pytest.approx(100.0), None]
+
+
+def test_a_run_without_predictions_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (run / "predictions").iterdir():
+        file.unlink()
+    assert judged(run, monkeypatch) != 0
+    assert "holds no predictions to judge" in capsys.readouterr().err
+    assert not (run / "judged_matrix.json").exists()
