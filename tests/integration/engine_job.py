@@ -62,7 +62,7 @@ def losses_of(jobs: Collection[Job]) -> dict[Job, list[float]]:
 def _started(jobs: list[Job], world_size: int) -> dict[Job, list[float]]:
     context, port = mp.get_context("spawn"), free_port()
     results = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(jobs, rank, port, results)) for rank in range(world_size)]
+    processes = [context.Process(target=_work, args=(jobs, rank, port, results), daemon=True) for rank in range(world_size)]
     for process in processes:
         process.start()
     found: dict[Job, list[float]] = {}
