@@ -1,14 +1,15 @@
 """The contract of a continual method, and its plainest instance: sequential LoRA.
 
 A method is policy and plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
-order: `attach` (every process, before any engine), then per task `begin_task`, per batch `select` around forward and
-backward with `loss` inside it, `step` instead of the optimizer step, `end_task` after the last step. Generation runs
-inside `select` too. `state_dict` returns all that the next task, a resumed run and evaluation need.
+order: `attach` (every process, before any engine), then per task `begin_task` and `survey` (a look at the task's first
+batches, before the engine), per batch `select` around forward and backward with `loss` inside it, `step` instead of the
+optimizer step, `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
+next task, a resumed run and evaluation need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # listing methods must not import transformers
 
 Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
 LearnsFrom = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
+MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
@@ -121,6 +123,11 @@ class MethodConfig:
         """Rows kept of every past task and mixed into the later ones (replay)."""
         return 0
 
+    @property
+    def survey_share(self) -> float:
+        """Share of a task's updates, the first ones, whose samples `Method.survey` gets; 0: nothing is read for it."""
+        return 0.0
+
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""
         raise NotImplementedError
@@ -131,7 +138,7 @@ class MethodConfig:
 
 
 class Method:
-    """The seven hooks with their defaults; a method overrides what it needs.
+    """The eight hooks with their defaults; a method overrides what it needs.
 
     `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains`, `routes`, `owner`
     and `num_slots`, no more.
@@ -182,6 +189,16 @@ class Method:
         """Grow, freeze, choose; exactly the parameters with `requires_grad` are trained. Deterministic."""
         self.check_next(task)
 
+    def survey(
+        self, model: Backbone, task: TaskInfo, batches: Iterable[Batch], mean_over_workers: MeanOverWorkers
+    ) -> None:
+        """Look at the task before it is trained: `batches` are this worker's, as many as `config.survey_share` says.
+
+        Right after `begin_task`, on every worker, on the plain model before any engine; again when a task is resumed,
+        before its values are put back. Deterministic, and the same on one worker and on two but for rounding. What must
+        not change when a task is resumed on another number of workers belongs in `task_state` as well.
+        """
+
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         """Set which adapters serve each sample of `batch`, for forward, backward and generate; undone on exit."""
@@ -215,7 +232,8 @@ class Method:
     def task_state(self) -> dict[str, Tensor]:
         """What a method gathers while a task is learned, beside trainable parameters; kept in mid-task checkpoints.
 
-        A resumed task runs `attach` with the state of its start, `begin_task`, gets its parameters back, and then this.
+        A resumed task runs `attach` with the state of its start, `begin_task`, `survey`, gets its parameters back, and
+        then this.
         """
         return {}
 

@@ -25,9 +25,15 @@ class Feed:
         self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
 
     def read_ahead(self, task: str) -> None:
-        """Start the task's dataset and fetch its first block in the background; `updates` goes on from there."""
+        """Start the task's dataset and fetch its first block in the background; the next reader goes on from it."""
         blocks = self._blocks(task)
         self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
+
+    def first_updates(self, task: str, count: int) -> Iterator[Batch]:
+        """This rank's micro-batches of the first `count` updates, for a look before `updates`; 0 reads nothing."""
+        if count:
+            micro_batches = self._micro_batches(self._started(task), skip=0)
+            yield from itertools.islice(micro_batches, count * self.accumulation)
 
     def updates(self, task: str, *, first: int) -> Generator[list[Batch], None, None]:
         """This rank's micro-batches of one update after the other, from update `first` on."""

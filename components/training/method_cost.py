@@ -11,7 +11,7 @@ import torch
 from components.data.batch import IGNORE, Batch, Example, collate
 from components.methods.base import Method, MethodConfig, TaskInfo
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers, trainable_parameters
 
 BATCH, PROMPT, ANSWER = 2, 6, 2  # rows, and tokens of each half of a row
 PICTURE = 2  # visual tokens, the first of the prompt
@@ -59,6 +59,7 @@ def _learn(method: Method, model: Backbone, index: int) -> tuple[int, int]:
         return 0, 0
     method.begin_task(model, task)
     batch = _batch(index, task.name, model)
+    method.survey(model, task, iter([batch]), mean_over_workers)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=1e-4))
     calls: list[int] = []
     hook = model.language_model.register_forward_hook(lambda *_: calls.append(1))

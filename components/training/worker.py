@@ -7,6 +7,7 @@ Resume is Ray Train's own: the latest reported checkpoint holds the method, the 
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 import time
 from contextlib import ExitStack
@@ -30,7 +31,7 @@ from components.methods.base import Method, MethodState, TaskInfo, copy_tensors,
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig
-from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, trainable_parameters
+from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.feed import Feed
 from components.training.lessons import Lesson
 from components.training.scoring import Row, RowScorer
@@ -145,6 +146,7 @@ class StreamWorker:
         self.model.to(self.device)
         if not trainable_parameters(self.model):
             raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
+        self._survey(lesson, info)
         unfinished = self.unfinished.tensors if self.unfinished is not None and self.cursor.update else None
         if unfinished is not None:  # what `begin_task` made anew gets its trained values back
             load_parameters(trainable_parameters(self.model), unfinished["trainable"])
@@ -176,6 +178,12 @@ class StreamWorker:
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
+
+    def _survey(self, lesson: Lesson, info: TaskInfo) -> None:
+        """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""
+        updates = math.ceil(self.config.method.survey_share * lesson.num_updates)
+        batches = (batch.to(self.device) for batch in self.feed.first_updates(info.name, updates))
+        self.method.survey(self.model, info, batches, mean_over_workers)
 
     def _update(self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float) -> None:
         """One optimizer update. Each micro-batch weighs by its answer tokens, so the split over workers is neutral."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_tasks import Toy, attached, fresh_backbone, learn, logits, tiny_config
+from toy_tasks import Toy, attached, fresh_backbone, learn, logits, survey, tiny_config
 
 from components.errors import CheckpointError, ConfigError
 from components.methods import method_config
@@ -36,6 +36,7 @@ def test_attached_model_answers_like_the_backbone(name: str, toys: list[Toy]) ->
     for task, logit in zip(toys, expected, strict=True):
         assert torch.equal(logits(method, backbone, task.batch), logit)
     method.begin_task(backbone, toys[0].info)
+    survey(method, backbone, toys[0])
     # where promised, the first task's increments start at zero; elsewhere something must have entered
     assert torch.equal(logits(method, backbone, toys[0].batch), expected[0]) == method.config.starts_as_backbone
 
@@ -125,6 +126,7 @@ def test_a_task_goes_on_from_a_state_taken_in_its_middle(name: str, toys: list[T
     other = attached(tiny_config(name), other_backbone, through_disk(taken[2], tmp_path))
     assert other.tasks == ["colours"]
     other.begin_task(other_backbone, toys[1].info)
+    survey(other, other_backbone, toys[1])  # finds what it found at the task's start
     parameters = other.parameters()
     assert trainable_parameters(other_backbone).keys() <= parameters.keys()
     assert all(torch.equal(parameters[key], taken[2].tensors[key]) for key in parameters)

@@ -17,7 +17,7 @@ from components.methods import method_config
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
 OPPOSITES = {"left": "right", "up": "down", "yes": "no", "small": "large"}
@@ -131,6 +131,11 @@ def logits(method: Method, model: Backbone, batch: Batch) -> torch.Tensor:
         return model(batch).logits
 
 
+def survey(method: Method, model: Backbone, task: Toy) -> None:
+    """Let a method look at the task that was begun."""
+    method.survey(model, task.info, iter([task.batch]), mean_over_workers)
+
+
 def learn(
     method: Method,
     model: Backbone,
@@ -145,6 +150,7 @@ def learn(
     if not method.trains:
         method.end_task(None, task.info, iter(()))
         return []
+    survey(method, model, task)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=rate))
     model.train()
     losses = []

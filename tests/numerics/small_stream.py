@@ -15,7 +15,7 @@ from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
 
 # Question, answer, colour of the picture. The second task gives known questions other answers: learning it hurts.
 TASKS = {
@@ -87,6 +87,7 @@ def learn(
 ) -> list[float]:
     """One task from its beginning to its end; the loss of every update. `end_task` gets the rows in `batches` parts."""
     method.begin_task(backbone, info(name))
+    method.survey(backbone, info(name), iter([batch_of(name)]), mean_over_workers)
     engine = TorchEngine(backbone, OptimizerConfig(learning_rate=rate))
     losses = train(method, engine, name, updates=updates)
     size = len(TASKS[name]) // batches
