@@ -22,6 +22,7 @@ from components.methods.base import (
     TaskInfo,
     copy_tensors,
 )
+from components.methods.passes import without_dropout
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -165,7 +166,7 @@ class Ewc(SequentialLora):
         model, parameters = engine.model, self.parameters()
         sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         count = 0
-        with self._without_dropout(model):
+        with without_dropout(model, self.bank):
             for piece in self._pieces(model, batches):
                 with self.select(model, piece):
                     outputs = model(piece)
@@ -191,17 +192,6 @@ class Ewc(SequentialLora):
                 seen += len(piece)
                 if self.ewc.fisher_samples and seen >= self.ewc.fisher_samples:
                     return
-
-    @contextmanager
-    def _without_dropout(self, model: Backbone) -> Iterator[None]:
-        was_training = model.training
-        model.train(model.config.gradient_checkpointing)  # which works in training mode only
-        for layer in self.bank.layers.values():
-            layer.groups.eval()
-        try:
-            yield
-        finally:
-            model.train(was_training)
 
     def _consolidate(self, name: str, fisher: Tensor, theta: Tensor) -> None:
         """Merge the quadratic (fisher, theta) of the latest task into the stored one."""

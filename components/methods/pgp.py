@@ -20,6 +20,7 @@ from components.methods.base import (
     TaskInfo,
     copy_tensors,
 )
+from components.methods.passes import first_samples, input_grams
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -165,16 +166,6 @@ class Pgp(SequentialLora):
             empty |= {UP + name: torch.zeros(pairs.rank, 0) for name, pairs in self.pairs.items()}
         return empty
 
-    @torch.no_grad()
     def _input_grams(self, model: Backbone, batches: Iterable[Batch]) -> InputGrams:
         """Of this worker's first `basis_samples` samples (whole batches), padding left out."""
-        grams, seen, was_training = InputGrams(self.bank.layers), 0, model.training
-        model.eval()
-        for batch in batches:
-            with self.select(model, batch), grams.recording(batch.attention_mask):
-                model(batch)
-            seen += len(batch)
-            if self.pgp.basis_samples and seen >= self.pgp.basis_samples:
-                break
-        model.train(was_training)
-        return grams
+        return input_grams(self, model, self.bank, first_samples(batches, self.pgp.basis_samples))
