@@ -129,12 +129,32 @@ def grown_basis(basis: Tensor, gram: Tensor, *, energy: float) -> Tensor:
     eigenvectors of the rest. Directions under `NOISE` of the trace are never taken, so energy = 1 takes the span of x.
     """
     total = gram.trace()
+    values, vectors = _outside(basis, gram)
+    missing = values.flip(0).cumsum(0).flip(0)  # entry i: energy not held before direction i is taken
+    taken = (missing > (1.0 - energy + NOISE) * total) & (values > NOISE * total)
+    return torch.cat([basis, _orthonormal(basis, vectors[:, : int(taken.sum())]).to(basis)], dim=1)
+
+
+def leading_directions(basis: Tensor, gram: Tensor, *, count: int) -> Tensor:
+    """The at most `count` strongest orthonormal directions of `gram` [d, d] outside span(`basis`) [d, k] -> [d, c].
+
+    With gram = G^T G these are the leading right singular vectors of G (I - U U^T), strongest first. Fewer where less
+    than that is above `NOISE` of gram's trace. float64 on `gram`'s device.
+    """
+    values, vectors = _outside(basis, gram)
+    found = int((values[:count] > NOISE * gram.trace()).sum())
+    return _orthonormal(basis, vectors[:, :found])
+
+
+def _outside(basis: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, largest first, and eigenvectors [d, d] of the part of `gram` that `basis` does not hold."""
     old = basis.to(gram)
     rest = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) - old @ old.T
     values, vectors = torch.linalg.eigh(rest @ gram @ rest)
-    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
-    missing = values.flip(0).cumsum(0).flip(0)  # entry i: energy not held before direction i is taken
-    taken = (missing > (1.0 - energy + NOISE) * total) & (values > NOISE * total)
-    new = vectors[:, : int(taken.sum())]
-    new = torch.linalg.qr(new - old @ (old.T @ new)).Q  # weak directions may lean on strong ones of a rounded basis
-    return torch.cat([basis, new.to(basis)], dim=1)
+    return values.flip(0).clamp(min=0.0), vectors.flip(1)
+
+
+def _orthonormal(basis: Tensor, new: Tensor) -> Tensor:
+    """`new` made orthonormal outside span(`basis`): weak directions may lean on strong ones of a rounded basis."""
+    old = basis.to(new)
+    return torch.linalg.qr(new - old @ (old.T @ new)).Q

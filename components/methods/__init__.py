@@ -25,6 +25,7 @@ from components.methods.frozen import FrozenConfig
 from components.methods.hide import HideConfig
 from components.methods.individual import IndividualConfig
 from components.methods.joint import JointConfig
+from components.methods.keep_lora import KeepLoraConfig
 from components.methods.l2p import L2PConfig
 from components.methods.lcia import LciaConfig
 from components.methods.lwf import LwfConfig
@@ -53,6 +54,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "o_lora": OLoraConfig,
     "reg_lora": RegLoraConfig,
     "pgp": PgpConfig,
+    "keep_lora": KeepLoraConfig,
     "l2p": L2PConfig,
     "dual_prompt": DualPromptConfig,
     "coda_prompt": CodaPromptConfig,
