@@ -52,6 +52,7 @@ def test_the_promised_files_are_there() -> None:
         "clusters/README.md",
         "pipelines/coast.py",
         "pipelines/prepare.py",
+        "pipelines/rescore.py",
     }
     assert [name for name in sorted(promised) if not (ROOT / name).is_file()] == []
 
