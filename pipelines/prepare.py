@@ -20,7 +20,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from components.data.importing import ImportReport, import_stream, read_stream_file, refused_report_path
+from components.data.importing import import_stream, read_stream_file
+from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.items import METRICS, ItemError, ItemReader, Problem, iter_items
+from components.data.items import METRICS, ItemReader, iter_items
 from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
+from components.data.reports import FileReport, ImportReport, ItemError, refused_report_path
 from components.data.rows import Row, write_split
 from components.errors import ConfigError, DataError
 
 _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,63 +39,6 @@ class StreamFile:
 
     name: str
     tasks: tuple[TaskSource, ...]
-
-
-@dataclass(kw_only=True)
-class FileReport:
-    """What was found in one file of one task."""
-
-    task: str
-    split: str
-    file: str
-    rows: int = 0
-    kept: int = 0
-    with_image: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def broken_share(self) -> float:
-        return (self.rows - self.kept) / self.rows if self.rows else 1.0
-
-    def add(self, kind: str, row: int | None, detail: str) -> None:
-        """Count one problem and keep it while there is room."""
-        self.counts[kind] += 1
-        if len(self.problems) < _KEPT_PROBLEMS:
-            self.problems.append(Problem(kind=kind, file=self.file, row=row, detail=detail))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """The outcome of an import; `refused` names why nothing was written, or is None."""
-
-    stream: str
-    out_dir: Path
-    files: tuple[FileReport, ...]
-    refused: str | None
-
-    @property
-    def problems(self) -> list[Problem]:
-        return [problem for report in self.files for problem in report.problems]
-
-    def write(self, path: Path) -> None:
-        """The report as JSON."""
-        plain = {
-            "stream": self.stream,
-            "refused": self.refused,
-            "files": [
-                {
-                    **{name: getattr(report, name) for name in ("task", "split", "file", "rows", "kept", "with_image")},
-                    "counts": dict(report.counts),
-                    "problems": [asdict(problem) for problem in report.problems],
-                }
-                for report in self.files
-            ],
-        }
-        try:
-            path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
 
 
 def read_stream_file(path: Path) -> StreamFile:
@@ -204,11 +146,6 @@ def import_stream(stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0)
         report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
         report.write(refused_report_path(out_dir))
         return report
-
-
-def refused_report_path(out_dir: Path) -> Path:
-    """Where the report of a refused import lies."""
-    return out_dir.absolute().with_name(f"{out_dir.absolute().name}.report.json")
 
 
 def _rows(task: TaskSource, split: str, path: Path, report: FileReport) -> Iterator[Row]:

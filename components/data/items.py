@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from PIL import Image, UnidentifiedImageError
-
+from components.data.pictures import picture_path, read_picture
+from components.data.reports import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.errors import DataError
 
@@ -23,29 +21,6 @@ _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 Item = dict[str, object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is wrong with one row (counted from 1; None for a fault of the whole file)."""
-
-    kind: str
-    file: str
-    row: int | None
-    detail: str
-
-    def __str__(self) -> str:
-        place = self.file if self.row is None else f"{self.file} row {self.row}"
-        return f"{place}: {self.detail}"
-
-
-class ItemError(Exception):
-    """One item that cannot become a row: a short kind for counting, and a sentence."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
 
 
 def iter_items(path: Path) -> Iterator[tuple[int, object | ItemError]]:
@@ -119,14 +94,14 @@ class ItemReader:
         if not isinstance(item, dict):
             raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
         sample_id = self._sample_id(number, item)
-        turns = _turns(item)
+        turns = conversation(item)
         answers = _answers(item, turns, self.metric)
         image, width, height = self._image(item)
         return Row(
             sample_id=sample_id,
             task=self.task,
             split=self.split,
-            turns=_with_placeholder(turns, has_image=image is not None),
+            turns=with_placeholder(turns, has_image=image is not None),
             answers=answers,
             metric=self.metric,
             source=f"{self.source}#{number}",
@@ -153,37 +128,14 @@ class ItemReader:
             return None, None, None
         if not isinstance(name, str) or not name:
             raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(name)}')
-        path = _image_path(self.image_root, name)
-        try:
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return data, image.width, image.height
-        except UnidentifiedImageError as error:
-            raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
+        if self.image_root is None:
+            raise ItemError("no image folder", f'the row names the image {name} but its task has no "images" folder')
+        data, (width, height) = read_picture(picture_path(self.image_root, name), name)
+        return data, width, height
 
 
-def _image_path(root: Path | None, name: str) -> Path:
-    """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
-    if root is None:
-        raise ItemError("no image folder", f'the row names the image {name} but its task has no "images" folder')
-    base = root.resolve()
-    try:
-        path = (base / name).resolve()
-        inside, found = path.is_relative_to(base), path.is_file()
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, a loop of symlinks
-        raise ItemError("missing image", f"the image path {name!r} cannot be followed ({error})") from error
-    if not inside:
-        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root}")
-    if not found:
-        raise ItemError("missing image", f"the image {name} is missing in {root}")
-    return path
-
-
-def _turns(item: Item) -> list[Turn]:
-    """Human and gpt by turns, human first, gpt last, nothing empty."""
+def conversation(item: Item) -> list[Turn]:
+    """Human and gpt by turns, human first, gpt last, nothing empty; raises `ItemError`."""
     given = item.get("conversations")
     if given is None:
         raise ItemError("missing field", 'the field "conversations" is missing')
@@ -218,11 +170,16 @@ def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
         raise ItemError("empty answer", '"answers" must be a list with at least one text')
     if not all(answers):
         raise ItemError("empty answer", "an accepted answer is empty")
+    check_fit(metric, answers)
+    return answers
+
+
+def check_fit(metric: str, answers: tuple[str, ...]) -> None:
+    """Raise `ItemError` when no prediction could score on these answers under `metric`."""
     if metric == "yes_no" and not any(_YES_NO.search(answer) for answer in answers):
         raise ItemError("answer does not fit", f"the metric yes_no needs yes or no, the answer is {answers[0]!r}")
     if metric == "iou" and not any(_is_box(answer) for answer in answers):
         raise ItemError("answer does not fit", f"the metric iou needs [x1,y1,x2,y2], the answer is {answers[0]!r}")
-    return answers
 
 
 def _is_box(answer: str) -> bool:
@@ -233,8 +190,11 @@ def _is_box(answer: str) -> bool:
     return x1 < x2 and y1 < y2
 
 
-def _with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
-    """The turns with one placeholder at the very start when there is a picture, and none when there is not."""
+def with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
+    """The turns with one placeholder at the very start when there is a picture, and none when there is not.
+
+    Raises `ItemError` when the turns ask for a picture that is not there, or for several.
+    """
     count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if count > 1:
         raise ItemError("too many images", f"the turns hold {count} {IMAGE_TOKEN} placeholders; a row has one picture")

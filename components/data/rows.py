@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -177,22 +178,14 @@ def write_split(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     shards: list[Shard] = []
-    pending: list[dict[str, object]] = []
-
-    def flush() -> None:
-        name = f"part-{len(shards):05d}.parquet"
-        table = pa.Table.from_pylist(pending, schema=SCHEMA)
-        pq.write_table(table, partial / name, row_group_size=ROW_GROUP_ROWS, compression="zstd")
-        size = (partial / name).stat().st_size
-        shards.append(Shard(file=name, rows=len(pending), bytes=size, sha256=file_sha256(partial / name)))
-        pending.clear()
-
-    for row in rows:
-        pending.append(row_to_record(row))
-        if len(pending) == SHARD_ROWS:
-            flush()
-    if pending or not shards:
-        flush()
+    pending = iter(rows)
+    while not shards or shards[-1].rows == SHARD_ROWS:
+        shard = _write_shard(islice(pending, SHARD_ROWS), partial / f"part-{len(shards):05d}.parquet")
+        if shard.rows or not shards:
+            shards.append(shard)
+        else:
+            (partial / shard.file).unlink()
+            break
     manifest = {
         "format": FORMAT,
         "task": task,
@@ -206,6 +199,18 @@ def write_split(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(path)
     return open_split(path)
+
+
+def _write_shard(rows: Iterator[Row], path: Path) -> Shard:
+    """One Parquet file of `rows`; memory stays at one row group, which is what pictures make large."""
+    count = 0
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        while records := [row_to_record(row) for row in islice(rows, ROW_GROUP_ROWS)]:
+            writer.write_table(pa.Table.from_pylist(records, schema=SCHEMA), row_group_size=ROW_GROUP_ROWS)
+            count += len(records)
+        if not count:
+            writer.write_table(SCHEMA.empty_table())
+    return Shard(file=path.name, rows=count, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def open_split(path: Path) -> Split:

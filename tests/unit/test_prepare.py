@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.data.importing import ImportReport, import_stream, read_stream_file
+from components.data.importing import import_stream, read_stream_file
 from components.data.items import METRICS
 from components.data.prepared import open_prepared
+from components.data.reports import ImportReport
 from components.data.streams import StreamConfig, open_stream
 from components.errors import ConfigError, DataError
 from components.evaluation.scorers import SCORERS

@@ -1,0 +1,48 @@
+"""Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from components.data.reports import ItemError
+
+
+def picture_path(root: Path, name: str) -> Path:
+    """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
+    base = root.resolve()
+    try:
+        path = (base / name).resolve()
+        inside, found = path.is_relative_to(base), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, a loop of symlinks
+        raise ItemError("missing image", f"the image path {name!r} cannot be followed ({error})") from error
+    if not inside:
+        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root}")
+    if not found:
+        raise ItemError("missing image", f"the image {name} is missing in {root}")
+    return path
+
+
+def read_picture(path: Path, name: str) -> tuple[bytes, tuple[int, int]]:
+    """A picture's encoded bytes, and its width and height in pixels; raises `ItemError` naming it by `name`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ItemError("broken image", f"the image {name} cannot be read ({error.strerror})") from error
+    with decoded(data, name) as image:
+        return data, image.size
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
+    return image
