@@ -1,10 +1,13 @@
 """Raw data -> Parquet splits with checksums, and a report of everything that is wrong with it.
 
     python pipelines/prepare.py my-stream.toml --out prepared/my-stream
+    python pipelines/prepare.py coast-domain --root DOWNLOADS --out prepared/coast-domain
     python pipelines/prepare.py mini-coast-domain --size small --out prepared/domain
 
-The stream file names, per [[task]], LLaVA-format `train` and `test` files (a JSON list or JSONL), an `images` folder,
-the `metric` and `max_new_tokens`. Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
+A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
+each where it is found, what it must look like and what to beware of. A stream file names, per [[task]], LLaVA-format
+`train` and `test` files (a JSON list or JSONL), an `images` folder, the `metric` and `max_new_tokens`.
+Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from components.data.benchmarks.catalogue import BENCHMARKS
+from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
@@ -34,10 +39,18 @@ class Prepare:
     """What to prepare and where to."""
 
     stream: Annotated[str, tyro.conf.Positional]
-    """A stream file (TOML), or a named stream: mini-coast-domain, mini-coast-capability,
-    mini-coast-capability-table-order, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
+    """A stream file (TOML); a published stream: coast-domain, coast-capability, coast-capability-table-order,
+    coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl; or a
+    generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-dataset,
+    mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
+    root: Path | None = None
+    """Of a published stream: the folder that holds the downloaded releases."""
+    strict: bool = False
+    """Of a published stream: write nothing when anything at all is wrong."""
+    workers: int = 4
+    """Of a published stream: threads that open pictures."""
     max_broken: float = 0.0
     """Share of broken rows a file may have; they are left out. More, and nothing is written."""
     size: str = "mini"
@@ -54,22 +67,31 @@ def main(command: Prepare, console: Console) -> int:
         config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
         _show_stream(write_generated_stream(config, command.out), console)
     else:
-        path = Path(command.stream).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"{command.stream!r} is neither a stream file nor a named stream; "
-                f"the names are {listed(command.stream, NAMED_STREAMS)}"
-            )
-        report = import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
+        report = _import(command, console)
         _show_report(report, console)
         if report.refused is not None:
-            print(
-                f"error: {report.refused}. Nothing was written but {refused_report_path(command.out)}.", file=sys.stderr
-            )
+            where = refused_report_path(command.out)
+            print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
     hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
     console.print(hint, soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def _import(command: Prepare, console: Console) -> ImportReport:
+    """A published stream or a user's own, written to `command.out`."""
+    if command.stream in BENCHMARKS:
+        stream = BENCHMARKS[command.stream]
+        if command.root is None:
+            raise ConfigError(f"{stream.name} is read from downloaded releases; give their folder with --root.")
+        console.print(f"{stream.name}: {', '.join(stream.task_names)}", soft_wrap=True, highlight=False)
+        console.print(f"specification {stream.digest}", soft_wrap=True, highlight=False)
+        return prepare_benchmark(stream, command.root, command.out, strict=command.strict, workers=command.workers)
+    path = Path(command.stream).expanduser()
+    if not path.is_file():
+        allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS])
+        raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
+    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
 
 
 def _show_stream(stream: TaskStream, console: Console) -> None:
@@ -85,14 +107,20 @@ def _show_stream(stream: TaskStream, console: Console) -> None:
 
 
 def _show_report(report: ImportReport, console: Console) -> None:
-    table = Table(title=f"Import of {report.stream}")
-    for name in ("task", "split", "file", "rows", "kept", "with image", "missing image", "broken image", "other"):
-        table.add_column(name, justify="left" if name in ("task", "split", "file") else "right")
+    """One row a split: its counts, and a column for every kind of problem that occurred."""
+    left_out = list(dict.fromkeys(kind for file in report.files for kind in file.counts))
+    notes = list(dict.fromkeys(kind for file in report.files for kind in file.notes))
+    table = Table(title=report.stream)
+    for name in ("task", "split"):
+        table.add_column(name)
+    for name in ("rows", "published", "taken", "kept", "with image", "ids renewed", *left_out, *notes):
+        table.add_column(name, justify="right")
     for file in report.files:
-        missing, broken = file.counts["missing image"], file.counts["broken image"]
-        other = sum(file.counts.values()) - missing - broken
-        numbers = (file.rows, file.kept, file.with_image, missing, broken, other)
-        table.add_row(file.task, file.split, Path(file.file).name, *map(str, numbers))
+        taken = file.rows if file.chosen is None else file.chosen
+        published = " or ".join(map(str, file.published)) or "-"
+        numbers = [file.rows, published, taken, file.kept, file.with_image, file.repeated_ids]
+        numbers += [file.counts[kind] for kind in left_out] + [file.notes[kind] for kind in notes]
+        table.add_row(file.task, file.split, *map(str, numbers))
     console.print(table)
     problems = report.problems
     for problem in problems[:_SHOWN]:

@@ -10,6 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from components.data.reports import ItemError
 
+_GAP = 16  # pixels between the pictures of a sheet
+
 
 def picture_path(root: Path, name: str) -> Path:
     """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
@@ -46,3 +48,19 @@ def decoded(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
     return image
+
+
+def encoded_sheet(picture: bytes, choices: list[bytes]) -> tuple[bytes, tuple[int, int]]:
+    """`picture` with the `choices` in a row below it on white, as PNG, and its size; all were decoded before."""
+    top = decoded(picture, "above").convert("RGB")
+    row = [decoded(choice, "below").convert("RGB") for choice in choices]
+    width = max(top.width, sum(choice.width for choice in row) + _GAP * (len(row) - 1))
+    sheet = Image.new("RGB", (width, top.height + _GAP + max(choice.height for choice in row)), "white")
+    sheet.paste(top, (0, 0))
+    left = 0
+    for choice in row:
+        sheet.paste(choice, (left, top.height + _GAP))
+        left += choice.width + _GAP
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue(), sheet.size

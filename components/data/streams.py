@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.importing import StreamFile, import_stream, read_stream_file
 from components.data.mini_coast import MINI_COAST, SIZES
 from components.data.mini_coast.family import Family
@@ -96,6 +97,11 @@ def open_stream(config: StreamConfig) -> TaskStream:
         stream = open_prepared(path)
     elif path.is_file():
         stream = _imported(config, path)
+    elif config.name in BENCHMARKS:
+        raise ConfigError(
+            f"{config.name} must be prepared from downloaded releases first: "
+            f"python pipelines/prepare.py {config.name} --root DOWNLOADS --out DIR, then --stream.name DIR."
+        )
     else:
         allowed = listed(config.name, NAMED_STREAMS)
         raise ConfigError(

@@ -1,0 +1,85 @@
+"""The first pass over a source: count it, name what cannot be parsed, and find out which items the stream uses.
+
+Memory: one item, eight bytes for every id, and a rank for every item that is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.spec import Side, StreamSpec, TaskSpec, rank
+from components.data.reports import FileReport, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the first pass found: the largest rank that is used (None: all are) and a digest of every whole item."""
+
+    largest: int | None
+    digest: str
+
+
+def distinct(items: Iterable[RawItem | Problem]) -> Iterator[RawItem | Problem]:
+    """The same items, but a second one with an id that was used before is a problem."""
+    seen: set[bytes] = set()
+    for item in items:
+        if isinstance(item, Problem):
+            yield item
+            continue
+        key = hashlib.sha256(item.item_id.encode()).digest()[:8]
+        if key in seen:
+            detail = f"the id {item.item_id!r} was used before"
+            yield Problem(kind="duplicate id", file=item.file, row=item.number, detail=detail)
+            continue
+        seen.add(key)
+        yield item
+
+
+def choose(
+    items: Iterable[RawItem | Problem], stream: StreamSpec, task: TaskSpec, side: Side, report: FileReport
+) -> Choice:
+    """Read a source to its end; `report` gets its size, its faults and how many items are used."""
+    use = task.part(side).use
+    smallest: list[int] = []  # a heap of the used ranks, negated: its first is the largest
+    digest = hashlib.sha256()
+    whole = 0
+    for item in distinct(items):
+        report.rows += 1
+        if isinstance(item, Problem):
+            report.leave_out(item)
+            continue
+        whole += 1
+        report.repeated_ids += item.repeated
+        digest.update(_identity(item))
+        if use is not None:
+            place = -rank(stream.seed, task.name, side, item.item_id)
+            if len(smallest) < use:
+                heapq.heappush(smallest, place)
+            else:
+                heapq.heappushpop(smallest, place)
+    report.chosen = whole if use is None else min(use, whole)
+    largest = -smallest[0] if use is not None and whole > use else None
+    return Choice(largest=largest, digest=digest.hexdigest())
+
+
+def chosen(
+    items: Iterable[RawItem | Problem], choice: Choice, stream: StreamSpec, task: TaskSpec, side: Side
+) -> Iterator[RawItem]:
+    """The used items, in the order of the source."""
+    for item in distinct(items):
+        if isinstance(item, Problem):
+            continue
+        if choice.largest is None or rank(stream.seed, task.name, side, item.item_id) <= choice.largest:
+            yield item
+
+
+def _identity(item: RawItem) -> bytes:
+    """All that the annotation says of an item."""
+    turns = [turn.text for turn in item.turns]
+    data = hashlib.sha256(item.data).hexdigest() if item.data is not None else None
+    return json.dumps([item.item_id, turns, item.answers, item.images, item.choices, data]).encode()

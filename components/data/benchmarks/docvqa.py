@@ -1,0 +1,72 @@
+"""DocVQA (single page, task 1): questions about scanned pages of industry documents.
+
+**Get it**: rrc.cvc.uab.es, challenge "DocVQA", after registration: the annotations (`spdocvqa_qas`) and the pictures
+(`spdocvqa_images`); the older release held both per part.
+
+    ROOT/DocVQA/{spdocvqa_qas/{train,val}_v1.0*.json, spdocvqa_images/*.png}      or
+    ROOT/DocVQA/{train,val}/{PART_v1.0.json, documents/*.png}
+
+Each file: `{"data": [{questionId, question, image: "documents/NAME.png", answers: [...]}, ...]}`.
+
+**Counts** (questions, pictures): train 39,463 (10,194), val 5,349 (1,286), test 5,188 (1,287). **Licence**: the
+challenge's terms, for research; the pages come from the UCSF Industry Documents Library. **Metric**: ANLS, threshold
+0.5.
+
+**Traps**: test has no answers, so val is the evaluation part. `image` names the folder of the older release. Pages
+have 2,000 pixels and more: a model that sees 336 reads little of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from components.data.benchmarks.layout import answers_of, below, find, homes, id_of, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.spec import Side, TaskSpec
+from components.data.reports import Problem
+from components.errors import DataError
+
+LICENCE = "terms of the DocVQA challenge (research); pages of the UCSF Industry Documents Library"
+LAYOUT = "DocVQA/spdocvqa_qas/{train,val}_v1.0*.json with DocVQA/spdocvqa_images/, or the older DocVQA/{train,val}/"
+
+
+def read_docvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
+    """The items of one part; raises `DataError` at the call when its file is not there or not DocVQA's."""
+    part = task.part(side).source
+    inner = ("spdocvqa_qas/", f"{part}/", "")
+    names = [f"{home}{folder}{part}_v1.0*.json" for home in homes("DocVQA", "docvqa") for folder in inner]
+    file = find(root, names, LAYOUT)
+    home = file.rpartition("/")[0].removesuffix("spdocvqa_qas").removesuffix(part).rstrip("/")
+    return _items(root, file, home, task, part)
+
+
+def _items(root: Path, file: str, home: str, task: TaskSpec, part: str) -> Iterator[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+        answers = answers_of(item, "answers")
+        name = text_of(item, "image")
+        places = (name, f"{part}/{name}", f"spdocvqa_images/{PurePosixPath(name).name}")
+        return [
+            RawItem(
+                item_id=id_of(item, "questionId"),
+                turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
+                answers=answers,
+                images=tuple(below(home, place) for place in places),
+                file=file,
+                number=number,
+            )
+        ]
+
+    return parsed(file, enumerate(_listed(root / file), start=1), parse)
+
+
+def _listed(path: Path) -> list[object]:
+    """The list under "data"."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
+        if not isinstance(data, list):
+            raise TypeError("no list under data")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f'{path} is not a DocVQA file, an object with a list under "data" ({error!r:.90}).') from error
+    return data

@@ -1,0 +1,81 @@
+"""LLaVA-format lists, as CoIN, UCIT and MLLM-CL publish their tasks: one JSON list per task and split.
+
+A training item holds `id` or `question_id`, `image` (a path, or nothing for text alone) and `conversations`, several
+turns allowed. A test item holds `question_id`, `image`, `text` and `answer`; CoIN's grounding has `answer_bbox`
+besides, which is the reference; some lists write test items like training items.
+
+Ids of training lists often name the picture, not the row (UCIT: 20,559 ids for 40,000 VizWiz rows). There, a repeated
+id is given a number behind "~". In test lists predictions are joined by id, so a repeated one is a fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from components.data.benchmarks.layout import answers_of, id_of, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.spec import Side
+from components.data.items import conversation, iter_items
+from components.data.reports import ItemError, Problem
+from components.data.rows import Turn
+
+References = Mapping[str, tuple[str, ...]]
+_ANSWERS = ("answer_bbox", "answers", "answer", "label")
+_BOX_LIST = 4
+
+
+def list_items(
+    root: Path, file: str, side: Side, places: Callable[[str], Sequence[str]], references: References | None = None
+) -> Iterator[RawItem | Problem]:
+    """The items of one list. `places` tells where a named picture may lie below the root.
+
+    `references` holds the accepted answers of test items by their picture's file name, if kept apart.
+    """
+    times: Counter[str] = Counter()
+
+    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+        given = id_of(item, "id", "question_id")
+        turns, answers = _turns_and_answers(item)
+        image = item.get("image")
+        if image is not None and (not isinstance(image, str) or not image.strip()):
+            raise ItemError("wrong field", f'"image" must be one path as text, this is {image!r:.60}')
+        if references is not None and image is not None:
+            answers = references.get(PurePosixPath(image).name, answers)
+        times[given] += 1
+        again = side == "train" and times[given] > 1
+        return [
+            RawItem(
+                item_id=f"{given}~{times[given]}" if again else given,
+                turns=turns,
+                answers=answers,
+                images=tuple(places(image)) if image is not None else (),
+                file=file,
+                number=number,
+                repeated=again,
+            )
+        ]
+
+    return parsed(file, iter_items(root / file), parse)
+
+
+def _turns_and_answers(item: dict[str, object]) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    named = [key for key in _ANSWERS if item.get(key) is not None]
+    if item.get("conversations") is not None:
+        turns = tuple(conversation(item))
+        return turns, _accepted(item, named[0]) if named else (turns[-1].text.strip(),)
+    question = text_of(item, "text")
+    answers = _accepted(item, named[0] if named else "answer")
+    return question_and_answer(question, answers[0]), answers
+
+
+def _accepted(item: dict[str, object], key: str) -> tuple[str, ...]:
+    """The accepted answers; a box may be a list of four numbers instead of a text."""
+    value = item.get(key)
+    if key == "answer_bbox" and isinstance(value, list) and len(value) == _BOX_LIST:
+        numbers = [one for one in value if isinstance(one, int | float) and not isinstance(one, bool)]
+        if len(numbers) == _BOX_LIST:
+            return (f"[{','.join(str(number) for number in numbers)}]",)
+    return tuple(re.sub(r"\s+", " ", answer) for answer in answers_of(item, key))

@@ -1,0 +1,37 @@
+"""MLLM-CL: continual learning of domains (DCL) and of abilities (ACL), from MR-LoRA (2506.05453).
+
+**Get it**: huggingface.co/datasets/MLLM-CL/MLLM-CL or modelscope.cn/datasets/zhaohongbo/MLLM-CL.
+
+    ROOT/{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}      domains
+    ROOT/{OCR,Math,VP,APP}/{images, train.json}, ROOT/{OCR,Math,VP,APP}_test/{images, test.json}      abilities
+
+**Orders**: remote sensing, medical, driving, science, finance; OCR, mathematics, visual perception, GUI agent.
+**Counts**: about 60k/10k, 23k/10k, 60k/10k, 33k/8k and 60k/10k (train/test) for the domains, from memory of the
+paper: no exact size is compared. **Licence**: Apache-2.0 for the repository; each source has its own. **Metric**:
+exact match.
+
+**Traps**: the router and replay lists beside the task folders are not tasks. Ability tests are other benchmarks
+(OCRBench, MathVista with an LLM that extracts the answer, CV-Bench, MMT-Bench through a server), so an exact match is
+a floor there. The published runs train different tasks for different numbers of epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.data.benchmarks.layout import find
+from components.data.benchmarks.llava_lists import list_items
+from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.spec import Side, TaskSpec
+from components.data.reports import Problem
+
+LICENCE = "Apache-2.0 (repository); every source has its own"
+LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,APP}/ and {OCR,Math,VP,APP}_test/"
+
+
+def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
+    """The items of one list; raises `DataError` at the call when it is not there."""
+    file = find(root, [f"{home}{task.part(side).source}" for home in ("", "MLLM-CL/", "Domain_data/")], LAYOUT)
+    folder = file.rpartition("/")[0]
+    return list_items(root, file, side, lambda image: (image, f"{folder}/{image}", f"{folder}/images/{image}"))

@@ -1,0 +1,93 @@
+"""PathVQA: open and yes/no questions about pictures from pathology textbooks; COAST's `medicalqa`.
+
+**Get it**: the Parquet release huggingface.co/datasets/flaviagiammarino/path-vqa.
+
+    ROOT/path-vqa/data/{train,validation,test}-*.parquet
+
+Columns: `image` (struct of `bytes` and `path`), `question`, `answer`.
+
+**Counts**: train 19,654, validation 6,259, test 6,719 (this release; the original says 19,755, 6,279 and 6,761 before
+duplicates were dropped). **Licence**: MIT for the questions; the pictures belong to the books' publishers.
+**Metric**: exact match.
+
+**Traps**: the original release is a pickle, and unpickling runs whatever code is in it: it is refused. Half of the
+answers are yes or no, so 50 % is no achievement there. Several pictures are CMYK. Items have no id: ours is part and
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.data.benchmarks.layout import answers_of, find, homes, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.spec import Side, TaskSpec
+from components.data.reports import ItemError, Problem
+from components.errors import DataError
+
+LICENCE = "MIT (questions); the pictures belong to the books' publishers"
+LAYOUT = "path-vqa/data/{train,validation}-*.parquet"
+COLUMNS = ("image", "question", "answer")
+_BATCH = 32  # rows held at a time; a picture may have megabytes
+
+
+def read_pathvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
+    """The items of one part; raises `DataError` at the call when its files are missing or the original pickles."""
+    part = task.part(side).source
+    folders = homes("path-vqa", "path_vqa", "PathVQA", "pathvqa")
+    try:
+        first = find(root, [f"{home}{data}{part}-*.parquet" for home in folders for data in ("data/", "")], LAYOUT)
+    except DataError:
+        _refuse_pickles(root, folders)
+        raise
+    folder = (root / first).parent
+    files = [path.relative_to(root).as_posix() for path in sorted(folder.glob(f"{part}-*.parquet"))]
+    return _items(root, files, task, part)
+
+
+def _refuse_pickles(root: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        pickles = sorted((root / folder).glob("*.pkl")) + sorted((root / folder).glob("*/*/*.pkl"))
+        if pickles:
+            raise DataError(
+                f"{pickles[0]} belongs to the original PathVQA release, whose pickles run code when they are opened; "
+                f"download the Parquet release huggingface.co/datasets/flaviagiammarino/path-vqa to {LAYOUT}."
+            )
+
+
+def _items(root: Path, files: list[str], task: TaskSpec, part: str) -> Iterator[RawItem | Problem]:
+    before = 0
+    for file in files:
+
+        def parse(number: int, item: dict[str, object], file: str = file, before: int = before) -> list[RawItem]:
+            answers = answers_of(item, "answer")
+            return [
+                RawItem(
+                    item_id=f"{part}-{before + number}",
+                    turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
+                    answers=answers,
+                    data=_picture(item),
+                    file=file,
+                    number=number,
+                )
+            ]
+
+        try:
+            table = pq.ParquetFile(root / file)
+            rows = (row for batch in table.iter_batches(_BATCH, columns=list(COLUMNS)) for row in batch.to_pylist())
+            yield from parsed(file, enumerate(rows, start=1), parse)
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            raise DataError(f"{root / file} is no Parquet file with {', '.join(COLUMNS)} ({error}).") from error
+        before += table.metadata.num_rows
+
+
+def _picture(item: dict[str, object]) -> bytes:
+    image = item.get("image")
+    data = image.get("bytes") if isinstance(image, dict) else None
+    if not isinstance(data, bytes) or not data:
+        raise ItemError("missing image", "the column image holds no bytes")
+    return data

@@ -1,0 +1,211 @@
+"""A published release becomes a prepared stream: Parquet splits with the specification's digest, and a report.
+
+Every source is read twice. The first pass reads annotations only and decides which items are used; the second opens
+and decodes their pictures and writes them shard by shard. Nothing but the annotation file, where it is one JSON
+object, and a few rows per worker is in memory.
+
+A preparation that was interrupted goes on: splits that were written whole and without a fault are kept beside the
+output until the same command, over the same annotations, ends. Pictures that changed in between are not noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from components.data.benchmarks.choosing import Choice, choose, chosen
+from components.data.benchmarks.families import FAMILIES
+from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
+from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
+from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
+from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
+from components.data.rows import Row, Split, open_split, verify_split, write_split
+from components.errors import ConfigError, DataError
+
+SIDES: tuple[Side, ...] = ("test", "train")  # test first: training rows are compared with it
+_AHEAD = 4  # items read ahead per worker
+_MARK = ".whole"
+
+
+class _Refused(Exception):
+    """Leaves `whole_or_later` without a result."""
+
+
+def prepare_benchmark(
+    stream: StreamSpec, root: Path, out_dir: Path, *, strict: bool = False, workers: int = 1
+) -> ImportReport:
+    """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
+
+    `strict` refuses when anything at all was reported; a split without rows is always refused. Refused: `out_dir` stays
+    as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`,
+    naming the layout that is expected.
+    """
+    root = root.expanduser().resolve()
+    if not root.is_dir():
+        raise ConfigError(f"--root {root} is no folder; give the folder that holds the releases.")
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; give at least 1.")
+    for task in stream.tasks:  # every release must be there before any is read
+        for side in SIDES:
+            FAMILIES[task.family].read(root, task, side)
+    files: list[FileReport] = []
+    report = partial(ImportReport, stream=stream.name, out_dir=out_dir, spec=stream.digest)
+    refused: str | None = None
+    try:
+        with whole_or_later(out_dir) as scratch:
+            for task in stream.tasks:
+                done = _TaskPreparation(
+                    stream=stream, task=task, root=root, folder=scratch / task.name, workers=workers
+                )
+                files.extend(done.run())
+            refused = _refusal(files, strict)
+            if refused is not None:
+                raise _Refused
+            for mark in scratch.rglob(f"*{_MARK}"):
+                mark.unlink()
+            prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
+            write_stream_json(scratch, stream.name, prepared)
+            whole = report(files=tuple(files), refused=None)
+            whole.write(scratch / "report.json")
+            return whole
+    except _Refused:
+        result = report(files=tuple(files), refused=refused)
+        result.write(refused_report_path(out_dir))
+        return result
+
+
+def _refusal(files: list[FileReport], strict: bool) -> str | None:
+    empty = next((file for file in files if not file.kept), None)
+    if empty is not None:
+        why = empty.problems[0] if empty.problems else "the source holds no items"
+        return f"no row of {empty.task} {empty.split} could be read; {why}".rstrip(".")
+    odd = [file for file in files if file.problems]
+    if not strict or not odd:
+        return None
+    found = sum(file.counts.total() + file.notes.total() for file in odd)
+    splits = ", ".join(f"{file.task} {file.split}" for file in odd)
+    return f"--strict: {found} problems in {splits}; the first: {odd[0].problems[0]}".rstrip(".")
+
+
+@dataclass(kw_only=True)
+class _TaskPreparation:
+    """Both splits of one task."""
+
+    stream: StreamSpec
+    task: TaskSpec
+    root: Path
+    folder: Path
+    workers: int
+    test_keys: set[bytes] = field(default_factory=set)
+
+    def run(self) -> list[FileReport]:
+        """Write the splits; the reports are in the order train, test."""
+        return [self._split(side) for side in SIDES][::-1]
+
+    def _split(self, side: Side) -> FileReport:
+        part = self.task.part(side)
+        where = " ".join(filter(None, (self.task.family, self.task.variant, self.task.subset, part.source)))
+        report = FileReport(task=self.task.name, split=side, file=where, published=part.published)
+        choice = choose(self._items(side), self.stream, self.task, side, report)
+        if not self._kept(side, choice, report):
+            self._written(side, choice, report)
+        _compare(report, part)
+        return report
+
+    def _items(self, side: Side) -> Iterator[RawItem | Problem]:
+        return FAMILIES[self.task.family].read(self.root, self.task, side)
+
+    def _mark(self, side: Side) -> Path:
+        return self.folder / f"{side}{_MARK}"
+
+    def _state(self, choice: Choice) -> str:
+        return hashlib.sha256(f"{self.stream.digest}\n{self.root}\n{choice.digest}".encode()).hexdigest()
+
+    def _kept(self, side: Side, choice: Choice, report: FileReport) -> bool:
+        """Take over a split that an earlier call wrote whole from the same annotations, if there is one."""
+        mark = self._mark(side)
+        if not mark.is_file() or mark.read_text() != self._state(choice):
+            return False
+        try:
+            split = open_split(self.folder / side)
+            verify_split(split)
+        except DataError:
+            return False  # damaged since: it is written again
+        report.kept = split.num_rows
+        report.with_image = sum(width is not None for width in split.column("width"))
+        if side == "test":
+            self.test_keys.update(key for row in split.rows() for key in question_keys(row))
+        return True
+
+    def _written(self, side: Side, choice: Choice, report: FileReport) -> Split:
+        self._mark(side).unlink(missing_ok=True)
+        items = chosen(self._items(side), choice, self.stream, self.task, side)
+        check = partial(check_item, place=Place.of(self.root, self.task, side))
+        part = self.task.part(side)
+        faults = report.counts.total()
+        card: dict[str, object] = {
+            "name": f"{self.stream.name}/{self.task.name}",
+            "spec": self.stream.digest,
+            "seed": self.stream.seed,
+            "source": report.file,
+            "source_rows": report.rows,
+            "published_rows": list(part.published),
+            "metric": self.task.metric,
+            "licence": FAMILIES[self.task.family].licence,
+        }
+        rows = self._rows(_in_order(check, items, self.workers), side, report)
+        split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
+        if report.counts.total() == faults and not report.notes:
+            self._mark(side).write_text(self._state(choice))
+        return split
+
+    def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:
+        for one in checked:
+            if isinstance(one, Problem):
+                report.leave_out(one)
+                continue
+            report.kept += 1
+            report.with_image += one.row.image is not None
+            for note in one.notes:
+                report.note(note)
+            if side == "test":
+                self.test_keys.update(one.keys)
+            elif not self.test_keys.isdisjoint(one.keys):
+                detail = "the same question about the same picture is in the test part"
+                report.note(Problem(kind="leaked", file=one.file, row=one.number, detail=detail))
+            yield one.row
+
+
+def _compare(report: FileReport, part: PartSpec) -> None:
+    """Note a source that has not its published size, or too few rows for the specification."""
+
+    def note(detail: str) -> None:
+        report.note(Problem(kind="count", file=report.file, row=None, detail=detail))
+
+    if part.published and report.rows not in part.published:
+        sizes = " or ".join(f"{size:,}" for size in part.published)
+        note(f"the source holds {report.rows:,} rows, published are {sizes}")
+    elif part.use is not None and not part.published and report.rows < part.use:
+        note(f"the source holds {report.rows:,} rows, the specification takes {part.use:,}")
+    if report.missed:
+        note(f"{report.missed:,} of the {report.chosen or 0:,} rows that the specification takes could not be read")
+
+
+def _in_order(check: partial[Checked | Problem], items: Iterable[RawItem], workers: int) -> Iterator[Checked | Problem]:
+    """`check` of every item, in their order, by threads (decoding leaves Python's lock) and a few items ahead."""
+    if workers == 1:
+        yield from map(check, items)
+        return
+    waiting: deque[Future[Checked | Problem]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            waiting.append(pool.submit(check, item))
+            if len(waiting) >= workers * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

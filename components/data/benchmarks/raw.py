@@ -1,0 +1,172 @@
+"""One item of a release before and after its picture was opened: `RawItem`, and the pure function that proves it.
+
+`check_item` depends on nothing but its arguments and the picture file, so items may be checked in any order, by
+threads or on other machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.data.benchmarks.spec import Boxes, Side, TaskSpec
+from components.data.items import check_fit, with_placeholder
+from components.data.pictures import decoded, encoded_sheet, picture_path, read_picture
+from components.data.reports import ItemError, Problem
+from components.data.rows import Row, Turn, plain_instruction
+
+Size = tuple[int, int]
+
+BOX_TOLERANCE = 0.01  # of the frame: releases round to two or three decimals
+_NUMBER = r"\s*(-?\d*\.?\d+)\s*"
+_BOX = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawItem:
+    """What an annotation says of one row; no picture has been opened yet."""
+
+    item_id: str
+    turns: tuple[Turn, ...]
+    answers: tuple[str, ...]
+    file: str
+    """Annotation file below the root, and `number` the item in it, from 1."""
+    number: int
+    images: tuple[str, ...] = ()
+    """Paths below the root where the picture may lie; the first that is there counts. None for a row without one."""
+    choices: tuple[str, ...] = ()
+    """Paths of pictures to choose from; they are put below the picture, from left to right."""
+    data: bytes | None = None
+    """The encoded picture, of a release that holds pictures inside its tables."""
+    repeated: bool = False
+    """The id was used before in a release whose ids name pictures; this row got a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where items of one split come from and what they are to become."""
+
+    root: Path
+    task: str
+    side: Side
+    metric: str
+    boxes: Boxes
+
+    @classmethod
+    def of(cls, root: Path, task: TaskSpec, side: Side) -> Place:
+        return cls(root=root, task=task.name, side=side, metric=task.metric, boxes=task.boxes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """A whole row, what is odd about it, and its keys: digests of the picture with each question."""
+
+    row: Row
+    file: str
+    number: int
+    notes: tuple[Problem, ...]
+    keys: tuple[bytes, ...]
+
+
+def parsed(
+    file: str,
+    items: Iterable[tuple[int, object | ItemError]],
+    parse: Callable[[int, dict[str, object]], Iterable[RawItem | Problem]],
+) -> Iterator[RawItem | Problem]:
+    """What `parse` makes of each numbered object of a file; an item that it refuses becomes a `Problem`."""
+    for number, item in items:
+        try:
+            if isinstance(item, ItemError):
+                raise item
+            if not isinstance(item, dict):
+                raise ItemError("not an object", f"an item must be a JSON object, this is {item!r:.60}")
+            yield from list(parse(number, item))
+        except ItemError as error:
+            yield Problem(kind=error.kind, file=file, row=number, detail=error.detail)
+
+
+def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
+    """A conversation of one question."""
+    return (Turn(speaker="human", text=question), Turn(speaker="gpt", text=answer))
+
+
+def check_item(item: RawItem, place: Place) -> Checked | Problem:
+    """Open the item's picture and build its row, or say what is wrong with it."""
+    try:
+        data, size = _picture(item, place.root)
+        turns = with_placeholder(list(item.turns), has_image=data is not None)
+        if place.side == "test":
+            check_fit(place.metric, item.answers)
+    except ItemError as error:
+        return Problem(kind=error.kind, file=item.file, row=item.number, detail=error.detail)
+    row = Row(
+        sample_id=item.item_id,
+        task=place.task,
+        split=place.side,
+        turns=turns,
+        answers=item.answers,
+        metric=place.metric,
+        source=f"{item.file}#{item.number}",
+        image=data,
+        width=size[0] if size else None,
+        height=size[1] if size else None,
+    )
+    notes = _notes(item, place, size)
+    return Checked(row=row, file=item.file, number=item.number, notes=notes, keys=question_keys(row))
+
+
+def question_keys(row: Row) -> tuple[bytes, ...]:
+    """One digest per question of the row: of its picture's bytes and the words asked, case and spaces aside."""
+    picture = hashlib.sha256(row.image or b"").digest()
+    asked = [plain_instruction(turn.text) for turn in row.turns if turn.speaker == "human"]
+    return tuple(hashlib.sha256(picture + " ".join(text.casefold().split()).encode()).digest()[:16] for text in asked)
+
+
+def _picture(item: RawItem, root: Path) -> tuple[bytes | None, Size | None]:
+    if item.data is not None:
+        return item.data, decoded(item.data, f"of item {item.item_id}").size
+    if not item.images:
+        return None, None
+    picture = read_picture(_first_there(root, item.images), item.images[0])
+    if not item.choices:
+        return picture
+    choices = [read_picture(picture_path(root, name), name)[0] for name in item.choices]
+    return encoded_sheet(picture[0], choices)
+
+
+def _first_there(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of the named files that exists; raises `ItemError` when one leads outside or none is there."""
+    missing: ItemError | None = None
+    for name in names:
+        try:
+            return picture_path(root, name)
+        except ItemError as error:
+            if error.kind != "missing image":
+                raise
+            missing = missing or error
+    assert missing is not None
+    raise missing
+
+
+def _notes(item: RawItem, place: Place, size: Size | None) -> tuple[Problem, ...]:
+    if not place.boxes or size is None:
+        return ()
+    texts = dict.fromkeys([*(turn.text for turn in item.turns), *item.answers])
+    low, high = _frame(place.boxes, size)
+    for match in (match for text in texts for match in _BOX.finditer(text)):
+        x1, y1, x2, y2 = (float(group) for group in match.groups())
+        if not (low[0] <= x1 <= x2 <= high[0] and low[1] <= y1 <= y2 <= high[1]):
+            detail = f"the box {match.group()} leaves the picture of {size[0]} x {size[1]} pixels or is turned over"
+            return (Problem(kind="box outside", file=item.file, row=item.number, detail=detail),)
+    return ()
+
+
+def _frame(boxes: Boxes, size: Size) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Smallest and largest x and y inside the picture, in the frame that boxes are written in."""
+    side = max(size)
+    margins = [(side - length) / (2 * side) if boxes == "square" else 0.0 for length in size]
+    low = (margins[0] - BOX_TOLERANCE, margins[1] - BOX_TOLERANCE)
+    return low, (1 - low[0], 1 - low[1])

@@ -1,0 +1,115 @@
+"""What a published stream is, to the last row: tasks in order, where their rows come from, how many are used and which.
+
+COAST was never released and its counts were never published, CoIN's published figures come from subsets whose ids are
+not known. So each stream here is pinned by a specification of our own: whoever prepares the same stream from the same
+releases gets the same rows. Its digest is the SHA-256 of its canonical JSON (sorted keys, no spaces, UTF-8), and goes
+into every manifest's card.
+
+Two rules belong to the format `littoral-spec/1`:
+
+- **Which rows are used.** With `use` = n, those n items whose `rank` (SHA-256 of seed, task, split and item id, joined
+  by null bytes) is smallest, in the order of the source. Items that cannot be parsed do not take part; an item whose
+  picture is missing on one machine does take part and is missed there, so that nobody's selection shifts.
+- **Which pictures are held out.** With `holdout` = n, a source without a test part is cut by picture: test pictures are
+  those whose SHA-256 of the image id is 0 modulo n. All tasks of one source share the cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from components.data.items import METRICS
+from components.errors import ConfigError
+
+SPEC_FORMAT = "littoral-spec/1"
+
+Side = Literal["train", "test"]
+Boxes = Literal["", "picture", "square"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSpec:
+    """One split of a task: which part of the release, how many of its rows (None: all), and its published sizes."""
+
+    source: str
+    use: int | None = None
+    published: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.use is not None and self.use < 1:
+            raise ConfigError(f"use is {self.use}; give at least 1, or None for every row.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task of a stream; what `subset`, `variant` and the prompts mean is up to the family's reader."""
+
+    name: str
+    family: str
+    """Which reader, a key of components.data.benchmarks.families.FAMILIES."""
+    subset: str = ""
+    variant: str = ""
+    train: PartSpec
+    test: PartSpec
+    holdout: int = 0
+    metric: str
+    max_new_tokens: int
+    prompts: tuple[str, ...] = ()
+    """Lines that the reader adds to questions; empty for releases that carry their own."""
+    boxes: Boxes = ""
+    """Frame of the boxes in the texts, 0 to 1: the picture, or the picture padded to a square around its centre."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(f"The metric of {self.name} is {self.metric!r}; allowed are {', '.join(METRICS)}.")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens of {self.name} is {self.max_new_tokens}; give at least 1.")
+
+    def part(self, side: Side) -> PartSpec:
+        return self.train if side == "train" else self.test
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """A stream: its tasks in the order in which they are learned."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"The stream {self.name} names the tasks {names}; give at least one, each once.")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    def canonical(self) -> str:
+        """The specification as canonical JSON."""
+        plain = {"format": SPEC_FORMAT, **asdict(self)}
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def ordered(self, name: str, order: tuple[str, ...]) -> StreamSpec:
+        """The same tasks under another name and in another order."""
+        tasks = {task.name: task for task in self.tasks}
+        return replace(self, name=name, tasks=tuple(tasks[task] for task in order))
+
+
+def rank(seed: int, task: str, side: Side, item_id: str) -> int:
+    """Where an item stands in the draw: a number below 2**128, the smallest are used."""
+    text = "\0".join((str(seed), task, side, item_id))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+
+
+def held_out(image_id: str, holdout: int) -> bool:
+    """Whether a picture belongs to the test part of a source that has none of its own."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest(), "big") % holdout == 0
