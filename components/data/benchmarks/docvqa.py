@@ -58,15 +58,15 @@ def _items(root: Path, file: str, home: str, task: TaskSpec, part: str) -> Itera
             )
         ]
 
-    return parsed(file, enumerate(_listed(root / file), start=1), parse)
+    return parsed(file, _numbered(root / file), parse)
 
 
-def _listed(path: Path) -> list[object]:
-    """The list under "data"."""
+def _numbered(path: Path) -> Iterator[tuple[int, object]]:
+    """The items of the list under "data", from 1."""
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
         if not isinstance(data, list):
             raise TypeError("no list under data")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f'{path} is not a DocVQA file, an object with a list under "data" ({error!r:.90}).') from error
-    return data
+    yield from enumerate(data, start=1)
