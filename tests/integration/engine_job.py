@@ -62,7 +62,9 @@ def losses_of(jobs: Collection[Job]) -> dict[Job, list[float]]:
 def _started(jobs: list[Job], world_size: int) -> dict[Job, list[float]]:
     context, port = mp.get_context("spawn"), free_port()
     results = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(jobs, rank, port, results), daemon=True) for rank in range(world_size)]
+    processes = [
+        context.Process(target=_work, args=(jobs, rank, port, results), daemon=True) for rank in range(world_size)
+    ]
     for process in processes:
         process.start()
     found: dict[Job, list[float]] = {}
@@ -158,6 +160,7 @@ def _learned(job: Job, rank: int) -> list[float]:
     for index in range(2):
         task = TaskInfo(index=index, name=f"task{index}", instructions=[INSTRUCTIONS[index]])
         method.begin_task(model, task)
+        method.survey(model, task, iter(batches), mean_over_workers)
         engine = build()
         for update in range(UPDATES):
             if update == job.interrupt_at:
