@@ -97,6 +97,8 @@ CASES: list[tuple[str, str, Record, float, float]] = [
     ("Grounding", " [0.10,0.10,0.50,0.97]", BOX, 1, 1),
     ("Grounding", "[0.10,0.10,0.50,0.57]", BOX, 0, 1),  # y2 becomes 0.5: 0.4 / 0.87 < 1/2, whole 0.47 / 0.87 > 1/2
     ("Grounding", "[1.00,0.00,2.00,1.00]", {**BOX, "answer_bbox": "[0.00,0.00,2.00,1.00]"}, 1, 0),  # x1 becomes .00
+    ("Grounding", "  [1.00,0.00,2.00,1.00]", {**BOX, "answer_bbox": "[1.00,0.00,2.00,1.00]"}, 1, 1),  # a space is cut
+    ("Grounding", " [1.00,0.00,2.00,1.00]", {**BOX, "answer_bbox": "[1.00,0.00,2.00,1.00]"}, 0, 1),
     ("Grounding", "(0.10,0.10,0.50,0.97)", BOX, 1, 0),  # any two characters will do
     ("Grounding", "0.10,0.10,0.50,0.97", BOX, 1, 1),
     ("Grounding", "The box is [0.10,0.10,0.50,0.97]", BOX, 0, 1),
@@ -164,7 +166,22 @@ PIECES = [
     "0.5",
     "1e9",
 ]
-PIECES += ["Unanswerable", "unanswerable", "Castle", "ß", "İ", "\u00a0", "\u0660", "ten.", "1.", ".5", "nan", "inf"]
+PIECES += [
+    "...",
+    "  ",
+    "Unanswerable",
+    "unanswerable",
+    "Castle",
+    "ß",
+    "İ",
+    "\u00a0",
+    "\u0660",
+    "ten.",
+    "1.",
+    ".5",
+    "nan",
+    "inf",
+]
 
 
 def replies(record: Record, chance: random.Random) -> str:
