@@ -161,6 +161,17 @@ def test_lists_name_faults_of_ids_boxes_and_leakage(tmp_path: Path) -> None:
     assert kept["grounding", "test"] == (2, 2, 0)  # a note leaves the row in
 
 
+def test_a_caption_without_references_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "downloads"
+    trees.ucit(root)
+    path = root / "instructions/Flickr30k/val_coco_type_3000.json"
+    table = json.loads(path.read_text())
+    trees.put_json(path, {**table, "annotations": [note for note in table["annotations"] if note["image_id"] == 1]})
+    report = prepare_benchmark(_only("ucit", "flickr30k"), root, tmp_path / "out")
+    assert _faults(report) == {("flickr30k", "test"): {"empty answer": 1}}
+    assert "no answer for the picture '1.jpg'" in report.problems[0].detail
+
+
 def test_a_conversation_that_is_broken_leaves_its_siblings(tmp_path: Path) -> None:
     root = tmp_path / "downloads"
     trees.svit(root)

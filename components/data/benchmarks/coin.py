@@ -24,6 +24,9 @@ table's reversed (LCIA).
 | vqav2 | 82,783 | val, not counted | several turns a picture; the paper counts 447,793 test questions |
 | ocrvqa | about 165,348 | about 100,032 | |
 
+Users have counted scienceqa, textvqa, imagenet and gqa in the files, raw results tell grounding's test; the other
+figures are from memory of the paper and of the sources. Those marked "about" or missing are not compared.
+
 **Licence**: CC BY 4.0 for the lists; each picture source has its own.
 
 **Tests**: every published LLaVA figure was measured on a random 4,000 rows of six tasks, ScienceQA and grounding

@@ -10,7 +10,6 @@ id is given a number behind "~". In test lists predictions are joined by id, so 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -42,8 +41,8 @@ def list_items(
         image = item.get("image")
         if image is not None and (not isinstance(image, str) or not image.strip()):
             raise ItemError("wrong field", f'"image" must be one path as text, this is {image!r:.60}')
-        if references is not None and image is not None:
-            answers = references.get(PurePosixPath(image).name, answers)
+        if references is not None:
+            answers = _referenced(references, image or "")
         times[given] += 1
         again = side == "train" and times[given] > 1
         return [
@@ -59,6 +58,13 @@ def list_items(
         ]
 
     return parsed(file, iter_items(root / file), parse)
+
+
+def _referenced(references: References, image: str) -> tuple[str, ...]:
+    name = PurePosixPath(image).name
+    if name not in references:
+        raise ItemError("empty answer", f"the references hold no answer for the picture {name!r:.60}")
+    return references[name]
 
 
 def _turns_and_answers(item: dict[str, object]) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
@@ -78,4 +84,4 @@ def _accepted(item: dict[str, object], key: str) -> tuple[str, ...]:
         numbers = [one for one in value if isinstance(one, int | float) and not isinstance(one, bool)]
         if len(numbers) == _BOX_LIST:
             return (f"[{','.join(str(number) for number in numbers)}]",)
-    return tuple(re.sub(r"\s+", " ", answer) for answer in answers_of(item, key))
+    return answers_of(item, key)
