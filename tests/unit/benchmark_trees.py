@@ -1,4 +1,4 @@
-"""Tiny trees in the layouts of the published releases, whole and without a fault; tests damage them.
+"""Tiny trees in the layouts of the published releases, whole and without a fault, and how tests damage them.
 
 Every function writes one release below `root`. Pictures differ in colour by name, so that no two are equal.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from components.data.benchmarks.spec import held_out
+from components.data.benchmarks.catalogue import BENCHMARKS
+from components.data.benchmarks.spec import StreamSpec, held_out
+from components.data.reports import ImportReport
 
 HOLDOUT = 20  # of coast-capability
 TRAIN_PICTURES = [number for number in range(1, 60) if not held_out(str(number), HOLDOUT)][:4]
@@ -228,3 +231,28 @@ def mllm_cl(root: Path) -> None:
             put_json(root / task / f"{side}.json", items)
             for name in names:
                 put_picture(root / task / "images" / name)
+
+
+def only(stream: str, *tasks: str) -> StreamSpec:
+    """Some tasks of a published stream, sizes not compared."""
+    free = [
+        replace(
+            task, train=replace(task.train, use=None, published=()), test=replace(task.test, use=None, published=())
+        )
+        for task in BENCHMARKS[stream].tasks
+        if task.name in tasks
+    ]
+    return StreamSpec(name=stream, tasks=tuple(free))
+
+
+def edit(path: Path, change: Callable[[list[dict[str, object]]], object]) -> None:
+    """Change the items of a JSON list in place."""
+    items = json.loads(path.read_text())
+    change(items)
+    put_json(path, items)
+
+
+def faults(report: ImportReport) -> dict[tuple[str, str], dict[str, int]]:
+    """Kinds and numbers of what was found, by task and split."""
+    found = {(file.task, file.split): dict(file.counts + file.notes) for file in report.files}
+    return {where: kinds for where, kinds in found.items() if kinds}

@@ -11,6 +11,7 @@ output until the same command, over the same annotations, ends. Pictures that ch
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,14 +46,9 @@ def prepare_benchmark(
     as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`,
     naming the layout that is expected.
     """
-    root = root.expanduser().resolve()
-    if not root.is_dir():
-        raise ConfigError(f"--root {root} is no folder; give the folder that holds the releases.")
+    root = _whole_root(root, stream)
     if workers < 1:
         raise ConfigError(f"workers is {workers}; give at least 1.")
-    for task in stream.tasks:  # every release must be there before any is read
-        for side in SIDES:
-            FAMILIES[task.family].read(root, task, side)
     files: list[FileReport] = []
     report = partial(ImportReport, stream=stream.name, out_dir=out_dir, spec=stream.digest)
     refused: str | None = None
@@ -66,8 +62,7 @@ def prepare_benchmark(
             refused = _refusal(files, strict)
             if refused is not None:
                 raise _Refused
-            for mark in scratch.rglob(f"*{_MARK}"):
-                mark.unlink()
+            _tidy(scratch, stream)
             prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
             write_stream_json(scratch, stream.name, prepared)
             whole = report(files=tuple(files), refused=None)
@@ -77,6 +72,31 @@ def prepare_benchmark(
         result = report(files=tuple(files), refused=refused)
         result.write(refused_report_path(out_dir))
         return result
+
+
+def _whole_root(root: Path, stream: StreamSpec) -> Path:
+    """`root` resolved; every release of the stream must be there before any is read."""
+    root = root.expanduser().resolve()
+    if not root.is_dir():
+        raise ConfigError(f"--root {root} is no folder; give the folder that holds the releases.")
+    for task in stream.tasks:
+        for side in SIDES:
+            FAMILIES[task.family].read(root, task, side)
+    return root
+
+
+def _tidy(scratch: Path, stream: StreamSpec) -> None:
+    """Leave nothing but the stream's splits: no marks, and nothing of a call for another stream or of a killed one."""
+    for path in scratch.glob("*/*"):
+        if path.parent.name in stream.task_names and path.name in SIDES:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for folder in scratch.iterdir():
+        if folder.is_dir() and folder.name not in stream.task_names:
+            folder.rmdir()
 
 
 def _refusal(files: list[FileReport], strict: bool) -> str | None:
@@ -123,13 +143,16 @@ class _TaskPreparation:
     def _mark(self, side: Side) -> Path:
         return self.folder / f"{side}{_MARK}"
 
-    def _state(self, choice: Choice) -> str:
-        return hashlib.sha256(f"{self.stream.digest}\n{self.root}\n{choice.digest}".encode()).hexdigest()
+    def _state(self, side: Side, choice: Choice) -> str:
+        """What a split depends on; the training part also on the test part, which it is compared with."""
+        compared = b"".join(sorted(self.test_keys)) if side == "train" else b""
+        parts = f"{self.stream.digest}\n{self.root}\n{choice.digest}\n".encode()
+        return hashlib.sha256(parts + compared).hexdigest()
 
     def _kept(self, side: Side, choice: Choice, report: FileReport) -> bool:
         """Take over a split that an earlier call wrote whole from the same annotations, if there is one."""
         mark = self._mark(side)
-        if not mark.is_file() or mark.read_text() != self._state(choice):
+        if not mark.is_file() or mark.read_text() != self._state(side, choice):
             return False
         try:
             split = open_split(self.folder / side)
@@ -161,7 +184,7 @@ class _TaskPreparation:
         rows = self._rows(_in_order(check, items, self.workers), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
         if report.counts.total() == faults and not report.notes:
-            self._mark(side).write_text(self._state(choice))
+            self._mark(side).write_text(self._state(side, choice))
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:
