@@ -241,7 +241,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             _load_plain_moments(self._inner_optimizer, self._parameters, state)
             return
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         # DeepSpeed creates Adam's state at the first step; create it empty so that there is something to set.
         if self._stage == 3:
@@ -258,7 +258,10 @@ class DeepSpeedEngine:
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
                 value = state[f"{name}.{moment}"].to(parameter.device)
-                safe_set_full_optimizer_state(parameter, value, moment)
+                if self._stage == 3:
+                    safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), moment)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, moment)
 
     @property
     def _inner_optimizer(self) -> torch.optim.Optimizer:
@@ -288,6 +291,13 @@ class _Scoped(nn.Module):
     def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
         selection = enter()
         return self.model(batch), selection
+
+
+def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """This rank's part of a full value under ZeRO-3. DeepSpeed's own setter cannot pad what does not divide evenly."""
+    size = cast("Tensor", parameter.ds_tensor).numel()  # pyright: ignore[reportAttributeAccessIssue]
+    padding = size * dist.get_world_size() - value.numel()
+    return torch.nn.functional.pad(value.flatten(), (0, padding)).narrow(0, size * dist.get_rank(), size)
 
 
 Engine = TorchEngine | DeepSpeedEngine
