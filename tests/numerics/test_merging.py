@@ -135,7 +135,7 @@ def test_ties_equals_the_written_out_formula(keep: float) -> None:
     method, _ = merging(replace(TINY, rule="ties", keep=keep, coefficient=0.7))
     expected = ties_by_loops([increments(method, 0), increments(method, 1)], keep, 0.7)
     for name, found in dense(method).items():
-        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-8)
     zeros = np.mean(np.concatenate([found.ravel() for found in dense(method).values()]) == 0)
     assert zeros < 0.01 if keep == 1.0 else zeros > (1 - 2 * keep)
 
@@ -189,7 +189,7 @@ def test_one_task_with_coefficient_one_is_the_branch_alone() -> None:
 def test_one_task_untouched_by_a_dense_rule_is_the_branch_alone(change: dict[str, object]) -> None:
     method, _ = merging(replace(TINY, coefficient=1.0, **change), ("names",))
     for name, found in dense(method).items():
-        np.testing.assert_allclose(found, increments(method, 0)[name], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(found, increments(method, 0)[name], rtol=1e-5, atol=1e-8)  # float32: entries reach 4e-2
 
 
 @pytest.mark.parametrize("rule", RULES)
