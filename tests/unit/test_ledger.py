@@ -9,12 +9,13 @@ import pytest
 import rich.console
 
 from components.console import Console
+from components.data.benchmarks.catalogue import BENCHMARKS
 from components.evaluation.ledger import PublishedRow, benchmark_of, benchmarks, differences, published
 from components.evaluation.matrix import ALIASES, ScoreMatrix
 from components.methods import METHODS
 
 ROWS = [row for name in benchmarks() for row in published(name)]
-CLEVR = ["imagenet_r", "clevr_math"]
+CLEVR = ["imagenet-r", "clevr-math"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.benchmark}-{row.label}-{row.source[:12]}")
@@ -24,6 +25,14 @@ def test_a_published_row_is_whole(row: PublishedRow) -> None:
     assert row.method is None or row.method in METHODS
     assert row.protocol["backbone"]
     assert all(0 <= score <= 100 for score in row.final.values())
+
+
+@pytest.mark.parametrize("name", ["coin", "ucit", "mllm-dcl"])
+def test_published_tasks_are_those_of_the_stream(name: str) -> None:
+    tasks = set(BENCHMARKS[name].task_names)
+    rows = published(name)
+    assert {task for row in rows for task in row.final} == tasks
+    assert {row.num_tasks for row in rows} == {len(tasks)}
 
 
 def test_the_rows_are_consistent_but_for_those_that_are_known_not_to_be() -> None:
@@ -52,9 +61,9 @@ def test_only_real_benchmarks_have_published_rows() -> None:
 def test_a_run_is_held_against_rows_of_its_method() -> None:
     """By hand: final 40 and 60 against 87.43 and 65.70; average 50 against 69.66; BWT -10 against -7.45."""
     matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
-    run = {"backbone": "LLaVA-1.5-7B", "order": "imagenet_r, clevr_math"}
+    run = {"backbone": "LLaVA-1.5-7B", "order": "imagenet-r, clevr-math"}
     [found] = differences("ucit", "disco", matrix, run)
-    assert found.final == pytest.approx({"imagenet_r": 40 - 87.43, "clevr_math": 60 - 65.70})
+    assert found.final == pytest.approx({"imagenet-r": 40 - 87.43, "clevr-math": 60 - 65.70})
     assert found.figures["final_average"] == pytest.approx(50 - 69.66)
     assert found.figures["bwt"] == pytest.approx(-10 + 7.45)
     assert found.protocol == ("starts_from: not recorded, there instruction-tuned weights",)
