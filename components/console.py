@@ -155,13 +155,11 @@ class Console:
 
     # ---- at the end
 
-    def print_matrix(
-        self, matrix: ScoreMatrix, oracle: ScoreMatrix | None = None, repaired: ScoreMatrix | None = None
-    ) -> None:
-        """The score matrix and its figures; of other readings the last row, of oracle routing the figures too."""
+    def print_matrix(self, matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix] | None = None) -> None:
+        """The score matrix and its figures; of other readings the last row, and their figures beside."""
         self.close()
-        self._out.print(_matrix_table(matrix, {"oracle": oracle, "repaired": repaired}))
-        self._out.print(_figures_table(matrix, oracle, repaired))
+        self._out.print(_matrix_table(matrix, readings or {}))
+        self._out.print(_figures_table(matrix, readings or {}))
 
     def print_ledger(self, differences: Sequence[Difference]) -> None:
         """The run against published results of its method: ours minus theirs, and what was done otherwise."""
@@ -183,7 +181,7 @@ class Console:
             self._out.print(Text.assemble(("Look at it: ", "bold"), (mlflow_command, "cyan")), soft_wrap=True)
 
 
-def _matrix_table(matrix: ScoreMatrix, others: Mapping[str, ScoreMatrix | None]) -> Table:
+def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> Table:
     table = Table(title="Score matrix", title_style="bold", header_style="bold", show_lines=False)
     table.add_column("after", overflow="fold", min_width=6)
     for task in matrix.tasks:
@@ -192,27 +190,23 @@ def _matrix_table(matrix: ScoreMatrix, others: Mapping[str, ScoreMatrix | None])
         learned = number - matrix.has_zero_shot
         cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
         table.add_row(Text(after), *cells, end_section=after == "zero-shot")
-    for name, other in others.items():
-        if other is not None and other.num_learned:
+    for name, other in readings.items():
+        if other.num_learned:
             table.add_section()
             table.add_row(Text(name), *[_cell(score, bold=False) for score in other.rows[-1]])
     return table
 
 
-def _figures_table(matrix: ScoreMatrix, oracle: ScoreMatrix | None, repaired: ScoreMatrix | None) -> Table:
-    table = Table(box=None, show_header=oracle is not None, header_style="bold", pad_edge=False)
+def _figures_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> Table:
+    table = Table(box=None, show_header=bool(readings), header_style="bold", pad_edge=False)
     table.add_column("")
-    table.add_column("score", justify="right")
-    oracle_summary = {} if oracle is None else oracle.summary()
-    if oracle is not None:
-        table.add_column("oracle", justify="right")
-    for name, value in matrix.summary().items():
-        row = [LABELS[name], f"{value:.2f}"]
-        if oracle is not None:
-            row.append(f"{oracle_summary[name]:.2f}" if name in oracle_summary else "")
-        table.add_row(*row)
-    for name, value in split_if_known(matrix, oracle, repaired).items():
-        table.add_row(SPLIT_LABELS[name], f"{value:.2f}", "")
+    for name in ("score", *readings):
+        table.add_column(name, justify="right")
+    summaries = [matrix.summary(), *(reading.summary() for reading in readings.values())]
+    for name in summaries[0]:
+        table.add_row(LABELS[name], *(f"{figures[name]:.2f}" if name in figures else "" for figures in summaries))
+    for name, value in split_if_known(matrix, readings).items():
+        table.add_row(SPLIT_LABELS[name], f"{value:.2f}")
     return table
 
 

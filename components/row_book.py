@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from components.errors import TrackingError
 from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
@@ -22,8 +23,7 @@ class RowBook:
 
     tasks: list[str] = field(default_factory=list)  # known from the first row on
     scores: dict[int, Scores] = field(default_factory=dict)
-    oracle_scores: dict[int, Scores] = field(default_factory=dict)
-    repaired_scores: dict[int, Scores] = field(default_factory=dict)
+    readings: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other readings of the rows, by name
 
     def with_row(self, event: RowScored) -> RowBook | None:
         """A book that also holds this row; None when it holds just this already. `TrackingError`: other tasks."""
@@ -34,25 +34,20 @@ class RowBook:
                 "start another run id for another stream"
             )
         scores = self.scores | {event.tasks_learned: dict(event.scores)}
-        book = RowBook(
-            tasks=tasks,
-            scores=scores,
-            oracle_scores=_with(self.oracle_scores, event.tasks_learned, event.oracle_scores),
-            repaired_scores=_with(self.repaired_scores, event.tasks_learned, event.repaired_scores),
-        )
+        readings = dict(self.readings)
+        for name, cells in event.readings.items():
+            readings[name] = readings.get(name, {}) | {event.tasks_learned: dict(cells)}
+        book = RowBook(tasks=tasks, scores=scores, readings=readings)
         return None if book == self else book
 
     def matrix(self, num_learned: int | None = None) -> ScoreMatrix:
         """The matrix as recorded, optionally only up to `num_learned` tasks."""
         return _matrix(self.tasks, self.scores, num_learned)
 
-    def oracle(self, num_learned: int | None = None) -> ScoreMatrix | None:
-        """The matrix under oracle routing; None when it was never asked for."""
-        return _matrix(self.tasks, self.oracle_scores, num_learned) if self.oracle_scores else None
-
-    def repaired(self, num_learned: int | None = None) -> ScoreMatrix | None:
-        """The matrix of the answers found in wrongly formed replies; None for a run older than that."""
-        return _matrix(self.tasks, self.repaired_scores, num_learned) if self.repaired_scores else None
+    def reading(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
+        """Another reading of the matrix, such as "oracle"; None when it was not measured."""
+        rows = self.readings.get(name)
+        return None if rows is None else _matrix(self.tasks, rows, num_learned)
 
     def metrics(self, event: RowScored) -> dict[str, float]:
         """What a row adds to the stream's curves: scores, the figures so far, routing, seconds, bytes."""
@@ -60,16 +55,13 @@ class RowBook:
         values: dict[str, Cell] = {f"accuracy/{names[task]}": cell for task, cell in event.scores.items()}
         matrix = self.matrix(event.tasks_learned)
         values |= matrix.summary()
-        oracle = None if event.oracle_scores is None else self.oracle(event.tasks_learned)
-        repaired = None if event.repaired_scores is None else self.repaired(event.tasks_learned)
-        for reading, cells, other in (
-            ("oracle", event.oracle_scores, oracle),
-            ("repaired", event.repaired_scores, repaired),
-        ):
-            if cells is not None and other is not None:
-                values |= {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items()}
-                values |= {f"{reading}/{name}": value for name, value in other.summary().items()}
-        values |= split_if_known(matrix, oracle, repaired)
+        others = {name: self.reading(name, event.tasks_learned) for name in event.readings}
+        for reading, cells in event.readings.items():
+            other = others[reading]
+            assert other is not None, "the event's row is in the book"
+            values |= {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items()}
+            values |= {f"{reading}/{name}": value for name, value in other.summary().items()}
+        values |= split_if_known(matrix, others)
         if event.well_formed:
             values |= {f"well_formed/{names[task]}": share for task, share in event.well_formed.items()}
             values["well_formed_mean"] = sum(event.well_formed.values()) / len(event.well_formed)
@@ -88,7 +80,7 @@ class RowBook:
 
     def to_content(self, tags: Mapping[str, str]) -> dict[str, object]:
         """score_matrix.json, with the oracle rows beside; names of the run come from its tags."""
-        others = {"oracle": self.oracle(), "repaired": self.repaired()}
+        others = {name: self.reading(name) for name in self.readings}
         seed = tags.get("seed", "0")
         return self.matrix().to_dict(
             stream=tags.get("stream", ""),
@@ -106,11 +98,10 @@ class RowBook:
     def from_content(cls, content: Mapping[str, object]) -> RowBook:
         """The inverse of `to_content`; raises `MatrixError` when it is no score_matrix.json."""
         matrix = ScoreMatrix.from_dict(content)
-        oracle, repaired = (
-            _by_number(ScoreMatrix.from_dict(other)) if isinstance(other, Mapping) else {}
-            for other in (content.get("oracle"), content.get("repaired"))
-        )
-        return cls(tasks=matrix.tasks, scores=_by_number(matrix), oracle_scores=oracle, repaired_scores=repaired)
+        readings = {
+            name: _by_number(ScoreMatrix.from_dict(other)) for name, other in content.items() if _is_matrix(other)
+        }
+        return cls(tasks=matrix.tasks, scores=_by_number(matrix), readings=readings)
 
     def table(self) -> dict[str, list[str | Cell]]:
         """The matrix by columns: "after", then one column per task."""
@@ -128,10 +119,10 @@ class RowBook:
             cells = ["" if cell is None else f"{cell:.2f}" for cell in row]
             lines.append(f"| {after} | " + " | ".join(cells) + " |")
         figures = [f"- {LABELS[name]}: **{value:.2f}**" for name, value in matrix.summary().items()]
-        oracle = self.oracle()
+        oracle = self.reading("oracle")
         if oracle is not None and "final_average" in oracle.summary():
             figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
-        split = split_if_known(matrix, oracle, self.repaired())
+        split = split_if_known(matrix, {name: self.reading(name) for name in self.readings})
         figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
         return "\n".join([*lines, "", *figures])
 
@@ -144,9 +135,8 @@ def _matrix(tasks: list[str], rows: Mapping[int, Scores], num_learned: int | Non
     return ScoreMatrix.from_scores(tasks, pairs)
 
 
-def _with(rows: Mapping[int, Scores], number: int, scores: Scores | None) -> dict[int, Scores]:
-    """The rows and one more, where it was measured."""
-    return dict(rows) if scores is None else {**rows, number: dict(scores)}
+def _is_matrix(content: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(content, Mapping) and "rows" in content
 
 
 def _by_number(matrix: ScoreMatrix) -> dict[int, Scores]:

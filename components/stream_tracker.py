@@ -225,7 +225,7 @@ class StreamTracker(Tracker):
 
         title = self._title()
         self._store.put_image(run_id, "score_matrix", draw_score_matrix(book.matrix(step), title), step)
-        if (oracle := book.oracle(step)) is not None:
+        if (oracle := book.reading("oracle", step)) is not None:
             self._store.put_image(run_id, "score_matrix_oracle", draw_score_matrix(oracle, f"{title}, oracle"), step)
         if row.slot_usage:
             picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")

@@ -132,7 +132,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     """The matrix, its figures, and where everything is."""
-    console.print_matrix(result.matrix, result.oracle, result.repaired)
+    console.print_matrix(result.matrix, result.readings)
     console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol(plan)))
     link = plan.run_dir / "mlflow.json"
     paths = {name: str(plan.run_dir / Path(name)) for name in ("score_matrix.json", "predictions", "checkpoints")}

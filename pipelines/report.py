@@ -146,7 +146,7 @@ def differs(matrix: ScoreMatrix, oracle: ScoreMatrix) -> bool:
 
 def split(group: Sequence[FinishedRun]) -> Line:
     """Forgetting's parts by routing error and by weight drift; empty where no oracle routing was measured."""
-    parts = [split_if_known(run.matrix, run.oracle) for run in group]
+    parts = [split_if_known(run.matrix, {"oracle": run.oracle}) for run in group]
     if not all(parts):
         return ["" for _ in SPLIT]
     return [str(Spread.of([part[figure] for part in parts])) for figure in SPLIT.values()]

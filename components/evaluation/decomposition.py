@@ -15,11 +15,16 @@ Any part can be negative.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
 
-ROUTING = ("forgetting_routing_error", "forgetting_weight_drift")
-FORMAT = ("forgetting_format_drift", "forgetting_knowledge_loss")
+# By reading: what its absence costs, and what is lost all the same.
+SPLITS = {
+    "oracle": ("forgetting_routing_error", "forgetting_weight_drift"),
+    "repaired": ("forgetting_format_drift", "forgetting_knowledge_loss"),
+}
 SPLIT_LABELS = {
     "forgetting_routing_error": "  of it by routing error",
     "forgetting_weight_drift": "  of it by weight drift",
@@ -28,23 +33,23 @@ SPLIT_LABELS = {
 }
 
 
-def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, names: tuple[str, str]) -> dict[str, float]:
-    """`forgetting_diagonal` as gap growth and what is left of it in `other`, under `names` in that order.
+def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, reading: str) -> dict[str, float]:
+    """`forgetting_diagonal` as gap growth and what is left of it in `other`, under the reading's names in `SPLITS`.
 
     Raises `MatrixError` when cells for it are missing.
     """
-    left = other.forgetting("diagonal")
-    return {names[0]: matrix.forgetting("diagonal") - left, names[1]: left}
+    grown, left = SPLITS[reading]
+    rest = other.forgetting("diagonal")
+    return {grown: matrix.forgetting("diagonal") - rest, left: rest}
 
 
-def split_if_known(
-    matrix: ScoreMatrix, oracle: ScoreMatrix | None, repaired: ScoreMatrix | None = None
-) -> dict[str, float]:
-    """The parts of every reading that was measured; none while too few tasks are learned."""
+def split_if_known(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix | None]) -> dict[str, float]:
+    """The parts by every reading that was measured; none while too few tasks are learned."""
     parts: dict[str, float] = {}
-    for other, names in ((oracle, ROUTING), (repaired, FORMAT)):
+    for reading in SPLITS:
+        other = readings.get(reading)
         try:
-            parts |= {} if other is None else split_forgetting(matrix, other, names)
+            parts |= {} if other is None else split_forgetting(matrix, other, reading)
         except MatrixError:
             continue  # as `ScoreMatrix.summary`: a figure without its cells is left out
     return parts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.errors import ConfigError
@@ -15,7 +15,8 @@ from components.evaluation.judge import HIGHEST, Exchange, Judge, Parser, Verdic
 
 if TYPE_CHECKING:
     import requests
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["similarity", "local", "endpoint"]
 WEAKNESS: dict[Kind, str] = {
@@ -128,18 +129,20 @@ class LocalJudge:
 
         model, tokenizer = self._loaded
         chats = [[{"role": "user", "content": prompt_text(self.config.prompt, exchange)}] for exchange in exchanges]
-        inputs = tokenizer.apply_chat_template(
+        encoded = tokenizer.apply_chat_template(
             chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
-        sampling = {"do_sample": True, "temperature": self.config.temperature} if self.config.temperature else {}
+        inputs = cast("dict[str, Tensor]", dict(cast("BatchEncoding", encoded)))
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        sampling: dict[str, bool | float] = {"do_sample": False}
+        if self.config.temperature:
+            sampling = {"do_sample": True, "temperature": self.config.temperature}
         with torch.no_grad():
-            tokens = model.generate(
-                **inputs,
-                max_new_tokens=self.config.max_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                **(sampling or {"do_sample": False}),
+            tokens = cast("Any", model).generate(
+                **inputs, max_new_tokens=self.config.max_tokens, pad_token_id=tokenizer.pad_token_id, **sampling
             )
-        said = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        replies = cast("Tensor", tokens)[:, inputs["input_ids"].shape[1] :]
+        said = tokenizer.batch_decode(replies, skip_special_tokens=True)
         return [_verdict(words, self.config.parser) for words in said]
 
 
@@ -224,7 +227,7 @@ def _passing(error: BaseException) -> bool:
     """Whether trying again may help."""
     import requests
 
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return isinstance(error, requests.ConnectionError | requests.Timeout)
 

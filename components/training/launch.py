@@ -40,7 +40,7 @@ from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
-from components.training.scoring import MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE
+from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
@@ -54,8 +54,12 @@ class StreamResult:
     """What a finished stream leaves."""
 
     matrix: ScoreMatrix
-    oracle: ScoreMatrix | None  # with the task known at test time, for routed methods that measured it
-    repaired: ScoreMatrix | None  # of the answers found in wrongly formed replies; None for an older run
+    readings: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/scoring.py
+
+    @property
+    def oracle(self) -> ScoreMatrix | None:
+        """With the task known at test time; None unless it was asked for and the method routes."""
+        return self.readings.get("oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +120,9 @@ def finished_result(plan: Plan) -> StreamResult | None:
 
 def read_result(run_dir: Path) -> StreamResult:
     """The matrices a run has written so far."""
-    others = (run_dir / ORACLE_FILE, run_dir / REPAIRED_FILE)
-    oracle, repaired = (ScoreMatrix.read(path) if path.is_file() else None for path in others)
-    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), oracle=oracle, repaired=repaired)
+    files = {name: reading_file(run_dir, name) for name in READINGS}
+    readings = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
+    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), readings=readings)
 
 
 def check_run_dir(plan: Plan) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from components.evaluation.decomposition import split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.scorers import score
+from components.evaluation.scorers.released import compat_row_score
 from components.events import EvaluationProgress, Event, RowScored
 from components.methods.base import Method
 from components.models.backbone import Backbone
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from components.training.worker import WorkerPlan
 
 ZERO_SHOT = "zero-shot"
-MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE = "score_matrix.json", "oracle_matrix.json", "repaired_matrix.json"
+MATRIX_FILE = "score_matrix.json"
+# Other readings of the same rows, by the column of the predictions that they average. oracle: the task was told;
+# repaired: the answer in a wrongly formed reply counts; compat: by the released script's rule for a task of that name.
+READINGS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
 
@@ -48,6 +53,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         ("metric", pa.string()),
         ("well_formed", pa.bool_()),
         ("repaired_score", pa.float64()),
+        ("compat_score", pa.float64()),
         ("routed_to", pa.string()),
         ("slots", pa.list_(pa.int64())),
         ("matched", pa.bool_()),
@@ -63,8 +69,14 @@ class Row:
 
     after: str
     scores: dict[str, float | None]
-    oracle_scores: dict[str, float | None] | None
-    repaired_scores: dict[str, float | None] | None = None  # None in rows of an older checkpoint
+    readings: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in READINGS
+
+    @classmethod
+    def stored(cls, content: Mapping[str, Any]) -> Row:
+        """From a checkpoint, also an older one that knew oracle routing only."""
+        older = {name: content.get(f"{name}_scores") for name in READINGS}
+        readings = content.get("readings", {name: scores for name, scores in older.items() if scores})
+        return cls(after=content["after"], scores=content["scores"], readings=readings)
 
 
 class RowScorer:
@@ -97,12 +109,11 @@ class RowScorer:
         row = Row(
             after=after,
             scores={name: _mean(table, name, "score") for name in names},
-            oracle_scores=(
-                {name: _mean(table, name, "oracle_score") for name in names}
-                if evaluation.oracle_routing and self.method.routes
-                else None
-            ),
-            repaired_scores={name: _mean(table, name, "repaired_score") for name in names},
+            readings={
+                reading: {name: _mean(table, name, column) for name in names}
+                for reading, column in READINGS.items()
+                if any(record[column] is not None for record in table)
+            },
         )
         if self.rank == 0:
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
@@ -171,6 +182,7 @@ class RowScorer:
                     "metric": row.metric,
                     "well_formed": obeys(form_of(row.metric, row.answers), reply.text, row.answers),
                     "repaired_score": repair.score(row.metric, row.instruction, reply.text, row.answers),
+                    "compat_score": compat_row_score(task.name, reply.text, row.answers),
                     "routed_to": reply.routed_to,
                     "slots": None if reply.slots is None else list(reply.slots),
                     "matched": reply.matched,
@@ -204,8 +216,7 @@ class RowScorer:
                 tasks_learned=learned,
                 after=row.after,
                 scores=row.scores,
-                oracle_scores=row.oracle_scores,
-                repaired_scores=row.repaired_scores,
+                readings=row.readings,
                 well_formed=_shares(table, lambda record: bool(record["well_formed"])),
                 routing_accuracy=_shares(
                     table, lambda record: record["routed_to"] == self.method.owner(str(record["task"]))
@@ -223,37 +234,33 @@ class RowScorer:
         )
 
 
-def matrix_of(tasks: list[str], rows: list[Row], reading: str = MATRIX_FILE) -> ScoreMatrix | None:
-    """The matrix of finished rows that a file holds; None for a reading that no row has."""
-    other = {MATRIX_FILE: "scores", ORACLE_FILE: "oracle_scores", REPAIRED_FILE: "repaired_scores"}[reading]
-    found = [(row.after, getattr(row, other)) for row in rows]
-    if not any(scores for _, scores in found):
-        return None
-    # a row without the reading: oracle routing needs a learned task, before that the scores are the same
-    cells = [scores or row.scores for row, (_, scores) in zip(rows, found, strict=True)]
-    return ScoreMatrix(tasks, [[scores[name] for name in tasks] for scores in cells], after=[name for name, _ in found])
+def matrix_of(tasks: list[str], rows: list[Row], reading: str | None = None) -> ScoreMatrix:
+    """The score matrix of finished rows, or another reading of them; cells that it has not are empty."""
+    cells = [row.scores if reading is None else row.readings.get(reading, dict.fromkeys(tasks)) for row in rows]
+    return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=[row.after for row in rows])
+
+
+def reading_file(run_dir: Path, reading: str) -> Path:
+    """Where a run keeps another reading of its matrix."""
+    return run_dir / f"{reading}_matrix.json"
 
 
 def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
     config, tasks = plan.config, plan.stream.task_names
-    matrix, oracle, repaired = (matrix_of(tasks, rows, file) for file in (MATRIX_FILE, ORACLE_FILE, REPAIRED_FILE))
-    assert matrix is not None, "a finished row has scores"
-    splits = {
-        ORACLE_FILE: split_if_known(matrix, oracle),
-        REPAIRED_FILE: split_if_known(matrix, None, repaired),
-        MATRIX_FILE: None,
-    }
-    for file, found in {ORACLE_FILE: oracle, REPAIRED_FILE: repaired, MATRIX_FILE: matrix}.items():
-        if found is not None:
-            found.write(
-                plan.run_dir / file,
-                stream=plan.stream.name,
-                method=config.method.name,
-                backbone=config.backbone.name,
-                seed=config.seed,
-                extra=None if splits[file] is None else {"forgetting_split": splits[file]},
-            )
+    matrix = matrix_of(tasks, rows)
+    readings = {name: matrix_of(tasks, rows, name) for name in READINGS if any(name in row.readings for row in rows)}
+    extras = {name: {"forgetting_split": split_if_known(matrix, {name: readings[name]})} for name in readings}
+    files = {reading_file(plan.run_dir, name): (other, extras[name]) for name, other in readings.items()}
+    for path, (content, extra) in {**files, plan.run_dir / MATRIX_FILE: (matrix, None)}.items():
+        content.write(
+            path,
+            stream=plan.stream.name,
+            method=config.method.name,
+            backbone=config.backbone.name,
+            seed=config.seed,
+            extra=extra,
+        )
 
 
 def _mean(table: list[dict[str, object]], task: str, column: str) -> float | None:

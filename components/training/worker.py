@@ -122,7 +122,7 @@ class StreamWorker:
         self._save(f"{number:02d}-{lesson.task.name}-scored")
 
     def _empty_row(self, lesson: Lesson) -> Row:
-        return Row(after=lesson.task.name, scores=dict.fromkeys(self.stream.task_names), oracle_scores=None)
+        return Row(after=lesson.task.name, scores=dict.fromkeys(self.stream.task_names))
 
     def _score_row(self, *, train_s: float) -> None:
         learned = self.cursor.index + 1 if self.cursor.learned else 0
@@ -292,7 +292,7 @@ class StreamWorker:
             index=stored["index"],
             update=stored["update"],
             learned=stored["learned"],
-            rows=[Row(**row) for row in stored["rows"]],
+            rows=[Row.stored(row) for row in stored["rows"]],
         )
         structure = checkpoint.state["method_structure"]
         assert isinstance(structure, dict)

@@ -67,7 +67,6 @@ def row(learned: int, scores: list[float | None], evaluate_s: float = 10.0) -> R
         tasks_learned=learned,
         after="zero-shot" if learned == 0 else names[learned - 1],
         scores=dict(zip(names, scores, strict=True)),
-        oracle_scores=None,
         routing_accuracy=None,
         slot_usage=None,
         train_s=100.0,
@@ -148,7 +147,7 @@ def test_an_event_before_any_plan_is_shown_too() -> None:
 def test_the_final_matrix(width: int) -> None:
     console, text = screen(Clock(), width=width)
     matrix = ScoreMatrix(["chartqa", "doc[vqa]"], [[4.0, 2.0], [60.0, None], [40.0, 80.0]])
-    console.print_matrix(matrix, ScoreMatrix(["chartqa", "doc[vqa]"], [[60.0, None], [60.0, 80.0]]))
+    console.print_matrix(matrix, {"oracle": ScoreMatrix(["chartqa", "doc[vqa]"], [[60.0, None], [60.0, 80.0]])})
     lines = text.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     cells = [[word for word in line.replace("│", " ").split() if word != "|"] for line in lines]

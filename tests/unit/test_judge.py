@@ -10,6 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from components.errors import ConfigError
 from components.evaluation.judge import (
@@ -159,6 +164,35 @@ def test_similarity_grades_likeness() -> None:
     assert same.score == pytest.approx(10.0)
     assert same.score > near.score > far.score  # type: ignore[operator]
     assert empty.score == 0.0
+
+
+@pytest.fixture(scope="module")
+def local_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama of a few letters with a chat template."""
+    folder = tmp_path_factory.mktemp("judge-model")
+    letters = {letter: number for number, letter in enumerate(["<end>", *map(chr, range(32, 127))])}
+    words = Tokenizer(WordLevel(letters, unk_token="<end>"))
+    words.pre_tokenizer = Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}>"
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(letters), initializer_range=1.0, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_judges_alike_alone_and_beside_others(local_model: Path) -> None:
+    """A random model grades nothing; what it says must not depend on the padding that its neighbours ask for."""
+    judge = JudgeConfig(kind="local", model=str(local_model), max_tokens=6).build()
+    longer = replace(CAT, reply="a very long answer " * 5)
+    alone = [judge.verdicts([exchange])[0] for exchange in (CAT, longer)]
+    assert judge.verdicts([CAT, longer]) == alone
+    assert [verdict.failure for verdict in alone] == ["it gave no grade from 0 to 10 (strict parser)"] * 2
+    assert all(verdict.said for verdict in alone)
+    assert alone[0].said != alone[1].said
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        JudgeConfig(kind="local", model=str(local_model / "none")).build().verdicts([CAT])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from components.errors import ConfigError, DataError
 from components.evaluation.scorers import COAST, COIN, MODES, RELEASED, score, score_item
 from components.evaluation.scorers.evalai import processed, soft_accuracy
+from components.evaluation.scorers.released import compat_row_score
 from tests.unit import released_rules
 
 Record = dict[str, Any]
@@ -308,3 +309,24 @@ def test_scoring_needs_neither_torch_nor_ray() -> None:
     code = "import sys, components.evaluation.scorers; print({'torch', 'ray', 'transformers'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "answers", "expected"),
+    [
+        ("imagenet", "", ["castle"], 1.0),  # the released script's two-way substring
+        ("grounding", "[0.10,0.20,0.30,0.97]", ["[0.10,0.20,0.30,0.40]"], 0.0),
+        ("scienceqa", "B. a dog", ["B"], 1.0),
+        ("vqav2", "YES", ["yes"], 1.0),
+        ("textvqa", "stop", ["stop"], None),  # ten people's answers are needed
+        ("textvqa", "stop", ["stop"] * 10, 1.0),
+        ("docvqa", "Total", ["total", "sum"], 1.0),
+        ("pathvqa", "yes", ["yes"], 1.0),
+        ("shop", "yes", ["yes"], None),
+        ("scienceqa", "B", ["a dog"], None),  # no answer of that release
+    ],
+)
+def test_a_row_by_the_rule_of_its_tasks_release(
+    task: str, prediction: str, answers: list[str], expected: float | None
+) -> None:
+    assert compat_row_score(task, prediction, answers) == expected

@@ -66,8 +66,11 @@ def row(
         tasks_learned=learned,
         after="zero-shot" if learned == 0 else TASKS[learned - 1],
         scores=dict(zip(TASKS, scores, strict=True)),
-        oracle_scores=None if oracle is None else dict(zip(TASKS, oracle, strict=True)),
-        repaired_scores=None if repaired is None else dict(zip(TASKS, repaired, strict=True)),
+        readings={
+            name: dict(zip(TASKS, cells, strict=True))
+            for name, cells in {"oracle": oracle, "repaired": repaired}.items()
+            if cells is not None
+        },
         well_formed={"chartqa": 0.5} if learned else None,
         routing_accuracy={"chartqa": 0.75} if learned else None,
         slot_usage={"chartqa": [3, 1, 0, 0], "doc/vqa": [0, 0, 2, 2]} if learned else None,
@@ -235,7 +238,7 @@ def test_the_rows_of_another_stream_are_refused(storage: Path, run_id: str) -> N
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "x", {}, TAGS, (), run_id, on_note=notes.append)
     other = row(1, [1.0, None])
-    tracker.handle(RowScored(**{**vars(other), "scores": {"other": 1.0}, "oracle_scores": None}))
+    tracker.handle(RowScored(**{**vars(other), "scores": {"other": 1.0}, "readings": {}}))
     assert "start another run id for another stream" in notes[0].text
     tracker.finish("FINISHED")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.errors import ConfigError
+from components.errors import ConfigError, DataError
 from components.evaluation.scorers import coast, coin
 from components.evaluation.scorers.references import Reference, Rule
 
@@ -68,3 +69,18 @@ def score_item(task: str, prediction: str, reference: Reference, mode: str) -> f
     Raises `ConfigError` for an unknown task or mode, `DataError` for a reference that the rule cannot read.
     """
     return RELEASED[released_task(task)].of(mode)(prediction, reference)
+
+
+def compat_row_score(task: str, prediction: str, answers: Sequence[str]) -> float | None:
+    """0..1: a test row's score by the released script's rule for a task of that name.
+
+    None for other tasks, and where the rule needs more than the row's accepted answers (TextVQA: ten people's).
+    """
+    rules = RELEASED.get(_OTHER_NAMES.get(task, task))
+    if rules is None or not answers:
+        return None
+    reference = {"answer": answers[0], "answer_bbox": answers[0], "answers": list(answers)}
+    try:
+        return rules.compat(prediction, reference)
+    except DataError:
+        return None
