@@ -5,8 +5,8 @@
     python pipelines/prepare.py mini-coast-domain --size small --out prepared/domain
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
-each where it is found, what it must look like and what to beware of. A stream file names, per [[task]], LLaVA-format
-`train` and `test` files (a JSON list or JSONL), an `images` folder, the `metric` and `max_new_tokens`.
+each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
+`train` and `test` files (a JSON list or JSONL; the layouts are in components/data/layouts.py), an `images` folder, the `metric` and `max_new_tokens`.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 """
 

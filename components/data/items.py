@@ -1,4 +1,4 @@
-"""LLaVA-format files item by item: read without loading the file whole, each item checked and turned into a `Row`."""
+"""Files of instruction data item by item: never loaded whole, each item checked and turned into a `Row`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from components.data.layouts import Item, as_llava
 from components.data.pictures import picture_path, read_picture
 from components.data.reports import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
@@ -19,8 +20,6 @@ _CHUNK = 1 << 20  # characters read at a time from a JSON list
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-
-Item = dict[str, object]
 
 
 def iter_items(path: Path) -> Iterator[tuple[int, object | ItemError]]:
@@ -93,6 +92,7 @@ class ItemReader:
             raise item
         if not isinstance(item, dict):
             raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
+        item = as_llava(item, number)
         sample_id = self._sample_id(number, item)
         turns = conversation(item)
         answers = _answers(item, turns, self.metric)
