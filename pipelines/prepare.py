@@ -6,7 +6,8 @@
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
-`train` and `test` files (a JSON list or JSONL; the layouts are in components/data/layouts.py), an `images` folder, the `metric` and `max_new_tokens`.
+`train` and `test` files (a JSON list or JSONL, in a layout of components/data/layouts.py), an `images` folder, the
+`metric` and `max_new_tokens`.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 """
 

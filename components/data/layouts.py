@@ -4,7 +4,7 @@
 |---|---|---|---|
 | LLaVA | `conversations` of `from`, `value` | human, gpt | `image` |
 | ShareGPT | the same | also user, assistant, model | `images`, a list |
-| OpenAI, ms-swift, LLaMA-Factory | `messages` of `role`, `content` | user, assistant | `images`, or a part of `content` |
+| OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`; its place a part of `content` |
 | alpaca | `instruction`, `input`, `output`; earlier turns in `history` | | `images` |
 | older ms-swift | `query`, `response`; earlier turns in `history` | | `images` |
 
@@ -48,7 +48,8 @@ def _is_other(item: Item) -> bool:
     if "conversations" not in item:
         return "messages" in item or any(question in item for question, _ in _PAIRS)
     turns = item["conversations"]
-    names = {turn.get("from") for turn in turns if isinstance(turn, dict)} if isinstance(turns, list) else set()
+    spoken = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    names = {name for name in spoken if isinstance(name, str)}
     return "images" in item or bool(names & (_SPEAKERS.keys() | {"system"}) - {"human", "gpt"})
 
 
