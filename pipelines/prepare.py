@@ -13,8 +13,9 @@ Learn the result with: python pipelines/coast.py --stream.name prepared/my-strea
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ from rich.table import Table
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
+from components.data.overlaps import Overlap, overlaps_of
+from components.data.prepared import open_prepared
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.tasks import TaskStream
@@ -52,6 +55,8 @@ class Prepare:
     """Of a published stream: write nothing when anything at all is wrong."""
     workers: int = 4
     """Of a published stream: threads that open pictures."""
+    overlaps: bool = True
+    """Look for pictures and questions that splits share, after writing; reads every picture once more."""
     max_broken: float = 0.0
     """Share of broken rows a file may have; they are left out. More, and nothing is written."""
     size: str = "mini"
@@ -74,6 +79,8 @@ def main(command: Prepare, console: Console) -> int:
             where = refused_report_path(command.out)
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
+    if command.overlaps:
+        _show_overlaps(overlaps_of(open_prepared(command.out)), command.out, console)
     hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
     console.print(hint, soft_wrap=True, markup=False, highlight=False)
     return 0
@@ -128,6 +135,22 @@ def _show_report(report: ImportReport, console: Console) -> None:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if len(problems) > _SHOWN:
         console.print(f"  and {len(problems) - _SHOWN} more in the report")
+
+
+def _show_overlaps(found: list[Overlap], out: Path, console: Console) -> None:
+    """A table of what splits share, and all of it as overlaps.json in the prepared folder."""
+    content = json.dumps([asdict(overlap) for overlap in found], indent=2, ensure_ascii=False)
+    (out / "overlaps.json").write_text(content + "\n", encoding="utf-8")
+    if not found:
+        console.print("No pictures look alike and no questions are equal between splits.")
+        return
+    table = Table(title="Shared between splits")
+    for name in ("", "and", "look-alike pictures", "equal questions", "such as"):
+        table.add_column(name, justify="right" if name.endswith(("pictures", "questions")) else "left")
+    for overlap in found:
+        such_as = ", ".join(f"{first} = {second}" for first, second in overlap.examples[:1])
+        table.add_row(overlap.first, overlap.second, str(overlap.pictures), str(overlap.questions), such_as)
+    console.print(table)
 
 
 if __name__ == "__main__":
