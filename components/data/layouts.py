@@ -66,10 +66,8 @@ def _turns(item: Item) -> tuple[str, list[Item]]:
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ItemError("wrong field", '"history" must be a list of pairs of a question and an answer')
-        turns += [
-            {"from": "human", "value": _text(pair[0], question)},
-            {"from": "gpt", "value": _text(pair[1], answer)},
-        ]
+        turns.append({"from": "human", "value": _text(pair[0], question)})
+        turns.append({"from": "gpt", "value": _text(pair[1], answer)})
     return system, turns
 
 
