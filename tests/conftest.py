@@ -1,4 +1,4 @@
-"""Before any test imports a library: no hub access, no progress bars, one tokenizer thread, as a run itself sets it."""
+"""Before any test imports a library: no hub access, one thread (tests' models are tiny), and as a run itself sets it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,5 @@ import os
 from pipelines.command import quiet_environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything a test loads is built in code or installed
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other took half of the suite's time
 quiet_environment()
