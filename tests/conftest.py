@@ -1,4 +1,4 @@
-"""Before any test imports a library: no hub access, one thread (tests' models are tiny), and as a run itself sets it."""
+"""Before any test imports a library: no hub access, one thread (the models are tiny), and as a run itself sets it."""
 
 from __future__ import annotations
 
