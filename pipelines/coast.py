@@ -16,7 +16,7 @@ from pipelines.command import guarded, parse, quiet_environment
 quiet_environment()
 
 from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
-from components.evaluation.ledger import differences  # noqa: E402
+from components.evaluation.ledger import differences, run_protocol  # noqa: E402
 from components.events import Event  # noqa: E402
 from components.fingerprint import code_fingerprint  # noqa: E402
 from components.models.backbone import weight_bytes  # noqa: E402
@@ -133,18 +133,11 @@ def show_plan(console: Console, plan: Plan) -> None:
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     """The matrix, its figures, and where everything is."""
     console.print_matrix(result.matrix, result.readings)
-    console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol(plan)))
+    protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
+    console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
     link = plan.run_dir / "mlflow.json"
     paths = {name: str(plan.run_dir / Path(name)) for name in ("score_matrix.json", "predictions", "checkpoints")}
     console.print_outcome(paths, json.loads(link.read_text())["ui"] if link.is_file() else None)
-
-
-def protocol(plan: Plan) -> dict[str, str]:
-    """What this run did, under the keys of the published rows' protocols."""
-    published_as = {"llava-hf/llava-1.5-7b-hf": ("LLaVA-1.5-7B", "instruction-tuned weights")}
-    backbone, start = published_as.get(plan.config.backbone.name, (plan.config.backbone.name, "its own weights"))
-    order = ", ".join(plan.stream.task_names)
-    return {"backbone": backbone, "starts_from": start, "order": order, "scorer": "fixed"}
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ class JudgeConfig:
         return {"similarity": SimilarityJudge, "local": LocalJudge, "endpoint": EndpointJudge}[self.kind](self)
 
 
+@dataclass(frozen=True)
 class SimilarityJudge:
     """10 times the cosine between reply and the nearest accepted answer, negative ones as 0: offline and weak."""
 
-    def __init__(self, config: JudgeConfig) -> None:
-        self.config = config
+    config: JudgeConfig
 
     @property
     def identity(self) -> str:
@@ -99,11 +99,11 @@ class SimilarityJudge:
         return [Verdict(score=grade(exchange)) for exchange in exchanges]
 
 
+@dataclass(frozen=True)
 class LocalJudge:
     """A causal language model with a chat template, greedy or sampled, in one process."""
 
-    def __init__(self, config: JudgeConfig) -> None:
-        self.config = config
+    config: JudgeConfig
 
     @property
     def identity(self) -> str:
@@ -115,7 +115,7 @@ class LocalJudge:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.config.model, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(self.config.model, dtype="auto").eval()
+            model = AutoModelForCausalLM.from_pretrained(self.config.model, dtype="auto", use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             first = (str(error).splitlines() or [""])[0]
             raise ConfigError(f"the judge model {self.config.model!r} cannot be loaded ({first}).") from error
@@ -146,11 +146,11 @@ class LocalJudge:
         return [_verdict(words, self.config.parser) for words in said]
 
 
+@dataclass(frozen=True)
 class EndpointJudge:
     """POST base_url/chat/completions; the key is read from the environment and appears nowhere else."""
 
-    def __init__(self, config: JudgeConfig) -> None:
-        self.config = config
+    config: JudgeConfig
 
     @property
     def identity(self) -> str:

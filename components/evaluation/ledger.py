@@ -8,7 +8,7 @@ project's names (see `matrix.ALIASES`), whatever the source calls them. All scor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,9 @@ from typing import cast
 from components.evaluation.matrix import ScoreMatrix
 
 FOLDER = Path(__file__).parent / "published"
-IDENTITY_TOLERANCE = 0.05  # of figures printed with two decimals; the notes' sound rows stay below 0.02
+# What sources call a backbone and what it starts from, by its name here.
+_PUBLISHED_AS = {"llava-hf/llava-1.5-7b-hf": ("LLaVA-1.5-7B", "instruction-tuned weights")}
+IDENTITY_TOLERANCE = 0.05  # of figures printed with two decimals; sound rows stay below 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +100,16 @@ def published(benchmark: str) -> list[PublishedRow]:
     ]
 
 
+def run_protocol(backbone: str, tasks: Sequence[str]) -> dict[str, str]:
+    """What a run of ours did, under the keys of the published rows' protocols."""
+    name, start = _PUBLISHED_AS.get(backbone, (backbone, "its own weights"))
+    return {"backbone": name, "starts_from": start, "order": ", ".join(tasks), "scorer": "fixed"}
+
+
 def differences(stream: str, method: str, matrix: ScoreMatrix, protocol: Mapping[str, str]) -> list[Difference]:
     """A finished run against every published row of its benchmark and method.
 
-    `protocol` is what the run did, under the keys that the published blocks use (backbone, starts_from, order, test,
-    scorer); a key that it does not tell counts as different.
+    `protocol` is what the run did (see `run_protocol`); a key that it does not tell counts as different.
     """
     benchmark = benchmark_of(stream)
     if benchmark is None:
