@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
-import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from worker_processes import results_of
 
 from components.data.batch import IGNORE, Example, collate
 from components.methods.base import MethodConfig, SequentialLoraConfig, TaskInfo, copy_tensors, load_parameters
@@ -49,46 +44,13 @@ class Job:
 
 
 def losses_of(jobs: Collection[Job]) -> dict[Job, list[float]]:
-    """By job: losses of every update of both tasks, then each task's loss on the plain model after its engine closed.
-
-    Jobs of one world size share their processes: imports take longer than a job.
-    """
+    """By job: losses of every update of both tasks, then each task's loss on the plain model once the engine closed."""
     found: dict[Job, list[float]] = {}
     for world_size in sorted({job.world_size for job in jobs}):
-        found |= _started([job for job in jobs if job.world_size == world_size], world_size)
+        chosen = [job for job in jobs if job.world_size == world_size]
+        results = results_of(learned, chosen, world_size=world_size)
+        found |= {job: first for job, (first, *_) in results.items()}
     return found
-
-
-def _started(jobs: list[Job], world_size: int) -> dict[Job, list[float]]:
-    context, port = mp.get_context("spawn"), free_port()
-    results = context.SimpleQueue()
-    processes = [
-        context.Process(target=_work, args=(jobs, rank, port, results), daemon=True) for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    found: dict[Job, list[float]] = {}
-    while len(found) < len(jobs) and all(process.exitcode in (None, 0) for process in processes):
-        while not results.empty():
-            job, losses = results.get()
-            found[job] = losses
-        time.sleep(0.05)
-    for process in processes:
-        process.join(timeout=60 if len(found) == len(jobs) else 5)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        if process.is_alive():
-            process.terminate()
-    unfinished = next((job for job in jobs if job not in found), None)
-    assert unfinished is None, f"workers ended with {codes} in {unfinished}"
-    assert codes == [0] * world_size
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 PICTURED = (0, 3, 4)  # never both rows of a micro-batch of two, and not in every one
@@ -118,22 +80,8 @@ def examples() -> list[Example]:
     return rows
 
 
-def _work(jobs: list[Job], rank: int, port: int, results: mp.SimpleQueue) -> None:  # type: ignore[type-arg]
-    world_size = jobs[0].world_size
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    torch.set_num_threads(1)
-    # A job that a worker leaves the others waiting in fails after this long.
-    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=240))
-    for job in jobs:
-        losses = _learned(job, rank)
-        if rank == 0:
-            results.put((job, losses))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _learned(job: Job, rank: int) -> list[float]:
+def learned(job: Job, rank: int) -> list[float]:
+    """The losses of one job on one worker."""
     model = load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=job.checkpointing))
     method = job.method.build(seed=0)
     method.attach(model, None)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import tempfile
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from engine_job import GLOBAL_BATCH, examples, free_port
-from safetensors.torch import load_file, save_file
+from engine_job import GLOBAL_BATCH, examples
 from torch import Tensor
+from worker_processes import results_of
 
 from components.data.batch import IGNORE, Batch, collate
 from components.methods.balance import STATISTICS, Rule
@@ -51,38 +48,25 @@ class LciaJob:
         return LciaConfig(rank=4, balance=self.balance, kappa=0.5, constant_weight=0.9)
 
 
-def outcome_of(job: LciaJob) -> dict[str, Tensor]:
-    """By name: what every rank ended with (the ranks' bits must agree).
+def outcomes_of(jobs: Collection[LciaJob]) -> dict[LciaJob, dict[str, Tensor]]:
+    """By job and name: what every rank ended with (the ranks' bits must agree).
 
     `start/`, `live/`, `end/` + parameter: before the second task, at its last step, and after `end_task`;
     `statistics`: the balance after every update of the second task [updates, 4]; `loss`: of the ended model.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        context, port = mp.get_context("spawn"), free_port()
-        processes = [context.Process(target=_work, args=(job, rank, port, folder)) for rank in range(job.world_size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=400)
-        codes = [process.exitcode for process in processes]
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        assert codes == [0] * job.world_size, f"workers of {job} ended with {codes}"
-        first, *others = [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(job.world_size)]
-    for other in others:
-        assert all(torch.equal(other[name], value) for name, value in first.items())
-    return first
+    found: dict[LciaJob, dict[str, Tensor]] = {}
+    for world_size in sorted({job.world_size for job in jobs}):
+        chosen = [job for job in jobs if job.world_size == world_size]
+        for job, (first, *others) in results_of(outcome, chosen, world_size=world_size).items():
+            for other in others:
+                assert all((other[name] == value).all() for name, value in first.items()), job
+            found[job] = {name: torch.from_numpy(value) for name, value in first.items()}
+    return found
 
 
-def _work(job: LciaJob, rank: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.world_size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=job.world_size)
-    save_file(_Worker(job, rank).run(), Path(folder) / f"{rank}.safetensors")
-    dist.barrier()
-    dist.destroy_process_group()
+def outcome(job: LciaJob, rank: int) -> dict[str, np.ndarray]:
+    """One worker's part of `outcomes_of`."""
+    return {name: value.numpy() for name, value in _Worker(job, rank).run().items()}
 
 
 class _Worker:

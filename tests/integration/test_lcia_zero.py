@@ -5,21 +5,36 @@ python -m pytest tests/integration/test_lcia_zero.py
 
 from __future__ import annotations
 
-import functools
+from dataclasses import replace
 
 import pytest
 import torch
-from lcia_job import UPDATES, LciaJob, outcome_of
+from lcia_job import UPDATES, LciaJob, outcomes_of
 from torch import Tensor
 
-from components.methods.balance import STATISTICS
+from components.methods.balance import STATISTICS, Rule
 
 FALLBACK, MEDIAN = STATISTICS.index("ema_fallback"), STATISTICS.index("ema_old_p50")
 
 
-@functools.cache
-def reference(balance: str) -> dict[str, Tensor]:
-    return outcome_of(LciaJob(stage=None, balance=balance))  # type: ignore[arg-type]
+PLAIN = LciaJob(stage=None)
+JOBS = [
+    LciaJob(stage=None, world_size=2),
+    LciaJob(stage=None, world_size=2, accumulation=2, interrupt_at=2),
+    LciaJob(stage=0, world_size=2, accumulation=2),
+    LciaJob(stage=2, world_size=2),
+    LciaJob(stage=2, world_size=2, accumulation=2, interrupt_at=2),
+    LciaJob(stage=3, world_size=2, interrupt_at=2),
+    LciaJob(stage=3, world_size=2, accumulation=2),
+    LciaJob(stage=0, world_size=2, interrupt_at=2, balance="paper"),
+    LciaJob(stage=2, world_size=2, balance="paper"),
+    LciaJob(stage=3, world_size=2, accumulation=2, interrupt_at=2, balance="paper"),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[LciaJob, dict[str, Tensor]]:
+    return outcomes_of([PLAIN, replace(PLAIN, balance="paper"), *JOBS])
 
 
 def values_of(outcome: dict[str, Tensor], part: str) -> Tensor:
@@ -27,9 +42,9 @@ def values_of(outcome: dict[str, Tensor], part: str) -> Tensor:
 
 
 @pytest.mark.parametrize("balance", ["official_code", "paper"])
-def test_the_reference_averages_by_its_formula(balance: str) -> None:
+def test_the_reference_averages_by_its_formula(balance: Rule, outcomes: dict[LciaJob, dict[str, Tensor]]) -> None:
     """Only then do equal ends mean equal gradients and parameters: the fallback needs neither."""
-    outcome = reference(balance)
+    outcome = outcomes[replace(PLAIN, balance=balance)]
     statistics = outcome["statistics"]
     assert statistics.shape == (UPDATES, len(STATISTICS))
     assert statistics[0, FALLBACK] == 1.0  # no gradient before the first step
@@ -40,24 +55,9 @@ def test_the_reference_averages_by_its_formula(balance: str) -> None:
     assert 0.02 * moved < ended < 0.98 * moved
 
 
-@pytest.mark.parametrize(
-    "job",
-    [
-        LciaJob(stage=None, world_size=2),
-        LciaJob(stage=None, world_size=2, accumulation=2, interrupt_at=2),
-        LciaJob(stage=0, world_size=2, accumulation=2),
-        LciaJob(stage=2, world_size=2),
-        LciaJob(stage=2, world_size=2, accumulation=2, interrupt_at=2),
-        LciaJob(stage=3, world_size=2, interrupt_at=2),
-        LciaJob(stage=3, world_size=2, accumulation=2),
-        LciaJob(stage=0, world_size=2, interrupt_at=2, balance="paper"),
-        LciaJob(stage=2, world_size=2, balance="paper"),
-        LciaJob(stage=3, world_size=2, accumulation=2, interrupt_at=2, balance="paper"),
-    ],
-    ids=str,
-)
-def test_equal_to_plain_torch_on_one_worker(job: LciaJob) -> None:
-    found, expected = outcome_of(job), reference(job.balance)
+@pytest.mark.parametrize("job", JOBS, ids=str)
+def test_equal_to_plain_torch_on_one_worker(job: LciaJob, outcomes: dict[LciaJob, dict[str, Tensor]]) -> None:
+    found, expected = outcomes[job], outcomes[replace(PLAIN, balance=job.balance)]
     assert found.keys() == expected.keys()
     for part in ("start", "live", "end"):
         ours, theirs = values_of(found, part), values_of(expected, part)

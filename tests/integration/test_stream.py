@@ -141,11 +141,10 @@ def unfinished_update(run_dir: Path, *, task: int) -> int:
     return metrics["update"] if metrics["task"] == task and metrics["update"] < UPDATES else 0
 
 
-@pytest.mark.parametrize("stage", ["2", "3"])
-def test_two_workers_learn_what_one_learns(storage: Path, uninterrupted: str, stage: str) -> None:
-    run_id = f"two-{stage}"
-    finish(start(storage, run_id, "--cluster.num-workers", "2", "--training.zero-stage", stage))
-    for task, (one, two) in enumerate(zip(losses(storage, "whole"), losses(storage, run_id), strict=True)):
+def test_two_workers_learn_what_one_learns(storage: Path, uninterrupted: str) -> None:
+    """Under ZeRO-3, which shards most; the other run is of the default stage."""
+    finish(start(storage, "two", "--cluster.num-workers", "2", "--training.zero-stage", "3"))
+    for task, (one, two) in enumerate(zip(losses(storage, "whole"), losses(storage, "two"), strict=True)):
         assert two == pytest.approx(one, rel=2e-3), f"task {task}"
 
 

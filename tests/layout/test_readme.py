@@ -16,7 +16,8 @@ from pipelines.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-RUN_TESTS = ".venv/bin/python -m pytest"
+RUN_TESTS = ".venv/bin/python -m pytest -n auto"
+RUN_INTEGRATION = ".venv/bin/python -m pytest tests/integration"  # one at a time: each starts processes of its own
 RUN_MAIN_JOB = ".venv/bin/python pipelines/coast.py"
 
 
@@ -49,7 +50,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     install, _, last = commands()[1].rpartition(" && ")
     assert install in lines
     assert last in lines
-    assert lines.index(install) < lines.index(last) < lines.index(f"{RUN_TESTS} tests/integration")
+    assert lines.index(install) < lines.index(last) < lines.index(RUN_INTEGRATION)
 
 
 @pytest.mark.parametrize("name", METHODS)
