@@ -1,4 +1,4 @@
-"""Raw data -> Parquet splits with checksums, and a report of everything that is wrong with it.
+"""Raw data -> Parquet splits with checksums, and a report of all that is wrong with it: printed, JSON and a page.
 
     python pipelines/prepare.py my-stream.toml --out prepared/my-stream
     python pipelines/prepare.py coast-domain --root DOWNLOADS --out prepared/coast-domain
@@ -8,6 +8,7 @@ A published stream is read from its releases as they were downloaded, below --ro
 each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
 `train` and `test` files (a JSON list or JSONL, in a layout of components/data/layouts.py), an `images` folder, the
 `metric` and `max_new_tokens`.
+The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 """
 
@@ -30,8 +31,10 @@ from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
 from components.data.overlaps import Overlap, overlaps_of
 from components.data.prepared import open_prepared
+from components.data.report_page import pairs_of, pictures_of, write_page
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
+from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
 
@@ -56,7 +59,7 @@ class Prepare:
     workers: int = 4
     """Of a published stream: threads that open pictures."""
     overlaps: bool = True
-    """Look for pictures and questions that splits share, after writing; reads every picture once more."""
+    """Look for pictures and questions that splits share, after writing; decodes every picture once more."""
     max_broken: float = 0.0
     """Share of broken rows a file may have; they are left out. More, and nothing is written."""
     size: str = "mini"
@@ -71,16 +74,19 @@ def main(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
     if command.stream in NAMED_STREAMS:
         config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
-        _show_stream(write_generated_stream(config, command.out), console)
+        stream = write_generated_stream(config, command.out)
+        _show_stream(stream, console)
+        if command.overlaps:
+            _show_overlaps(overlaps_of(stream), command.out, console)
     else:
         report = _import(command, console)
         _show_report(report, console)
         if report.refused is not None:
             where = refused_report_path(command.out)
+            write_page(where.with_suffix(".html"), report, None, None)
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
-    if command.overlaps:
-        _show_overlaps(overlaps_of(open_prepared(command.out)), command.out, console)
+        _look_closer(report, command, console)
     hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
     console.print(hint, soft_wrap=True, markup=False, highlight=False)
     return 0
@@ -102,6 +108,20 @@ def _import(command: Prepare, console: Console) -> ImportReport:
     return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
 
 
+def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:
+    """What only the written rows tell, shown here and added to the report: overlaps, sizes, lengths and samples."""
+    stream = open_prepared(command.out)
+    found = overlaps_of(stream) if command.overlaps else None
+    if found is not None:
+        _show_overlaps(found, command.out, console)
+    seen = survey(stream, pictures_of(pairs_of(found or ())))
+    plain = [{**asdict(split), "samples": [sample.sample_id for sample in split.samples]} for split in seen.splits]
+    shared = None if found is None else [asdict(overlap) for overlap in found]
+    report.write(command.out / "report.json", {"overlaps": shared, "splits": plain})
+    write_page(command.out / "report.html", report, found, seen)
+    console.print(f"The report as a page: {command.out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
 def _show_stream(stream: TaskStream, console: Console) -> None:
     table = Table(title=stream.name)
     for name in ("task", "split", "rows", "majority answer", "share"):
@@ -115,26 +135,41 @@ def _show_stream(stream: TaskStream, console: Console) -> None:
 
 
 def _show_report(report: ImportReport, console: Console) -> None:
-    """One row a split: its counts, and a column for every kind of problem that occurred."""
-    left_out = list(dict.fromkeys(kind for file in report.files for kind in file.counts))
-    notes = list(dict.fromkeys(kind for file in report.files for kind in file.notes))
+    """The verdict, one row a split, one row a kind of fault, the first problems, and the licences."""
+    console.print(report.verdict, soft_wrap=True, markup=False, highlight=False)
     table = Table(title=report.stream)
     for name in ("task", "split"):
         table.add_column(name)
-    for name in ("rows", "published", "taken", "kept", "with image", "ids renewed", *left_out, *notes):
+    for name in ("rows", "published", "taken", "kept", "with image", "ids renewed", "problems"):
         table.add_column(name, justify="right")
     for file in report.files:
-        taken = file.rows if file.chosen is None else file.chosen
         published = " or ".join(map(str, file.published)) or "-"
-        numbers = [file.rows, published, taken, file.kept, file.with_image, file.repeated_ids]
-        numbers += [file.counts[kind] for kind in left_out] + [file.notes[kind] for kind in notes]
-        table.add_row(file.task, file.split, *map(str, numbers))
+        numbers = [file.rows, published, file.taken, file.kept, file.with_image, file.repeated_ids]
+        table.add_row(file.task, file.split, *map(str, numbers), str(file.faults.total()))
     console.print(table)
+    if report.faults:
+        console.print(_fault_table(report))
     problems = report.problems
     for problem in problems[:_SHOWN]:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if len(problems) > _SHOWN:
         console.print(f"  and {len(problems) - _SHOWN} more in the report")
+    for licence in report.licences:
+        where = f"; get it: {licence.get}" if licence.get else ""
+        line = f"Licence of {', '.join(licence.tasks)}: {licence.licence}{where}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fault_table(report: ImportReport) -> Table:
+    table = Table(title="What was found")
+    table.add_column("fault", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    for name in ("rows are", "where", "what to do"):
+        table.add_column(name)
+    for fault in report.faults:
+        where = ", ".join(f"{name} {count}" for name, count in fault.splits)
+        table.add_row(fault.kind, str(fault.count), "left out" if fault.left_out else "kept", where, fault.advice)
+    return table
 
 
 def _show_overlaps(found: list[Overlap], out: Path, console: Console) -> None:

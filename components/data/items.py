@@ -18,6 +18,7 @@ from components.errors import DataError
 METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall")  # the keys of evaluation's SCORERS; a test compares
 _CHUNK = 1 << 20  # characters read at a time from a JSON list
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyond 16 bits; whole ones come in pairs
 _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
@@ -25,16 +26,15 @@ _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 def iter_items(path: Path) -> Iterator[tuple[int, object | ItemError]]:
     """Number (from 1) and parsed value of every item of a JSON list or JSONL file, or why it cannot be parsed.
 
-    Memory stays at one item. Raises `DataError` when the file cannot be opened or is not UTF-8.
+    Memory stays at one item. An item whose text is not UTF-8 is a fault of that item. Raises `DataError` when the file
+    cannot be opened.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             first = file.read(1)
             while first.isspace():
                 first = file.read(1)
             yield from _list_items(file) if first == "[" else _lines(file, first)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
 
@@ -46,9 +46,9 @@ def _lines(file: TextIO, first: str) -> Iterator[tuple[int, object | ItemError]]
         if not text.strip():
             continue
         try:
-            yield number, json.loads(text)
+            yield number, _readable(text, json.loads(text))
         except json.JSONDecodeError as error:
-            yield number, ItemError("broken JSON", f"the line is not JSON ({error.msg})")
+            yield number, _stray_byte(text) or ItemError("broken JSON", f"the line is not JSON ({error.msg})")
     if number == 0 and first:
         yield 1, ItemError("broken JSON", "the line is not JSON")
 
@@ -67,12 +67,35 @@ def _list_items(file: TextIO) -> Iterator[tuple[int, object | ItemError]]:
         except json.JSONDecodeError as error:
             more = file.read(size)
             if not more or len(buffer) > _LARGEST_ITEM:
-                yield number, ItemError("broken JSON", f"the list is not JSON from here on ({error.msg})")
+                broken = ItemError("broken JSON", f"the list is not JSON from here on ({error.msg})")
+                yield number, _stray_byte(buffer) or broken
                 return
             buffer, size = buffer + more, size * 2  # doubling keeps retries on one long item linear
             continue
-        yield number, value
+        yield number, _readable(buffer[:end], value)
         buffer, size, number = buffer[end:], _CHUNK, number + 1
+
+
+def _readable(text: str, value: object) -> object | ItemError:
+    """`value`, which was parsed from `text`, or why it cannot be written as UTF-8."""
+    if (stray := _stray_byte(text)) is not None:
+        return stray
+    if _HALF.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return ItemError("not UTF-8", "the item holds half of an escaped character, which is no text")
+    return value
+
+
+def _stray_byte(text: str) -> ItemError | None:
+    """What is wrong with a text whose bytes were not all UTF-8 (they were read as halves of characters)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00  # as "surrogateescape" puts it
+        return ItemError("not UTF-8", f"the item holds the byte 0x{byte:02x}, which is not UTF-8 text")
+    return None
 
 
 @dataclass(kw_only=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from components.data.faults import UNEXPLAINED, explained
 from components.errors import DataError
 
 _KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
 _WRITTEN = ("task", "split", "file", "rows", "chosen", "kept", "with_image", "repeated_ids", "published", "missed")
+_WRITTEN += ("licence", "get")
+NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +57,26 @@ class FileReport:
     """Rows whose id was used before and that were given a new one: releases whose ids name the picture."""
     published: tuple[int, ...] = ()
     """Sizes that the source is said to have; more than one when its publishers disagree."""
+    licence: str = NOT_STATED
+    get: str = ""
+    """Where the source is found; empty for a user's own files."""
     counts: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.split}"
+
+    @property
+    def taken(self) -> int:
+        """Rows that were to be taken."""
+        return self.rows if self.chosen is None else self.chosen
+
+    @property
+    def faults(self) -> Counter[str]:
+        """Everything that was found, by kind."""
+        return self.counts + self.notes
 
     @property
     def broken_share(self) -> float:
@@ -64,7 +85,7 @@ class FileReport:
     @property
     def missed(self) -> int:
         """Rows that were to be taken and could not be."""
-        return (self.rows if self.chosen is None else self.chosen) - self.kept
+        return self.taken - self.kept
 
     def add(self, kind: str, row: int | None, detail: str) -> None:
         """Count one problem of this file and keep it while there is room."""
@@ -86,6 +107,28 @@ class FileReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One kind of fault in a whole preparation: how often in which splits, what it means and what to do."""
+
+    kind: str
+    count: int
+    splits: tuple[tuple[str, int], ...]
+    left_out: bool
+    """Whether rows with it are left out; else they stay, or it is about a file."""
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """Under which terms sources are published, where they are found, and the tasks that read them."""
+
+    licence: str
+    get: str
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportReport:
     """The outcome of a preparation; `refused` names why nothing was written, or is None."""
 
@@ -100,12 +143,69 @@ class ImportReport:
     def problems(self) -> list[Problem]:
         return [problem for report in self.files for problem in report.problems]
 
-    def write(self, path: Path) -> None:
-        """The report as JSON; raises `DataError`."""
+    @property
+    def state(self) -> str:
+        """refused, problems or clean."""
+        return "refused" if self.refused is not None else "problems" if self.faults else "clean"
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+        if self.refused is not None:
+            return f"Refused, nothing was written: {self.refused}."
+        rows = sum(file.kept for file in self.files)
+        written = f"{rows:,} rows in {len(self.files)} splits were written"
+        if not self.faults:
+            return f"Clean: {written}, nothing is wrong."
+        found = sum(fault.count for fault in self.faults)
+        where = sum(bool(file.faults) for file in self.files)
+        what, splits = "problem" if found == 1 else "problems", "split" if where == 1 else "splits"
+        left = sum(file.counts.total() for file in self.files)
+        return f"{found:,} {what} in {where} {splits}: {written}, {left:,} rows were left out."
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Every kind of fault that was found, those that cost rows first, then by count."""
+        found: list[Fault] = []
+        for left_out in (True, False):
+            tables = {file.name: file.counts if left_out else file.notes for file in self.files}
+            for kind in dict.fromkeys(kind for table in tables.values() for kind in table):
+                splits = tuple((name, table[kind]) for name, table in tables.items() if table[kind])
+                known = explained(kind) or UNEXPLAINED
+                count = sum(number for _, number in splits)
+                found.append(
+                    Fault(
+                        kind=kind,
+                        count=count,
+                        splits=splits,
+                        left_out=left_out,
+                        meaning=known.meaning,
+                        advice=known.advice,
+                    )
+                )
+        return tuple(sorted(found, key=lambda fault: (not fault.left_out, -fault.count, fault.kind)))
+
+    @property
+    def licences(self) -> tuple[Licence, ...]:
+        """The terms of all sources, each once, in the stream's order."""
+        tasks: dict[tuple[str, str], list[str]] = {}
+        for file in self.files:
+            tasks.setdefault((file.licence, file.get), []).append(file.task)
+        return tuple(
+            Licence(licence=licence, get=get, tasks=tuple(dict.fromkeys(names)))
+            for (licence, get), names in tasks.items()
+        )
+
+    def write(self, path: Path, more: Mapping[str, object] | None = None) -> None:
+        """The report as JSON, with `more` behind it; raises `DataError`."""
         plain = {
             "stream": self.stream,
             "spec": self.spec,
+            "state": self.state,
+            "verdict": self.verdict,
             "refused": self.refused,
+            "faults": [asdict(fault) for fault in self.faults],
+            "licences": [asdict(licence) for licence in self.licences],
             "files": [
                 {
                     **{name: getattr(report, name) for name in _WRITTEN},
@@ -115,9 +215,11 @@ class ImportReport:
                 }
                 for report in self.files
             ],
+            **(more or {}),
         }
         try:
-            path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
 

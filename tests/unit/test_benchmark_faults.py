@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import benchmark_trees as trees
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.prepared import open_prepared
 from components.errors import DataError
+from pipelines.prepare import Prepare, main
 
 TRAIN = "ChartQA Dataset/train/train_human.json"
 
@@ -201,3 +204,89 @@ def test_a_parquet_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     (root / "path-vqa/data/validation-00000-of-00001.parquet").write_text("nothing")
     with pytest.raises(DataError, match="is no Parquet file"):
         prepare_benchmark(trees.only("coast-domain", "medicalqa"), root, tmp_path / "out")
+
+
+# What is planted in one CoIN tree, and how often it must be told. Besides, none of the twelve lists with a published
+# size has it, two are shorter than the draw, and three of the rows to be taken have no picture.
+PLANTED = {
+    "missing image": 1,
+    "broken image": 1,
+    "image outside folder": 1,
+    "empty answer": 1,
+    "not UTF-8": 1,
+    "duplicate id": 1,
+    "duplicate picture": 1,
+    "size differs": 1,
+    "box outside": 1,
+    "leaked": 1,
+    "count": 12 + 2 + 3,
+}
+
+
+def _damaged_coin(root: Path) -> None:
+    trees.coin(root)
+    home, pictures = root / "Instructions_Original", root / "cl_dataset"
+    trees.edit(home / "VizWiz/train.json", lambda items: items[0].update(image="VizWiz/images/none.jpg"))
+    (pictures / "OCRVQA/images/0.jpg").write_text("no picture")
+    trees.edit(home / "ScienceQA/train.json", lambda items: items[0].update(image="../../secret.png"))
+    trees.edit(home / "ImageNet/test.json", lambda items: items[0].update(answer=" "))
+    latin = (home / "TextVQA/val.json").read_bytes().replace(b'"red"', b'"r\xe9d"', 1)
+    (home / "TextVQA/val.json").write_bytes(latin)
+    trees.edit(home / "VizWiz/val.json", lambda items: items.append(items[0]))
+    (pictures / "GQA/images/1.jpg").write_bytes((pictures / "GQA/images/0.jpg").read_bytes())
+    trees.edit(home / "Grounding/test.json", lambda items: items[0].update(size=[6, 4]))
+    box = trees.talk("Where?", "[0.1,0.3,1.5,0.6]")
+    trees.edit(home / "Grounding/train.json", lambda items: items[0].update(conversations=box))
+    test = json.loads((home / "VQAv2/val.json").read_text())[0]
+    leak = {"image": test["image"], "conversations": trees.talk(f"<image>\n{test['text']}", "red")}
+    trees.edit(home / "VQAv2/train.json", lambda items: items[1].update(leak))
+    shared = Image.linear_gradient("L").resize((32, 24))  # other test pictures are of one colour, and have no hash
+    for name in ("GQA/images/2.jpg", "OCRVQA/images/3.jpg"):
+        shared.save(pictures / name, "PNG")
+
+
+def test_one_damaged_tree_is_told_whole_on_the_terminal_in_json_and_on_the_page(tmp_path: Path) -> None:
+    root, out = tmp_path / "downloads", tmp_path / "out"
+    _damaged_coin(root)
+    shown = io.StringIO()
+    assert main(Prepare(stream="coin", root=root, out=out, workers=1), Console(file=shown, width=160)) == 0
+    terminal = shown.getvalue()
+    report = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+
+    told = {fault["kind"]: fault["count"] for fault in report["faults"]}
+    missed = [file for file in report["files"] if file["missed"]]
+    assert told == PLANTED
+    assert {(file["task"], file["split"]) for file in missed} == {
+        ("vizwiz", "train"), ("ocrvqa", "train"), ("scienceqa", "train"),
+    }  # fmt: skip
+    for kind, count in told.items():
+        assert f" {kind} " in terminal
+        assert f"<h3>{kind}: {count} " in page
+    rows = ["ImageNet/test.json row 1", "TextVQA/val.json row 1", "VizWiz/val.json row 3", "Grounding/test.json row 1"]
+    for row in rows:
+        assert f"Instructions_Original/{row}: " in page
+        assert f"Instructions_Original/{row}: " in terminal
+
+    shared = {(overlap["first"], overlap["second"]): overlap["pictures"] for overlap in report["overlaps"]}
+    assert shared["gqa test", "ocrvqa test"] == 1
+    assert "look-alike pictures" in terminal
+    assert page.count('<div class="card pair">') == sum(count for count in shared.values() if count)
+    [licence] = report["licences"]
+    for told_in in (terminal, page, licence["licence"]):
+        assert "CC BY 4.0 (lists); every picture source has its own" in told_in
+    assert "huggingface.co/datasets/Zacks-Chen/CoIN" in licence["get"]
+
+
+def test_a_refused_preparation_leaves_its_page_beside_the_folder(tmp_path: Path) -> None:
+    root, out = tmp_path / "downloads", tmp_path / "out"
+    _damaged_coin(root)
+    shown = io.StringIO()
+    command = Prepare(stream="coin", root=root, out=out, workers=1, strict=True)
+    assert main(command, Console(file=shown, width=160)) == 1
+    assert not out.exists()
+    page = (tmp_path / "out.report.html").read_text()
+    assert "Refused, nothing was written: --strict: " in page
+    assert "<h3>leaked: 1 " in page
+    assert "Not looked for: nothing was written." in page
+    assert json.loads((tmp_path / "out.report.json").read_text())["state"] == "refused"

@@ -173,11 +173,28 @@ def test_answers_must_fit_the_metric(source: Path, tmp_path: Path, metric: str, 
     assert (_run(source, tmp_path / "out").refused is not None) == refused
 
 
-def test_text_that_is_not_utf8_is_one_sentence(source: Path, tmp_path: Path) -> None:
-    (source / "shop" / "test.jsonl").write_bytes(b'{"id": "\xff"}')
-    with pytest.raises(DataError, match="not UTF-8"):
-        _run(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        (b'{"id": "\xff"}', "the byte 0xff"),
+        (b'{"id": "\\udc00"}', "half of an escaped character"),
+        ('{"id": "x"}'.encode("utf-16"), "the byte 0xff"),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_text_that_is_not_utf8_is_named_with_its_row(
+    source: Path, tmp_path: Path, damaged: bytes, words: str, form: str
+) -> None:
+    good, last = (json.dumps(_item(key, emoji="\U0001f600")).encode() for key in ("good", "last"))
+    parts = (good, damaged, last)
+    (source / "shop" / "train.json").write_bytes(
+        b"[" + b",".join(parts) + b"]" if form == "json" else b"\n".join(parts)
+    )
+    report = _run(source, tmp_path / "out", max_broken=0.7)
+    assert (report.problems[0].kind, report.problems[0].row) == ("not UTF-8", 2)
+    assert words in report.problems[0].detail
+    if words.startswith("half"):
+        assert [row.sample_id for row in open_prepared(tmp_path / "out").tasks[0].train.rows()] == ["good", "last"]
 
 
 @pytest.mark.parametrize("key", ["name", "train", "test", "metric", "max_new_tokens"])

@@ -28,6 +28,7 @@ from components.data.items import iter_items
 from components.data.reports import Problem
 
 LICENCE = "GPL-3.0; the charts belong to the sites they were drawn from"
+GET = "github.com/vis-nlp/ChartQA or huggingface.co/datasets/ahmed-masry/ChartQA"
 LAYOUT = "ChartQA Dataset/{train,val}/{PART_human.json, PART_augmented.json, png/}"
 
 

@@ -54,6 +54,7 @@ from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.reports import Problem
 
 LICENCE = "CC BY 4.0 (lists); every picture source has its own"
+GET = "huggingface.co/datasets/Zacks-Chen/CoIN; pictures from their makers"
 LAYOUT = "Instructions_Original/TASK/{train.json, test.json or val.json} with the picture folders in cl_dataset/"
 WORDINGS = {
     "original": (

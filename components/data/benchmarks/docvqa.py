@@ -29,6 +29,7 @@ from components.data.reports import Problem
 from components.errors import DataError
 
 LICENCE = "terms of the DocVQA challenge (research); pages of the UCSF Industry Documents Library"
+GET = "rrc.cvc.uab.es, challenge DocVQA, after registration"
 LAYOUT = "DocVQA/spdocvqa_qas/{train,val}_v1.0*.json with DocVQA/spdocvqa_images/, or the older DocVQA/{train,val}/"
 
 

@@ -16,19 +16,20 @@ Reader = Callable[[Path, TaskSpec, Side], Iterator[RawItem | Problem]]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkFamily:
-    """A release: its reader, which raises `DataError` at the call when files are missing, and its licence."""
+    """A release: its reader, which raises `DataError` at the call when files are missing, its licence and its place."""
 
     read: Reader
     licence: str
+    get: str
 
 
 FAMILIES: dict[str, BenchmarkFamily] = {
-    "chartqa": BenchmarkFamily(read=chartqa.read_chartqa, licence=chartqa.LICENCE),
-    "docvqa": BenchmarkFamily(read=docvqa.read_docvqa, licence=docvqa.LICENCE),
-    "iconqa": BenchmarkFamily(read=iconqa.read_iconqa, licence=iconqa.LICENCE),
-    "pathvqa": BenchmarkFamily(read=pathvqa.read_pathvqa, licence=pathvqa.LICENCE),
-    "svit": BenchmarkFamily(read=svit.read_svit, licence=svit.LICENCE),
-    "coin": BenchmarkFamily(read=coin.read_coin, licence=coin.LICENCE),
-    "ucit": BenchmarkFamily(read=ucit.read_ucit, licence=ucit.LICENCE),
-    "mllm_cl": BenchmarkFamily(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE),
+    "chartqa": BenchmarkFamily(read=chartqa.read_chartqa, licence=chartqa.LICENCE, get=chartqa.GET),
+    "docvqa": BenchmarkFamily(read=docvqa.read_docvqa, licence=docvqa.LICENCE, get=docvqa.GET),
+    "iconqa": BenchmarkFamily(read=iconqa.read_iconqa, licence=iconqa.LICENCE, get=iconqa.GET),
+    "pathvqa": BenchmarkFamily(read=pathvqa.read_pathvqa, licence=pathvqa.LICENCE, get=pathvqa.GET),
+    "svit": BenchmarkFamily(read=svit.read_svit, licence=svit.LICENCE, get=svit.GET),
+    "coin": BenchmarkFamily(read=coin.read_coin, licence=coin.LICENCE, get=coin.GET),
+    "ucit": BenchmarkFamily(read=ucit.read_ucit, licence=ucit.LICENCE, get=ucit.GET),
+    "mllm_cl": BenchmarkFamily(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE, get=mllm_cl.GET),
 }

@@ -28,6 +28,7 @@ from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.reports import ItemError, Problem
 
 LICENCE = "CC BY-NC-SA 4.0"
+GET = "iconqa.github.io"
 LAYOUT = "iconqa_data/iconqa/{train,val}/{choose_img,choose_txt,fill_in_blank}/ID/{image.png, data.json}"
 KINDS = ("choose_img", "choose_txt", "fill_in_blank")
 LETTERS = "ABCDEFGHIJ"

@@ -2,7 +2,8 @@
 
 A training item holds `id` or `question_id`, `image` (a path, or nothing for text alone) and `conversations`, several
 turns allowed. A test item holds `question_id`, `image`, `text` and `answer`; CoIN's grounding has `answer_bbox`
-besides, which is the reference; some lists write test items like training items.
+besides, which is the reference, and `size`, the picture's width and height; some lists write test items like
+training items.
 
 Ids of training lists often name the picture, not the row (UCIT: 20,559 ids for 40,000 VizWiz rows). There, a repeated
 id is given a number behind "~". In test lists predictions are joined by id, so a repeated one is a fault.
@@ -53,11 +54,21 @@ def list_items(
                 images=tuple(places(image)) if image is not None else (),
                 file=file,
                 number=number,
+                stated=_stated_size(item),
                 repeated=again,
             )
         ]
 
     return parsed(file, iter_items(root / file), parse)
+
+
+def _stated_size(item: dict[str, object]) -> tuple[int, int] | None:
+    """Width and height as the item tells them, as `size` or by name; None when it does not, or not as whole numbers."""
+    size = item.get("size", [item.get("width"), item.get("height")])
+    if not isinstance(size, list) or len(size) != len(("width", "height")):
+        return None
+    sides = [side for side in size if isinstance(side, int) and not isinstance(side, bool)]
+    return (sides[0], sides[1]) if len(sides) == len(size) else None
 
 
 def _referenced(references: References, image: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.reports import Problem
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
+GET = "huggingface.co/datasets/MLLM-CL/MLLM-CL"
 LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,APP}/ and {OCR,Math,VP,APP}_test/"
 
 

@@ -30,6 +30,7 @@ from components.data.reports import ItemError, Problem
 from components.errors import DataError
 
 LICENCE = "MIT (questions); the pictures belong to the books' publishers"
+GET = "huggingface.co/datasets/flaviagiammarino/path-vqa"
 LAYOUT = "path-vqa/data/{train,validation}-*.parquet"
 COLUMNS = ("image", "question", "answer")
 _BATCH = 32  # rows held at a time; a picture may have megabytes

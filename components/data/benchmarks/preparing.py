@@ -2,7 +2,7 @@
 
 Every source is read twice. The first pass reads annotations only and decides which items are used; the second opens
 and decodes their pictures and writes them shard by shard. Nothing but the annotation file, where it is one JSON
-object, and a few rows per worker is in memory.
+object, a few rows per worker, and a digest and name of every picture of one split is in memory.
 
 A preparation that was interrupted goes on: splits that were written whole and without a fault are kept beside the
 output until the same command, over the same annotations, ends. Pictures that changed in between are not noticed.
@@ -22,6 +22,7 @@ from pathlib import Path
 from components.data.benchmarks.choosing import Choice, choose, chosen
 from components.data.benchmarks.families import FAMILIES
 from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
+from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
@@ -130,7 +131,15 @@ class _TaskPreparation:
     def _split(self, side: Side) -> FileReport:
         part = self.task.part(side)
         where = " ".join(filter(None, (self.task.family, self.task.variant, self.task.subset, part.source)))
-        report = FileReport(task=self.task.name, split=side, file=where, published=part.published)
+        family = FAMILIES[self.task.family]
+        report = FileReport(
+            task=self.task.name,
+            split=side,
+            file=where,
+            published=part.published,
+            licence=family.licence,
+            get=family.get,
+        )
         choice = choose(self._items(side), self.stream, self.task, side, report)
         if not self._kept(side, choice, report):
             self._written(side, choice, report)
@@ -188,13 +197,14 @@ class _TaskPreparation:
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:
+        repeats = RepeatedPictures()
         for one in checked:
             if isinstance(one, Problem):
                 report.leave_out(one)
                 continue
             report.kept += 1
             report.with_image += one.row.image is not None
-            for note in one.notes:
+            for note in (*one.notes, *repeats.notes(one)):
                 report.note(note)
             if side == "test":
                 self.test_keys.update(one.keys)

@@ -41,6 +41,8 @@ class RawItem:
     """Paths of pictures to choose from; they are put below the picture, from left to right."""
     data: bytes | None = None
     """The encoded picture, of a release that holds pictures inside its tables."""
+    stated: Size | None = None
+    """Width and height of the picture, where the annotation tells them."""
     repeated: bool = False
     """The id was used before in a release whose ids name pictures; this row got a new one."""
 
@@ -69,6 +71,8 @@ class Checked:
     number: int
     notes: tuple[Problem, ...]
     keys: tuple[bytes, ...]
+    picture: tuple[bytes, str] | None
+    """A digest of the picture's bytes and its file below the root; None without a file."""
 
 
 def parsed(
@@ -96,7 +100,7 @@ def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
 def check_item(item: RawItem, place: Place) -> Checked | Problem:
     """Open the item's picture and build its row, or say what is wrong with it."""
     try:
-        data, size = _picture(item, place.root)
+        data, size, name = _picture(item, place.root)
         turns = with_placeholder(list(item.turns), has_image=data is not None)
         if place.side == "test":
             check_fit(place.metric, item.answers)
@@ -115,7 +119,9 @@ def check_item(item: RawItem, place: Place) -> Checked | Problem:
         height=size[1] if size else None,
     )
     notes = _notes(item, place, size)
-    return Checked(row=row, file=item.file, number=item.number, notes=notes, keys=question_keys(row))
+    picture = (hashlib.sha256(data).digest()[:8], name) if data is not None and name else None
+    keys = question_keys(row)
+    return Checked(row=row, file=item.file, number=item.number, notes=notes, keys=keys, picture=picture)
 
 
 def question_keys(row: Row) -> tuple[bytes, ...]:
@@ -125,16 +131,18 @@ def question_keys(row: Row) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(picture + " ".join(text.casefold().split()).encode()).digest()[:16] for text in asked)
 
 
-def _picture(item: RawItem, root: Path) -> tuple[bytes | None, Size | None]:
+def _picture(item: RawItem, root: Path) -> tuple[bytes | None, Size | None, str]:
+    """The encoded picture, its size and its file below the root (empty for one without a file of its own)."""
     if item.data is not None:
-        return item.data, decoded(item.data, f"of item {item.item_id}").size
+        return item.data, decoded(item.data, f"of item {item.item_id}").size, ""
     if not item.images:
-        return None, None
-    picture = read_picture(_first_there(root, item.images), item.images[0])
-    if not item.choices:
-        return picture
-    choices = [read_picture(picture_path(root, name), name)[0] for name in item.choices]
-    return encoded_sheet(picture[0], choices)
+        return None, None, ""
+    path = _first_there(root, item.images)
+    data, size = read_picture(path, item.images[0])
+    if item.choices:
+        choices = [read_picture(picture_path(root, name), name)[0] for name in item.choices]
+        data, size = encoded_sheet(data, choices)
+    return data, size, path.relative_to(root.resolve()).as_posix()
 
 
 def _first_there(root: Path, names: tuple[str, ...]) -> Path:
@@ -152,10 +160,22 @@ def _first_there(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _notes(item: RawItem, place: Place, size: Size | None) -> tuple[Problem, ...]:
-    if not place.boxes or size is None:
+    if size is None:
         return ()
+    return (*_wrong_size(item, size), *(_box_outside(item, place.boxes, size) if place.boxes else ()))
+
+
+def _wrong_size(item: RawItem, size: Size) -> Iterator[Problem]:
+    """A picture that is larger or smaller than its annotation says."""
+    if item.stated is not None and item.stated != size:
+        stated = " x ".join(map(str, item.stated))
+        detail = f"the picture has {size[0]} x {size[1]} pixels, the annotation says {stated}"
+        yield Problem(kind="size differs", file=item.file, row=item.number, detail=detail)
+
+
+def _box_outside(item: RawItem, boxes: Boxes, size: Size) -> tuple[Problem, ...]:
     texts = dict.fromkeys([*(turn.text for turn in item.turns), *item.answers])
-    low, high = _frame(place.boxes, size)
+    low, high = _frame(boxes, size)
     for match in (match for text in texts for match in _BOX.finditer(text)):
         x1, y1, x2, y2 = (float(group) for group in match.groups())
         if not (low[0] <= x1 <= x2 <= high[0] and low[1] <= y1 <= y2 <= high[1]):

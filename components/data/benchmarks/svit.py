@@ -37,6 +37,7 @@ from components.data.items import conversation, iter_items
 from components.data.reports import ItemError, Problem
 
 LICENCE = "CC BY 4.0; OpenAI's terms for text that GPT-4 wrote"
+GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ranjay/visualgenome"
 LAYOUT = (
     "svit/{conversation,detail_description,complex_reasoning,referring_qa}.json with visual_genome/{VG_100K,VG_100K_2}/"
 )

@@ -34,6 +34,7 @@ from components.data.reports import Problem
 from components.errors import DataError
 
 LICENCE = "of the six sources"
+GET = "huggingface.co/datasets/HaiyangGuo/UCIT; some pictures from their makers"
 LAYOUT = "instructions/TASK/{train*.json, test_3000.json} with the pictures in datasets/"
 _ALIASES = {"CLEVR": ("CLEVR", "CLEVR-Math")}
 

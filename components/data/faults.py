@@ -1,0 +1,109 @@
+"""What every kind of fault means and what to do about it: the words of a preparation's report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One kind of fault."""
+
+    meaning: str
+    advice: str
+
+
+UNEXPLAINED = Explanation(
+    meaning="This kind of fault has no explanation yet.", advice="Read what the problems below say of it."
+)
+
+
+def explained(kind: str) -> Explanation | None:
+    """What is known about a kind of fault."""
+    return EXPLANATIONS.get(kind)
+
+
+def _of(meaning: str, advice: str) -> Explanation:
+    return Explanation(meaning=meaning, advice=advice)
+
+
+EXPLANATIONS: dict[str, Explanation] = {
+    "answer does not fit": _of(
+        "No reply could score on this answer under the task's metric: yes_no needs yes or no, iou needs a box.",
+        "Correct the answer, or give the task another metric.",
+    ),
+    "box outside": _of(
+        "A box in the texts leaves the picture or is turned over.",
+        "Check whether boxes are relative to the picture or to the padded square; a few are the release's own faults.",
+    ),
+    "broken JSON": _of(
+        "The file or line is not JSON from there on; everything behind it in a JSON list is lost.",
+        "Download the file again; if it is the same, repair it at the named place.",
+    ),
+    "broken image": _of(
+        "The picture cannot be decoded: truncated, empty, no picture at all, or so large that decoding is unsafe.",
+        "Download or unpack the picture archive again and compare its checksum.",
+    ),
+    "count": _of(
+        "The source has not the size that its publishers or the specification name, or rows of the draw are missing.",
+        "Check that the release is complete and the version meant; results are not comparable with published ones.",
+    ),
+    "duplicate id": _of(
+        "An id was used before in a file whose ids tell rows apart.",
+        "Keep one of the rows; predictions are joined by id.",
+    ),
+    "duplicate picture": _of(
+        "The same bytes lie under several names within one split; every surplus file is counted once.",
+        "Harmless for training; look whether the questions are repeated too, which would weigh them twice.",
+    ),
+    "empty answer": _of(
+        "There is no accepted answer, or an empty one.",
+        "Look the answer up in the release's references; a row without one cannot be learned or scored.",
+    ),
+    "empty question": _of("A human turn says nothing.", "Look the question up in the release, or leave the row out."),
+    "image outside folder": _of(
+        "A picture's path leads out of the picture folder; it was not opened.",
+        "Mistrust the file: correct the path, or leave the row out.",
+    ),
+    "leaked": _of(
+        "A training row asks a question of the test part about the same picture: its score is partly memory.",
+        "Leave these training rows out, or say how many there were beside the scores.",
+    ),
+    "missing field": _of(
+        "A field that every row needs is not there.",
+        "Compare the file's layout with the page of its benchmark.",
+    ),
+    "missing image": _of(
+        "The picture that a row names is not there.",
+        "Download the picture archive that is missing, or unpack it where the benchmark's page says.",
+    ),
+    "no image folder": _of(
+        "A row names a picture, but its task names no folder of pictures.",
+        'Add images = "FOLDER" to the task in the stream file.',
+    ),
+    "no rows": _of("The file holds nothing.", "Download it again, or correct the path in the stream file."),
+    "not UTF-8": _of(
+        "The row's text cannot be read as UTF-8: it was saved in another encoding or cut inside a character.",
+        "Convert the file to UTF-8 from the encoding in which it was saved.",
+    ),
+    "not an object": _of(
+        "An item is not a JSON object.", "Compare the file's layout with those in components/data/layouts.py."
+    ),
+    "size differs": _of(
+        "The picture is larger or smaller than its annotation says, so boxes in pixels would be wrong.",
+        "Check that the pictures are of the version that was annotated, neither scaled nor rotated.",
+    ),
+    "system text": _of(
+        "A row has a system text, which rows here cannot carry.", "Move it into the first question, or remove it."
+    ),
+    "too many images": _of(
+        "A row shows several pictures; a row here has one.", "Put the pictures together into one, or split the row."
+    ),
+    "wrong field": _of(
+        "A field holds another kind of value than it should.",
+        "Compare the file's layout with the page of its benchmark.",
+    ),
+    "wrong speaker order": _of(
+        "Turns must alternate between human and gpt, human first and gpt last.", "Correct the order of the turns."
+    ),
+}

@@ -1,0 +1,110 @@
+"""A preparation's report as one HTML page: everything in one file, no scripts, nothing loaded from elsewhere.
+
+Texts and pictures come from data that nobody has checked: texts are escaped and cut, pictures are copies that
+components/data/thumbnails.py made, and the page forbids its browser to run or fetch anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.data.overlaps import EXAMPLES, Overlap
+from components.data.reports import FileReport, ImportReport
+from components.data.survey import LARGE, StreamSurvey
+from components.data.thumbnails import Thumbnail
+from components.errors import DataError
+
+PAIRS = 12  # pairs of look-alike pictures shown
+PROBLEMS = 12  # shown of each split; report.json lists more
+_TURNS = 4  # shown of a sample row
+_TEXT = 400  # characters shown of one text
+_FOLDER = Path(__file__).with_name("pages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two look-alike pictures, each named by its split and sample id."""
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+
+
+def pairs_of(found: Sequence[Overlap]) -> list[Pair]:
+    """The pairs of pictures to show: one of every overlap before a second one of any."""
+    pairs = [
+        Pair(first=(overlap.first, overlap.examples[at][0]), second=(overlap.second, overlap.examples[at][1]))
+        for at in range(EXAMPLES)
+        for overlap in found
+        if at < len(overlap.examples)
+    ]
+    return pairs[:PAIRS]
+
+
+def pictures_of(pairs: Sequence[Pair]) -> dict[str, set[str]]:
+    """Sample ids in `pairs`, by split."""
+    wanted: dict[str, set[str]] = {}
+    for split, sample_id in (picture for pair in pairs for picture in (pair.first, pair.second)):
+        wanted.setdefault(split, set()).add(sample_id)
+    return wanted
+
+
+def write_page(path: Path, report: ImportReport, found: Sequence[Overlap] | None, seen: StreamSurvey | None) -> None:
+    """Write the page of `report` to `path`; raises `DataError`.
+
+    `found` is None when overlaps were not looked for, `seen` when nothing was written.
+    """
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(_FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(cut=_cut, number=_number, size=_size)
+    none = Thumbnail(missing="not kept")
+    page = environment.get_template("report.html").render(
+        report=report,
+        troubled=[file for file in report.files if file.problems],
+        published=_published,
+        overlaps=found,
+        pairs=[
+            (picture, seen.pictures.get(picture, none), other, seen.pictures.get(other, none))
+            for picture, other in ((pair.first, pair.second) for pair in pairs_of(found or ()))
+        ]
+        if seen is not None
+        else [],
+        splits=seen.splits if seen is not None else (),
+        large=LARGE // 1_000_000,
+        shown_problems=PROBLEMS,
+        shown_turns=_TURNS,
+    )
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"the page {path} cannot be written ({error.strerror}).") from error
+
+
+def _published(file: FileReport) -> str:
+    return " or ".join(f"{size:,}" for size in file.published) or "-"
+
+
+def _cut(text: object, length: int = _TEXT) -> str:
+    """A text of at most `length` characters that any file can hold."""
+    whole = str(text).encode(errors="replace").decode()
+    return whole if len(whole) <= length else f"{whole[:length].rstrip()} … ({len(whole):,} characters)"
+
+
+def _number(number: int) -> str:
+    return f"{number:,}"
+
+
+def _size(count: int) -> str:
+    """A file's size in words."""
+    for unit, factor in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
