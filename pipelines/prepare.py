@@ -47,9 +47,9 @@ class Prepare:
 
     stream: Annotated[str, tyro.conf.Positional]
     """A stream file (TOML); a published stream: coast-domain, coast-capability, coast-capability-table-order,
-    coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl; or a
-    generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-dataset,
-    mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
+    coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl, trace,
+    vqacl; or a generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
+    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
     root: Path | None = None

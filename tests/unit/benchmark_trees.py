@@ -233,6 +233,54 @@ def mllm_cl(root: Path) -> None:
                 put_picture(root / task / "images" / name)
 
 
+def trace(root: Path) -> None:
+    """Three training and two test items a task; of Py150 with several lines, of C-STANCE in Chinese."""
+    answers = {"C-STANCE": "支持", "Py150": "import os", "ScienceQA": "Answer: A\nBecause it is so."}
+    for task in ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten"):
+        for part, count in (("train", 3), ("eval", 1), ("test", 2)):
+            items = [
+                {"prompt": f"What of {part} {at} of {task}?\nAnswer:", "answer": answers.get(task, str(at))}
+                for at in range(count)
+            ]
+            put_json(root / "TRACE-Benchmark/LLM-CL-Benchmark_5000" / task / f"{part}.json", items)
+
+
+def vqacl(root: Path) -> None:
+    """Two training questions about one picture and a test question a task, each answered by ten people."""
+    home = root / "VQACL" / "datasets"
+    tasks = (
+        "recognition",
+        "location",
+        "judge",
+        "commonsense",
+        "count",
+        "action",
+        "color",
+        "type",
+        "subcategory",
+        "causal",
+    )
+    for at, task in enumerate(tasks):
+        for part, folder, count in (("train", "train2014", 2), ("test", "val2014", 1)):
+            image = f"COCO_{folder}_{at:012}"
+            items = [
+                {
+                    "question_id": 1000 * at + 10 * count + number,
+                    "img_id": image,
+                    "sent": f"What is {number} of {task} in {part}?",
+                    "question_type": "what is",
+                    "label": {"red": 1, "blue": 0.9, "green": 0.6},
+                    "answers": [
+                        {"answer": word, "answer_confidence": "yes", "answer_id": place}
+                        for place, word in enumerate(["green"] * 2 + ["blue"] * 3 + ["red"] * 5, start=1)
+                    ],
+                }
+                for number in range(count)
+            ]
+            put_json(home / "vqa" / "Partition_Q" / f"karpathy_{part}_q_{task}.json", items)
+            put_picture(home / "COCO" / "images" / folder / f"{image}.jpg")
+
+
 def only(stream: str, *tasks: str) -> StreamSpec:
     """Some tasks of a published stream, sizes not compared."""
     free = [

@@ -118,6 +118,36 @@ def test_lists_name_faults_of_ids_boxes_and_leakage(tmp_path: Path) -> None:
     assert kept["grounding", "test"] == (2, 2, 0)  # a note leaves the row in
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"img_id": "../../secret"}, "wrong field", "COCO 2014"),
+        ({"img_id": f"COCO_val2014_{99:012}"}, "missing image", "is missing"),
+        ({"answers": [], "label": {}}, "empty answer", "no answer"),
+        ({"sent": " "}, "wrong field", '"sent"'),
+    ],
+)
+def test_faults_of_vqacl_are_named(tmp_path: Path, change: dict[str, object], kind: str, words: str) -> None:
+    root = tmp_path / "downloads"
+    trees.vqacl(root)
+    file = "VQACL/datasets/vqa/Partition_Q/karpathy_train_q_judge.json"
+    trees.edit(root / file, lambda items: items[1].update(change))
+    problem = prepare_benchmark(trees.only("vqacl", "judge"), root, tmp_path / "out").problems[0]
+    assert (problem.kind, problem.file, problem.row) == (kind, file, 2)
+    assert words in problem.detail
+
+
+def test_faults_of_trace_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "downloads"
+    trees.trace(root)
+    home = root / "TRACE-Benchmark/LLM-CL-Benchmark_5000/FOMC"
+    trees.edit(home / "train.json", lambda items: items[1].update(answer=" "))
+    leak = json.loads((home / "test.json").read_text())[0]
+    trees.edit(home / "train.json", lambda items: items[2].update(leak))
+    report = prepare_benchmark(trees.only("trace", "fomc"), root, tmp_path / "out")
+    assert trees.faults(report) == {("fomc", "train"): {"empty answer": 1, "leaked": 1}}
+
+
 def test_a_caption_without_references_is_named(tmp_path: Path) -> None:
     root = tmp_path / "downloads"
     trees.ucit(root)
@@ -168,7 +198,8 @@ MISSING = [
     ("coast-domain", "iconqa", "iconqa_data/iconqa/"), ("coast-domain", "medicalqa", "path-vqa/data/"),
     ("coast-capability", "detail", "svit/"), ("coin", "gqa", "Instructions_Original/"),
     ("coin-diverse", "gqa", "Instructions_Diverse/"), ("ucit", "arxivqa", "instructions/"),
-    ("mllm-dcl", "driving", "train.json"),
+    ("mllm-dcl", "driving", "train.json"), ("trace", "fomc", "LLM-CL-Benchmark_5000/"),
+    ("vqacl", "judge", "Partition_Q/"),
 ]  # fmt: skip
 
 

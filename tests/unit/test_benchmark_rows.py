@@ -155,6 +155,32 @@ def test_mllm_cl_finds_pictures_with_and_without_their_folder(root: Path, tmp_pa
         assert row.image == (root / f"AD/images/train{at}.png").read_bytes()
 
 
+def test_trace_is_text_alone(root: Path, tmp_path: Path) -> None:
+    rows = _prepared("trace", root, tmp_path, trees.trace)
+    assert len(rows) == 16
+    assert {row.image for given in rows.values() for row in given} == {None}
+    assert [row.sample_id for row in rows["fomc train"]] == ["train-1", "train-2", "train-3"]
+    assert [turn.text for turn in rows["c-stance test"][1].turns] == ["What of test 1 of C-STANCE?\nAnswer:", "支持"]
+    assert rows["scienceqa test"][0].answers == ("Answer: A\nBecause it is so.",)
+    assert {name for name, given in rows.items() if given[0].metric == "anls"} == {"py150 train", "py150 test"}
+    assert rows["py150 train"][0].source == "TRACE-Benchmark/LLM-CL-Benchmark_5000/Py150/train.json#1"
+
+
+def test_vqacl_accepts_what_three_people_said(root: Path, tmp_path: Path) -> None:
+    trees.vqacl(root)
+    lists = root / "VQACL/datasets/vqa/Partition_Q"
+    lone = [{"answer": word} for word in ("to see", "sun", "to see", "glare", "sight")]
+    trees.edit(lists / "karpathy_test_q_causal.json", lambda items: items[0].update(answers=lone, label={}))
+    trees.edit(lists / "karpathy_train_q_count.json", lambda items: items[1].pop("answers"))
+    rows = _prepared("vqacl", root, tmp_path)
+    color = rows["color train"]
+    assert [turn.text for turn in color[1].turns] == [f"<image>\nWhat is 1 of color in train?\n{SHORT}", "red"]
+    assert (color[1].sample_id, color[1].answers) == ("6021", ("red", "blue"))
+    assert color[1].image == (root / f"VQACL/datasets/COCO/images/train2014/COCO_train2014_{6:012}.jpg").read_bytes()
+    assert rows["causal test"][0].answers == ("to see",)
+    assert rows["count train"][1].answers == ("red", "blue")
+
+
 def test_threads_change_nothing(root: Path, tmp_path: Path) -> None:
     trees.coin(root)
     for workers in (1, 3):

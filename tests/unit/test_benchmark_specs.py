@@ -33,6 +33,8 @@ DIGESTS = {
     "ucit": "52b66c8b3a10dd79094c410767c55fe805b01233d287b71ed3feacc65342ce0a",
     "mllm-dcl": "8e8d1fc325b68583ef22ff02ecdce48083c7df6a2b0472ed6a0f6689ef1a0b88",
     "mllm-acl": "17d8075f755ed3447963ae801f31d35a32d119eaa0a7e93f0f735a9c1bb321f7",
+    "trace": "f3230fa7b8e5323ab8df5b4cb528a08cf642d9169418dbd09ee17278abd44465",
+    "vqacl": "42244127839f59656f55873c586e8837a24a73fe8cff8b0537f86f5b9dcc7874",
 }
 
 ORDERS = {
@@ -46,6 +48,8 @@ ORDERS = {
     "ucit": "imagenet-r arxivqa vizwiz-caption iconqa clevr-math flickr30k",  # HiDe-LLaVA's
     "mllm-dcl": "remote-sensing medical driving science finance",
     "mllm-acl": "ocr math perception gui",
+    "trace": "c-stance fomc meetingbank py150 scienceqa numglue-cm numglue-ds 20minuten",  # the released scripts'
+    "vqacl": "recognition location judge commonsense count action color type subcategory causal",  # the released code's
 }
 
 

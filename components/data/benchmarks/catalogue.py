@@ -2,7 +2,7 @@
 
 COAST's counts are unpublished. Ours take 20,000 training rows and 2,000 test rows of every task, or all where there
 are fewer: the domain tasks then weigh about the same (PathVQA has 19,654), and a row of the score matrix stays
-affordable. CoIN, UCIT and MLLM-CL are taken whole, but for CoIN's 4,000-row tests
+affordable. CoIN, UCIT, MLLM-CL, TRACE and VQACL are taken whole, but for CoIN's 4,000-row tests
 (components/data/benchmarks/coin.py).
 
 Reply lengths: short answers end long before their limit, which only bounds what an untuned model may ramble; 128 is
@@ -144,6 +144,47 @@ def _mllm_cl(name: str, train: str, test: str) -> TaskSpec:
     )
 
 
+def _trace(name: str, subset: str, metric: str, tokens: int) -> TaskSpec:
+    return TaskSpec(
+        name=name,
+        family="trace",
+        subset=subset,
+        train=PartSpec(source="train.json", published=(5_000,)),
+        test=PartSpec(source="test.json"),
+        metric=metric,
+        max_new_tokens=tokens,
+    )
+
+
+_TRACE = (
+    _trace("c-stance", "C-STANCE", "exact", 32),
+    _trace("fomc", "FOMC", "exact", 32),
+    _trace("meetingbank", "MeetingBank", "exact", 512),  # theirs allows every task 512
+    _trace("py150", "Py150", "anls", 128),
+    _trace("scienceqa", "ScienceQA", "exact", 512),
+    _trace("numglue-cm", "NumGLUE-cm", "exact", 32),
+    _trace("numglue-ds", "NumGLUE-ds", "exact", 32),
+    _trace("20minuten", "20Minuten", "exact", 512),
+)
+
+VQACL_ORDER = (
+    "recognition", "location", "judge", "commonsense", "count", "action", "color", "type", "subcategory", "causal",
+)  # fmt: skip
+
+
+def _vqacl(name: str) -> TaskSpec:
+    parts = {side: PartSpec(source=f"karpathy_{side}_q_{name}.json") for side in ("train", "test")}
+    return TaskSpec(
+        name=name,
+        family="vqacl",
+        train=parts["train"],
+        test=parts["test"],
+        metric="exact",
+        max_new_tokens=32,
+        prompts=(SHORT,),
+    )
+
+
 def _catalogue() -> dict[str, StreamSpec]:
     capability = StreamSpec(name="coast-capability", tasks=_CAPABILITY)
     table_order = ("referring", "detail", "reasoning", "conversation")
@@ -159,6 +200,8 @@ def _catalogue() -> dict[str, StreamSpec]:
         StreamSpec(name="ucit", tasks=_UCIT),
         StreamSpec(name="mllm-dcl", tasks=tuple(_mllm_cl(name, at, at) for name, at in domains.items())),
         StreamSpec(name="mllm-acl", tasks=tuple(_mllm_cl(name, at, f"{at}_test") for name, at in abilities.items())),
+        StreamSpec(name="trace", tasks=_TRACE),
+        StreamSpec(name="vqacl", tasks=tuple(_vqacl(name) for name in VQACL_ORDER)),
     ]
     return {stream.name: stream for stream in streams}
 

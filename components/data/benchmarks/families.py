@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.benchmarks import chartqa, coin, docvqa, iconqa, mllm_cl, pathvqa, svit, ucit
+from components.data.benchmarks import chartqa, coin, docvqa, iconqa, mllm_cl, pathvqa, svit, trace, ucit, vqacl
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.reports import Problem
@@ -32,4 +32,6 @@ FAMILIES: dict[str, BenchmarkFamily] = {
     "coin": BenchmarkFamily(read=coin.read_coin, licence=coin.LICENCE, get=coin.GET),
     "ucit": BenchmarkFamily(read=ucit.read_ucit, licence=ucit.LICENCE, get=ucit.GET),
     "mllm_cl": BenchmarkFamily(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE, get=mllm_cl.GET),
+    "trace": BenchmarkFamily(read=trace.read_trace, licence=trace.LICENCE, get=trace.GET),
+    "vqacl": BenchmarkFamily(read=vqacl.read_vqacl, licence=vqacl.LICENCE, get=vqacl.GET),
 }
