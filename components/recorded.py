@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 
 from components.errors import ConfigError, LittoralError
+from components.evaluation.contributions import ScoredRun
 from components.evaluation.matrix import ScoreMatrix
 from components.tracking_config import TrackingConfig, tracking_uri
 from components.training.config import Json, RunConfig
@@ -107,6 +108,16 @@ def item_scores(folder: Path) -> ItemScores:
         for row in table.to_pylist():
             found.setdefault(row["after"], {}).setdefault(row["task"], []).append(round(row["score"], 6))
     return found
+
+
+def scored(run: FinishedRun) -> ScoredRun:
+    """The run with every test row's score; raises `ConfigError` for a run or record without them."""
+    items = item_scores(run.path) if run.path.is_dir() else json.loads(run.path.read_text())["item_scores"]
+    if not items:
+        raise ConfigError(
+            f"{run.path} holds no scores of single test rows; record it again from a folder with its predictions."
+        )
+    return ScoredRun(seed=run.config.seed, matrix=run.matrix, items=items)
 
 
 def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
