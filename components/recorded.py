@@ -35,36 +35,40 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """One finished stream."""
+    """One finished stream, or what there is so far of one that is not (`read_run` says when)."""
 
     path: Path
     config: RunConfig
     stream_digest: str
-    finished: str  # ISO 8601
+    finished: str  # ISO 8601; empty for a run that has not
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None
     cost: Cost | None  # None for a run without MLflow
     mlflow_id: str | None = None  # None for a record or a run without MLflow
 
 
-def read_run(path: Path) -> FinishedRun:
-    """The run in folder `path`, or in the record `path`; raises `ConfigError` when it is none or has not finished."""
+def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
+    """The run in folder `path`, or in the record `path`; raises `ConfigError` when it is none or has not finished.
+
+    `unfinished` allows the latter: the run then has the rows it has so far, and neither `finished` nor `cost`.
+    """
     if path.is_file():
         return _from_record(path)
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path} is not the folder of a run nor a record; give STORAGE/RUN-ID, such as runs/first.")
-    if not (path / "finished.json").is_file():
+    ended = path / "finished.json"
+    if not ended.is_file() and not unfinished:
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
     content: dict[str, Json] = json.loads((path / "config.json").read_text())
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
     oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
-    mlflow_id = str(json.loads(link.read_text())["run_id"]) if link.is_file() else None
+    mlflow_id = str(json.loads(link.read_text())["run_id"]) if link.is_file() and ended.is_file() else None
     return FinishedRun(
         path=path,
         config=config,
         stream_digest=digest,
-        finished=str(json.loads((path / "finished.json").read_text())["finished"]),
+        finished=str(json.loads(ended.read_text())["finished"]) if ended.is_file() else "",
         matrix=ScoreMatrix.read(path / "score_matrix.json"),
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
         cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),

@@ -3,6 +3,8 @@
     python pipelines/report.py runs/first runs/second ... [--markdown]
     python pipelines/report.py runs/first --record results        # results/first.json holds what a comparison needs
     python pipelines/report.py results/*.json
+    python pipelines/report.py results/*.json --against sequential-lora    # intervals, tests and verdicts in words
+    python pipelines/report.py runs/unfinished results/*.json --forecast    # where it will end, by what others did
 
 Runs that differ only in their seed are one row. A cell reads *right after the task was learned -> at the end*.
 """
@@ -34,13 +36,13 @@ from components.evaluation.matrix import ScoreMatrix  # noqa: E402
 from components.evaluation.scorers import score  # noqa: E402
 from components.evaluation.spread import Spread  # noqa: E402
 from components.recorded import FinishedRun, read_run, write_record  # noqa: E402
-from components.training.config import flatten  # noqa: E402
+from pipelines.report_against import against  # noqa: E402
+from pipelines.report_forecast import forecast_table, forecasts, write_calibration  # noqa: E402
+from pipelines.report_groups import Line, grouped, label, require_comparable  # noqa: E402
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
 FREQUENT = 50  # training answers tried as a constant reply
-# Settings that say where, how often and with which seed, not what was learned.
-NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +53,51 @@ class Report:
     """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone."""
     markdown: bool = False
     """Print a Markdown table, for a README or a paper's notes."""
+    against: str | None = None
+    """Compare every other method with this one on the same seeds and test rows: a method's name, the name of its line
+    in the table (where options differ), or a run id."""
+    forecast: bool = False
+    """Where unfinished runs will end, estimated from finished runs of other methods that are given too; for a finished
+    run, what would have been said after each of its tasks and what came."""
+    picture: Path | None = None
+    """With --forecast: also draw how right the forecasts of the finished runs are, as PNG."""
     record: Path | None = None
     """Instead of a table: write each run's record, RUN-ID.json, into this folder. It outlives the run's own folder."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
-
-Line = list[str]
+    def __post_init__(self) -> None:
+        given = {
+            "--record": self.record is not None,
+            "--against": self.against is not None,
+            "--forecast": self.forecast,
+        }
+        asked = [option for option, there in given.items() if there]
+        if len(asked) > 1:
+            raise ConfigError(f"{' and '.join(asked)} were given together; ask for one of them at a time.")
+        if self.picture is not None and not self.forecast:
+            raise ConfigError("--picture draws how right forecasts are; give --forecast as well.")
 
 
 def main() -> int:
     """Read, group, print."""
     command = tyro.cli(Report, prog="report.py", description=(__doc__ or "").split("\n\n")[0])
-    runs = [read_run(path.expanduser().resolve()) for path in command.runs]
+    runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:
         for run in runs:
             print(write_record(run, command.record.expanduser()))
-    elif command.markdown:
-        print("\n".join(markdown(*table_of(runs))))
+    elif command.against is not None:
+        header, lines, verdicts = against(runs, command.against)
+        put(header, lines, command.markdown)
+        put_notes(verdicts, command.markdown)
+    elif command.forecast:
+        header, lines, notes = forecast_table(forecasts(runs))
+        put(header, lines, command.markdown)
+        put_notes(notes, command.markdown)
+        if command.picture is not None:
+            print(write_calibration(runs, command.picture.expanduser()))
     else:
-        show(*table_of(runs))
+        put(*table_of(runs), command.markdown)
     return 0
 
 
@@ -83,45 +110,20 @@ def table_of(runs: Sequence[FinishedRun]) -> tuple[Line, list[Line]]:
     return header, lines
 
 
-def show(header: Line, lines: Sequence[Line]) -> None:
-    """The table on the terminal."""
+def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:
+    """Sentences below a table, as a Markdown list or one a line."""
+    print("\n".join(["", *(f"- {sentence}" for sentence in sentences)] if as_markdown else sentences))
+
+
+def put(header: Line, lines: Sequence[Line], as_markdown: bool) -> None:
+    """The table, as Markdown or drawn on the terminal."""
+    if as_markdown:
+        print("\n".join(markdown(header, lines)))
+        return
     table = Table(*header, header_style="bold")
     for line in lines:
         table.add_row(*line)
     Console().print(table)
-
-
-def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Raise `ConfigError` unless all runs share stream, backbone and training budget."""
-    if not runs:
-        raise ConfigError("no run was given; name at least one folder, such as runs/first.")
-    first = runs[0]
-    for run in runs[1:]:
-        for what, mine, theirs in (
-            ("stream", first.stream_digest[:12], run.stream_digest[:12]),
-            ("backbone", first.config.backbone, run.config.backbone),
-            ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
-            ("epochs", first.config.training.epochs, run.config.training.epochs),
-            ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),
-        ):
-            if mine != theirs:
-                raise ConfigError(
-                    f"{first.path.name} and {run.path.name} differ in {what} ({mine} and {theirs}) and cannot be "
-                    "compared; give runs of one stream, backbone and budget."
-                )
-
-
-def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-    """Runs that differ in their seed only, in the order given; raises `ConfigError` for a seed given twice."""
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        plain = {name: value for name, value in run.config.to_json().items() if name not in NOT_COMPARED}
-        group = groups.setdefault(str(sorted(flatten(plain).items())), [])
-        for other in group:
-            if other.config.seed == run.config.seed:
-                raise ConfigError(f"{other.path.name} and {run.path.name} are the same run with the same seed.")
-        group.append(run)
-    return list(groups.values())
 
 
 def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
@@ -150,14 +152,6 @@ def split(group: Sequence[FinishedRun]) -> Line:
     if not all(parts):
         return ["" for _ in SPLIT]
     return [str(Spread.of([part[figure] for part in parts])) for figure in SPLIT.values()]
-
-
-def label(run: FinishedRun) -> str:
-    """The method's name and the options that differ from its defaults."""
-    method = run.config.method
-    default = type(method)().options()
-    changed = [f"{name} {value}" for name, value in method.options().items() if value != default[name]]
-    return f"`{method.name}`" + (f" ({', '.join(changed)})" if changed else "")
 
 
 def scores(matrices: Sequence[ScoreMatrix]) -> Line:

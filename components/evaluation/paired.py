@@ -117,7 +117,10 @@ def power_of(difference: float, variance: Variance, num_seeds: int) -> float:
 
 
 def seeds_needed(difference: float, variance: Variance) -> int | None:
-    """Seeds in all for 80 % power if the true difference is `difference`; None where 200 are not enough."""
+    """Seeds in all for 80 % power if the true difference is `difference`; None where 200 are not enough.
+
+    For a test at 5 % of this one comparison; Holm's correction over several takes more.
+    """
     enough = (count for count in range(2, MOST_SEEDS + 1) if power_of(difference, variance, count) >= POWER)
     return next(enough, None) if rows_needed(difference, variance) is None else None
 
@@ -137,7 +140,8 @@ def verdict(comparison: Comparison, first: str, second: str, *, adjusted_p: floa
     found = f"{first} {_outcome(comparison)} {second}"
     count = len(comparison.seeds)
     if comparison.rows_above == comparison.rows_below == 0:
-        return f"no difference: {first} and {second} score the same on every test row."
+        same = "forget the same" if comparison.figure.startswith("forgetting") else "score the same"
+        return f"no difference: {first} and {second} {same} on every test row."
     if count == 1 and p < 1 - LEVEL:
         return f"one seed: {found}, more than the test rows explain ({_p(p)}); other seeds may differ, run at least 3."
     if count == 1:

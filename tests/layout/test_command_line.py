@@ -43,7 +43,7 @@ STABLE = (
 )
 # In the README, but options of other programs.
 FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method"}
-FOREIGN |= {"--markdown", "--record", "--method-contract", "--root", "--strict"}
+FOREIGN |= {"--markdown", "--record", "--against", "--forecast", "--picture", "--method-contract", "--root", "--strict"}
 FOREIGN |= {"--task", "--annotations", "--predictions", "--mode", "--problems", "--splits"}
 
 

@@ -168,6 +168,8 @@ def test_verdicts_in_words() -> None:
     same = compare(one_task([[1.0, 2.0]] * 2), one_task([[1.0, 2.0]] * 2))
     assert (same.p, same.difference.low, same.difference.high) == (1.0, 0.0, 0.0)
     assert verdict(same, "a", "b") == "no difference: a and b score the same on every test row."
+    kept = replace(same, figure="forgetting")
+    assert verdict(kept, "a", "b") == "no difference: a and b forget the same on every test row."
 
 
 def test_p_and_interval_agree() -> None:

@@ -1,0 +1,69 @@
+"""Runs that may stand in one table, and which of them are seeds of the same line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.errors import ConfigError
+from components.recorded import FinishedRun
+from components.training.config import flatten
+
+# Settings that say where, how often and with which seed, not what was learned.
+NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
+
+Line = list[str]
+
+
+def require_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Raise `ConfigError` unless all runs share stream, backbone and training budget."""
+    if not runs:
+        raise ConfigError("no run was given; name at least one folder, such as runs/first.")
+    first = runs[0]
+    for run in runs[1:]:
+        for what, mine, theirs in (
+            ("stream", stream_of(first), stream_of(run)),
+            ("backbone", first.config.backbone, run.config.backbone),
+            ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
+            ("epochs", first.config.training.epochs, run.config.training.epochs),
+            ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),
+        ):
+            if mine != theirs:
+                raise ConfigError(
+                    f"{first.path.name} and {run.path.name} differ in {what} ({mine} and {theirs}) and cannot be "
+                    "compared; give runs of one stream, backbone and budget."
+                )
+
+
+def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Runs that differ in their seed only, in the order given; raises `ConfigError` for a seed given twice."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        plain = {name: value for name, value in run.config.to_json().items() if name not in NOT_COMPARED}
+        group = groups.setdefault(str(sorted(flatten(plain).items())), [])
+        for other in group:
+            if other.config.seed == run.config.seed:
+                raise ConfigError(f"{other.path.name} and {run.path.name} are the same run with the same seed.")
+        group.append(run)
+    return list(groups.values())
+
+
+def stream_of(run: FinishedRun) -> str:
+    """The stream's name and the beginning of its data's digest."""
+    return f"{run.config.stream.name} {run.stream_digest[:12]}"
+
+
+def named(groups: Sequence[list[FinishedRun]]) -> dict[str, list[FinishedRun]]:
+    """Groups by label; where settings outside the method tell two apart, by the run id of its first run too."""
+    found: dict[str, list[FinishedRun]] = {}
+    for group in groups:
+        name = label(group[0])
+        found[name if name not in found else f"{name}, {group[0].config.run_id}"] = group
+    return found
+
+
+def label(run: FinishedRun) -> str:
+    """The method's name and the options that differ from its defaults."""
+    method = run.config.method
+    default = type(method)().options()
+    changed = [f"{name} {value}" for name, value in method.options().items() if value != default[name]]
+    return f"`{method.name}`" + (f" ({', '.join(changed)})" if changed else "")
