@@ -85,7 +85,7 @@ def open_tracker(
         return Tracker()
     uri = tracking_uri(config, storage)
     try:
-        store = _open_store(uri, config.experiment, storage)
+        store = open_store(uri, config.experiment, storage)
         tracker = StreamTracker(store, ui=ui_command(uri), tags=tags, description=description, on_note=on_note)
         with _waiting_at_most(OPEN_TIMEOUT_S):
             tracker.begin(run_name, flatten_params(params), datasets, resume_run_id)
@@ -114,7 +114,7 @@ def record_reading(
     uri = tracking_uri(config, storage)
     names = metric_names(matrix.tasks)
     try:
-        store = _open_store(uri, config.experiment, storage)
+        store = open_store(uri, config.experiment, storage)
         for number, row in enumerate(matrix.rows):
             learned = number if matrix.has_zero_shot else number + 1
             cells = dict(zip(matrix.tasks, row, strict=True))
@@ -127,7 +127,7 @@ def record_reading(
         raise TrackingError(f"MLflow at {without_secrets(uri)} cannot be used ({error}).") from error
 
 
-def _open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
+def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
     """Import mlflow, connect, and find or create the experiment."""
     _prepare_environment()
     with _translated():

@@ -17,21 +17,14 @@ quiet_environment()
 
 from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
 from components.evaluation.ledger import differences, run_protocol  # noqa: E402
-from components.events import Event  # noqa: E402
-from components.fingerprint import code_fingerprint  # noqa: E402
 from components.models.backbone import weight_bytes  # noqa: E402
-from components.run_facts import git_commit  # noqa: E402
-from components.tracking import Tracker, dataset_records, open_tracker  # noqa: E402
+from components.recording import run_and_record, where_to_look  # noqa: E402
 from components.training.launch import (  # noqa: E402
     Plan,
     StreamResult,
-    check_run_dir,
-    claim_run_dir,
     default_run_id,
     finished_result,
     plan_stream,
-    run_stream,
-    write_json,
 )
 
 
@@ -58,52 +51,10 @@ def main() -> int:
 
 def train_and_record(plan: Plan, console: Console) -> StreamResult:
     """Run the stream with the console and MLflow following it."""
-    tracker = begin_tracking(plan, console)
-
-    def follow(event: Event) -> None:
-        console.handle(event)
-        tracker.handle(event)
-
-    status = "FAILED"
     try:
-        result = run_stream(plan, follow)
-        status = "FINISHED"
-        return result
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
+        return run_and_record(plan, console.handle)
     finally:
         console.close()
-        tracker.finish(status)
-
-
-def begin_tracking(plan: Plan, console: Console) -> Tracker:
-    """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
-    config = plan.config
-    check_run_dir(plan)
-    link = plan.run_dir / "mlflow.json"
-    tracker = open_tracker(
-        config.tracking,
-        plan.run_dir.parent,
-        plan.run_dir.name,
-        params=config.to_json(),
-        tags={
-            "stream": plan.stream.name,
-            "stream_digest": plan.stream.digest,
-            "method": config.method.name,
-            "backbone": config.backbone.name,
-            "seed": str(config.seed),
-            "code": code_fingerprint(),
-            "git_commit": git_commit() or "unknown",
-        },
-        datasets=dataset_records(plan.stream),
-        resume_run_id=json.loads(link.read_text())["run_id"] if link.is_file() else None,
-        on_note=console.handle,
-    )
-    claim_run_dir(plan)
-    if tracker.run_id is not None:
-        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui})
-    return tracker
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -135,9 +86,8 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     console.print_matrix(result.matrix, result.readings)
     protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
     console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
-    link = plan.run_dir / "mlflow.json"
     paths = {name: str(plan.run_dir / Path(name)) for name in ("score_matrix.json", "predictions", "checkpoints")}
-    console.print_outcome(paths, json.loads(link.read_text())["ui"] if link.is_file() else None)
+    console.print_outcome(paths, where_to_look(plan))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
 import tyro
 
 from components.errors import LittoralError
-from components.methods import METHODS, installed_methods, method_config
+from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 
@@ -21,14 +21,6 @@ from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 class Command:
     """What was asked for on the command line."""
 
-    run: RunConfig
-    print_config: bool
-    dry_run: bool
-    debug: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arguments:
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
     print_config: bool = False
     """Print the resolved configuration as JSON and stop."""
@@ -38,27 +30,35 @@ class _Arguments:
     """Show Ray's logs, and tracebacks instead of one sentence."""
 
 
-def parse(arguments: Sequence[str], *, program: str, description: str) -> Command:
+CommandT = TypeVar("CommandT", bound=Command)
+
+
+def parse(
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str,
+    kind: type[CommandT] = Command,
+    default_preset: str = DEFAULT_PRESET,
+) -> CommandT:
     """Resolve preset, method and overrides; raises `LittoralError` for unknown names (tyro reports unknown options)."""
     rest = list(arguments)
-    name = rest.pop(0) if rest and not rest[0].startswith("-") else DEFAULT_PRESET
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else default_preset
     config = preset(name)
     rest, method = _taken(rest, "--method")
     if method is not None:
-        kind = method_config(method.replace("-", "_"))
-        # pocket has three layers and no real sentences: a method's options for tests are those that suit it
-        config = replace(config, method=kind.tiny() if config.backbone.name == "pocket" else kind())
+        config = config.with_method(method)
     presets = "\n".join(f"  {key:18} {(PRESETS[key].__doc__ or '').splitlines()[0]}" for key in PRESETS)
-    methods = "\n".join(f"  {key:18} {kind.summary()}" for key, kind in METHODS.items())
+    methods = "\n".join(f"  {key:18} {each.summary()}" for key, each in METHODS.items())
     others = "".join(f"\n  {key:18} {point.value}" for key, point in installed_methods().items())
-    parsed = tyro.cli(
-        _Arguments,
+    return tyro.cli(
+        kind,
         prog=f"{program} [PRESET] [--method NAME]",
-        description=f"{description}\n\nPresets (default {DEFAULT_PRESET}):\n{presets}\n\nMethods:\n{methods}{others}",
-        default=_Arguments(run=config),
+        description=f"{description}\n\nPresets (default {default_preset}), or a configuration's JSON file:\n{presets}"
+        f"\n\nMethods:\n{methods}{others}",
+        default=kind(run=config),
         args=rest,
     )
-    return Command(run=parsed.run, print_config=parsed.print_config, dry_run=parsed.dry_run, debug=parsed.debug)
 
 
 def guarded(main: Callable[[], int]) -> int:
@@ -94,4 +94,6 @@ def quiet_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables; a sweep prints its own lines
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

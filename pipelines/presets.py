@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from components.data.streams import StreamConfig
 from components.errors import ConfigError
@@ -14,7 +15,7 @@ from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.backbone import BackboneConfig
-from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
+from components.training.config import EvaluationConfig, RunConfig, TrainingConfig, read_config
 from components.training.engine import OptimizerConfig
 
 
@@ -24,6 +25,14 @@ def coast_domain() -> RunConfig:
         # The budget of the README's table: right after it was learned, a task is well above its majority answer.
         training=TrainingConfig(global_batch_size=4, updates_per_task=60, checkpoint_every_updates=30),
         evaluation=EvaluationConfig(oracle_routing=True),
+    )
+
+
+def coast_nano() -> RunConfig:
+    """The default run on fewer rows and updates: what `sweep.py` varies unless told otherwise."""
+    run = coast_domain()
+    return replace(
+        run, stream=StreamConfig(size="nano"), training=replace(run.training, updates_per_task=24, global_batch_size=4)
     )
 
 
@@ -117,6 +126,7 @@ def llava_7b() -> RunConfig:
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "coast-domain": coast_domain,
+    "coast-nano": coast_nano,
     "coast-capability": coast_capability,
     "coin": coin,
     "coin-nano": coin_nano,
@@ -136,7 +146,11 @@ DEFAULT_PRESET = "coast-domain"
 
 
 def preset(name: str) -> RunConfig:
-    """The configuration called `name`; raises `ConfigError` with the nearest name for an unknown one."""
+    """The configuration called `name`, or the one in the JSON file `name` (as `--print-config` prints it, or as a
+    sweep leaves its best); raises `ConfigError` with the nearest name for an unknown one.
+    """
+    if name.endswith(".json"):
+        return replace(read_config(Path(name).expanduser()), run_id=None, storage=RunConfig().storage)
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."

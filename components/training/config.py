@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,6 +144,12 @@ class RunConfig:
         rate = self.training.optimizer.learning_rate or self.method.default_learning_rate
         return replace(self.training.optimizer, learning_rate=rate)
 
+    def with_method(self, name: str) -> RunConfig:
+        """The same run of another method, with that method's own options; raises `ConfigError` for an unknown one."""
+        kind = method_config(name.replace("-", "_"))
+        # pocket has three layers and no real sentences: a method's options for tests are those that suit it
+        return replace(self, method=kind.tiny() if self.backbone.name == "pocket" else kind())
+
     def to_json(self) -> dict[str, Json]:
         """The resolved configuration as plain JSON; `method` carries its name."""
         plain = _plain(replace(self, training=replace(self.training, optimizer=self.optimizer)))
@@ -170,6 +177,16 @@ class RunConfig:
             cluster=_build(ClusterConfig, plain["cluster"]),
             tracking=_build(TrackingConfig, plain["tracking"]),
         )
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from JSON (`RunConfig.to_json`, or a run's config.json); raises `ConfigError`."""
+    try:
+        return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{path} is no configuration as --print-config prints it ({error!r}).") from error
 
 
 T = TypeVar("T")

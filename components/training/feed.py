@@ -29,6 +29,12 @@ class Feed:
         blocks = self._blocks(task)
         self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
 
+    def forget_ahead(self) -> None:
+        """Drop what was read ahead: nobody will read it."""
+        if self._ahead is not None:
+            (_, _, future), self._ahead = self._ahead, None
+            future.result()
+
     def first_updates(self, task: str, count: int) -> Iterator[Batch]:
         """This rank's micro-batches of the first `count` updates, for a look before `updates`; 0 reads nothing."""
         if count:

@@ -41,6 +41,7 @@ from components.training.features import cache_features, feature_bytes, features
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
+from components.training.shared_tasks import shared_tasks
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
@@ -70,6 +71,7 @@ class Plan:
     stream: TaskStream
     lessons: tuple[Lesson, ...]
     run_dir: Path
+    shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
 
 def plan_stream(config: RunConfig) -> Plan:
@@ -175,8 +177,10 @@ def write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def ray_session(config: RunConfig) -> Iterator[None]:
-    """Join the cluster of a submitted job or of `cluster.address`; otherwise start one inside this process."""
+def ray_session(config: RunConfig, *, streams: int = 1) -> Iterator[None]:
+    """Join the cluster of a submitted job or of `cluster.address`; otherwise start one inside this process, for
+    `streams` that run at the same time.
+    """
     if ray.is_initialized():
         yield
         return
@@ -190,7 +194,7 @@ def ray_session(config: RunConfig) -> Iterator[None]:
         ray.init(address=address, log_to_driver=not quiet, logging_level=level)
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
-        cpus = max(4, os.cpu_count() or 1, config.cluster.num_workers + 2)
+        cpus = max(4, os.cpu_count() or 1, streams * (config.cluster.num_workers + 2))
         start_ray(num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
@@ -291,6 +295,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
             code=code_fingerprint(),
             code_root=str(code_root()),
             mailbox=mailbox,
+            shared=() if plan.shared_dir is None else shared_tasks(plan.shared_dir, config, plan.lessons),
         ),
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),

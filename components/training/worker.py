@@ -10,13 +10,14 @@ import functools
 import math
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from ray.util.queue import Queue
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mea
 from components.training.feed import Feed
 from components.training.lessons import Lesson
 from components.training.scoring import Row, RowScorer
+from components.training.shared_tasks import SharedTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class WorkerPlan:
     code: str  # fingerprint of the driver's sources
     code_root: str
     mailbox: Queue | None  # events for the driver
+    shared: tuple[SharedTask | None, ...] = ()  # by lesson: where other runs leave and find that task
 
 
 @dataclass(kw_only=True)
@@ -76,19 +79,29 @@ class StreamWorker:
         torch.set_num_threads(self.config.cluster.threads())
         self.device = ray.train.torch.get_device()
         self.ready_since = time.monotonic()
-        self.model: Backbone = load_backbone(self.config.backbone).to(self.device)
         self.encoder: Encoder = build_encoder(self.config.backbone)
-        torch.manual_seed(self.config.seed)
-        self.method: Method = self.config.method.build(seed=self.config.seed)
         self.unfinished = self._latest_checkpoint()
         self.cursor, state = self._restore(self.unfinished)
+        self._attach(state)
+        self.task_start: MethodState | None = None
+        self.trainable = 0  # parameters of the task that is or was being learned
+        self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
+
+    def _attach(self, state: MethodState | None) -> None:
+        """The frozen backbone with the method on it, as new or as `state` left it."""
+        self.model: Backbone = load_backbone(self.config.backbone).to(self.device)
+        torch.manual_seed(self.config.seed)
+        self.method: Method = self.config.method.build(seed=self.config.seed)
         self.method.attach(self.model, state)
         self.model.to(self.device)
-        self.method.prepare([text for lesson in plan.lessons for text in lesson_instructions(lesson)])
-        self.task_start: MethodState | None = None
-        self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
+        self.method.prepare([text for lesson in self.plan.lessons for text in lesson_instructions(lesson)])
         self.scorer = RowScorer(
-            plan=plan, model=self.model, method=self.method, encoder=self.encoder, device=self.device, send=self.send
+            plan=self.plan,
+            model=self.model,
+            method=self.method,
+            encoder=self.encoder,
+            device=self.device,
+            send=self.send,
         )
 
     # ---- the stream ----------------------------------------------------------------------------------------------
@@ -113,7 +126,7 @@ class StreamWorker:
         train_s, number = 0.0, self.cursor.index + 1
         if not self.cursor.learned:
             started = time.monotonic()
-            self._learn(lesson)
+            self._learn_or_take_over(lesson)
             train_s = time.monotonic() - started
             self.cursor.learned = True
             self._save(f"{number:02d}-{lesson.task.name}")
@@ -121,13 +134,50 @@ class StreamWorker:
         self.cursor = Cursor(index=number, rows=self.cursor.rows)
         self._save(f"{number:02d}-{lesson.task.name}-scored")
 
+    def _learn_or_take_over(self, lesson: Lesson) -> None:
+        """Learn the task, or take it over from a run that has learned just the same."""
+        place = self.plan.shared[self.cursor.index] if self.plan.shared else None
+        if place is None:
+            self._learn(lesson)
+            return
+        with place.turn() if self.rank == 0 else nullcontext():
+            if self._agreed(place.found()):
+                self._take_over(lesson, place)
+                return
+            self._learn(lesson)
+            state = self.method.state_dict(self.model)
+            if self.rank == 0:
+                kept = {"method_structure": state.structure, "trainable_parameters": self.trainable}
+                place.leave(kept, {"method": state.tensors})
+
+    def _take_over(self, lesson: Lesson, place: SharedTask) -> None:
+        stored = place.read()
+        structure, trainable = stored.state["method_structure"], stored.state["trainable_parameters"]
+        assert isinstance(structure, dict)
+        assert isinstance(trainable, int)
+        self.feed.forget_ahead()
+        self._attach(MethodState(tensors=stored.tensors["method"], structure=structure))
+        self.unfinished = None
+        self.cursor.update = lesson.num_updates
+        self._announce(lesson, trainable)
+        self.send(Note(text=f"task {lesson.task.name} was learned by another run just so and is taken over"))
+
+    def _agreed(self, found: bool) -> bool:
+        """What the first worker found: it alone looked in its turn."""
+        if self.world_size == 1:
+            return found
+        said = [found]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
+
     def _empty_row(self, lesson: Lesson) -> Row:
         return Row(after=lesson.task.name, scores=dict.fromkeys(self.stream.task_names))
 
     def _score_row(self, *, train_s: float) -> None:
         learned = self.cursor.index + 1 if self.cursor.learned else 0
-        following = self.plan.lessons[learned : learned + 1]
-        if following and following[0].num_updates:
+        following, places = (part[learned : learned + 1] for part in (self.plan.lessons, self.plan.shared))
+        taken_over = any(place is not None and place.found() for place in places)
+        if following and following[0].num_updates and not taken_over:
             self.feed.read_ahead(following[0].task.name)  # so that the next task starts at once
         row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)
         self.cursor.rows = [*self.cursor.rows, row]
@@ -254,14 +304,17 @@ class StreamWorker:
         with self.method.select(self.model, batch):
             return self.model(batch).logits.float().cpu()
 
-    def _announce(self, lesson: Lesson) -> None:
+    def _announce(self, lesson: Lesson, trainable: int | None = None) -> None:
+        if trainable is None:
+            trainable = sum(parameter.numel() for parameter in trainable_parameters(self.model).values())
+        self.trainable = trainable
         self.send(
             TaskStarted(
                 index=self.cursor.index,
                 task=lesson.task.name,
                 num_samples=lesson.num_rows,
                 num_updates=lesson.num_updates,
-                trainable_parameters=sum(p.numel() for p in trainable_parameters(self.model).values()),
+                trainable_parameters=trainable,
                 total_parameters=sum(p.numel() for p in self.model.parameters()),
                 start_s=time.monotonic() - self.ready_since,
                 resumed_at=self.cursor.update,

@@ -112,6 +112,22 @@ def test_state_rebuilds_the_same_model(name: str, toys: list[Toy], tmp_path: Pat
 
 
 @training_methods
+def test_a_task_is_learned_without_knowing_what_will_come(name: str, toys: list[Toy]) -> None:
+    """Runs that differ in later tasks only may share the earlier ones: see training/shared_tasks.py."""
+    states: list[MethodState] = []
+    for future in (toys[1].info.instructions, ["Name the capital.", "Count."]):
+        backbone = fresh_backbone()
+        method = attached(tiny_config(name), backbone)
+        method.prepare([*toys[0].info.instructions, *future])
+        learn(method, backbone, toys[0], updates=2)
+        states.append(method.state_dict(backbone))
+    one, other = states
+    assert one.structure == other.structure
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(value, other.tensors[key]) for key, value in one.tensors.items())
+
+
+@training_methods
 def test_a_task_goes_on_from_a_state_taken_in_its_middle(name: str, toys: list[Toy], tmp_path: Path) -> None:
     backbone = fresh_backbone()
     method = attached(tiny_config(name), backbone)

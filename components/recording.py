@@ -1,0 +1,84 @@
+"""A stream that is run and recorded: what a single run and every trial of a sweep do alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from components.events import Event
+from components.fingerprint import code_fingerprint
+from components.run_facts import git_commit
+from components.tracking import Tracker, dataset_records, open_tracker
+from components.training.launch import (
+    EventHandler,
+    Plan,
+    StreamResult,
+    check_run_dir,
+    claim_run_dir,
+    run_stream,
+    write_json,
+)
+
+LINK_FILE = "mlflow.json"
+
+
+def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
+    """Run (or continue) the stream while `follow` and MLflow hear its events; `parent` is a sweep's MLflow run."""
+    tracker = begin_tracking(plan, follow, parent=parent)
+
+    def handle(event: Event) -> None:
+        follow(event)
+        tracker.handle(event)
+
+    status = "FAILED"
+    try:
+        result = run_stream(plan, handle)
+        status = "FINISHED"
+        return result
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:
+    """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
+    config = plan.config
+    check_run_dir(plan)
+    link = plan.run_dir / LINK_FILE
+    tags = {
+        "stream": plan.stream.name,
+        "stream_digest": plan.stream.digest,
+        "method": config.method.name,
+        "backbone": config.backbone.name,
+        "seed": str(config.seed),
+        "code": code_fingerprint(),
+        "git_commit": git_commit() or "unknown",
+    }
+    tracker = open_tracker(
+        config.tracking,
+        plan.run_dir.parent,
+        plan.run_dir.name,
+        params=config.to_json(),
+        tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
+        datasets=dataset_records(plan.stream),
+        resume_run_id=recorded_as(plan.run_dir),
+        on_note=follow,
+    )
+    claim_run_dir(plan)
+    if tracker.run_id is not None:
+        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui})
+    return tracker
+
+
+def recorded_as(run_dir: Path) -> str | None:
+    """The id of the MLflow run of the stream in this folder, if it has one."""
+    link = run_dir / LINK_FILE
+    return json.loads(link.read_text())["run_id"] if link.is_file() else None
+
+
+def where_to_look(plan: Plan) -> str | None:
+    """The command or address that shows the stream's MLflow run, if it has one."""
+    link = plan.run_dir / LINK_FILE
+    return json.loads(link.read_text())["ui"] if link.is_file() else None

@@ -1,0 +1,86 @@
+"""A sweep in MLflow: one run above its trials' runs, with the space, the best setting's figures, table and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import TrackingError
+from components.patience import StoreError
+from components.run_facts import flatten_params, without_secrets
+from components.stream_tracker import points
+from components.tracking import open_store
+from components.tracking_config import Status, TrackingConfig, tracking_uri
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from components.stream_tracker import Store
+
+
+class SweepTracker:
+    """Records a sweep; without a store it records nothing."""
+
+    def __init__(self, store: Store | None = None, run_id: str | None = None) -> None:
+        self._store, self.run_id = store, run_id
+
+    def keep(
+        self,
+        *,
+        stopped: Sequence[str],
+        figures: Mapping[str, float],
+        best: Mapping[str, object],
+        table: Sequence[str],
+        picture: Image | None,
+    ) -> None:
+        """Record what the sweep found: `stopped` are MLflow runs that a scheduler ended, which say so from now on."""
+        if self._store is None or self.run_id is None:
+            return
+        with _told():
+            for run_id in stopped:
+                self._store.put_tags(run_id, {"stopped_early": "true"})
+                self._store.close_run(run_id, "KILLED")
+            self._store.put_points(self.run_id, points(figures, step=0))
+            self._store.put_json(self.run_id, {name: str(value) for name, value in best.items()}, "best.json")
+            self._store.put_tags(self.run_id, {"mlflow.note.content": "\n".join(table)})
+            if picture is not None:
+                self._store.put_image(self.run_id, "pareto", picture, 0)
+
+    def finish(self, status: Status) -> None:
+        if self._store is not None and self.run_id is not None:
+            with _told():
+                self._store.close_run(self.run_id, status)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Trouble with the store as one sentence."""
+    try:
+        yield
+    except StoreError as error:
+        raise TrackingError(
+            f"MLflow did not take what the sweep found ({error}); its folder holds all of it."
+        ) from error
+
+
+def open_sweep_tracker(
+    config: TrackingConfig, storage: Path, name: str, *, params: Mapping[str, object], resume_run_id: str | None
+) -> SweepTracker:
+    """Begin a sweep's run or go on with `resume_run_id`; raises `TrackingError` where MLflow cannot be used."""
+    if not config.enabled:
+        return SweepTracker()
+    uri = tracking_uri(config, storage)
+    try:
+        store = open_store(uri, config.experiment, storage)
+        run_id = resume_run_id or store.create_run(name, {"kind": "sweep"})
+        known = store.reopen_run(run_id)
+        flat = flatten_params(params)
+        store.put_params(run_id, {key: value for key, value in flat.items() if key not in known})
+    except StoreError as error:
+        raise TrackingError(
+            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct tracking.uri, "
+            "or turn tracking.enabled off."
+        ) from error
+    return SweepTracker(store, run_id)

@@ -1,0 +1,60 @@
+"""What a sweep wants: figures of the partial score matrix and costs, each with its direction."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from components.errors import ConfigError
+
+Mode = Literal["max", "min"]
+
+# Figures that a trial reports after every learned task; the first six are those of evaluation/matrix.py.
+DIRECTIONS: dict[str, Mode] = {
+    "final_average": "max",
+    "immediate_average": "max",
+    "mean_average": "max",
+    "bwt": "max",
+    "forgetting": "min",
+    "forgetting_diagonal": "min",
+    "forward_transfer": "max",
+    "trainable_parameters": "min",
+    "train_s": "min",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A figure to raise or to lower."""
+
+    name: str
+    mode: Mode
+
+    def better(self, one: float, other: float) -> bool:
+        return one > other if self.mode == "max" else one < other
+
+
+def parse_objective(text: str) -> Objective:
+    """`final_average`, or with a direction of its own `train_s:max`; raises `ConfigError`."""
+    name, colon, mode = text.partition(":")
+    if name not in DIRECTIONS:
+        near = difflib.get_close_matches(name, DIRECTIONS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no metric {name!r}; a sweep can use {', '.join(DIRECTIONS)}.{hint}")
+    if colon and mode not in ("max", "min"):
+        raise ConfigError(f"the metric {text!r} has the direction {mode!r}; give {name}:max or {name}:min.")
+    return Objective(name=name, mode=mode if mode in ("max", "min") else DIRECTIONS[name])
+
+
+def pareto_front(figures: Mapping[str, Mapping[str, float]], objectives: tuple[Objective, ...]) -> list[str]:
+    """Names that no other one beats: as good in every objective and better in one."""
+
+    def beats(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+        pairs = [(goal, one[goal.name], other[goal.name]) for goal in objectives]
+        return any(goal.better(ours, theirs) for goal, ours, theirs in pairs) and not any(
+            goal.better(theirs, ours) for goal, ours, theirs in pairs
+        )
+
+    return [name for name, own in figures.items() if not any(beats(other, own) for other in figures.values())]

@@ -1,0 +1,158 @@
+"""What a sweep found: trials grouped over seeds, the best configuration, a table and the Pareto picture."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.evaluation.spread import Spread
+from components.tuning.objective import DIRECTIONS, Objective, pareto_front
+from components.tuning.space import Values, without
+from components.tuning.trials import Figures, Trial
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SEED = "seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Trials of the same values but the seed."""
+
+    name: str
+    values: Values  # without the seed
+    trials: tuple[Trial, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every trial ran to the end of the stream: only then figures are comparable."""
+        return all(trial.state == "finished" for trial in self.trials)
+
+    @property
+    def means(self) -> Figures:
+        """Means over seeds of the figures that all trials have."""
+        names = set.intersection(*(set(trial.figures) for trial in self.trials))
+        return {name: statistics.fmean(trial.figures[name] for trial in self.trials) for name in sorted(names)}
+
+    def spread(self, figure: str) -> str:
+        """Mean and sample standard deviation over seeds, or nothing where a trial lacks the figure."""
+        values = [trial.figures[figure] for trial in self.trials if figure in trial.figures]
+        return str(Spread.of(values)) if len(values) == len(self.trials) else ""
+
+
+def settings_of(trials: Sequence[Trial]) -> list[Setting]:
+    """The settings in the order in which their first trial was begun."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(repr(without(trial.values, [SEED])), []).append(trial)
+    return [
+        Setting(
+            name=", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items()) or group[0].name,
+            values=values,
+            trials=tuple(group),
+        )
+        for group in groups.values()
+        for values in [without(group[0].values, [SEED])]
+    ]
+
+
+def best_of(settings: Sequence[Setting], objective: Objective) -> Setting | None:
+    """The whole setting with the best mean; the first of equals; None when none is whole or has the figure."""
+    able = [setting for setting in settings if setting.whole and objective.name in setting.means]
+    best: Setting | None = None
+    for setting in able:
+        if best is None or objective.better(setting.means[objective.name], best.means[objective.name]):
+            best = setting
+    return best
+
+
+def front_of(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> list[Setting]:
+    """Whole settings that no other one beats in all objectives."""
+    names = [objective.name for objective in objectives]
+    figures = {
+        setting.name: setting.means for setting in settings if setting.whole and all(n in setting.means for n in names)
+    }
+    front = set(pareto_front(figures, objectives))
+    return [setting for setting in settings if setting.name in front]
+
+
+def table(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: one setting a line, the best first; settings that are not whole come last and say why."""
+    fields = list(dict.fromkeys(field for setting in settings for field in setting.values))
+    figures = list(dict.fromkeys([*(each.name for each in objectives), "final_average", "forgetting"]))
+    header = [*fields, *figures, "trainable", "training", "trials"]
+    first = objectives[0]
+    sign = -1.0 if first.mode == "max" else 1.0
+
+    def place(setting: Setting) -> tuple[bool, float]:
+        return not setting.whole, sign * setting.means.get(first.name, 0.0)
+
+    front = {setting.name for setting in front_of(settings, objectives)} if len(objectives) > 1 else set()
+    lines: list[list[str]] = []
+    for setting in sorted(settings, key=place):
+        means = setting.means
+        lines.append(
+            [
+                *(str(setting.values.get(field, "")) for field in fields),
+                *(setting.spread(figure) for figure in figures),
+                f"{int(means['trainable_parameters']):,}" if "trainable_parameters" in means else "",
+                f"{means['train_s'] / 60:.1f} min" if "train_s" in means else "",
+                _states(setting) + (", Pareto front" if setting.name in front else ""),
+            ]
+        )
+    return header, lines
+
+
+def _states(setting: Setting) -> str:
+    """`3 finished`, or what else became of the trials."""
+    texts: list[str] = []
+    for trial in setting.trials:
+        after = f" after {trial.learned} tasks" if trial.state in ("stopped", "unfinished") else ""
+        texts.append(f"{trial.state}{after}" + (f" ({trial.reason})" if trial.reason else ""))
+    counted = {text: texts.count(text) for text in texts}
+    return ", ".join(f"{times} {text}" if times > 1 or len(counted) > 1 else text for text, times in counted.items())
+
+
+def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> Image | None:
+    """The first two objectives, or the only one against trainable parameters; colour is forgetting, the front joined.
+
+    None when no whole setting has both figures.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    up, along = objectives[:2] if len(objectives) > 1 else (objectives[0], _other_than(objectives[0]))
+    able = [each for each in settings if each.whole and along.name in each.means and up.name in each.means]
+    if not able:
+        return None
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    xs, ys = ([each.means[goal.name] for each in able] for goal in (along, up))
+    front = sorted((each.means[along.name], each.means[up.name]) for each in front_of(able, (up, along)))
+    axes.plot(
+        [x for x, _ in front], [y for _, y in front], color="#cc6677", linewidth=1.5, label="Pareto front", zorder=1
+    )
+    forgotten = [each.means.get("forgetting", 0.0) for each in able]
+    dots = axes.scatter(xs, ys, s=90, c=forgotten, cmap="viridis_r", edgecolors="black", linewidths=0.6, zorder=2)
+    figure.colorbar(dots, label="forgetting")
+    for each, x, y in zip(able, xs, ys, strict=True):
+        axes.annotate(each.name, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=8)
+    for goal, label in ((along, axes.set_xlabel), (up, axes.set_ylabel)):
+        label(f"{goal.name.replace('_', ' ')} ({'higher' if goal.mode == 'max' else 'lower'} is better)")
+    axes.margins(x=0.15, y=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return Image.open(buffer).convert("RGB")
+
+
+def _other_than(objective: Objective) -> Objective:
+    """What a single objective is drawn against."""
+    name = "trainable_parameters" if objective.name != "trainable_parameters" else "final_average"
+    return Objective(name=name, mode=DIRECTIONS[name])

@@ -1,0 +1,176 @@
+"""Ray Tune over trials: which run when, how many at once, and which end early."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from components.errors import ConfigError
+from components.training.config import ClusterConfig
+from components.training.launch import ray_session, user_error
+from components.tuning.objective import Objective
+from components.tuning.space import Axis, Values, plain
+from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, run_trial, trial_of
+
+Stopping = Literal["none", "asha"]
+VALUES = "values"  # Tune's only parameter where trials are listed beforehand
+TRIAL_CPUS = 1  # of the process that drives a trial's stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How trials are chosen and ended. `objectives[0]` decides; more than one only with `axes` left to Optuna."""
+
+    objectives: tuple[Objective, ...]
+    num_tasks: int
+    listed: tuple[Values, ...] = ()
+    """All trials, in order; or, for Optuna, those to begin with."""
+    axes: tuple[Axis, ...] = ()
+    """What Optuna draws from; empty: nothing but `listed` is tried."""
+    num_samples: int = 0
+    """Trials in all, where Optuna chooses."""
+    seed: int = 0
+    stopping: Stopping = "none"
+    grace: int
+    """Learned tasks before which no trial is ended."""
+
+
+Progress = Callable[[str, Figures | None], None]
+
+
+def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progress: Progress) -> list[Trial]:
+    """Run every trial (finished ones only report) and return them as they stand, in the order they were begun.
+
+    `at_once` limits how many run together; None: as many as the cluster holds. Raises `ConfigError` when not even one
+    fits. A trial that fails is recorded with its reason and does not stop the others.
+    """
+    wanted = at_once or streams_of_this_machine(plan.base.cluster)
+    folder = tempfile.mkdtemp(prefix="littoral-tune-")  # Tune's own notes; a sweep continues from its trials' folders
+    try:
+        with ray_session(plan.base, streams=wanted):
+            tuner = tune.Tuner(
+                tune.with_resources(tune.with_parameters(_tune_trial, plan=plan), {"CPU": TRIAL_CPUS}),
+                param_space={} if search.axes else {VALUES: tune.grid_search([dict(each) for each in search.listed])},
+                tune_config=tune.TuneConfig(
+                    scheduler=_scheduler(search),
+                    search_alg=optuna_search(search) if search.axes else None,
+                    num_samples=search.num_samples if search.axes else 1,
+                    max_concurrent_trials=min(wanted, room(plan.base.cluster)),
+                    reuse_actors=False,
+                ),
+                run_config=tune.RunConfig(
+                    name="trials", storage_path=folder, verbose=0, callbacks=[_Follower(plan, on_progress)]
+                ),
+            )
+            results = tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    trials: dict[str, Trial] = {}
+    for result in results:
+        values = _values(result.config or {})
+        trial = trial_of(plan, values, stopped=result.error is None, error=reason(result.error))
+        trials.setdefault(trial.name, trial)
+    return list(trials.values())
+
+
+def streams_of_this_machine(cluster: ClusterConfig) -> int:
+    """Streams that an embedded cluster runs at once: one a core, and never more workers than cores."""
+    return max(1, (os.cpu_count() or 1) // cluster.num_workers)
+
+
+def room(cluster: ClusterConfig) -> int:
+    """Trials that the running cluster can hold; each needs its own process, its workers and one CPU for Ray Data."""
+    resources = ray.cluster_resources()
+    needed = TRIAL_CPUS + cluster.num_workers + 1
+    holds = int(resources.get("CPU", 0)) // needed
+    if cluster.use_gpu:
+        holds = min(holds, int(resources.get("GPU", 0)) // cluster.num_workers)
+    if holds < 1:
+        gpus = f" and {cluster.num_workers} GPUs" if cluster.use_gpu else ""
+        raise ConfigError(
+            f"one trial needs {needed} CPUs{gpus}, the cluster has {int(resources.get('CPU', 0))} CPUs and "
+            f"{int(resources.get('GPU', 0))} GPUs; lower cluster.num_workers or add nodes."
+        )
+    return holds
+
+
+def reason(error: BaseException | None) -> str:
+    """What went wrong, in a line."""
+    if error is None:
+        return ""
+    known = user_error(error)
+    return str(known) if known else (str(error).strip().splitlines() or [repr(error)])[-1].strip()
+
+
+def _tune_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
+    """What Tune runs in a process of its own for every trial."""
+    run_trial(_values(config), plan, tune.report)
+
+
+def _values(config: dict[str, Any]) -> Values:
+    return {field: plain(value) for field, value in config.get(VALUES, config).items()}
+
+
+def _scheduler(search: Search) -> TrialScheduler:
+    if search.stopping == "none":
+        return FIFOScheduler()
+    first = search.objectives[0]
+    return ASHAScheduler(
+        time_attr=LEARNED,
+        metric=first.name,
+        mode=first.mode,
+        max_t=search.num_tasks,
+        grace_period=search.grace,
+        reduction_factor=2,
+    )
+
+
+def optuna_search(search: Search) -> Searcher:
+    """TPE over `search.axes`, beginning with `search.listed`; several objectives make it look for a Pareto front."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            "the search optuna needs Optuna; install it with `pip install 'littoral[optuna]'`."
+        ) from error
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names, modes = [each.name for each in search.objectives], [each.mode for each in search.objectives]
+    return OptunaSearch(
+        space={axis.field: axis.domain() for axis in search.axes},
+        metric=names if len(names) > 1 else names[0],
+        mode=modes if len(modes) > 1 else modes[0],
+        seed=search.seed,
+        points_to_evaluate=[dict(values) for values in search.listed] or None,
+    )
+
+
+class _Follower(tune.Callback):
+    """Tells of reports and failures on the driver."""
+
+    def __init__(self, plan: TrialPlan, on_progress: Progress) -> None:
+        self._plan, self._on_progress = plan, on_progress
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}  # Tune pickles its callbacks into its notes, which nobody reads again
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        self._on_progress(self._name(trial), result)
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        self._on_progress(self._name(trial), None)
+
+    def _name(self, trial: Any) -> str:
+        return str(self._plan.config(_values(trial.config)).run_id)

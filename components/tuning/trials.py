@@ -1,0 +1,157 @@
+"""Trials of a sweep: each is a run of its own, in a folder named by its values, and continues like any other run.
+
+A sweep therefore needs no state of Ray Tune's: started again, it finds what its trials left. Finished ones report what
+they found, unfinished ones go on inside their task, and nothing is unpickled from disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from components.evaluation.matrix import ScoreMatrix
+from components.events import Event, RowScored, StepDone, TaskStarted
+from components.recording import recorded_as, run_and_record
+from components.training.config import RunConfig
+from components.training.launch import FINISHED_FILE, finished_result, plan_stream, write_json
+from components.training.scoring import MATRIX_FILE
+from components.tuning.space import Values, configured, plain, trial_name
+
+TRIAL_FILE = "trial.json"
+LEARNED = "tasks_learned"
+
+Figures = dict[str, float]
+State = Literal["finished", "stopped", "failed", "unfinished"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What a trial is told: plain data."""
+
+    base: RunConfig  # its storage is the sweep's folder
+    parent: str | None  # MLflow run of the sweep
+    shared_dir: Path | None = None  # where trials leave and find learned tasks; None: every trial learns all of its own
+
+    def config(self, values: Values) -> RunConfig:
+        """The run of these values; its id is their name."""
+        return replace(configured(self.base, values), run_id=trial_name(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A trial as its folder tells it."""
+
+    name: str
+    values: Values
+    state: State
+    learned: int = 0  # tasks learned and scored
+    figures: Figures  # after the last of them
+    updates: int = 0  # optimizer updates that it made itself
+    reason: str = ""  # of a failed one
+    mlflow_id: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]) -> None:
+    """Run one trial, telling `report` its figures after every learned task, the last time when all is written.
+
+    A trial that was begun before tells what it has first, so that a scheduler sees every trial from its first task on.
+    """
+    stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
+    stream.run_dir.mkdir(parents=True, exist_ok=True)
+    costs = _Costs.read(stream.run_dir, values)
+    last = len(stream.stream.tasks)
+    finished = finished_result(stream) is not None
+    before = last if finished else learned_in(stream.run_dir)
+    for learned in range(1, before + 1):
+        if learned < last or finished:
+            report(figures_after(stream.run_dir, learned))
+    if finished:
+        return
+
+    def follow(event: Event) -> None:
+        costs.add(event)
+        if isinstance(event, RowScored) and event.tasks_learned:
+            write_json(stream.run_dir / TRIAL_FILE, asdict(costs))
+            # The last report comes below: a scheduler may end a trial at it.
+            if before < event.tasks_learned < last:
+                report(figures_after(stream.run_dir, event.tasks_learned))
+
+    run_and_record(stream, follow, parent=plan.parent)
+    report(figures_after(stream.run_dir, last))
+
+
+@dataclass(kw_only=True)
+class _Costs:
+    """What a trial has spent by its last row, kept beside its matrix: a continued trial goes on counting."""
+
+    values: Values
+    trainable_parameters: int = 0
+    train_s: list[float] = field(default_factory=list)  # by task
+    updates: int = 0  # made by this trial: what it took over from another one does not count
+
+    @classmethod
+    def read(cls, run_dir: Path, values: Values) -> _Costs:
+        path = run_dir / TRIAL_FILE
+        if not path.is_file():
+            return cls(values=values)
+        content = json.loads(path.read_text())
+        return cls(**{**content, "values": values})
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, TaskStarted):
+            self.trainable_parameters = max(self.trainable_parameters, event.trainable_parameters)
+        elif isinstance(event, StepDone):
+            self.updates += 1
+        elif isinstance(event, RowScored) and event.tasks_learned:
+            self.train_s[event.tasks_learned - 1 :] = [event.train_s]
+
+
+def begun_in(folder: Path) -> tuple[Values, ...]:
+    """The values of the trials that a sweep's folder holds, in the order of their names."""
+    files = sorted(folder.glob(f"*/{TRIAL_FILE}"))
+    return tuple(
+        {field: plain(value) for field, value in json.loads(file.read_text())["values"].items()} for file in files
+    )
+
+
+def learned_in(run_dir: Path) -> int:
+    """Tasks that are learned and scored in a run's folder."""
+    path = run_dir / MATRIX_FILE
+    return ScoreMatrix.read(path).num_learned if path.is_file() else 0
+
+
+def figures_after(run_dir: Path, learned: int) -> Figures:
+    """The matrix's figures after `learned` tasks and the costs until then."""
+    matrix = ScoreMatrix.read(run_dir / MATRIX_FILE).at(learned)
+    costs = _Costs.read(run_dir, {})
+    return {
+        LEARNED: learned,
+        **matrix.summary(),
+        "trainable_parameters": costs.trainable_parameters,
+        "train_s": sum(costs.train_s[:learned]),
+    }
+
+
+def trial_of(plan: TrialPlan, values: Values, *, stopped: bool = False, error: str = "") -> Trial:
+    """The trial of these values as its folder tells it; `stopped`: a scheduler ended it; `error`: what it failed of."""
+    config = plan.config(values)
+    assert config.run_id is not None
+    folder = config.storage.expanduser().resolve() / config.run_id
+    learned = learned_in(folder)
+    state: State = "failed" if error else "stopped" if stopped else "unfinished"
+    return Trial(
+        name=config.run_id,
+        values=values,
+        state="finished" if (folder / FINISHED_FILE).is_file() else state,
+        learned=learned,
+        figures=figures_after(folder, learned) if learned else {},
+        updates=_Costs.read(folder, values).updates,
+        reason=error,
+        mlflow_id=recorded_as(folder),
+    )

@@ -1,0 +1,304 @@
+"""Sweep fields of a run with Ray Tune, on figures of the score matrix. By default: pool size x rank of Continual LLaVA.
+
+    python pipelines/sweep.py [PRESET] [--space FIELD=VALUES ...] [--metric NAME ...] [--sweep-id ID] [--dotted.field V]
+    python pipelines/sweep.py --space method.rank=4,8,16 "training.optimizer.learning_rate=loguniform(1e-4,1e-2)"
+
+Every trial is a run in a folder of its own; the same command with the same --sweep-id goes on where a sweep was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pipelines.command import Command, guarded, parse, quiet_environment
+
+quiet_environment()
+
+from rich.console import Console  # noqa: E402  (the environment comes before heavy imports)
+from rich.table import Table  # noqa: E402
+
+from components.errors import ConfigError  # noqa: E402
+from components.sweep_tracking import SweepTracker, open_sweep_tracker  # noqa: E402
+from components.tracking_config import TrackingConfig, tracking_uri, ui_command  # noqa: E402
+from components.training.config import ClusterConfig, Json, RunConfig, flatten  # noqa: E402
+from components.training.launch import plan_stream, require_lasting_storage, write_json  # noqa: E402
+from components.tuning.objective import Objective, parse_objective  # noqa: E402
+from components.tuning.results import Setting, best_of, draw_pareto, settings_of, table  # noqa: E402
+from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine  # noqa: E402
+from components.tuning.space import (  # noqa: E402
+    GRID,
+    WHERE,
+    Axis,
+    configured,
+    parse_axis,
+    points,
+    require_space,
+    trial_name,
+)
+from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in  # noqa: E402
+from pipelines.report import markdown  # noqa: E402
+
+DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
+SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCommand(Command):
+    """A run's options, and what to vary."""
+
+    space: tuple[str, ...] = DEFAULT_SPACE
+    """FIELD=VALUES each: grid(...) or a list for every value; choice, uniform, loguniform, randint, ... to draw."""
+    metric: tuple[str, ...] = ("final_average",)
+    """What to raise or lower (NAME or NAME:max / NAME:min); several give a Pareto front, the first one decides."""
+    search: Literal["listed", "optuna"] = "listed"
+    """listed: every grid point, with --num-samples draws of what is drawn; optuna: TPE chooses (extra `optuna`)."""
+    num_samples: int = 10
+    """Draws for each grid point; for optuna: trials in all."""
+    seeds: int = 1
+    """Seeds for every setting: seed, seed + 1, ...; figures are then means over them."""
+    stopping: Stopping = "none"
+    """asha ends trials that are behind at equal numbers of learned tasks; none: what a published number needs."""
+    grace: int | None = None
+    """Learned tasks before which no trial is ended; default: half of the stream."""
+    share: bool = True
+    """Trials that agree on all that the first tasks' learning depends on learn those tasks once."""
+    at_once: int | None = None
+    """Trials that run together; default: what the machine or cluster holds."""
+    sweep_id: str | None = None
+    """Folder of the sweep below --storage; the same id continues it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep that has been checked."""
+
+    id: str
+    folder: Path
+    base: RunConfig  # storage and tracking are those of the trials
+    axes: tuple[Axis, ...]
+    search: Search
+    share: bool
+
+
+def main() -> int:
+    """Check the space, run the trials, show what they found."""
+    command = parse(
+        sys.argv[1:],
+        program="sweep.py",
+        description=(__doc__ or "").split("\n\n")[0],
+        kind=SweepCommand,
+        default_preset="coast-nano",
+    )
+    console = Console(highlight=False)
+    sweep = plan_sweep(command)
+    show_plan(sweep, console)
+    if command.dry_run:
+        return 0
+    trials = run_and_follow(sweep, command.at_once, console)
+    show_results(sweep, trials, console)
+    return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
+
+
+def plan_sweep(command: SweepCommand) -> Sweep:
+    """Resolve and check everything that can be checked before a process starts; raises `ConfigError`."""
+    run = command.run
+    require_lasting_storage(run.storage)
+    storage = run.storage.expanduser().resolve()
+    sweep_id = command.sweep_id or f"sweep-{run.stream.name}-{run.method.name}".replace("_", "-")
+    if command.seeds < 1 or command.num_samples < 1:
+        raise ConfigError(f"seeds is {command.seeds} and num_samples {command.num_samples}; both must be at least 1.")
+    axes = tuple(parse_axis(text) for text in command.space)
+    if command.seeds > 1:
+        axes = (*axes, Axis(field="seed", kind=GRID, arguments=tuple(run.seed + n for n in range(command.seeds))))
+    base = replace(
+        run,
+        run_id=None,
+        storage=storage / sweep_id,
+        tracking=replace(run.tracking, uri=tracking_uri(run.tracking, storage)),
+        cluster=replace(run.cluster, threads_per_worker=threads(command)),
+    )
+    require_space(base, axes)
+    num_tasks = len(plan_stream(replace(base, run_id="first")).stream.tasks)
+    objectives = tuple(parse_objective(text) for text in command.metric)
+    return Sweep(
+        id=sweep_id,
+        folder=storage / sweep_id,
+        base=base,
+        axes=axes,
+        share=command.share,
+        search=search_of(command, axes, objectives, num_tasks, storage / sweep_id),
+    )
+
+
+def threads(command: SweepCommand) -> int:
+    """Threads of a worker: this machine's cores shared by the trials that run together."""
+    cluster = command.run.cluster
+    together = command.at_once or streams_of_this_machine(cluster)
+    return cluster.threads_per_worker or max(1, (os.cpu_count() or 1) // (together * cluster.num_workers))
+
+
+def search_of(
+    command: SweepCommand, axes: tuple[Axis, ...], objectives: tuple[Objective, ...], num_tasks: int, folder: Path
+) -> Search:
+    """Which trials there will be, and which may be ended early; raises `ConfigError`."""
+    grace = command.grace if command.grace is not None else math.ceil(num_tasks / 2)
+    if not 1 <= grace <= num_tasks:
+        raise ConfigError(f"grace is {grace}; the stream has {num_tasks} tasks, so give 1 to {num_tasks}.")
+    if command.stopping == "asha" and len(objectives) > 1:
+        raise ConfigError("asha compares trials by one metric and several were given; use --stopping none.")
+    search = Search(
+        objectives=objectives, num_tasks=num_tasks, seed=command.run.seed, stopping=command.stopping, grace=grace
+    )
+    if command.search == "listed":
+        listed = points(axes, num_samples=command.num_samples, seed=command.run.seed)
+        return replace(search, listed=tuple({trial_name(values): values for values in listed}.values()))
+    for axis in axes:
+        if axis.kind == GRID:
+            raise ConfigError(f"optuna draws every field and {axis.field} is a grid; write {axis.field}=choice(...).")
+    return replace(search, axes=axes, num_samples=command.num_samples, listed=begun_in(folder)[: command.num_samples])
+
+
+def claim_folder(sweep: Sweep) -> str | None:
+    """Create the sweep's folder, or check that the existing one is this sweep; its MLflow run, if it has one."""
+    path = sweep.folder / SWEEP_FILE
+    if not path.is_file():
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        return None
+    stored = json.loads(path.read_text())
+    old, new = flatten(stored["sweep"]), flatten(identity(sweep))
+    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if different:
+        name = different[0]
+        raise ConfigError(
+            f"sweep {sweep.id} exists with {name} = {old.get(name)}, this command has {new.get(name)}; use the same "
+            "settings to continue it, or another --sweep-id."
+        )
+    return stored["mlflow_run"]
+
+
+def write_record(sweep: Sweep, trials: Sequence[Trial], mlflow_run: str | None) -> None:
+    """The sweep as JSON: what it is, and its trials as they stand."""
+    content = {"sweep": identity(sweep), "trials": [trial.to_json() for trial in trials], "mlflow_run": mlflow_run}
+    write_json(sweep.folder / SWEEP_FILE, content)
+
+
+def identity(sweep: Sweep) -> dict[str, Json]:
+    """What makes two commands the same sweep."""
+    run = {name: value for name, value in sweep.base.to_json().items() if name not in WHERE}
+    space: dict[str, Json] = {axis.field: f"{axis.kind}{axis.arguments}" for axis in sweep.axes}
+    return {"run": run, "space": space}
+
+
+def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> list[Trial]:
+    """Run the trials, tell of every learned task, and leave the sweep's files and its MLflow run up to date."""
+    tracker = open_sweep_tracker(
+        sweep.base.tracking, sweep.folder.parent, sweep.id, params=identity(sweep), resume_run_id=claim_folder(sweep)
+    )
+    write_record(sweep, [], tracker.run_id)
+    shared_dir = sweep.folder / "shared" if sweep.share else None
+    plan = TrialPlan(base=sweep.base, parent=tracker.run_id, shared_dir=shared_dir)
+    status = "FAILED"
+    try:
+        trials = run_trials(sweep.search, plan, at_once=at_once, on_progress=teller(sweep, console))
+        keep(sweep, trials, tracker)
+        status = "FINISHED"
+        return trials
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def teller(sweep: Sweep, console: Console) -> Progress:
+    """Prints one line for every learned task of every trial."""
+    first = sweep.search.objectives[0].name
+
+    def tell(name: str, figures: Figures | None) -> None:
+        if figures is None:
+            console.print(f"[red]{name} failed[/red]")
+        elif first in figures:
+            learned, num_tasks = int(figures[LEARNED]), sweep.search.num_tasks
+            console.print(f"{name}: {learned} of {num_tasks} tasks, {first.replace('_', ' ')} {figures[first]:.2f}")
+
+    return tell
+
+
+def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
+    """Write the record, the table, the best configuration and the Pareto picture; the last ones also to MLflow."""
+    settings, objectives = settings_of(trials), sweep.search.objectives
+    write_record(sweep, trials, tracker.run_id)
+    lines = markdown(*table(settings, objectives))
+    (sweep.folder / TABLE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    best = best_of(settings, objectives[0])
+    if best is not None:
+        write_json(sweep.folder / BEST_FILE, best_config(sweep, best).to_json())
+    picture = draw_pareto(settings, objectives)
+    if picture is not None:
+        picture.save(sweep.folder / PARETO_FILE)
+    tracker.keep(
+        stopped=[trial.mlflow_id for trial in trials if trial.state == "stopped" and trial.mlflow_id],
+        figures={} if best is None else best.means,
+        best={} if best is None else best.values,
+        table=lines,
+        picture=picture,
+    )
+
+
+def best_config(sweep: Sweep, best: Setting) -> RunConfig:
+    """The best setting as a run that anyone can start: nothing in it says where the sweep ran."""
+    config = configured(sweep.base, best.values)
+    return replace(config, storage=RunConfig().storage, tracking=TrackingConfig(), cluster=ClusterConfig())
+
+
+def updates_of(sweep: Sweep, trial: Trial) -> int:
+    """Updates that a trial makes which is neither ended nor takes anything over."""
+    plan = plan_stream(replace(configured(sweep.base, trial.values), run_id=trial.name))
+    return sum(lesson.num_updates for lesson in plan.lessons)
+
+
+def show_plan(sweep: Sweep, console: Console) -> None:
+    """What will be tried."""
+    search = sweep.search
+    number = search.num_samples if search.axes else len(search.listed)
+    console.print(f"[bold]sweep:[/bold] {sweep.folder}", soft_wrap=True)
+    for axis in sweep.axes:
+        console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False, soft_wrap=True)
+    goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
+    ends = f"ended early by asha from {search.grace} tasks on" if search.stopping == "asha" else "all run to their end"
+    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
+
+
+def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> None:
+    """The table, the best setting, what was saved, and where everything is."""
+    settings = settings_of(trials)
+    header, lines = table(settings, sweep.search.objectives)
+    shown = Table(header_style="bold")
+    for name in header:
+        shown.add_column(name.rpartition(".")[2], overflow="fold")
+    for line in lines:
+        shown.add_row(*line)
+    console.print(shown)
+    made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
+    saved = ", the rest was shared or ended early" if made < whole else ""
+    console.print(f"{made} of {whole} updates of the plain sweep were made (ratio {made / max(whole, 1):.2f}){saved}")
+    best = best_of(settings, sweep.search.objectives[0])
+    if best is None:
+        console.print("No setting ran to the end of the stream, so none is called the best.")
+    else:
+        console.print(f"Best by {sweep.search.objectives[0].name}: {best.name}", markup=False)
+        hint = f"Run it again: python pipelines/coast.py {sweep.folder / BEST_FILE}"
+        console.print(hint, soft_wrap=True, markup=False)
+    if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
+        console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

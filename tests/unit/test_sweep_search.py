@@ -1,0 +1,69 @@
+"""What chooses trials: Optuna behind Ray Tune's interface, without a cluster.
+
+python -m pytest tests/unit/test_sweep_search.py
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from components.errors import ConfigError
+from components.training.config import ClusterConfig
+from components.tuning.objective import parse_objective
+from components.tuning.search import Search, optuna_search, reason, streams_of_this_machine
+from components.tuning.space import Values, parse_axis
+
+AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.learning_rate=loguniform(1e-4, 1e-1)"))
+
+
+def searched(*objectives: str, trials: int, listed: tuple[Values, ...] = ()) -> list[dict[str, float]]:
+    """What is suggested, one after another, when high ranks are good and cost parameters."""
+    goals = tuple(parse_objective(text) for text in objectives)
+    search = optuna_search(
+        Search(objectives=goals, num_tasks=4, axes=AXES, num_samples=trials, listed=listed, seed=0, grace=2)
+    )
+    suggested: list[dict[str, float]] = []
+    for number in range(trials):
+        values = search.suggest(f"trial-{number}")
+        assert values is not None
+        suggested.append(values)
+        rank = values["method.rank"]
+        figures = {"final_average": 10.0 * rank, "trainable_parameters": 100.0 * rank, "forgetting": 0.0}
+        search.on_trial_complete(f"trial-{number}", result={"training_iteration": 4, **figures})
+    return suggested
+
+
+def test_optuna_finds_what_is_good() -> None:
+    found = searched("final_average", trials=40)
+    assert all(1 <= values["method.rank"] <= 8 for values in found)
+    early, late = ([values["method.rank"] for values in part] for part in (found[:10], found[-10:]))
+    assert sum(late) > sum(early)
+    assert max(late) == 8
+
+
+def test_it_looks_the_other_way_where_less_is_better() -> None:
+    assert min(values["method.rank"] for values in searched("trainable_parameters", trials=40)[-10:]) == 1
+
+
+def test_several_objectives_keep_both_ends() -> None:
+    ranks = [values["method.rank"] for values in searched("final_average", "trainable_parameters", trials=40)]
+    assert {min(ranks), max(ranks)} == {1, 8}
+
+
+def test_a_continued_search_begins_with_what_was_tried() -> None:
+    first: Values = {"method.rank": 3, "training.optimizer.learning_rate": 0.01}
+    assert searched("final_average", trials=3, listed=(first,))[0] == first
+
+
+def test_a_reason_is_one_line_and_the_users_own_error_where_there_is_one() -> None:
+    failed = RuntimeError("a worker\nfailed")
+    failed.__cause__ = ConfigError("the loss became nan; lower the rate.")
+    assert reason(failed) == "the loss became nan; lower the rate."
+    assert reason(RuntimeError("first line\nlast line\n")) == "last line"
+    assert reason(None) == ""
+
+
+@pytest.mark.parametrize(("workers", "streams"), [(1, 8), (2, 4), (3, 2), (9, 1)])
+def test_streams_share_the_cores(workers: int, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert streams_of_this_machine(ClusterConfig(num_workers=workers)) == streams
