@@ -4,6 +4,8 @@
     python pipelines/judge.py runs/first --judge.kind endpoint --judge.base-url http://127.0.0.1:8000/v1 --judge.model M
     python pipelines/judge.py runs/first --judge.kind local --judge.model DIR
 
+With --price-per-million-input and --price-per-million-output the summary tells the cost of an endpoint's verdicts, each
+counted once, whether it was asked now or is in the cache; it is unknown where the endpoint did not count its tokens.
 Writes `judged_matrix.json` into the run's folder (0..100, ten times the mean grade) and adds it to the run in MLflow.
 Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where it stopped, and asks nothing twice.
 """
@@ -11,7 +13,7 @@ Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +28,16 @@ from rich.progress import Progress  # noqa: E402
 
 from components.console import Console  # noqa: E402
 from components.errors import ConfigError  # noqa: E402
-from components.evaluation.judge import Exchange, Judge, Verdict, VerdictCache, cell, judged  # noqa: E402
+from components.evaluation.judge import (  # noqa: E402
+    Exchange,
+    Judge,
+    Price,
+    Verdict,
+    VerdictCache,
+    cell,
+    judged,
+    total_usage,
+)
 from components.evaluation.judges import WEAKNESS, JudgeConfig  # noqa: E402
 from components.evaluation.matrix import ScoreMatrix  # noqa: E402
 from components.recorded import FinishedRun, read_run  # noqa: E402
@@ -49,18 +60,34 @@ class Judgement:
     """Share of a cell's replies that may stay without a grade; with more, the cell is missing. None counts as zero."""
     cache: Path | None = None
     """File of verdicts; default: judge_cache.jsonl beside the run's folder."""
+    price_per_million_input: float | None = None
+    """What the endpoint charges for a million tokens of prompts, in any currency."""
+    price_per_million_output: float | None = None
+    """The same for a million tokens of replies; give both prices or none."""
     debug: bool = False
     """A traceback instead of one sentence."""
+
+    @property
+    def price(self) -> Price | None:
+        """The endpoint's prices, if they were given; raises `ConfigError` for half of them or for another judge."""
+        given = (self.price_per_million_input, self.price_per_million_output)
+        if given == (None, None):
+            return None
+        if given[0] is None or given[1] is None:
+            raise ConfigError("one price is missing; give --price-per-million-input and --price-per-million-output.")
+        if self.judge.kind != "endpoint":
+            raise ConfigError(f"the judge is {self.judge.kind}, which charges nothing; prices belong to an endpoint.")
+        return Price(input=given[0], output=given[1])
 
 
 def main() -> int:
     """Judge every reply, write the matrix, show it."""
     command = tyro.cli(Judgement, prog="judge.py", description=(__doc__ or "").split("\n\n")[0])
-    path = command.run.expanduser().resolve()
+    path, price = command.run.expanduser().resolve(), command.price
     run, judge = read_run(path), command.judge.build()
-    cells = judge_cells(command, path, judge)
+    cells, asked = judge_cells(command, path, judge)
     matrix = matrix_of(run, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
-    facts = facts_of(judge, cells)
+    facts = facts_of(judge, cells, asked, price)
     matrix.write(
         path / MATRIX_FILE,
         stream=run.config.stream.name,
@@ -75,15 +102,16 @@ def main() -> int:
     return 0
 
 
-def judge_cells(command: Judgement, path: Path, judge: Judge) -> Cells:
-    """The verdicts of every cell of the matrix."""
+def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, list[Verdict]]:
+    """The verdicts of every cell of the matrix, and each verdict once: equal exchanges are asked once."""
     exchanges = dict(cells_of(path, command.limit))
     cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
     everything = [exchange for found in exchanges.values() for exchange in found]
     with Progress(transient=True) as progress:
         bar = progress.add_task("judging", total=len(everything))
-        verdicts = iter(judged(judge, everything, cache, lambda done: progress.update(bar, completed=done)))
-    return {key: [next(verdicts) for _ in found] for key, found in exchanges.items()}
+        verdicts = judged(judge, everything, cache, lambda done: progress.update(bar, completed=done))
+    asked, left = dict(zip(everything, verdicts, strict=True)), iter(verdicts)
+    return {key: [next(left) for _ in found] for key, found in exchanges.items()}, list(asked.values())
 
 
 def cells_of(path: Path, limit: int | None) -> Iterator[tuple[tuple[str, str], list[Exchange]]]:
@@ -115,22 +143,29 @@ def matrix_of(run: FinishedRun, cells: dict[tuple[str, str], float | None]) -> S
     return ScoreMatrix.from_scores(tasks, rows)
 
 
-def facts_of(judge: Judge, cells: Cells) -> dict[str, object]:
-    """What a reader needs to trust or distrust the figures."""
+def facts_of(judge: Judge, cells: Cells, asked: Sequence[Verdict], price: Price | None) -> dict[str, object]:
+    """What a reader needs to trust or distrust the figures, and what they cost; None stands for unknown."""
     verdicts = [verdict for found in cells.values() for verdict in found]
-    return {
+    usage = total_usage(asked)
+    facts: dict[str, object] = {
         "judge": judge.identity,
         "judged": len(verdicts),
         "failed": sum(verdict.score is None for verdict in verdicts),
-        "tokens": sum(verdict.tokens for verdict in verdicts),
+        "asked": len(asked),
+        "input_tokens": None if usage is None else usage.input,
+        "output_tokens": None if usage is None else usage.output,
     }
+    if price is not None:
+        facts["cost"] = None if usage is None else round(price.of(usage), 6)
+    return facts
 
 
 def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, object]) -> None:
     """The judged matrix, and what to think of it."""
     console = Console()
     console.print_matrix(matrix)
-    console.print_outcome({**{name: str(value) for name, value in facts.items()}, "written": str(path / MATRIX_FILE)})
+    told = {name: "unknown" if value is None else str(value) for name, value in facts.items()}
+    console.print_outcome({**told, "written": str(path / MATRIX_FILE)})
     if WEAKNESS[command.judge.kind]:
         print(f"Read it with care: {WEAKNESS[command.judge.kind]}")
 

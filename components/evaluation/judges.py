@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.errors import ConfigError
-from components.evaluation.judge import HIGHEST, Exchange, Judge, Parser, Verdict, parse_grade, prompt_text
+from components.evaluation.judge import HIGHEST, Exchange, Judge, Parser, Usage, Verdict, parse_grade, prompt_text
 
 if TYPE_CHECKING:
     import requests
@@ -183,10 +183,10 @@ class EndpointJudge:
         try:
             content = answer.json()
             said = str(content["choices"][0]["message"]["content"])
-            tokens = int(content.get("usage", {}).get("total_tokens", 0))
+            usage = _usage(content)
         except (ValueError, KeyError, IndexError, TypeError):
             return Verdict(score=None, failure="its answer is no chat completion")
-        return _verdict(said, self.config.parser, tokens)
+        return _verdict(said, self.config.parser, usage)
 
     def _post(self, prompt: str) -> requests.Response:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
@@ -217,10 +217,19 @@ def _asked(config: JudgeConfig) -> str:
     return f"{config.model} {config.prompt} {config.parser} t{config.temperature:g} n{config.max_tokens}"
 
 
-def _verdict(said: str, parser: Parser, tokens: int = 0) -> Verdict:
+def _usage(content: dict[str, Any]) -> Usage | None:  # Any: the JSON of a chat completion
+    """The tokens of an answer's usage block; None where the endpoint counts none."""
+    usage = content.get("usage") or {}
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    if not all(isinstance(count, int) for count in counts):
+        return None
+    return Usage(input=counts[0], output=counts[1])
+
+
+def _verdict(said: str, parser: Parser, usage: Usage | None = None) -> Verdict:
     grade = parse_grade(said, parser)
     failure = None if grade is not None else f"it gave no grade from 0 to 10 ({parser} parser)"
-    return Verdict(score=grade, said=said.strip(), failure=failure, tokens=tokens)
+    return Verdict(score=grade, said=said.strip(), failure=failure, usage=usage)
 
 
 def _passing(error: BaseException) -> bool:
