@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from components.data.constraints import constraint
 from components.data.layouts import Item, as_llava
 from components.data.pictures import picture_path, read_picture
 from components.data.reports import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.errors import DataError
 
-METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall")  # the keys of evaluation's SCORERS; a test compares
+# The keys of evaluation's SCORERS; a test compares.
+METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints")
 _CHUNK = 1 << 20  # characters read at a time from a JSON list
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyond 16 bits; whole ones come in pairs
 _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
+_LETTER = re.compile(r"[A-Z]")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
@@ -203,6 +206,14 @@ def check_fit(metric: str, answers: tuple[str, ...]) -> None:
         raise ItemError("answer does not fit", f"the metric yes_no needs yes or no, the answer is {answers[0]!r}")
     if metric == "iou" and not any(_is_box(answer) for answer in answers):
         raise ItemError("answer does not fit", f"the metric iou needs [x1,y1,x2,y2], the answer is {answers[0]!r}")
+    if metric == "choice" and not any(_LETTER.fullmatch(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric choice needs a letter, the answer is {answers[0]!r}")
+    if metric == "constraints":
+        try:
+            for answer in answers:
+                constraint(answer)
+        except DataError as error:
+            raise ItemError("answer does not fit", str(error).rstrip(".")) from error
 
 
 def _is_box(answer: str) -> bool:

@@ -38,8 +38,10 @@ _NUMBER_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 def form_of(metric: str, answers: Sequence[str]) -> Form:
     """The form that a row asks for, told by its metric and accepted answers."""
     plain = [normalise(answer) for answer in answers]
-    if metric == "recall":
+    if metric in ("recall", "constraints"):
         return "text"
+    if metric == "choice":
+        return "letter"
     if metric == "iou":
         return "box"
     if metric == "yes_no" or all(answer in ("yes", "no") for answer in plain):

@@ -60,6 +60,20 @@ CASES = [
     ("recall", "a dog", ["cat, dog, hot dog, tree"], 0.25),
     ("recall", "catalogue", ["cat"], 0.0),
     ("recall", "red hearts, hot dog", ["red heart", "hot dog", "hot dog"], 1.0),
+    ("choice", "B", ["B", "a dog"], 1.0),
+    ("choice", "(B)", ["B"], 1.0),
+    ("choice", "B. A dog, not a cat.", ["B"], 1.0),
+    ("choice", "The answer is B, as A is blue.", ["B"], 1.0),
+    ("choice", "I choose (C) here.", ["C"], 1.0),
+    ("choice", "Either (A) or (C).", ["C"], 0.0),  # no choice
+    ("choice", "It must be D.", ["D"], 1.0),
+    ("choice", "A dog", ["B", "a dog"], 1.0),  # an article and not the letter
+    ("choice", "A dog", ["A", "a cat"], 0.0),
+    ("choice", "b", ["B", "a dog"], 1.0),
+    ("choice", "an answer a child gives", ["A"], 0.0),
+    ("choice", "C", ["B", "C"], 1.0),  # two letters are right
+    ("constraints", "The cat sat.", ["starts_with: the", "max_words: 2", "include: cat", "avoid: dog"], 0.75),
+    ("constraints", "anything", ["rhymes: yes"], 0.0),  # no such constraint
     ("recall", "boxes", ["box"], 1.0),
     ("recall", "box", ["boxes"], 1.0),
 ]
@@ -121,7 +135,16 @@ def test_unknown_metric() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "answers"), [("exact", []), ("exact", [" "]), ("iou", ["[0,0,0,1]", "x"]), ("yes_no", ["maybe"])]
+    ("metric", "answers"),
+    [
+        ("exact", []),
+        ("exact", [" "]),
+        ("iou", ["[0,0,0,1]", "x"]),
+        ("yes_no", ["maybe"]),
+        ("choice", ["a dog"]),
+        ("constraints", ["max_words: few"]),
+        ("constraints", ["include: x", "case: title"]),
+    ],
 )
 def test_references_that_cannot_score(metric: str, answers: list[str]) -> None:
     with pytest.raises(DataError):

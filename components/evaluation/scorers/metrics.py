@@ -1,7 +1,7 @@
 """Per-sample metrics: pure functions `(prediction, answers) -> score` in 0..1, and the table that names them.
 
-The best of several accepted answers counts (except for `recall`, whose answers are a list to be found). An empty
-prediction is always 0. Averages over samples, times 100, are the cells of the score matrix.
+The best of several accepted answers counts (except for `recall` and `constraints`, whose answers are lists to be
+fulfilled). An empty prediction is always 0. Averages over samples, times 100, are the cells of the score matrix.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from components.data.constraints import constraint
 from components.errors import ConfigError, DataError
+from components.evaluation.scorers.suites import choice, constraints
 
 Scorer = Callable[[str, Sequence[str]], float]
 Box = tuple[float, float, float, float]
@@ -94,6 +96,8 @@ SCORERS: dict[str, Scorer] = {
     "iou": iou,
     "yes_no": yes_no,
     "recall": recall,
+    "choice": choice,
+    "constraints": constraints,
 }
 
 
@@ -118,6 +122,11 @@ def check_answers(metric: str, answers: Sequence[str]) -> None:
         raise DataError(f"Metric iou needs an answer '[x1,y1,x2,y2]' with x1 < x2 and y1 < y2, given: {list(answers)}.")
     if metric == "yes_no" and all(_first_yes_no(answer) is None for answer in answers):
         raise DataError(f"Metric yes_no needs 'yes' or 'no' as an answer, given: {list(answers)}.")
+    if metric == "choice" and not any(re.fullmatch(r"[A-Z]", answer) for answer in answers):
+        raise DataError(f"Metric choice needs a capital letter as an answer, given: {list(answers)}.")
+    if metric == "constraints":
+        for answer in answers:
+            constraint(answer)
 
 
 def parse_box(text: str) -> Box | None:
