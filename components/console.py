@@ -11,10 +11,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from components.evaluation import general
 from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
+from components.evaluation.general import GeneralScores
 from components.evaluation.ledger import Difference
 from components.evaluation.matrix import LABELS, ScoreMatrix
-from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, TaskStarted
+from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.time_left import PlannedTask, TimeLeft, duration_text
 
 FEW_UPDATES = 50  # below it a task is hardly learned, and forgetting says nothing
@@ -75,6 +77,8 @@ class Console:
                 self._show(line, event.done, event.total, now_s)
             case RowScored():
                 self._print_row(event)
+            case SuitesScored():
+                self._print_suites(event)
             case Note():
                 style = "bold yellow" if event.warning else ""
                 self._out.print(Text(("Warning: " if event.warning else "") + event.text, style=style), soft_wrap=True)
@@ -153,6 +157,14 @@ class Console:
         self._out.print(line, soft_wrap=True)
         self._last_line_s = self._clock()
 
+    def _print_suites(self, event: SuitesScored) -> None:
+        """What the general suites scored, as a line."""
+        scores = "  ".join(f"{suite} {found['score']:.1f}" for suite, found in event.figures.items())
+        name = f"General ability after {event.after}: " if event.tasks_learned else "General ability before: "
+        line = Text.assemble((name, "bold"), f"{scores}  (scored {duration_text(event.evaluate_s)})")
+        self._out.print(line, soft_wrap=True)
+        self._last_line_s = self._clock()
+
     # ---- at the end
 
     def print_matrix(self, matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix] | None = None) -> None:
@@ -160,6 +172,23 @@ class Console:
         self.close()
         self._out.print(_matrix_table(matrix, readings or {}))
         self._out.print(_figures_table(matrix, readings or {}))
+
+    def print_general(self, scores: GeneralScores, final_average: float | None = None) -> None:
+        """What is left of the general suites, and the means over them; nothing without suites."""
+        self.close()
+        kept = scores.kept()
+        if not kept:
+            return
+        table = Table(title="General ability", title_style="bold", header_style="bold")
+        table.add_column("suite", overflow="fold")
+        for column in ("before", "after", "difference", "retained"):
+            table.add_column(column, justify="right")
+        for suite, found in kept.items():
+            share = "·" if found.retained is None else f"{found.retained:.2f}"
+            table.add_row(Text(suite), f"{found.before:.1f}", f"{found.after:.1f}", f"{found.difference:+.1f}", share)
+        self._out.print(table)
+        for name, value in scores.summary(final_average).items():
+            self._out.print(Text.assemble((f"{general.LABELS[name]}: ", "bold"), f"{value:.2f}"), soft_wrap=True)
 
     def print_ledger(self, differences: Sequence[Difference]) -> None:
         """The run against published results of its method: ours minus theirs, and what was done otherwise."""

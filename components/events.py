@@ -65,6 +65,17 @@ class RowScored:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuitesScored:
+    """The general suites after so many tasks; told again when a resumed stream comes by here."""
+
+    tasks_learned: int  # 0 = before any training
+    after: str  # "zero-shot" or the task just learned
+    figures: dict[str, dict[str, float]]  # by suite; "score" is 0..100
+    retention: dict[str, float]  # see evaluation/general.py; empty before the first task
+    evaluate_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note:
     """Something a person should read: a warning or a plain message."""
 
@@ -72,4 +83,4 @@ class Note:
     warning: bool = False
 
 
-Event = TaskStarted | StepDone | EvaluationProgress | RowScored | Note
+Event = TaskStarted | StepDone | EvaluationProgress | RowScored | SuitesScored | Note

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from components.errors import ConfigError, LittoralError
 from components.evaluation.contributions import ScoredRun
+from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.tracking_config import TrackingConfig, tracking_uri
 from components.training.config import Json, RunConfig
@@ -45,6 +46,7 @@ class FinishedRun:
     oracle: ScoreMatrix | None
     cost: Cost | None  # None for a run without MLflow
     mlflow_id: str | None = None  # None for a record or a run without MLflow
+    general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
 
 
 def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
@@ -73,6 +75,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
         cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
         mlflow_id=mlflow_id,
+        general=GeneralScores.read(path / GENERAL_FILE),
     )
 
 
@@ -97,6 +100,8 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         "oracle_matrix": None if run.oracle is None else _matrix(run.oracle, config),
         "item_scores": item_scores(run.path),
     }
+    if run.general.figures:
+        content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -144,6 +149,7 @@ def _from_record(path: Path) -> FinishedRun:
             matrix=ScoreMatrix.from_dict(content["score_matrix"]),
             oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
             cost=None if cost is None else Cost(**cost),
+            general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
         )
     except LittoralError:
         raise

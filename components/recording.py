@@ -62,7 +62,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         plan.run_dir.name,
         params=config.to_json(),
         tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
-        datasets=dataset_records(plan.stream),
+        datasets=dataset_records(plan.stream, plan.suites),
         resume_run_id=recorded_as(plan.run_dir),
         on_note=follow,
     )

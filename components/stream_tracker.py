@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from components.events import Event, Note, RowScored, StepDone, TaskStarted
+from components.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.fingerprint import code_fingerprint
 from components.patience import Patience
 from components.row_book import RowBook
-from components.run_facts import git_commit
+from components.run_facts import git_commit, metric_names
 from components.tracking_config import DatasetRecord, Status, Tracker
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class StreamTracker(Tracker):
         self._patience = Patience(on_note)
         self._book = RowBook()
         self._waiting_rows: list[RowScored] = []
+        self._waiting_suites: list[SuitesScored] = []
         self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
         self._last_sent_s = 0.0
 
@@ -132,6 +133,9 @@ class StreamTracker(Tracker):
                 self._send_children()
                 self._waiting_rows.append(event)
                 self._send_rows()
+            case SuitesScored():
+                self._waiting_suites.append(event)
+                self._send_suites()
             case _:
                 pass  # notes and progress are for the console
 
@@ -141,11 +145,13 @@ class StreamTracker(Tracker):
         self._end_children(status)
         self._send_children()
         self._send_rows()
+        self._send_suites()
         closed = self._patience.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
-        if self._children or self._waiting_rows or not closed:
+        if self._children or self._waiting_rows or self._waiting_suites or not closed:
             self._patience.warn(
-                f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix "
-                f"and the curves of {len(self._children)} tasks; the run's own files are whole."
+                f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix, "
+                f"{len(self._waiting_suites)} of the general suites and the curves of {len(self._children)} tasks; the "
+                "run's own files are whole."
             )
 
     # ---- the task's run
@@ -245,6 +251,28 @@ class StreamTracker(Tracker):
         tags = {"checkpoint": uri, "after": row.after, "tasks_learned": str(row.tasks_learned)}
         name = f"{self._tags.get('method', 'adapter')} after {row.tasks_learned:02d} {row.after}"
         return self._store.put_model(self._parent, name, self._tags | tags, row.tasks_learned)
+
+    # ---- general suites
+
+    def _send_suites(self) -> None:
+        """Record the waiting results in order; those that could not be sent stay for the next time."""
+        while self._waiting_suites:
+            event = self._waiting_suites[0]
+            if not self._patience.attempt("general suites", lambda event=event: self._record_suites(event)):
+                return
+            del self._waiting_suites[0]
+
+    def _record_suites(self, event: SuitesScored) -> None:
+        """general/SUITE and, beside it, every other figure of the suite, at step = tasks learned."""
+        names, step, run_id = metric_names(list(event.figures)), event.tasks_learned, self._parent
+        values = {f"general/{names[suite]}": found["score"] for suite, found in event.figures.items()}
+        if step and any(self._store.last_step(run_id, key) >= step for key in values):
+            return  # a resumed stream tells its suites again
+        for suite, found in event.figures.items():
+            legal = metric_names([figure for figure in found if figure != "score"])
+            values |= {f"general/{names[suite]} {legal[figure]}": found[figure] for figure in legal}
+        values |= {f"retention/{name}": value for name, value in event.retention.items()}
+        self._store.put_points(run_id, points(values, step=step))
 
     def _title(self) -> str:
         names = [self._tags.get(key, "") for key in ("method", "stream")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.errors import ConfigError
 from components.events import Event
@@ -53,18 +55,19 @@ class DatasetRecord:
     context: str  # "train" or "test"
 
 
-def dataset_records(stream: TaskStream) -> list[DatasetRecord]:
-    """The train and test splits of a stream, identified by their manifests."""
+def dataset_records(stream: TaskStream, suites: Sequence[Suite] = ()) -> list[DatasetRecord]:
+    """The train and test splits of a stream and the general suites, identified by their manifests."""
+    splits = [(task.name, *part) for task in stream.tasks for part in (("train", task.train), ("test", task.test))]
+    splits += [(suite.name, "test", suite.test) for suite in suites]
     return [
         DatasetRecord(
-            name=f"{task.name}/{context}",
+            name=f"{name}/{context}",
             digest=split.digest,
             uri=split.path.as_uri(),
             num_rows=split.num_rows,
             context=context,
         )
-        for task in stream.tasks
-        for context, split in (("train", task.train), ("test", task.test))
+        for name, context, split in splits
     ]
 
 

@@ -78,15 +78,21 @@ def show_plan(console: Console, plan: Plan) -> None:
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
         f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
     }
+    if plan.suites:
+        listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
+        when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"
+        facts["general suites"] = f"{listed}, before the stream and {when}"
     console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot)
 
 
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     """The matrix, its figures, and where everything is."""
     console.print_matrix(result.matrix, result.readings)
+    console.print_general(result.general, result.matrix.summary().get("final_average"))
     protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
     console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
-    paths = {name: str(plan.run_dir / Path(name)) for name in ("score_matrix.json", "predictions", "checkpoints")}
+    names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")
+    paths = {name: str(plan.run_dir / Path(name)) for name in names}
     console.print_outcome(paths, where_to_look(plan))
 
 

@@ -97,7 +97,9 @@ def main() -> int:
         if command.picture is not None:
             print(write_calibration(runs, command.picture.expanduser()))
     else:
-        put(*table_of(runs), command.markdown)
+        for number, table in enumerate([table_of(runs), *general_tables(runs)]):
+            print("\n" * bool(number), end="")
+            put(*table, command.markdown)
     return 0
 
 
@@ -108,6 +110,35 @@ def table_of(runs: Sequence[FinishedRun]) -> tuple[Line, list[Line]]:
     header = ["method", *tasks, "final average", "forgetting", *SPLIT, "trainable", "training", "seeds"]
     lines = [*control_lines(runs), *(line for group in grouped(runs) for line in group_lines(group))]
     return header, lines
+
+
+def general_tables(runs: Sequence[FinishedRun]) -> list[tuple[Line, list[Line]]]:
+    """What is left of general ability, one table for all runs that scored suites; none where no run did.
+
+    A cell reads *before the stream -> after it*; the figures are those of components/evaluation/general.py.
+    """
+    measured = [run for run in runs if run.general.kept()]
+    if not measured:
+        return []
+    suites = list(dict.fromkeys(suite for run in measured for suite in run.general.kept()))
+    header = ["method", *suites, "difference", "retained", "with final average", "seeds"]
+    return [(header, [general_line(group, suites) for group in grouped(measured)])]
+
+
+def general_line(group: Sequence[FinishedRun], suites: Sequence[str]) -> Line:
+    """Means over seeds; a cell that not every run of the group has stays empty."""
+    kept = [run.general.kept() for run in group]
+    line = [label(group[0])]
+    for suite in suites:
+        found = [one[suite] for one in kept if suite in one]
+        before, after = [one.before for one in found], [one.after for one in found]
+        line.append(f"{Spread.of(before)} -> {Spread.of(after)}" if len(found) == len(group) else "")
+    summaries = [run.general.summary(run.matrix.summary().get("final_average")) for run in group]
+    for figure in ("mean_difference", "mean_retained", "hmean"):
+        values = [summary[figure] for summary in summaries if figure in summary]
+        scale = 100.0 if figure == "mean_retained" else 1.0  # percent, as the rest
+        line.append(str(Spread.of([scale * value for value in values])) if len(values) == len(group) else "")
+    return [*line, ", ".join(str(run.config.seed) for run in group)]
 
 
 def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:

@@ -83,12 +83,20 @@ class EvaluationConfig:
     """For routed methods: score a second time with the task known, so that forgetting splits into routing and drift."""
     limit: int | None = None
     """Only the first rows of each test split."""
+    suites: tuple[str, ...] = ()
+    """General suites, scored before the stream and after it and never trained on: mini-general, mini-constraints, or
+    folders that pipelines/prepare.py wrote. They are scored whole, whatever `limit` says."""
+    suites_after_every_task: bool = False
+    """Score the suites after every task, not only before the first and after the last."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"evaluation.{name} is {value}, it must be at least 1.")
+        doubled = {name for name in self.suites if self.suites.count(name) > 1}
+        if doubled:
+            raise ConfigError(f"evaluation.suites names {sorted(doubled)[0]} twice; a suite is scored once.")
 
 
 @dataclass(frozen=True, kw_only=True)

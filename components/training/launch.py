@@ -29,8 +29,11 @@ from ray.util.queue import Empty, Queue
 from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from components.data.streams import open_stream
+from components.data.suites.opening import open_suites
+from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
+from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
@@ -56,6 +59,7 @@ class StreamResult:
 
     matrix: ScoreMatrix
     readings: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/scoring.py
+    general: GeneralScores  # of the general suites; empty without any
 
     @property
     def oracle(self) -> ScoreMatrix | None:
@@ -70,6 +74,7 @@ class Plan:
     config: RunConfig
     stream: TaskStream
     lessons: tuple[Lesson, ...]
+    suites: tuple[Suite, ...]
     run_dir: Path
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
@@ -81,7 +86,8 @@ def plan_stream(config: RunConfig) -> Plan:
     require_lasting_storage(config.storage)
     stream = open_stream(config.stream)
     run_dir = config.storage.expanduser().resolve() / config.run_id
-    return Plan(config=config, stream=stream, lessons=plan_lessons(config, stream), run_dir=run_dir)
+    suites = open_suites(config.evaluation.suites, config.stream, stream)
+    return Plan(config=config, stream=stream, lessons=plan_lessons(config, stream), suites=suites, run_dir=run_dir)
 
 
 def require_lasting_storage(storage: Path) -> None:
@@ -124,14 +130,17 @@ def read_result(run_dir: Path) -> StreamResult:
     """The matrices a run has written so far."""
     files = {name: reading_file(run_dir, name) for name in READINGS}
     readings = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
-    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), readings=readings)
+    general = GeneralScores.read(run_dir / GENERAL_FILE)
+    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), readings=readings, general=general)
 
 
 def check_run_dir(plan: Plan) -> None:
     """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
     path = plan.run_dir / CONFIG_FILE
     if path.is_file():
-        _require_same_run(plan, json.loads(path.read_text()), _identity(plan))
+        stored = json.loads(path.read_text())
+        # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
+        _require_same_run(plan, stored | RunConfig.from_json(stored).to_json(), _identity(plan))
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
@@ -149,7 +158,8 @@ def claim_run_dir(plan: Plan) -> None:
 
 
 def _identity(plan: Plan) -> dict[str, Json]:
-    return {**plan.config.to_json(), "stream_digest": plan.stream.digest}
+    digests: dict[str, Json] = {suite.name: suite.digest for suite in plan.suites}
+    return {**plan.config.to_json(), "stream_digest": plan.stream.digest, "suite_digests": digests}
 
 
 def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
@@ -233,7 +243,7 @@ def check_resources(config: RunConfig) -> None:
 
 
 def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
-    """Datasets by `dataset_name`: one per split, task and rank. Those nobody asks for are never started."""
+    """Datasets by `dataset_name`: one per split, task or suite, and rank. Those nobody asks for are never started."""
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     caches = _feature_caches(plan, handle)
     if not caches:
@@ -258,6 +268,14 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
             num_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
             features_dir=caches.get(task.test.digest),
         )
+    for suite, rank in itertools.product(plan.suites, range(num_workers)):
+        datasets[dataset_name("suite", suite.name, rank)] = prompt_dataset(
+            suite.test,
+            config.backbone,
+            slice=Slice(rank=rank, world_size=num_workers),
+            num_rows=suite.test.num_rows,
+            features_dir=caches.get(suite.test.digest),
+        )
     return datasets
 
 
@@ -265,6 +283,7 @@ def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:
     """Vision caches by split digest; empty when switched off or too large."""
     training, backbone = plan.config.training, plan.config.backbone
     wanted = [split for lesson in plan.lessons for split in ((*lesson.splits, lesson.task.test))]
+    wanted += [suite.test for suite in plan.suites]
     splits = list({split.digest: split for split in wanted}.values())
     if training.cache_features == "off":
         return {}
@@ -291,6 +310,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
             config=config,
             stream=plan.stream,
             lessons=plan.lessons,
+            suites=plan.suites,
             run_dir=plan.run_dir,
             code=code_fingerprint(),
             code_root=str(code_root()),

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from components.data.batch import Example
+from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.errors import DataError
 from components.evaluation.answer_format import FormRepair, form_of, obeys
@@ -38,6 +39,7 @@ MATRIX_FILE = "score_matrix.json"
 # Other readings of the same rows, by the column of the predictions that they average. oracle: the task was told;
 # repaired: the answer in a wrongly formed reply counts; compat: by the released script's rule for a task of that name.
 READINGS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
+Record = dict[str, object]  # one row of the predictions, by PREDICTIONS_SCHEMA
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
 
@@ -104,7 +106,11 @@ class RowScorer:
         after = stream.task_names[learned - 1] if learned else ZERO_SHOT
         due = stream.tasks if not learned or evaluation.unseen else stream.tasks[:learned]
         self.model.eval()
-        table = [record for task in due for record in self._score_task(task, after, known=learned > 0)]
+        table: list[Record] = []
+        for task in due:
+            told = task.name if evaluation.oracle_routing and self.method.routes and learned else None
+            rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
+            table += self.records(task, after, num_rows=rows_due, oracle_task=told)
         names = stream.task_names
         row = Row(
             after=after,
@@ -119,11 +125,12 @@ class RowScorer:
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
         return row
 
-    def _score_task(self, task: Task, after: str, *, known: bool) -> list[dict[str, object]]:
-        """Predictions of one task, scored (on rank 0; empty elsewhere)."""
+    def records(self, task: Task | Suite, after: str, *, num_rows: int, oracle_task: str | None = None) -> list[Record]:
+        """Predictions of a task's or suite's first rows, scored (on rank 0; empty elsewhere). All ranks take part.
+
+        A suite belongs to no task: a method routes its rows as it would route anybody's.
+        """
         config = self.plan.config
-        num_rows = min(task.test.num_rows, config.evaluation.limit or task.test.num_rows)
-        oracle = task.name if config.evaluation.oracle_routing and self.method.routes and known else None
         answers: list[Answer] = []
         for window in self._windows(task):
             answers += answer(
@@ -135,7 +142,7 @@ class RowScorer:
                 max_new_tokens=task.max_new_tokens,
                 device=self.device,
                 told_task=task.name if config.method.needs_task_id else None,
-                oracle_task=oracle,
+                oracle_task=oracle_task,
                 progress=self._progress(after, task.name, before=len(answers), total=num_rows),
             )
         gathered = self._gather(answers)
@@ -148,8 +155,9 @@ class RowScorer:
 
         return send
 
-    def _windows(self, task: Task) -> Iterator[list[Example]]:
-        for block in encoded_blocks(dataset_name("test", task.name, self.rank), batch_size=WINDOW_ROWS):
+    def _windows(self, task: Task | Suite) -> Iterator[list[Example]]:
+        name = dataset_name("suite" if isinstance(task, Suite) else "test", task.name, self.rank)
+        for block in encoded_blocks(name, batch_size=WINDOW_ROWS):
             yield list(examples(block.to_pylist(), self.plan.config.backbone.dtype))
 
     def _gather(self, answers: list[Answer]) -> list[Answer]:
@@ -159,16 +167,14 @@ class RowScorer:
         dist.gather_object(answers, parts)
         return [item for part in parts or [] for item in part]
 
-    def _scored(self, task: Task, after: str, answers: list[Answer], num_rows: int) -> list[dict[str, object]]:
+    def _scored(self, task: Task | Suite, after: str, answers: list[Answer], num_rows: int) -> list[Record]:
         replies = {item.sample_id: item for item in answers}
         repair = FormRepair.of(row.answers for row in task.test.rows(with_image=False))
-        records: list[dict[str, object]] = []
+        records: list[Record] = []
         for row in task.test.rows(with_image=False, limit=num_rows):
             reply = replies.pop(row.sample_id, None)
             if reply is None:
-                raise DataError(
-                    f"test row {row.sample_id} of task {task.name} was not answered; scores would be wrong."
-                )
+                raise DataError(f"test row {row.sample_id} of {task.name} was not answered; scores would be wrong.")
             oracle = reply.oracle_text
             records.append(
                 {
@@ -191,24 +197,21 @@ class RowScorer:
                 }
             )
         if replies:
-            raise DataError(f"{len(replies)} answers of task {task.name} belong to no test row; scores would be wrong.")
+            raise DataError(f"{len(replies)} answers of {task.name} belong to no test row; scores would be wrong.")
         return records
 
     def _record(
         self,
         row: Row,
         rows: list[Row],
-        table: list[dict[str, object]],
+        table: list[Record],
         *,
         learned: int,
         train_s: float,
         started: float,
     ) -> None:
         predictions = self.plan.run_dir / "predictions" / f"{learned:02d}-{row.after}.parquet"
-        predictions.parent.mkdir(parents=True, exist_ok=True)
-        partial = predictions.with_name(f".{predictions.name}.partial")
-        pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
-        partial.rename(predictions)
+        write_predictions(predictions, table)
         write_matrix(self.plan, rows)
         checkpoint = self.plan.run_dir / "checkpoints" / f"{learned:02d}-{row.after}"
         self.send(
@@ -232,6 +235,14 @@ class RowScorer:
                 samples=_samples(table),
             )
         )
+
+
+def write_predictions(path: Path, table: list[Record]) -> None:
+    """Every reply as Parquet; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
+    partial.rename(path)
 
 
 def matrix_of(tasks: list[str], rows: list[Row], reading: str | None = None) -> ScoreMatrix:
@@ -263,12 +274,12 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
         )
 
 
-def _mean(table: list[dict[str, object]], task: str, column: str) -> float | None:
+def _mean(table: list[Record], task: str, column: str) -> float | None:
     values = [float(str(record[column])) for record in table if record["task"] == task and record[column] is not None]
     return 100.0 * sum(values) / len(values) if values else None
 
 
-def _shares(table: list[dict[str, object]], holds: Callable[[dict[str, object]], bool]) -> dict[str, float]:
+def _shares(table: list[Record], holds: Callable[[Record], bool]) -> dict[str, float]:
     """By task: the share of its records for which `holds`."""
     found: dict[str, list[bool]] = {}
     for record in table:
@@ -276,7 +287,7 @@ def _shares(table: list[dict[str, object]], holds: Callable[[dict[str, object]],
     return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
-def _slot_usage(table: list[dict[str, object]], num_slots: int | None) -> dict[str, list[int]] | None:
+def _slot_usage(table: list[Record], num_slots: int | None) -> dict[str, list[int]] | None:
     """How often each of the method's slots served each task; None where slots are not told."""
     if num_slots is None or not any(record["slots"] for record in table):
         return None
@@ -288,7 +299,7 @@ def _slot_usage(table: list[dict[str, object]], num_slots: int | None) -> dict[s
     return usage
 
 
-def _samples(table: list[dict[str, object]]) -> list[dict[str, str | float]]:
+def _samples(table: list[Record]) -> list[dict[str, str | float]]:
     seen: dict[str, int] = {}
     samples: list[dict[str, str | float]] = []
     for record in table:

@@ -24,6 +24,7 @@ from torch import Tensor
 from components.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
+from components.data.suites.suite import Suite
 from components.data.tasks import Task, TaskStream
 from components.errors import CheckpointError, ConfigError
 from components.events import Event, Note, StepDone, TaskStarted
@@ -37,6 +38,7 @@ from components.training.feed import Feed
 from components.training.lessons import Lesson
 from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
+from components.training.suites import SuiteScorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class WorkerPlan:
     config: RunConfig
     stream: TaskStream
     lessons: tuple[Lesson, ...]  # one per task, in stream order
+    suites: tuple[Suite, ...]  # scored beside the stream, never learned
     run_dir: Path
     code: str  # fingerprint of the driver's sources
     code_root: str
@@ -103,18 +106,17 @@ class StreamWorker:
             device=self.device,
             send=self.send,
         )
+        self.suites = SuiteScorer(self.plan, self.scorer)
 
     # ---- the stream ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Learn and score every task that is still to do."""
-        if (
-            not self.cursor.rows
-            and self.config.evaluation.zero_shot
-            and self.cursor.index == 0
-            and not self.cursor.update
-        ):
-            self._score_row(train_s=0.0)
+        if self.cursor == Cursor():  # nothing is learned yet
+            if self.config.evaluation.zero_shot:
+                self._score_row(train_s=0.0)
+            self.suites.score(self.cursor.rows, learned=0)
+            self.ready_since = time.monotonic()
         while self.cursor.index < len(self.stream.tasks):
             lesson = self.plan.lessons[self.cursor.index]
             if lesson.scored:
@@ -131,6 +133,8 @@ class StreamWorker:
             self.cursor.learned = True
             self._save(f"{number:02d}-{lesson.task.name}")
         self._score_row(train_s=train_s)
+        self.suites.score(self.cursor.rows, learned=number)
+        self.ready_since = time.monotonic()
         self.cursor = Cursor(index=number, rows=self.cursor.rows)
         self._save(f"{number:02d}-{lesson.task.name}-scored")
 
@@ -181,7 +185,6 @@ class StreamWorker:
             self.feed.read_ahead(following[0].task.name)  # so that the next task starts at once
         row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)
         self.cursor.rows = [*self.cursor.rows, row]
-        self.ready_since = time.monotonic()
 
     # ---- one task ------------------------------------------------------------------------------------------------
 

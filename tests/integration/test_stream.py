@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCORES = ("chartqa", "docvqa", "iconqa", "medicalqa")
 # Few rows and short answers keep a run short; three epochs make twelve updates a task, enough to change outputs.
 COMMON = ("pocket", "--training.epochs", "3", "--training.checkpoint-every-updates", "4")
+SUITES = ("--evaluation.suites", "mini-constraints")
 UPDATES = 12  # of a task: 3 epochs of 32 rows in batches of 8
 TIMEOUT_S = 600
 
@@ -43,6 +44,10 @@ def matrix(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
     return json.loads((storage / run_id / "score_matrix.json").read_text())
 
 
+def general(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
+    return json.loads((storage / run_id / "general.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -50,7 +55,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(storage: Path) -> str:
-    return finish(start(storage, "whole"))
+    return finish(start(storage, "whole", *SUITES))
 
 
 def test_a_run_leaves_matrix_predictions_checkpoints(storage: Path, uninterrupted: str) -> None:
@@ -63,10 +68,23 @@ def test_a_run_leaves_matrix_predictions_checkpoints(storage: Path, uninterrupte
     assert set(predictions.column_names) >= {
         "after", "task", "sample_id", "prompt", "prediction", "answers", "score", "metric",
     }  # fmt: skip
-    assert predictions.num_rows == 16 * (4 + 1 + 2 + 3 + 4)
+    assert predictions.num_rows == 16 * (4 + 1 + 2 + 3 + 4) + 2 * 36  # the suite before and after the stream
     assert len(list((storage / "whole" / "checkpoints").glob("*/state.json"))) == 4
     assert "Score matrix" in uninterrupted
     assert "mlflow ui" in uninterrupted
+
+
+def test_a_general_suite_is_scored_before_and_after(storage: Path, uninterrupted: str) -> None:
+    content = general(storage, "whole")
+    assert [row["after"] for row in content["rows"]] == ["zero-shot", SCORES[-1]]
+    assert all(set(row["figures"]["mini-constraints"]) >= {"score", "all_fulfilled"} for row in content["rows"])
+    kept = content["retention"]["mini-constraints"]
+    assert kept["difference"] == pytest.approx(kept["after"] - kept["before"])
+    assert "General ability" in uninterrupted
+    link = json.loads((storage / "whole" / "mlflow.json").read_text())
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    points = client.get_metric_history(link["run_id"], "general/mini-constraints")
+    assert [(point.step, point.value) for point in points] == [(0, kept["before"]), (4, kept["after"])]
 
 
 def test_oracle_routing_forgets_nothing(storage: Path, uninterrupted: str) -> None:
@@ -96,7 +114,7 @@ def test_mlflow_holds_the_stream_and_its_tasks(storage: Path, uninterrupted: str
 
 def test_a_finished_run_is_not_trained_again(storage: Path, uninterrupted: str) -> None:
     started = time.monotonic()
-    output = finish(start(storage, "whole"))
+    output = finish(start(storage, "whole", *SUITES))
     assert "Score matrix" in output
     assert time.monotonic() - started < 90  # no Ray, no training: only imports and reading
 
@@ -111,7 +129,7 @@ def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
 
 def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: str) -> None:
     """SIGKILL the whole process group in the middle of task 3; the same command ends with the same matrix."""
-    command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", "killed"]
+    command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", "killed", *SUITES]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -123,9 +141,10 @@ def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: st
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (storage / "killed" / "finished.json").exists()
-    output = finish(start(storage, "killed"))
+    output = finish(start(storage, "killed", *SUITES))
     assert re.search(r"continuing at task 3 of 4, update [48]\b", output), output[-3000:]
     assert matrix(storage, "killed") == matrix(storage, "whole")
+    assert general(storage, "killed") == general(storage, "whole")
 
 
 def unfinished_update(run_dir: Path, *, task: int) -> int:

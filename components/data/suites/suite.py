@@ -1,0 +1,76 @@
+"""General suites: held-out test rows that are scored before and after a stream and are never trained on.
+
+`DIR/suite.json` names the suite, how its figures are computed and how long replies may get; `DIR/test` is its split.
+There is no training split, so no run can train on one. The id of a row is SUBSET/GROUP/NUMBER: figures that look at
+several rows together (both questions about a picture, all orders of one question's choices) group by the part before
+the last slash, and figures per subset by the part before the first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from components.data.rows import Split, open_split, verify_split
+from components.errors import DataError
+
+SUITE_FORMAT = "littoral-suite/1"
+Scoring = Literal["mean", "pope", "mme", "grouped", "hallusion", "constraints"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One suite; `scoring` is a key of components.evaluation.suite_figures.FIGURES."""
+
+    name: str
+    test: Split
+    max_new_tokens: int
+    scoring: Scoring
+
+    @property
+    def digest(self) -> str:
+        """Identity of the suite's rows."""
+        return self.test.digest
+
+
+def row_id(subset: str, group: str, number: int | str) -> str:
+    """The id of a suite's row; slashes inside its parts become "_"."""
+    return "/".join(part.replace("/", "_") for part in (subset, group, str(number)))
+
+
+def subset_of(sample_id: str) -> str:
+    """The subset that a row belongs to."""
+    return sample_id.partition("/")[0]
+
+
+def group_of(sample_id: str) -> str:
+    """Subset and group of a row: rows with the same one are looked at together."""
+    return sample_id.rpartition("/")[0]
+
+
+def write_suite_json(folder: Path, name: str, *, scoring: Scoring, max_new_tokens: int) -> None:
+    """Write `folder`/suite.json."""
+    entry = {"format": SUITE_FORMAT, "name": name, "scoring": scoring, "max_new_tokens": max_new_tokens}
+    (folder / "suite.json").write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def open_suite(folder: Path) -> Suite:
+    """The suite that `folder` holds, every shard compared with its checksum; raises `DataError`."""
+    path = folder / "suite.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["format"] != SUITE_FORMAT:
+            raise DataError(f"{path} has format {entry['format']!r}, expected {SUITE_FORMAT!r}; prepare it again.")
+        if entry["scoring"] not in get_args(Scoring):
+            allowed = ", ".join(get_args(Scoring))
+            raise DataError(f"{path} has scoring {entry['scoring']!r}, allowed are {allowed}; prepare it again.")
+        name, tokens = str(entry["name"]), int(entry["max_new_tokens"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a readable suite ({error!r}); prepare it with pipelines/prepare.py.") from error
+    if Path(name).name != name or tokens < 1:
+        raise DataError(f"{path} names the suite {name!r} with {tokens} new tokens; prepare the suite again.")
+    test = open_split(folder / "test")
+    verify_split(test)
+    return Suite(name=name, test=test, max_new_tokens=tokens, scoring=entry["scoring"])

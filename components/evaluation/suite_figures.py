@@ -1,0 +1,161 @@
+"""The figures of a general suite from its scored rows. Pure functions; "score" is always there and 0..100.
+
+A figure that has no rows to stand on is left out: precision where nothing was called yes, and what needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from components.data.suites.suite import group_of, subset_of
+
+Figures = dict[str, float]
+
+# MME's subtasks (2306.13394); each is worth 200 points, perception up to 2000 and cognition up to 800.
+MME_PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One answered row of a suite: its id (SUBSET/GROUP/NUMBER), the reply, accepted answers, and 0..1."""
+
+    sample_id: str
+    prediction: str
+    answers: tuple[str, ...]
+    score: float
+
+
+def figures(scoring: str, rows: Sequence[Scored]) -> Figures:
+    """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty."""
+    return FIGURES[scoring](rows)
+
+
+def mean(rows: Sequence[Scored]) -> Figures:
+    """The mean over rows, and over each subset's rows where there are several subsets."""
+    subsets = _by(rows, subset_of)
+    parts = {subset: _percent(found) for subset, found in subsets.items()} if len(subsets) > 1 else {}
+    return {"score": _percent(rows), **parts}
+
+
+def pope(rows: Sequence[Scored]) -> Figures:
+    """POPE's figures (2305.10355): accuracy, precision, recall and F1 of "yes", and how often yes was said, percent.
+
+    Each is the mean over the settings (random, popular, adversarial), as tables print it; `score` is F1, the paper's
+    main figure (0 where nothing was rightly called yes). The released script reads every reply without "no" or "not"
+    as yes, and so does this; a reply is judged up to its first period.
+    """
+    settings = _by(rows, subset_of)
+    each = {setting: _of_yes(found) for setting, found in settings.items()}
+    names = [name for name in next(iter(each.values())) if all(name in found for found in each.values())]
+    means = {name: fmean(found[name] for found in each.values()) for name in names}
+    parts = {f"f1 {setting}": found["f1"] for setting, found in each.items()} if len(each) > 1 else {}
+    return {"score": means["f1"], **means, **parts}
+
+
+def said_yes(reply: str) -> bool:
+    """How POPE's released script reads a reply: no with "No", "no" or "not" in its first sentence, else yes."""
+    words = reply.partition(".")[0].replace(",", "").split(" ")
+    return not {"No", "no", "not"} & set(words)
+
+
+def _of_yes(rows: Sequence[Scored]) -> Figures:
+    said = [said_yes(row.prediction) for row in rows]
+    true = [row.answers[0].casefold() == "yes" for row in rows]
+    hits = sum(given and wanted for given, wanted in zip(said, true, strict=True))
+    right = sum(given == wanted for given, wanted in zip(said, true, strict=True))
+    found = {
+        "accuracy": 100.0 * right / len(rows),
+        "f1": 200.0 * hits / max(sum(said) + sum(true), 1),
+        "yes_ratio": 100.0 * sum(said) / len(rows),
+    }
+    if sum(said):
+        found["precision"] = 100.0 * hits / sum(said)
+    if sum(true):
+        found["recall"] = 100.0 * hits / sum(true)
+    return found
+
+
+def mme(rows: Sequence[Scored]) -> Figures:
+    """MME's points (2306.13394): of every subtask accuracy plus accuracy+ (both questions of a picture right), 0..200.
+
+    `perception` and `cognition` are the sums over their subtasks; `score` is all points as percent of the points that
+    can be had, since suites are averaged. A subtask that MME does not know counts for the score only.
+    """
+    points: Figures = {}
+    for subtask, found in _by(rows, subset_of).items():
+        pictures = _by(found, group_of)
+        both = fmean(all(row.score == 1.0 for row in asked) for asked in pictures.values())
+        points[subtask] = _percent(found) + 100.0 * both
+    sums = {
+        name: sum(points[subtask] for subtask in subtasks if subtask in points)
+        for name, subtasks in (("perception", MME_PERCEPTION), ("cognition", MME_COGNITION))
+    }
+    return {"score": sum(points.values()) / (2.0 * len(points)), **sums, **points}
+
+
+def grouped(rows: Sequence[Scored]) -> Figures:
+    """MMBench's circular evaluation (2307.06281): a question is right when it is right in every order of its choices.
+
+    `vanilla` is the mean over single rows. A suite whose questions come in one order each has the same for both.
+    """
+    groups = _by(rows, group_of)
+    whole = [
+        Scored(sample_id=f"{name}/all", prediction="", answers=(), score=_all(found)) for name, found in groups.items()
+    ]
+    return {**mean(whole), "vanilla": _percent(rows)}
+
+
+def hallusion(rows: Sequence[Scored]) -> Figures:
+    """HallusionBench's accuracies (2310.14566): per question (`score`), per figure and per question pair, percent.
+
+    Ids are SUBSET/SET/FIGURE-QUESTION. Per figure: all questions about one figure are right, questions of visual
+    supplement without a figure aside. Per pair: one question is right with all figures of its set. The release has
+    GPT-4 read the replies; here the first yes or no is read, so an "I cannot tell" is never right.
+    """
+    pairs = _by(rows, lambda sample_id: f"{group_of(sample_id)}/{_figure_and_question(sample_id)[1]}")
+    drawn = [row for row in rows if subset_of(row.sample_id) != "VS" or _figure_and_question(row.sample_id)[0] != "0"]
+    by_figure = _by(drawn, lambda sample_id: f"{group_of(sample_id)}/{_figure_and_question(sample_id)[0]}")
+    found = {**mean(rows), "question_pair": 100.0 * fmean(_all(asked) for asked in pairs.values())}
+    if by_figure:
+        found["figure"] = 100.0 * fmean(_all(asked) for asked in by_figure.values())
+    return found
+
+
+def _figure_and_question(sample_id: str) -> tuple[str, str]:
+    figure, _, question = sample_id.rpartition("/")[2].partition("-")
+    return figure, question
+
+
+def constraints(rows: Sequence[Scored]) -> Figures:
+    """The share of fulfilled constraints, mean over rows, and the share of rows that fulfil all (strict in IFEval)."""
+    return {**mean(rows), "all_fulfilled": 100.0 * fmean(row.score == 1.0 for row in rows)}
+
+
+FIGURES: dict[str, Callable[[Sequence[Scored]], Figures]] = {
+    "mean": mean,
+    "pope": pope,
+    "mme": mme,
+    "grouped": grouped,
+    "hallusion": hallusion,
+    "constraints": constraints,
+}
+
+
+def _by(rows: Sequence[Scored], key: Callable[[str], str]) -> Mapping[str, list[Scored]]:
+    found: dict[str, list[Scored]] = {}
+    for row in rows:
+        found.setdefault(key(row.sample_id), []).append(row)
+    return found
+
+
+def _percent(rows: Sequence[Scored]) -> float:
+    return 100.0 * fmean(row.score for row in rows)
+
+
+def _all(rows: Sequence[Scored]) -> float:
+    return float(all(row.score == 1.0 for row in rows))
