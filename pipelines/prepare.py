@@ -3,6 +3,7 @@
     python pipelines/prepare.py my-stream.toml --out prepared/my-stream
     python pipelines/prepare.py coast-domain --root DOWNLOADS --out prepared/coast-domain
     python pipelines/prepare.py mini-coast-domain --size small --out prepared/domain
+    python pipelines/prepare.py pope --root DOWNLOADS --out prepared/pope
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
@@ -10,6 +11,7 @@ each where it is found, what it must look like and what to beware of. A stream f
 `metric` and `max_new_tokens`.
 The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
+A general suite (components/data/suites/) is scored beside a stream: python pipelines/coast.py --evaluation.suites DIR
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
+from components.data.suites.catalogue import SUITES
+from components.data.suites.preparing import prepare_suite
 from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
@@ -49,13 +53,14 @@ class Prepare:
     """A stream file (TOML); a published stream: coast-domain, coast-capability, coast-capability-table-order,
     coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl, trace,
     vqacl; or a generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
-    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed."""
+    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed; or a published general suite: pope, mme,
+    mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench, scienceqa-test, ocr-vqa-test."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
     root: Path | None = None
-    """Of a published stream: the folder that holds the downloaded releases."""
+    """Of a published stream or suite: the folder that holds the downloaded releases."""
     strict: bool = False
-    """Of a published stream: write nothing when anything at all is wrong."""
+    """Of a published stream or suite: write nothing when anything at all is wrong."""
     workers: int = 4
     """Of a published stream: threads that open pictures."""
     overlaps: bool = True
@@ -86,6 +91,10 @@ def main(command: Prepare, console: Console) -> int:
             write_page(where.with_suffix(".html"), report, None, None)
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
+        if command.stream in SUITES:
+            hint = f"Prepared in {command.out}; score it with: python pipelines/coast.py --evaluation.suites {command.out}"
+            console.print(hint, soft_wrap=True, markup=False, highlight=False)
+            return 0
         _look_closer(report, command, console)
     hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
     console.print(hint, soft_wrap=True, markup=False, highlight=False)
@@ -93,7 +102,11 @@ def main(command: Prepare, console: Console) -> int:
 
 
 def _import(command: Prepare, console: Console) -> ImportReport:
-    """A published stream or a user's own, written to `command.out`."""
+    """A published stream or suite or a user's own stream, written to `command.out`."""
+    if command.stream in SUITES:
+        if command.root is None:
+            raise ConfigError(f"{command.stream} is read from a downloaded release; give its folder with --root.")
+        return prepare_suite(command.stream, command.root, command.out, strict=command.strict)
     if command.stream in BENCHMARKS:
         stream = BENCHMARKS[command.stream]
         if command.root is None:
@@ -103,7 +116,7 @@ def _import(command: Prepare, console: Console) -> ImportReport:
         return prepare_benchmark(stream, command.root, command.out, strict=command.strict, workers=command.workers)
     path = Path(command.stream).expanduser()
     if not path.is_file():
-        allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS])
+        allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS, *SUITES])
         raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
     return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
 

@@ -63,7 +63,7 @@ def _open_task(folder: Path, task: PreparedTask) -> Task:
 def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
     """A scratch folder beside `out_dir` that takes its place when the block ends well and vanishes when it fails.
 
-    An existing `out_dir` is replaced only when it is empty or holds a prepared stream; else `ConfigError`.
+    An existing `out_dir` is replaced only when it is empty or holds a prepared stream or suite; else `ConfigError`.
     """
     out_dir = out_dir.absolute()
     _check_replaceable(out_dir)
@@ -101,7 +101,8 @@ def whole_or_later(out_dir: Path) -> Iterator[Path]:
 
 
 def _check_replaceable(out_dir: Path) -> None:
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / "stream.json").is_file():
+    ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
         raise ConfigError(f"{out_dir} exists and holds no prepared stream; give --out a new or empty folder.")
 
 

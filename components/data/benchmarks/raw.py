@@ -43,6 +43,8 @@ class RawItem:
     """The encoded picture, of a release that holds pictures inside its tables."""
     stated: Size | None = None
     """Width and height of the picture, where the annotation tells them."""
+    metric: str = ""
+    """Of a release whose rows are scored differently: this row's metric in the place of the task's."""
     repeated: bool = False
     """The id was used before in a release whose ids name pictures; this row got a new one."""
 
@@ -103,7 +105,7 @@ def check_item(item: RawItem, place: Place) -> Checked | Problem:
         data, size, name = _picture(item, place.root)
         turns = with_placeholder(list(item.turns), has_image=data is not None)
         if place.side == "test":
-            check_fit(place.metric, item.answers)
+            check_fit(item.metric or place.metric, item.answers)
     except ItemError as error:
         return Problem(kind=error.kind, file=item.file, row=item.number, detail=error.detail)
     row = Row(
@@ -112,7 +114,7 @@ def check_item(item: RawItem, place: Place) -> Checked | Problem:
         split=place.side,
         turns=turns,
         answers=item.answers,
-        metric=place.metric,
+        metric=item.metric or place.metric,
         source=f"{item.file}#{item.number}",
         image=data,
         width=size[0] if size else None,

@@ -1,0 +1,60 @@
+"""HallusionBench (2310.14566): yes or no about figures and their edited twins, some without any figure.
+
+**Get it**: `HallusionBench.json` from github.com/tianyi-lab/HallusionBench, `hallusion_bench.zip` as its README says.
+
+    ROOT/[HallusionBench/]{HallusionBench.json, hallusion_bench/{VD,VS}/SUBCATEGORY/SET_FIGURE.png}
+
+An item: `category` (VD: needs its figure; VS: the figure adds to it), `subcategory`, `visual_input` ("0": no figure),
+`set_id`, `figure_id`, `question_id`, `question`, `gt_answer` ("1" yes, "0" no), `filename`.
+
+**Counts**: 1,129 questions over 346 figures (first release: 254). **Licence**: BSD-3-Clause. **Figures**: accuracy per
+question, per question pair (one question, all figures of its set) and per figure: `suite_figures.hallusion`.
+
+**Traps**: the released evaluation has GPT-4 judge replies and may accept "uncertain" where there is no figure; ours
+reads the first yes or no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from components.data.benchmarks.catalogue import SHORT
+from components.data.benchmarks.layout import below, find, homes, id_of, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.reports import ItemError, Problem
+from components.data.suites.suite import row_id
+from components.data.suites.tables import json_list
+
+LICENCE = "BSD-3-Clause"
+LAYOUT = "HallusionBench.json with hallusion_bench/{VD,VS}/"
+_ANSWERS = {"0": "no", "1": "yes"}
+
+
+def read_hallusion(root: Path) -> Iterator[RawItem | Problem]:
+    """All questions; raises `DataError` at the call when the file is not there."""
+    file = find(root, [f"{home}HallusionBench.json" for home in homes("HallusionBench")], LAYOUT)
+    return parsed(file, enumerate(json_list(root / file), start=1), partial(_parse, file))
+
+
+def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    given = id_of(item, "gt_answer")
+    if given not in _ANSWERS:
+        raise ItemError("wrong field", f'"gt_answer" must be 0 or 1, this is {given!r:.60}')
+    answer, home = _ANSWERS[given], file.rpartition("/")[0]
+    images: tuple[str, ...] = ()
+    if id_of(item, "visual_input") != "0":
+        images = (below(home, text_of(item, "filename").removeprefix("./")),)
+    group = f"{text_of(item, 'subcategory')}_{id_of(item, 'set_id')}"
+    place = f"{id_of(item, 'figure_id')}-{id_of(item, 'question_id')}"
+    return [
+        RawItem(
+            item_id=row_id(text_of(item, "category"), group, place),
+            turns=question_and_answer(f"{text_of(item, 'question')}\n{SHORT}", answer),
+            answers=(answer,),
+            images=images,
+            file=file,
+            number=number,
+        )
+    ]

@@ -1,0 +1,60 @@
+"""MathVista (2310.02255), testmini: mathematics in pictures.
+
+**Get it**: huggingface.co/datasets/AI4Math/MathVista.
+
+    ROOT/[MathVista/][data/]testmini-*.parquet
+
+Columns: `pid`, `query` (the question with its hint, as the authors ask it), `choices`, `answer` (of a multiple-choice
+question the option's words), `question_type` ("multi_choice" or "free_form"), `decoded_image`.
+
+**Counts**: 1,000. **Licence**: CC BY-SA 4.0; pictures of their sources. **Figures**: accuracy, and per question type.
+
+**Traps**: the authors have GPT-4 extract the answer from the reply. Here a letter or the option's words are looked for,
+and a free answer must be the whole reply: a floor for models that explain, to be compared with itself only. Test
+answers are not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from components.data.benchmarks.layout import find, homes, id_of, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.reports import ItemError, Problem
+from components.data.suites.choices import LETTERS
+from components.data.suites.suite import row_id
+from components.data.suites.tables import parquet_rows, picture_bytes, text_list
+
+LICENCE = "CC BY-SA 4.0; pictures of their sources"
+LAYOUT = "MathVista/data/testmini-*.parquet"
+COLUMNS = ("pid", "query", "choices", "answer", "question_type", "decoded_image")
+
+
+def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
+    """All of testmini; raises `DataError` at the call when its table is not there."""
+    folders = [f"{home}{data}" for home in homes("MathVista", "mathvista") for data in ("data/", "")]
+    file = find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
+    return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))
+
+
+def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    kind, answer = text_of(item, "question_type"), text_of(item, "answer")
+    answers: tuple[str, ...] = (answer,)
+    if kind == "multi_choice":
+        options = text_list(item["choices"], "choices")
+        if answer not in options or len(options) > len(LETTERS):
+            raise ItemError("wrong field", f"the answer {answer!r:.60} is none of the choices")
+        answers = (LETTERS[options.index(answer)], answer)
+    return [
+        RawItem(
+            item_id=row_id(kind, "all", id_of(item, "pid")),
+            turns=question_and_answer(text_of(item, "query"), answers[0]),
+            answers=answers,
+            data=picture_bytes(item["decoded_image"]),
+            metric="choice" if kind == "multi_choice" else "exact",
+            file=file,
+            number=number,
+        )
+    ]

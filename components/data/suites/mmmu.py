@@ -1,0 +1,88 @@
+"""MMMU (2311.16502), validation part: college-level questions of thirty subjects, one picture each.
+
+**Get it**: huggingface.co/datasets/MMMU/MMMU.
+
+    ROOT/[MMMU/]SUBJECT/validation-*.parquet
+
+Columns: `id`, `question`, `options` (a list written as text), `answer` (a letter; open questions: a text or a list
+written as text), `question_type` ("multiple-choice" or "open"), `image_1` to `image_7`.
+
+**Counts**: 900 questions, 30 a subject. **Licence**: Apache-2.0; pictures of their sources. **Figures**: accuracy, and
+per subject.
+
+**Traps**: a row here has one picture, so questions about several are left out and counted in the report: the figure is
+not the published one. `<image 1>` in texts marks the picture's place and is dropped. Open questions are scored by exact
+match; the released script looks for the answer inside the reply, and guesses a letter where it finds none.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from components.data.benchmarks.catalogue import SHORT
+from components.data.benchmarks.layout import homes, text_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.reports import ItemError, Problem
+from components.data.suites.choices import letter_index, lettered
+from components.data.suites.suite import row_id
+from components.data.suites.tables import parquet_rows, picture_bytes, text_list
+from components.errors import DataError
+
+LICENCE = "Apache-2.0; pictures of their sources"
+LAYOUT = "MMMU/SUBJECT/validation-*.parquet"
+_PICTURES = tuple(f"image_{number}" for number in range(1, 8))
+COLUMNS = ("id", "question", "options", "answer", "question_type", *_PICTURES)
+_MARK = re.compile(r"<image \d+>")
+
+
+def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
+    """All subjects in alphabetical order; raises `DataError` at the call when none is there."""
+    for home in homes("MMMU", "mmmu"):
+        files = sorted(path.relative_to(root).as_posix() for path in (root / home).glob("*/validation-*.parquet"))
+        if files:
+            return chain.from_iterable(
+                parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))
+                for file in files
+            )
+    raise DataError(f"{root} holds no validation table of MMMU; expected is {LAYOUT}.")
+
+
+def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    given = [item[name] for name in _PICTURES if item[name] is not None]
+    if len(given) != 1:
+        raise ItemError("several images", f"a row has one picture, this question has {len(given)}")
+    question = _MARK.sub("", text_of(item, "question")).strip()
+    if text_of(item, "question_type") == "multiple-choice":
+        options = text_list(_literal(text_of(item, "options")), "options")
+        if any(_MARK.search(option) for option in options):
+            raise ItemError("several images", "the options are pictures")
+        prompt, answers = lettered(question, options, letter_index(text_of(item, "answer")))
+        metric = "choice"
+    else:
+        answer = text_of(item, "answer")
+        answers = tuple(text_list(_literal(answer), "answer")) if answer.startswith("[") else (answer,)
+        prompt, metric = f"{question}\n{SHORT}", "exact"
+    return [
+        RawItem(
+            item_id=row_id(file.split("/")[-2], text_of(item, "id"), number),
+            turns=question_and_answer(prompt, answers[0]),
+            answers=answers,
+            data=picture_bytes(given[0]),
+            metric=metric,
+            file=file,
+            number=number,
+        )
+    ]
+
+
+def _literal(text: str) -> object:
+    """A list written as Python text; only literals are read, nothing is run."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError) as error:
+        raise ItemError("wrong field", f"this is no list: {text!r:.60}") from error

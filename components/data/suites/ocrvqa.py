@@ -1,0 +1,63 @@
+"""OCR-VQA (ICDAR 2019), test part: title, author, genre, year and edition from book covers.
+
+**Get it**: ocr-vqa.github.io, `dataset.json` and the script that fetches the covers.
+
+    ROOT/[OCR-VQA/]{dataset.json, images/ID.jpg}
+
+`dataset.json`: ID to `questions` and `answers` (lists of equal length), `split` (1 train, 2 validation, 3 test),
+`title`, `authorName`, `genre`, `imageURL`.
+
+**Counts**: 207,572 covers and about a million questions, a tenth of them test; our suite takes 2,000, drawn by a hash
+of their ids. **Licence**: for research. **Metric**: exact match.
+
+**Traps**: covers are fetched from a shop and some are gone: missing ones are left out and counted. It is also a task of
+CoIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from components.data.benchmarks.catalogue import SHORT
+from components.data.benchmarks.layout import below, find, homes, id_of
+from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.reports import ItemError, Problem
+from components.data.suites.suite import row_id
+from components.data.suites.tables import json_file, text_list
+from components.errors import DataError
+
+LICENCE = "for research"
+LAYOUT = "OCR-VQA/{dataset.json, images/ID.jpg}"
+_TEST = 3
+_SUFFIXES = (".jpg", ".png", ".gif", ".jpeg")
+
+
+def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
+    """The test part in the file's order; raises `DataError` at the call when the file is not there."""
+    file = find(root, [f"{home}dataset.json" for home in homes("OCR-VQA", "ocr_vqa", "ocrvqa", "OCRVQA")], LAYOUT)
+    table = json_file(root / file)
+    if not isinstance(table, dict):
+        raise DataError(f"{root / file} holds no object of covers; download it again.")
+    covers = ((name, item) for name, item in table.items() if not isinstance(item, dict) or item.get("split") == _TEST)
+    named = ({**item, "id": name} if isinstance(item, dict) else item for name, item in covers)
+    return parsed(file, enumerate(named, start=1), partial(_parse, file))
+
+
+def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    name, home = id_of(item, "id"), file.rpartition("/")[0]
+    questions, answers = text_list(item.get("questions"), "questions"), text_list(item.get("answers"), "answers")
+    if len(questions) != len(answers) or not all(text.strip() for text in (*questions, *answers)):
+        raise ItemError("wrong field", f"{len(questions)} questions have {len(answers)} answers, or one is empty")
+    return [
+        RawItem(
+            item_id=row_id("all", name, place),
+            turns=question_and_answer(f"{question.strip()}\n{SHORT}", answer.strip()),
+            answers=(answer.strip(),),
+            images=tuple(below(home, f"images/{name}{suffix}") for suffix in _SUFFIXES),
+            file=file,
+            number=number,
+        )
+        for place, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1)
+    ]
