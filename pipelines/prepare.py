@@ -7,8 +7,8 @@
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
-`train` and `test` files (a JSON list or JSONL, in a layout of components/data/layouts.py), an `images` folder, the
-`metric` and `max_new_tokens`.
+`train` and `test` data (paths or URIs, in a format of components/data/sources.py and a layout of
+components/data/layouts.py), an `images` folder where the pictures lie apart, the `metric` and `max_new_tokens`.
 The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 A general suite (components/data/suites/) is scored beside a stream: python pipelines/coast.py --evaluation.suites DIR
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +33,7 @@ from rich.table import Table
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
+from components.data.in_order import InOrder, Threads
 from components.data.overlaps import Overlap, overlaps_of
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
@@ -62,7 +65,11 @@ class Prepare:
     strict: bool = False
     """Of a published stream or suite: write nothing when anything at all is wrong."""
     workers: int = 4
-    """Of a published stream: threads that open pictures."""
+    """Threads that open pictures; not of a generated stream."""
+    ray: bool = False
+    """Open pictures by Ray Data's tasks instead; every node must find them: a shared folder, or URIs."""
+    address: str | None = None
+    """With --ray: the cluster to join; default: RAY_ADDRESS, or a cluster of this machine."""
     overlaps: bool = True
     """Look for pictures and questions that splits share, after writing; decodes every picture once more."""
     max_broken: float = 0.0
@@ -84,7 +91,8 @@ def main(command: Prepare, console: Console) -> int:
         if command.overlaps:
             _show_overlaps(overlaps_of(stream), command.out, console)
     else:
-        report = _import(command, console)
+        with _openers(command) as in_order:
+            report = _import(command, console, in_order)
         _show_report(report, console)
         if report.refused is not None:
             where = refused_report_path(command.out)
@@ -92,7 +100,9 @@ def main(command: Prepare, console: Console) -> int:
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
         if command.stream in SUITES:
-            hint = f"Prepared in {command.out}; score it with: python pipelines/coast.py --evaluation.suites {command.out}"
+            hint = (
+                f"Prepared in {command.out}; score it with: python pipelines/coast.py --evaluation.suites {command.out}"
+            )
             console.print(hint, soft_wrap=True, markup=False, highlight=False)
             return 0
         _look_closer(report, command, console)
@@ -101,8 +111,27 @@ def main(command: Prepare, console: Console) -> int:
     return 0
 
 
-def _import(command: Prepare, console: Console) -> ImportReport:
-    """A published stream or suite or a user's own stream, written to `command.out`."""
+def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None:
+    hint = f"Prepared in {out}; {verb} it with: python pipelines/coast.py {option} {out}"
+    console.print(hint, soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def _openers(command: Prepare) -> Iterator[InOrder]:
+    """Threads of this process, or the nodes of a Ray cluster."""
+    if command.address is not None and not command.ray:
+        raise ConfigError("--address names a Ray cluster; give --ray with it.")
+    if not command.ray:
+        yield Threads(workers=command.workers)
+        return
+    from components.data.on_ray import ray_cluster  # importing Ray takes seconds
+
+    with ray_cluster(command.address) as in_order:
+        yield in_order
+
+
+def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportReport:
+    """A published stream or suite or a user's own stream, written to `command.out`; `in_order` opens its pictures."""
     if command.stream in SUITES:
         if command.root is None:
             raise ConfigError(f"{command.stream} is read from a downloaded release; give its folder with --root.")
@@ -113,18 +142,18 @@ def _import(command: Prepare, console: Console) -> ImportReport:
             raise ConfigError(f"{stream.name} is read from downloaded releases; give their folder with --root.")
         console.print(f"{stream.name}: {', '.join(stream.task_names)}", soft_wrap=True, highlight=False)
         console.print(f"specification {stream.digest}", soft_wrap=True, highlight=False)
-        return prepare_benchmark(stream, command.root, command.out, strict=command.strict, workers=command.workers)
+        return prepare_benchmark(stream, command.root, command.out, strict=command.strict, in_order=in_order)
     path = Path(command.stream).expanduser()
     if not path.is_file():
         allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS, *SUITES])
         raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
-    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken)
+    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken, in_order=in_order)
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:
     """What only the written rows tell, shown here and added to the report: overlaps, sizes, lengths and samples."""
     stream = open_prepared(command.out)
-    found = overlaps_of(stream) if command.overlaps else None
+    found = overlaps_of(stream, in_order=Threads(workers=command.workers)) if command.overlaps else None
     if found is not None:
         _show_overlaps(found, command.out, console)
     seen = survey(stream, pictures_of(pairs_of(found or ())))

@@ -1,4 +1,4 @@
-"""A user's own stream: a TOML file that names LLaVA-format files becomes Parquet splits, or a list of what is wrong."""
+"""A user's own stream: data that a TOML file names becomes Parquet splits, or a list of what is wrong."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.items import METRICS, ItemReader, iter_items
+from components.data.in_order import ONE_BY_ONE, InOrder
+from components.data.items import METRICS, ItemReader, distinct_items
 from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
-from components.data.reports import FileReport, ImportReport, ItemError, refused_report_path
+from components.data.reports import FileReport, ImportReport, ItemError, Problem, refused_report_path
 from components.data.rows import Row, write_split
+from components.data.sources import FORMATS, Format, Source, open_source
+from components.data.storage import Location, locate, without_secrets
 from components.errors import ConfigError, DataError
 
 _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
-_OPTIONAL = ("images",)
+_OPTIONAL = ("images", "format", "instruction")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """One `[[task]]` of a stream file, paths made absolute."""
+    """One `[[task]]` of a stream file, its files found."""
 
     name: str
-    train: Path
-    test: Path
-    images: Path | None
+    train: Source
+    test: Source
+    images: Location | None
     metric: str
     max_new_tokens: int
 
@@ -79,14 +82,7 @@ def _task_source(path: Path, index: int, table: object) -> TaskSource:
     for key in _REQUIRED:
         if key not in table:
             raise ConfigError(f"{where} lacks the field {key!r}; each [[task]] needs {', '.join(_REQUIRED)}.")
-    texts: dict[str, str] = {}
-    for key in ("name", "train", "test", "metric", "images"):
-        value = table.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"{where} has {key} = {value!r}; it must be a text.")
-        texts[key] = value
+    texts = _texts(table, where)
     if not _NAME.fullmatch(texts["name"]):
         raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only.')
     if texts["metric"] not in METRICS:
@@ -95,31 +91,55 @@ def _task_source(path: Path, index: int, table: object) -> TaskSource:
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise ConfigError(f"{where} has max_new_tokens = {tokens!r}; it must be a whole number above 0.")
     base = path.absolute().parent
-    images = base / texts["images"] if "images" in texts else None
-    for key in ("train", "test"):
-        if not (base / texts[key]).is_file():
-            raise DataError(f"{where} names {key} = {texts[key]!r}, but {base / texts[key]} is no file.")
+    images = locate(texts["images"], base) if "images" in texts else None
     if images is not None and not images.is_dir():
-        raise DataError(f"{where} names images = {texts['images']!r}, but {images} is no folder.")
+        raise DataError(
+            f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is no folder."
+        )
     return TaskSource(
         name=texts["name"],
-        train=base / texts["train"],
-        test=base / texts["test"],
+        train=_source(texts, "train", base, where),
+        test=_source(texts, "test", base, where),
         images=images,
         metric=texts["metric"],
         max_new_tokens=tokens,
     )
 
 
+def _texts(table: Mapping[str, object], where: str) -> dict[str, str]:
+    """The fields of a task that are texts."""
+    texts: dict[str, str] = {}
+    for key in ("name", "train", "test", "metric", *_OPTIONAL):
+        value = table.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where} has {key} = {value!r}; it must be a text.")
+        texts[key] = value
+    return texts
+
+
+def _source(texts: Mapping[str, str], key: str, base: Path, where: str) -> Source:
+    given: Format | None = next((name for name in FORMATS if name == texts.get("format")), None)
+    if "format" in texts and given is None:
+        raise ConfigError(f"{where} has the unknown format {texts['format']!r}; allowed are {', '.join(FORMATS)}.")
+    try:
+        return open_source(locate(texts[key], base), key, given=given, instruction=texts.get("instruction"))
+    except DataError as error:
+        raise DataError(f"{where} names {key} = {without_secrets(texts[key])!r}, but: {error}") from error
+
+
 class _Refused(Exception):
     """Leaves `whole_or_nothing` without a result."""
 
 
-def import_stream(stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0) -> ImportReport:
+def import_stream(
+    stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: InOrder = ONE_BY_ONE
+) -> ImportReport:
     """Write `stream` to `out_dir`, leaving out broken rows, unless their share in any file exceeds `max_broken`.
 
     Every file is read to its end either way, so that the report is complete. Refused: nothing is written but
-    `<out_dir>.report.json`. Otherwise the report lies in `out_dir`/report.json.
+    `<out_dir>.report.json`. Otherwise the report lies in `out_dir`/report.json. `in_order` opens the pictures.
     """
     if not 0 <= max_broken < 1:
         raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
@@ -128,11 +148,11 @@ def import_stream(stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0)
     try:
         with whole_or_nothing(out_dir) as partial:
             for task in stream.tasks:
-                for split, path in (("train", task.train), ("test", task.test)):
-                    report = FileReport(task=task.name, split=split, file=str(path))
+                for split, source in (("train", task.train), ("test", task.test)):
+                    report = FileReport(task=task.name, split=split, file=source.shown)
                     files.append(report)
-                    card: dict[str, object] = {"name": task.name, "file": path.name, "metric": task.metric}
-                    rows = _rows(task, split, path, report)
+                    card: dict[str, object] = {"name": task.name, "file": source.name, "metric": task.metric}
+                    rows = _rows(task, split, source, report, in_order)
                     write_split(rows, partial / task.name / split, task=task.name, split=split, card=card)
             refused = _refusal(files, max_broken)
             report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
@@ -148,18 +168,18 @@ def import_stream(stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0)
         return report
 
 
-def _rows(task: TaskSource, split: str, path: Path, report: FileReport) -> Iterator[Row]:
-    reader = ItemReader(task=task.name, split=split, metric=task.metric, image_root=task.images, source=path.name)
-    for number, item in iter_items(path):
+def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_order: InOrder) -> Iterator[Row]:
+    reader = ItemReader(task=task.name, split=split, metric=task.metric, image_root=task.images, source=source.name)
+    reading = source.read()
+    for number, found in in_order(reader.read, distinct_items(reading.items(), reading.place_in_words)):
         report.rows += 1
-        try:
-            row = reader.row(number, item)
-        except ItemError as error:
-            report.add(error.kind, number, error.detail)
+        if isinstance(found, ItemError):
+            file, row = reading.place(number)
+            report.leave_out(Problem(kind=found.kind, file=file, row=row, detail=found.detail))
             continue
         report.kept += 1
-        report.with_image += row.image is not None
-        yield row
+        report.with_image += found.image is not None
+        yield found
     if report.rows == 0:
         report.add("no rows", None, "the file holds no rows")
 
@@ -170,6 +190,7 @@ def _refusal(files: list[FileReport], max_broken: float) -> str | None:
     if worst.kept and worst.broken_share <= max_broken:
         return None
     first = worst.problems[0]
-    place = f"row {first.row}: " if first.row is not None else ""
+    row = f"row {first.row}: " if first.row is not None else ""
+    place = row if first.file == worst.file else f"{first.file} {row}"
     broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"
     return f"{broken} ({worst.broken_share:.1%}, allowed {max_broken:.1%}); the first: {place}{first.detail}"

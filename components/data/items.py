@@ -1,116 +1,68 @@
-"""Files of instruction data item by item: never loaded whole, each item checked and turned into a `Row`."""
+"""Items of instruction data, each checked and turned into a `Row`."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from components.data.constraints import constraint
+from components.data.json_items import Numbered
 from components.data.layouts import Item, as_llava
-from components.data.pictures import picture_path, read_picture
+from components.data.pictures import decoded, picture_of
 from components.data.reports import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.data.seen_ids import SeenIds
+from components.data.storage import Location
 from components.errors import DataError
 
 # The keys of evaluation's SCORERS; a test compares.
 METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints")
-_CHUNK = 1 << 20  # characters read at a time from a JSON list
-_LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyond 16 bits; whole ones come in pairs
 _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
 _LETTER = re.compile(r"[A-Z]")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
-def iter_items(path: Path) -> Iterator[tuple[int, object | ItemError]]:
-    """Number (from 1) and parsed value of every item of a JSON list or JSONL file, or why it cannot be parsed.
+def distinct_items(items: Iterable[Numbered], place: Callable[[int], str] = "row {}".format) -> Iterator[Numbered]:
+    """The same items, under LLaVA's names where they have them; one with an id that was used before is an error.
 
-    Memory stays at one item. An item whose text is not UTF-8 is a fault of that item. Raises `DataError` when the file
-    cannot be opened.
+    `place` names where an item of a number was found.
     """
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-            first = file.read(1)
-            while first.isspace():
-                first = file.read(1)
-            yield from _list_items(file) if first == "[" else _lines(file, first)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-
-
-def _lines(file: TextIO, first: str) -> Iterator[tuple[int, object | ItemError]]:
-    number = 0
-    for number, line in enumerate(file, start=1):
-        text = first + line if number == 1 else line
-        if not text.strip():
+    seen = SeenIds()
+    for number, item in items:
+        if not isinstance(item, dict):
+            yield number, item
             continue
         try:
-            yield number, _readable(text, json.loads(text))
-        except json.JSONDecodeError as error:
-            yield number, _stray_byte(text) or ItemError("broken JSON", f"the line is not JSON ({error.msg})")
-    if number == 0 and first:
-        yield 1, ItemError("broken JSON", "the line is not JSON")
-
-
-def _list_items(file: TextIO) -> Iterator[tuple[int, object | ItemError]]:
-    """The items of a list whose opening bracket was read already."""
-    decoder, buffer, size, number = json.JSONDecoder(), "", _CHUNK, 1
-    while True:
-        buffer = buffer.lstrip(" \t\r\n" if number == 1 else " \t\r\n,")
-        if buffer.startswith("]"):
-            return
-        try:
-            if not buffer:
-                raise json.JSONDecodeError("unexpected end of the file", buffer, 0)
-            value, end = decoder.raw_decode(buffer)
-        except json.JSONDecodeError as error:
-            more = file.read(size)
-            if not more or len(buffer) > _LARGEST_ITEM:
-                broken = ItemError("broken JSON", f"the list is not JSON from here on ({error.msg})")
-                yield number, _stray_byte(buffer) or broken
-                return
-            buffer, size = buffer + more, size * 2  # doubling keeps retries on one long item linear
+            llava = as_llava(item, number)
+            sample_id = _sample_id(llava)
+        except ItemError as error:
+            yield number, error
             continue
-        yield number, _readable(buffer[:end], value)
-        buffer, size, number = buffer[end:], _CHUNK, number + 1
+        first = seen.first_use(sample_id, number)
+        if first is not None:
+            yield number, ItemError("duplicate id", f"the id {sample_id!r} was used in {place(first)} already")
+        else:
+            yield number, llava
 
 
-def _readable(text: str, value: object) -> object | ItemError:
-    """`value`, which was parsed from `text`, or why it cannot be written as UTF-8."""
-    if (stray := _stray_byte(text)) is not None:
-        return stray
-    if _HALF.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return ItemError("not UTF-8", "the item holds half of an escaped character, which is no text")
-    return value
-
-
-def _stray_byte(text: str) -> ItemError | None:
-    """What is wrong with a text whose bytes were not all UTF-8 (they were read as halves of characters)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) - 0xDC00  # as "surrogateescape" puts it
-        return ItemError("not UTF-8", f"the item holds the byte 0x{byte:02x}, which is not UTF-8 text")
-    return None
-
-
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ItemReader:
-    """Turns items of one file into rows; remembers the ids it has seen."""
+    """Turns items of one file into rows, each by itself: in any order, by threads or on other machines."""
 
     task: str
     split: str
     metric: str
-    image_root: Path | None
+    image_root: Location | None
     source: str
-    seen: dict[str, int] = field(default_factory=dict)
+
+    def read(self, numbered: Numbered) -> tuple[int, Row | ItemError]:
+        """The item's number with its row, or with what is wrong with it."""
+        number, item = numbered
+        try:
+            return number, self.row(number, item)
+        except ItemError as error:
+            return number, error
 
     def row(self, number: int, item: object) -> Row:
         """The row that item `number` holds; raises `ItemError` naming the first thing wrong with it."""
@@ -119,9 +71,10 @@ class ItemReader:
         if not isinstance(item, dict):
             raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
         item = as_llava(item, number)
-        sample_id = self._sample_id(number, item)
+        sample_id = _sample_id(item)
         turns = conversation(item)
         answers = _answers(item, turns, self.metric)
+        _check_characters([sample_id, *answers, *(turn.text for turn in turns)])
         image, width, height = self._image(item)
         return Row(
             sample_id=sample_id,
@@ -136,28 +89,33 @@ class ItemReader:
             height=height,
         )
 
-    def _sample_id(self, number: int, item: Item) -> str:
-        given = item.get("id")
-        if given is None:
-            raise ItemError("missing field", 'the field "id" is missing')
-        if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
-            raise ItemError("wrong field", f'"id" must be a text or a whole number, this is {_kind(given)}')
-        sample_id = str(given)
-        if sample_id in self.seen:
-            raise ItemError("duplicate id", f"the id {sample_id!r} was used in row {self.seen[sample_id]} already")
-        self.seen[sample_id] = number
-        return sample_id
-
     def _image(self, item: Item) -> tuple[bytes | None, int | None, int | None]:
-        name = item.get("image")
-        if name is None:
+        image = item.get("image")
+        if image is None:
             return None, None, None
-        if not isinstance(name, str) or not name:
-            raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(name)}')
+        if isinstance(image, dict):  # as Hugging Face's tables write pictures: their bytes, or else their path
+            data = image.get("bytes")
+            if data is not None and not isinstance(data, bytes):
+                raise ItemError("wrong field", f'"bytes" of "image" must be the encoded picture, this is {_kind(data)}')
+            image = image.get("path") if data is None else data
+        if isinstance(image, bytes):
+            with decoded(image, f"of the item {_sample_id(item)!r}") as picture:
+                return image, *picture.size
+        if not isinstance(image, str) or not image:
+            raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(image)}')
         if self.image_root is None:
-            raise ItemError("no image folder", f'the row names the image {name} but its task has no "images" folder')
-        data, (width, height) = read_picture(picture_path(self.image_root, name), name)
+            raise ItemError("no image folder", f'the row names the image {image} but its task has no "images" folder')
+        data, (width, height) = picture_of(self.image_root, image)
         return data, width, height
+
+
+def _sample_id(item: Item) -> str:
+    given = item.get("id")
+    if given is None:
+        raise ItemError("missing field", 'the field "id" is missing')
+    if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+        raise ItemError("wrong field", f'"id" must be a text or a whole number, this is {_kind(given)}')
+    return str(given)
 
 
 def conversation(item: Item) -> list[Turn]:
@@ -198,6 +156,15 @@ def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
         raise ItemError("empty answer", "an accepted answer is empty")
     check_fit(metric, answers)
     return answers
+
+
+def _check_characters(texts: Iterable[str]) -> None:
+    """Raise `ItemError` for half a character, as JSON's \\ud83d alone: no file could hold it."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ItemError("broken text", f"the text {text!r:.60} holds half a character ({error.reason})") from error
 
 
 def check_fit(metric: str, answers: tuple[str, ...]) -> None:

@@ -103,14 +103,15 @@ def _part(part: object) -> str:
 
 
 def _image(item: Item) -> object:
-    """The path of the item's one picture, or None."""
+    """The item's one picture, its path or its bytes, or None."""
     images = item.get("images")
     named = images if isinstance(images, list) else [] if images is None else [images]
     if not named:
         return None
     if len(named) > 1:
         raise ItemError("too many images", f"the item names {len(named)} pictures; a row has one")
-    return named[0].get("path") if isinstance(named[0], dict) else named[0]
+    first = named[0]
+    return first.get("path") if isinstance(first, dict) and first.get("bytes") is None else first
 
 
 def _list(value: object, name: str) -> list[object]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from components.data.rows import Split, plain_instruction
+from components.data.in_order import ONE_BY_ONE, InOrder
+from components.data.rows import Row, Split, plain_instruction
 from components.data.tasks import TaskStream
 
 FIELDS = 8
@@ -38,17 +41,34 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """One split's pictures by hash (with a sample id) and its questions as digests."""
+    """One split's different pictures, by hash with the first row (from 0) that has each, and its questions as digests.
 
-    name: str
-    pictures: dict[int, str] = field(default_factory=dict)
-    questions: set[bytes] = field(default_factory=set)
+    8 bytes each: a million rows of Python objects would take hundreds of megabytes.
+    """
+
+    split: Split
+    pictures: NDArray[np.uint64]
+    rows: NDArray[np.intp]
+    questions: NDArray[np.uint64]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split.task} {self.split.split}"
+
+    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+        """The ids of some rows."""
+        wanted = set(rows)
+        found = {row: str(name) for row, name in enumerate(self.split.column("sample_id")) if row in wanted}
+        return [found[row] for row in rows]
 
 
-def overlaps_of(stream: TaskStream) -> list[Overlap]:
-    """Every pair of splits that share anything, in the stream's order; reads each split once, a row at a time."""
+def overlaps_of(stream: TaskStream, *, in_order: InOrder = ONE_BY_ONE) -> list[Overlap]:
+    """Every pair of splits that share anything, in the stream's order; reads each split once, a few rows at a time.
+
+    `in_order` opens the pictures.
+    """
     splits = [split for task in stream.tasks for split in (task.train, task.test)]
-    return list(_shared([_seen(split) for split in splits]))
+    return list(_shared([_seen(split, in_order) for split in splits]))
 
 
 def picture_hash(data: bytes) -> int | None:
@@ -66,27 +86,41 @@ def picture_hash(data: bytes) -> int | None:
     return int.from_bytes(np.packbits(brighter).tobytes(), "big")
 
 
-def _seen(split: Split) -> _Seen:
-    seen = _Seen(name=f"{split.task} {split.split}")
-    for row in split.rows():
-        if row.image is not None and (found := picture_hash(row.image)) is not None:
-            seen.pictures.setdefault(found, row.sample_id)
-        for turn in row.turns:
-            if turn.speaker == "human":
-                asked = " ".join(plain_instruction(turn.text).casefold().split())
-                seen.questions.add(hashlib.sha256(asked.encode()).digest()[:8])
-    return seen
+def _seen(split: Split, in_order: InOrder) -> _Seen:
+    hashes, rows, asked = array("Q"), array("Q"), array("Q")
+    for row, (found, questions) in enumerate(in_order(_marks, split.rows())):
+        if found is not None:
+            hashes.append(found)
+            rows.append(row)
+        asked.extend(questions)
+    pictures, first = np.unique(np.array(hashes, np.uint64), return_index=True)
+    questions = np.unique(np.array(asked, np.uint64))
+    return _Seen(split=split, pictures=pictures, rows=np.array(rows, np.intp)[first], questions=questions)
+
+
+def _marks(row: Row) -> tuple[int | None, list[int]]:
+    """The hash of a row's picture and the digests of its questions, case and spaces aside."""
+    texts = [plain_instruction(turn.text) for turn in row.turns if turn.speaker == "human"]
+    digests = (hashlib.sha256(" ".join(text.casefold().split()).encode()).digest() for text in texts)
+    found = picture_hash(row.image) if row.image is not None else None
+    return found, [int.from_bytes(digest[:8], "big") for digest in digests]
 
 
 def _shared(everything: Iterable[_Seen]) -> Iterator[Overlap]:
     for first, second in combinations(everything, 2):
-        alike = [found for found in first.pictures if found in second.pictures]
-        asked = first.questions & second.questions
-        if alike or asked:
-            yield Overlap(
-                first=first.name,
-                second=second.name,
-                pictures=len(alike),
-                questions=len(asked),
-                examples=tuple((first.pictures[found], second.pictures[found]) for found in alike[:EXAMPLES]),
-            )
+        alike, here, there = np.intersect1d(first.pictures, second.pictures, assume_unique=True, return_indices=True)
+        asked = np.intersect1d(first.questions, second.questions, assume_unique=True)
+        if not len(alike) and not len(asked):
+            continue
+        early = np.argsort(first.rows[here])[:EXAMPLES]
+        names = [
+            seen.sample_ids([int(row) for row in seen.rows[places[early]]])
+            for seen, places in ((first, here), (second, there))
+        ]
+        yield Overlap(
+            first=first.name,
+            second=second.name,
+            pictures=len(alike),
+            questions=len(asked),
+            examples=tuple(zip(*names, strict=True)),
+        )

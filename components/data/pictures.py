@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from components.data.reports import ItemError
+from components.data.storage import Location, reason
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _GAP = 16  # pixels between the pictures of a sheet
 
 
@@ -26,6 +29,23 @@ def picture_path(root: Path, name: str) -> Path:
     if not found:
         raise ItemError("missing image", f"the image {name} is missing in {root}")
     return path
+
+
+def picture_of(root: Location, name: str) -> tuple[bytes, tuple[int, int]]:
+    """The picture `name` inside the folder `root`: its encoded bytes, width and height; raises `ItemError`."""
+    if root.local is not None:
+        return read_picture(picture_path(root.local, name), name)
+    if name.startswith("/") or "\\" in name or _SCHEME.match(name) or ".." in name.split("/"):
+        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root.shown}")
+    try:
+        with root.below(name).open() as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise ItemError("missing image", f"the image {name} is missing in {root.shown}") from error
+    except (OSError, ValueError) as error:
+        raise ItemError("broken image", f"the image {name} cannot be read ({reason(error)})") from error
+    with decoded(data, name) as image:
+        return data, image.size
 
 
 def read_picture(path: Path, name: str) -> tuple[bytes, tuple[int, int]]:

@@ -39,6 +39,9 @@ class ItemError(Exception):
         self.kind = kind
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str]]:
+        return ItemError, (self.kind, self.detail)  # what pickle would guess lacks the kind
+
 
 @dataclass(kw_only=True)
 class FileReport:

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
 
 ROW_GROUP_ROWS = 64  # small row groups: the windowed shuffle reads whole groups
 SHARD_ROWS = 1024
+_TEXT = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +92,7 @@ def row_to_record(row: Row) -> dict[str, object]:
         "image": row.image,
         "width": row.width,
         "height": row.height,
-        "conversations": json.dumps(turns, ensure_ascii=False),
+        "conversations": _TEXT.encode(turns),
         "answers": list(row.answers),
         "metric": row.metric,
         "source": row.source,

@@ -235,10 +235,10 @@ def _fingerprint(path: Path, stream: StreamFile) -> str:
     """Identity of a stream file's inputs: its text, and size and time of change of the files and pictures it names."""
     digest = hashlib.sha256(path.read_bytes())
     for task in stream.tasks:
-        pictures = sorted(task.images.rglob("*")) if task.images is not None else []
-        for file in (task.train, task.test, *pictures):
-            facts = file.lstat()
-            digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        pictures = task.images.listing(recursive=True) if task.images is not None else []
+        files = [file.facts() for source in (task.train, task.test) for file in source.files]
+        for facts in (*files, *pictures):
+            digest.update(f"{facts.path}\0{facts.size}\0{facts.mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from components.data.benchmarks.catalogue import BENCHMARKS, LETTER, SHORT
 from components.data.benchmarks.layout import answers_of
 from components.data.benchmarks.preparing import prepare_benchmark
+from components.data.in_order import Threads
 from components.data.reports import ItemError
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
@@ -28,7 +29,7 @@ def _prepared(stream: str, root: Path, tmp_path: Path, *makers: Callable[[Path],
     for make in makers:
         make(root)
     out = tmp_path / "out"
-    report = prepare_benchmark(BENCHMARKS[stream], root, out, workers=2)
+    report = prepare_benchmark(BENCHMARKS[stream], root, out, in_order=Threads(workers=2))
     assert report.refused is None
     assert [problem for problem in report.problems if problem.kind != "count"] == []
     opened = open_stream(StreamConfig(name=str(out)))
@@ -184,7 +185,7 @@ def test_vqacl_accepts_what_three_people_said(root: Path, tmp_path: Path) -> Non
 def test_threads_change_nothing(root: Path, tmp_path: Path) -> None:
     trees.coin(root)
     for workers in (1, 3):
-        prepare_benchmark(BENCHMARKS["coin"], root, tmp_path / str(workers), workers=workers)
+        prepare_benchmark(BENCHMARKS["coin"], root, tmp_path / str(workers), in_order=Threads(workers=workers))
     one, three = (open_stream(StreamConfig(name=str(tmp_path / str(workers)))) for workers in (1, 3))
     assert one.digest == three.digest
 

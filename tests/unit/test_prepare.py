@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from components.data.importing import import_stream, read_stream_file
-from components.data.items import METRICS
+from components.data.in_order import Threads
+from components.data.items import METRICS, distinct_items
+from components.data.json_items import iter_items
 from components.data.prepared import open_prepared
 from components.data.reports import ImportReport
 from components.data.streams import StreamConfig, open_stream
@@ -88,6 +91,28 @@ def test_json_list_longer_than_one_read_keeps_every_item(source: Path, tmp_path:
     assert _run(source, tmp_path / "out").files[0].kept == 500  # 2.5 MB, read in pieces of 1 MB
 
 
+def test_threads_write_the_same_shards(source: Path, tmp_path: Path) -> None:
+    items = [_item(f"t{index}", **({"image": "none.png"} if index % 7 == 0 else {})) for index in range(50)]
+    (source / "shop" / "train.json").write_text(json.dumps(items))
+    for workers in (1, 3):
+        stream, threads = read_stream_file(source / "stream.toml"), Threads(workers=workers)
+        report = import_stream(stream, tmp_path / str(workers), max_broken=0.5, in_order=threads)
+        assert [problem.row for problem in report.problems] == list(range(1, 51, 7))
+    assert open_prepared(tmp_path / "1").digest == open_prepared(tmp_path / "3").digest
+
+
+def test_a_list_of_four_times_the_length_takes_no_more_memory(tmp_path: Path) -> None:
+    peaks: list[int] = []
+    for count in (200, 800):
+        path = tmp_path / f"{count}.json"
+        path.write_text(json.dumps([_item(str(index), note="word " * 4000) for index in range(count)], indent=1))
+        tracemalloc.start()
+        assert sum(1 for _ in distinct_items(iter_items(path))) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] < 8 << 20  # the longer list has 16 MB
+
+
 FAULTS: list[tuple[str, object, str]] = [
     ("missing id", {"image": "a.png", "conversations": _turns(("human", "q"), ("gpt", "a"))}, '"id" is missing'),
     ("id of a wrong kind", _item("x", id=[1]), '"id" must be'),
@@ -111,6 +136,8 @@ FAULTS: list[tuple[str, object, str]] = [
     ("two placeholders", _item("x", conversations=_turns(("human", "<image><image>q"), ("gpt", "a"))), "2 <image>"),
     ("placeholder alone", _item("x", image=None), 'field "image" is missing'),
     ("not an object", 7, "this is a number"),
+    ("half a character", _item("x", conversations=_turns(("human", "\ud83d"), ("gpt", "a"))), "half a character"),
+    ("half a character in an id", _item("\ud83d"), "half a character"),
 ]
 
 
@@ -149,6 +176,9 @@ def test_every_planted_fault_is_named_with_file_and_row(
         ('[{"id": "x"', 1, "not JSON from here on"),
         ("[" + json.dumps(_item("x")) + ", oops]", 2, "not JSON from here on"),
         (json.dumps(_item("x")) + "\n{oops}\n", 2, "not JSON"),
+        (json.dumps(_item("x")) + "\n" + '{"id": ' + "9" * 5000 + "}\n", 2, "4300 digits"),
+        ("[" + json.dumps(_item("x")) + ', {"id": ' + "9" * 5000 + "}]", 2, "4300 digits"),
+        (json.dumps(_item("x")) + "\n" + "[" * 100_000 + "\n", 2, "nested too deeply"),
         ("", None, "no rows"),
         ("[]", None, "no rows"),
     ],

@@ -1,6 +1,6 @@
 """The first pass over a source: count it, name what cannot be parsed, and find out which items the stream uses.
 
-Memory: one item, eight bytes for every id, and a rank for every item that is used.
+Memory: one item, 16 bytes for every id, and a rank for every item that is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, StreamSpec, TaskSpec, rank
 from components.data.reports import FileReport, Problem
+from components.data.seen_ids import SeenIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +27,15 @@ class Choice:
 
 def distinct(items: Iterable[RawItem | Problem]) -> Iterator[RawItem | Problem]:
     """The same items, but a second one with an id that was used before is a problem."""
-    seen: set[bytes] = set()
+    seen = SeenIds()
     for item in items:
         if isinstance(item, Problem):
             yield item
             continue
-        key = hashlib.sha256(item.item_id.encode()).digest()[:8]
-        if key in seen:
+        if seen.first_use(item.item_id, item.number) is not None:
             detail = f"the id {item.item_id!r} was used before"
             yield Problem(kind="duplicate id", file=item.file, row=item.number, detail=detail)
             continue
-        seen.add(key)
         yield item
 
 

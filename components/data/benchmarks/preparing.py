@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +22,13 @@ from components.data.benchmarks.families import FAMILIES
 from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
 from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
+from components.data.in_order import ONE_BY_ONE, InOrder
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.errors import ConfigError, DataError
 
 SIDES: tuple[Side, ...] = ("test", "train")  # test first: training rows are compared with it
-_AHEAD = 4  # items read ahead per worker
 _MARK = ".whole"
 
 
@@ -39,17 +37,15 @@ class _Refused(Exception):
 
 
 def prepare_benchmark(
-    stream: StreamSpec, root: Path, out_dir: Path, *, strict: bool = False, workers: int = 1
+    stream: StreamSpec, root: Path, out_dir: Path, *, strict: bool = False, in_order: InOrder = ONE_BY_ONE
 ) -> ImportReport:
     """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
 
     `strict` refuses when anything at all was reported; a split without rows is always refused. Refused: `out_dir` stays
     as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`,
-    naming the layout that is expected.
+    naming the layout that is expected. `in_order` opens the pictures.
     """
     root = _whole_root(root, stream)
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; give at least 1.")
     files: list[FileReport] = []
     report = partial(ImportReport, stream=stream.name, out_dir=out_dir, spec=stream.digest)
     refused: str | None = None
@@ -57,7 +53,7 @@ def prepare_benchmark(
         with whole_or_later(out_dir) as scratch:
             for task in stream.tasks:
                 done = _TaskPreparation(
-                    stream=stream, task=task, root=root, folder=scratch / task.name, workers=workers
+                    stream=stream, task=task, root=root, folder=scratch / task.name, in_order=in_order
                 )
                 files.extend(done.run())
             refused = _refusal(files, strict)
@@ -121,7 +117,7 @@ class _TaskPreparation:
     task: TaskSpec
     root: Path
     folder: Path
-    workers: int
+    in_order: InOrder
     test_keys: set[bytes] = field(default_factory=set)
 
     def run(self) -> list[FileReport]:
@@ -190,7 +186,7 @@ class _TaskPreparation:
             "metric": self.task.metric,
             "licence": FAMILIES[self.task.family].licence,
         }
-        rows = self._rows(_in_order(check, items, self.workers), side, report)
+        rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
         if report.counts.total() == faults and not report.notes:
             self._mark(side).write_text(self._state(side, choice))
@@ -227,18 +223,3 @@ def _compare(report: FileReport, part: PartSpec) -> None:
         note(f"the source holds {report.rows:,} rows, the specification takes {part.use:,}")
     if report.missed:
         note(f"{report.missed:,} of the {report.chosen or 0:,} rows that the specification takes could not be read")
-
-
-def _in_order(check: partial[Checked | Problem], items: Iterable[RawItem], workers: int) -> Iterator[Checked | Problem]:
-    """`check` of every item, in their order, by threads (decoding leaves Python's lock) and a few items ahead."""
-    if workers == 1:
-        yield from map(check, items)
-        return
-    waiting: deque[Future[Checked | Problem]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append(pool.submit(check, item))
-            if len(waiting) >= workers * _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
