@@ -1,4 +1,4 @@
-"""Sweeps for real: Ray Tune over streams on the pocket model and nano-size data, every sweep a process of its own.
+"""Sweeps for real: Ray Tune over streams on the pocket model and nano-size data.
 
 python -m pytest tests/integration/test_sweep.py
 """
@@ -11,13 +11,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from components.data.streams import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.tracking_config import TrackingConfig
+from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
+from components.training.launch import ray_session
+from components.tuning.objective import parse_objective
+from components.tuning.search import Search, run_trials
+from components.tuning.space import parse_axis, points
+from components.tuning.trials import Trial, TrialPlan
 from pipelines.presets import preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,37 +106,59 @@ def test_a_sweep_is_killed_and_goes_on(tmp_path: Path) -> None:
     assert {each.data.metrics["final_average"] for each in below} == set(averages.values())
 
 
-def test_a_failing_trial_is_recorded_and_a_slow_one_is_ended(tmp_path: Path) -> None:
+# ---- the others share one Ray session, without MLflow
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
+    """Sequential LoRA on two short tasks."""
+    run = replace(
+        preset("pocket").with_method("sequential_lora"),
+        storage=tmp_path_factory.mktemp("sweeps"),
+        stream=StreamConfig(size="nano", order=("chartqa", "iconqa"), test_limit=8),
+        evaluation=EvaluationConfig(zero_shot=False),
+        tracking=TrackingConfig(enabled=False),
+    )
+    with ray_session(run, streams=2):
+        yield run
+
+
+def tried(base: RunConfig, space: str, *, share: bool = False, at_once: int = 2, **options: Any) -> dict[str, Trial]:
+    """The trials of one list of values, in a folder of their own."""
+    folder = base.storage / f"{len(list(base.storage.iterdir()))}"
+    goal = parse_objective("final_average")
+    listed = tuple(points([parse_axis(space)], num_samples=1, seed=0))
+    search = Search(objectives=(goal,), num_tasks=2, listed=listed, grace=1, **options)
+    plan = TrialPlan(base=replace(base, storage=folder), parent=None, shared_dir=folder / "shared" if share else None)
+    return {trial.name: trial for trial in run_trials(search, plan, at_once=at_once, on_progress=lambda *_: None)}
+
+
+def test_a_failing_trial_is_recorded_and_a_slow_one_is_ended(base: RunConfig) -> None:
     """Rates: one that learns, one that hardly moves and one that bursts, one after the other."""
-    rates = "training.optimizer.learning_rate=grid(0.02, 1e-6, 1e30)"
-    asha = ("--stopping", "asha", "--grace", "1", "--at-once", "1", "--metric", "final_average")
-    options = ("--method", "sequential-lora", "--space", rates, *asha, *TASKS, "--training.epochs", "4")
-    output = finish(start(tmp_path, "rates", *options), code=1)
-    found = trials(tmp_path / "rates")
-    good, slow, burst = (found[f"learning_rate-{rate}"] for rate in ("0.02", "1e-06", "1e+30"))
-    assert good["state"] == "finished"
-    assert good["updates"] == 4 * UPDATES
-    assert (slow["state"], slow["learned"], slow["updates"]) == ("stopped", 1, 2 * UPDATES)
-    assert burst["state"] == "failed"
-    assert "the loss of task chartqa became" in burst["reason"]
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert client.get_run(slow["mlflow_id"]).info.status == "KILLED"
-    assert "of 96 updates of the plain sweep were made" in output
+    longer = replace(base, training=replace(base.training, epochs=4))
+    space = "training.optimizer.learning_rate=grid(0.02, 1e-6, 1e30)"
+    good, slow, burst = tried(longer, space, at_once=1, stopping="asha").values()
+    assert (good.state, good.updates) == ("finished", 4 * UPDATES)
+    assert good.figures["final_average"] > 0
+    assert (slow.state, slow.learned, slow.updates) == ("stopped", 1, 2 * UPDATES)
+    assert burst.state == "failed"
+    assert "the loss of task chartqa became" in burst.reason
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_orders_share_their_first_tasks(tmp_path: Path, workers: int) -> None:
-    """Two orders begin alike and two settings differ in scoring only: what they share changes no score."""
-    orders = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'))"
-    options = ("--space", orders, "--stream.test-limit", "8", "--cluster.num-workers", str(workers))
-    finish(start(tmp_path, "shared", *options))
-    shared = trials(tmp_path / "shared")
-    assert sorted(trial["updates"] for trial in shared.values()) == [UPDATES, 2 * UPDATES]
-    if workers == 1:
-        finish(start(tmp_path, "alone", *options, "--no-share"))
-        alone = trials(tmp_path / "alone")
-        assert [trial["updates"] for trial in alone.values()] == [2 * UPDATES] * 2
-        for name in shared:
-            files = [tmp_path / sweep / name / "score_matrix.json" for sweep in ("shared", "alone")]
-            one, other = (ScoreMatrix.read(file) for file in files)
-            assert one == other
+ORDERS = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'))"
+
+
+def test_orders_share_their_first_task_and_no_score_changes(base: RunConfig) -> None:
+    shared, alone = tried(base, ORDERS, share=True), tried(base, ORDERS)
+    assert sorted(trial.updates for trial in shared.values()) == [UPDATES, 2 * UPDATES]
+    assert [trial.updates for trial in alone.values()] == [2 * UPDATES] * 2
+    for name, trial in shared.items():
+        figures = {key: value for key, value in trial.figures.items() if key != "train_s"}
+        assert figures == {key: alone[name].figures[key] for key in figures}
+
+
+def test_two_workers_take_a_task_over_together(base: RunConfig) -> None:
+    two = replace(base, cluster=ClusterConfig(num_workers=2))
+    trials = tried(two, ORDERS, share=True, at_once=1)
+    assert [trial.state for trial in trials.values()] == ["finished"] * 2
+    assert sorted(trial.updates for trial in trials.values()) == [UPDATES, 2 * UPDATES]
