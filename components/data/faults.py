@@ -56,6 +56,26 @@ EXPLANATIONS: dict[str, Explanation] = {
         "The same bytes lie under several names within one split; every surplus file is counted once.",
         "Harmless for training; look whether the questions are repeated too, which would weigh them twice.",
     ),
+    "no instruction": _of(
+        "A sample of an archive has an answer and does not say what was asked.",
+        'Say it in the field "instruction" of the task, or pack a .json with each sample.',
+    ),
+    "no plain file": _of(
+        "A member of an archive is a link or a device, which is never followed.",
+        "Pack the file itself.",
+    ),
+    "path outside": _of(
+        "A member of an archive has a name that leads outside it.",
+        "Do not trust the archive before you know why; pack it again with relative names.",
+    ),
+    "repeated member": _of(
+        "An archive holds two members of one name, and only one can be meant.",
+        "Pack it again with a name of its own for every file.",
+    ),
+    "too large": _of(
+        "A member of an archive is larger than any sample should be.",
+        "Look at what it is; pack pictures and texts one by one.",
+    ),
     "empty answer": _of(
         "There is no accepted answer, or an empty one.",
         "Look the answer up in the release's references; a row without one cannot be learned or scored.",

@@ -74,7 +74,6 @@ class ItemReader:
         sample_id = _sample_id(item)
         turns = conversation(item)
         answers = _answers(item, turns, self.metric)
-        _check_characters([sample_id, *answers, *(turn.text for turn in turns)])
         image, width, height = self._image(item)
         return Row(
             sample_id=sample_id,
@@ -156,15 +155,6 @@ def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
         raise ItemError("empty answer", "an accepted answer is empty")
     check_fit(metric, answers)
     return answers
-
-
-def _check_characters(texts: Iterable[str]) -> None:
-    """Raise `ItemError` for half a character, as JSON's \\ud83d alone: no file could hold it."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ItemError("broken text", f"the text {text!r:.60} holds half a character ({error.reason})") from error
 
 
 def check_fit(metric: str, answers: tuple[str, ...]) -> None:

@@ -53,7 +53,7 @@ def _lines(file: TextIO, first: str) -> Iterator[Numbered]:
         if not text.strip():
             continue
         try:
-            yield number, _readable(text, json.loads(text))
+            yield number, readable(text, json.loads(text))
         except UNREADABLE as error:
             broken = ItemError("broken JSON", f"the line is not JSON ({why_unreadable(error)})")
             yield number, _stray_byte(text) or broken
@@ -83,7 +83,7 @@ def _list_items(file: TextIO) -> Iterator[Numbered]:
             why = why_unreadable(error)
             yield number, ItemError("broken JSON", f"the list cannot be read from here on ({why})")
             return
-        yield number, _readable(buffer[place:end], value)
+        yield number, readable(buffer[place:end], value)
         place, size, number = end, _CHUNK, number + 1
 
 
@@ -92,7 +92,7 @@ def _skipped(gap: re.Pattern[str], buffer: str, place: int) -> int:
     return found.end() if found else place
 
 
-def _readable(text: str, value: object) -> object | ItemError:
+def readable(text: str, value: object) -> object | ItemError:
     """`value`, which was parsed from `text`, or why it cannot be written as UTF-8."""
     if (stray := _stray_byte(text)) is not None:
         return stray

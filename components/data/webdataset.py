@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Protocol, cast
 
-from components.data.json_items import UNREADABLE, Numbered, why_unreadable
+from components.data.json_items import UNREADABLE, Numbered, readable, why_unreadable
 from components.data.reports import ItemError
 from components.data.storage import Location, reason
 from components.errors import DataError
@@ -120,9 +120,11 @@ def _told(sample: _Sample, instruction: str | None) -> dict[str, object]:
         text = sample.members[name].decode("utf-8-sig")
         if name == "txt":
             return _answered(sample.key, text, instruction)
-        item = json.loads(text)
+        item = readable(text, json.loads(text))
     except UNREADABLE as error:
         raise ItemError("broken JSON", f"{sample.key}.{name} cannot be read ({why_unreadable(error)})") from error
+    if isinstance(item, ItemError):
+        raise item
     if not isinstance(item, dict):
         raise ItemError("not an object", f"{sample.key}.json must hold one JSON object")
     return cast(dict[str, object], item)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from components import recording
 from components.data.streams import StreamConfig
 from components.training.config import RunConfig
-from components.training.launch import claim_run_dir, plan_stream
 from pipelines import coast
 from pipelines.command import guarded, parse
 from pipelines.presets import PRESETS
@@ -99,7 +99,7 @@ def test_mlflow_unreachable(refused: Refusal, tmp_path: Path) -> None:
 def test_other_settings_under_the_same_id(refused: Refusal, tmp_path: Path) -> None:
     options = ["pocket", "--storage", str(tmp_path), "--run-id", "x"]
     config = parse(options, program="coast.py", description="").run
-    claim_run_dir(plan_stream(config))
+    recording.claim_run_dir(coast.plan_stream(config))
     message = refused(*options, "--method.rank", "3", "--tracking.no-enabled")
     assert "method.rank = 8" in message
     assert "--run-id" in message

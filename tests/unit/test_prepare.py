@@ -136,8 +136,12 @@ FAULTS: list[tuple[str, object, str]] = [
     ("two placeholders", _item("x", conversations=_turns(("human", "<image><image>q"), ("gpt", "a"))), "2 <image>"),
     ("placeholder alone", _item("x", image=None), 'field "image" is missing'),
     ("not an object", 7, "this is a number"),
-    ("half a character", _item("x", conversations=_turns(("human", "\ud83d"), ("gpt", "a"))), "half a character"),
-    ("half a character in an id", _item("\ud83d"), "half a character"),
+    (
+        "half a character",
+        _item("x", conversations=_turns(("human", "\ud83d"), ("gpt", "a"))),
+        "half of an escaped",
+    ),
+    ("half a character in an id", _item("\ud83d"), "half of an escaped"),
 ]
 
 
@@ -207,7 +211,7 @@ def test_answers_must_fit_the_metric(source: Path, tmp_path: Path, metric: str, 
     ("damaged", "words"),
     [
         (b'{"id": "\xff"}', "the byte 0xff"),
-        (b'{"id": "\\udc00"}', "half of an escaped character"),
+        (b'{"id": "\\udc00"}', "half of an escaped"),
         ('{"id": "x"}'.encode("utf-16"), "the byte 0xff"),
     ],
 )

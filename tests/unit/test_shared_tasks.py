@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.data.streams import StreamConfig
+from components.data.streams import StreamConfig, open_stream
 from components.errors import CheckpointError
 from components.methods import METHODS
 from components.models.backbone import BackboneConfig
 from components.tracking_config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
-from components.training.launch import plan_stream
+from components.training.lessons import plan_lessons
 from components.training.shared_tasks import SharedTask, shared_tasks
 from pipelines.presets import pocket
 
@@ -30,7 +30,7 @@ def run(**changes: object) -> RunConfig:
 
 
 def keys(config: RunConfig) -> list[str | None]:
-    places = shared_tasks(Path("shared"), config, plan_stream(config).lessons)
+    places = shared_tasks(Path("shared"), config, plan_lessons(config, open_stream(config.stream)))
     return [None if place is None else place.folder.name for place in places]
 
 
