@@ -220,10 +220,10 @@ def _asked(config: JudgeConfig) -> str:
 def _usage(content: dict[str, Any]) -> Usage | None:  # Any: the JSON of a chat completion
     """The tokens of an answer's usage block; None where the endpoint counts none."""
     usage = content.get("usage") or {}
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(count, int) for count in counts):
+    asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(asked, int) or not isinstance(said, int):
         return None
-    return Usage(input=counts[0], output=counts[1])
+    return Usage(input=asked, output=said)
 
 
 def _verdict(said: str, parser: Parser, usage: Usage | None = None) -> Verdict:

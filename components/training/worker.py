@@ -179,8 +179,8 @@ class StreamWorker:
 
     def _score_row(self, *, train_s: float) -> None:
         learned = self.cursor.index + 1 if self.cursor.learned else 0
-        following, places = (part[learned : learned + 1] for part in (self.plan.lessons, self.plan.shared))
-        taken_over = any(place is not None and place.found() for place in places)
+        following = self.plan.lessons[learned : learned + 1]
+        taken_over = any(place is not None and place.found() for place in self.plan.shared[learned : learned + 1])
         if following and following[0].num_updates and not taken_over:
             self.feed.read_ahead(following[0].task.name)  # so that the next task starts at once
         row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)

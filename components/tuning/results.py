@@ -126,7 +126,8 @@ def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) 
     from matplotlib.figure import Figure
     from PIL import Image
 
-    up, along = objectives[:2] if len(objectives) > 1 else (objectives[0], _other_than(objectives[0]))
+    up = objectives[0]
+    along = objectives[1] if len(objectives) > 1 else _other_than(up)
     able = [each for each in settings if each.whole and along.name in each.means and up.name in each.means]
     if not able:
         return None
