@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
 import benchmark_trees as trees
+import pytest
 
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file

@@ -1,0 +1,70 @@
+"""Published streams, prepared from tiny trees in the releases' layouts, are learned by the real loop.
+
+python -m pytest tests/integration/test_benchmarks.py                   # pictures and tables, lists, text alone
+python -m pytest tests/integration/test_benchmarks.py --every-stream
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import benchmark_trees as trees
+import pytest
+
+from components.data.benchmarks.catalogue import BENCHMARKS
+from components.data.benchmarks.preparing import prepare_benchmark
+from components.data.streams import StreamConfig
+from components.methods.base import SequentialLoraConfig
+from components.tracking_config import TrackingConfig
+from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
+from components.training.launch import plan_stream, ray_session, run_stream
+from pipelines.presets import pocket
+
+TREES = {
+    "coast-domain": (trees.chartqa, trees.docvqa, trees.iconqa, trees.pathvqa),
+    "coin": (trees.coin,),
+    "trace": (trees.trace,),
+    "coast-capability": (trees.svit,),
+    "coast-dataset": (trees.coin,),
+    "ucit": (trees.ucit,),
+    "mllm-dcl": (trees.mllm_cl,),
+    "mllm-acl": (trees.mllm_cl,),
+    "vqacl": (trees.vqacl,),
+}
+KINDS = ("coast-domain", "coin", "trace")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    every = metafunc.config.getoption("--every-stream")
+    metafunc.parametrize("name", TREES if every else KINDS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
+    """Two updates of one row a task."""
+    run = replace(
+        pocket(),
+        storage=tmp_path_factory.mktemp("benchmarks"),
+        method=SequentialLoraConfig(rank=4),
+        training=TrainingConfig(global_batch_size=1, updates_per_task=2),
+        evaluation=EvaluationConfig(zero_shot=False),
+        tracking=TrackingConfig(enabled=False),
+    )
+    with ray_session(run):
+        yield run
+
+
+def test_it_is_prepared_and_learned(name: str, base: RunConfig) -> None:
+    root, out = base.storage / f"{name}-raw", base.storage / f"{name}-prepared"
+    for make in TREES[name]:
+        make(root)
+    report = prepare_benchmark(BENCHMARKS[name], root, out)
+    assert report.refused is None
+    plan = plan_stream(replace(base, run_id=name, stream=StreamConfig(name=str(out))))
+    assert plan.stream.task_names == BENCHMARKS[name].task_names
+    matrix = run_stream(plan, lambda _: None).matrix
+    assert matrix.after == list(BENCHMARKS[name].task_names)
+    assert all(score is not None for score in matrix.rows[-1])
+    assert sum(1 for _ in Path(plan.run_dir / "predictions").glob("*.parquet")) == len(matrix.after)
