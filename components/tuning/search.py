@@ -56,7 +56,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     wanted = at_once or streams_of_this_machine(plan.base.cluster)
     folder = tempfile.mkdtemp(prefix="littoral-tune-")  # Tune's own notes; a sweep continues from its trials' folders
     try:
-        with ray_session(plan.base, streams=wanted):
+        with ray_session(plan.base, trials=wanted):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(_tune_trial, plan=plan), {"CPU": TRIAL_CPUS}),
                 param_space={} if search.axes else {VALUES: tune.grid_search([dict(each) for each in search.listed])},

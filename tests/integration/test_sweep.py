@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from components.data.streams import StreamConfig
@@ -119,7 +120,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
         evaluation=EvaluationConfig(zero_shot=False),
         tracking=TrackingConfig(enabled=False),
     )
-    with ray_session(run, streams=2):
+    with ray_session(run, trials=2):
         yield run
 
 
@@ -140,6 +141,10 @@ def test_a_trial_that_is_behind_is_ended(base: RunConfig) -> None:
     assert (good.state, good.updates) == ("finished", 4 * UPDATES)
     assert good.figures["final_average"] > 0
     assert (slow.state, slow.learned, slow.updates) == ("stopped", 1, 2 * UPDATES)
+    deadline = time.monotonic() + 60  # what the ended trial held is free again, or later trials would starve
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 ORDERS = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'))"
