@@ -29,19 +29,15 @@ class SweepTracker:
     def keep(
         self,
         *,
-        stopped: Sequence[str],
         figures: Mapping[str, float],
         best: Mapping[str, object],
         table: Sequence[str],
         picture: Image | None,
     ) -> None:
-        """Record what the sweep found: `stopped` are MLflow runs that a scheduler ended, which say so from now on."""
+        """Record what the sweep found: the best setting's figures and values, the table and the picture."""
         if self._store is None or self.run_id is None:
             return
         with _told():
-            for run_id in stopped:
-                self._store.put_tags(run_id, {"stopped_early": "true"})
-                self._store.close_run(run_id, "KILLED")
             self._store.put_points(self.run_id, points(figures, step=0))
             self._store.put_json(self.run_id, {name: str(value) for name, value in best.items()}, "best.json")
             self._store.put_tags(self.run_id, {"mlflow.note.content": "\n".join(table)})

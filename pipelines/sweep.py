@@ -9,7 +9,6 @@ Every trial is a run in a folder of its own; the same command with the same --sw
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from components.training.config import ClusterConfig, Json, RunConfig, flatten  
 from components.training.launch import plan_stream, require_lasting_storage, write_json  # noqa: E402
 from components.tuning.objective import Objective, parse_objective  # noqa: E402
 from components.tuning.results import Setting, best_of, draw_pareto, settings_of, table  # noqa: E402
-from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine  # noqa: E402
+from components.tuning.search import Progress, Search, run_trials, streams_of_this_machine  # noqa: E402
 from components.tuning.space import (  # noqa: E402
     GRID,
     WHERE,
@@ -63,10 +62,6 @@ class SweepCommand(Command):
     """Draws for each grid point; for optuna: trials in all."""
     seeds: int = 1
     """Seeds for every setting: seed, seed + 1, ...; figures are then means over them."""
-    stopping: Stopping = "none"
-    """asha ends trials that are behind at equal numbers of learned tasks; none: what a published number needs."""
-    grace: int | None = None
-    """Learned tasks before which no trial is ended; default: half of the stream."""
     share: bool = True
     """Trials that agree on all that the first tasks' learning depends on learn those tasks once."""
     at_once: int | None = None
@@ -103,7 +98,7 @@ def main() -> int:
         return 0
     trials = run_and_follow(sweep, command.at_once, console)
     show_results(sweep, trials, console)
-    return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
+    return 0 if all(trial.state == "finished" for trial in trials) else 1
 
 
 def plan_sweep(command: SweepCommand) -> Sweep:
@@ -147,15 +142,8 @@ def threads(command: SweepCommand) -> int:
 def search_of(
     command: SweepCommand, axes: tuple[Axis, ...], objectives: tuple[Objective, ...], num_tasks: int, folder: Path
 ) -> Search:
-    """Which trials there will be, and which may be ended early; raises `ConfigError`."""
-    grace = command.grace if command.grace is not None else math.ceil(num_tasks / 2)
-    if not 1 <= grace <= num_tasks:
-        raise ConfigError(f"grace is {grace}; the stream has {num_tasks} tasks, so give 1 to {num_tasks}.")
-    if command.stopping == "asha" and len(objectives) > 1:
-        raise ConfigError("asha compares trials by one metric and several were given; use --stopping none.")
-    search = Search(
-        objectives=objectives, num_tasks=num_tasks, seed=command.run.seed, stopping=command.stopping, grace=grace
-    )
+    """Which trials there will be; raises `ConfigError`."""
+    search = Search(objectives=objectives, num_tasks=num_tasks, seed=command.run.seed)
     if command.search == "listed":
         listed = points(axes, num_samples=command.num_samples, seed=command.run.seed)
         return replace(search, listed=tuple({trial_name(values): values for values in listed}.values()))
@@ -244,7 +232,6 @@ def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
     if picture is not None:
         picture.save(sweep.folder / PARETO_FILE)
     tracker.keep(
-        stopped=[trial.mlflow_id for trial in trials if trial.state == "stopped" and trial.mlflow_id],
         figures={} if best is None else best.means,
         best={} if best is None else best.values,
         table=lines,
@@ -259,7 +246,7 @@ def best_config(sweep: Sweep, best: Setting) -> RunConfig:
 
 
 def updates_of(sweep: Sweep, trial: Trial) -> int:
-    """Updates that a trial makes which is neither ended nor takes anything over."""
+    """Updates that a trial makes which takes nothing over."""
     plan = plan_stream(replace(configured(sweep.base, trial.values), run_id=trial.name))
     return sum(lesson.num_updates for lesson in plan.lessons)
 
@@ -272,8 +259,7 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     for axis in sweep.axes:
         console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False, soft_wrap=True)
     goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
-    ends = f"ended early by asha from {search.grace} tasks on" if search.stopping == "asha" else "all run to their end"
-    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
+    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}", soft_wrap=True)
 
 
 def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> None:
@@ -287,7 +273,7 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> Non
         shown.add_row(*line)
     console.print(shown)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
-    saved = ", the rest was shared or ended early" if made < whole else ""
+    saved = ", the rest was shared" if made < whole else ""
     console.print(f"{made} of {whole} updates of the plain sweep were made (ratio {made / max(whole, 1):.2f}){saved}")
     best = best_of(settings, sweep.search.objectives[0])
     if best is None:

@@ -187,7 +187,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def ray_session(config: RunConfig, *, trials: int | None = None) -> Iterator[None]:
+def ray_session(config: RunConfig, *, trials: int = 1) -> Iterator[None]:
     """Join the cluster of a submitted job or of `cluster.address`; otherwise start one inside this process.
 
     For a sweep, `trials` streams run in it at the same time.
@@ -205,10 +205,8 @@ def ray_session(config: RunConfig, *, trials: int | None = None) -> Iterator[Non
         ray.init(address=address, log_to_driver=not quiet, logging_level=level)
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
-        cpus = max(4, os.cpu_count() or 1, (trials or 1) * (config.cluster.num_workers + 2))
-        # A sweep may end a stream from outside. Ray Train then frees its CPUs, which it can only with the dashboard.
-        dashboard = trials is not None
-        start_ray(num_cpus=cpus, include_dashboard=dashboard, log_to_driver=not quiet, logging_level=level)
+        cpus = max(4, os.cpu_count() or 1, trials * (config.cluster.num_workers + 2))
+        start_ray(num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
     try:

@@ -111,7 +111,7 @@ def _states(setting: Setting) -> str:
     """`3 finished`, or what else became of the trials."""
     texts: list[str] = []
     for trial in setting.trials:
-        after = f" after {trial.learned} tasks" if trial.state in ("stopped", "unfinished") else ""
+        after = f" after {trial.learned} tasks" if trial.state == "unfinished" else ""
         texts.append(f"{trial.state}{after}" + (f" ({trial.reason})" if trial.reason else ""))
     counted = {text: texts.count(text) for text in texts}
     return ", ".join(f"{times} {text}" if times > 1 or len(counted) > 1 else text for text, times in counted.items())

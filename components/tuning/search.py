@@ -1,4 +1,4 @@
-"""Ray Tune over trials: which run when, how many at once, and which end early."""
+"""Ray Tune over trials: which are run, and how many at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from components.errors import ConfigError
@@ -19,16 +18,15 @@ from components.training.config import ClusterConfig
 from components.training.launch import ray_session, user_error
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
-from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, run_trial, trial_of
+from components.tuning.trials import Figures, Trial, TrialPlan, run_trial, trial_of
 
-Stopping = Literal["none", "asha"]
 VALUES = "values"  # Tune's only parameter where trials are listed beforehand
 TRIAL_CPUS = 1  # of the process that drives a trial's stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How trials are chosen and ended. `objectives[0]` decides; more than one only with `axes` left to Optuna."""
+    """How trials are chosen. `objectives[0]` decides; with Optuna, several make a Pareto front."""
 
     objectives: tuple[Objective, ...]
     num_tasks: int
@@ -39,9 +37,6 @@ class Search:
     num_samples: int = 0
     """Trials in all, where Optuna chooses."""
     seed: int = 0
-    stopping: Stopping = "none"
-    grace: int
-    """Learned tasks before which no trial is ended."""
 
 
 Progress = Callable[[str, Figures | None], None]
@@ -61,7 +56,6 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
                 tune.with_resources(tune.with_parameters(_tune_trial, plan=plan), {"CPU": TRIAL_CPUS}),
                 param_space={} if search.axes else {VALUES: tune.grid_search([dict(each) for each in search.listed])},
                 tune_config=tune.TuneConfig(
-                    scheduler=_scheduler(search),
                     search_alg=optuna_search(search) if search.axes else None,
                     num_samples=search.num_samples if search.axes else 1,
                     max_concurrent_trials=min(wanted, room(plan.base.cluster)),
@@ -77,7 +71,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     trials: dict[str, Trial] = {}
     for result in results:
         values = _values(result.config or {})
-        trial = trial_of(plan, values, stopped=result.error is None, error=reason(result.error))
+        trial = trial_of(plan, values, error=reason(result.error))
         trials.setdefault(trial.name, trial)
     return list(trials.values())
 
@@ -118,20 +112,6 @@ def _tune_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
 
 def _values(config: dict[str, Any]) -> Values:
     return {field: plain(value) for field, value in config.get(VALUES, config).items()}
-
-
-def _scheduler(search: Search) -> TrialScheduler:
-    if search.stopping == "none":
-        return FIFOScheduler()
-    first = search.objectives[0]
-    return ASHAScheduler(
-        time_attr=LEARNED,
-        metric=first.name,
-        mode=first.mode,
-        max_t=search.num_tasks,
-        grace_period=search.grace,
-        reduction_factor=2,
-    )
 
 
 def optuna_search(search: Search) -> Searcher:

@@ -24,7 +24,7 @@ TRIAL_FILE = "trial.json"
 LEARNED = "tasks_learned"
 
 Figures = dict[str, float]
-State = Literal["finished", "stopped", "failed", "unfinished"]
+State = Literal["finished", "failed", "unfinished"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Trial:
 def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]) -> None:
     """Run one trial, telling `report` its figures after every learned task, the last time when all is written.
 
-    A trial that was begun before tells what it has first, so that a scheduler sees every trial from its first task on.
+    A trial that was begun before tells what it has first, so that every trial is heard of from its first task on.
     """
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
     stream.run_dir.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
         costs.add(event)
         if isinstance(event, RowScored) and event.tasks_learned:
             write_json(stream.run_dir / TRIAL_FILE, asdict(costs))
-            # The last report comes below: a scheduler may end a trial at it.
+            # The last report comes below, when the run is whole.
             if before < event.tasks_learned < last:
                 report(figures_after(stream.run_dir, event.tasks_learned))
 
@@ -138,13 +138,13 @@ def figures_after(run_dir: Path, learned: int) -> Figures:
     }
 
 
-def trial_of(plan: TrialPlan, values: Values, *, stopped: bool = False, error: str = "") -> Trial:
-    """The trial of these values as its folder tells it; `stopped`: a scheduler ended it; `error`: what it failed of."""
+def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
+    """The trial of these values as its folder tells it; `error`: what it failed of."""
     config = plan.config(values)
     assert config.run_id is not None
     folder = config.storage.expanduser().resolve() / config.run_id
     learned = learned_in(folder)
-    state: State = "failed" if error else "stopped" if stopped else "unfinished"
+    state: State = "failed" if error else "unfinished"
     return Trial(
         name=config.run_id,
         values=values,

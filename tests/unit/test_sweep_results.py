@@ -36,7 +36,7 @@ TRIALS = [
     trial(8, 0, 50.0, 9.0),
     trial(4, 1, 44.0, 2.0),
     trial(8, 1, 48.0, 9.0),
-    trial(16, 0, 90.0, 0.0, state="stopped"),
+    trial(16, 0, 90.0, 0.0, state="unfinished"),
     trial(16, 1, 90.0, 0.0),
     trial(2, 0, 30.0, 5.0),
     trial(2, 1, 30.0, 5.0),
@@ -50,7 +50,7 @@ def test_seeds_of_a_setting_are_one_line_with_mean_and_deviation() -> None:
         ["8", "49.0 ± 1.4", "9.0 ± 0.0", "80", "1.0 min", "2 finished"],
         ["4", "42.0 ± 2.8", "4.0 ± 2.8", "40", "1.0 min", "2 finished"],
         ["2", "30.0 ± 0.0", "5.0 ± 0.0", "20", "1.0 min", "2 finished"],
-        ["16", "90.0 ± 0.0", "0.0 ± 0.0", "160", "1.0 min", "1 stopped after 2 tasks, 1 finished"],
+        ["16", "90.0 ± 0.0", "0.0 ± 0.0", "160", "1.0 min", "1 unfinished after 2 tasks, 1 finished"],
     ]
 
 

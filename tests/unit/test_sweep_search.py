@@ -19,9 +19,7 @@ AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.
 def searched(*objectives: str, trials: int, listed: tuple[Values, ...] = ()) -> list[dict[str, float]]:
     """What is suggested, one after another, when high ranks are good and cost parameters."""
     goals = tuple(parse_objective(text) for text in objectives)
-    search = optuna_search(
-        Search(objectives=goals, num_tasks=4, axes=AXES, num_samples=trials, listed=listed, seed=0, grace=2)
-    )
+    search = optuna_search(Search(objectives=goals, num_tasks=4, axes=AXES, num_samples=trials, listed=listed, seed=0))
     suggested: list[dict[str, float]] = []
     for number in range(trials):
         values = search.suggest(f"trial-{number}")
