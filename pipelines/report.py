@@ -5,6 +5,7 @@
     python pipelines/report.py results/*.json
     python pipelines/report.py results/*.json --against sequential-lora    # intervals, tests and verdicts in words
     python pipelines/report.py runs/unfinished results/*.json --forecast    # where it will end, by what others did
+    python pipelines/report.py runs/first runs/second --html out    # out/report.html, and its figures as files
 
 Runs that differ only in their seed are one row. A cell reads *right after the task was learned -> at the end*.
 """
@@ -36,9 +37,11 @@ from components.evaluation.matrix import ScoreMatrix  # noqa: E402
 from components.evaluation.scorers import score  # noqa: E402
 from components.evaluation.spread import Spread  # noqa: E402
 from components.recorded import FinishedRun, read_run, write_record  # noqa: E402
+from components.reporting.papers import markdown  # noqa: E402
 from pipelines.report_against import against  # noqa: E402
 from pipelines.report_forecast import forecast_table, forecasts, write_calibration  # noqa: E402
 from pipelines.report_groups import Line, grouped, label, require_comparable  # noqa: E402
+from pipelines.report_html import write_html  # noqa: E402
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
@@ -61,6 +64,9 @@ class Report:
     run, what would have been said after each of its tasks and what came."""
     picture: Path | None = None
     """With --forecast: also draw how right the forecasts of the finished runs are, as PNG."""
+    html: Path | None = None
+    """Write report.html into this folder, one page that needs nothing else, and beside it the table as Markdown and
+    LaTeX and all figures as CSV. With --against, the page holds that comparison too."""
     record: Path | None = None
     """Instead of a table: write each run's record, RUN-ID.json, into this folder. It outlives the run's own folder."""
     debug: bool = False
@@ -71,9 +77,10 @@ class Report:
             "--record": self.record is not None,
             "--against": self.against is not None,
             "--forecast": self.forecast,
+            "--html": self.html is not None,
         }
         asked = [option for option, there in given.items() if there]
-        if len(asked) > 1:
+        if len(asked) > 1 and asked != ["--against", "--html"]:
             raise ConfigError(f"{' and '.join(asked)} were given together; ask for one of them at a time.")
         if self.picture is not None and not self.forecast:
             raise ConfigError("--picture draws how right forecasts are; give --forecast as well.")
@@ -86,6 +93,15 @@ def main() -> int:
     if command.record is not None:
         for run in runs:
             print(write_record(run, command.record.expanduser()))
+    elif command.html is not None:
+        for path in write_html(
+            runs,
+            command.html.expanduser().resolve(),
+            overview=table_of(runs),
+            generals=general_tables(runs),
+            compared=against(runs, command.against) if command.against is not None else None,
+        ):
+            print(path)
     elif command.against is not None:
         header, lines, verdicts = against(runs, command.against)
         put(header, lines, command.markdown)
@@ -222,11 +238,6 @@ def majority_score(train: Split, test: Split) -> float:
         statistics.fmean(score(row.metric, reply, row.answers) for row in rows)
         for reply, _ in answers.most_common(FREQUENT)
     )
-
-
-def markdown(header: Line, lines: Sequence[Line]) -> Line:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
 
 
 if __name__ == "__main__":

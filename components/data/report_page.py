@@ -22,7 +22,7 @@ PAIRS = 12  # pairs of look-alike pictures shown
 PROBLEMS = 12  # shown of each split; report.json lists more
 _TURNS = 4  # shown of a sample row
 _TEXT = 400  # characters shown of one text
-_FOLDER = Path(__file__).with_name("pages")
+PAGES = Path(__file__).with_name("pages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +57,44 @@ def write_page(path: Path, report: ImportReport, found: Sequence[Overlap] | None
 
     `found` is None when overlaps were not looked for, `seen` when nothing was written.
     """
-    environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(_FOLDER),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(cut=_cut, number=_number, size=_size)
     none = Thumbnail(missing="not kept")
-    page = environment.get_template("report.html").render(
-        report=report,
-        troubled=[file for file in report.files if file.problems],
-        published=_published,
-        overlaps=found,
-        pairs=[
-            (picture, seen.pictures.get(picture, none), other, seen.pictures.get(other, none))
-            for picture, other in ((pair.first, pair.second) for pair in pairs_of(found or ()))
-        ]
-        if seen is not None
-        else [],
-        splits=seen.splits if seen is not None else (),
-        large=LARGE // 1_000_000,
-        shown_problems=PROBLEMS,
-        shown_turns=_TURNS,
+    page = (
+        page_environment(PAGES)
+        .get_template("report.html")
+        .render(
+            report=report,
+            troubled=[file for file in report.files if file.problems],
+            published=_published,
+            overlaps=found,
+            pairs=[
+                (picture, seen.pictures.get(picture, none), other, seen.pictures.get(other, none))
+                for picture, other in ((pair.first, pair.second) for pair in pairs_of(found or ()))
+            ]
+            if seen is not None
+            else [],
+            splits=seen.splits if seen is not None else (),
+            large=LARGE // 1_000_000,
+            shown_problems=PROBLEMS,
+            shown_turns=_TURNS,
+        )
     )
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise DataError(f"the page {path} cannot be written ({error.strerror}).") from error
+
+
+def page_environment(*folders: Path) -> Environment:
+    """What renders the templates in `folders`: everything is escaped; filters cut texts and write numbers and sizes."""
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(folders),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(cut=_cut, number=_number, size=_size)
+    return environment
 
 
 def _published(file: FileReport) -> str:

@@ -1,0 +1,184 @@
+"""Charts of the page, as Plotly figures that its script draws.
+
+Why Plotly: it answers to a pointer and a finger, draws SVG, which prints sharply and follows the page's light and dark
+colours, needs no network and no `eval` (the page forbids both), and is well kept. Its script is 4.8 MB, written into
+the page once. Considered: Bokeh (1 MB, but a canvas, which prints as pixels and no theme re-colours), Vega-Lite through
+Altair (small, but it takes a second package with a compiled renderer to write its script, and `eval` or a slower
+interpreter), matplotlib's SVG (no script, but nothing to point at on a phone). What has no axis is a table here
+(components/reporting/heat.py), and every chart's numbers stand in one below it.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from components.evaluation.decomposition import SPLITS
+from components.evaluation.spread import Spread
+from components.reporting.curves import Curves
+
+# Told apart from white and from the dark page by 3 : 1 or more; repeated with another dash.
+COLOURS = ("#0072b2", "#c4520a", "#008a64", "#b0568f", "#957000", "#7b61d6", "#6b7785")
+DASHES = {"solid": "", "dash": "6 3", "dot": "2 2"}  # Plotly's name -> SVG's dash array
+SYMBOLS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼"}
+_LABEL = 18  # characters of a bar's name on one line
+_PARTS = {  # figure -> name, colour, pattern
+    "forgetting_routing_error": ("routing error", COLOURS[1], "/"),
+    "forgetting_weight_drift": ("weight drift", COLOURS[0], ""),
+    "forgetting_format_drift": ("format", COLOURS[4], "/"),
+    "forgetting_knowledge_loss": ("knowledge", COLOURS[2], ""),
+}
+
+Plain = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A figure under the id of its element; `says` is what a person who cannot see it is told."""
+
+    id: str
+    says: str
+    figure: Plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How one line is drawn in every chart, and in the key above them."""
+
+    number: int
+    line: str
+
+    @property
+    def colour(self) -> str:
+        """Of line and marker."""
+        return COLOURS[self.number % len(COLOURS)]
+
+    @property
+    def dash(self) -> str:
+        """Plotly's name."""
+        return list(DASHES)[self.number // len(COLOURS) % len(DASHES)]
+
+    @property
+    def symbol(self) -> str:
+        """Plotly's name."""
+        return list(SYMBOLS)[self.number % len(SYMBOLS)]
+
+    @property
+    def dash_array(self) -> str:
+        """The dash as SVG has it."""
+        return DASHES[self.dash]
+
+    @property
+    def mark(self) -> str:
+        """The marker as a character."""
+        return SYMBOLS[self.symbol]
+
+
+def looks(lines: Sequence[str]) -> list[Look]:
+    """One look for each line."""
+    return [Look(number=number, line=line.replace("`", "")) for number, line in enumerate(lines)]
+
+
+def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> Chart:
+    """Lines over the stream with error bars, slightly apart so that equal scores are seen; traces by `looks`."""
+    figure = go.Figure(layout=_layout(bottom=10))
+    apart = min(0.06, 0.5 / len(lines))
+    for look, line in zip(looks(lines), lines, strict=True):
+        points = curves.of(line)
+        known = [points[after] for after in curves.after if after in points]
+        shift = (look.number - (len(lines) - 1) / 2) * apart
+        figure.add_scatter(
+            x=[curves.after.index(point.after) + shift for point in known],
+            y=[point.value for point in known],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [point.interval.high - point.value if point.interval else 0.0 for point in known],
+                "arrayminus": [point.value - point.interval.low if point.interval else 0.0 for point in known],
+                "thickness": 1,
+                "width": 2,
+            },
+            mode="lines+markers",
+            line={"color": look.colour, "dash": look.dash, "width": 2},
+            marker={"symbol": look.symbol, "size": 8},
+            text=[_plain(f"{look.line}, after {point.after}: {point.text}") for point in known],
+            hovertemplate="%{text}<extra></extra>",
+            name=_plain(look.line),
+            meta=look.number,
+            showlegend=False,
+        )
+    figure.update_xaxes(
+        tickvals=list(range(len(curves.after))),
+        ticktext=[_plain(after) for after in curves.after],
+        range=[-0.35, len(curves.after) - 0.65],
+        title="after",
+        zeroline=False,
+    )
+    figure.update_yaxes(range=[0, 102], title="score", dtick=20)
+    last = [f"{point.line.replace('`', '')} {point.text}" for point in curves.points if point.after == curves.after[-1]]
+    says = f"Line chart, {curves.title}, after each task. After {curves.after[-1]}: {'; '.join(last)}."
+    return Chart(id=f"curve-{number}", says=says, figure=_as_plain(figure))
+
+
+def split_chart(reading: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+    """Bars of forgetting's two parts under `reading`, one bar a line; `parts` by line, of each seed."""
+    figure = go.Figure(layout=_layout(bottom=10, legend=True))
+    names = {line: _wrapped(line.replace("`", "")) for line in parts}
+    for part in SPLITS[reading]:
+        name, colour, pattern = _PARTS[part]
+        means = [Spread.of([one[part] for one in seeds]).mean for seeds in parts.values()]
+        figure.add_bar(
+            y=list(names.values()),
+            x=means,
+            orientation="h",
+            name=name,
+            marker={
+                "color": colour,
+                "pattern": {"shape": pattern, "fgcolor": "#ffffff", "fillmode": "overlay", "solidity": 0.25},
+            },
+            hovertemplate=f"%{{y}}: {name} %{{x:.1f}} points<extra></extra>",
+        )
+    rows = sum(name.count("<br>") + 1 for name in names.values())
+    figure.update_layout(barmode="relative", height=120 + 24 * max(rows, 2), bargap=0.35)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title="points of forgetting", zeroline=True)
+    said = "; ".join(f"{line.replace('`', '')}: {words(seeds, reading)}" for line, seeds in parts.items())
+    return Chart(id=f"split-{reading}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
+
+
+def words(seeds: Sequence[Mapping[str, float]], reading: str) -> str:
+    """The two parts of one line in words."""
+    return ", ".join(f"{_PARTS[part][0]} {Spread.of([one[part] for one in seeds])}" for part in SPLITS[reading])
+
+
+def _layout(*, bottom: int, legend: bool = False) -> go.Layout:
+    """Without Plotly's own template: the page's script gives the theme's colours."""
+    return go.Layout(
+        template=go.layout.Template(),
+        margin={"l": 10, "r": 10, "t": 10, "b": bottom},
+        height=300,
+        dragmode=False,
+        hovermode="closest",
+        font={"size": 13},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        xaxis={"automargin": True, "fixedrange": True, "showgrid": True},
+        yaxis={"automargin": True, "fixedrange": True},
+    )
+
+
+def _wrapped(name: str) -> str:
+    return "<br>".join(_plain(part) for part in textwrap.wrap(name, _LABEL))
+
+
+def _plain(text: str) -> str:
+    """Plotly reads a few tags in texts; data may have none."""
+    return html.escape(text, quote=False)
+
+
+def _as_plain(figure: go.Figure) -> Plain:
+    return dict(figure.to_plotly_json())

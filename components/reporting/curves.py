@@ -1,0 +1,103 @@
+"""Scores over the stream with their intervals: each task's, and the average of the tasks learned so far.
+
+An interval is 95 % over test rows, and over seeds too where a line has several (components/evaluation/statistics.py).
+A point whose test rows were not kept has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.evaluation.contributions import Contributions, ItemScores
+from components.evaluation.statistics import Interval, over_both, over_rows
+from components.recorded import FinishedRun
+
+AVERAGE = "average of the tasks learned so far"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A line's score (0..100) after a task; `interval` is None where single rows are not known."""
+
+    line: str
+    after: str
+    value: float
+    interval: Interval | None
+
+    @property
+    def text(self) -> str:
+        """The value, with the interval where there is one."""
+        return f"{self.value:.1f}" if self.interval is None else str(self.interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The points of all lines for one task, or for the average (`title`), in the stream's order."""
+
+    title: str
+    after: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    def of(self, line: str) -> dict[str, Point]:
+        """One line's points by the task they come after."""
+        return {point.after: point for point in self.points if point.line == line}
+
+
+def curves(groups: Mapping[str, Sequence[FinishedRun]], items: Mapping[str, ItemScores]) -> list[Curves]:
+    """The average first, then each task from when it is new; `items` holds the rows' scores by run id.
+
+    A point is left out where a run of its line lacks a cell for it, as joint learning does before the end.
+    """
+    tasks = next(iter(groups.values()))[0].matrix.tasks
+    found = [_curves(AVERAGE, tasks, {after: tasks[: at + 1] for at, after in enumerate(tasks)}, groups, items)]
+    for at, task in enumerate(tasks):
+        found.append(_curves(task, tasks, {after: [task] for after in tasks[at:]}, groups, items))
+    return found
+
+
+def _curves(
+    title: str,
+    tasks: Sequence[str],
+    cells: Mapping[str, list[str]],
+    groups: Mapping[str, Sequence[FinishedRun]],
+    items: Mapping[str, ItemScores],
+) -> Curves:
+    made = [
+        _point(line, after, group, items, averaged, tasks)
+        for line, group in groups.items()
+        for after, averaged in cells.items()
+    ]
+    return Curves(title=title, after=tuple(cells), points=tuple(point for point in made if point is not None))
+
+
+def _point(
+    line: str,
+    after: str,
+    group: Sequence[FinishedRun],
+    items: Mapping[str, ItemScores],
+    averaged: Sequence[str],
+    tasks: Sequence[str],
+) -> Point | None:
+    row, columns = tasks.index(after) + 1, [tasks.index(task) for task in averaged]
+    if any(run.matrix.num_learned < row for run in group):
+        return None
+    values = [run.matrix.values[row, columns].mean() for run in group]
+    if np.isnan(values).any():
+        return None
+    rows = [items[str(run.config.run_id)].get(after, {}) for run in group]
+    interval = _interval([run.config.seed for run in group], rows, averaged)
+    return Point(line=line, after=after, value=float(np.mean(values)), interval=interval)
+
+
+def _interval(
+    seeds: Sequence[int], rows: Sequence[Mapping[str, Sequence[float]]], averaged: Sequence[str]
+) -> Interval | None:
+    counts = [{len(one.get(task, ())) for one in rows} for task in averaged]
+    if any(len(count) > 1 or min(count) < 2 for count in counts):  # not kept, or too few to be drawn again
+        return None
+    parts = {task: 100.0 / len(averaged) * np.array([one[task] for one in rows]) for task in averaged}
+    scored = Contributions(figure="score", seeds=tuple(seeds), by_task=parts)
+    return over_both(scored) if len(seeds) > 1 else over_rows(scored)

@@ -1,0 +1,135 @@
+"""What the page's tables say of the runs: forgetting in parts, costs, published results, differing settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from components.evaluation.decomposition import SPLITS, split_if_known
+from components.evaluation.ledger import Difference, benchmark_of, differences, run_protocol
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.spread import Spread
+from components.recorded import FinishedRun
+from components.training.config import flatten
+
+PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did
+
+Groups = Mapping[str, Sequence[FinishedRun]]  # by the name of their line in the tables
+Parts = dict[str, list[dict[str, float]]]  # by line, of each seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting in which runs differ: a value for each run, and whether it is not the most frequent one."""
+
+    name: str
+    values: tuple[tuple[str | None, bool], ...]
+
+
+def readings_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
+    """The other readings by which forgetting is split, where they were made; a record has routing's only."""
+    found = {} if run.oracle is None else {"oracle": run.oracle}
+    path = run.path / "repaired_matrix.json"
+    return found | ({"repaired": ScoreMatrix.read(path)} if path.is_file() else {})
+
+
+def forgetting_parts(groups: Groups, reading: str) -> Parts:
+    """By line, the two parts under `reading` for each seed; lines of which a run lacks the reading are left out."""
+    found: Parts = {}
+    for line, group in groups.items():
+        parts = [split_if_known(run.matrix, {reading: readings_of(run).get(reading)}) for run in group]
+        if all(parts):
+            found[line] = parts
+    return found
+
+
+def forgetting_lines(groups: Groups) -> list[list[str]]:
+    """Line, forgetting against the diagonal, and its parts by both readings; "" where a reading was not made."""
+    known = {reading: forgetting_parts(groups, reading) for reading in SPLITS}
+    lines: list[list[str]] = []
+    for line, group in groups.items():
+        totals = [run.matrix.summary().get("forgetting_diagonal") for run in group]
+        measured = [total for total in totals if total is not None]
+        cells = [str(Spread.of(measured)) if measured and len(measured) == len(group) else ""]
+        for reading, names in SPLITS.items():
+            seeds = known[reading].get(line, [])
+            cells += [str(Spread.of([one[name] for one in seeds])) if seeds else "" for name in names]
+        lines.append([line, *cells])
+    return lines
+
+
+def cost_lines(groups: Groups) -> list[list[str]]:
+    """Run, line, minutes of training and evaluation, trainable parameters, megabytes kept after the last task."""
+    return [
+        [
+            str(run.config.run_id),
+            line,
+            *(
+                [
+                    f"{run.cost.train_s / 60:.1f}",
+                    f"{run.cost.evaluate_s / 60:.1f}",
+                    f"{run.cost.trainable_parameters:,}",
+                ]
+                if run.cost is not None
+                else ["", "", ""]
+            ),
+            _kept(run),
+        ]
+        for line, group in groups.items()
+        for run in group
+    ]
+
+
+def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
+    """Every run against the published rows of its method and benchmark, by run id."""
+    return [
+        (str(run.config.run_id), difference)
+        for group in groups.values()
+        for run in group
+        for difference in differences(
+            run.config.stream.name,
+            run.config.method.name,
+            run.matrix,
+            run_protocol(run.config.backbone.name, run.matrix.tasks),
+        )
+    ]
+
+
+def is_benchmark(run: FinishedRun) -> bool:
+    """Whether anything was published for the run's stream."""
+    return benchmark_of(run.config.stream.name) is not None
+
+
+def differing_settings(groups: Groups) -> list[Setting]:
+    """Settings that several runs have with different values, in the configuration's order; None: a run lacks it."""
+    flat = [flatten(run.config.to_json()) for group in groups.values() for run in group]
+    found: list[Setting] = []
+    for name in dict.fromkeys(name for one in flat for name in one):
+        values = [one.get(name) for one in flat]
+        counts = Counter(value for value in values if value is not None)
+        if len(counts) == 1 or name.startswith(PLACES):
+            continue
+        usual, most = counts.most_common(1)[0]
+        marked = [value is not None and most > 1 and value != usual for value in values]
+        found.append(Setting(name=name, values=tuple(zip(values, marked, strict=True))))
+    return found
+
+
+def own_options(groups: Groups) -> dict[str, dict[str, str]]:
+    """By run id, the options that no other run given has, and their values; runs without any are left out."""
+    flat = {str(run.config.run_id): flatten(run.config.to_json()) for group in groups.values() for run in group}
+    counts = Counter(name for one in flat.values() for name in one)
+    own = {
+        run_id: {name.removeprefix("method."): value for name, value in one.items() if counts[name] == 1}
+        for run_id, one in flat.items()
+    }
+    return {run_id: options for run_id, options in own.items() if options and len(flat) > 1}
+
+
+def _kept(run: FinishedRun) -> str:
+    """Size of the last checkpoint in MB; "" for a record or a run whose checkpoints are gone."""
+    folders = sorted((run.path / "checkpoints").glob("*/"))
+    if not folders:
+        return ""
+    return f"{sum(file.stat().st_size for file in folders[-1].rglob('*') if file.is_file()) / 1e6:,.1f}"

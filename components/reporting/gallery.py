@@ -1,0 +1,139 @@
+"""The gallery of test rows learned then lost: their pictures, and what every run replied after each task.
+
+One card is one test row, with the runs that lost it; its picture stands in the page once. What is shown is bounded in
+cards and in bytes, and the cards are drawn evenly from runs and tasks, so that no long task hides the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from components.data.tasks import TaskStream
+from components.data.thumbnails import Album, Thumbnail
+from components.errors import ConfigError
+from components.recorded import FinishedRun
+from components.reporting.replies import LostRow, Reply, lost_rows
+
+CARDS = 60
+PICTURE_ROOM = 1_500_000  # characters of all pictures together
+
+Key = tuple[str, str]  # task, sample id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """How one run lost the row. `line` names its line in the tables."""
+
+    line: str
+    run_id: str
+    lost: LostRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One test row; `picture` is None for a row without one."""
+
+    task: str
+    sample_id: str
+    prompt: str
+    answers: tuple[str, ...]
+    picture: Thumbnail | None
+    losses: tuple[Loss, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The cards, and how much there is."""
+
+    cards: tuple[Card, ...]
+    num_rows: int  # rows that any run lost, shown or not
+    counts: Mapping[str, Mapping[str, int]]  # run id -> kind -> rows lost, shown or not
+    silent: tuple[str, ...]  # runs without replies: records
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the cards can be filtered by."""
+        return list(dict.fromkeys(kind for card in self.cards for loss in card.losses for kind in loss.lost.kinds))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks with a card."""
+        return list(dict.fromkeys(card.task for card in self.cards))
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines with a card."""
+        return list(dict.fromkeys(loss.line for card in self.cards for loss in card.losses))
+
+
+def gallery(
+    groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Reply]], stream: TaskStream
+) -> Gallery:
+    """What the runs lost; `replies` are those of `replies_of` by run id.
+
+    Raises `ConfigError` when the stream is not the one that the runs were scored on.
+    """
+    losses: dict[Key, list[Loss]] = {}
+    queues: list[list[Key]] = []
+    counts: dict[str, dict[str, int]] = {}
+    silent: list[str] = []
+    for line, run in ((line, run) for line, group in groups.items() for run in group):
+        run_id = str(run.config.run_id)
+        if not any(reply.sample_id and reply.prompt for reply in replies[run_id]):
+            silent.append(run_id)
+            continue
+        if stream.digest != run.stream_digest:
+            raise ConfigError(
+                f"{run_id} was scored on other data (digest {run.stream_digest[:12]}) than the stream "
+                f"{run.config.stream.name} holds here ({stream.digest[:12]}); its pictures cannot be shown. Give the "
+                "run's record instead of its folder, or put its data back."
+            )
+        found = lost_rows(run, replies[run_id])
+        counts[run_id] = dict(Counter(kind for lost in found.values() for kind in lost.kinds))
+        for key, lost in found.items():
+            losses.setdefault(key, []).append(Loss(line=line, run_id=run_id, lost=lost))
+        queues += [[key for key in found if key[0] == task] for task in run.matrix.tasks]
+    shown = drawn_evenly(queues, stream.task_names)
+    pictures = _pictures(stream, shown)
+    return Gallery(
+        cards=tuple(_card(key, losses[key], pictures.get(key)) for key in shown),
+        num_rows=len(losses),
+        counts=counts,
+        silent=tuple(silent),
+    )
+
+
+def drawn_evenly(queues: Sequence[Sequence[Key]], tasks: Sequence[str]) -> list[Key]:
+    """Rows in turn from every queue, `CARDS` at most, in the stream's order."""
+    drawn = list(dict.fromkeys(key for turn in zip_longest(*queues) for key in turn if key is not None))[:CARDS]
+    return sorted(drawn, key=lambda key: (tasks.index(key[0]), key[1]))
+
+
+def _pictures(stream: TaskStream, shown: Sequence[Key]) -> dict[Key, Thumbnail]:
+    album = Album(room=PICTURE_ROOM)
+    found: dict[Key, Thumbnail] = {}
+    for task in stream.tasks:
+        wanted = {sample_id for name, sample_id in shown if name == task.name}
+        for row in task.test.rows() if wanted else ():
+            if row.sample_id in wanted:
+                wanted.discard(row.sample_id)
+                if row.image is not None:
+                    found[task.name, row.sample_id] = album.thumbnail(row.image)
+            if not wanted:
+                break
+    return found
+
+
+def _card(key: Key, losses: Sequence[Loss], picture: Thumbnail | None) -> Card:
+    first = losses[0].lost.replies[0]
+    return Card(
+        task=key[0],
+        sample_id=key[1],
+        prompt=first.prompt,
+        answers=first.answers,
+        picture=picture,
+        losses=tuple(losses),
+    )

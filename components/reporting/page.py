@@ -1,0 +1,149 @@
+"""Finished runs as one HTML page in one file, the charts' script included; nothing is loaded from elsewhere.
+
+Texts come from models and data that nobody has checked: they are escaped and cut, pictures are copies that
+components/data/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it names, and
+to fetch nothing. Without scripts, all tables and the gallery are there; only charts and filters are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from components.data.report_page import PAGES, page_environment
+from components.data.tasks import TaskStream
+from components.evaluation.decomposition import SPLITS
+from components.reporting.charts import Chart, curve_chart, looks, split_chart
+from components.reporting.curves import Curves, curves
+from components.reporting.facts import (
+    Groups,
+    cost_lines,
+    differing_settings,
+    forgetting_lines,
+    forgetting_parts,
+    is_benchmark,
+    own_options,
+    published_differences,
+)
+from components.reporting.gallery import Gallery, gallery
+from components.reporting.glance import glance
+from components.reporting.heat import HeatMap, heat_css, score_map
+from components.reporting.replies import KINDS, UNTOLD, Reply, row_scores
+from components.reporting.routing import routing
+
+_FOLDER = Path(__file__).with_name("pages")
+_SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By format and knowledge"}
+
+Line = list[str]
+Table = tuple[Line, list[Line]]  # header and lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a page is made of. `replies` are those of `replies_of` by run id, empty for records."""
+
+    groups: Groups
+    stream: TaskStream
+    replies: dict[str, list[Reply]]
+    overview: Table
+    generals: tuple[Table, ...] = ()  # general ability, where it was measured
+    compared: tuple[Line, list[Line], list[str]] | None = None  # against a baseline: header, lines, verdicts
+    files: tuple[str, ...] = ()  # names of the files beside the page
+
+
+def page(content: Content) -> str:
+    """The whole page; raises `ConfigError` when the stream is not the one that the runs were scored on."""
+    groups, replies = content.groups, content.replies
+    lines, runs = list(groups), [run for group in groups.values() for run in group]
+    scores = {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs}
+    drawn = curves(groups, scores)
+    curve_charts = [(curve_chart(number, one, lines), one) for number, one in enumerate(drawn)]
+    split_charts = _split_charts(groups)
+    lost = gallery(groups, replies, content.stream)
+    kinds = [kind for kind in (*KINDS, UNTOLD) if any(kind in counts for counts in lost.counts.values())]
+    charts = [chart for chart, _ in (*curve_charts, *split_charts)]
+    scripts = [get_plotlyjs(), (_FOLDER / "comparison.js").read_text(encoding="utf-8")]
+    environment = page_environment(_FOLDER, PAGES)
+    environment.filters["coded"] = _coded
+    found = [routing(line, run, replies[str(run.config.run_id)]) for line, group in groups.items() for run in group]
+    return environment.get_template("comparison.html").render(
+        stream=runs[0].config.stream.name,
+        backbone=runs[0].config.backbone.name,
+        digest=runs[0].stream_digest[:12],
+        tasks=runs[0].matrix.tasks,
+        num_runs=len(runs),
+        run_ids=[str(run.config.run_id) for run in runs],
+        lines=lines,
+        line_counts={line: len(group) for line, group in groups.items()},
+        glance=glance(groups, drawn[0]),
+        overview=content.overview,
+        generals=content.generals,
+        compared=content.compared,
+        maps=_score_maps(groups),
+        looks=looks(lines),
+        curve_charts=curve_charts,
+        without_intervals=_without_intervals(drawn),
+        split_charts=split_charts,
+        forgetting=forgetting_lines(groups),
+        routings=[one for one in found if one is not None],
+        gallery=lost,
+        loss_kinds=kinds,
+        loss_lines=_loss_lines(lost, kinds),
+        costs=cost_lines(groups),
+        benchmark=is_benchmark(runs[0]),
+        differences=published_differences(groups),
+        settings=differing_settings(groups),
+        own_options=own_options(groups),
+        files=content.files,
+        heat_css=heat_css(),
+        charts=[{"id": chart.id, "figure": chart.figure} for chart in charts],
+        scripts=[Markup(script) for script in scripts],  # ours and Plotly's: nothing of the data is in them
+        script_hashes=Markup(" ".join(map(_digest, scripts))),
+    )
+
+
+def _score_maps(groups: Groups) -> list[HeatMap]:
+    """One map a line; a second one with the task known where that changes a score after a learned task."""
+    maps: list[HeatMap] = []
+    for line, group in groups.items():
+        title = line.replace("`", "")
+        maps.append(score_map(title, [run.matrix for run in group]))
+        oracles = [run.oracle for run in group if run.oracle is not None]
+        if oracles and any(run.oracle is not None and run.oracle.rows[-1] != run.matrix.rows[-1] for run in group):
+            maps.append(score_map(f"{title}, task known", oracles))
+    return maps
+
+
+def _split_charts(groups: Groups) -> list[tuple[Chart, str]]:
+    parts = {reading: forgetting_parts(groups, reading) for reading in SPLITS}
+    return [(split_chart(reading, one), _SPLIT_TITLES[reading]) for reading, one in parts.items() if one]
+
+
+def _without_intervals(drawn: Sequence[Curves]) -> list[str]:
+    return list(
+        dict.fromkeys(point.line.replace("`", "") for one in drawn for point in one.points if point.interval is None)
+    )
+
+
+def _loss_lines(lost: Gallery, kinds: Sequence[str]) -> list[Line]:
+    return [[run_id, *(str(counts.get(kind, 0)) for kind in kinds)] for run_id, counts in lost.counts.items()]
+
+
+def _coded(text: str) -> Markup:
+    """The text escaped, with what stands in backticks as code, and arrows as such."""
+    parts = [escape(part) for part in str(text).replace("->", "→").split("`")]
+    closed = len(parts) % 2 == 1
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if closed and at % 2 else part for at, part in enumerate(parts)
+    )
+
+
+def _digest(script: str) -> str:
+    """The script's digest as a content security policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,0 +1,80 @@
+"""The routing microscope: which task's parameters, and which slots, served the rows of each task after the last one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.recorded import FinishedRun
+from components.reporting.heat import HeatMap, share_map
+from components.reporting.replies import RIGHT, Reply
+
+SLOTS = 16  # shown of one run, those that served most; the others stand together
+OTHERS = "others"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What served whom in one run. A method names what it routes to: a task, or a group, expert or cluster."""
+
+    run_id: str
+    served: HeatMap | None  # rows by what they were routed to
+    slots: HeatMap | None  # uses by slot
+    rescued: tuple[tuple[str, int, int], ...]  # task, rows right only with the task known, rows; empty without oracle
+
+
+def routing(line: str, run: FinishedRun, replies: Sequence[Reply]) -> Routing | None:
+    """The run's routing after its last task; None for one that routes nothing, or whose replies are not there."""
+    last = [reply for reply in replies if reply.after == run.matrix.after[-1]]
+    routed = {task: [reply for reply in last if reply.task == task] for task in run.matrix.tasks}
+    routed = {task: rows for task, rows in routed.items() if rows}
+    named = any(reply.routed_to for reply in last)
+    slotted = any(reply.slots for reply in last)
+    if not named and not slotted:
+        return None
+    title = line.replace("`", "")
+    return Routing(
+        run_id=str(run.config.run_id),
+        served=_served(title, routed) if named else None,
+        slots=_slots(title, routed) if slotted else None,
+        rescued=_rescued(routed),
+    )
+
+
+def _served(title: str, routed: dict[str, list[Reply]]) -> HeatMap:
+    shares = {
+        task: _shares(Counter(reply.routed_to or "none" for reply in rows), len(rows)) for task, rows in routed.items()
+    }
+    names = {name for row in shares.values() for name in row}
+    order = [*(task for task in routed if task in names), *sorted(names - set(routed))]
+    ordered = {task: {name: row.get(name, 0.0) for name in order} for task, row in shares.items()}
+    return share_map(f"{title}: routed to", "rows of", ordered, "percent of the task's rows")
+
+
+def _slots(title: str, routed: dict[str, list[Reply]]) -> HeatMap:
+    """Uses of slots as shares of the task's uses; a row may use several."""
+    uses = {task: Counter(slot for reply in rows for slot in reply.slots) for task, rows in routed.items()}
+    total = sum(uses.values(), Counter[int]())
+    kept = sorted(slot for slot, _ in total.most_common(SLOTS))
+    shares: dict[str, dict[str, float]] = {}
+    for task, counts in uses.items():
+        named = {str(slot): counts[slot] for slot in kept}
+        if len(total) > SLOTS:
+            named[OTHERS] = sum(counts.values()) - sum(named.values())
+        shares[task] = _shares(named, sum(counts.values()))
+    note = f"percent of the task's uses; {len(total)} slots served somebody"
+    return share_map(f"{title}: slots", "rows of", shares, note)
+
+
+def _shares(counts: dict[str, int], total: int) -> dict[str, float]:
+    return {name: count / max(total, 1) for name, count in counts.items()}
+
+
+def _rescued(routed: dict[str, list[Reply]]) -> tuple[tuple[str, int, int], ...]:
+    if not any(reply.oracle_score is not None for rows in routed.values() for reply in rows):
+        return ()
+    return tuple(
+        (task, sum((reply.oracle_score or 0.0) >= RIGHT and not reply.right for reply in rows), len(rows))
+        for task, rows in routed.items()
+    )
