@@ -52,11 +52,16 @@ def _served(title: str, routed: dict[str, list[Reply]]) -> HeatMap:
     return share_map(f"{title}: routed to", "rows of", ordered, "percent of the task's rows")
 
 
-def _slots(title: str, routed: dict[str, list[Reply]]) -> HeatMap:
-    """Uses of slots as shares of the task's uses; a row may use several."""
+def _slots(title: str, routed: dict[str, list[Reply]]) -> HeatMap | None:
+    """Uses of slots as shares of the task's uses; a row may use several.
+
+    None where slots are many and alike, as the blocks of every layer are: most uses would stand under "others".
+    """
     uses = {task: Counter(slot for reply in rows for slot in reply.slots) for task, rows in routed.items()}
     total = sum(uses.values(), Counter[int]())
     kept = sorted(slot for slot, _ in total.most_common(SLOTS))
+    if sum(total[slot] for slot in kept) < sum(total.values()) / 2:
+        return None
     shares: dict[str, dict[str, float]] = {}
     for task, counts in uses.items():
         named = {str(slot): counts[slot] for slot in kept}

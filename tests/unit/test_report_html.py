@@ -22,6 +22,8 @@ from components.reporting.facts import forgetting_parts
 from components.reporting.gallery import CARDS, PICTURE_ROOM, drawn_evenly
 from components.reporting.heat import STEPS, colours, contrast
 from components.reporting.papers import latex_text
+from components.reporting.replies import Reply
+from components.reporting.routing import routing
 from pipelines.report import Report, general_tables, table_of
 from pipelines.report_against import against
 from pipelines.report_groups import grouped, named
@@ -160,6 +162,18 @@ def test_routing_is_told(page: Page, text: str) -> None:
     assert page.table("cf_router: routed to") == [[DOC, "93.8", "6.2"], [ICON, "0.0", "100.0"]]
     assert page.table("cf_router: slots") == [[DOC, "100.0", "0.0"], [ICON, "0.0", "100.0"]]
     assert f"right with the task known: {DOC} 1 of 16, {ICON} 0 of 16." in text
+
+
+@pytest.mark.parametrize(("alike", "shown"), [(16, True), (17, True), (40, False)])
+def test_many_slots_that_serve_alike_make_no_table(runs: list[FinishedRun], alike: int, shown: bool) -> None:
+    """Every layer's blocks under one numbering: 16 columns of next to nothing told nobody anything."""
+    reply = Reply(
+        after=ICON, task=ICON, sample_id="0", prompt="", text="", answers=("a",), score=1.0, oracle_score=None,
+        repaired_score=None, routed_to=None, slots=tuple(range(alike)),
+    )  # fmt: skip
+    found = routing("line", runs[0], [reply])
+    assert found is not None
+    assert (found.slots is not None) == shown
 
 
 def test_data_cannot_open_the_page(page: Page, text: str) -> None:
