@@ -29,10 +29,11 @@ def test_recorded_runs_are_forecast_by_the_others(tmp_path: Path) -> None:
     runs = [read_run(path) for path in RECORDS]
     header, lines, notes = forecast_table(forecasts(runs))
     assert {len(line) for line in lines} == {len(header)}
-    assert len(lines) == 3 * len(runs)
+    learned_in_turn = [run for run in runs if run.config.method.learns_from != "union"]  # the others have one row
+    assert len(lines) == 3 * len(learned_in_turn) > 0
     assert any("finished runs of other methods support an interval of" in line for line in notes) or len(runs) > 19
     assert "forecasts whose outcome is known" in notes[-1]
-    past = [PastRun(method=run.config.method.name, matrix=run.matrix) for run in runs]
+    past = [PastRun(method=run.config.method.name, matrix=run.matrix) for run in learned_in_turn]
     found = outcomes(past, 0.5)
     assert all(one.expected.low <= one.expected.estimate <= one.expected.high for one in found)
     with Image.open(write_calibration(runs, tmp_path / "new" / "c.png")) as picture:
