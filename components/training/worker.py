@@ -83,16 +83,18 @@ class StreamWorker:
         self.device = ray.train.torch.get_device()
         self.ready_since = time.monotonic()
         self.encoder: Encoder = build_encoder(self.config.backbone)
+        model = load_backbone(self.config.backbone)
+        self.fingerprint = model.fingerprint
         self.unfinished = self._latest_checkpoint()
         self.cursor, state = self._restore(self.unfinished)
-        self._attach(state)
+        self._attach(model, state)
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
         self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
 
-    def _attach(self, state: MethodState | None) -> None:
-        """The frozen backbone with the method on it, as new or as `state` left it."""
-        self.model: Backbone = load_backbone(self.config.backbone).to(self.device)
+    def _attach(self, model: Backbone, state: MethodState | None) -> None:
+        """Put the method on a fresh backbone, as new or as `state` left it."""
+        self.model: Backbone = model.to(self.device)
         torch.manual_seed(self.config.seed)
         self.method: Method = self.config.method.build(seed=self.config.seed)
         self.method.attach(self.model, state)
@@ -160,7 +162,8 @@ class StreamWorker:
         assert isinstance(structure, dict)
         assert isinstance(trainable, int)
         self.feed.forget_ahead()
-        self._attach(MethodState(tensors=stored.tensors["method"], structure=structure))
+        state = MethodState(tensors=stored.tensors["method"], structure=structure)
+        self._attach(load_backbone(self.config.backbone), state)
         self.unfinished = None
         self.cursor.update = lesson.num_updates
         self._announce(lesson, trainable)
@@ -359,7 +362,7 @@ class StreamWorker:
 
     def _identity(self) -> dict[str, object]:
         return {
-            "backbone": self.model.fingerprint,
+            "backbone": self.fingerprint,
             "method": self.config.method.name,
             "stream": self.stream.digest,
         }
