@@ -63,7 +63,7 @@ def test_it_is_prepared_and_learned(name: str, base: RunConfig) -> None:
     report = prepare_benchmark(BENCHMARKS[name], root, out)
     assert report.refused is None
     plan = plan_stream(replace(base, run_id=name, stream=StreamConfig(name=str(out))))
-    assert plan.stream.task_names == BENCHMARKS[name].task_names
+    assert tuple(plan.stream.task_names) == BENCHMARKS[name].task_names
     matrix = run_stream(plan, lambda _: None).matrix
     assert matrix.after == list(BENCHMARKS[name].task_names)
     assert all(score is not None for score in matrix.rows[-1])
