@@ -17,7 +17,7 @@ from pipelines.presets import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 RUN_TESTS = ".venv/bin/python -m pytest -n auto"
-RUN_INTEGRATION = ".venv/bin/python -m pytest tests/integration -n 2"  # they mostly wait for processes to start
+RUN_INTEGRATION = ".venv/bin/python -m pytest tests/integration"  # one at a time: each starts processes of its own
 RUN_MAIN_JOB = ".venv/bin/python pipelines/coast.py"
 
 
