@@ -9,10 +9,10 @@ from pathlib import Path
 
 from components.data.streams import StreamConfig
 from components.errors import ConfigError
-from components.methods.base import SequentialLoraConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.backbone import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig, read_config

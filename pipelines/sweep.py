@@ -93,6 +93,9 @@ def main() -> int:
     )
     console = Console(highlight=False)
     sweep = plan_sweep(command)
+    if command.print_config:
+        print(json.dumps(identity(sweep), indent=2))
+        return 0
     show_plan(sweep, console)
     if command.dry_run:
         return 0
@@ -105,6 +108,8 @@ def plan_sweep(command: SweepCommand) -> Sweep:
     """Resolve and check everything that can be checked before a process starts; raises `ConfigError`."""
     run = command.run
     require_lasting_storage(run.storage)
+    if run.run_id is not None:
+        raise ConfigError(f"--run-id {run.run_id} names a run, and a sweep names its trials itself; give --sweep-id.")
     storage = run.storage.expanduser().resolve()
     sweep_id = command.sweep_id or f"sweep-{run.stream.name}-{run.method.name}".replace("_", "-")
     if command.seeds < 1 or command.num_samples < 1:

@@ -20,9 +20,9 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import DataContext
-from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from components.data.in_order import Given, InOrder, Made, chunks
+from components.ray_start import start_ray
 
 _CHUNK = 16  # items of one block, which one task opens
 _WINDOW_CHUNKS = 1024
@@ -49,23 +49,12 @@ def ray_cluster(address: str | None) -> Iterator[InOrder]:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        _start_ray()
+        start_ray(log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield OnRay()
     finally:
         ray.shutdown()
-
-
-@retry(
-    retry=retry_if_exception_message(match=".*node timed out during startup"),
-    stop=stop_after_attempt(3),
-    before_sleep=lambda _: ray.shutdown(),
-    reraise=True,
-)
-def _start_ray() -> None:
-    """Start Ray inside this process. Ray waits 30 s for its node, too short on a busy machine or a cold disk."""
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _windows(items: Iterable[Given]) -> Iterator[list[bytes]]:

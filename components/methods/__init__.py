@@ -12,7 +12,7 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 
 from components.errors import ConfigError
-from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.cl_moe import ClMoeConfig
 from components.methods.coda_prompt import CodaPromptConfig
@@ -36,6 +36,7 @@ from components.methods.o_lora import OLoraConfig
 from components.methods.pgp import PgpConfig
 from components.methods.reg_lora import RegLoraConfig
 from components.methods.replay import ReplayConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.smolora import SmoloraConfig
 from components.methods.zero_shot import ZeroShotConfig
 

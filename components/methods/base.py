@@ -1,4 +1,4 @@
-"""The contract of a continual method, and its plainest instance: sequential LoRA.
+"""The contract of a continual method; sequential_lora.py is its plainest instance.
 
 A method is policy and plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
 order: `attach` (every process, before any engine), then per task `begin_task` and `survey` (a look at the task's first
@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from components.adapters.inject import inject_bank
-from components.adapters.low_rank import Bank
-from components.adapters.projectors import ProjectorBank, inject_projectors
 from components.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:  # listing methods must not import transformers
@@ -309,95 +306,3 @@ TARGETS = {  # names of placements -> pattern for Backbone.target_modules
 def target_pattern(targets: str) -> str:
     """A named placement, or the pattern itself."""
     return TARGETS.get(targets, targets)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequentialLoraConfig(MethodConfig):
-    """One LoRA adapter, trained on task after task."""
-
-    name: ClassVar[str] = "sequential_lora"
-    export: ClassVar[Export] = "plain"
-    offers_projector: ClassVar[bool] = True  # a subclass that does not say so again refuses `train_projector`
-
-    rank: int = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
-    alpha: float = 64.0  # the increment is scaled by alpha / rank
-    dropout: float = 0.0  # on the adapter's input, while training
-    targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
-    init: Literal["kaiming", "gaussian"] = "kaiming"
-    train_projector: bool = False  # a float32 copy of the multimodal projector trains along, as in LLaVA's recipe
-    projector_rate: float = 0.125  # its learning rate relative to the adapter's; LLaVA and CoIN name a tenth
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.offers_projector = vars(cls).get("offers_projector", False)
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ConfigError(
-                f"{self.name}.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"{self.name}.dropout is {self.dropout}; give a value from 0 to below 1.")
-        if self.train_projector and not self.offers_projector:
-            raise ConfigError(
-                f"{self.name}.train_projector is on, but {self.name} looks after its adapter only; leave it off, or "
-                "use sequential_lora, frozen, joint or replay."
-            )
-        if self.projector_rate <= 0:
-            raise ConfigError(f"{self.name}.projector_rate is {self.projector_rate}; it must be positive.")
-
-    def build(self, *, seed: int) -> Method:
-        return SequentialLora(self, seed=seed)
-
-
-class SequentialLora(Method):
-    """Sequential LoRA, the plainest continual learner and the usual lower bound.
-
-    Paper: LoRA is Hu et al. 2021 (arXiv 2106.09685); trained sequentially it is every benchmark's baseline.
-    Idea: one low-rank increment per target layer, which each task goes on training from where the last one left it.
-        With `train_projector` the two-layer projector goes along, as in CoIN and in LLaVA's own recipe.
-    Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up down.
-    Overrides: attach, begin_task, parameters.
-    Carried between tasks: the adapter, and the projector's copy if it trains.
-    Differs: nothing known; equal to peft's LoRA in float32. The optimizer starts anew with every task. The projector's
-        own tensors stay as they are: a float32 copy trains in their place. LLaVA and CoIN ask for a tenth of LoRA's
-        learning rate (2e-5 and 2e-4; CoIN's release does not pass it on), here it is an eighth, a power of two, so that
-        the copy starts with the projector's bits.
-    """
-
-    GROUP = "lora"
-
-    def __init__(self, config: SequentialLoraConfig, *, seed: int) -> None:
-        super().__init__(config, seed=seed)
-        self.options = config
-        self.bank: Bank
-        self.projectors: ProjectorBank | None = None  # if the projector trains
-
-    def attach(self, model: Backbone, state: MethodState | None) -> None:
-        options = self.options
-        self.bank = inject_bank(model, model.target_modules(target_pattern(options.targets)))
-        self.bank.add_group(
-            self.GROUP, num_pairs=1, rank=options.rank, init=options.init, seed=self.seed, dropout=options.dropout
-        )
-        self.bank.mixing.rest_at(self.GROUP, options.alpha / options.rank)
-        if options.train_projector:
-            self.projectors = inject_projectors(model)
-            self.projectors.add_copy(self.GROUP, unit=options.projector_rate)
-            self.projectors.serving = self.GROUP
-        if state is not None:
-            self.restore(state)
-            load_parameters(self.parameters(), state.tensors)
-        self._set_trainable(False)
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        projectors = {} if self.projectors is None else self.projectors.parameters_by_name()
-        return {**self.bank.parameters(), **projectors}
-
-    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        super().begin_task(model, task)
-        self._set_trainable(True)
-
-    def _set_trainable(self, trainable: bool) -> None:
-        self.bank.set_trainable(self.GROUP, trainable)
-        if self.projectors is not None:
-            self.projectors.set_trainable(self.GROUP, trainable)

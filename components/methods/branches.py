@@ -18,12 +18,12 @@ from components.methods.base import (
     Method,
     MethodState,
     Selection,
-    SequentialLoraConfig,
     TaskInfo,
     copy_tensors,
     load_parameters,
     target_pattern,
 )
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

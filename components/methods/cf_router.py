@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from components.adapters.low_rank import seeded_generator
 from components.data.batch import IGNORE
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import Engine, Export, MethodState, SequentialLoraConfig, TaskInfo
+from components.methods.base import Engine, Export, MethodState, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.features import ReadsInstructions, picture_features
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast

@@ -12,17 +12,9 @@ from torch import Tensor
 
 from components.adapters.penalties import PenaltySum, QuadraticPenalty
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import (
-    Engine,
-    Loss,
-    MethodState,
-    Selection,
-    SequentialLora,
-    SequentialLoraConfig,
-    TaskInfo,
-    copy_tensors,
-)
+from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, copy_tensors
 from components.methods.passes import without_dropout
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

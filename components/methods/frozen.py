@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.methods.base import LearnsFrom, SequentialLora, SequentialLoraConfig
+from components.methods.base import LearnsFrom
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from components.adapters.low_rank import Scale
-from components.methods.base import Export, Selection, SequentialLoraConfig
+from components.methods.base import Export, Selection
 from components.methods.branches import TaskBranches
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -14,17 +14,10 @@ from components.adapters.low_rank import Scale
 from components.adapters.projected import InputGrams, grown_basis, leading_directions
 from components.adapters.weight_gradients import WeightGradients
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import (
-    Engine,
-    Export,
-    MeanOverWorkers,
-    MethodState,
-    Selection,
-    SequentialLoraConfig,
-    TaskInfo,
-)
+from components.methods.base import Engine, Export, MeanOverWorkers, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.passes import first_samples, input_grams, without_dropout
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -12,16 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.errors import ConfigError
-from components.methods.base import (
-    Engine,
-    Loss,
-    MethodState,
-    Selection,
-    SequentialLora,
-    SequentialLoraConfig,
-    TaskInfo,
-    load_parameters,
-)
+from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, load_parameters
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -18,8 +18,9 @@ from components.adapters.dense_increment import (
 )
 from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
 from components.errors import ConfigError
-from components.methods.base import Engine, MethodState, Selection, SequentialLoraConfig, TaskInfo
+from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -18,12 +18,11 @@ from components.methods.base import (
     Loss,
     MethodState,
     Selection,
-    SequentialLora,
-    SequentialLoraConfig,
     TaskInfo,
     load_parameters,
     target_pattern,
 )
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -12,15 +12,9 @@ from torch import Tensor
 from components.adapters.low_rank import LowRankPairs
 from components.adapters.projected import InputGrams, ProjectedPairs, grown_basis
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import (
-    Engine,
-    MethodState,
-    SequentialLora,
-    SequentialLoraConfig,
-    TaskInfo,
-    copy_tensors,
-)
+from components.methods.base import Engine, MethodState, TaskInfo, copy_tensors
 from components.methods.passes import first_samples, input_grams
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

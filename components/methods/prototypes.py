@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import Engine, Export, MethodState, SequentialLoraConfig, TaskInfo
+from components.methods.base import Engine, Export, MethodState, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 from components.adapters.penalties import MarkedPenalty, PenaltySum
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import (
-    Engine,
-    Export,
-    Loss,
-    MethodState,
-    Selection,
-    SequentialLoraConfig,
-    TaskInfo,
-)
+from components.methods.base import Engine, Export, Loss, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from components.errors import ConfigError
-from components.methods.base import SequentialLora, SequentialLoraConfig
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -26,7 +25,6 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
-from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from components.data.streams import open_stream
 from components.data.suites.opening import open_suites
@@ -39,6 +37,7 @@ from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
 from components.models.backbone import backbone_fingerprint
 from components.models.identity import cache_dir
+from components.ray_start import start_ray
 from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
@@ -206,24 +205,13 @@ def ray_session(config: RunConfig, *, trials: int = 1) -> Iterator[None]:
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
         cpus = max(4, os.cpu_count() or 1, trials * (config.cluster.num_workers + 2))
-        start_ray(num_cpus=cpus, include_dashboard=False, log_to_driver=not quiet, logging_level=level)
+        start_ray(num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@retry(
-    retry=retry_if_exception_message(match=".*node timed out during startup"),
-    stop=stop_after_attempt(3),
-    before_sleep=lambda _: ray.shutdown(),
-    reraise=True,
-)
-def start_ray(**options: Any) -> None:  # Any: ray.init's own options
-    """Start Ray inside this process. Ray waits 30 s for its node, too short on a busy machine or a cold disk."""
-    ray.init(address="local", **options)
 
 
 def check_resources(config: RunConfig) -> None:

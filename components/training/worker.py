@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-import tempfile
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray.train
@@ -21,12 +20,11 @@ import torch.distributed as dist
 from ray.util.queue import Queue
 from torch import Tensor
 
-from components.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
 from components.data.suites.suite import Suite
 from components.data.tasks import Task, TaskStream
-from components.errors import CheckpointError, ConfigError
+from components.errors import ConfigError
 from components.events import Event, Note, StepDone, TaskStarted
 from components.fingerprint import require_same_code
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
@@ -36,6 +34,7 @@ from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.feed import Feed
 from components.training.lessons import Lesson
+from components.training.progress import Cursor, Progress, method_state
 from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
 from components.training.suites import SuiteScorer
@@ -56,16 +55,6 @@ class WorkerPlan:
     shared: tuple[SharedTask | None, ...] = ()  # by lesson: where other runs leave and find that task
 
 
-@dataclass(kw_only=True)
-class Cursor:
-    """Where the stream stands. `update` counts optimizer updates of the task at `index`."""
-
-    index: int = 0
-    update: int = 0
-    learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
-    rows: list[Row] = field(default_factory=list)
-
-
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
@@ -84,10 +73,13 @@ class StreamWorker:
         self.ready_since = time.monotonic()
         self.encoder: Encoder = build_encoder(self.config.backbone)
         model = load_backbone(self.config.backbone)
-        self.fingerprint = model.fingerprint
-        self.unfinished = self._latest_checkpoint()
-        self.cursor, state = self._restore(self.unfinished)
-        self._attach(model, state)
+        self.progress = Progress(plan, rank=self.rank, backbone=model.fingerprint)
+        self.unfinished = self.progress.latest()
+        self.cursor = Cursor() if self.unfinished is None else Cursor.of(self.unfinished)
+        self._attach(model, None if self.unfinished is None else method_state(self.unfinished))
+        if self.unfinished is not None:
+            where = f"task {self.cursor.index + 1} of {len(self.stream.tasks)}, update {self.cursor.update}"
+            self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
         self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
@@ -158,12 +150,10 @@ class StreamWorker:
 
     def _take_over(self, lesson: Lesson, place: SharedTask) -> None:
         stored = place.read()
-        structure, trainable = stored.state["method_structure"], stored.state["trainable_parameters"]
-        assert isinstance(structure, dict)
+        trainable = stored.state["trainable_parameters"]
         assert isinstance(trainable, int)
         self.feed.forget_ahead()
-        state = MethodState(tensors=stored.tensors["method"], structure=structure)
-        self._attach(load_backbone(self.config.backbone), state)
+        self._attach(load_backbone(self.config.backbone), method_state(stored))
         self.unfinished = None
         self.cursor.update = lesson.num_updates
         self._announce(lesson, trainable)
@@ -329,53 +319,12 @@ class StreamWorker:
 
     # ---- checkpoints and messages --------------------------------------------------------------------------------
 
-    def _latest_checkpoint(self) -> Checkpoint | None:
-        reported = ray.train.get_checkpoint()
-        if reported is None:
-            return None
-        with reported.as_directory() as path:
-            return read_checkpoint(Path(path))
-
-    def _restore(self, checkpoint: Checkpoint | None) -> tuple[Cursor, MethodState | None]:
-        if checkpoint is None:
-            return Cursor(), None
-        for name, expected in self._identity().items():
-            if checkpoint.state.get(name) != expected:
-                raise CheckpointError(
-                    f"the checkpoint of run {self.config.run_id} has {name} {checkpoint.state.get(name)!r}, this run "
-                    f"has {expected!r}; use another --run-id."
-                )
-        stored = checkpoint.state["cursor"]
-        assert isinstance(stored, dict)
-        cursor = Cursor(
-            index=stored["index"],
-            update=stored["update"],
-            learned=stored["learned"],
-            rows=[Row.stored(row) for row in stored["rows"]],
-        )
-        structure = checkpoint.state["method_structure"]
-        assert isinstance(structure, dict)
-        self.send(
-            Note(text=f"continuing at task {cursor.index + 1} of {len(self.stream.tasks)}, update {cursor.update}")
-        )
-        return cursor, MethodState(tensors=checkpoint.tensors["method"], structure=structure)
-
-    def _identity(self) -> dict[str, object]:
-        return {
-            "backbone": self.fingerprint,
-            "method": self.config.method.name,
-            "stream": self.stream.digest,
-        }
-
     def _save(self, name: str) -> None:
         """Between tasks: report the method's whole memory; a learned task's is also kept for users."""
         state = self.method.state_dict(self.model)
-        tensors = {"method": state.tensors}
-        if self.rank == 0 and self.cursor.learned:
-            keep = self.plan.run_dir / "checkpoints" / name
-            keep.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(keep, self._checkpoint_state(state), tensors)
-        self._report(state, tensors)
+        if self.cursor.learned:
+            self.progress.keep(name, self.cursor, state)
+        self.progress.report(self.cursor, state)
 
     def _save_unfinished(self, engine: Engine) -> None:
         """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
@@ -383,39 +332,8 @@ class StreamWorker:
         optimizer = engine.optimizer_state()
         with engine.full_parameters(trainable_parameters(self.model).values()):
             trainable = copy_tensors(trainable_parameters(self.model))
-        in_task = self.method.task_state()
-        tensors = {
-            "method": self.task_start.tensors,
-            "trainable": trainable,
-            "in_task": in_task,
-            "optimizer": optimizer,
-        }
-        self._report(self.task_start, tensors)
-
-    def _report(self, state: MethodState, tensors: dict[str, dict[str, Tensor]]) -> None:
-        """Hand a checkpoint to Ray Train; every rank reports, rank 0 brings the files."""
-        checkpoint: ray.train.Checkpoint | None = None
-        if self.rank == 0:
-            folder = Path(tempfile.mkdtemp(prefix="littoral-"))
-            write_checkpoint(folder, self._checkpoint_state(state), tensors)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        metrics = {"task": self.cursor.index, "update": self.cursor.update}
-        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
-
-    def _checkpoint_state(self, state: MethodState) -> dict[str, object]:
-        return {
-            **self._identity(),
-            "method_structure": state.structure,
-            "config": self.config.to_json(),
-            "stream_name": self.stream.name,
-            "tasks": self.stream.task_names,
-            "cursor": {
-                "index": self.cursor.index,
-                "update": self.cursor.update,
-                "learned": self.cursor.learned,
-                "rows": [vars(row) for row in self.cursor.rows],
-            },
-        }
+        unfinished = {"trainable": trainable, "in_task": self.method.task_state(), "optimizer": optimizer}
+        self.progress.report(self.cursor, self.task_start, unfinished)
 
     def send(self, event: Event) -> None:
         """Tell the driver; only rank 0 speaks."""

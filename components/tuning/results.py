@@ -49,15 +49,13 @@ def settings_of(trials: Sequence[Trial]) -> list[Setting]:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(repr(without(trial.values, [SEED])), []).append(trial)
-    return [
-        Setting(
-            name=", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items()) or group[0].name,
-            values=values,
-            trials=tuple(group),
-        )
-        for group in groups.values()
-        for values in [without(group[0].values, [SEED])]
-    ]
+    return [_setting(group) for group in groups.values()]
+
+
+def _setting(trials: Sequence[Trial]) -> Setting:
+    values = without(trials[0].values, [SEED])
+    name = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items())
+    return Setting(name=name or trials[0].name, values=values, trials=tuple(trials))
 
 
 def best_of(settings: Sequence[Setting], objective: Objective) -> Setting | None:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from components.data.batch import IGNORE, Example, collate
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import Task
-from components.methods.base import Method, MethodConfig, SequentialLoraConfig, TaskInfo
+from components.methods.base import Method, MethodConfig, TaskInfo
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import DeepSpeedEngine, Engine, OptimizerConfig, TorchEngine

@@ -13,8 +13,9 @@ from toy_tasks import Toy, attached, fresh_backbone, learn, logits, survey, tiny
 
 from components.errors import CheckpointError, ConfigError
 from components.methods import method_config
-from components.methods.base import MethodState, SequentialLoraConfig
+from components.methods.base import MethodState
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.training.engine import TorchEngine, trainable_parameters
 
 every_method, training_methods = pytest.mark.every_method, pytest.mark.training_methods

@@ -15,7 +15,7 @@ import pytest
 from engine_job import UPDATES, Job, losses_of
 
 from components.methods import METHODS
-from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.base import MethodConfig
 from components.methods.cl_moe import ClMoeConfig
 from components.methods.eproj import EProjConfig
 from components.methods.ewc import EwcConfig
@@ -24,6 +24,7 @@ from components.methods.modal_prompt import ModalPromptConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.pgp import PgpConfig
 from components.methods.reg_lora import RegLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.smolora import SmoloraConfig
 
 TOLERANCE = 2e-4  # as in test_engine.py: float32 sums in another order, amplified by the updates

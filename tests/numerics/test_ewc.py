@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from components.adapters.penalties import PenaltySum, QuadraticPenalty
 from components.data.batch import IGNORE, Batch
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import Method, MethodState, SequentialLoraConfig
+from components.methods.base import Method, MethodState
 from components.methods.ewc import PENALTY, Ewc, EwcConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, Outputs
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

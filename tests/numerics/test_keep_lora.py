@@ -18,8 +18,9 @@ from components.adapters.projected import leading_directions
 from components.adapters.weight_gradients import WeightGradients
 from components.data.batch import Batch
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import MethodConfig, MethodState, SequentialLoraConfig
+from components.methods.base import MethodConfig, MethodState
 from components.methods.keep_lora import BASIS, KeepLora, KeepLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
 from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers, trainable_parameters
 

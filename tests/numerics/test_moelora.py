@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from components.adapters.experts import ExpertLinear, GateRecord, bernoulli_places
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
-from components.methods.base import Loss, Method, SequentialLoraConfig, TaskInfo
+from components.methods.base import Loss, Method, TaskInfo
 from components.methods.moelora import MoeLora, MoeLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, BackboneConfig, load_backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from components.adapters.penalties import NormPenalty, OverlapPenalty
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import MethodState, SequentialLoraConfig, copy_tensors
+from components.methods.base import MethodState, copy_tensors
 from components.methods.o_lora import NORM, OVERLAP, OLora, OLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from components.adapters.projectors import ProjectorBank, for_pictures, inject_projectors
 from components.errors import ConfigError
-from components.methods.base import MethodState, SequentialLora, SequentialLoraConfig, copy_tensors
+from components.methods.base import MethodState, copy_tensors
 from components.methods.ewc import EwcConfig
 from components.methods.individual import IndividualConfig
 from components.methods.joint import JointConfig
 from components.methods.lwf import LwfConfig
 from components.methods.o_lora import OLoraConfig
 from components.methods.replay import ReplayConfig
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 from components.models.backbone import Backbone
 
 CONFIG = SequentialLoraConfig(rank=4, train_projector=True)

@@ -11,8 +11,9 @@ from torch import nn
 
 from components.adapters.penalties import MarkedPenalty
 from components.errors import CheckpointError, ConfigError
-from components.methods.base import MethodState, SequentialLoraConfig, TaskInfo, copy_tensors
+from components.methods.base import MethodState, TaskInfo, copy_tensors
 from components.methods.reg_lora import MARKS, PENALTY, RegLora, RegLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

@@ -19,9 +19,10 @@ from finished_runs import STREAM, TASKS, finished
 
 from components.data.streams import open_stream
 from components.evaluation.matrix import ScoreMatrix
-from components.methods.base import MethodConfig, SequentialLoraConfig
+from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.joint import JointConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig

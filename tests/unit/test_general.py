@@ -16,7 +16,7 @@ from components.console import Console
 from components.errors import ConfigError, DataError
 from components.evaluation.general import FORMAT, GENERAL_FILE, LABELS, GeneralScores, Kept
 from components.events import SuitesScored
-from components.methods.base import SequentialLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import FinishedRun, read_run, write_record
 from components.tracking import TrackingConfig, open_tracker, tracking_uri
 from components.training.config import EvaluationConfig, RunConfig

@@ -14,7 +14,7 @@ from finished_runs import STREAM, TASKS, finished
 from components.evaluation.judge import Price, Usage, Verdict
 from components.evaluation.judges import JudgeConfig
 from components.evaluation.matrix import ScoreMatrix
-from components.methods.base import SequentialLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines import judge

@@ -15,8 +15,8 @@ from components.data.streams import open_stream
 from components.errors import ConfigError
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
-from components.methods.base import SequentialLoraConfig
 from components.methods.joint import JointConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import Cost, FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig

@@ -11,8 +11,8 @@ import pytest
 from finished_runs import STREAM, TASKS, finished
 
 from components.errors import ConfigError
-from components.methods.base import SequentialLoraConfig
 from components.methods.joint import JointConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig

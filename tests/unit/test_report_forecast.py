@@ -14,9 +14,9 @@ from components.errors import ConfigError
 from components.evaluation.calibration import outcomes
 from components.evaluation.forecast import PastRun
 from components.evaluation.matrix import ScoreMatrix
-from components.methods.base import SequentialLoraConfig
 from components.methods.joint import JointConfig
 from components.methods.replay import ReplayConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import read_run
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig
