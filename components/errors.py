@@ -17,5 +17,9 @@ class CheckpointError(LittoralError):
     """A checkpoint that does not belong to this backbone, method or stream, or cannot be read."""
 
 
+class StreamStopped(LittoralError):
+    """A run that was asked to end early; started again, it goes on."""
+
+
 class TrackingError(LittoralError):
     """MLflow cannot be reached or refuses to record."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from components.errors import StreamStopped
 from components.events import Event
 from components.fingerprint import code_fingerprint
 from components.run_facts import git_commit
@@ -35,7 +36,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         result = run_stream(plan, handle)
         status = "FINISHED"
         return result
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StreamStopped):
         status = "KILLED"
         raise
     finally:

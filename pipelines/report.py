@@ -7,7 +7,8 @@
     python pipelines/report.py runs/unfinished results/*.json --forecast    # where it will end, by what others did
     python pipelines/report.py runs/first runs/second --html out    # out/report.html, and its figures as files
 
-Runs that differ only in their seed are one row. A cell reads *right after the task was learned -> at the end*.
+Runs that differ only in their seed and in the order of their tasks are one row. A cell reads *right after the task was
+learned -> at the end*.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from components.recorded import FinishedRun, read_run, write_record  # noqa: E40
 from components.reporting.papers import markdown  # noqa: E402
 from pipelines.report_against import against  # noqa: E402
 from pipelines.report_forecast import forecast_table, forecasts, write_calibration  # noqa: E402
-from pipelines.report_groups import Line, grouped, label, require_comparable  # noqa: E402
+from pipelines.report_groups import Line, grouped, label, require_comparable, seeds_of  # noqa: E402
 from pipelines.report_html import write_html  # noqa: E402
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
@@ -154,7 +155,7 @@ def general_line(group: Sequence[FinishedRun], suites: Sequence[str]) -> Line:
         values = [summary[figure] for summary in summaries if figure in summary]
         scale = 100.0 if figure == "mean_retained" else 1.0  # percent, as the rest
         line.append(str(Spread.of([scale * value for value in values])) if len(values) == len(group) else "")
-    return [*line, ", ".join(str(run.config.seed) for run in group)]
+    return [*line, seeds_of(group)]
 
 
 def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:
@@ -179,7 +180,7 @@ def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
     facts = [
         f"{max(cost.trainable_parameters for cost in costs):,}" if costs else "",
         f"{statistics.fmean(cost.train_s for cost in costs) / 60:.1f} min" if costs else "",
-        ", ".join(str(run.config.seed) for run in group),
+        seeds_of(group),
     ]
     lines = [[label(group[0]), *scores([run.matrix for run in group]), *split(group), *facts]]
     oracles = [run.oracle for run in group if run.oracle is not None]
@@ -202,13 +203,15 @@ def split(group: Sequence[FinishedRun]) -> Line:
 
 
 def scores(matrices: Sequence[ScoreMatrix]) -> Line:
-    """Cells of the tasks, the final average and forgetting."""
+    """Cells of the tasks (in the first one's order), the final average and forgetting."""
     cells: Line = []
-    for column in range(len(matrices[0].tasks)):
-        own = [matrix.values[column + 1, column] for matrix in matrices]
-        final = Spread.of([matrix.values[-1, column] for matrix in matrices])
+    for task in matrices[0].tasks:
+        places = [(matrix.values, matrix.tasks.index(task)) for matrix in matrices]
+        own = [values[column + 1, column] for values, column in places]
+        final = Spread.of([values[-1, column] for values, column in places])
         known = all(value == value for value in own)  # NaN: not scored right after it was learned
-        cells.append(f"{Spread.of(own)} -> {final}" if known and column + 1 < len(matrices[0].tasks) else str(final))
+        always_last = all(matrix.tasks[-1] == task for matrix in matrices)
+        cells.append(f"{Spread.of(own)} -> {final}" if known and not always_last else str(final))
     summaries = [matrix.summary() for matrix in matrices]
     for figure in ("final_average", "forgetting"):
         values = [summary[figure] for summary in summaries if figure in summary]
@@ -225,7 +228,8 @@ def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
     ]
     measured = [run.matrix for run in runs if run.matrix.has_zero_shot]
     if measured:
-        row = [f"{value:.1f}" for value in measured[0].values[0]]
+        scored = dict(zip(measured[0].tasks, measured[0].values[0], strict=True))
+        row = [f"{scored[task]:.1f}" for task in runs[0].matrix.tasks]
         lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *CONTROL])
     return lines
 

@@ -10,7 +10,7 @@ from components.evaluation.matrix_rows import MatrixError
 from components.evaluation.paired import Comparison, compare, verdict
 from components.evaluation.statistics import Interval, holm, over_both, over_rows
 from components.recorded import FinishedRun, scored
-from pipelines.report_groups import Line, grouped, named, require_comparable
+from pipelines.report_groups import Line, grouped, named, orders_of, require_comparable, seeds_of
 
 FIGURES = ("final_average", "forgetting")
 COLUMNS = ("95 %", "minus baseline", "p", "d_z", "rows above : below")  # of each figure
@@ -22,7 +22,7 @@ def against(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line
     """Header, lines and verdicts.
 
     P values of one figure are adjusted for the number of methods compared (Holm). Raises `ConfigError` for an unknown
-    baseline, nothing to compare, runs of different streams, seeds or test rows.
+    baseline, nothing to compare, runs of different streams, seeds, orders or test rows.
     """
     require_comparable(runs)
     groups = named(grouped(runs))
@@ -73,8 +73,8 @@ def paired(name: str, base: str, known: dict[str, Contributions]) -> Comparison:
 
 
 def interval_of(figure: Contributions) -> Interval:
-    """Over test rows and seeds; over test rows for a single seed."""
-    return over_both(figure) if len(figure.seeds) > 1 else over_rows(figure)
+    """Over test rows and runs; over test rows for a single run."""
+    return over_both(figure) if len(figure.draws) > 1 else over_rows(figure)
 
 
 def cells(one: Comparison, adjusted_p: float) -> Line:
@@ -83,16 +83,13 @@ def cells(one: Comparison, adjusted_p: float) -> Line:
     return [str(one.difference), f"{adjusted_p:.3f}", effect, f"{one.rows_above} : {one.rows_below}"]
 
 
-def seeds_of(group: Sequence[FinishedRun]) -> str:
-    """The group's seeds as the other table prints them."""
-    return ", ".join(str(run.config.seed) for run in group)
-
-
 def caveats(groups: Groups) -> list[str]:
     """What the intervals do not say."""
+    several = len({order for group in groups.values() for order in orders_of(group)}) > 1
     single = [name for name, group in groups.items() if len(group) == 1]
     return [
         "Intervals are 95 %, over test rows and seeds. P values are adjusted for the number of methods (Holm). "
         "d_z is Cohen's, over test rows.",
+        *(["Orders count as draws, as seeds do; a few say little about all others."] if several else []),
         *([f"Test rows only, nothing about other seeds, for one seed each: {', '.join(single)}."] if single else []),
     ]

@@ -26,13 +26,14 @@ def forecasts(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, Forecast]]
     found: list[tuple[FinishedRun, Forecast]] = []
     for run in runs:
         learned, num_tasks = run.matrix.num_learned, len(run.matrix.tasks)
-        alone = all(other.method == run.config.method.name or other.matrix == run.matrix for other in past)
+        beside = [other for other in past if other.matrix.tasks == run.matrix.tasks and other.matrix != run.matrix]
+        alone = all(other.method == run.config.method.name for other in beside)
         if run.finished and (alone or not has_triangle(run.matrix)):
             continue  # joint learning has no rows before the end
         for count in range(1, num_tasks) if run.finished else [learned]:
             seen = PastRun(method=run.config.method.name, matrix=run.matrix.at(count))
             # two methods that serve by the same branches end alike: the other one would know the answer
-            found.append((run, forecast(seen, [other for other in past if other.matrix != run.matrix])))
+            found.append((run, forecast(seen, beside)))
     if not found:
         raise ConfigError("nothing to forecast: give finished runs of two methods or more, with rows between tasks.")
     return found

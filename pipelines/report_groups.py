@@ -1,27 +1,30 @@
-"""Runs that may stand in one table, and which of them are seeds of the same line."""
+"""Runs that may stand in one table, and which of them are draws of one line: other seeds, other orders of tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from components.data.streams import open_stream
 from components.errors import ConfigError
 from components.recorded import FinishedRun
 from components.training.config import flatten
 
-# Settings that say where, how often and with which seed, not what was learned.
+# Settings that say where, how often, with which seed and in which order, not what was learned.
 NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
+ORDER = "stream.order"
 
 Line = list[str]
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Raise `ConfigError` unless all runs share stream, backbone and training budget."""
+    """Raise `ConfigError` unless all runs share tasks, their data, backbone and training budget."""
     if not runs:
         raise ConfigError("no run was given; name at least one folder, such as runs/first.")
     first = runs[0]
     for run in runs[1:]:
         for what, mine, theirs in (
-            ("stream", stream_of(first), stream_of(run)),
+            ("stream", stream_of(first), stream_of(run) if not reordered(first, run) else stream_of(first)),
             ("backbone", first.config.backbone, run.config.backbone),
             ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
             ("epochs", first.config.training.epochs, run.config.training.epochs),
@@ -35,13 +38,14 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-    """Runs that differ in their seed only, in the order given; raises `ConfigError` for a seed given twice."""
+    """Runs that differ in seed and order of tasks only, as given; raises `ConfigError` for a run given twice."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         plain = {name: value for name, value in run.config.to_json().items() if name not in NOT_COMPARED}
-        group = groups.setdefault(str(sorted(flatten(plain).items())), [])
+        settings = {name: value for name, value in flatten(plain).items() if name != ORDER}
+        group = groups.setdefault(str(sorted(settings.items())), [])
         for other in group:
-            if other.config.seed == run.config.seed:
+            if (other.config.seed, other.matrix.tasks) == (run.config.seed, run.matrix.tasks):
                 raise ConfigError(f"{other.path.name} and {run.path.name} are the same run with the same seed.")
         group.append(run)
     return list(groups.values())
@@ -50,6 +54,27 @@ def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 def stream_of(run: FinishedRun) -> str:
     """The stream's name and the beginning of its data's digest."""
     return f"{run.config.stream.name} {run.stream_digest[:12]}"
+
+
+def reordered(first: FinishedRun, other: FinishedRun) -> bool:
+    """Whether `other` learned the tasks of `first`, on the same data, in another order."""
+    if first.matrix.tasks == other.matrix.tasks or set(first.matrix.tasks) != set(other.matrix.tasks):
+        return False
+    as_first = open_stream(replace(first.config.stream, order=tuple(first.matrix.tasks)))
+    as_other = open_stream(replace(first.config.stream, order=tuple(other.matrix.tasks)))
+    return (as_first.digest, as_other.digest) == (first.stream_digest, other.stream_digest)
+
+
+def orders_of(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
+    """The orders in which these runs learned their tasks, the first run's first."""
+    return list(dict.fromkeys(tuple(run.matrix.tasks) for run in runs))
+
+
+def seeds_of(group: Sequence[FinishedRun]) -> str:
+    """`0, 1, 2`, or with several orders `0, 1, 2 in 2 orders`."""
+    seeds = ", ".join(map(str, dict.fromkeys(run.config.seed for run in group)))
+    orders = len(orders_of(group))
+    return seeds if orders == 1 else f"{seeds} in {orders} orders"
 
 
 def named(groups: Sequence[list[FinishedRun]]) -> dict[str, list[FinishedRun]]:

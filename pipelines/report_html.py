@@ -1,4 +1,4 @@
-"""One HTML page over finished runs, and the files beside it: tables for papers, CSV for the rest."""
+"""One HTML page over finished runs for each order of their tasks, and beside it tables for papers and CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.recorded import FinishedRun
 from components.reporting.page import Content, page
 from components.reporting.papers import cell_rows, figure_rows, item_rows, latex, markdown, write_csv
 from components.reporting.replies import replies_of, row_scores
-from pipelines.report_groups import Line, grouped, named
+from pipelines.report_groups import Line, grouped, named, orders_of
 
 PAGE = "report.html"
 PAPERS = {"table.md": markdown, "table.tex": latex}
@@ -29,7 +29,7 @@ def write_html(
     generals: Sequence[tuple[Line, list[Line]]],
     compared: tuple[Line, list[Line], list[str]] | None = None,
 ) -> list[Path]:
-    """Write the page and its files into `out_dir`, replacing those of an earlier call; raises `ConfigError`.
+    """Write the pages and their files into `out_dir`, replacing those of an earlier call; raises `ConfigError`.
 
     `overview` and `generals` are the tables of report.py, `compared` what --against says.
     """
@@ -38,18 +38,23 @@ def write_html(
     if len(replies) < len(runs):
         raise ConfigError("two of the runs have the same run id; the page tells runs by it, so give one of them only.")
     scores = {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs}
-    text = page(
-        Content(
-            groups=groups,
-            stream=open_stream(runs[0].config.stream),
-            replies=replies,
-            overview=overview,
-            generals=tuple(generals),
-            compared=compared,
-            files=(*PAPERS, *CSV),
+    pages = {order: PAGE if not number else f"report-{number + 1}.html" for number, order in enumerate(orders_of(runs))}
+    texts: dict[str, str] = {}
+    for order, name in pages.items():
+        own = [run for run in runs if tuple(run.matrix.tasks) == order]
+        texts[name] = page(
+            Content(
+                groups=named(grouped(own)),
+                stream=open_stream(own[0].config.stream),
+                replies=replies,
+                overview=overview,
+                generals=tuple(generals),
+                compared=compared,
+                files=(*PAPERS, *CSV),
+                orders=tuple((other, ", ".join(tasks)) for tasks, other in pages.items() if other != name),
+            )
         )
-    )
-    texts = {PAGE: text, **{name: "\n".join(make(*overview)) + "\n" for name, make in PAPERS.items()}}
+    texts |= {name: "\n".join(make(*overview)) + "\n" for name, make in PAPERS.items()}
     written = [write_text(out_dir / name, content) for name, content in texts.items()]
     tables = ((CELLS, cell_rows(groups)), (FIGURES, figure_rows(groups)), (ITEMS, item_rows(groups, scores, replies)))
     return [*written, *(write_csv(out_dir / name, *table) for name, table in zip(CSV, tables, strict=True))]

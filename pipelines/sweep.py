@@ -9,6 +9,7 @@ Every trial is a run in a folder of its own; the same command with the same --sw
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -29,13 +30,14 @@ from components.tracking_config import TrackingConfig, tracking_uri, ui_command 
 from components.training.config import ClusterConfig, Json, RunConfig, flatten  # noqa: E402
 from components.training.launch import plan_stream, require_lasting_storage, write_json  # noqa: E402
 from components.tuning.objective import Objective, parse_objective  # noqa: E402
-from components.tuning.results import Setting, best_of, draw_pareto, settings_of, table  # noqa: E402
-from components.tuning.search import Progress, Search, run_trials, streams_of_this_machine  # noqa: E402
+from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table  # noqa: E402
+from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine  # noqa: E402
 from components.tuning.space import (  # noqa: E402
     GRID,
     WHERE,
     Axis,
     configured,
+    orders_axis,
     parse_axis,
     points,
     require_space,
@@ -62,10 +64,17 @@ class SweepCommand(Command):
     """Draws for each grid point; for optuna: trials in all."""
     seeds: int = 1
     """Seeds for every setting: seed, seed + 1, ...; figures are then means over them."""
+    stopping: Stopping = "none"
+    """asha ends trials that are behind at equal numbers of learned tasks; none: what a published number needs."""
+    grace: int | None = None
+    """Learned tasks before which no trial is ended; default: half of the stream."""
     share: bool = True
     """Trials that agree on all that the first tasks' learning depends on learn those tasks once."""
     at_once: int | None = None
     """Trials that run together; default: what the machine or cluster holds."""
+    orders: tuple[str, ...] = ()
+    """Orders of the tasks for every setting: a number (the stream's own and others, shuffled), or names among own,
+    reversed and alphabetical; figures are then means over them too."""
     sweep_id: str | None = None
     """Folder of the sweep below --storage; the same id continues it."""
 
@@ -80,6 +89,7 @@ class Sweep:
     axes: tuple[Axis, ...]
     search: Search
     share: bool
+    repeated: tuple[str, ...]  # fields whose values repeat a setting
 
 
 def main() -> int:
@@ -101,7 +111,7 @@ def main() -> int:
         return 0
     trials = run_and_follow(sweep, command.at_once, console)
     show_results(sweep, trials, console)
-    return 0 if all(trial.state == "finished" for trial in trials) else 1
+    return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
 
 
 def plan_sweep(command: SweepCommand) -> Sweep:
@@ -115,8 +125,14 @@ def plan_sweep(command: SweepCommand) -> Sweep:
     if command.seeds < 1 or command.num_samples < 1:
         raise ConfigError(f"seeds is {command.seeds} and num_samples {command.num_samples}; both must be at least 1.")
     axes = tuple(parse_axis(text) for text in command.space)
+    repeated: tuple[Axis, ...] = ()
     if command.seeds > 1:
-        axes = (*axes, Axis(field="seed", kind=GRID, arguments=tuple(run.seed + n for n in range(command.seeds))))
+        seeds = tuple(run.seed + number for number in range(command.seeds))
+        repeated = (Axis(field=SEED, kind=GRID, arguments=seeds),)
+    if command.orders:
+        tasks = plan_stream(replace(run, run_id="first")).stream.task_names
+        repeated = (orders_axis(command.orders, tasks, seed=run.seed), *repeated)
+    axes = (*axes, *repeated)
     base = replace(
         run,
         run_id=None,
@@ -133,6 +149,7 @@ def plan_sweep(command: SweepCommand) -> Sweep:
         base=base,
         axes=axes,
         share=command.share,
+        repeated=(SEED, *(axis.field for axis in repeated if axis.field == ORDER)),
         search=search_of(command, axes, objectives, num_tasks, storage / sweep_id),
     )
 
@@ -147,8 +164,15 @@ def threads(command: SweepCommand) -> int:
 def search_of(
     command: SweepCommand, axes: tuple[Axis, ...], objectives: tuple[Objective, ...], num_tasks: int, folder: Path
 ) -> Search:
-    """Which trials there will be; raises `ConfigError`."""
-    search = Search(objectives=objectives, num_tasks=num_tasks, seed=command.run.seed)
+    """Which trials there will be, and which may be ended early; raises `ConfigError`."""
+    grace = math.ceil(num_tasks / 2) if command.grace is None else command.grace
+    if not 1 <= grace <= num_tasks:
+        raise ConfigError(f"grace is {grace}; the stream has {num_tasks} tasks, so give 1 to {num_tasks}.")
+    if command.stopping == "asha" and len(objectives) > 1:
+        raise ConfigError(f"asha compares trials by one metric, {len(objectives)} were given; use --stopping none.")
+    search = Search(
+        objectives=objectives, num_tasks=num_tasks, seed=command.run.seed, stopping=command.stopping, grace=grace
+    )
     if command.search == "listed":
         listed = points(axes, num_samples=command.num_samples, seed=command.run.seed)
         return replace(search, listed=tuple({trial_name(values): values for values in listed}.values()))
@@ -196,7 +220,12 @@ def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> list[
     )
     write_record(sweep, [], tracker.run_id)
     shared_dir = sweep.folder / "shared" if sweep.share else None
-    plan = TrialPlan(base=sweep.base, parent=tracker.run_id, shared_dir=shared_dir)
+    plan = TrialPlan(
+        base=sweep.base,
+        parent=tracker.run_id,
+        shared_dir=shared_dir,
+        keep_stopped=sweep.search.stopping != "none",
+    )
     status = "FAILED"
     try:
         trials = run_trials(sweep.search, plan, at_once=at_once, on_progress=teller(sweep, console))
@@ -226,7 +255,7 @@ def teller(sweep: Sweep, console: Console) -> Progress:
 
 def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
     """Write the record, the table, the best configuration and the Pareto picture; the last ones also to MLflow."""
-    settings, objectives = settings_of(trials), sweep.search.objectives
+    settings, objectives = settings_of(trials, sweep.repeated), sweep.search.objectives
     write_record(sweep, trials, tracker.run_id)
     lines = markdown(*table(settings, objectives))
     (sweep.folder / TABLE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -251,7 +280,7 @@ def best_config(sweep: Sweep, best: Setting) -> RunConfig:
 
 
 def updates_of(sweep: Sweep, trial: Trial) -> int:
-    """Updates that a trial makes which takes nothing over."""
+    """Updates that a trial makes which takes nothing over and runs to its end."""
     plan = plan_stream(replace(configured(sweep.base, trial.values), run_id=trial.name))
     return sum(lesson.num_updates for lesson in plan.lessons)
 
@@ -264,12 +293,13 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     for axis in sweep.axes:
         console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False, soft_wrap=True)
     goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
-    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}", soft_wrap=True)
+    ends = "all run to their end" if search.stopping == "none" else f"asha may end them from {search.grace} tasks on"
+    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
 
 
 def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> None:
     """The table, the best setting, what was saved, and where everything is."""
-    settings = settings_of(trials)
+    settings = settings_of(trials, sweep.repeated)
     header, lines = table(settings, sweep.search.objectives)
     shown = Table(header_style="bold")
     for name in header:
@@ -278,7 +308,7 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> Non
         shown.add_row(*line)
     console.print(shown)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
-    saved = ", the rest was shared" if made < whole else ""
+    saved = ", the rest was shared or ended early" if made < whole else ""
     console.print(f"{made} of {whole} updates of the plain sweep were made (ratio {made / max(whole, 1):.2f}){saved}")
     best = best_of(settings, sweep.search.objectives[0])
     if best is None:

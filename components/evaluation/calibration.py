@@ -46,7 +46,8 @@ def outcomes(past: Sequence[PastRun], level: float) -> list[Outcome]:
         Outcome(figure=name, num_learned=count, expected=made.figures[name], came=run.matrix.summary()[name])
         for run in runs
         for count in range(1, len(run.matrix.tasks))
-        for made in [forecast(PastRun(method=run.method, matrix=run.matrix.at(count)), runs, level=level)]
+        for beside in [[other for other in runs if other.matrix.tasks == run.matrix.tasks]]
+        for made in [forecast(PastRun(method=run.method, matrix=run.matrix.at(count)), beside, level=level)]
         for name in FIGURES
     ]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,16 @@ ROUNDING = 0.01  # points by which a cell may differ from the mean of its rows; 
 
 Array = NDArray[np.float64]
 ItemScores = Mapping[str, Mapping[str, Sequence[float]]]  # after -> task -> 0..1 of every test row, in one fixed order
+
+
+class Draw(NamedTuple):
+    """What tells the runs of one method apart: its seed and the order of its tasks."""
+
+    seed: int
+    order: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.seed}" + (f" ({', '.join(self.order)})" if self.order else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +52,21 @@ class ScoredRun:
 class Contributions:
     """What each test row adds to one figure, in points, for runs of one method.
 
-    `by_task[task]` is [runs, rows]; runs are in the order of `seeds`, rows are the same in every run.
+    `by_task[task]` is [runs, rows]; runs are in the order of `draws`, rows are the same in every run. A task
+    that has no part in the figure of one order, as the last one has none in forgetting, adds nothing there.
     """
 
     figure: str
-    seeds: tuple[int, ...]
+    draws: tuple[Draw, ...]
     by_task: Mapping[str, Array]
 
     def __post_init__(self) -> None:
         if not self.by_task:
             raise MatrixError(f"{self.figure} has no test rows to resample; give runs with their rows' scores.")
         for task, rows in self.by_task.items():
-            if rows.ndim != 2 or len(rows) != len(self.seeds) or rows.shape[1] < 2:
+            if rows.ndim != 2 or len(rows) != len(self.draws) or rows.shape[1] < 2:
                 raise MatrixError(
-                    f"the rows of {task!r} have the shape {rows.shape} for {len(self.seeds)} runs; "
+                    f"the rows of {task!r} have the shape {rows.shape} for {len(self.draws)} runs; "
                     "needed is one line a run and at least two test rows."
                 )
 
@@ -66,47 +78,58 @@ class Contributions:
         """By task, what each row adds on average over the runs, [rows]."""
         return {task: rows.mean(axis=0) for task, rows in self.by_task.items()}
 
-    def of_seeds(self, seeds: Sequence[int]) -> Contributions:
-        """The runs of these seeds only, in this order."""
-        places = [self.seeds.index(seed) for seed in seeds]
+    def of(self, draws: Sequence[Draw]) -> Contributions:
+        """These runs only, in this order."""
+        places = [self.draws.index(draw) for draw in draws]
         by_task = {task: rows[places] for task, rows in self.by_task.items()}
-        return Contributions(figure=self.figure, seeds=tuple(seeds), by_task=by_task)
+        return Contributions(figure=self.figure, draws=tuple(draws), by_task=by_task)
 
     def minus(self, other: Contributions) -> Contributions:
-        """Differences of the seeds that both have, row by row; raises `MatrixError` for no such seed or other rows."""
-        common = [seed for seed in self.seeds if seed in other.seeds]
+        """Differences of the runs that both have of a seed and an order, row by row.
+
+        Raises `MatrixError` where there is no such run, and for other rows.
+        """
+        common = [draw for draw in self.draws if draw in other.draws]
         if not common:
             raise MatrixError(
-                f"the seeds {list(self.seeds)} and {list(other.seeds)} have none in common; "
-                "a paired comparison needs runs of the same seed."
+                f"the seeds {_listed(self.draws, other.draws)} and {_listed(other.draws, self.draws)} have none in "
+                "common; a paired comparison needs runs of the same seed and order of tasks."
             )
-        mine, theirs = self.of_seeds(common), other.of_seeds(common)
+        mine, theirs = self.of(common), other.of(common)
         differences: dict[str, Array] = {}
-        for task in [*mine.by_task, *(task for task in theirs.by_task if task not in mine.by_task)]:
+        for task in dict.fromkeys([*mine.by_task, *theirs.by_task]):
             first, second = mine.by_task.get(task), theirs.by_task.get(task)
+            there = [rows for rows in (first, second) if rows is not None]
+            if len(there) == 1 and not there[0].any():
+                continue  # it has a part in the figure in orders that are not compared here
             if first is None or second is None or first.shape != second.shape:
                 raise MatrixError(f"the two were not scored on the same test rows of {task!r} and cannot be paired.")
             differences[task] = first - second
-        return Contributions(figure=self.figure, seeds=tuple(common), by_task=differences)
+        return Contributions(figure=self.figure, draws=tuple(common), by_task=differences)
 
 
 def contributions(figure: str, runs: Sequence[ScoredRun]) -> Contributions:
-    """What each row adds to `figure` (a name of `matrix.ALIASES`) in runs of one method with different seeds.
+    """What each row adds to `figure` (a name of `matrix.ALIASES`) in runs of one method, of other seeds or orders.
 
     Raises `MatrixError` for a figure the runs do not have, rows that a run lacks, or rows that contradict its matrix.
     """
     by_run = [_of_run(figure, run) for run in runs]
     if not by_run:
         raise MatrixError(f"{figure} of no runs was asked for; give at least one.")
-    tasks = list(by_run[0])
-    for task in tasks:
-        counts = {len(rows[task]) for rows in by_run}
+    by_task: dict[str, Array] = {}
+    for task in dict.fromkeys(task for rows in by_run for task in rows):
+        counts = sorted({len(rows[task]) for rows in by_run if task in rows})
         if len(counts) > 1:
-            raise MatrixError(
-                f"the runs have {sorted(counts)} test rows of {task!r}; give runs scored on the same rows."
-            )
-    by_task = {task: np.stack([rows[task] for rows in by_run]) for task in tasks}
-    return Contributions(figure=figure, seeds=tuple(run.seed for run in runs), by_task=by_task)
+            raise MatrixError(f"the runs have {counts} test rows of {task!r}; give runs scored on the same rows.")
+        by_task[task] = np.stack([rows.get(task, np.zeros(counts[0])) for rows in by_run])
+    draws = tuple(Draw(run.seed, tuple(run.matrix.tasks)) for run in runs)
+    return Contributions(figure=figure, draws=draws, by_task=by_task)
+
+
+def _listed(draws: Sequence[Draw], others: Sequence[Draw]) -> str:
+    """Their seeds, with the orders where there are several."""
+    one_order = len({draw.order for draw in (*draws, *others)}) == 1
+    return ", ".join(str(draw.seed) if one_order else str(draw) for draw in draws)
 
 
 def _of_run(figure: str, run: ScoredRun) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from components.evaluation.contributions import Contributions
+from components.evaluation.contributions import Contributions, Draw
 from components.evaluation.statistics import (
     LEVEL,
     RESAMPLES,
@@ -39,7 +39,7 @@ class Comparison:
     """One method minus another in one figure, in points."""
 
     figure: str
-    seeds: tuple[int, ...]
+    draws: tuple[Draw, ...]
     difference: Interval  # over rows and seeds; over rows only for one seed
     p: float  # two-sided: of the methods for several seeds, of the two runs for one
     p_rows: float  # sign flips over test rows, these runs as they are
@@ -52,16 +52,16 @@ class Comparison:
 
 
 def compare(first: Contributions, second: Contributions, *, seed: int = 0) -> Comparison:
-    """First minus second, over their common seeds; raises `MatrixError` for none or for other test rows."""
+    """First minus second, over their common seeds and orders; raises `MatrixError` for none or for other test rows."""
     pairs = first.minus(second)
-    several = len(pairs.seeds) > 1
+    several = len(pairs.draws) > 1
     difference = over_both(pairs) if several else over_rows(pairs, seed=seed)
     p_rows = flip_rows(pairs, seed=seed)
     variance = variance_of(pairs) if several else None
     signs = np.concatenate([np.sign(np.where(abs(rows) < SAME, 0.0, rows)).ravel() for rows in pairs.by_task.values()])
     return Comparison(
         figure=pairs.figure,
-        seeds=pairs.seeds,
+        draws=pairs.draws,
         difference=difference,
         p=p_rows if variance is None else _student_p(difference.estimate, variance),
         p_rows=p_rows,
@@ -138,7 +138,7 @@ def verdict(comparison: Comparison, first: str, second: str, *, adjusted_p: floa
     """One sentence on `first` against `second`; `adjusted_p` replaces p where several comparisons were made."""
     p = comparison.p if adjusted_p is None else adjusted_p
     found = f"{first} {_outcome(comparison)} {second}"
-    count = len(comparison.seeds)
+    count = len(comparison.draws)
     if comparison.rows_above == comparison.rows_below == 0:
         same = "forget the same" if comparison.figure.startswith("forgetting") else "score the same"
         return f"no difference: {first} and {second} {same} on every test row."
@@ -147,8 +147,8 @@ def verdict(comparison: Comparison, first: str, second: str, *, adjusted_p: floa
     if count == 1:
         return f"not distinguishable, even in the one common seed: {found} ({_p(p)}); run at least 3 seeds."
     if p < 1 - LEVEL:
-        return f"distinguishable: {found} ({_p(p)}, {count} seeds)."
-    return f"not distinguishable at this size: {found} ({_p(p)}, {count} seeds); {_missing(comparison)}."
+        return f"distinguishable: {found} ({_p(p)}, {_runs(comparison)})."
+    return f"not distinguishable at this size: {found} ({_p(p)}, {_runs(comparison)}); {_missing(comparison)}."
 
 
 def _student_p(difference: float, variance: Variance) -> float:
@@ -166,9 +166,15 @@ def _outcome(comparison: Comparison) -> str:
     return f"is {size} {'above' if points >= 0 else 'below'}"
 
 
+def _runs(comparison: Comparison) -> str:
+    """`3 seeds`, or `10 runs in 2 orders`."""
+    count, orders = len(comparison.draws), {draw.order for draw in comparison.draws}
+    return f"{count} seeds" if len(orders) == 1 else f"{count} runs in {len(orders)} orders"
+
+
 def _missing(comparison: Comparison) -> str:
     if comparison.seeds_needed is not None:
-        more = max(comparison.seeds_needed - len(comparison.seeds), 1)
+        more = max(comparison.seeds_needed - len(comparison.draws), 1)
         return f"about {more} more seed{'s' if more > 1 else ''} needed if the difference is real"
     if comparison.rows_needed is not None and comparison.rows_needed < 1000:
         return f"seeds alone will not do, it takes about {comparison.rows_needed:.1f} times as many test rows as well"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.contributions import Contributions, ItemScores
+from components.evaluation.contributions import Contributions, Draw, ItemScores
 from components.evaluation.statistics import Interval, over_both, over_rows
 from components.recorded import FinishedRun
 
@@ -99,5 +99,5 @@ def _interval(
     if any(len(count) > 1 or min(count) < 2 for count in counts):  # not kept, or too few to be drawn again
         return None
     parts = {task: 100.0 / len(averaged) * np.array([one[task] for one in rows]) for task in averaged}
-    scored = Contributions(figure="score", seeds=tuple(seeds), by_task=parts)
+    scored = Contributions(figure="score", draws=tuple(map(Draw, seeds)), by_task=parts)
     return over_both(scored) if len(seeds) > 1 else over_rows(scored)

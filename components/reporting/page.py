@@ -55,6 +55,7 @@ class Content:
     generals: tuple[Table, ...] = ()  # general ability, where it was measured
     compared: tuple[Line, list[Line], list[str]] | None = None  # against a baseline: header, lines, verdicts
     files: tuple[str, ...] = ()  # names of the files beside the page
+    orders: tuple[tuple[str, str], ...] = ()  # of pages of the same runs in other orders of tasks: name, order
 
 
 def page(content: Content) -> str:
@@ -101,6 +102,7 @@ def page(content: Content) -> str:
         settings=differing_settings(groups),
         own_options=own_options(groups),
         files=content.files,
+        orders=content.orders,
         heat_css=heat_css(),
         charts=[{"id": chart.id, "figure": chart.figure} for chart in charts],
         scripts=[Markup(script) for script in scripts],  # ours and Plotly's: nothing of the data is in them

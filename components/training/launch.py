@@ -30,7 +30,7 @@ from components.data.streams import open_stream
 from components.data.suites.opening import open_suites
 from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
-from components.errors import ConfigError, LittoralError
+from components.errors import ConfigError, LittoralError, StreamStopped
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
@@ -44,6 +44,7 @@ from components.training.lessons import Lesson, plan_lessons, require_equal_pass
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.shared_tasks import shared_tasks
+from components.training.stopping import STOP_FILE, forget_the_stop
 from components.training.worker import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
@@ -105,16 +106,37 @@ def default_run_id(config: RunConfig) -> str:
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
-    """Run (or continue) the stream; every event of the workers goes to `handle` on this process."""
+    """Run (or continue) the stream; every event of the workers goes to `handle` on this process.
+
+    Raises `StreamStopped` when the run was asked to end early: see training/stopping.py.
+    """
     claim_run_dir(plan)
+    forget_the_stop(plan.run_dir)
     with ray_session(plan.config):
         check_resources(plan.config)
         datasets = build_datasets(plan, handle)
         mailbox = Queue(actor_options={"num_cpus": 0})
         with delivered(mailbox, handle):
             fit(plan, datasets, mailbox)
+    require_whole(plan)
     write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
     return read_result(plan.run_dir)
+
+
+def require_whole(plan: Plan) -> None:
+    """Raise `StreamStopped` where the workers ended before the last task."""
+    learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
+    if learned < num_tasks:
+        raise StreamStopped(
+            f"run {plan.run_dir.name} was asked to end by {plan.run_dir / STOP_FILE} and stands after {learned} of "
+            f"{num_tasks} tasks; the same command goes on from there."
+        )
+
+
+def learned_in(run_dir: Path) -> int:
+    """Tasks that are learned and scored in a run's folder."""
+    path = run_dir / MATRIX_FILE
+    return ScoreMatrix.read(path).num_learned if path.is_file() else 0
 
 
 def finished_result(plan: Plan) -> StreamResult | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from components.training.lessons import Lesson
 from components.training.progress import Cursor, Progress, method_state
 from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
+from components.training.stopping import Stopping, asked_to_stop
 from components.training.suites import SuiteScorer
 
 
@@ -58,7 +59,8 @@ class WorkerPlan:
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
-    StreamWorker(plan).run()
+    with suppress(Stopping):
+        StreamWorker(plan).run()
 
 
 class StreamWorker:
@@ -207,6 +209,7 @@ class StreamWorker:
         self.unfinished = None
         waited = 0.0
         while True:
+            self._stop_if_asked(engine)
             self._update(engine, task, batches, num_updates, waited)
             if self.cursor.update == num_updates:
                 break
@@ -224,6 +227,15 @@ class StreamWorker:
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        """Leave a checkpoint and the loop where the run's folder says so: the first worker looks, all agree."""
+        found = torch.tensor(float(self.rank == 0 and asked_to_stop(self.plan.run_dir)), device=self.device)
+        if not float(engine.mean_over_workers({"stop": found})["stop"]):
+            return
+        if self.cursor.update:
+            self._save_unfinished(engine)
+        raise Stopping
 
     def _survey(self, lesson: Lesson, info: TaskInfo) -> None:
         """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""

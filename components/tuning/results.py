@@ -1,4 +1,4 @@
-"""What a sweep found: trials grouped over seeds, the best configuration, a table and the Pareto picture."""
+"""What a sweep found: trials grouped over seeds and orders, the best configuration, a table and the Pareto picture."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from components.tuning.trials import Figures, Trial
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SEED = "seed"
+SEED, ORDER = "seed", "stream.order"
+REPEATED = (SEED,)  # fields whose values repeat a setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Trials of the same values but the seed."""
+    """Trials of the same values but the seed, and the order where orders repeat a setting."""
 
     name: str
-    values: Values  # without the seed
+    values: Values  # without those
     trials: tuple[Trial, ...]
 
     @property
@@ -34,26 +35,26 @@ class Setting:
 
     @property
     def means(self) -> Figures:
-        """Means over seeds of the figures that all trials have."""
+        """Means over the trials of the figures that all have."""
         names = set.intersection(*(set(trial.figures) for trial in self.trials))
         return {name: statistics.fmean(trial.figures[name] for trial in self.trials) for name in sorted(names)}
 
     def spread(self, figure: str) -> str:
-        """Mean and sample standard deviation over seeds, or nothing where a trial lacks the figure."""
+        """Mean and sample standard deviation over the trials, or nothing where one lacks the figure."""
         values = [trial.figures[figure] for trial in self.trials if figure in trial.figures]
         return str(Spread.of(values)) if len(values) == len(self.trials) else ""
 
 
-def settings_of(trials: Sequence[Trial]) -> list[Setting]:
-    """The settings in the order in which their first trial was begun."""
+def settings_of(trials: Sequence[Trial], repeated: Sequence[str] = REPEATED) -> list[Setting]:
+    """The settings in the order in which their first trial was begun; values of `repeated` fields do not make one."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(repr(without(trial.values, [SEED])), []).append(trial)
-    return [_setting(group) for group in groups.values()]
+        groups.setdefault(repr(without(trial.values, repeated)), []).append(trial)
+    return [_setting(group, repeated) for group in groups.values()]
 
 
-def _setting(trials: Sequence[Trial]) -> Setting:
-    values = without(trials[0].values, [SEED])
+def _setting(trials: Sequence[Trial], repeated: Sequence[str]) -> Setting:
+    values = without(trials[0].values, repeated)
     name = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items())
     return Setting(name=name or trials[0].name, values=values, trials=tuple(trials))
 
@@ -109,7 +110,7 @@ def _states(setting: Setting) -> str:
     """`3 finished`, or what else became of the trials."""
     texts: list[str] = []
     for trial in setting.trials:
-        after = f" after {trial.learned} tasks" if trial.state == "unfinished" else ""
+        after = f" after {trial.learned} tasks" if trial.state in ("stopped", "unfinished") else ""
         texts.append(f"{trial.state}{after}" + (f" ({trial.reason})" if trial.reason else ""))
     counted = {text: texts.count(text) for text in texts}
     return ", ".join(f"{times} {text}" if times > 1 or len(counted) > 1 else text for text, times in counted.items())

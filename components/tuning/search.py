@@ -1,4 +1,4 @@
-"""Ray Tune over trials: which are run, and how many at once."""
+"""Ray Tune over trials: which are run, how many at once, and which are ended early."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from components.errors import ConfigError
 from components.training.config import ClusterConfig
-from components.training.launch import ray_session, user_error
+from components.training.launch import FINISHED_FILE, ray_session, user_error
+from components.training.stopping import ask_to_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
-from components.tuning.trials import Figures, Trial, TrialPlan, run_trial, trial_of
+from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, run_trial, trial_of
 
+Stopping = Literal["none", "asha"]
 VALUES = "values"  # Tune's only parameter where trials are listed beforehand
 TRIAL_CPUS = 1  # of the process that drives a trial's stream
 
@@ -37,6 +40,10 @@ class Search:
     num_samples: int = 0
     """Trials in all, where Optuna chooses."""
     seed: int = 0
+    stopping: Stopping = "none"
+    """asha: a trial ends early when it is behind, by `objectives[0]`, half of those that have learned as many tasks."""
+    grace: int = 1
+    """Learned tasks before which no trial is ended."""
 
 
 Progress = Callable[[str, Figures | None], None]
@@ -56,6 +63,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
                 tune.with_resources(tune.with_parameters(_tune_trial, plan=plan), {"CPU": TRIAL_CPUS}),
                 param_space={} if search.axes else {VALUES: tune.grid_search([dict(each) for each in search.listed])},
                 tune_config=tune.TuneConfig(
+                    scheduler=scheduler_of(search, plan),
                     search_alg=optuna_search(search) if search.axes else None,
                     num_samples=search.num_samples if search.axes else 1,
                     max_concurrent_trials=min(wanted, room(plan.base.cluster)),
@@ -112,6 +120,37 @@ def _tune_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
 
 def _values(config: dict[str, Any]) -> Values:
     return {field: plain(value) for field, value in config.get(VALUES, config).items()}
+
+
+def scheduler_of(search: Search, plan: TrialPlan) -> TrialScheduler:
+    """Asynchronous successive halving over learned tasks (Li et al., 2020), or no ending at all."""
+    if search.stopping == "none":
+        return FIFOScheduler()
+    goal = search.objectives[0]
+    return _EndsInOrder(
+        plan,
+        time_attr=LEARNED,
+        metric=goal.name,
+        mode=goal.mode,
+        max_t=search.num_tasks,
+        grace_period=search.grace,
+        reduction_factor=2,
+    )
+
+
+class _EndsInOrder(ASHAScheduler):
+    """ASHA that asks a trial's workers to end. One that Tune ends itself leaves their place in the cluster taken."""
+
+    def __init__(self, plan: TrialPlan, **options: Any) -> None:
+        super().__init__(**options)
+        self._plan = plan
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        verdict = super().on_trial_result(tune_controller, trial, result)
+        folder = self._plan.folder(_values(trial.config))
+        if verdict == TrialScheduler.STOP and result[LEARNED] < self._max_t and not (folder / FINISHED_FILE).is_file():
+            ask_to_stop(folder)
+        return TrialScheduler.CONTINUE
 
 
 def optuna_search(search: Search) -> Searcher:

@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +110,37 @@ def _value(node: ast.expr, text: str) -> Value:
         if _WORD.fullmatch(word):
             return word
         raise ConfigError(f"{word!r} in {text!r} is no value; give numbers, words, or texts in quotes.") from None
+
+
+def orders_axis(words: Sequence[str], tasks: Sequence[str], *, seed: int) -> Axis:
+    """Orders of a stream's tasks: `own`, `reversed`, `alphabetical`, or how many: its own and shuffled ones.
+
+    Raises `ConfigError` for another word, for more orders than there are, and for one given twice.
+    """
+    own = tuple(tasks)
+    named = {"own": own, "reversed": own[::-1], "alphabetical": tuple(sorted(own))}
+    orders: list[tuple[str, ...]] = []
+    for word in words:
+        if word.isdecimal() and int(word):
+            orders += _shuffled(own, int(word), seed)
+        elif word in named:
+            orders.append(named[word])
+        else:
+            raise ConfigError(f"orders has {word!r}; give a number of orders, or names: {', '.join(named)}.")
+    if len(set(orders)) < len(orders):
+        raise ConfigError(f"orders {' '.join(words)} gives one order of {', '.join(own)} twice; leave one away.")
+    return Axis(field="stream.order", kind=GRID, arguments=tuple(orders))
+
+
+def _shuffled(own: tuple[str, ...], count: int, seed: int) -> list[tuple[str, ...]]:
+    """`own` and distinct others, the same for the same seed."""
+    if count > math.factorial(len(own)):
+        raise ConfigError(f"orders is {count}; {len(own)} tasks have {math.factorial(len(own))} orders.")
+    random = np.random.default_rng(seed)
+    orders = {own: None}
+    while len(orders) < count:
+        orders.setdefault(tuple(own[place] for place in random.permutation(len(own))))
+    return list(orders)
 
 
 def require_space(base: RunConfig, axes: Sequence[Axis]) -> None:

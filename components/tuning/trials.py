@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from components.errors import StreamStopped
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, RowScored, StepDone, TaskStarted
 from components.recording import recorded_as, run_and_record
 from components.training.config import RunConfig
-from components.training.launch import FINISHED_FILE, finished_result, plan_stream, write_json
+from components.training.launch import FINISHED_FILE, finished_result, learned_in, plan_stream, write_json
 from components.training.scoring import MATRIX_FILE
+from components.training.stopping import asked_to_stop
 from components.tuning.space import Values, configured, plain, trial_name
 
 TRIAL_FILE = "trial.json"
 LEARNED = "tasks_learned"
 
 Figures = dict[str, float]
-State = Literal["finished", "failed", "unfinished"]
+State = Literal["finished", "stopped", "failed", "unfinished"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +36,15 @@ class TrialPlan:
     base: RunConfig  # its storage is the sweep's folder
     parent: str | None  # MLflow run of the sweep
     shared_dir: Path | None = None  # where trials leave and find learned tasks; None: every trial learns all of its own
+    keep_stopped: bool = False  # a trial that was ended early stays so; otherwise it goes on
 
     def config(self, values: Values) -> RunConfig:
         """The run of these values; its id is their name."""
         return replace(configured(self.base, values), run_id=trial_name(values))
+
+    def folder(self, values: Values) -> Path:
+        """Where that run is kept."""
+        return self.base.storage.expanduser().resolve() / trial_name(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,8 @@ class Trial:
 def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]) -> None:
     """Run one trial, telling `report` its figures after every learned task, the last time when all is written.
 
-    A trial that was begun before tells what it has first, so that every trial is heard of from its first task on.
+    A trial that was begun before tells what it has first, so that a scheduler hears of every trial from its first task
+    on. One that is asked to end early (training/stopping.py) returns without its last figures.
     """
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
     stream.run_dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +79,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     for learned in range(1, before + 1):
         if learned < last or finished:
             report(figures_after(stream.run_dir, learned))
-    if finished:
+    if finished or (plan.keep_stopped and asked_to_stop(stream.run_dir)):
         return
 
     def follow(event: Event) -> None:
@@ -82,7 +90,11 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
             if before < event.tasks_learned < last:
                 report(figures_after(stream.run_dir, event.tasks_learned))
 
-    run_and_record(stream, follow, parent=plan.parent)
+    try:
+        run_and_record(stream, follow, parent=plan.parent)
+    except StreamStopped:
+        write_json(stream.run_dir / TRIAL_FILE, asdict(costs))  # with the updates since its last row
+        return
     report(figures_after(stream.run_dir, last))
 
 
@@ -120,12 +132,6 @@ def begun_in(folder: Path) -> tuple[Values, ...]:
     )
 
 
-def learned_in(run_dir: Path) -> int:
-    """Tasks that are learned and scored in a run's folder."""
-    path = run_dir / MATRIX_FILE
-    return ScoreMatrix.read(path).num_learned if path.is_file() else 0
-
-
 def figures_after(run_dir: Path, learned: int) -> Figures:
     """The matrix's figures after `learned` tasks and the costs until then."""
     matrix = ScoreMatrix.read(run_dir / MATRIX_FILE).at(learned)
@@ -140,13 +146,11 @@ def figures_after(run_dir: Path, learned: int) -> Figures:
 
 def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
     """The trial of these values as its folder tells it; `error`: what it failed of."""
-    config = plan.config(values)
-    assert config.run_id is not None
-    folder = config.storage.expanduser().resolve() / config.run_id
+    folder = plan.folder(values)
     learned = learned_in(folder)
-    state: State = "failed" if error else "unfinished"
+    state: State = "failed" if error else "stopped" if asked_to_stop(folder) else "unfinished"
     return Trial(
-        name=config.run_id,
+        name=folder.name,
         values=values,
         state="finished" if (folder / FINISHED_FILE).is_file() else state,
         learned=learned,

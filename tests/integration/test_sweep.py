@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from components.data.streams import StreamConfig
@@ -122,14 +124,40 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
         yield run
 
 
-def tried(base: RunConfig, space: str, *, share: bool = False, at_once: int = 2) -> dict[str, Trial]:
+def tried(base: RunConfig, space: str, *, share: bool = False, at_once: int = 2, **options: Any) -> dict[str, Trial]:
     """The trials of one list of values, in a folder of their own."""
-    folder = base.storage / f"{len(list(base.storage.iterdir()))}"
+    folder = options.pop("folder", base.storage / f"{len(list(base.storage.iterdir()))}")
     goal = parse_objective("final_average")
     listed = tuple(points([parse_axis(space)], num_samples=1, seed=0))
-    search = Search(objectives=(goal,), num_tasks=2, listed=listed)
-    plan = TrialPlan(base=replace(base, storage=folder), parent=None, shared_dir=folder / "shared" if share else None)
+    search = Search(objectives=(goal,), num_tasks=2, listed=listed, **options)
+    plan = TrialPlan(
+        base=replace(base, storage=folder),
+        parent=None,
+        shared_dir=folder / "shared" if share else None,
+        keep_stopped=search.stopping != "none",
+    )
     return {trial.name: trial for trial in run_trials(search, plan, at_once=at_once, on_progress=lambda *_: None)}
+
+
+def test_a_trial_that_is_behind_is_ended_and_can_go_on(base: RunConfig) -> None:
+    """Rates, one after the other: one that learns and one that hardly moves."""
+    longer, rates = replace(base, training=replace(base.training, epochs=4)), "grid(0.02, 1e-6)"
+    folder, space = base.storage / "ended", f"training.optimizer.learning_rate={rates}"
+    good, slow = tried(longer, space, at_once=1, stopping="asha", folder=folder).values()
+    assert (good.state, good.updates) == ("finished", 4 * UPDATES)
+    assert good.figures["final_average"] > 0
+    assert (slow.state, slow.learned) == ("stopped", 1)
+    assert 2 * UPDATES <= slow.updates < 4 * UPDATES
+    deadline = time.monotonic() + 60  # what the ended trial held is free again, or later trials would starve
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+    again = tried(longer, space, at_once=1, stopping="asha", folder=folder)
+    assert [trial.state for trial in again.values()] == ["finished", "stopped"]
+    assert [trial.updates for trial in again.values()] == [good.updates, slow.updates]
+    _, whole = tried(longer, space, at_once=1, folder=folder).values()
+    assert (whole.state, whole.learned, whole.updates) == ("finished", 2, 4 * UPDATES)
 
 
 ORDERS = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'))"

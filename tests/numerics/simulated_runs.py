@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from components.evaluation.contributions import Contributions
+from components.evaluation.contributions import Contributions, Draw
 
 SHARES = np.array([0.35, 0.80, 0.30, 0.45])  # right answers a task, as in the recorded runs of mini-COAST
 
@@ -31,7 +31,7 @@ def final_averages(
         logit(SHARES)[:, None, None] + levels + seeds + shift
     )
     by_task = {f"task {j}": 100.0 * right[j] / len(SHARES) for j in range(len(SHARES))}
-    return Contributions(figure="final_average", seeds=tuple(range(num_runs)), by_task=by_task)
+    return Contributions(figure="final_average", draws=tuple(map(Draw, range(num_runs))), by_task=by_task)
 
 
 def true_average(*, seed_effect: float = 0.0, row_effect: float = 0.0, shift: float = 0.0) -> float:

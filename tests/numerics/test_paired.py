@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from simulated_runs import SHARES, final_averages, true_average
 
-from components.evaluation.contributions import Contributions
+from components.evaluation.contributions import Contributions, Draw
 from components.evaluation.matrix_rows import MatrixError
 from components.evaluation.paired import (
     Comparison,
@@ -33,7 +33,7 @@ ONLY_SEEDS = Variance(
 
 def one_task(rows: list[list[float]], seeds: tuple[int, ...] | None = None) -> Contributions:
     by_task = {"a": np.array(rows, dtype=float)}
-    return Contributions(figure="final_average", seeds=seeds or tuple(range(len(rows))), by_task=by_task)
+    return Contributions(figure="final_average", draws=tuple(map(Draw, seeds or range(len(rows)))), by_task=by_task)
 
 
 def two_methods(draws: np.random.Generator, num_runs: int, shift: float, seed_effect: float = 0.3) -> Contributions:
@@ -62,9 +62,9 @@ def test_flipping_rows_is_the_exact_sign_test() -> None:
 def test_pairing_takes_common_seeds_and_the_same_rows() -> None:
     first = one_task([[100, 0, 100], [100, 100, 100]], seeds=(0, 1))
     pairs = first.minus(one_task([[0, 0, 0], [0, 0, 100]], seeds=(2, 1)))
-    assert pairs.seeds == (1,)
+    assert pairs.draws == (Draw(1),)
     assert pairs.by_task["a"].tolist() == [[100, 100, 0]]
-    with pytest.raises(MatrixError, match=r"\[0, 1\] and \[3\] have none in common"):
+    with pytest.raises(MatrixError, match="seeds 0, 1 and 3 have none in common"):
         first.minus(one_task([[0, 0, 0]], seeds=(3,)))
     with pytest.raises(MatrixError, match="not scored on the same test rows of 'a'"):
         first.minus(one_task([[0, 0], [0, 0]]))

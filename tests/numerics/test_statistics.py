@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from simulated_runs import final_averages, true_average
 
-from components.evaluation.contributions import Contributions, ScoredRun, contributions, weights_of
+from components.evaluation.contributions import Contributions, Draw, ScoredRun, contributions, weights_of
 from components.evaluation.matrix import ALIASES, ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
 from components.evaluation.statistics import (
@@ -36,7 +36,7 @@ def coverage(intervals: list[Interval], truth: float) -> float:
 
 def one_task(rows: list[list[float]]) -> Contributions:
     by_task = {"a": np.array(rows, dtype=float)}
-    return Contributions(figure="final_average", seeds=tuple(range(len(rows))), by_task=by_task)
+    return Contributions(figure="final_average", draws=tuple(map(Draw, range(len(rows)))), by_task=by_task)
 
 
 @pytest.mark.parametrize("figure", ALIASES)
@@ -74,6 +74,31 @@ def test_rows_that_do_not_belong_are_refused() -> None:
         contributions("final_average", [run, ScoredRun(seed=1, matrix=matrix, items=longer)])
     with pytest.raises(MatrixError, match="at least two test rows"):
         one_task([[1.0]])
+
+
+def test_orders_are_draws_whose_last_tasks_add_nothing_to_forgetting() -> None:
+    """By hand: of a, b the first forgets 50 of a; of b, a the second forgets 100 of b. Pairs need seed and order."""
+    right, wrong, half = [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]
+    first = ScoredRun(
+        seed=0,
+        matrix=ScoreMatrix(["a", "b"], [[100.0, None], [50.0, 100.0]], zero_shot=False),
+        items={"a": {"a": right}, "b": {"a": half, "b": right}},
+    )
+    second = ScoredRun(
+        seed=0,
+        matrix=ScoreMatrix(["b", "a"], [[100.0, None], [0.0, 100.0]], zero_shot=False),
+        items={"b": {"b": right}, "a": {"b": wrong, "a": right}},
+    )
+    both = contributions("forgetting", [first, second])
+    assert both.by_task["a"].tolist() == [[0.0, 100.0], [0.0, 0.0]]
+    assert both.by_task["b"].tolist() == [[0.0, 0.0], [100.0, 100.0]]
+    assert both.values().tolist() == [50.0, 100.0]
+    alone = contributions("forgetting", [first])
+    assert both.minus(alone).draws == (Draw(0, ("a", "b")),)
+    assert not both.minus(alone).values().any()
+    assert not alone.minus(both).values().any()
+    with pytest.raises(MatrixError, match=r"0 \(a, b\) and 0 \(b, a\) have none in common"):
+        alone.minus(contributions("forgetting", [second]))
 
 
 def test_over_seeds_is_scipys_t_interval() -> None:

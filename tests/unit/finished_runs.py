@@ -16,9 +16,9 @@ STREAM = StreamConfig(size="nano", order=tuple(TASKS))
 def finished(folder: Path, config: RunConfig, rows: list[list[float | None]], *, zero_shot: bool = False) -> Path:
     path = folder / str(config.run_id)
     path.mkdir()
-    digest = open_stream(config.stream).digest
+    digest, tasks = open_stream(config.stream).digest, list(config.stream.order)
     (path / "config.json").write_text(json.dumps({**config.to_json(), "stream_digest": digest}))
-    ScoreMatrix(TASKS, rows, zero_shot=zero_shot).write(
+    ScoreMatrix(tasks, rows, zero_shot=zero_shot).write(
         path / "score_matrix.json", stream="s", method=config.method.name, backbone="smol", seed=config.seed
     )
     (path / "finished.json").write_text(json.dumps({"finished": "2026-01-02T03:04:05+00:00"}))

@@ -47,6 +47,21 @@ def test_seeds_are_one_line_with_mean_and_spread(runs: list[FinishedRun]) -> Non
     assert second[:5] == ["`joint`", "90.0", "70.0", "80.0", "-"]
 
 
+def test_orders_are_draws_of_the_same_line(runs: list[FinishedRun], tmp_path: Path) -> None:
+    """The same tasks the other way round: cells are found by name; orders have different last tasks."""
+    other = replace(runs[0].config, run_id="d", stream=replace(STREAM, order=("iconqa", "docvqa")))
+    turned = read_run(finished(tmp_path, other, [[30.0, None], [20.0, 90.0]]))
+    require_comparable([*runs, turned])
+    line, _ = [line for group in grouped([runs[0], turned, runs[2]]) for line in group_lines(group)]
+    assert line[1:5] == ["85.0 ± 7.1 -> 75.0 ± 21.2", "40.0 ± 14.1 -> 35.0 ± 21.2", "55.0 ± 0.0", "15.0 ± 7.1"]
+    assert line[-1] == "0 in 2 orders"
+    assert control_lines([turned, runs[0]])[1][:4] == ["zero-shot", "2.0", "1.0", "1.5"]
+    with pytest.raises(ConfigError, match="same run with the same seed"):
+        grouped([turned, turned])
+    with pytest.raises(ConfigError, match="differ in stream"):
+        require_comparable([runs[0], replace(turned, stream_digest="of other data")])
+
+
 def test_a_routed_methods_forgetting_is_split(runs: list[FinishedRun]) -> None:
     """By hand: docvqa falls 80 to 60; with the task known 81 to 71, so 10 by drift and 10 by routing."""
     routed = replace(runs[0], oracle=ScoreMatrix(TASKS, [[81.0, None], [71.0, 55.0]], zero_shot=False))

@@ -5,11 +5,13 @@ python -m pytest tests/unit/test_sweep_results.py
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from components.errors import ConfigError
 from components.tuning.objective import Objective, pareto_front, parse_objective
-from components.tuning.results import best_of, draw_pareto, front_of, settings_of, table
+from components.tuning.results import ORDER, SEED, best_of, draw_pareto, front_of, settings_of, table
 from components.tuning.trials import State, Trial
 
 AVERAGE = parse_objective("final_average")
@@ -52,6 +54,16 @@ def test_seeds_of_a_setting_are_one_line_with_mean_and_deviation() -> None:
         ["2", "30.0 ± 0.0", "5.0 ± 0.0", "20", "1.0 min", "2 finished"],
         ["16", "90.0 ± 0.0", "0.0 ± 0.0", "160", "1.0 min", "1 unfinished after 2 tasks, 1 finished"],
     ]
+
+
+def test_orders_repeat_a_setting_where_they_were_asked_for() -> None:
+    def ordered(one: Trial, *tasks: str) -> Trial:
+        return replace(one, values={**one.values, ORDER: tasks})
+
+    trials = [ordered(trial(4, 0, 40.0, 6.0), "a", "b"), ordered(trial(4, 0, 44.0, 2.0), "b", "a")]
+    assert len(settings_of(trials)) == 2
+    (both,) = settings_of(trials, (SEED, ORDER))
+    assert (both.values, both.means["final_average"]) == ({"method.rank": 4}, 42.0)
 
 
 def test_only_settings_that_ran_to_the_end_can_be_the_best() -> None:

@@ -5,13 +5,20 @@ python -m pytest tests/unit/test_sweep_search.py
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from components.errors import ConfigError
-from components.training.config import ClusterConfig
+from components.training.config import ClusterConfig, RunConfig
+from components.training.launch import FINISHED_FILE
+from components.training.stopping import asked_to_stop
 from components.tuning.objective import parse_objective
-from components.tuning.search import Search, optuna_search, reason, streams_of_this_machine
+from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
+from components.tuning.trials import LEARNED, TrialPlan
 
 AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.learning_rate=loguniform(1e-4, 1e-1)"))
 
@@ -51,6 +58,39 @@ def test_several_objectives_keep_both_ends() -> None:
 def test_a_continued_search_begins_with_what_was_tried() -> None:
     first: Values = {"method.rank": 3, "training.optimizer.learning_rate": 0.01}
     assert searched("final_average", trials=3, listed=(first,))[0] == first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What a scheduler asks of one of Tune's trials."""
+
+    trial_id: str
+    config: dict[str, Any]
+
+
+def test_asha_asks_those_to_end_that_are_behind_at_equal_tasks(tmp_path: Path) -> None:
+    """Four tasks, grace two: whoever comes after a better one and is worse ends, a finished one never."""
+    goals = (parse_objective("final_average"),)
+    plan = TrialPlan(base=replace(RunConfig(), storage=tmp_path), parent=None)
+    scheduler = scheduler_of(Search(objectives=goals, num_tasks=4, stopping="asha", grace=2), plan)
+    trials = {rank: Tried(trial_id=str(rank), config={VALUES: {"method.rank": rank}}) for rank in (1, 2, 3, 4)}
+    for trial in trials.values():
+        plan.folder(trial.config[VALUES]).mkdir()
+        scheduler.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
+    (plan.folder({"method.rank": 4}) / FINISHED_FILE).touch()
+
+    def told(rank: int, learned: int, score: float) -> bool:
+        result = {LEARNED: learned, "final_average": score}
+        assert scheduler.on_trial_result(None, trials[rank], result) == "CONTINUE"  # pyright: ignore[reportArgumentType]
+        return asked_to_stop(plan.folder({"method.rank": rank}))
+
+    assert not told(2, 1, 10.0)
+    assert not told(1, 1, 1.0)  # far behind, but within the grace
+    assert not told(2, 2, 40.0)
+    assert told(1, 2, 5.0)
+    assert not told(3, 2, 50.0)
+    assert not told(4, 2, 0.0)
+    assert not told(2, 4, 0.0)  # its last figures: it ends anyway
 
 
 def test_a_reason_is_one_line_and_the_users_own_error_where_there_is_one() -> None:

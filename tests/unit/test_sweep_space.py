@@ -10,7 +10,7 @@ import pytest
 from components.errors import ConfigError
 from components.methods.lcia import LciaConfig
 from components.training.config import RunConfig
-from components.tuning.space import Axis, configured, parse_axis, points, require_space, trial_name
+from components.tuning.space import Axis, configured, orders_axis, parse_axis, points, require_space, trial_name
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,27 @@ def test_draws_depend_on_the_seed_only_and_stay_inside() -> None:
     assert 30 < small < 70  # half of a logarithmic range lies below its geometric mean
     for values in found:
         configured(RunConfig(), values)
+
+
+def test_orders_by_number_and_by_name() -> None:
+    tasks = ("c", "a", "b")
+    assert orders_axis(("own", "reversed", "alphabetical"), tasks, seed=0).arguments == (
+        ("c", "a", "b"),
+        ("b", "a", "c"),
+        ("a", "b", "c"),
+    )
+    six = orders_axis(("6",), tasks, seed=0).arguments
+    assert six[0] == tasks
+    assert len(set(six)) == 6
+    assert orders_axis(("3",), tasks, seed=0).arguments == six[:3]
+    for words, said in (
+        (("7",), "3 tasks have 6 orders"),
+        (("own", "1"), "twice"),
+        (("0",), "has '0'"),
+        (("x",), "'x'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            orders_axis(words, tasks, seed=0)
 
 
 def test_a_method_comes_with_its_own_options() -> None:
