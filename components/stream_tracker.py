@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from components.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.fingerprint import code_fingerprint
+from components.model_registry import LEARNED, SCORE, Version, registered_name
 from components.patience import Patience
 from components.row_book import RowBook
 from components.run_facts import git_commit, metric_names
@@ -57,6 +58,7 @@ class Store(Protocol):
     def get_json(self, run_id: str, file: str) -> dict[str, object] | None: ...
     def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None: ...
     def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str: ...
+    def put_version(self, version: Version) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -224,7 +226,7 @@ class StreamTracker(Tracker):
         if book is None:
             return  # a resumed stream reports its rows again
         step, run_id = row.tasks_learned, self._parent
-        model_id = self._record_checkpoint(row) if row.checkpoint_path else None
+        model_id = self._record_checkpoint(row, book) if row.checkpoint_path else None
         self._store.put_points(run_id, points(book.metrics(row), step=step), model_id)
         # Matplotlib takes about a second to import, and only rows need it.
         from components.evaluation.heatmap import draw_score_matrix, draw_slot_usage
@@ -243,14 +245,26 @@ class StreamTracker(Tracker):
         self._book = book
         self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
 
-    def _record_checkpoint(self, row: RowScored) -> str:
-        """The checkpoint as a logged model whose files stay where they are."""
+    def _record_checkpoint(self, row: RowScored, book: RowBook) -> str:
+        """The checkpoint as a logged model and as a version of the registered one; its files stay where they are."""
         assert row.checkpoint_path is not None
         checkpoint = row.checkpoint_path
         uri = checkpoint if "://" in checkpoint else Path(checkpoint).absolute().as_uri()
-        tags = {"checkpoint": uri, "after": row.after, "tasks_learned": str(row.tasks_learned)}
+        tags = self._tags | {"checkpoint": uri, "after": row.after, LEARNED: str(row.tasks_learned)}
         name = f"{self._tags.get('method', 'adapter')} after {row.tasks_learned:02d} {row.after}"
-        return self._store.put_model(self._parent, name, self._tags | tags, row.tasks_learned)
+        model_id = self._store.put_model(self._parent, name, tags, row.tasks_learned)
+        score = book.matrix(row.tasks_learned).summary().get("final_average")
+        if score is not None:
+            version = Version(
+                name=registered_name(self._tags),
+                run_id=self._parent,
+                model_id=model_id,
+                source=uri,
+                tags=tags | _code_tags() | {SCORE: f"{score:.6f}"},
+                whole=row.tasks_learned == len(row.scores),
+            )
+            self._store.put_version(version)
+        return model_id
 
     # ---- general suites
 

@@ -1,4 +1,4 @@
-"""MLflow: one parent run per stream, one child run per task. The only file that imports mlflow, and it does so late.
+"""MLflow: one parent run per stream, one child run per task. Only this file and model_registry.py import it, and late.
 
 The driver opens a tracker and hands it the events of the stream; workers never see MLflow. Everything goes by explicit
 run id through `MlflowClient`, so neither an active run nor MLFLOW_RUN_ID in the environment can divert it. Trouble at
@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from components.errors import TrackingError
 from components.events import Note
+from components.model_registry import Version, register
 from components.patience import StoreError
 from components.run_facts import flatten_params, metric_names, without_secrets
 from components.stream_tracker import Point, StreamTracker, points
@@ -138,7 +139,7 @@ def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
             client = MlflowClient(tracking_uri=uri)
-            return MlflowStore(client, _experiment_id(client, uri, experiment, storage))
+            return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
@@ -147,8 +148,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> 
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        served = uri.startswith(("http", "databricks"))  # such a server has its own place for artifacts
-        place = None if served else (storage.resolve() / "mlflow-artifacts").as_uri()
+        place = None if _is_served(uri) else (storage.resolve() / "mlflow-artifacts").as_uri()
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:  # another run may have created it in this moment
@@ -161,6 +161,11 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> 
             transient=False,
         )
     return found.experiment_id
+
+
+def _is_served(uri: str) -> bool:
+    """Whether a server is between us and the store: it has its own place for artifacts."""
+    return uri.startswith(("http", "databricks"))
 
 
 @contextmanager
@@ -178,8 +183,8 @@ def _alone_at(uri: str) -> Iterator[None]:
 class MlflowStore:
     """`stream_tracker.Store` over one MLflow experiment."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
-        self._client, self._experiment_id = client, experiment_id
+    def __init__(self, client: MlflowClient, experiment_id: str, *, served: bool) -> None:
+        self._client, self._experiment_id, self._served = client, experiment_id, served
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
         known = {"mlflow.source.type": "JOB", "mlflow.source.name": Path(sys.argv[0]).name or "littoral"}
@@ -283,6 +288,10 @@ class MlflowStore:
             self._client.finalize_logged_model(model.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
             return model.model_id
+
+    def put_version(self, version: Version) -> None:
+        with _translated():
+            register(self._client, version, served=self._served)
 
 
 def _dataset_input(record: DatasetRecord) -> DatasetInput:

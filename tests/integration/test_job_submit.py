@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("pocket", "--seed", "3", "--stream.order", "chartqa", "iconqa")  # two tasks prove as much as four
 START_TIMEOUT_S, RUN_TIMEOUT_S = 330, 600
+pytestmark = pytest.mark.cluster
 RAY = Path(sys.executable).with_name("ray")
 
 

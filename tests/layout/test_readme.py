@@ -17,7 +17,8 @@ from pipelines.presets import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 RUN_TESTS = ".venv/bin/python -m pytest -n auto"
-RUN_INTEGRATION = ".venv/bin/python -m pytest tests/integration"  # one at a time: each starts processes of its own
+RUN_INTEGRATION = '.venv/bin/python -m pytest tests/integration -m "not cluster" -n 2'
+RUN_CLUSTER = ".venv/bin/python -m pytest tests/integration -m cluster"  # alone: `ray start` wants the machine
 RUN_MAIN_JOB = ".venv/bin/python pipelines/coast.py"
 
 
@@ -50,7 +51,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     install, _, last = commands()[1].rpartition(" && ")
     assert install in lines
     assert last in lines
-    assert lines.index(install) < lines.index(last) < lines.index(RUN_INTEGRATION)
+    assert lines.index(install) < lines.index(last) < lines.index(RUN_INTEGRATION) < lines.index(RUN_CLUSTER)
 
 
 @pytest.mark.parametrize("name", METHODS)

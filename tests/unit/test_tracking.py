@@ -17,6 +17,7 @@ from components.errors import ConfigError, TrackingError
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note, RowScored, StepDone, TaskStarted
 from components.fingerprint import code_fingerprint
+from components.model_registry import best_version
 from components.tracking import DatasetRecord, Tracker, TrackingConfig, open_tracker, tracking_uri, ui_command
 
 if TYPE_CHECKING:
@@ -232,6 +233,45 @@ def test_each_checkpoint_is_a_logged_model_with_its_scores(client: MlflowClient,
     outputs = client.get_run(run_id).outputs
     assert outputs is not None
     assert sorted(output.step for output in outputs.model_outputs) == [1, 2]
+
+
+def test_the_readmes_searches_are_understood(client: MlflowClient, run_id: str) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    block = readme.partition("search box answers:\n\n```text\n")[2].partition("```")[0]
+    searches = [line.partition("     ")[0] for line in block.splitlines()]
+    assert len(searches) == 7
+    experiment = client.get_run(run_id).info.experiment_id
+    found = {search: [run.info.run_id for run in client.search_runs([experiment], search)] for search in searches}
+    assert [search for search, runs in found.items() if run_id in runs] == ["metrics.forgetting_routing_error > 5"]
+    adapted = searches[0].replace("lcia", "lora"), searches[-2].replace("RUN-ID", run_id)
+    assert [len(client.search_runs([experiment], search)) for search in adapted] == [1, 2]
+
+
+def test_versions_tell_their_parents_and_the_best_run_has_the_alias(client: MlflowClient, run_id: str) -> None:
+    """Runs of their own stream: an unfinished one is never the best, a worse one does not take the alias."""
+    storage = Path(str(client.tracking_uri).removeprefix("sqlite:///")).parent
+    tags = TAGS | {"stream": "of/its:own", "stream_digest": "0123456789"}
+
+    def learn(name: str, *rows: RowScored) -> str:
+        tracker = open_tracker(TrackingConfig(), storage, name, {}, tags)
+        for event in (*rows, *rows[-1:]):  # told twice, registered once
+            tracker.handle(event)
+        tracker.finish("FINISHED")
+        assert tracker.run_id is not None
+        return tracker.run_id
+
+    name = "of_its_own-01234567-lora-pocket"
+    learn("half", row(1, [99.0, None]))
+    assert best_version(client, name) is None
+    good = learn("good", row(1, [50.0, None]), row(2, [40.0, 60.0]))
+    learn("worse", row(1, [80.0, None]), row(2, [40.0, 50.0]))
+    best = best_version(client, name)
+    assert best is not None
+    assert (best.run_id, best.source, best.tags["final_average"]) == (good, "file:///checkpoints/task-2", "50.000000")
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version))
+    assert [one.tags.get("parent_version") for one in versions] == [None, None, "2", None, "4"]
+    assert {one.tags["code_fingerprint"] for one in versions} == {code_fingerprint()}
+    assert client.get_logged_model(best.tags["logged_model"]).source_run_id == good
 
 
 def test_the_rows_of_another_stream_are_refused(storage: Path, run_id: str) -> None:
