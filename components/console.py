@@ -201,13 +201,13 @@ class Console:
             for note in (*difference.protocol, *row.flaws(), f"trust: {row.trust}"):
                 self._out.print(Text(f"  {note}", style="dim"), soft_wrap=True)
 
-    def print_outcome(self, paths: Mapping[str, str], mlflow_command: str | None = None) -> None:
+    def print_outcome(self, paths: Mapping[str, str], look: Sequence[str] = ()) -> None:
         """Where everything was written, and how to look at it. Paths are never wrapped: they get copied."""
         self.close()
         for name, path in paths.items():
             self._out.print(Text.assemble((f"{name}: ", "bold"), path), soft_wrap=True)
-        if mlflow_command:
-            self._out.print(Text.assemble(("Look at it: ", "bold"), (mlflow_command, "cyan")), soft_wrap=True)
+        for text, title in zip(look, ("Look at it", "and open"), strict=False):
+            self._out.print(Text.assemble((f"{title}: ", "bold"), (text, "cyan")), soft_wrap=True)
 
 
 def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> Table:

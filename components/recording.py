@@ -65,11 +65,12 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
         datasets=dataset_records(plan.stream, plan.suites),
         resume_run_id=recorded_as(plan.run_dir),
+        tasks=plan.stream.task_names,
         on_note=follow,
     )
     claim_run_dir(plan)
     if tracker.run_id is not None:
-        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui})
+        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui, "view": tracker.view})
     return tracker
 
 
@@ -79,7 +80,10 @@ def recorded_as(run_dir: Path) -> str | None:
     return json.loads(link.read_text())["run_id"] if link.is_file() else None
 
 
-def where_to_look(plan: Plan) -> str | None:
-    """The command or address that shows the stream's MLflow run, if it has one."""
+def where_to_look(plan: Plan) -> list[str]:
+    """What shows the stream's MLflow run, if it has one: the command or server, and the link to all runs' charts."""
     link = plan.run_dir / LINK_FILE
-    return json.loads(link.read_text())["ui"] if link.is_file() else None
+    if not link.is_file():
+        return []
+    content = json.loads(link.read_text())
+    return [content["ui"], *([content["view"]] if content.get("view") else [])]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from components.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.fingerprint import code_fingerprint
+from components.mlflow_view import View, stream_view
 from components.model_registry import LEARNED, SCORE, Version, registered_name
 from components.patience import Patience
 from components.row_book import RowBook
@@ -59,6 +60,8 @@ class Store(Protocol):
     def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None: ...
     def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str: ...
     def put_version(self, version: Version) -> None: ...
+    def put_view(self, view: View) -> None: ...
+    def view_link(self, key: str) -> str: ...
 
 
 @dataclass(kw_only=True)
@@ -99,7 +102,12 @@ class StreamTracker(Tracker):
         return self.run_id
 
     def begin(
-        self, run_name: str, params: Mapping[str, str], datasets: Sequence[DatasetRecord], resume_run_id: str | None
+        self,
+        run_name: str,
+        params: Mapping[str, str],
+        datasets: Sequence[DatasetRecord],
+        resume_run_id: str | None,
+        tasks: Sequence[str],
     ) -> None:
         """Create the parent run, or take the old one up again. Raises `StoreError`: nothing is retried here."""
         known: dict[str, str] = {}
@@ -119,6 +127,9 @@ class StreamTracker(Tracker):
         self._store.put_tags(self._parent, self._tags | _code_tags() | {"mlflow.note.content": self._note_content()})
         if resume_run_id is None:
             self._store.put_datasets(self._parent, datasets)
+        view = stream_view(self._tags.get("stream", run_name), tasks)
+        self._store.put_view(view)
+        self.view = self._store.view_link(view.key)
 
     def handle(self, event: Event) -> None:
         """Record one event. Trouble with the store never raises; `on_note` hears of it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import TrackingError
+from components.mlflow_view import sweep_view
 from components.patience import StoreError
 from components.run_facts import flatten_params, without_secrets
 from components.stream_tracker import points
@@ -25,6 +26,7 @@ class SweepTracker:
 
     def __init__(self, store: Store | None = None, run_id: str | None = None) -> None:
         self._store, self.run_id = store, run_id
+        self.view: str | None = None  # the link to the trials, with charts laid out
 
     def keep(
         self,
@@ -62,9 +64,19 @@ def _told() -> Iterator[None]:
 
 
 def open_sweep_tracker(
-    config: TrackingConfig, storage: Path, name: str, *, params: Mapping[str, object], resume_run_id: str | None
+    config: TrackingConfig,
+    storage: Path,
+    name: str,
+    *,
+    params: Mapping[str, object],
+    fields: Sequence[str],
+    metrics: Sequence[str],
+    resume_run_id: str | None,
 ) -> SweepTracker:
-    """Begin a sweep's run or go on with `resume_run_id`; raises `TrackingError` where MLflow cannot be used."""
+    """Begin a sweep's run or go on with `resume_run_id`; raises `TrackingError` where MLflow cannot be used.
+
+    `fields` are what it varies and `metrics` what it wants: the view of its trials shows them.
+    """
     if not config.enabled:
         return SweepTracker()
     uri = tracking_uri(config, storage)
@@ -74,9 +86,13 @@ def open_sweep_tracker(
         known = store.reopen_run(run_id)
         flat = flatten_params(params)
         store.put_params(run_id, {key: value for key, value in flat.items() if key not in known})
+        view = sweep_view(name, run_id, fields, metrics)
+        store.put_view(view)
     except StoreError as error:
         raise TrackingError(
             f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct tracking.uri, "
             "or turn tracking.enabled off."
         ) from error
-    return SweepTracker(store, run_id)
+    tracker = SweepTracker(store, run_id)
+    tracker.view = store.view_link(view.key)
+    return tracker

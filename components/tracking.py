@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from components.errors import TrackingError
 from components.events import Note
+from components.mlflow_view import View, view_link
 from components.model_registry import Version, register
 from components.patience import StoreError
 from components.run_facts import flatten_params, metric_names, without_secrets
@@ -70,13 +71,15 @@ def open_tracker(
     datasets: Sequence[DatasetRecord] = (),
     resume_run_id: str | None = None,
     *,
+    tasks: Sequence[str] = (),
     description: str | None = None,
     on_note: Callable[[Note], None] | None = None,
 ) -> Tracker:
     """Begin the parent run of a stream, or go on with `resume_run_id`.
 
     `params` may be nested (see `run_facts.flatten_params`). `tags` should name "stream", "method", "backbone" and
-    "seed". `description` (Markdown) says what question the run answers; by default it is put together from the tags.
+    "seed"; `tasks` are the stream's, for the charts of their scores. `description` (Markdown) says what question the
+    run answers; by default it is put together from the tags.
     `on_note` hears of trouble after opening.
 
     Raises:
@@ -89,7 +92,7 @@ def open_tracker(
         store = open_store(uri, config.experiment, storage)
         tracker = StreamTracker(store, ui=ui_command(uri), tags=tags, description=description, on_note=on_note)
         with _waiting_at_most(OPEN_TIMEOUT_S):
-            tracker.begin(run_name, flatten_params(params), datasets, resume_run_id)
+            tracker.begin(run_name, flatten_params(params), datasets, resume_run_id, tasks)
     except StoreError as error:
         raise TrackingError(
             f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct tracking.uri, "
@@ -288,6 +291,13 @@ class MlflowStore:
             self._client.finalize_logged_model(model.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
             return model.model_id
+
+    def put_view(self, view: View) -> None:
+        with _translated():
+            self._client.set_experiment_tag(self._experiment_id, *view.tag)
+
+    def view_link(self, key: str) -> str:
+        return view_link(without_secrets(self._client.tracking_uri), self._experiment_id, key)
 
     def put_version(self, version: Version) -> None:
         with _translated():

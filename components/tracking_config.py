@@ -88,6 +88,7 @@ class Tracker:
 
     run_id: str | None = None  # the parent run's id; keep it to resume
     ui: str | None = None  # what to type to see the runs
+    view: str | None = None  # the link to them, with charts laid out
 
     def handle(self, event: Event) -> None:
         """Record one event of the stream."""

@@ -109,8 +109,8 @@ def main() -> int:
     show_plan(sweep, console)
     if command.dry_run:
         return 0
-    trials = run_and_follow(sweep, command.at_once, console)
-    show_results(sweep, trials, console)
+    trials, view = run_and_follow(sweep, command.at_once, console)
+    show_results(sweep, trials, view, console)
     return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
 
 
@@ -213,10 +213,19 @@ def identity(sweep: Sweep) -> dict[str, Json]:
     return {"run": run, "space": space}
 
 
-def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> list[Trial]:
-    """Run the trials, tell of every learned task, and leave the sweep's files and its MLflow run up to date."""
+def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> tuple[list[Trial], str | None]:
+    """Run the trials, tell of every learned task, and leave the sweep's files and its MLflow run up to date.
+
+    The trials as they stand, and the link to them in MLflow.
+    """
     tracker = open_sweep_tracker(
-        sweep.base.tracking, sweep.folder.parent, sweep.id, params=identity(sweep), resume_run_id=claim_folder(sweep)
+        sweep.base.tracking,
+        sweep.folder.parent,
+        sweep.id,
+        params=identity(sweep),
+        fields=[axis.field for axis in sweep.axes],
+        metrics=[goal.name for goal in sweep.search.objectives],
+        resume_run_id=claim_folder(sweep),
     )
     write_record(sweep, [], tracker.run_id)
     shared_dir = sweep.folder / "shared" if sweep.share else None
@@ -231,7 +240,7 @@ def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> list[
         trials = run_trials(sweep.search, plan, at_once=at_once, on_progress=teller(sweep, console))
         keep(sweep, trials, tracker)
         status = "FINISHED"
-        return trials
+        return trials, tracker.view
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -297,7 +306,7 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
 
 
-def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> None:
+def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, console: Console) -> None:
     """The table, the best setting, what was saved, and where everything is."""
     settings = settings_of(trials, sweep.repeated)
     header, lines = table(settings, sweep.search.objectives)
@@ -319,6 +328,7 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], console: Console) -> Non
         console.print(hint, soft_wrap=True, markup=False)
     if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
         console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", soft_wrap=True, markup=False)
+        console.print(f"and open: {view}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

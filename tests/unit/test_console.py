@@ -161,9 +161,10 @@ def test_the_final_matrix(width: int) -> None:
 
 def test_the_outcome_never_wraps_paths() -> None:
     console, text = screen(Clock(), width=30)
-    console.print_outcome({"score matrix": "/storage/" + "x" * 60}, "mlflow ui --backend-store-uri sqlite:////a/b.db")
+    look = ["mlflow ui --backend-store-uri sqlite:////a/b.db", "http://127.0.0.1:5000/#/x"]
+    console.print_outcome({"score matrix": "/storage/" + "x" * 60}, look)
     assert "/storage/" + "x" * 60 in text.getvalue()
-    assert "mlflow ui --backend-store-uri sqlite:////a/b.db" in text.getvalue()
+    assert f"Look at it: {look[0]}\nand open: {look[1]}\n" in text.getvalue()
 
 
 def test_time_left_counts_updates_and_evaluations() -> None:

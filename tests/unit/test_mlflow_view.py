@@ -1,0 +1,47 @@
+"""The layouts that are laid down for MLflow's UI; tests/integration/test_mlflow_ui.py opens them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from typing import Any
+
+from components.mlflow_view import TAG, View, stream_view, sweep_view, view_link
+
+
+def state_of(view: View) -> dict[str, Any]:
+    """What the UI reads out of the tag."""
+    key, value = view.tag
+    assert key == TAG + view.key
+    assert len(value) < 20_000  # MLflow's limit
+    return json.loads(zlib.decompress(base64.b64decode(value.removeprefix("deflate;"))))
+
+
+def test_a_streams_view_charts_every_task_and_stands_the_same_when_laid_down_again() -> None:
+    tasks = [f"task {number}" for number in range(10)] + ["of/ten"]
+    view = stream_view("my/stream", tasks)
+    assert view.key == "stream-my_stream"
+    state = state_of(view)
+    charted = [card.get("metricKey") for card in state["compareRunCharts"]]
+    assert [f"accuracy/{task}" for task in tasks[:-1]] + ["accuracy/of_ten"] == charted[3:14]
+    sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
+    assert {card["metricSectionId"] for card in state["compareRunCharts"]} == set(sections)
+    ids = [card["uuid"] for card in state["compareRunCharts"]]
+    assert len(set(ids)) == len(ids)
+    assert stream_view("my/stream", tasks).tag == view.tag
+
+
+def test_a_sweeps_view_draws_contours_over_two_fields_and_none_over_one() -> None:
+    kinds: list[list[str]] = []
+    for fields in (["method.rank"], ["method.rank", "method.slots_per_task", "seed"]):
+        state = state_of(sweep_view("s", "id", fields, ["final_average"]))
+        kinds.append([card["type"] for card in state["compareRunCharts"]])
+    assert [found.count("CONTOUR") for found in kinds] == [0, 1]
+    assert [found.count("PARALLEL") for found in kinds] == [1, 1]
+
+
+def test_a_link_leads_to_the_server_or_to_the_one_that_the_command_starts() -> None:
+    rest = "/#/experiments/3/runs?compareRunsMode=CHART&viewStateShareKey=stream-x"
+    assert view_link("sqlite:////runs/mlflow.db", "3", "stream-x") == f"http://127.0.0.1:5000{rest}"
+    assert view_link("https://host/mlflow/", "3", "stream-x") == f"https://host/mlflow{rest}"
