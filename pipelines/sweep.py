@@ -223,7 +223,7 @@ def run_and_follow(sweep: Sweep, at_once: int | None, console: Console) -> tuple
         sweep.folder.parent,
         sweep.id,
         params=identity(sweep),
-        fields=[axis.field for axis in sweep.axes],
+        fields=[axis.field for axis in sweep.axes if axis.field != ORDER],  # MLflow's charts want numbers
         metrics=[goal.name for goal in sweep.search.objectives],
         resume_run_id=claim_folder(sweep),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 STOP_FILE = "stop"
 
 
-class Stopping(Exception):
+class StopAsked(Exception):
     """Leaves a worker's loop; the driver then raises `StreamStopped`."""
 
 

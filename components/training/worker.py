@@ -37,7 +37,7 @@ from components.training.lessons import Lesson
 from components.training.progress import Cursor, Progress, method_state
 from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
-from components.training.stopping import Stopping, asked_to_stop
+from components.training.stopping import StopAsked, asked_to_stop
 from components.training.suites import SuiteScorer
 
 
@@ -59,7 +59,7 @@ class WorkerPlan:
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
-    with suppress(Stopping):
+    with suppress(StopAsked):
         StreamWorker(plan).run()
 
 
@@ -235,7 +235,7 @@ class StreamWorker:
             return
         if self.cursor.update:
             self._save_unfinished(engine)
-        raise Stopping
+        raise StopAsked
 
     def _survey(self, lesson: Lesson, info: TaskInfo) -> None:
         """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""
