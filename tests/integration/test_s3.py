@@ -1,0 +1,102 @@
+"""A user's data in an S3-compatible store over HTTP, read by pyarrow's own client. Needs `pip install 'moto[server]'`.
+
+python -m pytest tests/integration/test_s3.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from benchmark_trees import picture, talk
+from pyarrow import fs
+
+from components.data.importing import import_stream, read_stream_file
+from components.data.prepared import open_prepared
+from components.errors import DataError
+
+SERVER = shutil.which("moto_server")
+START_S = 60
+NAMES = ("a.png", "b.png")
+SECRET = "not-to-be-written"
+
+pytestmark = pytest.mark.skipif(SERVER is None, reason="moto_server is not installed")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket `shop` with a list in two files, a test list and their pictures; the query that finds the server."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert SERVER is not None
+    server = subprocess.Popen([SERVER, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port, server)
+        # With a delayed open, small files are put in one request instead of in parts.
+        bucket = fs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True, allow_delayed_open=True
+        )
+        bucket.create_dir("shop")
+        for number, name in enumerate(NAMES):
+            put(bucket, f"shop/images/{name}", picture(name))
+            put(bucket, f"shop/train-{number}.json", json.dumps([item(name)]).encode())
+        put(bucket, "shop/test.json", json.dumps([item(NAMES[0])]).encode())
+        yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def item(name: str) -> dict[str, object]:
+    return {"id": name, "image": name, "conversations": talk("What?", "tea")}
+
+
+def put(bucket: fs.FileSystem, path: str, content: bytes) -> None:
+    with bucket.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+
+
+def stream_file(folder: Path, query: str, **places: str) -> Path:
+    """A task whose lists and pictures lie in the bucket."""
+    path = folder / "stream.toml"
+    lines = ['name = "mine"', "[[task]]", 'name = "shop"', 'metric = "exact"', "max_new_tokens = 16"]
+    found = {"train": "train-{0..1}.json", "test": "test.json", "images": "images", **places}
+    path.write_text("\n".join([*lines, *(f'{key} = "s3://shop/{name}{query}"' for key, name in found.items())]))
+    return path
+
+
+def test_lists_and_pictures_of_a_bucket(store: str, tmp_path: Path) -> None:
+    report = import_stream(read_stream_file(stream_file(tmp_path, store)), tmp_path / "out")
+    assert (report.refused, list(report.problems)) == (None, [])
+    rows = list(open_prepared(tmp_path / "out").tasks[0].train.rows())
+    assert [(row.sample_id, row.image) for row in rows] == [(name, picture(name)) for name in NAMES]
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in content for content in written)
+
+
+def test_what_is_not_there_is_one_sentence(store: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"s3://shop/nothing\.json is no file"):
+        read_stream_file(stream_file(tmp_path, store, train="nothing.json"))
+    with pytest.raises(DataError, match=r"s3://shop/train-\*\.jsonl"):
+        read_stream_file(stream_file(tmp_path, store, train="train-*.jsonl"))
