@@ -13,7 +13,6 @@ import pytest
 
 from components.errors import ConfigError
 from components.training.config import ClusterConfig, RunConfig
-from components.training.launch import FINISHED_FILE
 from components.training.stopping import asked_to_stop
 from components.tuning.objective import parse_objective
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
@@ -77,7 +76,7 @@ def test_asha_asks_those_to_end_that_are_behind_at_equal_tasks(tmp_path: Path) -
     for trial in trials.values():
         plan.folder(trial.config[VALUES]).mkdir()
         scheduler.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
-    (plan.folder({"method.rank": 4}) / FINISHED_FILE).touch()
+    (plan.folder({"method.rank": 4}) / "finished.json").touch()
 
     def told(rank: int, learned: int, score: float) -> bool:
         result = {LEARNED: learned, "final_average": score}
