@@ -6,6 +6,7 @@ data and caches, start the workers, pass their events on, and return the finishe
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -42,6 +43,7 @@ from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
+from components.training.packed import Packed, call_packed
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.shared_tasks import shared_tasks
 from components.training.stopping import STOP_FILE, forget_the_stop
@@ -315,19 +317,20 @@ def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:
 def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
     """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
     config = plan.config
+    worker_plan = WorkerPlan(
+        config=config,
+        stream=plan.stream,
+        lessons=plan.lessons,
+        suites=plan.suites,
+        run_dir=plan.run_dir,
+        code=code_fingerprint(),
+        code_root=str(code_root()),
+        mailbox=mailbox,
+        shared=() if plan.shared_dir is None else shared_tasks(plan.shared_dir, config, plan.lessons),
+    )
     trainer = TorchTrainer(
-        train_stream_per_worker,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
-        train_loop_config=WorkerPlan(  # type: ignore[arg-type]
-            config=config,
-            stream=plan.stream,
-            lessons=plan.lessons,
-            suites=plan.suites,
-            run_dir=plan.run_dir,
-            code=code_fingerprint(),
-            code_root=str(code_root()),
-            mailbox=mailbox,
-            shared=() if plan.shared_dir is None else shared_tasks(plan.shared_dir, config, plan.lessons),
-        ),
+        call_packed,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
+        train_loop_config=Packed(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},

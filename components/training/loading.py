@@ -30,6 +30,7 @@ from components.data.batch import Example
 from components.data.rows import Row, Split, row_from_record
 from components.models.backbone import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
+from components.training.packed import Packed
 
 WINDOW_GROUPS = 16
 BLOCK_ROWS = 64
@@ -244,7 +245,7 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
     with DataContext.current(context):
         items = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
         return items.map_batches(
-            loader,  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
+            Packed(loader),  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
             batch_size=1,
             batch_format="numpy",
             zero_copy_batch=False,

@@ -20,8 +20,8 @@ from components.training.config import ClusterConfig, RunConfig
 from components.training.launch import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
-# Each takes another way through the loop: lessons, a task that is told, steps of its own, prompts, a survey.
-KINDS = ("frozen", "individual", "joint", "replay", "lcia", "coda_prompt", "keep_lora")
+# Each takes another way through the loop: two kinds of lessons, steps of its own, a survey before the engine.
+KINDS = ("joint", "replay", "lcia", "keep_lora")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

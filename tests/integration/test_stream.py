@@ -161,9 +161,10 @@ def unfinished_update(run_dir: Path, *, task: int) -> int:
 
 
 def test_two_workers_learn_what_one_learns(storage: Path, uninterrupted: str) -> None:
-    """Under ZeRO-3, which shards most; the other run is of the default stage."""
-    finish(start(storage, "two", "--cluster.num-workers", "2", "--training.zero-stage", "3"))
-    for task, (one, two) in enumerate(zip(losses(storage, "whole"), losses(storage, "two"), strict=True)):
+    """Under ZeRO-3, which shards most; the other run is of the default stage. Two tasks prove as much as four."""
+    short = ("--stream.order", *SCORES[:2], "--stream.test-limit", "4", "--evaluation.no-zero-shot")
+    finish(start(storage, "two", "--cluster.num-workers", "2", "--training.zero-stage", "3", *short))
+    for task, (one, two) in enumerate(zip(losses(storage, "whole")[:2], losses(storage, "two"), strict=True)):
         assert two == pytest.approx(one, rel=2e-3), f"task {task}"
 
 

@@ -1,6 +1,6 @@
 """Sweeps for real: Ray Tune over streams on the pocket model and nano-size data.
 
-python -m pytest tests/integration/test_sweep.py
+python -m pytest tests/integration/test_sweep.py [--every-method]
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def test_a_failing_trial_is_recorded_and_the_others_share_what_they_can(base: Ru
         assert figures == {key: alone[name].figures[key] for key in figures}
 
 
-def test_two_workers_take_a_task_over_together(base: RunConfig) -> None:
+def test_two_workers_take_a_task_over_together(base: RunConfig, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--every-method"):
+        pytest.skip("two more runs with two workers; --every-method brings them")
     two = replace(base, cluster=ClusterConfig(num_workers=2))
     trials = tried(two, ORDERS, share=True, at_once=1)
     assert [trial.state for trial in trials.values()] == ["finished"] * 2
