@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.data.in_order import ONE_BY_ONE, InOrder
 from components.data.items import METRICS, ItemReader, distinct_items
+from components.data.pictures import followed
 from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
 from components.data.reports import FileReport, ImportReport, ItemError, Problem, refused_report_path
 from components.data.rows import Row, write_split
@@ -143,6 +144,7 @@ def import_stream(
     """
     if not 0 <= max_broken < 1:
         raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
+    followed.cache_clear()
     files: list[FileReport] = []
     refused: str | None = None
     try:

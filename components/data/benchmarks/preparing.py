@@ -23,6 +23,7 @@ from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, 
 from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.in_order import ONE_BY_ONE, InOrder
+from components.data.pictures import followed
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, Split, open_split, verify_split, write_split
@@ -45,6 +46,7 @@ def prepare_benchmark(
     as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`,
     naming the layout that is expected. `in_order` opens the pictures.
     """
+    followed.cache_clear()
     root = _whole_root(root, stream)
     files: list[FileReport] = []
     report = partial(ImportReport, stream=stream.name, out_dir=out_dir, spec=stream.digest)
