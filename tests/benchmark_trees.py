@@ -219,18 +219,29 @@ def mllm_cl(root: Path) -> None:
     """The five domains, pictures named with and without their folder."""
     for task in ("RS", "Med", "AD", "Sci", "Fin"):
         for side, count in (("train", 2), ("test", 1)):
-            names = [f"{side}{at}.png" for at in range(count)]
-            items = [
-                {
-                    "id": f"{side}{at}",
-                    "image": f"{task}/images/{name}" if at else name,
-                    "conversations": talk("What?", "it"),
-                }
-                for at, name in enumerate(names)
-            ]
-            put_json(root / task / f"{side}.json", items)
-            for name in names:
-                put_picture(root / task / "images" / name)
+            _mllm_cl_list(root, task, side, count)
+
+
+def mllm_cl_abilities(root: Path) -> None:
+    """The four abilities, whose tests lie in folders of their own."""
+    for task in ("OCR", "Math", "VP", "APP"):
+        _mllm_cl_list(root, task, "train", 2)
+        _mllm_cl_list(root, f"{task}_test", "test", 2)
+
+
+def _mllm_cl_list(root: Path, folder: str, side: str, count: int) -> None:
+    names = [f"{side}{at}.png" for at in range(count)]
+    items = [
+        {
+            "id": f"{side}{at}",
+            "image": f"{folder}/images/{name}" if at else name,
+            "conversations": talk("What?", "it"),
+        }
+        for at, name in enumerate(names)
+    ]
+    put_json(root / folder / f"{side}.json", items)
+    for name in names:
+        put_picture(root / folder / "images" / name)
 
 
 def trace(root: Path) -> None:

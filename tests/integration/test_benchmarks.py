@@ -30,7 +30,7 @@ TREES = {
     "coast-dataset": (trees.coin,),
     "ucit": (trees.ucit,),
     "mllm-dcl": (trees.mllm_cl,),
-    "mllm-acl": (trees.mllm_cl,),
+    "mllm-acl": (trees.mllm_cl_abilities,),
     "vqacl": (trees.vqacl,),
 }
 

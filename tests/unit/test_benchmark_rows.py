@@ -156,6 +156,14 @@ def test_mllm_cl_finds_pictures_with_and_without_their_folder(root: Path, tmp_pa
         assert row.image == (root / f"AD/images/train{at}.png").read_bytes()
 
 
+def test_mllm_cls_abilities_have_test_folders_of_their_own(root: Path, tmp_path: Path) -> None:
+    rows = _prepared("mllm-acl", root, tmp_path, trees.mllm_cl_abilities)
+    for task, folder in (("ocr", "OCR"), ("math", "Math"), ("perception", "VP"), ("gui", "APP")):
+        for at in range(2):
+            assert rows[f"{task} train"][at].image == (root / f"{folder}/images/train{at}.png").read_bytes()
+            assert rows[f"{task} test"][at].image == (root / f"{folder}_test/images/test{at}.png").read_bytes()
+
+
 def test_trace_is_text_alone(root: Path, tmp_path: Path) -> None:
     rows = _prepared("trace", root, tmp_path, trees.trace)
     assert len(rows) == 16
