@@ -17,7 +17,7 @@ class Packed:
     """A callable that is unpacked in the process that calls it, once."""
 
     def __init__(self, held: Callable[..., Any]) -> None:
-        self._bytes: bytes = cloudpickle.dumps(held)
+        self._bytes: bytes = cloudpickle.dumps(held)  # pyright: ignore[reportPrivateImportUsage]
 
     def __call__(self, *arguments: Any) -> Any:
         return _unpacked(self._bytes)(*arguments)
