@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 
 from pipelines.command import quiet_environment
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything a test loads is built in code or installed
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other took half of the suite's time
@@ -14,3 +22,16 @@ quiet_environment()
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: more processes than this spend their time importing."""
     return min(4, os.cpu_count() or 1)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium; its tests are skipped where it or playwright is not installed."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    driver = pytest.importorskip("playwright.sync_api")
+    with driver.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,24 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_servers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("pocket", "--seed", "3", "--stream.order", "chartqa", "iconqa")  # two tasks prove as much as four
 START_TIMEOUT_S, RUN_TIMEOUT_S = 330, 600
 pytestmark = pytest.mark.cluster
 RAY = Path(sys.executable).with_name("ray")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on; all are held until the last is found, so that none comes twice."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,14 @@ python -m pytest tests/integration/test_mlflow_ui.py
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from local_servers import free_ports, wait_until_it_answers
 
 from components.events import RowScored
 from components.mlflow_view import LOCAL_UI
@@ -25,11 +22,9 @@ from components.tracking import TrackingConfig, open_tracker, tracking_uri
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TASKS = ["chartqa", "docvqa"]
-START_S = 120
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+pytestmark = pytest.mark.browser
 
 
 def learned(number: int, scores: list[float | None]) -> RowScored:
@@ -70,40 +65,18 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         tracker.finish("FINISHED")
         stream = tracker.view
     sweep.finish("FINISHED")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(TrackingConfig(), storage)]
     with (storage / "ui.log").open("w") as log:
         server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stdout=log, stderr=log)
     here = f"http://127.0.0.1:{port}"
     try:
-        wait_for(here, storage / "ui.log", server)
+        wait_until_it_answers(port, server, storage / "ui.log")
         links = {"stream": stream, "sweep": sweep.view}
         yield {name: str(link).replace(LOCAL_UI, here) for name, link in links.items()}
     finally:
         server.terminate()
         server.wait()
-
-
-def wait_for(address: str, log: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-2000:])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    driver = pytest.importorskip("playwright.sync_api")
-    with driver.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from benchmark_trees import picture, talk
+from local_servers import free_ports, wait_until_it_answers
 from pyarrow import fs
 
 from components.data.importing import import_stream, read_stream_file
@@ -22,7 +21,6 @@ from components.data.prepared import open_prepared
 from components.errors import DataError
 
 SERVER = shutil.which("moto_server")
-START_S = 60
 NAMES = ("a.png", "b.png")
 SECRET = "not-to-be-written"
 
@@ -30,17 +28,16 @@ pytestmark = pytest.mark.skipif(SERVER is None, reason="moto_server is not insta
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """A bucket `shop` with a list in two files, a test list and their pictures; the query that finds the server."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     assert SERVER is not None
-    server = subprocess.Popen([SERVER, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen([SERVER, "-p", str(port)], stdout=log, stderr=log)
     try:
-        wait_for(port, server)
+        wait_until_it_answers(port, server, tmp_path / "server.log")
         # With a delayed open, small files are put in one request instead of in parts.
         bucket = fs.S3FileSystem(
             endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True, allow_delayed_open=True
@@ -63,18 +60,6 @@ def item(name: str) -> dict[str, object]:
 def put(bucket: fs.FileSystem, path: str, content: bytes) -> None:
     with bucket.open_output_stream(path) as stream:
         stream.write(content)
-
-
-def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
 
 
 def stream_file(folder: Path, query: str, **places: str) -> Path:

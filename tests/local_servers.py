@@ -1,0 +1,32 @@
+"""Servers that a test starts on this machine: a free port to give them, and waiting until they answer."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on; all are held until the last is found, so that none comes twice."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def wait_until_it_answers(port: int, server: subprocess.Popen[bytes], log: Path, *, seconds: float = 120) -> None:
+    """Fails with the end of the server's log when it ends or does not answer in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no server at port {port}: {log.read_text()[-2000:]}")
