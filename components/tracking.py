@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -301,7 +302,8 @@ class MlflowStore:
 
     def put_version(self, version: Version) -> None:
         with _translated():
-            register(self._client, version, served=self._served)
+            plain = replace(version, source=without_secrets(version.source), tags=_short(version.tags))
+            register(self._client, plain, served=self._served)
 
 
 def _dataset_input(record: DatasetRecord) -> DatasetInput:

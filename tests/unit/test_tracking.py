@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,11 +265,13 @@ def test_versions_tell_their_parents_and_the_best_run_has_the_alias(client: Mlfl
     learn("half", row(1, [99.0, None]))
     assert best_version(client, name) is None
     good = learn("good", row(1, [50.0, None]), row(2, [40.0, 60.0]))
-    learn("worse", row(1, [80.0, None]), row(2, [40.0, 50.0]))
+    secret = replace(row(2, [40.0, 50.0]), checkpoint_path="s3://me:hunter2@bucket/task-2")
+    learn("worse", row(1, [80.0, None]), secret)
     best = best_version(client, name)
     assert best is not None
     assert (best.run_id, best.source, best.tags["final_average"]) == (good, "file:///checkpoints/task-2", "50.000000")
     versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version))
+    assert versions[-1].source == versions[-1].tags["checkpoint"] == "s3://***@bucket/task-2"
     assert [one.tags.get("parent_version") for one in versions] == [None, None, "2", None, "4"]
     assert {one.tags["code_fingerprint"] for one in versions} == {code_fingerprint()}
     assert client.get_logged_model(best.tags["logged_model"]).source_run_id == good
