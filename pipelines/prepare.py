@@ -100,14 +100,10 @@ def main(command: Prepare, console: Console) -> int:
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
         if command.stream in SUITES:
-            hint = (
-                f"Prepared in {command.out}; score it with: python pipelines/coast.py --evaluation.suites {command.out}"
-            )
-            console.print(hint, soft_wrap=True, markup=False, highlight=False)
+            _show_next_step("score", "--evaluation.suites", command.out, console)
             return 0
         _look_closer(report, command, console)
-    hint = f"Prepared in {command.out}; learn it with: python pipelines/coast.py --stream.name {command.out}"
-    console.print(hint, soft_wrap=True, markup=False, highlight=False)
+    _show_next_step("learn", "--stream.name", command.out, console)
     return 0
 
 

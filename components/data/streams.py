@@ -23,6 +23,7 @@ from components.data.prepared import PreparedTask, open_prepared, whole_or_nothi
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.data.tasks import Task, TaskStream
 from components.errors import ConfigError, DataError
+from components.options import Count, CountOrZero, check_options
 
 _COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
 NAMED_STREAMS: dict[str, tuple[str, ...]] = {
@@ -51,18 +52,15 @@ class StreamConfig:
     """Task names in the order to learn them, possibly fewer; empty: the stream's own order."""
     data_dir: Path | None = None
     """Where generated splits are kept; default: $LITTORAL_CACHE/data or ~/.cache/littoral/data."""
-    data_seed: int = 0
+    data_seed: CountOrZero = 0
     """Seed of a generated stream."""
-    train_limit: int | None = None
+    train_limit: Count | None = None
     """Use only the first rows of every train split."""
-    test_limit: int | None = None
+    test_limit: Count | None = None
     """Use only the first rows of every test split."""
 
     def __post_init__(self) -> None:
-        for name in ("train_limit", "test_limit"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ConfigError(f"stream.{name} is {limit}; give at least 1, or leave it out to use every row.")
+        check_options(self, "stream")
         if self.name in NAMED_STREAMS and self.size not in SIZES:
             raise ConfigError(f"stream.size {self.size!r} is unknown; choose {listed(self.size, SIZES)}")
         doubled = {task for task in self.order if self.order.count(task) > 1}

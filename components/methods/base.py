@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import CheckpointError, ConfigError
+from components.options import check_options
 
 if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
@@ -104,6 +105,9 @@ class MethodConfig:
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
     draws: ClassVar[bool] = True  # False: it draws no random number, so a seed changes the order of the data only
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
+
+    def __post_init__(self) -> None:
+        check_options(self, self.name)
 
     @classmethod
     def summary(cls) -> str:

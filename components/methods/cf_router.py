@@ -18,6 +18,7 @@ from components.methods.base import Engine, Export, MethodState, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.features import ReadsInstructions, picture_features
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.options import CountOrZero, Positive
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -40,21 +41,12 @@ class CfRouterConfig(SequentialLoraConfig):
 
     features: RouterFeatures = "both"  # what the router reads; "hidden" is the paper's (see the class)
     sentence_encoder: str = "minilm"  # of "both" and "instruction"
-    ridge: float = 1.0  # lambda
-    expansion: int = 0  # random ReLU features that stand in for the plain ones; 0: none
+    ridge: Positive = 1.0  # lambda; without it the router may have no solution
+    expansion: CountOrZero = 0  # random ReLU features that stand in for the plain ones; 0: none
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ridge <= 0:
-            raise ConfigError(
-                f"cf_router.ridge is {self.ridge}; give a positive number, or the router has no solution."
-            )
-        if self.expansion < 0:
-            raise ConfigError(f"cf_router.expansion is {self.expansion}; give 0 (off) or a number of random features.")
 
     def build(self, *, seed: int) -> CfRouter:
         return CfRouter(self, seed=seed)

@@ -27,6 +27,7 @@ from components.methods.base import (
 )
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
+from components.options import Count, DropRate, Positive, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -48,18 +49,18 @@ class ClMoeConfig(MethodConfig):
 
     name: ClassVar[str] = "cl_moe"
 
-    rank: int = 32  # of all experts together
-    num_experts: int = 4  # of rank / num_experts each
-    alpha: float = 64.0  # the mixture is scaled by alpha / rank
-    dropout: float = 0.0  # on each expert's input, while training; off as in our other methods
+    rank: Count = 32  # of all experts together
+    num_experts: Count = 4  # of rank / num_experts each
+    alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
+    dropout: DropRate = 0.0  # on each expert's input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
 
-    momentum: float = 0.7  # share of the former values in most experts; task-specific ones keep 1 - momentum of them
+    momentum: Share = 0.7  # share of the former values in most experts; task-specific ones keep 1 - momentum of them
     specific: Specific = "old"  # whose experts alone are task-specific: the former task's (code) or the new one's
-    top_experts: int = 2  # most used experts that a task is said to use, and that serve it at task level
+    top_experts: Count = 2  # most used experts that a task is said to use, and that serve it at task level
     statistics: Literal["model", "layer"] = "model"  # uses are counted over all layers together (code) or in each
 
-    beta: float = 0.5  # share of the token's gates at test; 1: no task level, as the released line stands
+    beta: Share = 0.5  # share of the token's gates at test; 1: no task level, as the released line stands
     sentence_encoder: str = "minilm"  # of the task index, which is our own
 
     @classmethod
@@ -67,19 +68,13 @@ class ClMoeConfig(MethodConfig):
         return cls(sentence_encoder="hash")
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.num_experts < 2 or self.rank % self.num_experts:
+        super().__post_init__()
+        if self.num_experts < 2 or self.rank % self.num_experts:
             raise ConfigError(
                 f"cl_moe.rank is {self.rank} and num_experts {self.num_experts}; give at least 2 experts and a rank, "
                 "which they share, that is a multiple of their number."
             )
-        if self.alpha <= 0:
-            raise ConfigError(f"cl_moe.alpha is {self.alpha}; it must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"cl_moe.dropout is {self.dropout}; give a value from 0 to below 1.")
-        for name, value in {"momentum": self.momentum, "beta": self.beta}.items():
-            if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"cl_moe.{name} is {value}; it is a share, give 0 to 1.")
-        if not 1 <= self.top_experts <= self.num_experts:
+        if self.top_experts > self.num_experts:
             raise ConfigError(f"cl_moe.top_experts is {self.top_experts}; give 1 to num_experts = {self.num_experts}.")
 
     def build(self, *, seed: int) -> ClMoe:

@@ -32,6 +32,7 @@ from components.methods.base import (
     load_parameters,
 )
 from components.methods.features import ReadsInstructions
+from components.options import Count, NonNegative
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -52,9 +53,9 @@ class CodaPromptConfig(MethodConfig):
     default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
 
     layers: str = "0-4"  # 0-based, first and last
-    components_per_task: int = 10  # the paper: 100 for ten tasks
-    prompt_length: int = 8  # half of it keys, half values
-    orthogonality: float = 0.1  # lambda; the released commands set it to 0 since new components start orthogonal
+    components_per_task: Count = 10  # the paper: 100 for ten tasks
+    prompt_length: Count = 8  # half of it keys, half values
+    orthogonality: NonNegative = 0.1  # lambda; the released commands set it to 0 since new components start orthogonal
     penalty: Penalty = "released"  # its measure: a millionth of the mean squared entry; "paper": the norm
     prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
     sentence_encoder: str = "minilm"
@@ -64,16 +65,13 @@ class CodaPromptConfig(MethodConfig):
         return cls(sentence_encoder="hash", layers="0-2")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             parse_layers(self.layers)
         except ValueError as error:
             raise ConfigError(f"coda_prompt.layers: {error}.") from error
-        if self.components_per_task < 1:
-            raise ConfigError(f"coda_prompt.components_per_task is {self.components_per_task}; it must be at least 1.")
-        if self.prompt_length < 2 or self.prompt_length % 2:
+        if self.prompt_length % 2:
             raise ConfigError(f"coda_prompt.prompt_length is {self.prompt_length}; give an even number from 2 on.")
-        if self.orthogonality < 0:
-            raise ConfigError(f"coda_prompt.orthogonality is {self.orthogonality}; give 0 or more.")
 
     def build(self, *, seed: int) -> CodaPrompt:
         return CodaPrompt(self, seed=seed)

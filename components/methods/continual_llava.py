@@ -32,6 +32,7 @@ from components.methods.base import (
 from components.methods.features import ReadsInstructions
 from components.methods.routing import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
 from components.methods.slot_pool import SHARED, PoolOptions, SlotPool, distinct
+from components.options import Count, CountOrZero, NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -54,54 +55,44 @@ class ContinualLlavaConfig(MethodConfig):
     routes: ClassVar[bool] = True
     default_learning_rate: ClassVar[float] = 5e-4  # factors start at N(0, 1), forty times LoRA's usual size
 
-    slots_per_task: int = 8
-    rank: int = 8
-    top_m: int = 4
+    slots_per_task: Count = 8
+    rank: Count = 8
+    top_m: Count = 4
     targets: str = "o_proj"  # the paper adapts the attention's output projection only
     increment_init: Literal["paper", "lora"] = "paper"  # down ~ N(0, 1), or LoRA's usual draw; up = 0 in both
     pool: Literal["owned", "shared"] = "owned"
-    pool_size: int = 32  # slots of a shared pool; an owned pool grows by slots_per_task
+    pool_size: Count = 32  # slots of a shared pool; an owned pool grows by slots_per_task
     components: Literal["both", "intrinsic", "contextual"] = "both"
     sentence_encoder: str = "minilm"  # the paper's: "sentence-transformers/nli-roberta-base-v2"
 
-    key_groups: int = 4  # 4 in the code's traces, 1 in the paper
+    key_groups: Count = 4  # 4 in the code's traces, 1 in the paper
     selection: SelectionRule = "instance"  # while a task is trained; evaluation always chooses per instance
     weighting: Weighting = "ratio"
-    temperature: float = 0.1  # of "softmax"
+    temperature: Positive = 0.1  # of "softmax"
 
     contextual_range: ContextRange = "sigmoid"
     contextual_start: Literal["even", "small"] = "even"  # 1 / number of earlier tasks, or 0.05
 
-    alignment_learning_rate: float = 1e-3
-    alignment_weight_decay: float = 0.01
-    alignment_epochs: int = 3
-    alignment_decay: float = 0.1  # of the learning rate, after each epoch
-    alignment_clip: float = 0.1
-    alignment_batch_size: int = 128
-    alignment_samples: int = 20_000  # instructions looked at per task, evenly spaced
-    alignment_min_updates: int = 480  # what 20,000 samples get; 0 = the literal number of epochs
+    alignment_learning_rate: Positive = 1e-3
+    alignment_weight_decay: NonNegative = 0.01
+    alignment_epochs: Count = 3
+    alignment_decay: Positive = 0.1  # of the learning rate, after each epoch
+    alignment_clip: Positive = 0.1
+    alignment_batch_size: Count = 128
+    alignment_samples: Count = 20_000  # instructions looked at per task, evenly spaced
+    alignment_min_updates: CountOrZero = 480  # what 20,000 samples get; 0 = the literal number of epochs
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash", alignment_min_updates=60)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         competing = self.slots_per_task if self.pool == "owned" else self.pool_size
-        if not 1 <= self.top_m <= competing:
+        if self.top_m > competing:
             raise ConfigError(
                 f"continual_llava.top_m is {self.top_m}; give 1 to {competing} (the slots that compete in a task)."
             )
-        positive = {
-            "rank": self.rank,
-            "key_groups": self.key_groups,
-            "temperature": self.temperature,
-            "alignment_epochs": self.alignment_epochs,
-            "alignment_batch_size": self.alignment_batch_size,
-            "alignment_samples": self.alignment_samples,
-        }
-        for name, value in positive.items():
-            if value <= 0:
-                raise ConfigError(f"continual_llava.{name} is {value}; it must be positive.")
 
     @property
     def pool_options(self) -> PoolOptions:

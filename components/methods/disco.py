@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.methods.prototypes import TEXT, PrototypeBranches, PrototypeConfig
+from components.options import Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -23,7 +24,7 @@ class DiscoConfig(PrototypeConfig):
     name: ClassVar[str] = "disco"
 
     activation: Literal["softmax", "nearest"] = "softmax"  # all sub-spaces, weighed; or the nearest one alone
-    temperature: float = 0.05  # of "softmax", as released
+    temperature: Positive = 0.05  # of "softmax", as released
 
     def build(self, *, seed: int) -> Disco:
         return Disco(self, seed=seed)

@@ -32,6 +32,7 @@ from components.methods.base import (
     load_parameters,
 )
 from components.methods.features import ReadsInstructions
+from components.options import Count, NonNegative
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -54,9 +55,9 @@ class DualPromptConfig(MethodConfig):
 
     general_layers: str = "0-1"  # 0-based, first and last
     expert_layers: str = "2-4"
-    general_length: int = 5  # key-value pairs
-    expert_length: int = 20  # 5 in the released configuration for Split CIFAR-100, 20 for Split ImageNet-R
-    pull: float = 1.0  # lambda, of the key's distance
+    general_length: Count = 5  # key-value pairs
+    expert_length: Count = 20  # 5 in the released configuration for Split CIFAR-100, 20 for Split ImageNet-R
+    pull: NonNegative = 1.0  # lambda, of the key's distance
     prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
     prefix_start: Literal["words", "uniform"] = "words"  # keys and values of random tokens, or U(0, 0.01) as released
     expert_start: Literal["previous", "fresh"] = "previous"  # the last task's expert, as released, or a new draw
@@ -67,21 +68,17 @@ class DualPromptConfig(MethodConfig):
         return cls(sentence_encoder="hash", general_layers="0-0", expert_layers="1-2", expert_length=40)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("general_layers", "expert_layers"):
             try:
                 parse_layers(getattr(self, name))
             except ValueError as error:
                 raise ConfigError(f"dual_prompt.{name}: {error}.") from error
-        for name, value in {"general_length": self.general_length, "expert_length": self.expert_length}.items():
-            if value < 1:
-                raise ConfigError(f"dual_prompt.{name} is {value}; it must be at least 1.")
         if set(parse_layers(self.general_layers)) & set(parse_layers(self.expert_layers)):
             raise ConfigError(
                 f"dual_prompt.general_layers {self.general_layers} and expert_layers {self.expert_layers} overlap; "
                 "give each layer one kind of prefix."
             )
-        if self.pull < 0:
-            raise ConfigError(f"dual_prompt.pull is {self.pull}; give 0 or more.")
 
     def build(self, *, seed: int) -> DualPrompt:
         return DualPrompt(self, seed=seed)

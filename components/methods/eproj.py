@@ -29,6 +29,7 @@ from components.methods.base import (
 )
 from components.methods.features import ReadsInstructions, picture_features
 from components.methods.routing import evenly_spaced
+from components.options import CountOrZero, NonNegative
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -50,20 +51,15 @@ class EProjConfig(MethodConfig):
     learns_from_text: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # LLaVA's for a projector that trains alone
 
-    threshold: float = 0.8  # least similarity for sharing a projector; above 1: one per task, as released
-    penalty_weight: float = 100.0  # lambda; the released example's
-    importance_samples: int = 128  # per worker and task, the first ones of its training order; 0 takes all
+    threshold: NonNegative = 0.8  # least similarity for sharing a projector; above 1: one per task, as released
+    penalty_weight: NonNegative = 100.0  # lambda; the released example's
+    importance_samples: CountOrZero = 128  # per worker and task, the first ones of its training order; 0 takes all
     keys: Literal["both", "image", "text"] = "both"  # what finds the task at test
     sentence_encoder: str = "minilm"
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
-
-    def __post_init__(self) -> None:
-        for name in ("threshold", "penalty_weight", "importance_samples"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"eproj.{name} is {getattr(self, name)}; give 0 or more.")
 
     def build(self, *, seed: int) -> EProj:
         return EProj(self, seed=seed)

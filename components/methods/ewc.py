@@ -15,6 +15,7 @@ from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, copy_tensors
 from components.methods.passes import without_dropout
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.options import CountOrZero, NonNegative, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -30,20 +31,14 @@ class EwcConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "ewc"
 
-    penalty_weight: float = 300.0  # lambda; how it was chosen: see the class, last point
+    penalty_weight: NonNegative = 300.0  # lambda; how it was chosen: see the class, last point
     estimator: Literal["sample", "batch"] = "sample"  # exact, or biased and a forward pass per micro-batch
-    fisher_samples: int = 128  # per worker and task, the first ones of its training order; 0 takes all
+    fisher_samples: CountOrZero = 128  # per worker and task, the first ones of its training order; 0 takes all
     accumulate: Literal["online", "separate"] = "online"  # one quadratic around the latest optimum, or one per task
-    decay: float = 1.0  # gamma of "online": what earlier tasks' Fisher keeps of its weight at every new task
+    decay: Share = 1.0  # gamma of "online": what earlier tasks' Fisher keeps of its weight at every new task
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.penalty_weight < 0:
-            raise ConfigError(f"ewc.penalty_weight is {self.penalty_weight}; give 0 or more.")
-        if self.fisher_samples < 0:
-            raise ConfigError(f"ewc.fisher_samples is {self.fisher_samples}; give a number of samples, or 0 for all.")
-        if not 0.0 <= self.decay <= 1.0:
-            raise ConfigError(f"ewc.decay is {self.decay}; give a value from 0 to 1.")
         if self.accumulate == "separate" and self.decay != 1.0:
             raise ConfigError(f'ewc.decay is {self.decay}; ewc.accumulate = "separate" forgets nothing, leave it at 1.')
 

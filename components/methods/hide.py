@@ -16,6 +16,7 @@ from components.adapters.low_rank import BankedLinear, LowRankPairs, Mixing, Sca
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.features import picture_features
 from components.methods.prototypes import TEXT, PrototypeBranches, PrototypeConfig
+from components.options import Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -32,7 +33,7 @@ class HideConfig(PrototypeConfig):
     name: ClassVar[str] = "hide"
 
     fusion: Literal["factors", "sum", "mean"] = "factors"  # see the class
-    temperature: float = 0.1  # of the softmax over tasks, as released
+    temperature: Positive = 0.1  # of the softmax over tasks, as released
 
     def build(self, *, seed: int) -> Hide:
         return Hide(self, seed=seed)

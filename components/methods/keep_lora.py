@@ -18,6 +18,7 @@ from components.methods.base import Engine, Export, MeanOverWorkers, MethodState
 from components.methods.branches import TaskBranches
 from components.methods.passes import first_samples, input_grams, without_dropout
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.options import Count, Positive, PositiveShare, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -38,12 +39,12 @@ class KeepLoraConfig(SequentialLoraConfig):
     draws: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # ten times the code's, as LoRA's is here (2e-3, not 2e-4)
 
-    rank: int = 64  # the code's; only `up` trains, so as much trains as in sequential LoRA of rank 32
-    alpha: float = 128.0  # 2 R, as in the code
-    weight_energy: float = 0.6  # share of W0's energy that is protected from the start (the code's)
-    task_energy: float = 0.99  # share of a learned task's energy that is protected from then on (the code's)
+    rank: Count = 64  # the code's; only `up` trains, so as much trains as in sequential LoRA of rank 32
+    alpha: Positive = 128.0  # 2 R, as in the code
+    weight_energy: Share = 0.6  # share of W0's energy that is protected from the start (the code's)
+    task_energy: Share = 0.99  # share of a learned task's energy that is protected from then on (the code's)
     protects: Literal["inputs", "gradients"] = "inputs"  # whose directions: see the class
-    sample_share: float = 0.2  # of a task's updates: whose samples G and C are taken from (the LLaVA code's share)
+    sample_share: PositiveShare = 0.2  # of a task's updates: whose samples G and C come from (the LLaVA code's share)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -53,12 +54,6 @@ class KeepLoraConfig(SequentialLoraConfig):
         super().__post_init__()
         if self.init != "kaiming":
             raise ConfigError(f"keep_lora.init is {self.init!r}, but no branch starts from a draw; leave it out.")
-        for name in ("weight_energy", "task_energy"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                value = getattr(self, name)
-                raise ConfigError(f"keep_lora.{name} is {value}; it is a share, give 0 (nothing is protected) to 1.")
-        if not 0.0 < self.sample_share <= 1.0:
-            raise ConfigError(f"keep_lora.sample_share is {self.sample_share}; give a share above 0 and up to 1.")
 
     @property
     def survey_share(self) -> float:

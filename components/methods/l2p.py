@@ -25,6 +25,7 @@ from components.methods.base import (
     load_parameters,
 )
 from components.methods.features import ReadsInstructions
+from components.options import Count, NonNegative
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -45,10 +46,10 @@ class L2PConfig(MethodConfig):
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
     default_learning_rate: ClassVar[float] = 1e-1  # prompts count in units of the model's embeddings
 
-    pool_size: int = 10
-    prompt_length: int = 5  # tokens; 10 in the released configuration
-    top_k: int = 5  # prompts per sample; 4 in the released configuration
-    pull: float = 0.5  # lambda; 1.0 in the released configuration
+    pool_size: Count = 10
+    prompt_length: Count = 5  # tokens; 10 in the released configuration
+    top_k: Count = 5  # prompts per sample; 4 in the released configuration
+    pull: NonNegative = 0.5  # lambda; 1.0 in the released configuration
     selection: Literal["instance", "batch"] = "instance"  # while training: the paper, or the released code's majority
     diversify: bool = False  # while training, prompts that earlier tasks chose often are held back
     prompt_start: Literal["words", "uniform"] = "words"  # embeddings of random tokens, or U(0, 0.01) as released
@@ -60,13 +61,9 @@ class L2PConfig(MethodConfig):
         return cls(sentence_encoder="hash", prompt_length=40)
 
     def __post_init__(self) -> None:
-        for name, value in {"pool_size": self.pool_size, "prompt_length": self.prompt_length}.items():
-            if value < 1:
-                raise ConfigError(f"l2p.{name} is {value}; it must be at least 1.")
-        if not 1 <= self.top_k <= self.pool_size:
+        super().__post_init__()
+        if self.top_k > self.pool_size:
             raise ConfigError(f"l2p.top_k is {self.top_k}; give 1 to {self.pool_size} (l2p.pool_size).")
-        if self.pull < 0:
-            raise ConfigError(f"l2p.pull is {self.pull}; give 0 or more.")
 
     def build(self, *, seed: int) -> L2P:
         return L2P(self, seed=seed)

@@ -29,6 +29,7 @@ from components.methods.base import (
     target_pattern,
 )
 from components.methods.codebook import Aggregation, Codebook, CodebookOptions, Decision, Field
+from components.options import Count, DropRate, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -48,47 +49,27 @@ class LciaConfig(MethodConfig):
     export: ClassVar[Export] = "hard"
     routes: ClassVar[bool] = True
 
-    rank: int = 32  # as sequential_lora; the code takes 128 and alpha 256 on every linear layer
-    alpha: float = 64.0  # the increment is scaled by alpha / rank
-    dropout: float = 0.0
+    rank: Count = 32  # as sequential_lora; the code takes 128 and alpha 256 on every linear layer
+    alpha: Positive = 64.0  # the increment is scaled by alpha / rank
+    dropout: DropRate = 0.0
     targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
 
     balance: Rule = "official_code"  # "constant" and "frozen" are controls; "paper" puts the value on the other side
     norm: Norm = "l1_sum"  # as the code; "l1_mean" does not depend on a tensor's size, but see `stability`
-    kappa: float = 2.0  # of "official_code"; the authors' later toolkit takes 0.01 with constant_weight 0.999
-    stability: float = 1.0  # lambda; with "l1_mean" a value inside (0, 1) needs one of the gradients' own size
+    kappa: Positive = 2.0  # of "official_code"; the authors' later toolkit takes 0.01 with constant_weight 0.999
+    stability: Positive = 1.0  # lambda; with "l1_mean" a value inside (0, 1) needs one of the gradients' own size
     step_difference: bool = True  # of "paper": the factor |theta - theta_before|; off: 1
-    constant_weight: float = 0.99  # of the old tensor: for "constant", and where the formula leaves (0, 1)
+    constant_weight: Share = 0.99  # of the old tensor: for "constant", and where the formula leaves (0, 1)
     ema_start: Start = "task_start"  # the recursion's; the code copies the weights "after_first_step"
 
-    threshold: float = 0.9  # as similar: reuse. CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: no reuse
+    threshold: NonNegative = 0.9  # as similar: reuse. CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: none
     aggregation: Aggregation = "mean"  # over pairs of strings, as the code; "max": each string's most similar one
     instruction_field: Field = "last_line"  # the code cuts grounding's at the colon: "last_line_to_colon"; or "whole"
-    max_strings: int = 500  # distinct strings compared and stored per task, evenly spaced
+    max_strings: Count = 500  # distinct strings compared and stored per task, evenly spaced
     new_group: Literal["parent", "fresh"] = "parent"  # from the newest trained group (scripts) or anew (a summary)
 
     allocation: Literal["instance", "batch"] = "instance"  # at test: per sample, or by a batch's distinct strings
     on_miss: Literal["best", "last"] = "best"  # who serves below the threshold; the code: the last opened group
-
-    def __post_init__(self) -> None:
-        positive = {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "kappa": self.kappa,
-            "stability": self.stability,
-            "max_strings": self.max_strings,
-        }
-        for name, value in positive.items():
-            if value <= 0:
-                raise ConfigError(f"lcia.{name} is {value}; it must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"lcia.dropout is {self.dropout}; give a value from 0 to below 1.")
-        if not 0.0 <= self.constant_weight <= 1.0:
-            raise ConfigError(
-                f"lcia.constant_weight is {self.constant_weight}; give 0 (no averaging) to 1 (as balance = frozen)."
-            )
-        if self.threshold < 0.0:
-            raise ConfigError(f"lcia.threshold is {self.threshold}; give 0 (one group for all tasks) or more.")
 
     @property
     def balance_options(self) -> Balance:

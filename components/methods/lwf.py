@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.errors import ConfigError
 from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, load_parameters
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.options import NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -28,15 +28,8 @@ class LwfConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "lwf"
 
-    distillation_weight: float = 1.0  # lambda
-    temperature: float = 2.0  # the paper's
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.distillation_weight < 0:
-            raise ConfigError(f"lwf.distillation_weight is {self.distillation_weight}; give 0 or more.")
-        if self.temperature <= 0:
-            raise ConfigError(f"lwf.temperature is {self.temperature}; it must be positive.")
+    distillation_weight: NonNegative = 1.0  # lambda
+    temperature: Positive = 2.0  # the paper's
 
     def build(self, *, seed: int) -> Lwf:
         return Lwf(self, seed=seed)

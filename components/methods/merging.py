@@ -21,6 +21,7 @@ from components.errors import ConfigError
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.options import DropRate, Positive, PositiveShare
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -39,9 +40,9 @@ class MergingConfig(SequentialLoraConfig):
     name: ClassVar[str] = "merging"
 
     rule: MergeRule = "task_arithmetic"
-    coefficient: float | None = None  # lambda, on the merged increment; None: 0.4, for "ties" 1 (see the class)
-    keep: float = 0.2  # of "ties": share of a task's entries that survive the trimming
-    drop_rate: float = 0.9  # of "dare": probability that an entry is dropped
+    coefficient: Positive | None = None  # lambda, on the merged increment; None: 0.4, for "ties" 1 (see the class)
+    keep: PositiveShare = 0.2  # of "ties": share of a task's entries that survive the trimming
+    drop_rate: DropRate = 0.9  # of "dare": probability that an entry is dropped
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,12 +51,6 @@ class MergingConfig(SequentialLoraConfig):
                 f'merging.coefficient is {self.coefficient}, but rule "average" weighs every task by 1 / number of '
                 'tasks; leave the coefficient out or take rule "task_arithmetic".'
             )
-        if self.coefficient is not None and self.coefficient <= 0:
-            raise ConfigError(f"merging.coefficient is {self.coefficient}; give a positive number.")
-        if not 0.0 < self.keep <= 1.0:
-            raise ConfigError(f"merging.keep is {self.keep}; give a share above 0 and up to 1 (nothing is trimmed).")
-        if not 0.0 <= self.drop_rate < 1.0:
-            raise ConfigError(f"merging.drop_rate is {self.drop_rate}; give a value from 0 (all stays) to below 1.")
 
     def build(self, *, seed: int) -> Merging:
         return Merging(self, seed=seed)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import random_words, rms, unit_words
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
-from components.errors import CheckpointError, ConfigError
+from components.errors import CheckpointError
 from components.methods.base import (
     Engine,
     Json,
@@ -28,6 +28,7 @@ from components.methods.base import (
     load_parameters,
 )
 from components.methods.features import ReadsInstructions, picture_features
+from components.options import Count, NonNegative, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -46,27 +47,17 @@ class ModalPromptConfig(MethodConfig):
     routes: ClassVar[bool] = True
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
 
-    prompt_length: int = 10  # tokens per task, as released
-    top_k: int = 3  # prompts per sample, as released
-    image_share: float = 0.5  # of the picture in the similarity, the rest is the text's; as released
-    image_pull: float = 1.0  # weight of 1 - cos(picture, prototype); as released
-    text_pull: float = 1.0  # weight of 1 - cos(text, prototype); as released
+    prompt_length: Count = 10  # tokens per task, as released
+    top_k: Count = 3  # prompts per sample, as released
+    image_share: Share = 0.5  # of the picture in the similarity, the rest is the text's; as released
+    image_pull: NonNegative = 1.0  # weight of 1 - cos(picture, prototype); as released
+    text_pull: NonNegative = 1.0  # weight of 1 - cos(text, prototype); as released
     sentence_encoder: str = "minilm"
 
     @classmethod
     def tiny(cls) -> Self:
         # pocket averages over the sequence: only a long prompt weighs more than the text
         return cls(sentence_encoder="hash", prompt_length=100)
-
-    def __post_init__(self) -> None:
-        for name in ("prompt_length", "top_k"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"modal_prompt.{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0.0 <= self.image_share <= 1.0:
-            raise ConfigError(f"modal_prompt.image_share is {self.image_share}; give a value from 0 to 1.")
-        for name in ("image_pull", "text_pull"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"modal_prompt.{name} is {getattr(self, name)}; give 0 or more.")
 
     def build(self, *, seed: int) -> ModalPrompt:
         return ModalPrompt(self, seed=seed)

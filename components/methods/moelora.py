@@ -23,6 +23,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
+from components.options import Count, DropRate, NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -39,25 +40,20 @@ class MoeLoraConfig(MethodConfig):
     name: ClassVar[str] = "moelora"
     default_learning_rate: ClassVar[float] = 2e-3  # lowest test loss of 5e-4 to 5e-3 after 60 updates of smol
 
-    rank: int = 32  # of all experts together
-    num_experts: int = 4  # of rank / num_experts each
-    alpha: float = 64.0  # the mixture is scaled by alpha / rank
-    dropout: float = 0.0  # on each expert's input, while training; off as in our other methods
+    rank: Count = 32  # of all experts together
+    num_experts: Count = 4  # of rank / num_experts each
+    alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
+    dropout: DropRate = 0.0  # on each expert's input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
-    balance: float = 0.0  # weight of the balance term, which the paper does not have
+    balance: NonNegative = 0.0  # weight of the balance term; 0: none, as in the paper
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.num_experts < 1 or self.rank % self.num_experts:
+        super().__post_init__()
+        if self.rank % self.num_experts:
             raise ConfigError(
-                f"moelora.rank is {self.rank} and num_experts {self.num_experts}; both must be at least 1 and the "
-                "rank, which the experts share, a multiple of their number."
+                f"moelora.rank is {self.rank} and num_experts {self.num_experts}; the rank, which the experts share, "
+                "must be a multiple of their number."
             )
-        if self.alpha <= 0:
-            raise ConfigError(f"moelora.alpha is {self.alpha}; it must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"moelora.dropout is {self.dropout}; give a value from 0 to below 1.")
-        if self.balance < 0:
-            raise ConfigError(f"moelora.balance is {self.balance}; give 0 (off, as in the paper) or more.")
 
     def build(self, *, seed: int) -> MoeLora:
         return MoeLora(self, seed=seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from components.adapters.inject import inject_bank
 from components.adapters.penalties import NormPenalty, OverlapPenalty, PenaltySum
-from components.errors import CheckpointError, ConfigError
+from components.errors import CheckpointError
 from components.methods.base import (
     Engine,
     Json,
@@ -23,6 +23,7 @@ from components.methods.base import (
     target_pattern,
 )
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.options import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -40,17 +41,11 @@ class OLoraConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "o_lora"
 
-    rank: int = 8  # four tasks then have the rank that sequential LoRA has by default
-    alpha: float = 16.0
+    rank: Count = 8  # four tasks then have the rank that sequential LoRA has by default
+    alpha: Positive = 16.0
     penalty: Literal["absolute", "squared"] = "absolute"  # the released code's, or the paper's formula
-    orthogonality_weight: float = 0.1  # lambda 1 of "absolute"; for "squared" see the class
-    norm_weight: float = 0.0  # lambda 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("orthogonality_weight", "norm_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"o_lora.{name} is {getattr(self, name)}; give 0 or more.")
+    orthogonality_weight: NonNegative = 0.1  # lambda 1 of "absolute"; for "squared" see the class
+    norm_weight: NonNegative = 0.0  # lambda 2
 
     def build(self, *, seed: int) -> OLora:
         return OLora(self, seed=seed)

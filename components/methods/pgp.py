@@ -15,6 +15,7 @@ from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, MethodState, TaskInfo, copy_tensors
 from components.methods.passes import first_samples, input_grams
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.options import CountOrZero, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -29,16 +30,9 @@ class PgpConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "pgp"
 
-    energy: float = 0.97  # share of a task's input energy that is held; GPM's code: 0.97 at CIFAR-100's first task
+    energy: Share = 0.97  # share of a task's input energy that is held; GPM's code: 0.97 at CIFAR-100's first task
     up: Literal["project", "freeze", "free"] = "project"  # what `up` may do after the first task: see the class
-    basis_samples: int = 128  # per worker and task, the first ones of its training order (GPM's code: 125); 0 takes all
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.energy <= 1.0:
-            raise ConfigError(f"pgp.energy is {self.energy}; it is a share, give 0 (nothing is held) to 1.")
-        if self.basis_samples < 0:
-            raise ConfigError(f"pgp.basis_samples is {self.basis_samples}; give a number of samples, or 0 for all.")
+    basis_samples: CountOrZero = 128  # per worker and task, the first of its training order (GPM's code: 125); 0: all
 
     def build(self, *, seed: int) -> Pgp:
         return Pgp(self, seed=seed)

@@ -19,6 +19,7 @@ from components.methods.branches import TaskBranches
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.options import Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -37,18 +38,11 @@ class PrototypeConfig(SequentialLoraConfig):
 
     sentence_encoder: str = "minilm"
     prototype: Literal["unit", "raw"] = "unit"  # samples count alike, or as their features' lengths, as released
-    temperature: float = 0.1
+    temperature: Positive = 0.1
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0:
-            raise ConfigError(
-                f"{self.name}.temperature is {self.temperature}; it must be positive, smaller for a harder choice."
-            )
 
 
 class PrototypeBranches(ReadsInstructions, TaskBranches):

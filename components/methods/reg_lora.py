@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.penalties import MarkedPenalty, PenaltySum
-from components.errors import CheckpointError, ConfigError
+from components.errors import CheckpointError
 from components.methods.base import Engine, Export, Loss, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.options import Count, NonNegative, Positive, PositiveShare
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -34,22 +35,15 @@ class RegLoraConfig(SequentialLoraConfig):
     name: ClassVar[str] = "reg_lora"
     export: ClassVar[Export] = "plain"
 
-    rank: int = 8  # four tasks then have the rank that sequential LoRA has by default
-    alpha: float = 16.0
-    marked_share: float = 0.02  # of a layer's weights, marked by every task; the released code's 2 %
-    penalty_weight: float = 250.0  # lambda, of the mean magnitude of marked entries; the code's is 2500: see the class
+    rank: Count = 8  # four tasks then have the rank that sequential LoRA has by default
+    alpha: Positive = 16.0
+    marked_share: PositiveShare = 0.02  # of a layer's weights, marked by every task; the released code's 2 %
+    penalty_weight: NonNegative = 250.0  # lambda, of marked entries' mean magnitude; the code's is 2500: see the class
     repeated: Literal["sum", "union"] = "sum"  # a weight that several tasks marked weighs once per task, or once
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(penalty_weight=50.0)  # tests train at five times the default rate: as strong, see the class
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.marked_share <= 1.0:
-            raise ConfigError(f"reg_lora.marked_share is {self.marked_share}; give a share above 0 and up to 1.")
-        if self.penalty_weight < 0:
-            raise ConfigError(f"reg_lora.penalty_weight is {self.penalty_weight}; give 0 or more.")
 
     def build(self, *, seed: int) -> RegLora:
         return RegLora(self, seed=seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from components.errors import ConfigError
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,18 +15,11 @@ class ReplayConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "replay"
     offers_projector: ClassVar[bool] = True
-    samples_per_task: int = 100  # CoIN's ablation stores 100, 500 or 1000
+    samples_per_task: Count = 100  # CoIN's ablation stores 100, 500 or 1000
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(samples_per_task=8)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples_per_task < 1:
-            raise ConfigError(
-                f"replay.samples_per_task is {self.samples_per_task}; store at least 1, or use sequential_lora."
-            )
 
     @property
     def stored_samples(self) -> int:

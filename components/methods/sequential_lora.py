@@ -20,6 +20,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
+from components.options import Count, DropRate, Positive
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
@@ -33,32 +34,25 @@ class SequentialLoraConfig(MethodConfig):
     export: ClassVar[Export] = "plain"
     offers_projector: ClassVar[bool] = True  # a subclass that does not say so again refuses `train_projector`
 
-    rank: int = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
-    alpha: float = 64.0  # the increment is scaled by alpha / rank
-    dropout: float = 0.0  # on the adapter's input, while training
+    rank: Count = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
+    alpha: Positive = 64.0  # the increment is scaled by alpha / rank
+    dropout: DropRate = 0.0  # on the adapter's input, while training
     targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
     init: Literal["kaiming", "gaussian"] = "kaiming"
     train_projector: bool = False  # a float32 copy of the multimodal projector trains along, as in LLaVA's recipe
-    projector_rate: float = 0.125  # its learning rate relative to the adapter's; LLaVA and CoIN name a tenth
+    projector_rate: Positive = 0.125  # its learning rate relative to the adapter's; LLaVA and CoIN name a tenth
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.offers_projector = vars(cls).get("offers_projector", False)
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ConfigError(
-                f"{self.name}.rank is {self.rank} and alpha {self.alpha}; rank must be at least 1, alpha positive."
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"{self.name}.dropout is {self.dropout}; give a value from 0 to below 1.")
+        super().__post_init__()
         if self.train_projector and not self.offers_projector:
             raise ConfigError(
                 f"{self.name}.train_projector is on, but {self.name} looks after its adapter only; leave it off, or "
                 "use sequential_lora, frozen, joint or replay."
             )
-        if self.projector_rate <= 0:
-            raise ConfigError(f"{self.name}.projector_rate is {self.projector_rate}; it must be positive.")
 
     def build(self, *, seed: int) -> Method:
         return SequentialLora(self, seed=seed)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from components.adapters.separable import SeparableLayers, inject_separable
 from components.data.batch import IGNORE
-from components.errors import ConfigError
 from components.methods.base import (
     Engine,
     Loss,
@@ -27,6 +26,7 @@ from components.methods.base import (
 from components.methods.codebook import Field, compared_text
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
+from components.options import Count, DropRate, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -44,10 +44,10 @@ class SmoloraConfig(MethodConfig):
 
     name: ClassVar[str] = "smolora"
 
-    blocks: int = 4  # in each of the two sets
-    rank: int = 16  # of one block; a sample is served by two of them
-    alpha: float = 32.0  # a block is scaled by alpha / rank
-    dropout: float = 0.0  # on the blocks' input, while training; off as in our other methods
+    blocks: Count = 4  # in each of the two sets
+    rank: Count = 16  # of one block; a sample is served by two of them
+    alpha: Positive = 32.0  # a block is scaled by alpha / rank
+    dropout: DropRate = 0.0  # on the blocks' input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
 
     vu_reads: Literal["prompt", "picture"] = "prompt"  # positions of the layer's input that are averaged
@@ -58,14 +58,6 @@ class SmoloraConfig(MethodConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1 or self.rank < 1:
-            raise ConfigError(f"smolora.blocks is {self.blocks} and rank {self.rank}; both must be at least 1.")
-        if self.alpha <= 0:
-            raise ConfigError(f"smolora.alpha is {self.alpha}; it must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"smolora.dropout is {self.dropout}; give a value from 0 to below 1.")
 
     def build(self, *, seed: int) -> Smolora:
         return Smolora(self, seed=seed)

@@ -30,6 +30,7 @@ from components.models.identity import directory_fingerprint, local_folder
 from components.models.pocket import pocket_fingerprint, pocket_model
 from components.models.quiet import without_progress_bars
 from components.models.smol import VisionLayer, smol_directory
+from components.options import Count, check_options
 
 ATTENTION_OUTPUT = r"self_attn\.o_proj"
 ALL_LINEAR = r"self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj"
@@ -46,17 +47,14 @@ class BackboneConfig:
     vision_layer: VisionLayer = "block4"  # smol only: where its vision tower is tapped
     template: str = "auto"  # "auto", "vicuna_v1", "chatml" or "chat" (the tokenizer's own chat template)
     pad_to_square: bool = True  # as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures
-    max_length: int = 2048  # tokens, pictures included; a longer row is an error, never cut
+    max_length: Count = 2048  # tokens, pictures included; a longer row is an error, never cut
     gradient_checkpointing: bool = False
     attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: sdpa on GPUs, eager on CPUs (as fast or faster)
 
     def __post_init__(self) -> None:
+        check_options(self, "backbone")
         if not self.name:
             raise ConfigError('backbone.name is empty; give "smol", "pocket", a model directory or a hub id.')
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"backbone.dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}.")
-        if self.max_length < 1:
-            raise ConfigError(f"backbone.max_length is {self.max_length}; give a positive number of tokens.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from components.methods import method_config
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.backbone import BackboneConfig
+from components.options import Count, CountOrZero, NonNegative, check_options
 from components.tracking_config import TrackingConfig
 from components.training.engine import OptimizerConfig
 
@@ -25,28 +26,22 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 class TrainingConfig:
     """How each task is learned. Accumulation follows from the batch sizes and the number of workers."""
 
-    epochs: int = 1
-    updates_per_task: int | None = None
+    epochs: Count = 1
+    updates_per_task: Count | None = None
     """Fixed number of optimizer updates per task instead of `epochs`: equal budgets across tasks and methods."""
-    global_batch_size: int = 8
-    micro_batch_size: int | None = None
+    global_batch_size: Count = 8
+    micro_batch_size: Count | None = None
     """Samples per forward pass and worker; None takes the largest that needs no accumulation."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 2, 3] = 2
-    checkpoint_every_updates: int = 100
+    checkpoint_every_updates: Count = 100
     cache_features: Literal["auto", "off"] = "auto"
     """Compute the frozen tower's features once per stream; "auto" does so while they fit `feature_cache_gb`."""
-    feature_cache_gb: float = 8.0
+    feature_cache_gb: NonNegative = 8.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "global_batch_size", "checkpoint_every_updates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}, it must be at least 1.")
-        for name in ("updates_per_task", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"training.{name} is {value}, it must be at least 1 or left out.")
+        check_options(self, "training")
 
     def num_updates(self, num_rows: int) -> int:
         """Optimizer updates for a task of `num_rows` training rows."""
@@ -74,14 +69,14 @@ class TrainingConfig:
 class EvaluationConfig:
     """How each row of the score matrix is measured: greedy decoding of every test row of the tasks seen so far."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     zero_shot: bool = True
     """Row 0: every task before any training."""
     unseen: bool = False
     """Also score tasks not learned yet (the upper triangle), which forward transfer needs."""
     oracle_routing: bool = False
     """For routed methods: score a second time with the task known, so that forgetting splits into routing and drift."""
-    limit: int | None = None
+    limit: Count | None = None
     """Only the first rows of each test split."""
     suites: tuple[str, ...] = ()
     """General suites, scored before the stream and after it and never trained on: mini-general, mini-constraints, or
@@ -90,10 +85,7 @@ class EvaluationConfig:
     """Score the suites after every task, not only before the first and after the last."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"evaluation.{name} is {value}, it must be at least 1.")
+        check_options(self, "evaluation")
         doubled = {name for name in self.suites if self.suites.count(name) > 1}
         if doubled:
             raise ConfigError(f"evaluation.suites names {sorted(doubled)[0]} twice; a suite is scored once.")
@@ -103,18 +95,17 @@ class EvaluationConfig:
 class ClusterConfig:
     """Where the run happens."""
 
-    num_workers: int = 1
+    num_workers: Count = 1
     use_gpu: bool = False
     address: str | None = None
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
-    threads_per_worker: int | None = None
+    threads_per_worker: Count | None = None
     """torch threads; None shares this machine's cores among the workers."""
-    max_failures: int = 0
+    max_failures: CountOrZero = 0
     """How often a lost worker group is restarted from the last checkpoint before the run fails."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ConfigError(f"cluster.num_workers is {self.num_workers}, it must be at least 1.")
+        check_options(self, "cluster")
 
     def threads(self) -> int:
         return self.threads_per_worker or max(1, (os.cpu_count() or 1) // self.num_workers)
@@ -128,7 +119,7 @@ class RunConfig:
     """Name of the run and of its folder; the same id continues an interrupted run. None makes one from the time."""
     storage: Path = Path("runs")
     """Folder that holds runs and the default MLflow store; every node must see it."""
-    seed: int = 0
+    seed: CountOrZero = 0
     stream: StreamConfig = field(default_factory=StreamConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: MethodConfig = field(default_factory=ContinualLlavaConfig)
@@ -138,6 +129,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        check_options(self, "run")
         if self.run_id is not None and (not self.run_id or set(self.run_id) - _RUN_ID_LETTERS):
             raise ConfigError(f"run id {self.run_id!r} may hold letters, digits, '-', '_' and '.' only.")
         stage = self.training.zero_stage

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from components.data.batch import Batch
 from components.methods.base import Selection
 from components.models.backbone import Backbone, Outputs
+from components.options import DropRate, NonNegative, Positive, Share, check_options
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,14 +31,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to zero; one schedule per task."""
 
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak rate; None takes the method's own default, since methods scale their increments differently."""
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    warmup_ratio: float = 0.03
-    max_grad_norm: float = 1.0  # 0 switches clipping off
+    weight_decay: NonNegative = 0.0
+    beta1: DropRate = 0.9
+    beta2: DropRate = 0.999
+    epsilon: Positive = 1e-8
+    warmup_ratio: Share = 0.03
+    max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
+
+    def __post_init__(self) -> None:
+        check_options(self, "training.optimizer")
 
     def rate_at(self, update: int, num_updates: int) -> float:
         """Learning rate of 0-based `update`; the peak must have been resolved (see `RunConfig.optimizer`)."""

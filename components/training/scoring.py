@@ -19,7 +19,7 @@ from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.errors import DataError
 from components.evaluation.answer_format import FormRepair, form_of, obeys
-from components.evaluation.decomposition import split_if_known
+from components.evaluation.decomposition import SPLITS, split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.scorers import score
@@ -261,8 +261,12 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
     config, tasks = plan.config, plan.stream.task_names
     matrix = matrix_of(tasks, rows)
     readings = {name: matrix_of(tasks, rows, name) for name in READINGS if any(name in row.readings for row in rows)}
-    extras = {name: {"forgetting_split": split_if_known(matrix, {name: readings[name]})} for name in readings}
-    files = {reading_file(plan.run_dir, name): (other, extras[name]) for name, other in readings.items()}
+    splits = {
+        name: {"forgetting_split": split_if_known(matrix, {name: readings[name]})}
+        for name in SPLITS
+        if name in readings
+    }
+    files = {reading_file(plan.run_dir, name): (other, splits.get(name)) for name, other in readings.items()}
     for path, (content, extra) in {**files, plan.run_dir / MATRIX_FILE: (matrix, None)}.items():
         content.write(
             path,

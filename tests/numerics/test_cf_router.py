@@ -295,7 +295,7 @@ def test_a_task_without_rows_is_refused() -> None:
     [
         ({"ridge": 0.0}, r"cf_router\.ridge is 0\.0"),
         ({"expansion": -1}, r"cf_router\.expansion is -1"),
-        ({"alpha": 0.0}, "alpha 0"),
+        ({"alpha": 0.0}, "alpha is 0"),
     ],
 )
 def test_impossible_options_are_refused(change: dict[str, float], message: str) -> None:

@@ -315,7 +315,7 @@ def test_a_state_without_a_tasks_counts_is_refused() -> None:
         ({"rank": 32, "num_experts": 5}, "rank is 32 and num_experts 5"),
         ({"num_experts": 1}, "at least 2 experts"),
         ({"alpha": 0.0}, "alpha is 0.0"),
-        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
         ({"momentum": 1.2}, "momentum is 1.2"),
         ({"beta": -0.1}, "beta is -0.1"),
         ({"top_experts": 5}, "give 1 to num_experts = 4"),

@@ -201,5 +201,5 @@ def test_a_task_without_batches_is_an_error() -> None:
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"hide.temperature is 0.0; it must be positive"):
+    with pytest.raises(ConfigError, match=r"hide.temperature is 0.0; it should be greater than 0"):
         HideConfig(temperature=0.0)

@@ -375,9 +375,9 @@ def test_the_experts_that_served_are_each_layers_heaviest_over_the_prompt() -> N
     [
         ({"rank": 32, "num_experts": 5}, "rank is 32 and num_experts 5"),
         ({"rank": 4, "num_experts": 8}, "multiple of their number"),
-        ({"num_experts": 0}, "at least 1"),
+        ({"num_experts": 0}, "num_experts is 0"),
         ({"alpha": 0.0}, "alpha is 0.0"),
-        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
         ({"balance": -0.1}, "balance is -0.1"),
     ],
 )

@@ -418,10 +418,10 @@ def test_gradient_checkpointing_with_dropout(router: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"blocks": 0}, "blocks is 0 and rank 16"),
-        ({"rank": 0}, "both must be at least 1"),
+        ({"blocks": 0}, "blocks is 0"),
+        ({"rank": 0}, "rank is 0"),
         ({"alpha": 0.0}, "alpha is 0.0"),
-        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:

@@ -1,0 +1,73 @@
+"""Bounds that options state are checked, for every configuration class alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from components.data.streams import StreamConfig
+from components.errors import ConfigError
+from components.methods import METHODS
+from components.methods.base import MethodConfig
+from components.methods.lcia import LciaConfig
+from components.methods.merging import MergingConfig
+from components.models.backbone import BackboneConfig
+from components.options import Count, Share, check_options
+from components.training.config import ClusterConfig, EvaluationConfig, RunConfig, TrainingConfig
+from components.training.engine import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(MethodConfig):
+    """A method of somebody else."""
+
+    name = "own"
+    share: Share = 0.5
+    most: Count | None = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sentence"),
+    [
+        (LciaConfig, {"kappa": 0.0}, "lcia.kappa is 0.0; it should be greater than 0."),
+        (LciaConfig, {"kappa": math.nan}, "lcia.kappa is nan; it should be a finite number."),
+        (LciaConfig, {"rank": 8.5}, "lcia.rank is 8.5; it should be a valid integer."),
+        (LciaConfig, {"rank": True}, "lcia.rank is True; it should be a valid integer."),
+        (LciaConfig, {"balance": "papr"}, "lcia.balance is 'papr'; it should be "),
+        (LciaConfig, {"dropout": 1.0}, "lcia.dropout is 1.0; it should be less than 1."),
+        (MergingConfig, {"keep": 0.0}, "merging.keep is 0.0; it should be greater than 0."),
+        (MergingConfig, {"coefficient": -1.0}, "merging.coefficient is -1.0; it should be greater than 0."),
+        (OptimizerConfig, {"beta2": 1.0}, "training.optimizer.beta2 is 1.0; it should be less than 1."),
+        (OptimizerConfig, {"learning_rate": "1e-3"}, "training.optimizer.learning_rate is '1e-3'; it should be a"),
+        (TrainingConfig, {"updates_per_task": 0}, "training.updates_per_task is 0; it should be greater than or equal"),
+        (EvaluationConfig, {"suites": "pope"}, "evaluation.suites is 'pope'; it should be a valid tuple."),
+        (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0; it should be greater than or equal to 1."),
+        (StreamConfig, {"train_limit": 0}, "stream.train_limit is 0; it should be greater than or equal to 1."),
+        (BackboneConfig, {"dtype": "float16"}, "backbone.dtype is 'float16'; it should be 'float32' or 'bfloat16'."),
+        (RunConfig, {"seed": -1}, "run.seed is -1; it should be greater than or equal to 0."),
+        (Own, {"share": 2}, "own.share is 2; it should be less than or equal to 1."),
+        (Own, {"most": 0}, "own.most is 0; it should be greater than or equal to 1."),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(kind: type, options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        kind(**options)
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+def test_bounds_themselves_and_none_are_allowed() -> None:
+    assert Own(share=0, most=None).share == 0
+    assert Own(share=1.0, most=1).most == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_methods_options_are_checked(name: str) -> None:
+    """No method's own check leaves this one out: a wrong type anywhere is refused."""
+    options = METHODS[name]()
+    check_options(options, name)
+    for field in options.options():
+        with pytest.raises(ConfigError, match=rf"^{name}\.{field} is \[None\]; it should be"):
+            METHODS[name](**{field: [None]})  # type: ignore[arg-type]
