@@ -17,7 +17,7 @@ quiet_environment()
 
 from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
 from components.evaluation.ledger import differences, run_protocol  # noqa: E402
-from components.models.backbone import weight_bytes  # noqa: E402
+from components.models.source import weight_bytes  # noqa: E402
 from components.recording import run_and_record, where_to_look  # noqa: E402
 from components.training.launch import (  # noqa: E402
     Plan,

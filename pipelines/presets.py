@@ -14,7 +14,7 @@ from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig, read_config
 from components.training.engine import OptimizerConfig
 

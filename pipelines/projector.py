@@ -24,6 +24,7 @@ from components.data.mini_coast import generate_split
 from components.data.rows import Split, open_split, verify_split
 from components.errors import LittoralError
 from components.models.backbone import BackboneConfig, load_backbone
+from components.models.config import VisionLayer
 from components.models.encoding import build_encoder
 from components.models.identity import cache_dir
 from components.models.projection import (
@@ -34,7 +35,7 @@ from components.models.projection import (
     learn_words,
     save_projector,
 )
-from components.models.smol import VisionLayer, projector_path, smol_directory
+from components.models.smol import projector_path, smol_directory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from components.data.batch import Batch, Example, collate
 from components.methods.base import Method, Selection
-from components.models.backbone import Backbone
-from components.models.encoding import Encoder
+
+if TYPE_CHECKING:
+    from components.models.backbone import Backbone
+    from components.models.encoding import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,13 @@ supervised positions.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
@@ -26,35 +23,13 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrain
 from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
-from components.models.identity import directory_fingerprint, local_folder
-from components.models.pocket import pocket_fingerprint, pocket_model
+from components.models.config import BackboneConfig
+from components.models.pocket import pocket_model
 from components.models.quiet import without_progress_bars
-from components.models.smol import VisionLayer, smol_directory
-from components.options import Count, check_options
+from components.models.source import DTYPES, backbone_fingerprint, model_source
 
 ATTENTION_OUTPUT = r"self_attn\.o_proj"
 ALL_LINEAR = r"self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj"
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which model, in which precision, and how rows are turned into its inputs."""
-
-    name: str = "smol"  # "smol", "pocket", or a directory or hub id in Hugging Face's LLaVA layout
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights; adapters are float32 in both cases
-    vision_layer: VisionLayer = "block4"  # smol only: where its vision tower is tapped
-    template: str = "auto"  # "auto", "vicuna_v1", "chatml" or "chat" (the tokenizer's own chat template)
-    pad_to_square: bool = True  # as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures
-    max_length: Count = 2048  # tokens, pictures included; a longer row is an error, never cut
-    gradient_checkpointing: bool = False
-    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: sdpa on GPUs, eager on CPUs (as fast or faster)
-
-    def __post_init__(self) -> None:
-        check_options(self, "backbone")
-        if not self.name:
-            raise ConfigError('backbone.name is empty; give "smol", "pocket", a model directory or a hub id.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +243,7 @@ class Backbone(nn.Module):
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
     if config.name == "pocket":
-        backbone = Backbone(pocket_model(), config=config, fingerprint=pocket_fingerprint())
+        backbone = Backbone(pocket_model(), config=config, fingerprint=backbone_fingerprint(config))
         return backbone.to(DTYPES[config.dtype])
     source, attention = model_source(config), config.attention
     if attention == "auto":
@@ -284,35 +259,6 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             "or a hub id of a LLaVA-1.5 style model."
         ) from error
     return Backbone(model, config=config, fingerprint=backbone_fingerprint(config))
-
-
-def model_source(config: BackboneConfig) -> str:
-    """What `from_pretrained` is given; converts `smol` into the cache at the first use."""
-    if config.name == "smol":
-        return str(smol_directory(config.vision_layer))
-    path = Path(config.name).expanduser()
-    if not path.is_dir() and (path.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1):
-        raise ConfigError(
-            f'backbone.name {config.name!r} is not a directory; give "smol", "pocket", a model directory or a hub id.'
-        )
-    return str(path) if path.is_dir() else config.name
-
-
-def backbone_fingerprint(config: BackboneConfig) -> str:
-    """SHA-256 identity of the weights and the architecture, independent of dtype; the model need not be loaded."""
-    return pocket_fingerprint() if config.name == "pocket" else directory_fingerprint(model_source(config))
-
-
-def weight_bytes(config: BackboneConfig) -> int:
-    """Memory of the frozen weights in one worker, read from the safetensors headers without loading anything."""
-    if config.name == "pocket":
-        count = sum(parameter.numel() for parameter in pocket_model().parameters())
-        return count * DTYPES[config.dtype].itemsize
-    count = 0
-    for path in sorted(local_folder(model_source(config)).glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return count * DTYPES[config.dtype].itemsize
 
 
 def _positions(attention_mask: Tensor) -> Tensor:

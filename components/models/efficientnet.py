@@ -16,7 +16,7 @@ Features are standardised per channel with statistics measured on stage 1's pict
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-VisionLayer = Literal["block4", "block10", "final"]
+from components.models.config import VisionLayer
+
 GRID = 4  # 4 x 4 = 16 visual tokens, at every depth: each token costs the language model as much as a word
 IMAGE_SIZE = 224
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280

@@ -21,8 +21,9 @@ from components.data.batch import IGNORE, Example
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.errors import ConfigError, DataError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
-from components.models.backbone import BackboneConfig, model_source
+from components.models.config import BackboneConfig
 from components.models.pocket import pocket_processor
+from components.models.source import model_source
 from components.models.templates import Template, template_for
 
 IMAGE_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)

@@ -7,8 +7,6 @@ import json
 import os
 from pathlib import Path
 
-from transformers.utils.hub import cached_file
-
 from components.errors import ConfigError
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
@@ -57,6 +55,8 @@ def write_atomically(path: Path, text: str) -> None:
 def local_folder(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source).resolve()
+    from transformers.utils.hub import cached_file
+
     try:
         found = cached_file(source, "config.json")
     except (OSError, ValueError) as error:

@@ -29,7 +29,8 @@ from components.data.batch import IGNORE, Batch, Example, collate
 from components.data.rows import Row
 from components.errors import ConfigError, DataError
 from components.models.backbone import Backbone
-from components.models.efficientnet import GRID, TAPS, VisionLayer
+from components.models.config import VisionLayer
+from components.models.efficientnet import GRID, TAPS
 from components.models.encoding import Encoder
 
 ENCODE_BATCH = 32

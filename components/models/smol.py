@@ -33,19 +33,19 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from components.errors import ConfigError
+from components.models.config import VisionLayer
 from components.models.efficientnet import (
     GRID,
     IMAGE_SIZE,
     TAPS,
     EfficientNetLiteTower,
-    VisionLayer,
     import_weights,
     tower_config,
 )
 from components.models.identity import cache_dir, write_atomically
 from components.models.quiet import without_progress_bars
 
-__all__ = ["VisionLayer", "projector_path", "smol_directory"]
+__all__ = ["projector_path", "smol_directory"]
 
 RECIPE = 3  # raise when the assembled directory changes for the same inputs
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -14,7 +14,7 @@ from components.errors import ConfigError
 from components.methods import method_config
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.options import Count, CountOrZero, NonNegative, check_options
 from components.tracking_config import TrackingConfig
 from components.training.engine import OptimizerConfig

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.methods.base import Selection
-from components.models.backbone import Backbone, Outputs
 from components.options import DropRate, NonNegative, Positive, Share, check_options
+
+if TYPE_CHECKING:
+    from components.models.backbone import Backbone, Outputs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -172,7 +174,7 @@ class DeepSpeedEngine:
 
     def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
         """As `TorchEngine.forward`; the scope is entered inside, where ZeRO-3 gathers what `select` computes with."""
-        return cast(tuple[Outputs, Selection], self._engine(batch, enter))
+        return cast("tuple[Outputs, Selection]", self._engine(batch, enter))
 
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)

@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext
-from transformers import AutoConfig
 
 from components.data.rows import ROW_GROUP_ROWS, Row, Split
-from components.models.backbone import BackboneConfig, load_backbone, model_source
-from components.models.encoding import build_encoder
-from components.models.pocket import pocket_model
+from components.models.config import BackboneConfig
+from components.models.source import model_source
 from components.training.loading import FEATURES_SCHEMA, tensor_bytes
 
 ENCODE_ROWS = 16  # pictures per forward pass of the tower
@@ -31,6 +29,11 @@ _EMPTY: object = None
 
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
+    from transformers import AutoConfig
+
+    from components.models.encoding import build_encoder
+    from components.models.pocket import pocket_model
+
     encoder = build_encoder(backbone)
     pocket = backbone.name == "pocket"
     # Any: the library does not type what a configuration holds.
@@ -85,6 +88,9 @@ class FeatureWriter:
     """A Ray Data actor: holds the model once and turns shards of rows into shards of features."""
 
     def __init__(self, backbone: BackboneConfig) -> None:
+        from components.models.backbone import load_backbone
+        from components.models.encoding import build_encoder
+
         torch.set_num_threads(2)
         self.config = backbone
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -36,8 +36,8 @@ from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
-from components.models.backbone import backbone_fingerprint
 from components.models.identity import cache_dir
+from components.models.source import backbone_fingerprint
 from components.ray_start import start_ray
 from components.training.config import Json, RunConfig, flatten
 from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
@@ -47,7 +47,7 @@ from components.training.packed import Packed, call_packed
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.shared_tasks import shared_tasks
 from components.training.stopping import STOP_FILE, forget_the_stop
-from components.training.worker import WorkerPlan, train_stream_per_worker
+from components.training.worker_plan import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started

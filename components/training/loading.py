@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +29,11 @@ from ray.data import DataContext, Dataset
 
 from components.data.batch import Example
 from components.data.rows import Row, Split, row_from_record
-from components.models.backbone import BackboneConfig
-from components.models.encoding import Encoder, build_encoder
+from components.models.config import BackboneConfig
 from components.training.packed import Packed
+
+if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
+    from components.models.encoding import Encoder
 
 WINDOW_GROUPS = 16
 BLOCK_ROWS = 64
@@ -165,6 +168,8 @@ FEATURES_SCHEMA = pa.schema([("vision", pa.binary()), ("vision_shape", pa.list_(
 @functools.lru_cache(maxsize=4)
 def encoder_for(config: BackboneConfig) -> Encoder:
     """The encoder of this process; building one reads tokenizer files, so keep it."""
+    from components.models.encoding import build_encoder
+
     return build_encoder(config)
 
 

@@ -16,7 +16,7 @@ from components.methods.base import MethodState
 from components.training.scoring import Row
 
 if TYPE_CHECKING:
-    from components.training.worker import WorkerPlan
+    from components.training.worker_plan import WorkerPlan
 
 
 TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name

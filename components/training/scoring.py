@@ -26,13 +26,13 @@ from components.evaluation.scorers import score
 from components.evaluation.scorers.released import compat_row_score
 from components.events import EvaluationProgress, Event, RowScored
 from components.methods.base import Method
-from components.models.backbone import Backbone
-from components.models.encoding import Encoder
 from components.training.loading import dataset_name, encoded_blocks, examples
 from components.training.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from components.training.worker import WorkerPlan
+    from components.models.backbone import Backbone
+    from components.models.encoding import Encoder
+    from components.training.worker_plan import WorkerPlan
 
 ZERO_SHOT = "zero-shot"
 MATRIX_FILE = "score_matrix.json"

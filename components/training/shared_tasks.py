@@ -23,7 +23,7 @@ from torch import Tensor
 
 from components.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, write_checkpoint
 from components.fingerprint import code_fingerprint
-from components.models.backbone import backbone_fingerprint
+from components.models.source import backbone_fingerprint
 from components.training.config import RunConfig
 from components.training.lessons import Lesson
 

@@ -17,7 +17,7 @@ from components.events import SuitesScored
 from components.training.scoring import ZERO_SHOT, Record, Row, RowScorer, matrix_of, write_predictions
 
 if TYPE_CHECKING:
-    from components.training.worker import WorkerPlan
+    from components.training.worker_plan import WorkerPlan
 
 
 class SuiteScorer:

@@ -10,27 +10,21 @@ import functools
 import math
 import time
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.util.queue import Queue
 from torch import Tensor
 
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
-from components.data.suites.suite import Suite
-from components.data.tasks import Task, TaskStream
+from components.data.tasks import Task
 from components.errors import ConfigError
 from components.events import Event, Note, StepDone, TaskStarted
-from components.fingerprint import require_same_code
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder, build_encoder
-from components.training.config import RunConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.feed import Feed
 from components.training.lessons import Lesson
@@ -39,26 +33,11 @@ from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
 from components.training.stopping import StopAsked, asked_to_stop
 from components.training.suites import SuiteScorer
+from components.training.worker_plan import WorkerPlan
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerPlan:
-    """Everything a worker is told: plain data, pickled by Ray to the train processes."""
-
-    config: RunConfig
-    stream: TaskStream
-    lessons: tuple[Lesson, ...]  # one per task, in stream order
-    suites: tuple[Suite, ...]  # scored beside the stream, never learned
-    run_dir: Path
-    code: str  # fingerprint of the driver's sources
-    code_root: str
-    mailbox: Queue | None  # events for the driver
-    shared: tuple[SharedTask | None, ...] = ()  # by lesson: where other runs leave and find that task
-
-
-def train_stream_per_worker(plan: WorkerPlan) -> None:
-    """Entry point of a Ray Train worker."""
-    require_same_code(plan.code, plan.code_root)
+def train_stream(plan: WorkerPlan) -> None:
+    """Learn and score the whole stream on this worker, or until the run is asked to stop."""
     with suppress(StopAsked):
         StreamWorker(plan).run()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,9 @@ def test_every_preset_is_a_whole_configuration(name: str) -> None:
 def test_a_mistyped_preset_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="did you mean pocket"):
         parse(["poket"], program="coast.py", description="")
+
+
+@pytest.mark.parametrize("pipeline", ["coast", "sweep", "report", "rescore"])
+def test_a_commands_start_does_not_wait_for_a_model_library(pipeline: str) -> None:
+    code = f"import sys, pipelines.{pipeline}; sys.exit('transformers' in sys.modules or 'deepspeed' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
