@@ -1,19 +1,22 @@
-"""The README's table of recorded runs is what report.py prints from docs/results."""
+"""The README's tables of recorded runs are what report.py prints from docs/results, one folder per stream."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from components.recorded import read_run
 from components.tracking_config import TrackingConfig
 from pipelines.report import group_lines, grouped, markdown, require_comparable
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = sorted((ROOT / "docs" / "results" / "mini-coast-domain").glob("*.json"))
+STREAMS = sorted((ROOT / "docs" / "results").iterdir())
 
 
-def test_the_readme_holds_the_table_of_the_records() -> None:
-    runs = [read_run(path) for path in RECORDS]
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda folder: folder.name)
+def test_the_readme_holds_the_table_of_the_records(stream: Path) -> None:
+    runs = [read_run(path) for path in sorted(stream.glob("*.json"))]
     require_comparable(runs)
     readme = (ROOT / "README.md").read_text().splitlines()
     lines = [line for group in grouped(runs) for line in group_lines(group)]
@@ -21,7 +24,8 @@ def test_the_readme_holds_the_table_of_the_records() -> None:
     assert [line for line in markdown([], lines)[2:] if line not in readme] == []
 
 
-def test_a_record_names_no_place() -> None:
-    for path in RECORDS:
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda folder: folder.name)
+def test_a_record_names_no_place(stream: Path) -> None:
+    for path in stream.glob("*.json"):
         config = read_run(path).config
         assert (config.storage, config.tracking, config.cluster.address) == (Path("runs"), TrackingConfig(), None)
