@@ -14,11 +14,10 @@ from pipelines.command import guarded, quiet_environment
 quiet_environment()
 
 import tyro  # noqa: E402  (the environment comes before heavy imports)
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
 
 from components.methods import METHODS  # noqa: E402
-from components.models.backbone import BackboneConfig  # noqa: E402
+from components.models.config import BackboneConfig  # noqa: E402
+from components.terminal_table import print_table  # noqa: E402
 from components.training.method_cost import measure_cost  # noqa: E402
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
@@ -41,10 +40,8 @@ def main() -> int:
     if command.markdown:
         print("\n".join(markdown(lines)))
     else:
-        table = Table(*(column.replace("`", "") for column in HEADER), header_style="bold")
-        for cells in lines:
-            table.add_row(*(cell.replace("`", "") for cell in cells))
-        Console().print(table)
+        header, *rest = [[cell.replace("`", "") for cell in cells] for cells in (HEADER, *lines)]
+        print_table(header, rest)
     return 0
 
 

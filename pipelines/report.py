@@ -27,8 +27,6 @@ quiet_environment()
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402  (the environment comes before heavy imports)
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
 
 from components.data.rows import Split  # noqa: E402
 from components.data.streams import open_stream  # noqa: E402
@@ -39,6 +37,7 @@ from components.evaluation.scorers import score  # noqa: E402
 from components.evaluation.spread import Spread  # noqa: E402
 from components.recorded import FinishedRun, read_run, write_record  # noqa: E402
 from components.reporting.papers import markdown  # noqa: E402
+from components.terminal_table import print_table  # noqa: E402
 from pipelines.report_against import against  # noqa: E402
 from pipelines.report_forecast import forecast_table, forecasts, write_calibration  # noqa: E402
 from pipelines.report_groups import Line, grouped, label, require_comparable, seeds_of  # noqa: E402
@@ -168,10 +167,7 @@ def put(header: Line, lines: Sequence[Line], as_markdown: bool) -> None:
     if as_markdown:
         print("\n".join(markdown(header, lines)))
         return
-    table = Table(*header, header_style="bold")
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
+    print_table(header, lines)
 
 
 def group_lines(group: Sequence[FinishedRun]) -> list[Line]:

@@ -36,7 +36,7 @@ def against(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line
         known = {name: added for name in lines if (added := rows_of(figure, groups[name])) is not None}
         compared = {name: paired(name, base, known) for name in others if name in known and base in known}
         adjusted = dict(zip(compared, holm([one.p for one in compared.values()]), strict=True))
-        header += [f"{figure.replace('_', ' ')} {COLUMNS[0]}", *COLUMNS[1:]]
+        header += [f"{figure.replace('_', ' ')} {column}" for column in COLUMNS]
         for name, line in lines.items():
             own = str(interval_of(known[name])) if name in known else "-"
             line += [own, *cells(compared[name], adjusted[name])] if name in compared else [own, "", "", "", ""]

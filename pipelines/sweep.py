@@ -22,10 +22,10 @@ from pipelines.command import Command, guarded, parse, quiet_environment
 quiet_environment()
 
 from rich.console import Console  # noqa: E402  (the environment comes before heavy imports)
-from rich.table import Table  # noqa: E402
 
 from components.errors import ConfigError  # noqa: E402
 from components.sweep_tracking import SweepTracker, open_sweep_tracker  # noqa: E402
+from components.terminal_table import print_table  # noqa: E402
 from components.tracking_config import TrackingConfig, tracking_uri, ui_command  # noqa: E402
 from components.training.config import ClusterConfig, Json, RunConfig, flatten  # noqa: E402
 from components.training.launch import plan_stream, require_lasting_storage, write_json  # noqa: E402
@@ -310,12 +310,7 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
     """The table, the best setting, what was saved, and where everything is."""
     settings = settings_of(trials, sweep.repeated)
     header, lines = table(settings, sweep.search.objectives)
-    shown = Table(header_style="bold")
-    for name in header:
-        shown.add_column(name.rpartition(".")[2], overflow="fold")
-    for line in lines:
-        shown.add_row(*line)
-    console.print(shown)
+    print_table([name.rpartition(".")[2] for name in header], lines, console)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
     saved = ", the rest was shared or ended early" if made < whole else ""
     console.print(f"{made} of {whole} updates of the plain sweep were made (ratio {made / max(whole, 1):.2f}){saved}")

@@ -1,0 +1,37 @@
+"""Tables in a terminal: one too wide for it is printed in parts below each other, each with the first column again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+BORDER = 3  # of a column: two spaces and a line
+
+
+def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: Console | None = None) -> None:
+    """Print texts as they are (no markup) under a bold header; cells are never cut, but long ones wrap."""
+    console = console or Console(highlight=False)
+    widths = [max(cell_len(row[number]) for row in (header, *lines)) + BORDER for number in range(len(header))]
+    for columns in parts(widths, console.width - 1):
+        table = Table(header_style="bold")
+        for number in columns:
+            table.add_column(escape(header[number]), overflow="fold")
+        for line in lines:
+            table.add_row(*(escape(line[number]) for number in columns))
+        console.print(table)
+
+
+def parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Column numbers of each part: the first column, and as many of the rest, in order, as fit; at least one."""
+    found, used = [[0]], widths[0]
+    for number, width in enumerate(widths[1:], start=1):
+        if used + width > room and len(found[-1]) > 1:
+            found.append([0])
+            used = widths[0]
+        found[-1].append(number)
+        used += width
+    return found
