@@ -23,8 +23,8 @@ import tyro
 from components.data.mini_coast import generate_split
 from components.data.rows import Split, open_split, verify_split
 from components.errors import LittoralError
-from components.models.backbone import BackboneConfig, load_backbone
-from components.models.config import VisionLayer
+from components.models.backbone import load_backbone
+from components.models.config import BackboneConfig, VisionLayer
 from components.models.encoding import build_encoder
 from components.models.identity import cache_dir
 from components.models.projection import (

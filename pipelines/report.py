@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -218,7 +219,8 @@ def scores(matrices: Sequence[ScoreMatrix]) -> Line:
 def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
     """What a table is read against: the majority answer, and the frozen backbone where a run measured it."""
     stream = open_stream(runs[0].config.stream)
-    majority = [majority_score(task.train, task.test) for task in stream.tasks]
+    limit = runs[0].config.evaluation.limit
+    majority = [majority_score(task.train, task.test, limit) for task in stream.tasks]
     lines = [
         ["majority answer", *(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}", *CONTROL]
     ]
@@ -230,10 +232,13 @@ def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
     return lines
 
 
-def majority_score(train: Split, test: Split) -> float:
-    """0..100: the best test score that one and the same reply reaches, among the most frequent training answers."""
+def majority_score(train: Split, test: Split, limit: int | None = None) -> float:
+    """0..100: the best test score that one and the same reply reaches, among the most frequent training answers.
+
+    `limit`: over the first test rows only, as many as the runs were scored on.
+    """
     answers = Counter(row.answers[0] for row in train.rows(with_image=False))
-    rows = list(test.rows(with_image=False))
+    rows = list(islice(test.rows(with_image=False), limit))
     return 100.0 * max(
         statistics.fmean(score(row.metric, reply, row.answers) for row in rows)
         for reply, _ in answers.most_common(FREQUENT)

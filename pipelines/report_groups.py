@@ -18,7 +18,7 @@ Line = list[str]
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Raise `ConfigError` unless all runs share tasks, their data, backbone and training budget."""
+    """Raise `ConfigError` unless all runs share tasks, their data, test rows, backbone and training budget."""
     if not runs:
         raise ConfigError("no run was given; name at least one folder, such as runs/first.")
     first = runs[0]
@@ -29,6 +29,7 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
             ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
             ("epochs", first.config.training.epochs, run.config.training.epochs),
             ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),
+            ("test rows a task", first.config.evaluation.limit, run.config.evaluation.limit),
         ):
             if mine != theirs:
                 raise ConfigError(

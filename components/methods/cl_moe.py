@@ -27,7 +27,7 @@ from components.methods.base import (
 )
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
-from components.options import Count, DropRate, Positive, Share
+from components.options import Count, Positive, Share, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -52,7 +52,7 @@ class ClMoeConfig(MethodConfig):
     rank: Count = 32  # of all experts together
     num_experts: Count = 4  # of rank / num_experts each
     alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
-    dropout: DropRate = 0.0  # on each expert's input, while training; off as in our other methods
+    dropout: ShareBelowOne = 0.0  # on each expert's input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
 
     momentum: Share = 0.7  # share of the former values in most experts; task-specific ones keep 1 - momentum of them

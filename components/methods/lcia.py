@@ -29,7 +29,7 @@ from components.methods.base import (
     target_pattern,
 )
 from components.methods.codebook import Aggregation, Codebook, CodebookOptions, Decision, Field
-from components.options import Count, DropRate, NonNegative, Positive, Share
+from components.options import Count, NonNegative, Positive, Share, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -51,7 +51,7 @@ class LciaConfig(MethodConfig):
 
     rank: Count = 32  # as sequential_lora; the code takes 128 and alpha 256 on every linear layer
     alpha: Positive = 64.0  # the increment is scaled by alpha / rank
-    dropout: DropRate = 0.0
+    dropout: ShareBelowOne = 0.0
     targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
 
     balance: Rule = "official_code"  # "constant" and "frozen" are controls; "paper" puts the value on the other side

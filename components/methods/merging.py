@@ -21,7 +21,7 @@ from components.errors import ConfigError
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.options import DropRate, Positive, PositiveShare
+from components.options import Positive, PositiveShare, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -42,7 +42,7 @@ class MergingConfig(SequentialLoraConfig):
     rule: MergeRule = "task_arithmetic"
     coefficient: Positive | None = None  # lambda, on the merged increment; None: 0.4, for "ties" 1 (see the class)
     keep: PositiveShare = 0.2  # of "ties": share of a task's entries that survive the trimming
-    drop_rate: DropRate = 0.9  # of "dare": probability that an entry is dropped
+    drop_rate: ShareBelowOne = 0.9  # of "dare": probability that an entry is dropped
 
     def __post_init__(self) -> None:
         super().__post_init__()

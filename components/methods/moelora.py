@@ -23,7 +23,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.options import Count, DropRate, NonNegative, Positive
+from components.options import Count, NonNegative, Positive, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -43,7 +43,7 @@ class MoeLoraConfig(MethodConfig):
     rank: Count = 32  # of all experts together
     num_experts: Count = 4  # of rank / num_experts each
     alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
-    dropout: DropRate = 0.0  # on each expert's input, while training; off as in our other methods
+    dropout: ShareBelowOne = 0.0  # on each expert's input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
     balance: NonNegative = 0.0  # weight of the balance term; 0: none, as in the paper
 

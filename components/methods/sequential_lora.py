@@ -20,7 +20,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.options import Count, DropRate, Positive
+from components.options import Count, Positive, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
@@ -36,7 +36,7 @@ class SequentialLoraConfig(MethodConfig):
 
     rank: Count = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
     alpha: Positive = 64.0  # the increment is scaled by alpha / rank
-    dropout: DropRate = 0.0  # on the adapter's input, while training
+    dropout: ShareBelowOne = 0.0  # on the adapter's input, while training
     targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
     init: Literal["kaiming", "gaussian"] = "kaiming"
     train_projector: bool = False  # a float32 copy of the multimodal projector trains along, as in LLaVA's recipe

@@ -26,7 +26,7 @@ from components.methods.base import (
 from components.methods.codebook import Field, compared_text
 from components.methods.features import ReadsInstructions
 from components.methods.routing import evenly_spaced
-from components.options import Count, DropRate, Positive
+from components.options import Count, Positive, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -47,7 +47,7 @@ class SmoloraConfig(MethodConfig):
     blocks: Count = 4  # in each of the two sets
     rank: Count = 16  # of one block; a sample is served by two of them
     alpha: Positive = 32.0  # a block is scaled by alpha / rank
-    dropout: DropRate = 0.0  # on the blocks' input, while training; off as in our other methods
+    dropout: ShareBelowOne = 0.0  # on the blocks' input, while training; off as in our other methods
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
 
     vu_reads: Literal["prompt", "picture"] = "prompt"  # positions of the layer's input that are averaged

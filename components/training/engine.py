@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from components.data.batch import Batch
 from components.methods.base import Selection
-from components.options import DropRate, NonNegative, Positive, Share, check_options
+from components.options import NonNegative, Positive, Share, ShareBelowOne, check_options
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
@@ -36,8 +36,8 @@ class OptimizerConfig:
     learning_rate: Positive | None = None
     """Peak rate; None takes the method's own default, since methods scale their increments differently."""
     weight_decay: NonNegative = 0.0
-    beta1: DropRate = 0.9
-    beta2: DropRate = 0.999
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.999
     epsilon: Positive = 1e-8
     warmup_ratio: Share = 0.03
     max_grad_norm: NonNegative = 1.0  # 0 switches clipping off

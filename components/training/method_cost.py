@@ -10,7 +10,8 @@ import torch
 
 from components.data.batch import IGNORE, Batch, Example, collate
 from components.methods.base import Method, MethodConfig, TaskInfo
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers, trainable_parameters
 
 BATCH, PROMPT, ANSWER = 2, 6, 2  # rows, and tokens of each half of a row

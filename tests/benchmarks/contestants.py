@@ -20,7 +20,8 @@ from components.data.tasks import Task
 from components.methods.base import Method, MethodConfig, TaskInfo
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import DeepSpeedEngine, Engine, OptimizerConfig, TorchEngine
 

@@ -49,7 +49,7 @@ from components.evaluation.generate import answer
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.moelora import MoeLoraConfig
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 
 Part = Literal["steps", "methods", "routing", "evaluation"]
 

@@ -15,7 +15,8 @@ from components.data.batch import Batch, collate
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods import method_config
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
 

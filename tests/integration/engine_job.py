@@ -13,7 +13,8 @@ from worker_processes import results_of
 from components.data.batch import IGNORE, Example, collate
 from components.methods.base import MethodConfig, TaskInfo, copy_tensors, load_parameters
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import (
     DeepSpeedEngine,
     Engine,

@@ -18,7 +18,8 @@ from components.data.batch import IGNORE, Batch, collate
 from components.methods.balance import STATISTICS, Rule
 from components.methods.base import MethodState, TaskInfo, copy_tensors, load_parameters
 from components.methods.lcia import Lcia, LciaConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import (
     DeepSpeedEngine,
     Engine,

@@ -14,7 +14,8 @@ import torch
 from components.data.batch import collate
 from components.data.rows import Row, Turn
 from components.models import smol
-from components.models.backbone import ATTENTION_OUTPUT, BackboneConfig, load_backbone
+from components.models.backbone import ATTENTION_OUTPUT, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from torch import Tensor
 from components.data.batch import Batch, collate
 from components.data.rows import Row, Turn
 from components.methods.base import Method, TaskInfo
-from components.models.backbone import Backbone, BackboneConfig
+from components.models.backbone import Backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import OptimizerConfig, TorchEngine
 

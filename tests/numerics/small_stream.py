@@ -13,7 +13,8 @@ from PIL import Image
 from components.data.batch import Batch, collate
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
 

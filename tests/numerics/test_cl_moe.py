@@ -16,7 +16,8 @@ from components.errors import CheckpointError, ConfigError
 from components.methods.base import Method, MethodState, TaskInfo
 from components.methods.cl_moe import ClMoe, ClMoeConfig, count_leaders, former_shares, task_gates, used
 from components.methods.moelora import MoeLoraConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 
 D_IN, D_OUT, NUM_EXPERTS, RANK, SCALE, BETA = 24, 16, 4, 8, 1.75, 0.3

@@ -13,7 +13,8 @@ from transformers import DynamicCache
 from components.adapters.prompts import PromptComponents, gram_distance, orthonormal_rows
 from components.errors import ConfigError
 from components.methods.coda_prompt import COMPONENTS, CodaPrompt, CodaPromptConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import trainable_parameters
 
 TINY = CodaPromptConfig(sentence_encoder="hash", layers="0-2", components_per_task=4, prompt_length=6)

@@ -18,7 +18,8 @@ from components.data.rows import Row, Turn
 from components.errors import ConfigError
 from components.methods.base import Method, TaskInfo
 from components.methods.continual_llava import CONTEXT, ContinualLlava, ContinualLlavaConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.sentence import load_sentence_encoder
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters

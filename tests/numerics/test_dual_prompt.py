@@ -12,7 +12,8 @@ from transformers import DynamicCache
 from components.adapters.prompts import GeneralAndExpertPrefixes
 from components.errors import ConfigError
 from components.methods.dual_prompt import PREFIXES, DualPrompt, DualPromptConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import trainable_parameters
 
 TINY = DualPromptConfig(

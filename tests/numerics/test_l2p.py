@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from components.adapters.prompts import PromptPool
 from components.errors import ConfigError
 from components.methods.l2p import COUNTS, L2P, L2PConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import OptimizerConfig, TorchEngine
 
 WORDS = "model.model.language_model.embed_tokens.weight"

@@ -16,7 +16,8 @@ from components.errors import CheckpointError, ConfigError
 from components.methods.balance import BalancedAverage
 from components.methods.base import MethodState, TaskInfo, load_parameters
 from components.methods.lcia import Lcia, LciaConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

@@ -16,7 +16,8 @@ from components.errors import ConfigError
 from components.methods.base import Loss, Method, TaskInfo
 from components.methods.moelora import MoeLora, MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 
 D_IN, D_OUT, NUM_EXPERTS, RANK, SCALE = 24, 16, 4, 8, 1.75

@@ -15,7 +15,8 @@ from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
 from components.methods.base import TaskInfo
 from components.methods.smolora import Smolora, SmoloraConfig, averaging_weights
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.training.engine import trainable_parameters
 
 D_IN, D_OUT, BLOCKS, RANK, SCALE, EMBEDDING = 24, 16, 3, 2, 1.75, 7

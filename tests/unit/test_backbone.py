@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from components.data.batch import IGNORE, Batch, collate
 from components.data.rows import Row
 from components.errors import ConfigError
-from components.models.backbone import ALL_LINEAR, ATTENTION_OUTPUT, Backbone, BackboneConfig, load_backbone
+from components.models.backbone import ALL_LINEAR, ATTENTION_OUTPUT, Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.llava_checkpoint import write_checkpoint
 from tests.unit.sample_rows import picture, row

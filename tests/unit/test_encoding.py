@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.data.batch import IGNORE, collate
 from components.errors import ConfigError, DataError
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder, open_image
 from tests.unit.llava_checkpoint import llama_like_tokenizer, write_checkpoint
 from tests.unit.sample_rows import picture, row

@@ -13,7 +13,7 @@ from components.data.streams import StreamConfig, open_stream, stored_rows
 from components.data.tasks import TaskStream
 from components.errors import ConfigError
 from components.methods import METHODS
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.lessons import plan_lessons, require_equal_passes
 from components.training.loading import Loader, Slice, examples, plan_windows

@@ -10,7 +10,8 @@ import torch
 from sample_rows import picture, row
 
 from components.data.rows import Row, Split, Turn, write_split
-from components.models.backbone import BackboneConfig, load_backbone
+from components.models.backbone import load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.config import TrainingConfig
 from components.training.engine import OptimizerConfig

@@ -20,7 +20,7 @@ from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
 from components.data.streams import NAMED_STREAMS, StreamConfig, open_stream, write_generated_stream
 from components.errors import ConfigError
 from components.evaluation.scorers import check_answers, score
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.loading import Loader, Slice, examples, plan_windows
 

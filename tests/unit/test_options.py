@@ -13,7 +13,7 @@ from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.lcia import LciaConfig
 from components.methods.merging import MergingConfig
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.options import Count, Share, check_options
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig, TrainingConfig
 from components.training.engine import OptimizerConfig

@@ -14,7 +14,8 @@ from transformers import DynamicCache
 
 from components.adapters.prompts import Pairs, PrefixedAttention, parse_layers
 from components.data.batch import Batch, collate
-from components.models.backbone import Backbone, BackboneConfig, load_backbone
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.llava_checkpoint import write_checkpoint
 from tests.unit.sample_rows import row

@@ -19,7 +19,7 @@ from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import Cost, FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
-from components.training.config import RunConfig
+from components.training.config import EvaluationConfig, RunConfig
 from pipelines.report import control_lines, group_lines, grouped, majority_score, require_comparable
 
 
@@ -80,6 +80,10 @@ def test_controls_are_measured_on_the_streams_own_rows(runs: list[FinishedRun]) 
     replies = {row.answers[0] for row in task.train.rows()}
     hits = {reply: sum(reply in row.answers for row in task.test.rows()) for reply in replies}
     assert majority_score(task.train, task.test) == pytest.approx(100 * max(hits.values()) / 16)
+    first = {reply: sum(reply in row.answers for row in list(task.test.rows())[:5]) for reply in replies}
+    assert majority_score(task.train, task.test, 5) == pytest.approx(100 * max(first.values()) / 5)
+    fewer = [replace(run, config=replace(run.config, evaluation=EvaluationConfig(limit=5))) for run in runs]
+    assert control_lines(fewer)[0][2] == f"{majority_score(task.train, task.test, 5):.1f}"
     assert majority[0] == "majority answer"
     assert zero_shot[:4] == ["zero-shot", "1.0", "2.0", "1.5"]
 
@@ -89,6 +93,9 @@ def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: P
     different = read_run(finished(tmp_path, other, [[1.0, None], [1.0, 1.0]]))
     with pytest.raises(ConfigError, match="a and d differ in batch"):
         require_comparable([runs[0], different])
+    scored_on_fewer = replace(runs[0], config=replace(runs[0].config, evaluation=EvaluationConfig(limit=5)))
+    with pytest.raises(ConfigError, match="differ in test rows a task \\(None and 5\\)"):
+        require_comparable([runs[0], scored_on_fewer])
     with pytest.raises(ConfigError, match="no run was given"):
         require_comparable([])
     with pytest.raises(ConfigError, match="same run with the same seed"):

@@ -14,7 +14,7 @@ import torch
 from components.data.streams import StreamConfig, open_stream
 from components.errors import CheckpointError
 from components.methods import METHODS
-from components.models.backbone import BackboneConfig
+from components.models.config import BackboneConfig
 from components.tracking_config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
 from components.training.lessons import plan_lessons
