@@ -11,14 +11,14 @@ import pyarrow as pa
 from components.data.batch import Batch, Example, collate
 from components.errors import DataError
 from components.training.config import RunConfig
-from components.training.loading import dataset_name, encoded_blocks, examples
+from components.training.loading import dataset_name, encoded_blocks, encoder_for, examples
 
 
 class Feed:
     """Reads a task's dataset when it is asked to, or ahead of time while the worker does something else."""
 
-    def __init__(self, config: RunConfig, *, rank: int, world_size: int, pad_id: int) -> None:
-        self.dtype, self.rank, self.pad_id = config.backbone.dtype, rank, pad_id
+    def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
+        self.backbone, self.rank = config.backbone, rank
         self.size = config.training.micro_size(world_size)
         self.accumulation = config.training.accumulation(world_size)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
@@ -26,6 +26,8 @@ class Feed:
 
     def read_ahead(self, task: str) -> None:
         """Start the task's dataset and fetch its first block in the background; the next reader goes on from it."""
+        if self._ahead is not None and self._ahead[0] == task:
+            return
         blocks = self._blocks(task)
         self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
 
@@ -67,12 +69,13 @@ class Feed:
 
     def _micro_batches(self, blocks: Iterator[pa.Table], *, skip: int) -> Iterator[Batch]:
         """Micro-batches in order, without the first `skip` rows."""
-        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist(), self.dtype))
+        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist(), self.backbone.dtype))
+        pad_id = encoder_for(self.backbone).pad_id
         pending: list[Example] = []
         for example in itertools.islice(rows, skip, None):
             pending.append(example)
             if len(pending) == self.size:
-                yield collate(pending, pad_id=self.pad_id, padding_side="right")
+                yield collate(pending, pad_id=pad_id, padding_side="right")
                 pending = []
 
 

@@ -28,7 +28,7 @@ import torch
 from ray.data import DataContext, Dataset
 
 from components.data.batch import Example
-from components.data.rows import Row, Split, row_from_record
+from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
 from components.models.config import BackboneConfig
 from components.training.packed import Packed
 
@@ -61,6 +61,13 @@ class Window:
     shuffle_seed: tuple[int, ...] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Consecutive windows that one Ray Data task reads: short windows would cost more processes than they keep busy."""
+
+    windows: tuple[Window, ...]
+
+
 def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: int | None) -> list[Window]:
     """Windows covering the first `num_rows` positions of `epochs` passes over `splits`, which are read as one set;
     `seed` None keeps the stored order."""
@@ -91,9 +98,22 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
     return [window for window in windows if window.start < num_rows]
 
 
+def stretches_of(windows: Sequence[Window]) -> list[Stretch]:
+    """The same windows in the same order, joined while together they hold no more rows than a full one."""
+    joined: list[list[Window]] = []
+    rows = 0
+    for window in windows:
+        rows += window.num_rows
+        if not joined or rows > WINDOW_GROUPS * ROW_GROUP_ROWS:
+            joined.append([])
+            rows = window.num_rows
+        joined[-1].append(window)
+    return [Stretch(windows=tuple(each)) for each in joined]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """The upstream work on one window: read, order, keep this rank's rows, encode. Runs in Ray Data tasks."""
+    """The upstream work on windows: read, order, keep this rank's rows, encode. Runs in Ray Data tasks."""
 
     splits: tuple[Split, ...]
     backbone: BackboneConfig
@@ -104,16 +124,20 @@ class Loader:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         encoder = encoder_for(self.backbone)
-        for window in batch["window"]:
-            pending: list[dict[str, object]] = []
-            for position, row, features in self._rows_of(window):
-                example = encode_row(encoder, row, mode=self.mode, features=features)
-                pending.append(_record_of(position, example, self.backbone.dtype))
-                if len(pending) == BLOCK_ROWS:
-                    yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
-                    pending = []
-            if pending:
+        for stretch in batch["stretch"]:
+            for window in stretch.windows:
+                yield from self._blocks_of(window, encoder)
+
+    def _blocks_of(self, window: Window, encoder: Encoder) -> Iterator[pa.Table]:
+        pending: list[dict[str, object]] = []
+        for position, row, features in self._rows_of(window):
+            example = encode_row(encoder, row, mode=self.mode, features=features)
+            pending.append(_record_of(position, example, self.backbone.dtype))
+            if len(pending) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
+                pending = []
+        if pending:
+            yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
 
     def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
         """(position, row, features) of this rank's rows, in the window's order."""
@@ -248,7 +272,8 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
-        items = ray.data.from_items([{"window": window} for window in windows], override_num_blocks=len(windows))
+        stretches = stretches_of(windows)
+        items = ray.data.from_items([{"stretch": each} for each in stretches], override_num_blocks=len(stretches))
         return items.map_batches(
             Packed(loader),  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
             batch_size=1,

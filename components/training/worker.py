@@ -24,10 +24,11 @@ from components.errors import ConfigError
 from components.events import Event, Note, StepDone, TaskStarted
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
-from components.models.encoding import Encoder, build_encoder
+from components.models.encoding import Encoder
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.feed import Feed
 from components.training.lessons import Lesson
+from components.training.loading import encoder_for
 from components.training.progress import Cursor, Progress, method_state
 from components.training.scoring import Row, RowScorer
 from components.training.shared_tasks import SharedTask
@@ -36,23 +37,23 @@ from components.training.suites import SuiteScorer
 from components.training.worker_plan import WorkerPlan
 
 
-def train_stream(plan: WorkerPlan) -> None:
+def train_stream(plan: WorkerPlan, feed: Feed) -> None:
     """Learn and score the whole stream on this worker, or until the run is asked to stop."""
     with suppress(StopAsked):
-        StreamWorker(plan).run()
+        StreamWorker(plan, feed).run()
 
 
 class StreamWorker:
     """The loop over tasks on one worker."""
 
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(self, plan: WorkerPlan, feed: Feed) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.plan, self.config, self.stream = plan, plan.config, plan.stream
+        self.plan, self.config, self.stream, self.feed = plan, plan.config, plan.stream, feed
         torch.set_num_threads(self.config.cluster.threads())
         self.device = ray.train.torch.get_device()
         self.ready_since = time.monotonic()
-        self.encoder: Encoder = build_encoder(self.config.backbone)
+        self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone)
         self.progress = Progress(plan, rank=self.rank, backbone=model.fingerprint)
         self.unfinished = self.progress.latest()
@@ -63,7 +64,6 @@ class StreamWorker:
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
-        self.feed = Feed(self.config, rank=self.rank, world_size=self.world_size, pad_id=self.encoder.pad_id)
 
     def _attach(self, model: Backbone, state: MethodState | None) -> None:
         """Put the method on a fresh backbone, as new or as `state` left it."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray.train
 from ray.util.queue import Queue
 
 from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.fingerprint import require_same_code
 from components.training.config import RunConfig
+from components.training.feed import Feed
 from components.training.lessons import Lesson
 from components.training.shared_tasks import SharedTask
 
@@ -33,6 +35,18 @@ class WorkerPlan:
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
+    feed = started_feed(plan)
     from components.training.worker import train_stream  # imports transformers, which the driver can do without
 
-    train_stream(plan)
+    train_stream(plan, feed)
+
+
+def started_feed(plan: WorkerPlan) -> Feed:
+    """This worker's feed. A new run's first task is being read already: both sides import for seconds at first."""
+    context = ray.train.get_context()
+    feed = Feed(plan.config, rank=context.get_world_rank(), world_size=context.get_world_size())
+    first = plan.lessons[0]
+    taken_over = plan.shared and plan.shared[0] is not None and plan.shared[0].found()
+    if first.num_updates and not taken_over and ray.train.get_checkpoint() is None:
+        feed.read_ahead(first.task.name)
+    return feed

