@@ -11,21 +11,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.command import guarded, parse, quiet_environment
+from components.starting import quick_imports
 
-quiet_environment()
-
-from components.console import Console, PlannedTask  # noqa: E402  (the environment comes before heavy imports)
-from components.evaluation.ledger import differences, run_protocol  # noqa: E402
-from components.models.source import weight_bytes  # noqa: E402
-from components.recording import run_and_record, where_to_look  # noqa: E402
-from components.training.launch import (  # noqa: E402
-    Plan,
-    StreamResult,
-    default_run_id,
-    finished_result,
-    plan_stream,
-)
+with quick_imports():
+    from components.console import Console, PlannedTask
+    from components.evaluation.ledger import differences, run_protocol
+    from components.models.source import weight_bytes
+    from components.recording import run_and_record, where_to_look
+    from components.training.launch import (
+        Plan,
+        StreamResult,
+        default_run_id,
+        finished_result,
+        plan_stream,
+    )
+    from pipelines.command import guarded, parse
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,6 +76,8 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command with the same --run-id to continue", file=sys.stderr)
         return 130
+    finally:
+        gc.freeze()  # the interpreter's last collection would look through all libraries for seconds
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -86,14 +88,3 @@ def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
         if argument == flag and index + 1 < len(arguments):
             return arguments[:index] + arguments[index + 2 :], arguments[index + 1]
     return arguments, None
-
-
-def quiet_environment() -> None:
-    """Before the heavy imports: no progress bars or advice from libraries, tokenizers without threads."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables; a sweep prints its own lines
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -18,30 +18,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pipelines.command import guarded, quiet_environment
+from components.starting import quick_imports
 
-quiet_environment()
+with quick_imports():
+    import pyarrow.parquet as pq
+    import tyro
+    from rich.progress import Progress
 
-import pyarrow.parquet as pq  # noqa: E402  (the environment comes before heavy imports)
-import tyro  # noqa: E402
-from rich.progress import Progress  # noqa: E402
-
-from components.console import Console  # noqa: E402
-from components.errors import ConfigError  # noqa: E402
-from components.evaluation.judge import (  # noqa: E402
-    Exchange,
-    Judge,
-    Price,
-    Verdict,
-    VerdictCache,
-    cell,
-    judged,
-    total_usage,
-)
-from components.evaluation.judges import WEAKNESS, JudgeConfig  # noqa: E402
-from components.evaluation.matrix import ScoreMatrix  # noqa: E402
-from components.recorded import FinishedRun, read_run  # noqa: E402
-from components.tracking import record_reading  # noqa: E402
+    from components.console import Console
+    from components.errors import ConfigError
+    from components.evaluation.judge import (
+        Exchange,
+        Judge,
+        Price,
+        Verdict,
+        VerdictCache,
+        cell,
+        judged,
+        total_usage,
+    )
+    from components.evaluation.judges import WEAKNESS, JudgeConfig
+    from components.evaluation.matrix import ScoreMatrix
+    from components.recorded import FinishedRun, read_run
+    from components.tracking import record_reading
+    from pipelines.command import guarded
 
 MATRIX_FILE, CACHE_FILE = "judged_matrix.json", "judge_cache.jsonl"
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.command import guarded, quiet_environment
+from components.starting import quick_imports
 
-quiet_environment()
+with quick_imports():
+    import tyro
 
-import tyro  # noqa: E402  (the environment comes before heavy imports)
-
-from components.methods import METHODS  # noqa: E402
-from components.models.config import BackboneConfig  # noqa: E402
-from components.terminal_table import print_table  # noqa: E402
-from components.training.method_cost import measure_cost  # noqa: E402
+    from components.methods import METHODS
+    from components.models.config import BackboneConfig
+    from components.terminal_table import print_table
+    from components.training.method_cost import measure_cost
+    from pipelines.command import guarded
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
 

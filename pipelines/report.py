@@ -22,27 +22,27 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-from pipelines.command import guarded, quiet_environment
+from components.starting import quick_imports
 
-quiet_environment()
+with quick_imports():
+    import numpy as np
+    import tyro
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402  (the environment comes before heavy imports)
-
-from components.data.rows import Split  # noqa: E402
-from components.data.streams import open_stream  # noqa: E402
-from components.errors import ConfigError  # noqa: E402
-from components.evaluation.decomposition import split_if_known  # noqa: E402
-from components.evaluation.matrix import ScoreMatrix  # noqa: E402
-from components.evaluation.scorers import score  # noqa: E402
-from components.evaluation.spread import Spread  # noqa: E402
-from components.recorded import FinishedRun, read_run, write_record  # noqa: E402
-from components.reporting.papers import markdown  # noqa: E402
-from components.terminal_table import print_table  # noqa: E402
-from pipelines.report_against import against  # noqa: E402
-from pipelines.report_forecast import forecast_table, forecasts, write_calibration  # noqa: E402
-from pipelines.report_groups import Line, grouped, label, require_comparable, seeds_of  # noqa: E402
-from pipelines.report_html import write_html  # noqa: E402
+    from components.data.rows import Split
+    from components.data.streams import open_stream
+    from components.errors import ConfigError
+    from components.evaluation.decomposition import split_if_known
+    from components.evaluation.matrix import ScoreMatrix
+    from components.evaluation.scorers import score
+    from components.evaluation.spread import Spread
+    from components.recorded import FinishedRun, read_run, write_record
+    from components.reporting.papers import markdown
+    from components.terminal_table import print_table
+    from pipelines.command import guarded
+    from pipelines.report_against import against
+    from pipelines.report_forecast import forecast_table, forecasts, write_calibration
+    from pipelines.report_groups import Line, grouped, label, require_comparable, seeds_of
+    from pipelines.report_html import write_html
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns

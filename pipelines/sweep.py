@@ -17,34 +17,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pipelines.command import Command, guarded, parse, quiet_environment
+from components.starting import quick_imports
 
-quiet_environment()
+with quick_imports():
+    from rich.console import Console
 
-from rich.console import Console  # noqa: E402  (the environment comes before heavy imports)
-
-from components.errors import ConfigError  # noqa: E402
-from components.sweep_tracking import SweepTracker, open_sweep_tracker  # noqa: E402
-from components.terminal_table import print_table  # noqa: E402
-from components.tracking_config import TrackingConfig, tracking_uri, ui_command  # noqa: E402
-from components.training.config import ClusterConfig, Json, RunConfig, flatten  # noqa: E402
-from components.training.launch import plan_stream, require_lasting_storage, write_json  # noqa: E402
-from components.tuning.objective import Objective, parse_objective  # noqa: E402
-from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table  # noqa: E402
-from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine  # noqa: E402
-from components.tuning.space import (  # noqa: E402
-    GRID,
-    WHERE,
-    Axis,
-    configured,
-    orders_axis,
-    parse_axis,
-    points,
-    require_space,
-    trial_name,
-)
-from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in  # noqa: E402
-from pipelines.report import markdown  # noqa: E402
+    from components.errors import ConfigError
+    from components.sweep_tracking import SweepTracker, open_sweep_tracker
+    from components.terminal_table import print_table
+    from components.tracking_config import TrackingConfig, tracking_uri, ui_command
+    from components.training.config import ClusterConfig, Json, RunConfig, flatten
+    from components.training.launch import plan_stream, require_lasting_storage, write_json
+    from components.tuning.objective import Objective, parse_objective
+    from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table
+    from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine
+    from components.tuning.space import (
+        GRID,
+        WHERE,
+        Axis,
+        configured,
+        orders_axis,
+        parse_axis,
+        points,
+        require_space,
+        trial_name,
+    )
+    from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in
+    from pipelines.command import Command, guarded, parse
+    from pipelines.report import markdown
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
 SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"

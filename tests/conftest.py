@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.command import quiet_environment
+from components.starting import quiet_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from components.data.batch import Batch
 from components.methods.base import Selection
 from components.options import NonNegative, Positive, Share, ShareBelowOne, check_options
+from components.starting import quick_imports
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
@@ -143,7 +144,8 @@ class DeepSpeedEngine:
         accumulation: int = 1,
     ) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-        import deepspeed  # first import takes seconds: only workers that train pay for it
+        with quick_imports():
+            import deepspeed  # first import takes seconds: only workers that train pay for it
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # On CPU DeepSpeed would compile a shared-memory all-reduce at the first use: tens of seconds, a compiler, and a

@@ -21,6 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from components.data.rows import ROW_GROUP_ROWS, Row, Split
 from components.models.config import BackboneConfig
 from components.models.source import model_source
+from components.starting import quick_imports
 from components.training.loading import FEATURES_SCHEMA, tensor_bytes
 
 ENCODE_ROWS = 16  # pictures per forward pass of the tower
@@ -29,10 +30,11 @@ _EMPTY: object = None
 
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
-    from transformers import AutoConfig
+    with quick_imports():
+        from transformers import AutoConfig
 
-    from components.models.encoding import build_encoder
-    from components.models.pocket import pocket_model
+        from components.models.encoding import build_encoder
+        from components.models.pocket import pocket_model
 
     encoder = build_encoder(backbone)
     pocket = backbone.name == "pocket"
@@ -88,8 +90,9 @@ class FeatureWriter:
     """A Ray Data actor: holds the model once and turns shards of rows into shards of features."""
 
     def __init__(self, backbone: BackboneConfig) -> None:
-        from components.models.backbone import load_backbone
-        from components.models.encoding import build_encoder
+        with quick_imports():
+            from components.models.backbone import load_backbone
+            from components.models.encoding import build_encoder
 
         torch.set_num_threads(2)
         self.config = backbone

@@ -30,6 +30,7 @@ from ray.data import DataContext, Dataset
 from components.data.batch import Example
 from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
 from components.models.config import BackboneConfig
+from components.starting import quick_imports
 from components.training.packed import Packed
 
 if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
@@ -192,7 +193,8 @@ FEATURES_SCHEMA = pa.schema([("vision", pa.binary()), ("vision_shape", pa.list_(
 @functools.lru_cache(maxsize=4)
 def encoder_for(config: BackboneConfig) -> Encoder:
     """The encoder of this process; building one reads tokenizer files, so keep it."""
-    from components.models.encoding import build_encoder
+    with quick_imports():
+        from components.models.encoding import build_encoder
 
     return build_encoder(config)
 

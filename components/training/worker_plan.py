@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ray.util.queue import Queue
 from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.fingerprint import require_same_code
+from components.starting import quick_imports
 from components.training.config import RunConfig
 from components.training.feed import Feed
 from components.training.lessons import Lesson
@@ -36,7 +38,9 @@ def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
     feed = started_feed(plan)
-    from components.training.worker import train_stream  # imports transformers, which the driver can do without
+    with quick_imports():
+        from components.training.worker import train_stream  # imports transformers, which the driver can do without
+    gc.freeze()  # collections between tasks need not look through the libraries; the model is not loaded yet
 
     train_stream(plan, feed)
 

@@ -92,9 +92,7 @@ def main(options: Benchmark) -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print_load("before")
     backbone = BackboneConfig(name=options.backbone)
-    data = Data(
-        backbone, num_batches=options.updates, num_prompts=options.prompts, extra_tokens=options.extra_tokens
-    )
+    data = Data(backbone, num_batches=options.updates, num_prompts=options.prompts, extra_tokens=options.extra_tokens)
     print(
         f"backbone {options.backbone}, batches of {BATCH_SIZE}, {options.updates} updates x {options.repeats} repeats, "
         f"{options.extra_tokens} tokens added to a prompt"
