@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ def parse(
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run `main`; an error a user can act on becomes one sentence on stderr and exit code 1 (2 for interrupts)."""
+    """Run `main`; an error a user can act on becomes one sentence on stderr and exit code 1 (130 for interrupts)."""
+    atexit.register(gc.freeze)  # the interpreter's last collection would look through all libraries for seconds
     debug = "--debug" in sys.argv
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("littoral").setLevel(logging.DEBUG if debug else logging.WARNING)
@@ -73,11 +76,13 @@ def guarded(main: Callable[[], int]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `| head`, for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
+        print("stopped: whoever read this command's output has closed it", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command with the same --run-id to continue", file=sys.stderr)
         return 130
-    finally:
-        gc.freeze()  # the interpreter's last collection would look through all libraries for seconds
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

@@ -6,6 +6,7 @@ python -m pytest tests/unit/test_command.py
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +35,18 @@ class Refusal:
         said = self._capsys.readouterr()
         assert code not in (0, None), said.out
         return " ".join((said.err + said.out).split())
+
+
+def test_output_that_nobody_reads_to_its_end() -> None:
+    """As `coast.py --help | head -1` has it: no traceback."""
+    talks = "import sys; from pipelines.command import guarded; sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
+    command = subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    assert command.stdout.readline() == "line\n"
+    command.stdout.close()
+    _, said = command.communicate(timeout=300)
+    assert said == "stopped: whoever read this command's output has closed it\n"
+    assert command.returncode == 1
 
 
 @pytest.fixture
