@@ -93,9 +93,10 @@ def main(options: Benchmark) -> None:
     print_load("before")
     backbone = BackboneConfig(name=options.backbone)
     data = Data(backbone, num_batches=options.updates, num_prompts=options.prompts, extra_tokens=options.extra_tokens)
+    lengths = sorted(len(prompt.input_ids) for prompts in data.prompts for prompt in prompts)
     print(
         f"backbone {options.backbone}, batches of {BATCH_SIZE}, {options.updates} updates x {options.repeats} repeats, "
-        f"{options.extra_tokens} tokens added to a prompt"
+        f"prompts of {lengths[0]} to {lengths[-1]} tokens, {options.extra_tokens} of them added"
     )
     parts = {
         "steps": compare_steps,

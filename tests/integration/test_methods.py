@@ -1,6 +1,6 @@
 """Methods through the real loop: Ray Data, Ray Train and DeepSpeed on mini-CoIN at nano size with the pocket model.
 
-    python -m pytest tests/integration/test_methods.py                   # one of each kind, two tasks, two workers
+    python -m pytest tests/integration/test_methods.py                   # one of each kind, two tasks
     python -m pytest tests/integration/test_methods.py --every-method    # all, eight tasks, one and two workers
 
 One Ray session serves all of them; no MLflow here.
@@ -21,13 +21,13 @@ from components.training.launch import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
 # Each takes another way through the loop: two kinds of lessons, steps of its own, a survey before the engine.
-KINDS = ("joint", "replay", "lcia", "keep_lora")
+KINDS = {"joint": 2, "replay": 1, "lcia": 2, "keep_lora": 1}  # with the number of workers
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     every = metafunc.config.getoption("--every-method")
-    if metafunc.function is test_two_workers_learn_and_score_the_stream:
-        metafunc.parametrize("name", KINDS)
+    if metafunc.function is test_each_kind_learns_and_scores_the_stream:
+        metafunc.parametrize(("name", "num_workers"), KINDS.items())
     elif "name" in metafunc.fixturenames:
         metafunc.parametrize("name", METHODS if every else ())
         metafunc.parametrize("num_workers", (1, 2))
@@ -59,8 +59,8 @@ def test_every_method_learns_mini_coin(name: str, num_workers: int, storage: Pat
     check(config_of(name, storage, num_workers))
 
 
-def test_two_workers_learn_and_score_the_stream(name: str, storage: Path) -> None:
-    config = config_of(name, storage, 2)
+def test_each_kind_learns_and_scores_the_stream(name: str, num_workers: int, storage: Path) -> None:
+    config = config_of(name, storage, num_workers)
     check(replace(config, run_id=f"{name}-two-tasks", stream=replace(config.stream, order=("gqa", "scienceqa"))))
 
 
