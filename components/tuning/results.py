@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SEED, ORDER = "seed", "stream.order"
+MOST_LABELS = 12  # names of more settings than that would cover each other
 REPEATED = (SEED,)  # fields whose values repeat a setting
 
 
@@ -119,7 +120,7 @@ def _states(setting: Setting) -> str:
 def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> Image | None:
     """The first two objectives, or the only one against trainable parameters; colour is forgetting, the front joined.
 
-    None when no whole setting has both figures.
+    Of more than `MOST_LABELS` settings only the front is named. None when no whole setting has both figures.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -134,19 +135,36 @@ def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) 
     axes = figure.add_subplot()
     xs, ys = ([each.means[goal.name] for each in able] for goal in (along, up))
     front = sorted((each.means[along.name], each.means[up.name]) for each in front_of(able, (up, along)))
-    axes.plot(
-        [x for x, _ in front], [y for _, y in front], color="#cc6677", linewidth=1.5, label="Pareto front", zorder=1
+    axes.step(  # between two settings nothing better is known than the one that takes less
+        *zip(*front, strict=True),
+        where="post" if along.mode == "min" else "pre",
+        color="#cc6677",
+        linewidth=1.5,
+        label="Pareto front",
+        zorder=1,
     )
     forgotten = [each.means.get("forgetting", 0.0) for each in able]
-    dots = axes.scatter(xs, ys, s=90, c=forgotten, cmap="viridis_r", edgecolors="black", linewidths=0.6, zorder=2)
+    dots = axes.scatter(
+        xs,
+        ys,
+        s=90,
+        c=forgotten,
+        cmap="viridis_r",
+        vmin=min(0.0, *forgotten),
+        vmax=max(1.0, *forgotten),
+        edgecolors="black",
+        linewidths=0.6,
+        zorder=2,
+    )
     figure.colorbar(dots, label="forgetting")
     for each, x, y in zip(able, xs, ys, strict=True):
-        axes.annotate(each.name, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=8)
+        if len(able) <= MOST_LABELS or (x, y) in front:
+            axes.annotate(each.name, (x, y), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center")
     for goal, label in ((along, axes.set_xlabel), (up, axes.set_ylabel)):
         label(f"{goal.name.replace('_', ' ')} ({'higher' if goal.mode == 'max' else 'lower'} is better)")
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(x=0.3, y=0.15)
     axes.grid(alpha=0.3)
-    axes.legend(loc="best")
+    figure.legend(loc="outside upper left", frameon=False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return Image.open(buffer).convert("RGB")
