@@ -43,6 +43,8 @@ start() {
     export RAY_AUTH_MODE=token
     # Ray's way to bind every port of the node to loopback; made for desktops, it works on Linux too.
     export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+    # `stop` need not wait for anything to move elsewhere: there is one node, and a run goes on from its checkpoint.
+    export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-0}
     export RAY_raylet_start_wait_time_s=${RAY_raylet_start_wait_time_s:-$start_timeout_s}
     "$ray" get-auth-token --generate >/dev/null 2>&1 || fail "ray could not read or make its token (~/.ray/auth_token)."
 

@@ -20,8 +20,8 @@ from components.training.config import ClusterConfig, RunConfig
 from components.training.launch import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
-# Each takes another way through the loop: two kinds of lessons, steps of its own, a survey before the engine.
-KINDS = {"joint": 2, "replay": 1, "lcia": 2, "keep_lora": 1}  # with the number of workers
+# Each takes another way through the loop: one lesson for all tasks, steps of its own, a survey before the engine.
+KINDS = {"joint": 2, "lcia": 1, "keep_lora": 2}  # with the number of workers
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
