@@ -254,10 +254,11 @@ def teller(sweep: Sweep, console: Console) -> Progress:
 
     def tell(name: str, figures: Figures | None) -> None:
         if figures is None:
-            console.print(f"[red]{name} failed[/red]")
+            console.print(f"[red]{name} failed[/red]", soft_wrap=True)
         elif first in figures:
             learned, num_tasks = int(figures[LEARNED]), sweep.search.num_tasks
-            console.print(f"{name}: {learned} of {num_tasks} tasks, {first.replace('_', ' ')} {figures[first]:.2f}")
+            reached = f"{learned} of {num_tasks} tasks, {first.replace('_', ' ')} {figures[first]:.2f}"
+            console.print(f"{name}: {reached}", soft_wrap=True)
 
     return tell
 
