@@ -70,6 +70,8 @@ class Benchmark:
     max_new_tokens: int = 8
     extra_tokens: int = 0
     """Tokens added in front of every prompt of routing and evaluation, to stand for a picture of more tokens."""
+    only: tuple[str, ...] = ()
+    """Of the routed methods, these; all unless given."""
     threads: int | None = None
     """torch threads; None takes all cores."""
 
@@ -166,9 +168,11 @@ def compare_routing(options: Benchmark, backbone: BackboneConfig, data: Data) ->
         contestants = {plain: replace(lora_config(), targets=targets)}
         for name, kind in METHODS.items():
             config = kind.tiny() if options.backbone == "pocket" else kind()
-            routed = kind.export != "plain" and not kind.needs_task_id
+            routed = kind.export != "plain" and not kind.needs_task_id and name in (options.only or METHODS)
             if routed and getattr(config, "targets", "o_proj") == targets:
                 contestants[name] = config
+        if len(contestants) == 1:
+            continue
         entries = [answering(name, config, backbone, data, batches, options) for name, config in contestants.items()]
         times = measure(entries, options.repeats)
         print_times(f"mixed routing, {targets}", "ms per answer", times)
