@@ -18,13 +18,7 @@ with quick_imports():
     from components.evaluation.ledger import differences, run_protocol
     from components.models.source import weight_bytes
     from components.recording import run_and_record, where_to_look
-    from components.training.launch import (
-        Plan,
-        StreamResult,
-        default_run_id,
-        finished_result,
-        plan_stream,
-    )
+    from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
     from pipelines.command import guarded, parse
 
 

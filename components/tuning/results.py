@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SEED, ORDER = "seed", "stream.order"
-MOST_LABELS = 12  # names of more settings than that would cover each other
 REPEATED = (SEED,)  # fields whose values repeat a setting
+MOST_LABELS = 12  # names of more settings than that would cover each other
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -89,6 +90,8 @@ Times = dict[str, list[float]]  # contestant -> seconds per unit, one per repeat
 
 
 def main(options: Benchmark) -> None:
+    if unknown := set(options.only) - set(METHODS):
+        sys.exit(f"error: --only names {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}.")
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     torch.manual_seed(0)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
