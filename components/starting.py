@@ -21,8 +21,8 @@ def quiet_environment() -> None:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look through
-    the libraries again and again while they grow."""
+    """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
+    through the libraries again and again while they grow."""
     quiet_environment()
     collecting = gc.isenabled()
     gc.disable()
