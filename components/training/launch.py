@@ -328,6 +328,10 @@ def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
         mailbox=mailbox,
         shared=() if plan.shared_dir is None else shared_tasks(plan.shared_dir, config, plan.lessons),
     )
+    # A worker that reports waits until Ray Train asks it, which is every 2 s by default; here a hundred times a second
+    # over all workers, but each ten times at most.
+    seconds = max(0.1, config.cluster.num_workers / 100)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
     trainer = TorchTrainer(
         call_packed,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
         train_loop_config=Packed(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
