@@ -8,6 +8,7 @@ Every trial is a run in a folder of its own; the same command with the same --sw
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -141,7 +142,7 @@ def plan_sweep(command: SweepCommand) -> Sweep:
         cluster=replace(run.cluster, threads_per_worker=threads(command)),
     )
     require_space(base, axes)
-    num_tasks = len(plan_stream(replace(base, run_id="first")).stream.tasks)
+    num_tasks = most_tasks(base, axes)
     objectives = tuple(parse_objective(text) for text in command.metric)
     return Sweep(
         id=sweep_id,
@@ -152,6 +153,16 @@ def plan_sweep(command: SweepCommand) -> Sweep:
         repeated=(SEED, *(axis.field for axis in repeated if axis.field == ORDER)),
         search=search_of(command, axes, objectives, num_tasks, storage / sweep_id),
     )
+
+
+def most_tasks(base: RunConfig, axes: Sequence[Axis]) -> int:
+    """Tasks of the longest stream among those that the space names; raises `ConfigError` for one that cannot be."""
+    varied = [axis for axis in axes if axis.field.startswith("stream.")]
+    found = []
+    for ends in itertools.product(*(axis.ends() for axis in varied)):
+        run = configured(base, dict(zip((axis.field for axis in varied), ends, strict=True)))
+        found.append(len(plan_stream(replace(run, run_id="first")).stream.tasks))
+    return max(found)
 
 
 def threads(command: SweepCommand) -> int:

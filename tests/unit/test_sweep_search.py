@@ -1,4 +1,4 @@
-"""What chooses trials: Optuna behind Ray Tune's interface, without a cluster.
+"""What chooses trials, and what a sweep is checked for before any is run, without a cluster.
 
 python -m pytest tests/unit/test_sweep_search.py
 """
@@ -18,6 +18,8 @@ from components.tuning.objective import parse_objective
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
 from components.tuning.trials import LEARNED, TrialPlan
+from pipelines.presets import preset
+from pipelines.sweep import most_tasks
 
 AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.learning_rate=loguniform(1e-4, 1e-1)"))
 
@@ -104,3 +106,20 @@ def test_a_reason_is_one_line_and_the_users_own_error_where_there_is_one() -> No
 def test_streams_share_the_cores(workers: int, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert streams_of_this_machine(ClusterConfig(num_workers=workers)) == streams
+
+
+@pytest.mark.parametrize(
+    ("spaces", "tasks"),
+    [
+        ((), 4),
+        (("method.rank=grid(4, 8)",), 4),
+        (("stream.order=grid(('chartqa',), ('chartqa', 'iconqa', 'docvqa'))", "method.rank=grid(4, 8)"), 3),
+    ],
+)
+def test_a_sweep_is_as_long_as_the_longest_stream_it_names(spaces: tuple[str, ...], tasks: int) -> None:
+    assert most_tasks(preset("pocket"), [parse_axis(text) for text in spaces]) == tasks
+
+
+def test_a_stream_that_cannot_be_is_refused_before_any_trial() -> None:
+    with pytest.raises(ConfigError, match="has no task 'nope'"):
+        most_tasks(preset("pocket"), [parse_axis("stream.order=grid(('chartqa',), ('chartqa', 'nope'))")])
