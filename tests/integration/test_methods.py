@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import ConfigError
 from components.events import Event, RowScored, StepDone
 from components.methods import METHODS
 from components.training.config import ClusterConfig, RunConfig
 from components.training.launch import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
-# Each takes another way through the loop: one lesson for all tasks, steps of its own, a survey before the engine.
-KINDS = {"joint": 2, "lcia": 1, "keep_lora": 2}  # with the number of workers
+# Each takes another way through the loop: one lesson for all tasks, a survey before the engine.
+KINDS = {"joint": 2, "keep_lora": 1}  # with the number of workers
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,6 +63,13 @@ def test_every_method_learns_mini_coin(name: str, num_workers: int, storage: Pat
 def test_each_kind_learns_and_scores_the_stream(name: str, num_workers: int, storage: Path) -> None:
     config = config_of(name, storage, num_workers)
     check(replace(config, run_id=f"{name}-two-tasks", stream=replace(config.stream, order=("gqa", "scienceqa"))))
+
+
+def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
+    greedy = ClusterConfig(num_workers=2, use_gpu=True)
+    plan = plan_stream(replace(config_of("joint", storage, 1), run_id="greedy", cluster=greedy))
+    with pytest.raises(ConfigError, match="a GPU each were asked for, the cluster has 0 GPUs"):
+        run_stream(plan, lambda _: None)
 
 
 def check(config: RunConfig) -> None:

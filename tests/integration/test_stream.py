@@ -119,14 +119,6 @@ def test_a_finished_run_is_not_trained_again(storage: Path, uninterrupted: str) 
     assert time.monotonic() - started < 90  # no Ray, no training: only imports and reading
 
 
-def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
-    process = start(storage, "gpus", "--cluster.num-workers", "4", "--cluster.use-gpu", "--tracking.no-enabled")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1
-    assert "the cluster has 0 GPUs" in output
-    assert "Traceback" not in output
-
-
 def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: str) -> None:
     """SIGKILL the whole process group in the middle of task 3; the same command ends with the same matrix."""
     command = [sys.executable, "pipelines/coast.py", *COMMON, "--storage", str(storage), "--run-id", "killed", *SUITES]
