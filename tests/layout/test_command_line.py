@@ -48,7 +48,7 @@ FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dott
 FOREIGN |= {"--markdown", "--record", "--against", "--forecast", "--picture", "--method-contract", "--root", "--strict"}
 FOREIGN |= {"--price-per-million-input", "--price-per-million-output", "--workers", "--ray"}
 FOREIGN |= {"--space", "--num-samples", "--search", "--metric", "--seeds", "--orders", "--sweep-id"}
-FOREIGN |= {"--stopping", "--grace"}
+FOREIGN |= {"--stopping", "--grace", "--extra-tokens"}
 FOREIGN |= {"--task", "--annotations", "--predictions", "--mode", "--problems", "--splits", "--html"}
 
 
