@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from components.starting import quick_imports, quiet_environment
+from components.starting import quiet_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -23,19 +22,6 @@ quiet_environment()
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: more processes than this spend their time importing."""
     return min(4, os.cpu_count() or 1)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Garbage collections through all that tests import took a fifth of the contract tests' time."""
-    with quick_imports():
-        collected = yield
-    gc.freeze()
-    return collected
-
-
-def pytest_unconfigure() -> None:
-    gc.freeze()  # nothing to collect in a process that ends
 
 
 @pytest.fixture(scope="module")
