@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),  # encoded bytes (PNG, JPEG, ...) or null
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("conversations", pa.string()),  # JSON: [{"from": "human" | "gpt", "value": str}, ...]
+        ("conversations", pa.string()),  # JSON: [{"from": "human" | "gpt", "value": str, "weight"?: float}, ...]
         ("answers", pa.list_(pa.string())),  # accepted answers of the last turn
         ("metric", pa.string()),  # key of components.evaluation.scorers.SCORERS
         ("source", pa.string()),  # where the row came from: package, version, row id
@@ -45,10 +45,14 @@ _TEXT = json.JSONEncoder(ensure_ascii=False)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One turn of a conversation; `speaker` is "human" or "gpt" (LLaVA's words)."""
+    """One turn of a conversation; `speaker` is "human" or "gpt" (LLaVA's words).
+
+    `weight` multiplies the loss of every token of an answer: 1 for an ordinary one, 0 for one that is only context.
+    """
 
     speaker: str
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +88,11 @@ def instruction_of(conversations: str) -> str:
 
 def row_to_record(row: Row) -> dict[str, object]:
     """A `Row` as one record of `SCHEMA`."""
-    turns = [{"from": turn.speaker, "value": turn.text} for turn in row.turns]
+    turns = [
+        # written only where it is not 1, so that rows without weights keep their bytes and their digest
+        {"from": turn.speaker, "value": turn.text, **({"weight": turn.weight} if turn.weight != 1.0 else {})}
+        for turn in row.turns
+    ]
     return {
         "sample_id": row.sample_id,
         "task": row.task,
@@ -110,7 +118,7 @@ def row_from_record(record: dict[str, object]) -> Row:
         sample_id=str(record["sample_id"]),
         task=str(record["task"]),
         split=str(record["split"]),
-        turns=tuple(Turn(speaker=turn["from"], text=turn["value"]) for turn in turns),
+        turns=tuple(Turn(speaker=turn["from"], text=turn["value"], weight=float(turn.get("weight", 1))) for turn in turns),
         answers=tuple(str(answer) for answer in answers),
         metric=str(record["metric"]),
         source=str(record["source"]),

@@ -11,7 +11,7 @@ from components.tracking_config import TrackingConfig
 from pipelines.report import group_lines, grouped, markdown, require_comparable
 
 ROOT = Path(__file__).resolve().parents[2]
-STREAMS = sorted((ROOT / "docs" / "results").iterdir())
+STREAMS = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda folder: folder.name)
