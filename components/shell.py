@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -55,6 +54,6 @@ def _root() -> Path:
 def _from_here(path: Path) -> str:
     """Relative to the present folder where it lies below; links are left as they are, a venv's python is one."""
     try:
-        return str(path.relative_to(os.getcwd()))
+        return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)

@@ -1,4 +1,4 @@
-"""Printed commands, pasted into a real shell: every argument arrives as it was, and the program is this environment's."""
+"""Printed commands, pasted into a real shell: every argument arrives, and the program is this environment's."""
 
 from __future__ import annotations
 
