@@ -118,7 +118,9 @@ def row_from_record(record: dict[str, object]) -> Row:
         sample_id=str(record["sample_id"]),
         task=str(record["task"]),
         split=str(record["split"]),
-        turns=tuple(Turn(speaker=turn["from"], text=turn["value"], weight=float(turn.get("weight", 1))) for turn in turns),
+        turns=tuple(
+            Turn(speaker=turn["from"], text=turn["value"], weight=float(turn.get("weight", 1))) for turn in turns
+        ),
         answers=tuple(str(answer) for answer in answers),
         metric=str(record["metric"]),
         source=str(record["source"]),
