@@ -72,6 +72,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
         f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
     }
+    unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.lessons}
+    if any(unseen.values()):
+        listed = ", ".join(f"{name} {rows:,}" for name, rows in unseen.items() if rows)
+        facts["unseen rows"] = f"{listed} training rows are never learned from: the budget ends before one epoch"
     if plan.suites:
         listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
         when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"

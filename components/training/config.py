@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,17 +38,23 @@ class TrainingConfig:
     zero_stage: Literal[0, 2, 3] = 2
     checkpoint_every_updates: Count = 100
     cache_features: Literal["auto", "off"] = "auto"
-    """Compute the frozen tower's features once per stream; "auto" does so while they fit `feature_cache_gb`."""
+    """Compute the frozen tower's features once per distinct picture that the run reaches; "auto" does so while they fit
+    `feature_cache_gb`."""
     feature_cache_gb: NonNegative = 8.0
 
     def __post_init__(self) -> None:
         check_options(self, "training")
 
     def num_updates(self, num_rows: int) -> int:
-        """Optimizer updates for a task of `num_rows` training rows."""
+        """Optimizer updates for a task of `num_rows` training rows.
+
+        Every row is seen `epochs` times: where the rows do not fill the last update, it takes the first rows of one
+        more pass. No update when the rows of all epochs do not fill one.
+        """
         if self.updates_per_task is not None:
             return self.updates_per_task
-        return num_rows * self.epochs // self.global_batch_size
+        seen = num_rows * self.epochs
+        return math.ceil(seen / self.global_batch_size) if seen >= self.global_batch_size else 0
 
     def micro_size(self, num_workers: int) -> int:
         """Samples per forward pass and worker."""

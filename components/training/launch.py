@@ -27,10 +27,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
+from components.data.rows import Split
 from components.data.streams import open_stream
 from components.data.suites.opening import open_suites
 from components.data.suites.suite import Suite
-from components.data.tasks import TaskStream
+from components.data.tasks import Task, TaskStream
 from components.errors import ConfigError, LittoralError, StreamStopped
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
@@ -40,13 +41,27 @@ from components.models.identity import cache_dir
 from components.models.source import backbone_fingerprint
 from components.ray_start import start_ray
 from components.training.config import Json, RunConfig, flatten
-from components.training.features import cache_features, feature_bytes, features_dir, vision_shape
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
-from components.training.loading import Slice, dataset_name, prompt_dataset, training_dataset
+from components.training.loading import (
+    Slice,
+    dataset_name,
+    plan_windows,
+    prompt_dataset,
+    reached_rows,
+    training_dataset,
+)
 from components.training.packed import Packed, call_packed
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.shared_tasks import shared_tasks
 from components.training.stopping import STOP_FILE, forget_the_stop
+from components.training.vision_cache import (
+    Reached,
+    VisionCache,
+    cache_features,
+    feature_bytes,
+    vision_cache,
+    vision_shape,
+)
 from components.training.worker_plan import WorkerPlan, train_stream_per_worker
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
@@ -258,8 +273,8 @@ def check_resources(config: RunConfig) -> None:
 def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
     """Datasets by `dataset_name`: one per split, task or suite, and rank. Those nobody asks for are never started."""
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
-    caches = _feature_caches(plan, handle)
-    if not caches:
+    cache = _filled_cache(plan, handle)
+    if cache is None:
         require_equal_passes(config, plan.lessons)
     datasets: dict[str, Dataset] = {}
     for lesson, rank in itertools.product(plan.lessons, range(num_workers)):
@@ -272,14 +287,14 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
                 epochs=lesson.num_epochs(training.global_batch_size),
                 num_rows=lesson.num_updates * training.global_batch_size,
                 seed=config.seed,
-                features_dirs=[caches[split.digest] for split in lesson.splits] if caches else None,
+                cache=cache,
             )
         datasets[dataset_name("test", task.name, rank)] = prompt_dataset(
             task.test,
             config.backbone,
             slice=Slice(rank=rank, world_size=num_workers),
-            num_rows=min(task.test.num_rows, config.evaluation.limit or task.test.num_rows),
-            features_dir=caches.get(task.test.digest),
+            num_rows=_test_rows(plan, task),
+            cache=cache,
         )
     for suite, rank in itertools.product(plan.suites, range(num_workers)):
         datasets[dataset_name("suite", suite.name, rank)] = prompt_dataset(
@@ -287,31 +302,57 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
             config.backbone,
             slice=Slice(rank=rank, world_size=num_workers),
             num_rows=suite.test.num_rows,
-            features_dir=caches.get(suite.test.digest),
+            cache=cache,
         )
     return datasets
 
 
-def _feature_caches(plan: Plan, handle: EventHandler) -> dict[str, Path]:
-    """Vision caches by split digest; empty when switched off or too large."""
+def _test_rows(plan: Plan, task: Task) -> int:
+    """How many of a task's test rows are scored: the first ones."""
+    return min(task.test.num_rows, plan.config.evaluation.limit or task.test.num_rows)
+
+
+def _rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
+    """By split: the rows that the run learns from or is scored on."""
+    batch, seed = plan.config.training.global_batch_size, plan.config.seed
+    passes = [
+        (lesson.splits, lesson.num_epochs(batch), lesson.num_updates * batch, seed)
+        for lesson in plan.lessons
+        if lesson.num_updates
+    ]
+    passes += [((lesson.task.test,), 1, _test_rows(plan, lesson.task), None) for lesson in plan.lessons]
+    passes += [((suite.test,), 1, suite.test.num_rows, None) for suite in plan.suites]
+    splits: dict[str, Split] = {}
+    reached: dict[str, dict[tuple[int, int], set[int]]] = {}
+    for read, epochs, num_rows, shuffle in passes:
+        windows = plan_windows(read, epochs=epochs, num_rows=num_rows, seed=shuffle)
+        for (number, shard, group), rows in reached_rows(windows, num_rows).items():
+            split = splits.setdefault(read[number].digest, read[number])
+            reached.setdefault(split.digest, {}).setdefault((shard, group), set()).update(rows)
+    return [
+        (splits[digest], {place: sorted(rows) for place, rows in groups.items()}) for digest, groups in reached.items()
+    ]
+
+
+def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
+    """The vision cache with all that the run reads; None when switched off or too large."""
     training, backbone = plan.config.training, plan.config.backbone
-    wanted = [split for lesson in plan.lessons for split in ((*lesson.splits, lesson.task.test))]
-    wanted += [suite.test for suite in plan.suites]
-    splits = list({split.digest: split for split in wanted}.values())
     if training.cache_features == "off":
-        return {}
-    size = feature_bytes(splits, vision_shape(backbone), backbone.dtype)
+        return None
+    reached = _rows_reached(plan)
+    num_rows = sum(len(rows) for _, groups in reached for rows in groups.values())
+    size = feature_bytes(num_rows, vision_shape(backbone), backbone.dtype)
     if size > training.feature_cache_gb * 1e9:
         handle(
             Note(
-                text=f"vision features would take {size / 1e9:.1f} GB, more than training.feature_cache_gb "
+                text=f"vision features would take up to {size / 1e9:.1f} GB, more than training.feature_cache_gb "
                 f"{training.feature_cache_gb:g}: the tower runs in every step"
             )
         )
-        return {}
-    cache, fingerprint = cache_dir(), backbone_fingerprint(backbone)
-    cache_features(splits, backbone, cache, fingerprint)
-    return {split.digest: features_dir(cache, split, backbone, fingerprint) for split in splits}
+        return None
+    cache = vision_cache(backbone, cache_dir(), backbone_fingerprint(backbone))
+    cache_features(reached, backbone, cache)
+    return cache
 
 
 def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:

@@ -27,6 +27,10 @@ class Lesson:
         """Training rows of one pass."""
         return sum(split.num_rows for split in self.splits)
 
+    def unseen_rows(self, global_batch_size: int) -> int:
+        """Training rows that the updates never reach, under a fixed budget smaller than one pass."""
+        return max(0, self.num_rows - self.num_updates * global_batch_size) if self.num_updates else 0
+
     def num_epochs(self, global_batch_size: int) -> int:
         """Passes over the rows that the updates need (the last one may be partial)."""
         return math.ceil(self.num_updates * global_batch_size / self.num_rows)

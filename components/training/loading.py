@@ -16,7 +16,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +31,7 @@ from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
 from components.models.config import BackboneConfig
 from components.starting import quick_imports
 from components.training.packed import Packed
+from components.training.vision_cache import VisionCache
 
 if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
     from components.models.encoding import Encoder
@@ -58,8 +58,16 @@ class Window:
 
     start: int
     groups: tuple[tuple[int, int, int], ...]  # (split index, shard index, row group index)
+    group_rows: tuple[int, ...]
     num_rows: int
     shuffle_seed: tuple[int, ...] | None
+
+    def places(self, num_rows: int) -> list[tuple[int, int]]:
+        """(position, place) of every row below position `num_rows`, in order; a place counts the rows as stored."""
+        order = np.arange(self.num_rows)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng(list(self.shuffle_seed)).permutation(self.num_rows)
+        return [(self.start + index, int(place)) for index, place in enumerate(order[: num_rows - self.start])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +99,24 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
                 Window(
                     start=start,
                     groups=tuple((number, shard, group) for number, shard, group, _ in chosen),
+                    group_rows=tuple(size for *_, size in chosen),
                     num_rows=rows,
                     shuffle_seed=None if seed is None else (seed, epoch, first),
                 )
             )
             start += rows
     return [window for window in windows if window.start < num_rows]
+
+
+def reached_rows(windows: Sequence[Window], num_rows: int) -> dict[tuple[int, int, int], list[int]]:
+    """By (split, shard, row group): the rows of that group that positions below `num_rows` reach."""
+    reached: dict[tuple[int, int, int], set[int]] = {}
+    for window in windows:
+        starts = np.cumsum([0, *window.group_rows])
+        for _, place in window.places(num_rows):
+            group = int(np.searchsorted(starts, place, side="right")) - 1
+            reached.setdefault(window.groups[group], set()).add(place - int(starts[group]))
+    return {group: sorted(rows) for group, rows in reached.items()}
 
 
 def stretches_of(windows: Sequence[Window]) -> list[Stretch]:
@@ -121,7 +141,7 @@ class Loader:
     mode: str  # "train" (labels on answers) or "prompt" (to be answered)
     slice: Slice
     num_rows: int
-    features_dirs: tuple[Path, ...] | None = None  # per split: cached vision features, row for row beside the shards
+    cache: VisionCache | None = None  # where the pictures' features lie; None: pictures are decoded
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         encoder = encoder_for(self.backbone)
@@ -142,22 +162,16 @@ class Loader:
 
     def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
         """(position, row, features) of this rank's rows, in the window's order."""
-        order = np.arange(window.num_rows)
-        if window.shuffle_seed is not None:
-            order = np.random.default_rng(list(window.shuffle_seed)).permutation(window.num_rows)
-        positions = window.start + np.arange(window.num_rows)
-        wanted = [
-            (int(position), int(place))
-            for position, place in zip(positions, order, strict=True)
-            if position < self.num_rows and self.slice.takes(int(position))
-        ]
-        table = self._read(window, with_image=self.features_dirs is None)
-        features = self._read_features(window) if self.features_dirs is not None else None
+        wanted = [(at, place) for at, place in window.places(self.num_rows) if self.slice.takes(at)]
+        table = self._read(window, with_image=self.cache is None)
+        pictures = None if self.cache is None else self._pictures(window, self.cache)
         for position, place in wanted:
             row = row_from_record(table.slice(place, 1).to_pylist()[0])
-            found = None if features is None else features_from(features.slice(place, 1))
-            # The encoder needs to know that there is a picture; with its features it does not look at it.
-            yield position, row if found is None else replace(row, image=b""), found
+            picture = None if pictures is None else pictures[place]
+            if self.cache is None or picture is None:
+                yield position, row, None
+            else:  # the encoder needs to know that there is a picture; with its features it does not look at it
+                yield position, replace(row, image=b""), self.cache.features(picture)
 
     def _read(self, window: Window, *, with_image: bool) -> pa.Table:
         shards = [split.shard_paths() for split in self.splits]
@@ -168,12 +182,13 @@ class Loader:
         )
         return table if with_image else table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
 
-    def _read_features(self, window: Window) -> pa.Table:
-        assert self.features_dirs is not None
-        return pa.concat_tables(
-            pq.ParquetFile(self.features_dirs[number] / self.splits[number].shards[shard].file).read_row_group(group)
+    def _pictures(self, window: Window, cache: VisionCache) -> list[str | None]:
+        """The pictures of the window's rows, as stored."""
+        return [
+            picture
             for number, shard, group in window.groups
-        )
+            for picture in cache.pictures(self.splits[number], shard, group)
+        ]
 
 
 ENCODED_SCHEMA = pa.schema(
@@ -187,7 +202,6 @@ ENCODED_SCHEMA = pa.schema(
         ("vision_shape", pa.list_(pa.int32())),
     ]
 )
-FEATURES_SCHEMA = pa.schema([("vision", pa.binary()), ("vision_shape", pa.list_(pa.int32())), ("dtype", pa.string())])
 
 
 @functools.lru_cache(maxsize=4)
@@ -219,7 +233,7 @@ def training_dataset(
     epochs: int,
     num_rows: int,
     seed: int,
-    features_dirs: Sequence[Path] | None,
+    cache: VisionCache | None,
 ) -> Dataset:
     """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes over
     `splits` together."""
@@ -229,13 +243,13 @@ def training_dataset(
         mode="train",
         slice=slice,
         num_rows=num_rows,
-        features_dirs=None if features_dirs is None else tuple(features_dirs),
+        cache=cache,
     )
     return _stream(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
 
 
 def prompt_dataset(
-    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, features_dir: Path | None
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
 ) -> Dataset:
     """This rank's share of the first `num_rows` rows in stored order, as prompts to be answered."""
     loader = Loader(
@@ -244,7 +258,7 @@ def prompt_dataset(
         mode="prompt",
         slice=slice,
         num_rows=num_rows,
-        features_dirs=None if features_dir is None else (features_dir,),
+        cache=cache,
     )
     return _stream(plan_windows([split], epochs=1, num_rows=num_rows, seed=None), loader)
 
@@ -330,11 +344,3 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 def tensor_from(value: bytes, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
     """The inverse of `tensor_bytes`."""
     return torch.frombuffer(bytearray(value), dtype=dtype).reshape(shape)
-
-
-def features_from(row: pa.Table) -> torch.Tensor | None:
-    """Features of a one-row table of `FEATURES_SCHEMA`; None for a row without a picture."""
-    record = row.to_pylist()[0]
-    if record["vision"] is None:
-        return None
-    return tensor_from(record["vision"], record["vision_shape"], getattr(torch, record["dtype"]))

@@ -51,6 +51,16 @@ def test_rows_and_updates_of_every_kind(config: StreamConfig, stream: TaskStream
     assert sizes(config, stream, "replay") == [(32, 4, True), (40, 5, True)]
 
 
+def test_rows_that_a_fixed_budget_never_reaches_are_counted(config: StreamConfig, stream: TaskStream) -> None:
+    def unseen(method: str, **training: int) -> list[int]:
+        return [each.unseen_rows(8) for each in plan_lessons(run(config, method, **training), stream)]
+
+    assert unseen("sequential_lora") == [0, 0]
+    assert unseen("sequential_lora", updates_per_task=3) == [8, 8]
+    assert unseen("sequential_lora", updates_per_task=9) == [0, 0]
+    assert unseen("zero_shot", updates_per_task=3) == [0, 0], "nothing is trained, so nothing is missed"
+
+
 def test_a_fixed_budget_is_the_same_for_all_methods_that_learn_every_task(
     config: StreamConfig, stream: TaskStream
 ) -> None:

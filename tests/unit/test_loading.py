@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +15,22 @@ import torch
 from sample_rows import picture, row
 
 from components.data.rows import Row, Split, Turn, write_split
+from components.errors import DataError
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.config import TrainingConfig
 from components.training.engine import OptimizerConfig
-from components.training.features import FeatureWriter, features_dir, vision_shape
-from components.training.loading import Loader, Slice, dataset_name, examples, plan_windows, stretches_of
+from components.training.loading import (
+    Loader,
+    Slice,
+    dataset_name,
+    examples,
+    plan_windows,
+    reached_rows,
+    stretches_of,
+)
+from components.training.vision_cache import FeatureWriter, ShardWork, remove_leftovers, vision_cache, vision_shape
 
 POCKET = BackboneConfig(name="pocket")
 ROWS = 70  # more than one row group, and no multiple of one
@@ -111,6 +124,9 @@ def test_dataset_names_are_harmless_and_different() -> None:
 
 def test_updates_and_epochs_follow_from_sizes() -> None:
     assert TrainingConfig(global_batch_size=8).num_updates(400) == 50
+    assert TrainingConfig(global_batch_size=8).num_updates(15) == 2, "the last update takes rows of one more pass"
+    assert TrainingConfig(global_batch_size=8, epochs=3).num_updates(15) == 6
+    assert TrainingConfig(global_batch_size=8).num_updates(7) == 0, "less than one update: the plan refuses it"
     assert TrainingConfig(global_batch_size=8, updates_per_task=75).num_updates(400) == 75
     assert TrainingConfig(global_batch_size=8, micro_batch_size=2).accumulation(2) == 2
 
@@ -123,22 +139,77 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[2:] == sorted(rates[2:], reverse=True)
 
 
-def test_cached_features_are_the_towers(tmp_path: Path) -> None:
-    """A picture row, a text-only row: the cache written by the Ray Data actor is what the tower gives."""
-    rows = [row("<image>\ncolour?", "red", image=picture((255, 0, 0)), sample_id="a"), row("two?", "2", sample_id="b")]
-    split = write_split(rows, tmp_path / "train", task="t", split="train")
-    cache = features_dir(tmp_path / "cache", split, POCKET, "0123456789abcdef")
-    source, target = split.shard_paths()[0], cache / split.shards[0].file
-    FeatureWriter(POCKET)({"source": np.array([str(source)]), "target": np.array([str(target)])})
+@pytest.mark.parametrize(("batch_size", "epochs"), [(8, 1), (32, 1), (3, 2), (70, 1), (69, 3)])
+def test_an_epoch_sees_every_row(split: Split, batch_size: int, epochs: int) -> None:
+    """All rows come `epochs` times before any comes once more, whatever is left over for the last update."""
+    num_rows = TrainingConfig(global_batch_size=batch_size, epochs=epochs).num_updates(ROWS) * batch_size
+    seen = ids(split, epochs=-(-num_rows // ROWS), num_rows=num_rows)
+    assert len(seen) == num_rows
+    for epoch in range(epochs):
+        assert len(set(seen[epoch * ROWS : (epoch + 1) * ROWS])) == ROWS
 
-    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=2, features_dirs=(cache,))
-    windows = plan_windows([split], epochs=1, num_rows=2, seed=None)
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_the_rows_reached_are_those_that_are_read(split: Split, seed: int | None) -> None:
+    for num_rows in (1, 20, ROWS, ROWS + 5):
+        epochs = -(-num_rows // ROWS)
+        reached = reached_rows(plan_windows([split], epochs=epochs, num_rows=num_rows, seed=seed), num_rows)
+        names = {f"row-{64 * group + row}" for (_, _, group), rows in reached.items() for row in rows}
+        assert names == set(ids(split, epochs=epochs, num_rows=num_rows, seed=seed))
+
+
+def test_features_are_the_towers_once_per_picture_for_the_rows_reached(tmp_path: Path) -> None:
+    """Two rows share a picture, one has none, one is not reached: the cache holds what the tower gives, once."""
+    red, blue, green = (picture(colour) for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0)))
+    rows = [
+        row("<image>\ncolour?", "red", image=red, sample_id="a"),
+        row("two?", "2", sample_id="b"),
+        row("<image>\nhue?", "red", image=red, sample_id="c"),
+        row("<image>\ncolour?", "blue", image=blue, sample_id="d"),
+        row("<image>\ncolour?", "green", image=green, sample_id="e"),
+    ]
+    split = write_split(rows, tmp_path / "train", task="t", split="train")
+    cache = vision_cache(POCKET, tmp_path / "cache", "0123456789abcdef")
+    work = ShardWork(split=split, shard=0, rows={0: [0, 1, 2, 3]})
+    written = FeatureWriter(POCKET, cache)({"work": np.array([work], dtype=object)})
+    assert written == {"pictures": [2]}
+    assert cache.holds(split, 0, 0, [0, 1, 2, 3])
+    assert not cache.holds(split, 0, 0, [4])
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+
+    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=4, cache=cache)
+    windows = plan_windows([split], epochs=1, num_rows=4, seed=None)
     (block,) = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    with_picture, text_only = examples(block.to_pylist(), "float32")
-    expected = load_backbone(POCKET).vision_features(build_encoder(POCKET).pixels(rows[0]).unsqueeze(0))[0]
-    assert with_picture.features is not None
-    torch.testing.assert_close(with_picture.features, expected)
-    assert tuple(expected.shape) == vision_shape(POCKET)
-    assert with_picture.pixel_values is None
-    assert text_only.features is None
-    assert list(cache.iterdir()) == [target]
+    read = list(examples(block.to_pylist(), "float32"))
+    model, encoder = load_backbone(POCKET), build_encoder(POCKET)
+    for example, source in zip(read, rows, strict=False):
+        assert example.pixel_values is None
+        if source.image is None:
+            assert example.features is None
+            continue
+        expected = model.vision_features(encoder.pixels(source).unsqueeze(0))[0]
+        assert example.features is not None
+        torch.testing.assert_close(example.features, expected)
+        assert tuple(expected.shape) == vision_shape(POCKET)
+
+
+def test_a_damaged_file_of_the_cache_is_named(tmp_path: Path) -> None:
+    cache = vision_cache(POCKET, tmp_path, "0123456789abcdef")
+    cache.features_file("ab12").parent.mkdir(parents=True)
+    cache.features_file("ab12").write_bytes(b"half a fi")
+    with pytest.raises(DataError, match=r"ab12\.safetensors of the vision cache cannot be read"):
+        cache.features("ab12")
+
+
+def test_what_killed_runs_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "vision" / "view" / "ab"
+    folder.mkdir(parents=True)
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead, host = int(process.stdout), socket.gethostname().split(".")[0]
+    names = {"mine": f".x.safetensors.{host}.{os.getpid()}.partial", "dead": f".x.safetensors.{host}.{dead}.partial"}
+    names |= {"elsewhere": f".x.safetensors.other.{dead}.partial", "old": f".y.safetensors.other.{dead}.partial"}
+    for name in names.values():
+        (folder / name).write_bytes(b"")
+    os.utime(folder / names["old"], (0, 0))
+    remove_leftovers(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {names["mine"], names["elsewhere"]}

@@ -1,0 +1,223 @@
+"""The vision cache: features of the frozen tower, computed once per distinct picture and only for rows a run reaches.
+
+The tower never trains, so its output is a function of the picture's bytes and of the backbone. Pictures are known by
+the SHA-256 of their bytes, so tasks, splits, sizes and runs share them:
+
+    <cache>/pictures/<split digest>/<shard>-<row group>.json    the pictures of a row group's rows, in order
+    <cache>/vision/<backbone view>/<xx>/<picture>.safetensors   one picture's features
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from components.data.rows import Row, Split
+from components.errors import DataError
+from components.models.config import BackboneConfig
+from components.models.source import model_source
+from components.starting import quick_imports
+
+ENCODE_ROWS = 16  # pictures per forward pass of the tower
+STALE_SECONDS = 24 * 3600  # a partial file of another machine that is older than this belongs to nobody
+
+Reached = Mapping[tuple[int, int], Sequence[int]]  # (shard, row group) of one split -> rows of that group
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionCache:
+    """Where the features of one backbone's tower lie. Plain data: it travels to every reader."""
+
+    root: Path
+    view: str
+
+    def picture_list(self, split: Split, shard: int, group: int) -> Path:
+        """The file that names the pictures of one row group."""
+        return self.root / "pictures" / split.digest[:16] / f"{shard:05d}-{group:05d}.json"
+
+    def features_file(self, picture: str) -> Path:
+        """The file of one picture's features."""
+        return self.root / "vision" / self.view / picture[:2] / f"{picture}.safetensors"
+
+    def pictures(self, split: Split, shard: int, group: int) -> list[str | None]:
+        """By row of the group: the picture's SHA-256, or None for a row without one."""
+        path = self.picture_list(split, shard, group)
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
+
+    def features(self, picture: str) -> torch.Tensor:
+        """Features [V, C] of a picture."""
+        path = self.features_file(picture)
+        try:
+            return load_file(path)["vision"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
+
+    def holds(self, split: Split, shard: int, group: int, rows: Sequence[int]) -> bool:
+        """Whether the features of these rows of a row group are there."""
+        if not self.picture_list(split, shard, group).is_file():
+            return False
+        pictures = self.pictures(split, shard, group)
+        return all(self.features_file(name).is_file() for name in {pictures[row] for row in rows} if name is not None)
+
+
+def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> VisionCache:
+    """The cache of `backbone`; `fingerprint` identifies its weights."""
+    padded = "padded" if backbone.pad_to_square else "plain"
+    return VisionCache(root=root, view=f"{fingerprint[:16]}-{backbone.dtype}-{padded}")
+
+
+def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
+    """(V, C) of one picture's features, without loading the model."""
+    with quick_imports():
+        from transformers import AutoConfig
+
+        from components.models.encoding import build_encoder
+        from components.models.pocket import pocket_model
+
+    encoder = build_encoder(backbone)
+    pocket = backbone.name == "pocket"
+    # Any: the library does not type what a configuration holds.
+    config: Any = pocket_model().config if pocket else AutoConfig.from_pretrained(model_source(backbone))
+    layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
+    return encoder.image_tokens, layers * config.vision_config.hidden_size
+
+
+def feature_bytes(num_rows: int, vision_shape: tuple[int, int], dtype: str) -> int:
+    """Disk the features of `num_rows` rows take at most: as if each had a picture of its own."""
+    tokens, channels = vision_shape
+    return num_rows * tokens * channels * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """Row groups of one shard, and of each the rows whose features are wanted."""
+
+    split: Split
+    shard: int
+    rows: dict[int, list[int]]
+
+
+def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig, cache: VisionCache) -> None:
+    """Compute the features that are missing for the rows reached; a killed run goes on where it stopped."""
+    remove_leftovers(cache.root)
+    work: list[ShardWork] = []
+    for split, groups in reached:
+        missing = {place: list(rows) for place, rows in groups.items() if not cache.holds(split, *place, rows)}
+        for shard in sorted({shard for shard, _ in missing}):
+            rows = {group: missing[each, group] for each, group in sorted(missing) if each == shard}
+            work.append(ShardWork(split=split, shard=shard, rows=rows))
+    if not work:
+        return
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1
+    with DataContext.current(context):
+        items = ray.data.from_items([{"work": each} for each in work], override_num_blocks=len(work))
+        written = items.map_batches(
+            FeatureWriter,
+            fn_constructor_kwargs={"backbone": backbone, "cache": cache},
+            batch_size=1,
+            batch_format="numpy",
+            num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
+            compute=ActorPoolStrategy(size=1),
+            # Ray warns on the terminal otherwise; what a lost actor left is found again by a rerun
+            ray_remote_args_fn=lambda: {"max_restarts": 0},
+        ).count()  # counting is what runs the lazy dataset
+    if written != len(work):
+        raise DataError(f"vision features of {written} of {len(work)} shards were written; run the command again.")
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete partial files that killed runs left in the cache: of dead processes of this host, or long untouched."""
+    for path in [path for folder in ("vision", "pictures", "features") for path in (root / folder).rglob("*.partial")]:
+        named = re.fullmatch(r"\..+?\.(?:(?P<host>[^.]+)\.)?(?P<pid>\d+)\.partial", path.name)
+        ours = named is not None and named["host"] in (None, _host())
+        try:
+            old = time.time() - path.stat().st_mtime > STALE_SECONDS
+            if old or (ours and named is not None and not psutil.pid_exists(int(named["pid"]))):
+                path.unlink()
+        except FileNotFoundError:  # its writer finished, or another run removed it
+            continue
+
+
+class FeatureWriter:
+    """A Ray Data actor: holds the model once and turns pictures of shards into files of features."""
+
+    def __init__(self, backbone: BackboneConfig, cache: VisionCache) -> None:
+        with quick_imports():
+            from components.models.backbone import load_backbone
+            from components.models.encoding import build_encoder
+
+        torch.set_num_threads(2)
+        self.config, self.cache = backbone, cache
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_backbone(backbone).to(device)
+        self.encoder = build_encoder(backbone)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
+        return {"pictures": [self._write(work) for work in batch["work"]]}
+
+    def _write(self, work: ShardWork) -> int:
+        """How many pictures were computed."""
+        count = 0
+        file = pq.ParquetFile(work.split.shard_paths()[work.shard])
+        for group, rows in work.rows.items():
+            table = file.read_row_group(group, columns=["sample_id", "image"])
+            images = table["image"].to_pylist()
+            pictures = [None if image is None else hashlib.sha256(image).hexdigest() for image in images]
+            wanted = {
+                picture: (table["sample_id"][row].as_py(), images[row])
+                for row in rows
+                if (picture := pictures[row]) is not None and not self.cache.features_file(picture).is_file()
+            }
+            count += self._compute(wanted)
+            write_beside(self.cache.picture_list(work.split, work.shard, group), json.dumps(pictures).encode())
+        return count
+
+    def _compute(self, wanted: dict[str, tuple[str, bytes]]) -> int:
+        names = list(wanted)
+        for start in range(0, len(names), ENCODE_ROWS):
+            chosen = names[start : start + ENCODE_ROWS]
+            pixels = torch.stack([self.encoder.pixels(_picture_row(*wanted[name])) for name in chosen])
+            features = self.model.vision_features(pixels.to(self.model.device)).cpu()
+            for name, value in zip(chosen, features.to(getattr(torch, self.config.dtype)), strict=True):
+                write_beside(self.cache.features_file(name), save({"vision": value.contiguous()}))
+        return len(names)
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Write beside, then rename: two runs may fill the same cache, and a reader sees all of a file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0]
+
+
+def _picture_row(sample_id: str, image: bytes) -> Row:
+    """A row of which only the picture matters."""
+    return Row(sample_id=sample_id, task="", split="", turns=(), answers=(), metric="", source="", image=image)
