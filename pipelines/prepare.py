@@ -56,8 +56,9 @@ class Prepare:
     """A stream file (TOML); a published stream: coast-domain, coast-capability, coast-capability-table-order,
     coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl, trace,
     vqacl; or a generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
-    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed; or a published general suite: pope, mme,
-    mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench, scienceqa-test, ocr-vqa-test."""
+    mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed; or a published
+    general suite: pope, mme, mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench, scienceqa-test,
+    ocr-vqa-test."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
     root: Path | None = None

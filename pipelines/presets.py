@@ -41,6 +41,11 @@ def coast_capability() -> RunConfig:
     return replace(coast_domain(), stream=StreamConfig(name="mini-coast-capability"))
 
 
+def coast_pictures() -> RunConfig:
+    """Continual LLaVA on four tasks that ask in the same words and differ in pictures, where routing is hard."""
+    return replace(coast_domain(), stream=StreamConfig(name="mini-coast-pictures"))
+
+
 def coin() -> RunConfig:
     """MoELoRA on mini-CoIN's eight tasks with the embedded model."""
     return replace(coast_domain(), stream=StreamConfig(name="mini-coin"), method=MoeLoraConfig())
@@ -128,6 +133,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "coast-domain": coast_domain,
     "coast-nano": coast_nano,
     "coast-capability": coast_capability,
+    "coast-pictures": coast_pictures,
     "coin": coin,
     "coin-nano": coin_nano,
     "sequential-lora": sequential_lora,

@@ -30,6 +30,7 @@ NAMED_STREAMS: dict[str, tuple[str, ...]] = {
     "mini-coast-domain": ("chartqa", "docvqa", "iconqa", "medicalqa"),
     "mini-coast-capability": ("conversation", "detail", "reasoning", "referring"),
     "mini-coast-capability-table-order": ("referring", "detail", "reasoning", "conversation"),
+    "mini-coast-pictures": ("charts", "cards", "icons", "scans"),  # same words, other pictures: routing is hard
     "mini-coast-dataset": _COIN,  # COAST's dataset-incremental stream learns CoIN's tasks
     "mini-coin": _COIN,
     "mini-coin-alphabetical": tuple(sorted(_COIN)),
@@ -43,9 +44,9 @@ class StreamConfig:
     """Which data is learned, in which order."""
 
     name: str = "mini-coast-domain"
-    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-dataset, mini-coin,
-    mini-coin-alphabetical, mini-coin-reversed, or the path of a stream TOML or of a folder written by
-    pipelines/prepare.py."""
+    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-pictures,
+    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or the path of a stream TOML or of a
+    folder written by pipelines/prepare.py."""
     size: str = "mini"
     """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
     order: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from PIL import Image
 from components.data.batch import IGNORE
 from components.data.mini_coast import MINI_COAST, SIZES
 from components.data.mini_coast.drawing import SIZE
+from components.data.mini_coast.prompts import SHORT
 from components.data.mini_coin import prompts, unclear
 from components.data.mini_coin.generate import MINI_COIN, TASKS
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
@@ -30,13 +31,13 @@ pytest.importorskip("skimage", reason="needs the packages of the extra `assets`"
 
 LAST_LINES = {
     "scienceqa": prompts.LETTER,
-    "textvqa": prompts.SIGN,
+    "textvqa": SHORT,
     "imagenet": prompts.OBJECT,
-    "gqa": prompts.SHORT,
-    "vizwiz": prompts.VISIBLE,
+    "gqa": SHORT,
+    "vizwiz": SHORT,
     "grounding": prompts.BOX,
-    "vqav2": prompts.SHORT,
-    "ocrvqa": prompts.SHORT,
+    "vqav2": SHORT,
+    "ocrvqa": SHORT,
 }
 # Words of question and answer together, at most. Choices (scienceqa) and listed words (textvqa, ocrvqa) take the most;
 # 45 is the limit of mini-COAST's document task, 30 that of its other tasks.
@@ -145,7 +146,7 @@ def test_opening_and_preparing_give_the_same_stream(tmp_path: Path) -> None:
     config = StreamConfig(name="mini-coin-reversed", size="nano", order=("gqa", "imagenet"), data_dir=tmp_path / "data")
     opened = open_stream(config)
     assert [(task.name, task.max_new_tokens) for task in opened.tasks] == [("gqa", 8), ("imagenet", 8)]
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mini-coin-v1"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mini-coin-v2"]
     assert write_generated_stream(config, tmp_path / "out").digest == opened.digest
 
 

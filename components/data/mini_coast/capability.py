@@ -10,6 +10,7 @@ from PIL import Image
 from components.data.mini_coast import chart, icon
 from components.data.mini_coast.drawing import SIZE, canvas
 from components.data.mini_coast.icon import Icon, paste
+from components.data.mini_coast.prompts import BOX, SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask
 from components.data.rows import IMAGE_TOKEN, Turn
 
@@ -54,7 +55,7 @@ def make_referring(rng: Random, partition: Partition) -> Sample:
     """The box of a named thing; metric "iou"."""
     scene = make_scene(rng, partition, low=2, high=3)
     index = rng.randrange(len(scene.icons))
-    question = f"Where is the {scene.icons[index].kind}? Give its bounding box [x1,y1,x2,y2]."
+    question = lines(f"Where is the {scene.icons[index].kind}?", BOX)
     return ask(scene.image, question, box_text(scene.boxes[index]), metric="iou", source=scene.source)
 
 
@@ -91,7 +92,7 @@ def make_reasoning(rng: Random, partition: Partition) -> Sample:
         count = anchor if side == "left" else len(scene.icons) - 1 - anchor
         question = f"How many objects are {side} of the {scene.icons[anchor].kind}?"
         answer, metric = _NUMBERS[count], "exact"
-    return ask(scene.image, f"{question} Think, then answer.", answer, metric=metric, source=scene.source)
+    return ask(scene.image, lines(f"{question} Think, then answer.", SHORT), answer, metric=metric, source=scene.source)
 
 
 def _middle(box: Box) -> float:
@@ -110,7 +111,7 @@ def _reason_over_chart(rng: Random, partition: Partition) -> Sample:
         question = f"How many bars are higher than the {color} bar?"
         answer, metric = _NUMBERS[sum(mark.value > value for mark in drawn.marks)], "exact"
     image = chart.draw_chart(drawn)
-    return ask(image, f"{question} Think, then answer.", answer, metric=metric, source=drawn.source)
+    return ask(image, lines(f"{question} Think, then answer.", SHORT), answer, metric=metric, source=drawn.source)
 
 
 def make_conversation(rng: Random, partition: Partition) -> Sample:
@@ -132,7 +133,7 @@ def make_conversation(rng: Random, partition: Partition) -> Sample:
         image, source = scene.image, scene.source
     (first, reply), (second, answer) = asked
     turns = (
-        Turn(speaker="human", text=f"{IMAGE_TOKEN}\n{first}"),
+        Turn(speaker="human", text=lines(IMAGE_TOKEN, first, SHORT)),
         Turn(speaker="gpt", text=reply),
         Turn(speaker="human", text=second),
         Turn(speaker="gpt", text=answer),

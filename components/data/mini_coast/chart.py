@@ -8,9 +8,9 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from components.data.mini_coast.drawing import COLORS, GRID, INK, canvas, fit_text
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Mark, Partition, Sample, Table, ask, chart_tables
 
-FORMAT = "Answer with one word or number from the chart."
 _MAX_RATIO = 25  # a bar shorter than 1/25 of the highest cannot be seen
 _TOP_GAP, _BOTTOM_GAP = 0.15, 0.08  # of the highest value: the extremes must be told apart at 224 px
 _KIND_WEIGHTS = {"bar": 60, "pie": 25, "line": 15}
@@ -190,7 +190,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
     """One chart question; metric "relaxed"."""
     chart = make_chart(rng, partition)
     question, answer = _question(rng, chart)
-    return ask(draw_chart(chart), f"{question} {FORMAT}", answer, metric="relaxed", source=chart.source)
+    return ask(draw_chart(chart), lines(question, SHORT), answer, metric="relaxed", source=chart.source)
 
 
 def make_caption(rng: Random, partition: Partition) -> tuple[Image.Image, str, str]:

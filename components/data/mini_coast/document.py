@@ -15,6 +15,7 @@ from random import Random
 from PIL import Image
 
 from components.data.mini_coast.drawing import COLORS, INK, canvas, fit_text
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import (
     Partition,
     Sample,
@@ -165,7 +166,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
         "title": ("What is the title of this document?", record.title),
         "header": ("Which color is the header of this document?", color),
     }[kind]
-    prompt = f"OCR tokens: {ocr_tokens(record)}\n{question} Answer from the document."
+    prompt = lines(f"OCR tokens: {ocr_tokens(record)}", question, SHORT)
     return ask(draw_card(rng, record, color), prompt, answer, metric="anls", source=record.source)
 
 

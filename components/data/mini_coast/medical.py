@@ -9,9 +9,9 @@ from PIL import Image, ImageEnhance
 
 from components.data.mini_coast.drawing import SIZE
 from components.data.mini_coast.medical_sources import Scan, scans
+from components.data.mini_coast.prompts import MEDICAL, lines
 from components.data.mini_coast.sources import Partition, Sample, ask
 
-FORMAT = "Give a brief medical answer."
 _WEIGHTS = {"plane": 26, "modality": 20, "part": 12, "map": 14, "half": 12, "gray_rich": 8, "brown": 8}
 _QUESTIONS = {
     "plane": "In which plane is this brain cut: axial, coronal or sagittal?",
@@ -61,15 +61,20 @@ def draw_scan(rng: Random, scan: Scan) -> Image.Image:
     return square
 
 
+def pick_scan(rng: Random, partition: Partition, kind: str) -> tuple[Scan, str]:
+    """A scan for a question of `kind` (a key of `_WEIGHTS`), and its answer; every answer is equally likely."""
+    groups = _by_answer(partition)[kind]
+    answer = rng.choice(sorted(groups))
+    return _even(rng, groups[answer]), answer
+
+
 def make_sample(rng: Random, partition: Partition) -> Sample:
     """One medical question; metric "yes_no" or "exact"."""
     kind = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
-    groups = _by_answer(partition)[kind]
-    answer = rng.choice(sorted(groups))
-    scan = _even(rng, groups[answer])
+    scan, answer = pick_scan(rng, partition, kind)
     question = _HALVES[scan.plane or ""] if kind == "half" else _QUESTIONS[kind]
     metric = "yes_no" if answer in ("yes", "no") else "exact"
-    return ask(draw_scan(rng, scan), f"{question} {FORMAT}", answer, metric=metric, source=scan.source)
+    return ask(draw_scan(rng, scan), lines(question, MEDICAL), answer, metric=metric, source=scan.source)
 
 
 def describe(scan: Scan) -> str:

@@ -15,8 +15,8 @@ from random import Random
 from PIL import Image
 
 from components.data.mini_coast.drawing import COLORS, INK, canvas, fit_text
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask, package_dir, partition_of
-from components.data.mini_coin.prompts import SHORT, lines
 
 _LONGEST = 20  # letters of a title or a name that fit the card
 GENRES = ("Drama", "Comedy", "Romance", "Documentary", "Horror", "Thriller", "Sci-Fi", "Biography", "Musical", "War")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from components.data.mini_coast.drawing import SIZE, canvas
 from components.data.mini_coast.icon import Icon, paste, pick_distinct
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask
 from components.data.mini_coin.photo import Photo, draw_photo, photos
-from components.data.mini_coin.prompts import SHORT, lines
 from components.data.mini_coin.scene import a, absent
 
 _PLURALS = {"food": "pieces of food", "clothing": "pieces of clothing"}

@@ -13,8 +13,9 @@ from PIL import Image
 
 from components.data.mini_coast.drawing import SIZE, canvas
 from components.data.mini_coast.icon import Icon, glyph, icons
+from components.data.mini_coast.prompts import lines
 from components.data.mini_coast.sources import Partition, Sample, ask, partition_of
-from components.data.mini_coin.prompts import OBJECT, lines
+from components.data.mini_coin.prompts import OBJECT
 from components.errors import DataError
 
 # All of them belong to the training part of the emoji: no other task tests with them, no caption names them.

@@ -8,8 +8,8 @@ from random import Random
 from components.data.mini_coast.capability import Scene, make_scene
 from components.data.mini_coast.icon import Icon
 from components.data.mini_coast.icon_table import KINDS
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask
-from components.data.mini_coin.prompts import SHORT, lines
 
 _WEIGHTS = {"neighbour": 40, "color": 25, "exists": 20, "left of": 15}
 

@@ -11,6 +11,7 @@ from PIL import Image
 from components.data.mini_coast import chart
 from components.data.mini_coast.drawing import COLORS, INK, canvas, fit_text
 from components.data.mini_coast.icon import Icon, draw_single, icons
+from components.data.mini_coast.prompts import lines
 from components.data.mini_coast.sources import (
     Partition,
     Sample,
@@ -21,7 +22,7 @@ from components.data.mini_coast.sources import (
     read_csv,
     sampledata,
 )
-from components.data.mini_coin.prompts import LETTER, LETTERS, lines
+from components.data.mini_coin.prompts import LETTER, LETTERS
 
 _KINDS = {"element": 30, "animal": 22, "chart": 23, "figures": 15, "continent": 10}  # the last two are text only
 

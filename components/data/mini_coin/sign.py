@@ -13,9 +13,9 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from components.data.mini_coast.drawing import COLORS, INK, fit_text
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask, partition_of, sampledata
 from components.data.mini_coin.photo import draw_photo, photos
-from components.data.mini_coin.prompts import SIGN, lines
 
 _SHORTEST, _LONGEST = 4, 12  # letters of a name: longer ones would be too small on a sign
 _SHARE_AIRPORT = 0.4
@@ -101,6 +101,6 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
         index = rng.randrange(2)
         place = ("upper", "lower")[index] if rng.random() < 0.3 else signs[index].color
         question, answer = f"What does the {place} sign say?", signs[index].texts[0]
-    prompt = lines(question, f"Reference OCR token: {ocr_tokens(signs)}", SIGN)
+    prompt = lines(question, f"Reference OCR token: {ocr_tokens(signs)}", SHORT)
     source = ";".join([*(sign.source for sign in signs), photo.source])
     return ask(image, prompt, answer, metric="exact", source=source)

@@ -14,8 +14,9 @@ from PIL import Image, ImageFilter
 
 from components.data.mini_coast.drawing import SIZE, canvas
 from components.data.mini_coast.icon import Icon, glyph, paste, pick_distinct
+from components.data.mini_coast.prompts import SHORT, lines
 from components.data.mini_coast.sources import Partition, Sample, ask
-from components.data.mini_coin.prompts import VISIBLE, lines
+from components.data.mini_coin.prompts import VISIBLE
 
 UNANSWERABLE = "Unanswerable"
 SHARE_UNANSWERABLE = 0.27
@@ -95,4 +96,4 @@ def make_sample(rng: Random, partition: Partition) -> Sample:
     damage = make_damage(rng, kinds)
     image = draw_damaged(rng, icon, damage)
     answer = UNANSWERABLE if damage.unanswerable else answer
-    return ask(image, lines(question, VISIBLE), answer, metric="exact", source=icon.source)
+    return ask(image, lines(question, VISIBLE, SHORT), answer, metric="exact", source=icon.source)

