@@ -1,4 +1,4 @@
-"""mini-coast-pictures: the wording tells nothing about the task, the picture tells it, and the answers can be learned."""
+"""mini-coast-pictures: the wording tells nothing about a task, the picture tells it, and its answers can be learned."""
 
 from __future__ import annotations
 
