@@ -87,6 +87,16 @@ def _continual_llava(**options: str) -> RunConfig:
     return replace(base, method=replace(base.method, **options))
 
 
+def lcia() -> RunConfig:
+    """LCIA by its released rule on the domain stream: one group serves a test file, an unlike one the last group."""
+    return replace(coast_domain(), method=LciaConfig())
+
+
+def lcia_per_sample() -> RunConfig:
+    """LCIA with every test row served by its most similar group, and averages that start at a task's start."""
+    return replace(coast_domain(), method=LciaConfig.per_sample())
+
+
 def lcia_one_group() -> RunConfig:
     """LCIA with all tasks on one adapter, so that its moving average alone is seen."""
     return replace(coast_domain(), method=LciaConfig(threshold=0.0))
@@ -141,6 +151,8 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "contextual-only": contextual_only,
     "shared-pool": shared_pool,
     "batch-selection": batch_selection,
+    "lcia": lcia,
+    "lcia-per-sample": lcia_per_sample,
     "lcia-one-group": lcia_one_group,
     "lcia-constant": lcia_constant,
     "lcia-frozen": lcia_frozen,

@@ -140,7 +140,9 @@ class BalancedAverage:
             part, _, name = key.partition(".")
             if name:
                 found[part][name] = value.to(self.device, copy=True)
-        if not found["average"] or not {"latest", "totals", "steps"} <= state.keys():
+        whole = {"latest", "totals", "steps"} <= state.keys()
+        begun = whole and (self.balance.start == "task_start" or int(state["steps"]) > 0)
+        if not whole or (begun and not found["average"]):
             raise CheckpointError("the checkpoint inside a task holds no moving averages; start a new run.")
         self.average, self.gradients, self.before = found["average"], found["gradient"], found["before"]
         self.latest, self.totals = state["latest"].to(self.device), state["totals"].to(self.device)

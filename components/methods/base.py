@@ -205,6 +205,15 @@ class Method:
         """Set which adapters serve each sample of `batch`, for forward, backward and generate; undone on exit."""
         yield Selection()
 
+    @contextmanager
+    def test_file(self, instructions: Sequence[str]) -> Iterator[None]:
+        """Entered while the rows of one task or suite are answered, with the first human turns of all its test rows.
+
+        For methods whose released code decides once per test file; every worker gets the same texts. Never entered in
+        training. Which task the rows are of is not told.
+        """
+        yield
+
     def served(self, selection: Selection) -> Selection:
         """Called after answers were generated, still inside `select`: adds what only the forward pass could tell."""
         return selection

@@ -19,6 +19,8 @@ from components.methods.tfidf import PairwiseTfidf
 
 Field = Literal["last_line", "last_line_to_colon", "whole"]
 Aggregation = Literal["mean", "max"]
+Allocation = Literal["file", "instance"]
+OnMiss = Literal["last", "best"]
 
 REMEMBERED = 100_000  # texts whose similarities are kept: evaluation asks for the same few again and again
 
@@ -31,8 +33,8 @@ class CodebookOptions:
     aggregation: Aggregation
     field: Field
     max_strings: int
-    allocation: Literal["instance", "batch"]
-    on_miss: Literal["best", "last"]
+    allocation: Allocation
+    on_miss: OnMiss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +88,24 @@ class Codebook:
 
     def allocate(self, instructions: Sequence[str]) -> tuple[list[int], list[bool]]:
         """The learned group that serves each instruction, and whether it reaches the threshold."""
+        if self.options.allocation == "file":
+            group, matched = self.allocate_file(instructions)
+            return [group] * len(instructions), [matched] * len(instructions)
         texts = [compared_text(text, self.options.field) for text in instructions]
-        if self.options.allocation == "batch":
-            rows = [self.similarity(list(dict.fromkeys(texts))).mean(dim=0)] * len(texts)
-        else:
-            rows = list(self.similarity(texts))
-        best = [_best(row) for row in rows]
-        matched = [similarity >= self.options.threshold for _, similarity in best]
-        if self.options.on_miss == "best":
-            return [group for group, _ in best], matched
-        last = len(self.groups) - 1
-        return [group if hit else last for (group, _), hit in zip(best, matched, strict=True)], matched
+        served = [self._serving(row) for row in self.similarity(texts)]
+        return [group for group, _ in served], [matched for _, matched in served]
+
+    def allocate_file(self, instructions: Sequence[str]) -> tuple[int, bool]:
+        """The one group that serves all rows of a test file with these instructions, and whether it is similar enough:
+        as a task is decided on, by the mean over all pairs of distinct strings.
+        """
+        return self._serving(self.similarity(self._distinct(instructions)).mean(dim=0))
+
+    def _serving(self, similarity: Tensor) -> tuple[int, bool]:
+        """The group that serves what has these G similarities, and whether its own reaches the threshold."""
+        group, value = _best(similarity)
+        matched = value >= self.options.threshold
+        return group if matched or self.options.on_miss == "best" else len(self.groups) - 1, matched
 
     def similarity(self, texts: Sequence[str]) -> Tensor:
         """[n, G] float64: per text and group, the mean (or the largest) cosine with the group's strings."""
@@ -154,7 +163,7 @@ def compared_text(instruction: str, field: Field) -> str:
 
 
 def _best(similarity: Tensor) -> tuple[int, float]:
-    """The group with the largest of G similarities, and that similarity; of equal ones the newest."""
+    """The group with the largest of G similarities, and that similarity; of equal ones the oldest, as the code."""
     values = similarity.tolist()
-    best = max(range(len(values)), key=lambda group: (values[group], group))
+    best = values.index(max(values))
     return best, values[best]

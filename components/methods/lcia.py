@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.methods.codebook import Aggregation, Codebook, CodebookOptions, Decision, Field
+from components.methods.codebook import Aggregation, Allocation, Codebook, CodebookOptions, Decision, Field, OnMiss
 from components.options import Count, NonNegative, Positive, Share, ShareBelowOne
 
 if TYPE_CHECKING:
@@ -49,27 +49,50 @@ class LciaConfig(MethodConfig):
     export: ClassVar[Export] = "hard"
     routes: ClassVar[bool] = True
 
-    rank: Count = 32  # as sequential_lora; the code takes 128 and alpha 256 on every linear layer
-    alpha: Positive = 64.0  # the increment is scaled by alpha / rank
+    rank: Count = 32
+    """Rank of a group's adapter, as sequential_lora's; the code takes 128."""
+    alpha: Positive = 64.0
+    """The increment is scaled by alpha / rank: 2, as in the code."""
     dropout: ShareBelowOne = 0.0
-    targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
+    """Dropout before the adapter while it trains; the code takes 0.05."""
+    targets: str = "o_proj"
+    """Which layers are adapted: o_proj, all_linear (the code's) or a pattern below the language model."""
 
-    balance: Rule = "official_code"  # "constant" and "frozen" are controls; "paper" puts the value on the other side
-    norm: Norm = "l1_sum"  # as the code; "l1_mean" does not depend on a tensor's size, but see `stability`
-    kappa: Positive = 2.0  # of "official_code"; the authors' later toolkit takes 0.01 with constant_weight 0.999
-    stability: Positive = 1.0  # lambda; with "l1_mean" a value inside (0, 1) needs one of the gradients' own size
-    step_difference: bool = True  # of "paper": the factor |theta - theta_before|; off: 1
-    constant_weight: Share = 0.99  # of the old tensor: for "constant", and where the formula leaves (0, 1)
-    ema_start: Start = "task_start"  # the recursion's; the code copies the weights "after_first_step"
+    balance: Rule = "official_code"
+    """Which formula weighs old against new: the code's, the paper's, or the controls constant and frozen."""
+    norm: Norm = "l1_sum"
+    """How a tensor is measured: l1_sum as the code; l1_mean does not depend on its size, but see stability."""
+    kappa: Positive = 2.0
+    """Factor of official_code; the authors' later toolkit takes 0.01 with constant_weight 0.999."""
+    stability: Positive = 1.0
+    """Lambda of the formula; with l1_mean a value inside (0, 1) needs one of the gradients' own size."""
+    step_difference: bool = True
+    """Whether the paper's formula has its factor |theta - theta_before|; without it: 1."""
+    constant_weight: Share = 0.99
+    """Weight of the old tensor for balance constant, and wherever the formula leaves (0, 1)."""
+    ema_start: Start = "after_first_step"
+    """What an average starts from: a copy after the task's first step, as the code, or the task's start (the paper)."""
 
-    threshold: NonNegative = 0.9  # as similar: reuse. CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: none
-    aggregation: Aggregation = "mean"  # over pairs of strings, as the code; "max": each string's most similar one
-    instruction_field: Field = "last_line"  # the code cuts grounding's at the colon: "last_line_to_colon"; or "whole"
-    max_strings: Count = 500  # distinct strings compared and stored per task, evenly spaced
-    new_group: Literal["parent", "fresh"] = "parent"  # from the newest trained group (scripts) or anew (a summary)
+    threshold: NonNegative = 0.9
+    """From this similarity on a group is reused; CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: none."""
+    aggregation: Aggregation = "mean"
+    """How pairs of strings make a similarity: their mean, as the code, or each string's most similar one (max)."""
+    instruction_field: Field = "last_line"
+    """What is compared of an instruction; the code cuts grounding's last line at the colon (last_line_to_colon)."""
+    max_strings: Count = 500
+    """Distinct strings compared and stored per task, evenly spaced; the code takes all."""
+    new_group: Literal["parent", "fresh"] = "parent"
+    """A new group starts from the newest trained one, as the scripts do, or anew, as a summary of the paper has it."""
 
-    allocation: Literal["instance", "batch"] = "instance"  # at test: per sample, or by a batch's distinct strings
-    on_miss: Literal["best", "last"] = "best"  # who serves below the threshold; the code: the last opened group
+    allocation: Allocation = "file"
+    """At test: one group serves all rows of a test file, as the code, or each row is served by itself (instance)."""
+    on_miss: OnMiss = "last"
+    """Who serves what is below the threshold: the last opened group, as the code, or the best one all the same."""
+
+    @classmethod
+    def per_sample(cls) -> Self:
+        """Not the released rule: each row goes to its most similar group, and averages start at the task's start."""
+        return cls(allocation="instance", on_miss="best", ema_start="task_start")
 
     @property
     def balance_options(self) -> Balance:
@@ -113,17 +136,20 @@ class Lcia(Method):
             official_code:  1 - v = kappa (lambda + |g|) / (|theta - theta*| |g - g_before|)
         The two put their value on opposite sides and never mix. Outside (0, 1): v = constant_weight, counted.
         At the task's end theta* replaces theta. A new group is trained plainly.
-    Grouping: TF-IDF cosine of the texts' `instruction_field`, over all pairs with a group's strings. At test the same
-        field of each sample chooses its group; `Selection.matched` says whether it reached the threshold.
-    Overrides: attach, begin_task, select, loss (counts only), step, end_task, state_dict, task_state, owner.
+    Grouping: TF-IDF cosine of the texts' `instruction_field`, over all pairs with a group's strings. A task whose mean
+        reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
+        below the threshold the last opened group serves them, and `Selection.matched` says so.
+    Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state, owner.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
-    Differs: no projector is trained. Grouping decides by itself, by one field for all tasks; the released scripts fix
-        its outcome by hand, with a field chosen per task. Tests allocate per sample; the code decides once per test
-        file, of which `select` sees one batch (allocation = "batch" is that rule on a batch). Gradients are the step's
-        own, reduced, accumulated and unclipped, under every ZeRO stage; the code finds none above stage 0 and silently
-        takes the constant. Averages are float32: the code's bfloat16 ones stall. With `l1_sum` the value is far from
-        scale-free: small tensors sit in the fallback; large ones hardly move (code) or follow theta (paper). Our own
-        choices: ties go to the newest group, the "last" group is the last opened, stored strings are capped.
+    Differs: no projector is trained; rank 32 on o_proj without dropout, where the code has 128 on every linear layer
+        with 0.05. Grouping decides by itself, by one field for all tasks; the released scripts fix its outcome by hand,
+        with a field chosen per task. Rows that are answered outside a test file count as one file per batch. Gradients
+        are the step's own, reduced, accumulated and unclipped, under every ZeRO stage; the code finds none above stage
+        0 and silently takes the constant. The step itself is clipped at `max_grad_norm` 1, the code's is not. Averages
+        are float32: the code's bfloat16 ones stall. Strings of which neither has a term are unlike (0); the code stops
+        with scikit-learn's error. Stored strings are capped.
+    Beware: with `l1_sum` the value is far from scale-free: small tensors sit in the fallback; large ones hardly move
+        (code) or follow theta (paper).
     Controls: balance = "constant" with 0.99, 0.999, or 0 (grouping alone); "frozen"; threshold = 0 (averaging alone).
     """
 
@@ -135,6 +161,7 @@ class Lcia(Method):
         self.current: Decision | None = None  # while a task is learned
         self.average: BalancedAverage | None = None  # while a reused group is trained
         self.interrupted: dict[str, Tensor] = {}  # averages of a state that was taken inside a task
+        self.file: tuple[int, bool] | None = None  # while a test file is answered: its group, and whether that matched
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         self.bank = inject_bank(model, model.target_modules(target_pattern(self.options.targets)))
@@ -166,6 +193,15 @@ class Lcia(Method):
             if self.interrupted:
                 self.average.load(self.interrupted)
         self.interrupted = {}
+
+    @contextmanager
+    def test_file(self, instructions: Sequence[str]) -> Iterator[None]:
+        if self.options.allocation == "file" and self.tasks and instructions:
+            self.file = self.codebook.allocate_file(instructions)
+        try:
+            yield
+        finally:
+            self.file = None
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -263,6 +299,9 @@ class Lcia(Method):
             group = self.codebook.group_of(batch.oracle_task)
             assert group is not None, f"{batch.oracle_task} was learned without a group"
             return [group] * len(batch), [True] * len(batch)
+        if self.file is not None:
+            group, matched = self.file
+            return [group] * len(batch), [matched] * len(batch)
         return self.codebook.allocate(batch.instructions)
 
     def _scales(self, groups: Sequence[int]) -> dict[str, Scale]:

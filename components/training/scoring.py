@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from components.data.batch import Example
+from components.data.rows import instruction_of
 from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.errors import DataError
@@ -132,19 +133,20 @@ class RowScorer:
         """
         config = self.plan.config
         answers: list[Answer] = []
-        for window in self._windows(task):
-            answers += answer(
-                self.model,
-                self.method,
-                self.encoder,
-                window,
-                batch_size=config.evaluation.batch_size,
-                max_new_tokens=task.max_new_tokens,
-                device=self.device,
-                told_task=task.name if config.method.needs_task_id else None,
-                oracle_task=oracle_task,
-                progress=self._progress(after, task.name, before=len(answers), total=num_rows),
-            )
+        with self.method.test_file(test_instructions(task)):
+            for window in self._windows(task):
+                answers += answer(
+                    self.model,
+                    self.method,
+                    self.encoder,
+                    window,
+                    batch_size=config.evaluation.batch_size,
+                    max_new_tokens=task.max_new_tokens,
+                    device=self.device,
+                    told_task=task.name if config.method.needs_task_id else None,
+                    oracle_task=oracle_task,
+                    progress=self._progress(after, task.name, before=len(answers), total=num_rows),
+                )
         gathered = self._gather(answers)
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
 
@@ -235,6 +237,11 @@ class RowScorer:
                 samples=_samples(table),
             )
         )
+
+
+def test_instructions(task: Task | Suite) -> list[str]:
+    """First human turns of all test rows, however few of them are due, in stored order; no picture is decoded."""
+    return [instruction_of(str(text)) for text in task.test.column("conversations")]
 
 
 def write_predictions(path: Path, table: list[Record]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from worker_processes import results_of
 
 from components.data.batch import IGNORE, Batch, collate
-from components.methods.balance import STATISTICS, Rule
+from components.methods.balance import STATISTICS, Rule, Start
 from components.methods.base import MethodState, TaskInfo, copy_tensors, load_parameters
 from components.methods.lcia import Lcia, LciaConfig
 from components.models.backbone import Backbone, load_backbone
@@ -43,10 +43,11 @@ class LciaJob:
     accumulation: int = 1
     interrupt_at: int | None = None
     balance: Rule = "official_code"
+    start: Start = "task_start"
 
     @property
     def config(self) -> LciaConfig:
-        return LciaConfig(rank=4, balance=self.balance, kappa=0.5, constant_weight=0.9)
+        return LciaConfig(rank=4, balance=self.balance, kappa=0.5, constant_weight=0.9, ema_start=self.start)
 
 
 def outcomes_of(jobs: Collection[LciaJob]) -> dict[LciaJob, dict[str, Tensor]]:
@@ -127,7 +128,8 @@ class _Worker:
         assert stepped
         if self.method.average is not None:
             found = self.method.average.statistics()
-            self.statistics.append([float(found[name]) for name in STATISTICS])
+            if found:  # none of the step that the average is copied after
+                self.statistics.append([float(found[name]) for name in STATISTICS])
 
     def _resumed(self, engine: Engine, task: TaskInfo, start: MethodState) -> Engine:
         """As the worker resumes in a new process: the start's state, `begin_task`, trained values, `task_state`."""

@@ -29,12 +29,14 @@ JOBS = [
     LciaJob(stage=0, world_size=2, interrupt_at=2, balance="paper"),
     LciaJob(stage=2, world_size=2, balance="paper"),
     LciaJob(stage=3, world_size=2, accumulation=2, interrupt_at=2, balance="paper"),
+    LciaJob(stage=2, world_size=2, interrupt_at=2, start="after_first_step"),
+    LciaJob(stage=3, world_size=2, accumulation=2, interrupt_at=2, start="after_first_step"),
 ]
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[LciaJob, dict[str, Tensor]]:
-    return outcomes_of([PLAIN, replace(PLAIN, balance="paper"), *JOBS])
+    return outcomes_of([PLAIN, replace(PLAIN, balance="paper"), replace(PLAIN, start="after_first_step"), *JOBS])
 
 
 def values_of(outcome: dict[str, Tensor], part: str) -> Tensor:
@@ -57,7 +59,7 @@ def test_the_reference_averages_by_its_formula(balance: Rule, outcomes: dict[Lci
 
 @pytest.mark.parametrize("job", JOBS, ids=str)
 def test_equal_to_plain_torch_on_one_worker(job: LciaJob, outcomes: dict[LciaJob, dict[str, Tensor]]) -> None:
-    found, expected = outcomes[job], outcomes[replace(PLAIN, balance=job.balance)]
+    found, expected = outcomes[job], outcomes[replace(PLAIN, balance=job.balance, start=job.start)]
     assert found.keys() == expected.keys()
     for part in ("start", "live", "end"):
         ours, theirs = values_of(found, part), values_of(expected, part)

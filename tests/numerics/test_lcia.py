@@ -29,7 +29,9 @@ TASKS = {
     "kitchens": [f"What is in the bowl?\n{SHORT}", f"Is the oven on?\n{SHORT}", f"How many cups are there?\n{SHORT}"],
 }
 GROUPS = [0, 1, 0]
-INSIDE = LciaConfig(rank=4, kappa=0.5)  # at these gradients and steps its value is in (0, 1) from the second step on
+# at these gradients and steps its value is in (0, 1) from the second step on
+INSIDE = replace(LciaConfig.per_sample(), rank=4, kappa=0.5)
+RELEASED = LciaConfig(rank=4, kappa=0.5)
 
 
 def text_batch(questions: Sequence[str]) -> Batch:
@@ -249,9 +251,30 @@ def test_a_text_below_the_threshold_is_served_and_reported() -> None:
             assert selection.slots.tolist() == [[group], [1]]
 
 
+def test_a_test_file_is_served_by_one_group_whatever_its_batches_hold() -> None:
+    method, backbone = learned(RELEASED)
+    streets, quiz = text_batch(TASKS["streets"]), text_batch(TASKS["quiz"])
+
+    def served(batch: Batch) -> tuple[list[int], list[bool] | None]:
+        with method.select(backbone, batch) as selection:
+            assert selection.slots is not None
+            return selection.slots.flatten().tolist(), selection.matched
+
+    # the file's strings: one of group 0, two that nobody knows; no group reaches 0.9, so the last opened serves
+    with method.test_file([TASKS["streets"][0], "Sing a song.", "Describe the scene at length."]):
+        assert served(streets) == ([1] * 3, [False] * 3)
+        assert served(replace(streets, oracle_task="streets")) == ([0] * 3, [True] * 3)
+        assert logits(method, backbone, streets).shape == logits(method, backbone, quiz).shape
+    with method.test_file(TASKS["streets"]):
+        assert served(quiz) == ([0] * 3, [True] * 3)
+    with pytest.raises(KeyboardInterrupt), method.test_file(TASKS["streets"]):
+        raise KeyboardInterrupt
+    assert served(quiz) == ([1] * 3, [True] * 3)  # outside: a batch is a file
+
+
 @pytest.mark.parametrize(
     "config",
-    [INSIDE, replace(INSIDE, balance="paper"), replace(INSIDE, ema_start="after_first_step"), replace(INSIDE, rank=2)],
+    [INSIDE, replace(INSIDE, balance="paper"), RELEASED, replace(INSIDE, rank=2)],
 )
 def test_an_interrupted_task_ends_with_the_same_bits(config: LciaConfig) -> None:
     """As the worker resumes: state of the task's start, `begin_task`, trained values, then `load_task_state`."""

@@ -12,7 +12,7 @@ from components.errors import CheckpointError
 from components.methods.balance import Balance, BalancedAverage
 from components.methods.lcia import LciaConfig
 
-CODE = LciaConfig().balance_options
+CODE = LciaConfig(ema_start="task_start").balance_options
 PAPER = replace(CODE, rule="paper")
 BARE_PAPER = replace(PAPER, step_difference=False)
 CONSTANT = replace(CODE, rule="constant")
@@ -220,7 +220,7 @@ def test_averages_of_bfloat16_tensors_are_float32_and_do_not_stall() -> None:
     assert float(way) == pytest.approx(1 - 0.99**500, abs=1e-3)
 
 
-@pytest.mark.parametrize("balance", [CODE, PAPER, replace(PAPER, start="after_first_step"), CONSTANT])
+@pytest.mark.parametrize("balance", [CODE, PAPER, LciaConfig().balance_options, CONSTANT])
 def test_an_interrupted_average_goes_on_bit_for_bit(balance: Balance) -> None:
     generator = torch.Generator().manual_seed(0)
     thetas, gradients = torch.randn(2, 9, 30, generator=generator)
@@ -238,6 +238,24 @@ def test_an_interrupted_average_goes_on_bit_for_bit(balance: Balance) -> None:
     assert again.state().keys() == whole.state().keys()
     assert all(torch.equal(again.state()[name], value) for name, value in whole.state().items())
     assert again.means() == whole.means()
+
+
+def test_the_released_start_is_a_copy_after_the_first_step() -> None:
+    """As the code: nothing is weighed at the first step, whose gradient the second one already compares with."""
+    average = BalancedAverage(replace(LciaConfig().balance_options, kappa=0.4), tensors(0.0, 0.0))
+    average.update(tensors(0.25, 0.25), tensors(-1.0, 3.0))
+    assert average.average["w"].tolist() == [0.25, 0.25]
+    assert average.statistics() == average.means() == {}
+    average.update(tensors(1.0, 0.5), tensors(3.0, -1.0))  # 0.4 (1 + 4) / (1 * 8) = 0.25 of the new
+    torch.testing.assert_close(average.average["w"], torch.tensor([0.4375, 0.3125]), rtol=0, atol=1e-7)
+
+
+def test_a_state_before_the_first_step_is_taken_back() -> None:
+    kept = BalancedAverage(LciaConfig().balance_options, tensors(0.0)).state()
+    again = BalancedAverage(LciaConfig().balance_options, tensors(0.0))
+    again.load(kept)
+    again.update(tensors(0.5), tensors(1.0))
+    assert again.average["w"].tolist() == [0.5]
 
 
 def test_a_state_without_averages_is_refused() -> None:

@@ -36,7 +36,8 @@ COIN = {
 }
 COIN_GROUPS = [0, 1, 2, 1, 1, 3, 1, 1]
 
-DEFAULT = LciaConfig().codebook_options
+RELEASED = LciaConfig().codebook_options
+DEFAULT = LciaConfig.per_sample().codebook_options  # the options that most tests here vary
 TO_COLON = replace(DEFAULT, field="last_line_to_colon")
 
 
@@ -156,18 +157,69 @@ def test_below_the_threshold_nothing_matches_and_a_stand_in_serves() -> None:
     assert lines.allocate([two_lines]) == ([2], [False])  # the code: it falls to the last group, grounding's
     assert lines.allocate([foreign]) == ([2], [False])
     lines.options = DEFAULT
-    assert lines.allocate([foreign]) == ([2], [False])  # equally unlike all: the newest
+    assert lines.allocate([foreign]) == ([0], [False])  # equally unlike all: the oldest
 
 
-def test_batch_allocation_is_one_mean_over_the_distinct_strings() -> None:
+def test_a_test_file_is_allocated_by_one_mean_over_its_distinct_strings() -> None:
     codebook = learn_coin(TO_COLON)
-    batch = [f"Is it {word}?\n{SHORT}" for word in ("red", "big", "new")] + [f"Pick.\n{LETTER}"]
-    assert codebook.allocate(batch) == ([1, 1, 1, 0], [True] * 4)
-    codebook.options = replace(TO_COLON, allocation="batch")
-    groups, matched = codebook.allocate(batch)
-    # two distinct strings, each 1 with its own group and 0.092 with the other's: a tie, which the newer group takes
-    assert (groups, matched) == ([1] * 4, [False] * 4)
-    assert codebook.allocate(batch[:3]) == ([1] * 3, [True] * 3)
+    rows = [f"Is it {word}?\n{SHORT}" for word in ("red", "big", "new")] + [f"Pick.\n{LETTER}"]
+    assert codebook.allocate(rows) == ([1, 1, 1, 0], [True] * 4)
+    codebook.options = replace(TO_COLON, allocation="file")
+    # two distinct strings, each 1 with its own group and 0.092 with the other's: a tie, which the older group takes
+    assert codebook.allocate(rows) == ([0] * 4, [False] * 4)
+    assert codebook.allocate(rows[:3]) == ([1] * 3, [True] * 3)
+    codebook.options = replace(TO_COLON, allocation="file", on_miss="last")
+    assert codebook.allocate(rows) == ([3] * 4, [False] * 4)
+    assert codebook.allocate_file([*rows[:3], *rows]) == (3, False)  # how often a string occurs does not count
+
+
+def released(trained: list[list[str]], test: list[str], threshold: float) -> tuple[list[int], int]:
+    """The released selection written out: the group of every training file in turn, and of a test file after them."""
+    books: list[list[str]] = []
+
+    def most_similar(strings: list[str]) -> tuple[int, float]:
+        pairs = [[literal(one, other) for one in strings for other in book] for book in books]
+        means = [sum(values) / len(values) for values in pairs]
+        return means.index(max(means)), max(means)
+
+    groups = []
+    for texts in trained:
+        strings = sorted({text.split("\n")[-1].strip() for text in texts})
+        group, similarity = most_similar(strings) if books else (0, 0.0)
+        if similarity < threshold or not books:
+            books.append([])
+            group = len(books) - 1
+        books[group] += [string for string in strings if string not in books[group]]
+        groups.append(group)
+    group, similarity = most_similar(sorted({text.split("\n")[-1].strip() for text in test}))
+    return groups, group if similarity >= threshold else len(books) - 1
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.3])
+def test_the_default_is_the_released_selection_on_random_files(threshold: float) -> None:
+    expected, found, missed = [], [], 0
+    forms = [SHORT, LETTER, OBJECT, "Reply with one short word or phrase.", "Give the option's letter.", "Name it."]
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+
+        def file(generator: torch.Generator = generator) -> list[str]:
+            """Six rows that end with one of the forms, in one of four files the last one with another."""
+            first, second = torch.randint(0, len(forms), (2,), generator=generator).tolist()
+            mixed = float(torch.rand(1, generator=generator)) < 0.25
+            return [f"Question {row}?\n{forms[second if mixed and row == 5 else first]}" for row in range(6)]
+
+        files, test = [file() for _ in range(5)], file()
+        expected.append(released(files, test, threshold))
+        codebook = Codebook(replace(RELEASED, threshold=threshold))
+        for number, texts in enumerate(files):
+            codebook.decide(f"task {number}", texts)
+            codebook.learned(texts, None)
+        group, matched = codebook.allocate_file(test)
+        missed += not matched
+        found.append(([decision.group for decision in codebook.decisions], group))
+    assert found == expected
+    assert len({str(groups) for groups, _ in found}) >= 4
+    assert threshold < 0.5 or 0 < missed < 12
 
 
 def test_mean_and_max_over_a_groups_strings() -> None:
