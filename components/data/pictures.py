@@ -1,4 +1,9 @@
-"""Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole."""
+"""Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole.
+
+What is learned of a picture is its first frame, turned upright as its EXIF orientation says, in RGB of 8 bits: see-
+through parts on white, grey of more bits by the range its file declares (`grey`). The same function opens a picture
+here and when it is learned, so a row's width and height are those of what is learned, and nothing fails later.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,15 @@ import re
 import struct
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from components.data.grey import eight_bits, is_deep
 from components.data.reports import ItemError
 from components.data.storage import Location, reason
+from components.errors import DataError
+
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _GAP = 16  # pixels between the pictures of a sheet
@@ -76,21 +86,57 @@ def read_picture(path: Path, name: str) -> tuple[bytes, tuple[int, int]]:
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
-    """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`."""
+    """What is learned of the picture that `data` encodes; raises `ItemError` naming it by `name`."""
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        return _learned(data)
     except UnidentifiedImageError as error:
         raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
-    return image
+
+
+def open_image(data: bytes, *, sample_id: str) -> Image.Image:
+    """What is learned of a row's picture, in RGB; raises `DataError` naming `sample_id` when it is broken."""
+    try:
+        return _learned(data)
+    except PICTURE_ERRORS as error:
+        raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
+
+
+def _learned(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    return _rgb(image, data)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded picture, 1 to 8; 1 where there is none that can be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except PICTURE_ERRORS:
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def _rgb(image: Image.Image, data: bytes) -> Image.Image:
+    if is_deep(image):
+        clear = image.info.get("transparency")
+        seen_through = None if clear is None else Image.fromarray(np.asarray(image) == clear)
+        image, _ = eight_bits(image, data)
+        if seen_through is not None:
+            image.paste(255, mask=seen_through)
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return image.convert("RGB")
 
 
 def encoded_sheet(picture: bytes, choices: list[bytes]) -> tuple[bytes, tuple[int, int]]:
     """`picture` with the `choices` in a row below it on white, as PNG, and its size; all were decoded before."""
-    top = decoded(picture, "above").convert("RGB")
-    row = [decoded(choice, "below").convert("RGB") for choice in choices]
+    top = decoded(picture, "above")
+    row = [decoded(choice, "below") for choice in choices]
     width = max(top.width, sum(choice.width for choice in row) + _GAP * (len(row) - 1))
     sheet = Image.new("RGB", (width, top.height + _GAP + max(choice.height for choice in row)), "white")
     sheet.paste(top, (0, 0))

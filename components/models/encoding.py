@@ -7,17 +7,16 @@ those of the plain string and no token is ever split differently for the loss.
 
 from __future__ import annotations
 
-import io
 from functools import cached_property
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 from components.data.batch import IGNORE, Example
+from components.data.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.errors import ConfigError, DataError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
@@ -25,8 +24,6 @@ from components.models.config import BackboneConfig
 from components.models.pocket import pocket_processor
 from components.models.source import model_source
 from components.models.templates import Template, template_for
-
-IMAGE_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
 
 class Encoder:
@@ -148,22 +145,6 @@ def build_encoder(config: BackboneConfig) -> Encoder:
     encoder = Encoder(config)
     assert encoder.image_tokens > 0
     return encoder
-
-
-def open_image(data: bytes, *, sample_id: str) -> Image.Image:
-    """Decode a picture to RGB, transparency on white; raises `DataError` naming `sample_id` when it is broken."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            if image.mode.startswith("I;16"):  # scans: Pillow would clip all above 255 to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(white, image)
-            return image.convert("RGB")
-    except IMAGE_ERRORS as error:
-        raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
 
 
 def _load_parts(config: BackboneConfig) -> _Parts:

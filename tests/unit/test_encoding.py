@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.data.batch import IGNORE, collate
+from components.data.pictures import open_image
 from components.errors import ConfigError, DataError
 from components.models.config import BackboneConfig
-from components.models.encoding import Encoder, build_encoder, open_image
+from components.models.encoding import Encoder, build_encoder
 from tests.unit.llava_checkpoint import llama_like_tokenizer, write_checkpoint
 from tests.unit.sample_rows import picture, row
 
