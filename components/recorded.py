@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
+from components.data.streams import StreamConfig, open_stream
 from components.errors import ConfigError, LittoralError
 from components.evaluation.contributions import ScoredRun
 from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
 from components.tracking_config import TrackingConfig, tracking_uri
 from components.training.config import Json, RunConfig
@@ -35,6 +39,14 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What a task of a run was: `data.tasks.Task.identity`, and what the majority answer scores on its test rows."""
+
+    identity: str
+    majority: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """One finished stream, or what there is so far of one that is not (`read_run` says when)."""
 
@@ -47,6 +59,7 @@ class FinishedRun:
     cost: Cost | None  # None for a run without MLflow
     mlflow_id: str | None = None  # None for a record or a run without MLflow
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
+    tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
 
 
 def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
@@ -100,6 +113,9 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         "oracle_matrix": None if run.oracle is None else _matrix(run.oracle, config),
         "item_scores": item_scores(run.path),
     }
+    facts = task_facts(run)
+    if facts:
+        content["tasks"] = {task: asdict(one) for task, one in facts.items()}
     if run.general.figures:
         content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +145,27 @@ def scored(run: FinishedRun) -> ScoredRun:
     return ScoredRun(seed=run.config.seed, matrix=run.matrix, items=items)
 
 
+def task_facts(run: FinishedRun) -> Mapping[str, TaskFacts]:
+    """Facts of the run's tasks by name, from its record or from its data; empty where neither has them.
+
+    The data have them only while they are what the run was scored on: a folder may be gone, and embedded data may have
+    changed with the version.
+    """
+    return run.tasks or _facts_of(run.config.stream, run.config.evaluation.limit, run.stream_digest)
+
+
+@cache
+def _facts_of(config: StreamConfig, limit: int | None, digest: str) -> Mapping[str, TaskFacts]:
+    try:
+        stream = open_stream(config)
+    except LittoralError:
+        return {}
+    if stream.digest != digest:
+        return {}
+    majority = majority_scores(stream, limit)
+    return {task.name: TaskFacts(identity=task.identity, majority=majority[task.name]) for task in stream.tasks}
+
+
 def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
     return matrix.to_dict(
         stream=config.stream.name, method=config.method.name, backbone=config.backbone.name, seed=config.seed
@@ -150,6 +187,7 @@ def _from_record(path: Path) -> FinishedRun:
             oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
             cost=None if cost is None else Cost(**cost),
             general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
+            tasks={task: TaskFacts(**facts) for task, facts in content.get("tasks", {}).items()},
         )
     except LittoralError:
         raise

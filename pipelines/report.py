@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -27,26 +25,26 @@ from components.starting import quick_imports
 with quick_imports():
     import numpy as np
     import tyro
+    from rich.console import Console
+    from rich.text import Text
 
-    from components.data.rows import Split
-    from components.data.streams import open_stream
     from components.errors import ConfigError
     from components.evaluation.decomposition import split_if_known
     from components.evaluation.matrix import ScoreMatrix
-    from components.evaluation.scorers import score
     from components.evaluation.spread import Spread
     from components.recorded import FinishedRun, read_run, write_record
+    from components.reporting.facts import known_facts
+    from components.reporting.glance import below_majority
     from components.reporting.papers import markdown
     from components.terminal_table import print_table
     from pipelines.command import guarded
     from pipelines.report_against import against
     from pipelines.report_forecast import forecast_table, forecasts, write_calibration
-    from pipelines.report_groups import Line, grouped, label, require_comparable, seeds_of
+    from pipelines.report_groups import Line, grouped, label, named, require_comparable, seeds_of
     from pipelines.report_html import write_html
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
-FREQUENT = 50  # training answers tried as a constant reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +115,7 @@ def main() -> int:
         for number, table in enumerate([table_of(runs), *general_tables(runs)]):
             print("\n" * bool(number), end="")
             put(*table, command.markdown)
+        put_notes(below_majority(named(grouped(runs))), command.markdown)
     return 0
 
 
@@ -159,8 +158,15 @@ def general_line(group: Sequence[FinishedRun], suites: Sequence[str]) -> Line:
 
 
 def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:
-    """Sentences below a table, as a Markdown list or one a line."""
-    print("\n".join(["", *(f"- {sentence}" for sentence in sentences)] if as_markdown else sentences))
+    """Sentences below a table, as a Markdown list or one a line; a terminal wraps them at words."""
+    if not sentences:
+        return
+    if as_markdown:
+        print("\n".join(["", *(f"- {sentence}" for sentence in sentences)]))
+        return
+    console = Console(highlight=False)
+    for sentence in sentences:
+        console.print(Text(sentence), soft_wrap=not console.is_terminal)
 
 
 def put(header: Line, lines: Sequence[Line], as_markdown: bool) -> None:
@@ -217,32 +223,18 @@ def scores(matrices: Sequence[ScoreMatrix]) -> Line:
 
 
 def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
-    """What a table is read against: the majority answer, and the frozen backbone where a run measured it."""
-    stream = open_stream(runs[0].config.stream)
-    limit = runs[0].config.evaluation.limit
-    majority = [majority_score(task.train, task.test, limit) for task in stream.tasks]
-    lines = [
-        ["majority answer", *(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}", *CONTROL]
-    ]
+    """What a table is read against: the majority answer where it is known, and the frozen backbone where measured."""
+    tasks, facts, lines = runs[0].matrix.tasks, known_facts(runs), list[Line]()
+    if facts:
+        majority = [facts[task].majority for task in tasks]
+        shown = [*(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}"]
+        lines.append(["majority answer", *shown, *CONTROL])
     measured = [run.matrix for run in runs if run.matrix.has_zero_shot]
     if measured:
         scored = dict(zip(measured[0].tasks, measured[0].values[0], strict=True))
-        row = [f"{scored[task]:.1f}" for task in runs[0].matrix.tasks]
+        row = [f"{scored[task]:.1f}" for task in tasks]
         lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *CONTROL])
     return lines
-
-
-def majority_score(train: Split, test: Split, limit: int | None = None) -> float:
-    """0..100: the best test score that one and the same reply reaches, among the most frequent training answers.
-
-    `limit`: over the first test rows only, as many as the runs were scored on.
-    """
-    answers = Counter(row.answers[0] for row in train.rows(with_image=False))
-    rows = list(islice(test.rows(with_image=False), limit))
-    return 100.0 * max(
-        statistics.fmean(score(row.metric, reply, row.answers) for row in rows)
-        for reply, _ in answers.most_common(FREQUENT)
-    )
 
 
 if __name__ == "__main__":

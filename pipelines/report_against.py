@@ -7,21 +7,50 @@ from collections.abc import Sequence
 from components.errors import ConfigError
 from components.evaluation.contributions import Contributions, contributions
 from components.evaluation.matrix_rows import MatrixError
-from components.evaluation.paired import Comparison, compare, verdict
-from components.evaluation.statistics import Interval, holm, over_both, over_rows
+from components.evaluation.paired import (
+    LEAST_SEEDS,
+    Comparison,
+    Kind,
+    adjusted,
+    compare,
+    kind_of,
+    p_text,
+    runs_text,
+    short_verdict,
+    verdict,
+)
+from components.evaluation.statistics import Interval, over_both, over_rows
 from components.recorded import FinishedRun, scored
+from components.reporting.glance import below_majority
 from pipelines.report_groups import Line, grouped, named, orders_of, require_comparable, seeds_of
 
 FIGURES = ("final_average", "forgetting")
 COLUMNS = ("95 %", "minus baseline", "p", "d_z", "rows above : below")  # of each figure
+GROUPED: dict[str, dict[Kind, str]] = {  # how a sentence on several methods begins, by figure, in the order told
+    "final_average": {
+        "better": "Distinguishable, final average above {base}",
+        "worse": "Distinguishable, final average below {base}",
+        "tie": "Tie with {base} in final average",
+        "not distinguishable": "Not distinguishable from {base} in final average at this size",
+        "no verdict": "No verdict on final average against {base}",
+    },
+    "forgetting": {
+        "better": "Distinguishable, forgets less than {base}",
+        "worse": "Distinguishable, forgets more than {base}",
+        "tie": "Tie with {base} in forgetting",
+        "not distinguishable": "Not distinguishable from {base} in forgetting at this size",
+        "no verdict": "No verdict on forgetting against {base}",
+    },
+}
 
 Groups = dict[str, list[FinishedRun]]  # by label
+Claims = dict[tuple[str, str], tuple[Comparison, float | None]]  # by figure and label, with the adjusted p
 
 
 def against(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line], list[str]]:
     """Header, lines and verdicts.
 
-    P values of one figure are adjusted for the number of methods compared (Holm). Raises `ConfigError` for an unknown
+    P values are adjusted for all comparisons made here, of both figures (Holm). Raises `ConfigError` for an unknown
     baseline, nothing to compare, runs of different streams, seeds, orders or test rows.
     """
     require_comparable(runs)
@@ -30,18 +59,42 @@ def against(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line
     others = [name for name in groups if name != base]
     if not others:
         raise ConfigError(f"every run given belongs to the baseline {base}; give runs of another method too.")
-    lines, verdicts = {name: [name, seeds_of(groups[name])] for name in (base, *others)}, []
-    header = ["method", "seeds"]
+    known = {
+        figure: {name: added for name in (base, *others) if (added := rows_of(figure, groups[name])) is not None}
+        for figure in FIGURES
+    }
+    compared = {
+        (figure, name): paired(name, base, known[figure])
+        for figure in FIGURES
+        for name in others
+        if name in known[figure] and base in known[figure]
+    }
+    ps = adjusted(list(compared.values()))
+    claims = {key: (one, p) for (key, one), p in zip(compared.items(), ps, strict=True)}
+    header = ["method", "seeds", *(f"{figure.replace('_', ' ')} {column}" for figure in FIGURES for column in COLUMNS)]
+    lines = [[name, seeds_of(groups[name])] for name in (base, *others)]
     for figure in FIGURES:
-        known = {name: added for name in lines if (added := rows_of(figure, groups[name])) is not None}
-        compared = {name: paired(name, base, known) for name in others if name in known and base in known}
-        adjusted = dict(zip(compared, holm([one.p for one in compared.values()]), strict=True))
-        header += [f"{figure.replace('_', ' ')} {column}" for column in COLUMNS]
-        for name, line in lines.items():
-            own = str(interval_of(known[name])) if name in known else "-"
-            line += [own, *cells(compared[name], adjusted[name])] if name in compared else [own, "", "", "", ""]
-        verdicts += [verdict(one, name, base, adjusted_p=adjusted[name]) for name, one in compared.items()]
-    return header, list(lines.values()), [*verdicts, *caveats(groups)]
+        for line in lines:
+            own = known[figure].get(line[0])
+            line += ["-" if own is None else str(interval_of(own)), *cells(claims.get((figure, line[0])))]
+    return header, lines, [*below_majority(groups), *verdicts(claims, base), *caveats(groups, claims)]
+
+
+def verdicts(claims: Claims, base: str) -> list[str]:
+    """One sentence for each figure and kind of verdict, naming all methods of the kind."""
+    said: list[str] = []
+    for figure, beginnings in GROUPED.items():
+        for kind, beginning in beginnings.items():
+            alike = {
+                name: (one, p) for (of, name), (one, p) in claims.items() if of == figure and kind_of(one, p) == kind
+            }
+            if len(alike) == 1:
+                said += [verdict(one, name, base, adjusted_p=p) for name, (one, p) in alike.items()]
+            elif alike:
+                listed = ", ".join(short_verdict(one, name, adjusted_p=p) for name, (one, p) in alike.items())
+                runs = " or ".join(dict.fromkeys(runs_text(one) for one, _ in alike.values()))
+                said.append(f"{beginning.format(base=base)} ({runs}): {listed}.")
+    return said
 
 
 def baseline_of(groups: Groups, name: str) -> str:
@@ -77,19 +130,32 @@ def interval_of(figure: Contributions) -> Interval:
     return over_both(figure) if len(figure.draws) > 1 else over_rows(figure)
 
 
-def cells(one: Comparison, adjusted_p: float) -> Line:
-    """The figure's columns after the method's own interval."""
+def cells(claim: tuple[Comparison, float | None] | None) -> Line:
+    """The figure's columns after the method's own interval; empty for the baseline. No p below three seeds."""
+    if claim is None:
+        return [""] * (len(COLUMNS) - 1)
+    one, p = claim
     effect = "-" if one.effect is None else f"{one.effect:+.2f}"
-    return [str(one.difference), f"{adjusted_p:.3f}", effect, f"{one.rows_above} : {one.rows_below}"]
+    p_cell = p_text(None if one.p is None else p, name=False)
+    return [str(one.difference), p_cell, effect, f"{one.rows_above} : {one.rows_below}"]
 
 
-def caveats(groups: Groups) -> list[str]:
+def caveats(groups: Groups, claims: Claims) -> list[str]:
     """What the intervals do not say."""
     several = len({order for group in groups.values() for order in orders_of(group)}) > 1
     single = [name for name, group in groups.items() if len(group) == 1]
     return [
-        "Intervals are 95 %, over test rows and seeds. P values are adjusted for the number of methods (Holm). "
+        "Intervals are 95 %, over test rows and seeds. P values are adjusted for "
+        f"{'the comparison' if len(claims) == 1 else f'all {len(claims)} comparisons'} made here (Holm). "
         "d_z is Cohen's, over test rows.",
+        *(
+            [
+                "Below three seeds there is no verdict on methods; a p value of one seed is of the two runs' test rows "
+                "alone, and other seeds may differ."
+            ]
+            if any(one.num_seeds < LEAST_SEEDS for one, _ in claims.values())
+            else []
+        ),
         *(["Orders count as draws, as seeds do; a few say little about all others."] if several else []),
         *([f"Test rows only, nothing about other seeds, for one seed each: {', '.join(single)}."] if single else []),
     ]

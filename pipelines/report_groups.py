@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from components.data.streams import known_identities
 from components.data.tasks import stream_digest
 from components.errors import ConfigError
-from components.recorded import FinishedRun
+from components.recorded import FinishedRun, task_facts
 from components.training.config import flatten
 
 # Settings that say where, how often, with which seed and in which order, not what was learned.
@@ -61,6 +61,9 @@ def reordered(first: FinishedRun, other: FinishedRun) -> bool:
     """Whether `other` learned the tasks of `first`, on the same data, in another order."""
     if first.matrix.tasks == other.matrix.tasks or set(first.matrix.tasks) != set(other.matrix.tasks):
         return False
+    facts = task_facts(first)
+    if facts:
+        return stream_digest(facts[task].identity for task in other.matrix.tasks) == other.stream_digest
     known = (
         [stream_digest(identities) for identities in known_identities(first.config.stream, run.matrix.tasks)]
         for run in (first, other)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.evaluation.decomposition import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, benchmark_of, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
-from components.recorded import FinishedRun
+from components.recorded import FinishedRun, TaskFacts, task_facts
 from components.training.config import flatten
 
 PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did
@@ -25,6 +25,11 @@ class Setting:
 
     name: str
     values: tuple[tuple[str | None, bool], ...]
+
+
+def known_facts(runs: Iterable[FinishedRun]) -> Mapping[str, TaskFacts]:
+    """Facts of the tasks from the first run that has them; empty where no run has: old records on other data."""
+    return next((facts for run in runs if (facts := task_facts(run))), {})
 
 
 def readings_of(run: FinishedRun) -> dict[str, ScoreMatrix]:

@@ -13,6 +13,7 @@ from finished_runs import STREAM, TASKS, finished
 
 from components.data.streams import open_stream
 from components.errors import ConfigError
+from components.evaluation.majority import majority_score
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
 from components.methods.joint import JointConfig
@@ -20,7 +21,7 @@ from components.methods.sequential_lora import SequentialLoraConfig
 from components.recorded import Cost, FinishedRun, read_run, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig
-from pipelines.report import control_lines, group_lines, grouped, majority_score, require_comparable
+from pipelines.report import control_lines, group_lines, grouped, require_comparable
 
 
 @pytest.fixture

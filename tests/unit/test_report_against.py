@@ -11,13 +11,16 @@ import pytest
 from finished_runs import STREAM, TASKS, finished
 
 from components.errors import ConfigError
+from components.evaluation.contributions import contributions
+from components.evaluation.paired import compare
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import FinishedRun, read_run, write_record
+from components.recorded import FinishedRun, read_run, scored, write_record
 from components.tracking_config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines.report import Report
 from pipelines.report_against import against
+from pipelines.report_groups import grouped, named
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "mini-coast-domain").glob("*.json"))
 Right = dict[tuple[str, str], int]  # (after, task) -> rows answered rightly, the first ones
@@ -77,8 +80,13 @@ def test_a_table_against_a_baseline(runs: list[FinishedRun], tmp_path: Path) -> 
     assert small[3].startswith("30.0 [")
     assert small[6] == "24 : 0"  # answers: 11 + 1 more with seed 0, 10 + 2 more with seed 1
     assert joint[7:] == ["-", "", "", "", ""], "learning all at once has no forgetting"
-    assert any("`sequential_lora` (rank 4) ends 30.0 points above `sequential_lora`" in line for line in verdicts)
-    assert any("forgets" in line and "less than `sequential_lora`" in line for line in verdicts)
+    assert small[4] == joint[4] == "-", "two seeds and one: no p value of the methods"
+    (ends,) = [line for line in verdicts if "final average against" in line]
+    assert ends.startswith("No verdict on final average against `sequential_lora` (two seeds or one seed): ")
+    assert "`sequential_lora` (rank 4) (+30.0), `joint` (+40.0, p" in ends
+    (forgets,) = [line for line in verdicts if "forgets" in line]
+    assert forgets.startswith("no verdict, two seeds: `sequential_lora` (rank 4) forgets ")
+    assert forgets.endswith(" points less than `sequential_lora`; run at least 3 seeds.")
     assert verdicts[-1].endswith("for one seed each: `joint`.")
     records = [read_run(write_record(run, tmp_path / "records")) for run in runs]
     assert against(records, "s0") == (header, lines, verdicts), "a record says the same as its folder"
@@ -116,11 +124,51 @@ def test_a_method_of_several_lines_is_no_baseline_by_its_name_alone(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"has several lines here; choose one of 'sequential_lora \(rank 4\)', "):
         against([small, smaller], "sequential_lora")
     _, _, verdicts = against([small, smaller], "sequential_lora (rank 4)")
-    assert verdicts[0].startswith("no difference: `sequential_lora` (rank 2) and `sequential_lora` (rank 4)")
+    assert (
+        "tie: `sequential_lora` (rank 2) and `sequential_lora` (rank 4) score the same on every test row"
+        in verdicts[-5]
+    )
     trained = replace(base.training, optimizer=replace(base.training.optimizer, learning_rate=0.5))
     quick = run_of(tmp_path, replace(small.config, run_id="quick", training=trained), right)
     _, lines, _ = against([small, quick], "r4")
     assert [line[0] for line in lines] == ["`sequential_lora` (rank 4)", "`sequential_lora` (rank 4), quick"]
+
+
+def test_all_claims_of_a_comparison_are_adjusted_together(tmp_path: Path, base: RunConfig) -> None:
+    """Two figures of two methods are four claims; Holm's correction by a loop over the unadjusted p values."""
+    d, i = TASKS
+    told: list[FinishedRun] = []
+    for rank, better in ((32, 0), (4, 3), (2, 6)):
+        config = replace(base, method=SequentialLoraConfig(rank=rank))
+        told += [
+            run_of(
+                tmp_path,
+                replace(config, run_id=f"r{rank}-{seed}", seed=seed),
+                {(d, d): 16, (i, d): 8 + better - seed % 2, (i, i): 10 + seed + better // 3},
+            )
+            for seed in range(3)
+        ]
+    groups = named(grouped(told))
+    first, *others = groups.values()
+    plain = [
+        compare(
+            contributions(figure, [scored(run) for run in group]), contributions(figure, list(map(scored, first)))
+        ).p
+        for figure in ("final_average", "forgetting")
+        for group in others
+    ]
+    known = sorted(p for p in plain if p is not None)
+    assert len(known) == 4
+    expected, highest = dict[float, str](), 0.0
+    for rank, p in enumerate(known):
+        highest = max(highest, min(1.0, (4 - rank) * p))
+        expected[p] = "< 0.001" if highest < 0.001 else f"{highest:.3f}"
+    header, lines, verdicts = against(told, "r32-0")
+    columns = [place for place, title in enumerate(header) if title.endswith(" p")]
+    shown = [line[column] for column in columns for line in lines[1:]]
+    assert shown == [expected[p] for p in plain if p is not None]
+    assert any("adjusted for all 4 comparisons made here (Holm)" in line for line in verdicts)
+    assert "0.000" not in " ".join(cell for line in lines for cell in line) + " ".join(verdicts)
 
 
 def test_one_thing_is_asked_for_at_a_time() -> None:

@@ -1,0 +1,39 @@
+"""The majority answer: what one and the same reply to every question scores. Below it, nothing was learned."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from components.data.rows import Split
+from components.data.tasks import TaskStream
+from components.evaluation.scorers import score
+
+FREQUENT = 50  # training answers tried as a constant reply
+
+
+def majority_score(train: Split, test: Split, limit: int | None = None) -> float:
+    """0..100: the best test score that one and the same reply reaches, among the most frequent training answers.
+
+    `limit`: over the first test rows only, as many as the runs were scored on.
+    """
+    answers = Counter(row.answers[0] for row in train.rows(with_image=False))
+    asked = Counter((row.metric, row.answers) for row in islice(test.rows(with_image=False), limit))
+    return max(
+        100.0 * sum(times * score(metric, reply, accepted) for (metric, accepted), times in asked.items())
+        for reply, _ in answers.most_common(FREQUENT)
+    ) / sum(asked.values())
+
+
+def majority_scores(stream: TaskStream, limit: int | None = None) -> dict[str, float]:
+    """`majority_score` of every task of the stream, by name."""
+    return {task.name: majority_score(task.train, task.test, limit) for task in stream.tasks}
+
+
+def majority_average(majority: Mapping[str, float], tasks: Sequence[str]) -> float | None:
+    """The mean over `tasks`; None unless it is known of all of them."""
+    if not tasks or any(task not in majority for task in tasks):
+        return None
+    return statistics.fmean(majority[task] for task in tasks)
