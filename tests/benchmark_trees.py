@@ -246,7 +246,7 @@ def _mllm_cl_list(root: Path, folder: str, side: str, count: int) -> None:
 
 def trace(root: Path) -> None:
     """Three training and two test items a task; of Py150 with several lines, of C-STANCE in Chinese."""
-    answers = {"C-STANCE": "支持", "Py150": "import os", "ScienceQA": "Answer: A\nBecause it is so."}
+    answers = {"C-STANCE": "支持", "Py150": "import os", "ScienceQA": "A\nBecause it is so."}
     for task in ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten"):
         for part, count in (("train", 3), ("eval", 1), ("test", 2)):
             items = [

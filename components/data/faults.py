@@ -64,6 +64,10 @@ EXPLANATIONS: dict[str, Explanation] = {
         "A member of an archive is a link or a device, which is never followed.",
         "Pack the file itself.",
     ),
+    "paired by place": _of(
+        "Reference captions name other pictures than the list, so each row has the references at its own place.",
+        "Compare a few rows with their references; the released scripts pair them so, too.",
+    ),
     "path outside": _of(
         "A member of an archive has a name that leads outside it.",
         "Do not trust the archive before you know why; pack it again with relative names.",

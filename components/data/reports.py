@@ -63,6 +63,14 @@ class FileReport:
     licence: str = NOT_STATED
     get: str = ""
     """Where the source is found; empty for a user's own files."""
+    by_rule: frozenset[str] = frozenset()
+    """Kinds of rows that the reader leaves out on purpose, as its page says: they are reported and are no loss."""
+    unread: int = 0
+    """Rows that were lost before it was known whether they are taken: their annotation cannot be read."""
+    cut: str = ""
+    """A file that breaks off: nobody knows how many rows are behind."""
+    pictured: bool = False
+    """Whether a row of the source names a picture."""
     counts: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
@@ -89,6 +97,23 @@ class FileReport:
     def missed(self) -> int:
         """Rows that were to be taken and could not be."""
         return self.taken - self.kept
+
+    @property
+    def lost(self) -> int:
+        """Rows that are left out and should not be."""
+        return sum(count for kind, count in self.counts.items() if kind not in self.by_rule)
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the source that cannot be used: annotations that cannot be read, and taken rows without a picture.
+
+        A file that breaks off has lost what is missing of its published size, or all where that is not known.
+        """
+        read = 1 - self.unread / self.rows if self.rows else 0.0
+        used = 1 - (self.lost - self.unread) / self.taken if self.taken else 0.0
+        if not self.cut:
+            return 1 - read * used
+        return max(1 - read * used, 1 - self.rows / min(self.published) if self.published else 1.0)
 
     def add(self, kind: str, row: int | None, detail: str) -> None:
         """Count one problem of this file and keep it while there is room."""

@@ -39,6 +39,29 @@ def distinct(items: Iterable[RawItem | Problem]) -> Iterator[RawItem | Problem]:
         yield item
 
 
+def counted(items: Iterable[RawItem | Problem], report: FileReport) -> Iterator[RawItem | Problem]:
+    """The same items; `report` gets their number, what cannot be read, a file that breaks off, and if they show any."""
+    last: RawItem | Problem | None = None
+    for item in items:
+        report.rows += 1
+        if isinstance(item, Problem):
+            report.leave_out(item)
+            report.unread += item.kind not in report.by_rule
+        else:
+            report.pictured |= bool(item.images) or item.data is not None
+        if last is not None and last.file != item.file:
+            report.cut = report.cut or _cut(last)
+        last = item
+        yield item
+    if last is not None:
+        report.cut = report.cut or _cut(last)
+
+
+def _cut(last: RawItem | Problem) -> str:
+    """The file whose last item is `last`, when that is no JSON: a list or a line that ends too early."""
+    return last.file if isinstance(last, Problem) and last.kind == "broken JSON" else ""
+
+
 def choose(
     items: Iterable[RawItem | Problem], stream: StreamSpec, task: TaskSpec, side: Side, report: FileReport
 ) -> Choice:
@@ -47,10 +70,8 @@ def choose(
     smallest: list[int] = []  # a heap of the used ranks, negated: its first is the largest
     digest = hashlib.sha256()
     whole = 0
-    for item in distinct(items):
-        report.rows += 1
+    for item in counted(distinct(items), report):
         if isinstance(item, Problem):
-            report.leave_out(item)
             continue
         whole += 1
         report.repeated_ids += item.repeated

@@ -6,6 +6,8 @@ pictures from COCO 2014, GQA, ImageNet, OCR-VQA, ScienceQA, TextVQA and VizWiz; 
     ROOT/Instructions_Original/TASK/{train.json, test.json | val.json}      val.json: TextVQA, VizWiz, VQAv2
     ROOT/cl_dataset/{COCO2014,GQA,ImageNet_withlabel,OCR-VQA,ScienceQA,TextVQA,VizWiz}/...      or without cl_dataset/
 
+The repository and its followers keep the lists in `playground/Instructions_*`; that is found as well.
+
 **Wordings**: original, one template per kind of answer; diverse, one per task; 10type, ten per task. The folders were
 renamed over time; `Instructions_Type2` meant the ten templates in one draft and the diverse ones in another, so it is
 not read.
@@ -56,6 +58,7 @@ from components.data.reports import Problem
 LICENCE = "CC BY 4.0 (lists); every picture source has its own"
 GET = "huggingface.co/datasets/Zacks-Chen/CoIN; pictures from their makers"
 LAYOUT = "Instructions_Original/TASK/{train.json, test.json or val.json} with the picture folders in cl_dataset/"
+_PICTURES = ("cl_dataset/", "", "CoIN/cl_dataset/", "playground/cl_dataset/")
 WORDINGS = {
     "original": (
         "Instructions_Original",
@@ -71,6 +74,7 @@ WORDINGS = {
 
 def read_coin(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it is not there."""
-    names = [f"{folder}/{task.subset}/{task.part(side).source}" for folder in WORDINGS[task.variant]]
-    file = find(root, names, LAYOUT)
-    return list_items(root, file, side, lambda image: (f"cl_dataset/{image}", image))
+    part = f"{task.subset}/{task.part(side).source}"
+    homes = ("", "playground/", "CoIN/", "CoIN/playground/")
+    file = find(root, [f"{home}{folder}/{part}" for home in homes for folder in WORDINGS[task.variant]], LAYOUT)
+    return list_items(root, file, side, lambda image: tuple(f"{home}{image}" for home in _PICTURES))

@@ -21,6 +21,8 @@ class BenchmarkFamily:
     read: Reader
     licence: str
     get: str
+    by_rule: frozenset[str] = frozenset()
+    """Kinds of rows that are left out on purpose, see `FileReport.by_rule`."""
 
 
 FAMILIES: dict[str, BenchmarkFamily] = {
@@ -28,7 +30,7 @@ FAMILIES: dict[str, BenchmarkFamily] = {
     "docvqa": BenchmarkFamily(read=docvqa.read_docvqa, licence=docvqa.LICENCE, get=docvqa.GET),
     "iconqa": BenchmarkFamily(read=iconqa.read_iconqa, licence=iconqa.LICENCE, get=iconqa.GET),
     "pathvqa": BenchmarkFamily(read=pathvqa.read_pathvqa, licence=pathvqa.LICENCE, get=pathvqa.GET),
-    "svit": BenchmarkFamily(read=svit.read_svit, licence=svit.LICENCE, get=svit.GET),
+    "svit": BenchmarkFamily(read=svit.read_svit, licence=svit.LICENCE, get=svit.GET, by_rule=svit.BY_RULE),
     "coin": BenchmarkFamily(read=coin.read_coin, licence=coin.LICENCE, get=coin.GET),
     "ucit": BenchmarkFamily(read=ucit.read_ucit, licence=ucit.LICENCE, get=ucit.GET),
     "mllm_cl": BenchmarkFamily(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE, get=mllm_cl.GET),

@@ -12,8 +12,9 @@ id is given a number behind "~". In test lists predictions are joined by id, so 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from components.data.benchmarks.layout import answers_of, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
@@ -23,17 +24,28 @@ from components.data.json_items import iter_items
 from components.data.reports import ItemError, Problem
 from components.data.rows import Turn
 
-References = Mapping[str, tuple[str, ...]]
 _ANSWERS = ("answer_bbox", "answers", "answer", "label")
 _BOX_LIST = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The accepted answers of a test item that are kept apart from it, and what is odd about them, a kind and words."""
+
+    answers: tuple[str, ...]
+    note: tuple[str, str] | None = None
+
+
 def list_items(
-    root: Path, file: str, side: Side, places: Callable[[str], Sequence[str]], references: References | None = None
+    root: Path,
+    file: str,
+    side: Side,
+    places: Callable[[str], Sequence[str]],
+    references: Callable[[int, str], Reference] | None = None,
 ) -> Iterator[RawItem | Problem]:
     """The items of one list. `places` tells where a named picture may lie below the root.
 
-    `references` holds the accepted answers of test items by their picture's file name, if kept apart.
+    `references` finds the accepted answers of a test item by its number and its picture, if they are kept apart.
     """
     times: Counter[str] = Counter()
 
@@ -43,8 +55,10 @@ def list_items(
         image = item.get("image")
         if image is not None and (not isinstance(image, str) or not image.strip()):
             raise ItemError("wrong field", f'"image" must be one path as text, this is {image!r:.60}')
+        note: tuple[str, str] | None = None
         if references is not None:
-            answers = _referenced(references, image or "")
+            found = references(number, image or "")
+            answers, note = found.answers, found.note
         times[given] += 1
         again = side == "train" and times[given] > 1
         return [
@@ -57,6 +71,7 @@ def list_items(
                 number=number,
                 stated=_stated_size(item),
                 repeated=again,
+                note=note,
             )
         ]
 
@@ -70,13 +85,6 @@ def _stated_size(item: dict[str, object]) -> tuple[int, int] | None:
         return None
     sides = [side for side in size if isinstance(side, int) and not isinstance(side, bool)]
     return (sides[0], sides[1]) if len(sides) == len(size) else None
-
-
-def _referenced(references: References, image: str) -> tuple[str, ...]:
-    name = PurePosixPath(image).name
-    if name not in references:
-        raise ItemError("empty answer", f"the references hold no answer for the picture {name!r:.60}")
-    return references[name]
 
 
 def _turns_and_answers(item: dict[str, object]) -> tuple[tuple[Turn, ...], tuple[str, ...]]:

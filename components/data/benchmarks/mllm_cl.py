@@ -33,6 +33,8 @@ LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,A
 
 def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it is not there."""
-    file = find(root, [f"{home}{task.part(side).source}" for home in ("", "MLLM-CL/", "Domain_data/")], LAYOUT)
+    file = find(
+        root, [f"{home}{task.part(side).source}" for home in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")], LAYOUT
+    )
     folder = file.rpartition("/")[0]
     return list_items(root, file, side, lambda image: (image, f"{folder}/{image}", f"{folder}/images/{image}"))

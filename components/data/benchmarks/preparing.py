@@ -24,6 +24,7 @@ from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.in_order import ONE_BY_ONE, InOrder
 from components.data.pictures import followed
+from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, Split, open_split, verify_split, write_split
@@ -38,14 +39,22 @@ class _Refused(Exception):
 
 
 def prepare_benchmark(
-    stream: StreamSpec, root: Path, out_dir: Path, *, strict: bool = False, in_order: InOrder = ONE_BY_ONE
+    stream: StreamSpec,
+    root: Path,
+    out_dir: Path,
+    *,
+    max_broken: float = ALLOWED_LOSS,
+    strict: bool = False,
+    in_order: InOrder = ONE_BY_ONE,
 ) -> ImportReport:
     """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
 
-    `strict` refuses when anything at all was reported; a split without rows is always refused. Refused: `out_dir` stays
-    as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`,
-    naming the layout that is expected. `in_order` opens the pictures.
+    Refused is a split that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
+    refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
+    `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`, naming the layout that is expected.
+    `in_order` opens the pictures.
     """
+    check_max_broken(max_broken)
     followed.cache_clear()
     root = _whole_root(root, stream)
     files: list[FileReport] = []
@@ -58,7 +67,7 @@ def prepare_benchmark(
                     stream=stream, task=task, root=root, folder=scratch / task.name, in_order=in_order
                 )
                 files.extend(done.run())
-            refused = _refusal(files, strict)
+            refused = refusal(files, max_broken=max_broken, strict=strict)
             if refused is not None:
                 raise _Refused
             _tidy(scratch, stream)
@@ -98,19 +107,6 @@ def _tidy(scratch: Path, stream: StreamSpec) -> None:
             folder.rmdir()
 
 
-def _refusal(files: list[FileReport], strict: bool) -> str | None:
-    empty = next((file for file in files if not file.kept), None)
-    if empty is not None:
-        why = empty.problems[0] if empty.problems else "the source holds no items"
-        return f"no row of {empty.task} {empty.split} could be read; {why}".rstrip(".")
-    odd = [file for file in files if file.problems]
-    if not strict or not odd:
-        return None
-    found = sum(file.counts.total() + file.notes.total() for file in odd)
-    splits = ", ".join(f"{file.task} {file.split}" for file in odd)
-    return f"--strict: {found} problems in {splits}; the first: {odd[0].problems[0]}".rstrip(".")
-
-
 @dataclass(kw_only=True)
 class _TaskPreparation:
     """Both splits of one task."""
@@ -137,6 +133,7 @@ class _TaskPreparation:
             published=part.published,
             licence=family.licence,
             get=family.get,
+            by_rule=family.by_rule,
         )
         choice = choose(self._items(side), self.stream, self.task, side, report)
         if not self._kept(side, choice, report):

@@ -45,6 +45,8 @@ class RawItem:
     """Width and height of the picture, where the annotation tells them."""
     metric: str = ""
     """Of a release whose rows are scored differently: this row's metric in the place of the task's."""
+    note: tuple[str, str] | None = None
+    """A kind and a sentence that the report tells of this row, which stays."""
     repeated: bool = False
     """The id was used before in a release whose ids name pictures; this row got a new one."""
 
@@ -162,9 +164,13 @@ def _first_there(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _notes(item: RawItem, place: Place, size: Size | None) -> tuple[Problem, ...]:
+    told: tuple[Problem, ...] = ()
+    if item.note is not None:
+        kind, detail = item.note
+        told = (Problem(kind=kind, file=item.file, row=item.number, detail=detail),)
     if size is None:
-        return ()
-    return (*_wrong_size(item, size), *(_box_outside(item, place.boxes, size) if place.boxes else ()))
+        return told
+    return (*told, *_wrong_size(item, size), *(_box_outside(item, place.boxes, size) if place.boxes else ()))
 
 
 def _wrong_size(item: RawItem, size: Size) -> Iterator[Problem]:

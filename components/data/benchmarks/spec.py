@@ -16,8 +16,10 @@ Two rules belong to the format `littoral-spec/1`:
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -102,6 +104,21 @@ class StreamSpec:
         """The same tasks under another name and in another order."""
         tasks = {task.name: task for task in self.tasks}
         return replace(self, name=name, tasks=tuple(tasks[task] for task in order))
+
+    def part(self, names: Sequence[str]) -> StreamSpec:
+        """Some tasks, in this stream's order, as a stream of another name: its figures are none of the whole one's.
+
+        All of the tasks are the stream itself. Raises `ConfigError` for a name that it has not.
+        """
+        for name in names:
+            if name not in self.task_names:
+                close = difflib.get_close_matches(name, self.task_names, n=1)
+                meant = f" Did you mean {close[0]}?" if close else ""
+                raise ConfigError(f"{self.name} has no task {name!r}; its tasks are {', '.join(self.task_names)}.{meant}")
+        kept = tuple(task for task in self.tasks if task.name in names)
+        if len(kept) == len(self.tasks):
+            return self
+        return replace(self, name=f"{self.name}.part-{'-'.join(task.name for task in kept)}", tasks=kept)
 
 
 def rank(seed: int, task: str, side: Side, item_id: str) -> int:

@@ -42,6 +42,7 @@ GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ran
 LAYOUT = (
     "svit/{conversation,detail_description,complex_reasoning,referring_qa}.json with visual_genome/{VG_100K,VG_100K_2}/"
 )
+BY_RULE = frozenset({"answer does not fit"})  # a referring answer without a box is no test
 _SPEAKERS = {"user": "human", "human": "human", "gpt": "gpt", "assistant": "gpt"}
 
 

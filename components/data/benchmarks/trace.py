@@ -16,10 +16,10 @@ similarity for Py150 and SARI for 20Minuten. Here it is exact, and anls for Py15
 0 below one half and without their clean-up of literals. Exact is a floor and no result for MeetingBank, 20Minuten and
 ScienceQA.
 
-**Traps**: answers of ScienceQA are "Answer: LETTER" and then reasons, and only the letter counts in theirs. The archive
-holds smaller variants beside, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima, is for
-replay. Most transcripts of MeetingBank are longer than 1,024 tokens, where the published runs cut prompts on the left.
-Their runs train 5, 3, 7, 5, 3, 5, 5 and 7 epochs and sample replies at temperature 0.1. There are no pictures.
+**Traps**: an answer of ScienceQA is its letter, a line break and the reasons, and only the letter counts in theirs.
+The archive holds smaller variants beside, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima,
+is for replay. Most transcripts of MeetingBank are longer than 1,024 tokens, where the published runs cut prompts on the
+left. Their runs train 5, 3, 7, 5, 3, 5, 5 and 7 epochs and sample replies at temperature 0.1. There are no pictures.
 """
 
 from __future__ import annotations

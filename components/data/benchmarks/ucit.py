@@ -7,7 +7,8 @@ their makers.
     ROOT/datasets/{ArxivQA,CLEVR,Flickr30k,IconQA,ImageNet-R,VizWiz}/...
     ROOT/instructions/{VizWiz,Flickr30k}/val_coco_type_3000.json      five references a picture
 
-MCITlib keeps the task folders beside `datasets` and writes CLEVR-Math; both are found.
+MCITlib has the task folders in `UCIT/`, with CLEVR-Math, Flickr30k[-cap] and VizWiz[-caption] for the three, the lists
+also as `train.json` and `test.json`, and the pictures in `UCIT/datasets/` or in `UCIT/` itself; all of it is found.
 
 **Order**: ImageNet-R, ArxivQA, VizWiz (captions), IconQA, CLEVR-Math, Flickr30k (captions). **Counts** (train):
 23,998, 40,000, 40,000, 29,859, 40,000, 40,000; 3,000 test rows each; counted in the files by users. **Licence**: of
@@ -22,47 +23,101 @@ are kept, so the predictions of a run can be scored by pycocoevalcap elsewhere.
 
 **Traps**: training ids name pictures in VizWiz, CLEVR and Flickr30k, so they repeat (19,441, 613 and 18,368 times);
 VizWiz holds 1,331 rows twice, word for word; ArxivQA shares 1,258 pictures, but no question, between train and test.
-Methods here start from the instruction-tuned LLaVA-1.5, unlike CoIN's.
+The released caption script never reads picture names, it pairs the n-th reply with picture n: references are joined by
+name here and, where no name is known, by place, which the report says. Methods here start from the instruction-tuned
+LLaVA-1.5, unlike CoIN's.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from components.data.benchmarks.layout import find
-from components.data.benchmarks.llava_lists import References, list_items
+from components.data.benchmarks.llava_lists import Reference, list_items
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.reports import Problem
+from components.data.json_items import iter_items
+from components.data.reports import ItemError, Problem
 from components.errors import DataError
 
 LICENCE = "of the six sources"
 GET = "huggingface.co/datasets/HaiyangGuo/UCIT; some pictures from their makers"
-LAYOUT = "instructions/TASK/{train*.json, test_3000.json} with the pictures in datasets/"
-_ALIASES = {"CLEVR": ("CLEVR", "CLEVR-Math")}
+LAYOUT = "instructions/TASK/{train*.json, test_3000.json} or UCIT/TASK/{train.json, test.json}, pictures in datasets/"
+_HOMES = ("instructions/", "UCIT/instructions/", "UCIT/annotations/", "UCIT/", "annotations/", "")
+_ALIASES = {"CLEVR": ("CLEVR-Math",), "Flickr30k": ("Flickr30k-cap",), "VizWiz": ("VizWiz-caption", "VizWiz-cap")}
+_PICTURES = ("datasets/", "UCIT/datasets/", "UCIT/", "")
 
 
 def read_ucit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it, or a caption task's references, are not there."""
-    folders = [f"{home}{name}" for home in ("instructions/", "") for name in _ALIASES.get(task.subset, (task.subset,))]
-    file = find(root, [f"{folder}/{task.part(side).source}" for folder in folders], LAYOUT)
-    references: References | None = None
-    if side == "test" and task.variant == "captions":
-        references = _captions(root / find(root, [f"{folder}/val_coco_type_3000.json" for folder in folders], LAYOUT))
-    return list_items(root, file, side, lambda image: (f"datasets/{image}", image), references)
+    names = (task.subset, *_ALIASES.get(task.subset, ()))
+    folders = [f"{home}{name}" for home in _HOMES for name in names]
+    lists = (task.part(side).source, f"{side}.json")
+    file = find(root, [f"{folder}/{name}" for folder in folders for name in lists], LAYOUT)
+
+    def places(image: str) -> tuple[str, ...]:
+        return tuple(f"{home}{image}" for home in _PICTURES)
+
+    if side == "train" or task.variant != "captions":
+        return list_items(root, file, side, places)
+    where = find(root, [f"{folder}/val_coco_type_3000.json" for folder in folders], LAYOUT)
+    captions = _captions(root / where)
+    pictures = [_picture_of(item) for _, item in iter_items(root / file)]
+    if any(name in captions.by_name for name in pictures):
+        return list_items(root, file, side, places, captions.named)
+    if len(pictures) != len(captions.in_order):
+        raise DataError(
+            f"{root / where} names no picture of {file}, and its {len(captions.in_order):,} pictures cannot be paired "
+            f"with {len(pictures):,} rows by their places; download both again."
+        )
+    return list_items(root, file, side, places, captions.placed)
 
 
-def _captions(path: Path) -> References:
-    """Reference captions by picture file name, from a COCO caption file."""
+@dataclass(frozen=True, kw_only=True)
+class _Captions:
+    """Reference captions of a COCO caption file, by picture file name and in the order of its pictures."""
+
+    by_name: Mapping[str, tuple[str, ...]]
+    in_order: Sequence[tuple[str, ...]]
+
+    def named(self, _: int, image: str) -> Reference:
+        """Of the picture with that name."""
+        name = PurePosixPath(image).name
+        return Reference(answers=_some(self.by_name.get(name, ()), f"the picture {name!r:.60}"))
+
+    def placed(self, number: int, _: str) -> Reference:
+        """Of the picture at that place, from 1."""
+        note = "the references name no picture of the list, so the row has those at its own place, as in the release"
+        return Reference(answers=_some(self.in_order[number - 1], f"picture {number}"), note=("paired by place", note))
+
+
+def _some(captions: tuple[str, ...], of: str) -> tuple[str, ...]:
+    if not captions:
+        raise ItemError("empty answer", f"the references hold no answer for {of}")
+    return captions
+
+
+def _picture_of(item: object) -> str:
+    return PurePosixPath(str(item.get("image"))).name if isinstance(item, dict) else ""
+
+
+def _captions(path: Path) -> _Captions:
+    """What a COCO caption file holds; raises `DataError`. Pictures may lack names, or not be listed at all."""
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
-        names = {image["id"]: str(image["file_name"]) for image in table["images"]}
-        captions: defaultdict[str, list[str]] = defaultdict(list)
+        captions: defaultdict[object, list[str]] = defaultdict(list)
         for annotation in table["annotations"]:
-            captions[names[annotation["image_id"]]].append(str(annotation["caption"]).strip())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no COCO caption file with images and annotations ({error!r:.90}).") from error
-    return {name: kept for name, given in captions.items() if (kept := tuple(filter(None, given)))}
+            captions[annotation["image_id"]].append(str(annotation["caption"]).strip())
+        names = {image["id"]: str(image.get("file_name", "")) for image in table.get("images", ())}
+        ids = list(names) or list(captions)
+        if all(isinstance(one, int) for one in ids) and max(ids) - min(ids) == len(ids) - 1:
+            ids.sort()  # 1, 2, ...: the numbers are places
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no COCO caption file with annotations ({error!r:.90}).") from error
+    kept = {one: tuple(filter(None, captions[one])) for one in ids}
+    by_name = {PurePosixPath(names[one]).name: kept[one] for one in ids if names.get(one)}
+    return _Captions(by_name=by_name, in_order=[kept[one] for one in ids])

@@ -2,7 +2,10 @@
 
 **Get it**: `HallusionBench.json` from github.com/tianyi-lab/HallusionBench, `hallusion_bench.zip` as its README says.
 
-    ROOT/[HallusionBench/]{HallusionBench.json, hallusion_bench/{VD,VS}/SUBCATEGORY/SET_FIGURE.png}
+    ROOT/[HallusionBench/]{HallusionBench.json, [hallusion_bench/]{VD,VS}/SUBCATEGORY/SET_FIGURE.png}
+
+The archive holds `hallusion_bench/`; copies have its two folders beside the list. Since November 2023 the list names
+pictures `./VD/...`, before `./hallusion_bench/VD/...`: either is looked for in both places.
 
 An item: `category` (VD: needs its figure; VS: the figure adds to it), `subcategory`, `visual_input` ("0": no figure),
 `set_id`, `figure_id`, `question_id`, `question`, `gt_answer` ("1" yes, "0" no), `filename`.
@@ -28,7 +31,9 @@ from components.data.suites.suite import row_id
 from components.data.suites.tables import json_list
 
 LICENCE = "BSD-3-Clause"
-LAYOUT = "HallusionBench.json with hallusion_bench/{VD,VS}/"
+GET = "github.com/tianyi-lab/HallusionBench"
+LAYOUT = "HallusionBench.json with hallusion_bench/{VD,VS}/ or {VD,VS}/ beside it"
+_ARCHIVE = "hallusion_bench/"
 _ANSWERS = {"0": "no", "1": "yes"}
 
 
@@ -45,7 +50,7 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     answer, home = _ANSWERS[given], file.rpartition("/")[0]
     images: tuple[str, ...] = ()
     if id_of(item, "visual_input") != "0":
-        images = (below(home, text_of(item, "filename").removeprefix("./")),)
+        images = _places(home, text_of(item, "filename"))
     group = f"{text_of(item, 'subcategory')}_{id_of(item, 'set_id')}"
     place = f"{id_of(item, 'figure_id')}-{id_of(item, 'question_id')}"
     return [
@@ -58,3 +63,10 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
             number=number,
         )
     ]
+
+
+def _places(home: str, name: str) -> tuple[str, ...]:
+    """Where a named figure may lie: beside the list or in the archive's folder there, or below the root."""
+    figure = name.removeprefix("./").removeprefix(_ARCHIVE)
+    inside = f"{_ARCHIVE}{figure}"
+    return tuple(dict.fromkeys((below(home, inside), below(home, figure), inside, figure)))

@@ -28,6 +28,7 @@ from components.data.suites.suite import row_id
 from components.data.suites.tables import parquet_rows, picture_bytes, text_list
 
 LICENCE = "CC BY-SA 4.0; pictures of their sources"
+GET = "huggingface.co/datasets/AI4Math/MathVista"
 LAYOUT = "MathVista/data/testmini-*.parquet"
 COLUMNS = ("pid", "query", "choices", "answer", "question_type", "decoded_image")
 

@@ -32,6 +32,7 @@ from components.data.suites.suite import row_id
 from components.errors import DataError
 
 LICENCE = "Apache-2.0 (annotations); pictures of their sources"
+GET = "github.com/open-compass/MMBench"
 LAYOUT = "mmbench_dev_20230712.tsv or mmbench_dev_en_20231003.tsv"
 COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 _ORDERS = 1_000_000  # what the index of a question's next order of choices is larger by

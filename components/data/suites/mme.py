@@ -13,49 +13,69 @@ A text file holds one question a line, a tab, and Yes or No.
 per subtask accuracy plus accuracy+ (both questions of a picture right), summed to perception (up to 2,000) and
 cognition (up to 800): `suite_figures.mme`.
 
+**Prompts**: every released question ends with "Please answer yes or no." LLaVA, whose figures most papers compare with,
+asks for a single word or phrase in its place, and so does `mme`; `mme-release` asks as the release does.
+
 **Traps**: the released script reads a reply's first four letters when they are no plain yes or no; ours reads the first
 word yes or no. Some copies leave empty lines at the end of the text files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.layout import find, homes
+from components.data.benchmarks.layout import below, find, homes
 from components.data.benchmarks.raw import RawItem, question_and_answer
 from components.data.reports import Problem
 from components.data.suites.suite import row_id
 
 LICENCE = "for research; pictures not to be passed on"
+GET = "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation), on request"
 LAYOUT = "MME_Benchmark_release_version/SUBTASK/{NAME.jpg, NAME.txt}, or SUBTASK/{images, questions_answers_YN}/"
 SUBTASKS = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
+_ASKED = re.compile(r"\s*Please answer yes or no\.?\s*\Z", re.IGNORECASE)
 _SUFFIXES = (".jpg", ".png", ".jpeg")
-_SPLIT = ("questions_answers_YN", "images")  # folders of the subtasks that keep texts and pictures apart
+_TEXTS = "questions_answers_YN"  # of the subtasks that keep texts and pictures apart
 
 
 def read_mme(root: Path) -> Iterator[RawItem | Problem]:
-    """All fourteen subtasks; raises `DataError` at the call when one is not there."""
+    """All fourteen subtasks with LLaVA's prompt; raises `DataError` at the call when one is not there."""
+    return _read(root, lambda question: f"{_ASKED.sub('', question)}\n{SHORT}")
+
+
+def read_mme_release(root: Path) -> Iterator[RawItem | Problem]:
+    """The same, asked as the release does."""
+    return _read(root, lambda question: question)
+
+
+def _read(root: Path, prompt: Callable[[str], str]) -> Iterator[RawItem | Problem]:
     release = "MME_Benchmark_release_version"
     folders = homes(f"{release}/MME_Benchmark", release, f"MME/{release}/MME_Benchmark", f"MME/{release}", "MME")
     found = [find(root, [f"{folder}{subtask}" for folder in folders], LAYOUT) for subtask in SUBTASKS]
-    return chain.from_iterable(_subtask(root, folder) for folder in found)
+    return chain.from_iterable(_subtask(root, folder, prompt) for folder in found)
 
 
-def _subtask(root: Path, folder: str) -> Iterator[RawItem | Problem]:
-    apart = all((root / folder / name).is_dir() for name in _SPLIT)
-    texts, pictures = (f"{folder}/{name}" for name in _SPLIT) if apart else (folder, folder)
-    for path in sorted((root / texts).glob("*.txt")):
-        yield from _picture(path, f"{texts}/{path.name}", f"{pictures}/{path.stem}", folder.rpartition("/")[2])
+def _subtask(root: Path, folder: str, prompt: Callable[[str], str]) -> Iterator[RawItem | Problem]:
+    texts = below(folder, _TEXTS) if (root / folder / _TEXTS).is_dir() else folder
+    paths = sorted((root / texts).glob("*.txt"))
+    if not paths:
+        yield Problem(kind="no rows", file=texts, row=None, detail="the folder holds no text files of questions")
+    for path in paths:
+        pictures = tuple(f"{home}/{path.stem}{suffix}" for home in (f"{folder}/images", folder) for suffix in _SUFFIXES)
+        yield from _picture(path, f"{texts}/{path.name}", pictures, folder.rpartition("/")[2], prompt)
 
 
-def _picture(path: Path, file: str, picture: str, subtask: str) -> Iterator[RawItem | Problem]:
-    """The questions of one text file; `picture` is its path without the ending."""
+def _picture(
+    path: Path, file: str, pictures: tuple[str, ...], subtask: str, prompt: Callable[[str], str]
+) -> Iterator[RawItem | Problem]:
+    """The questions of one text file; `pictures` are the places of their picture."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -72,9 +92,9 @@ def _picture(path: Path, file: str, picture: str, subtask: str) -> Iterator[RawI
             continue
         yield RawItem(
             item_id=row_id(subtask, path.stem, number),
-            turns=question_and_answer(f"{question.strip()}\n{SHORT}", answer),
+            turns=question_and_answer(prompt(question.strip()), answer),
             answers=(answer,),
-            images=tuple(f"{picture}{suffix}" for suffix in _SUFFIXES),
+            images=pictures,
             file=file,
             number=number,
         )

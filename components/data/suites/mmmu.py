@@ -34,6 +34,8 @@ from components.data.suites.tables import parquet_rows, picture_bytes, text_list
 from components.errors import DataError
 
 LICENCE = "Apache-2.0; pictures of their sources"
+GET = "huggingface.co/datasets/MMMU/MMMU"
+BY_RULE = frozenset({"several images"})  # a row has one picture
 LAYOUT = "MMMU/SUBJECT/validation-*.parquet"
 _PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 COLUMNS = ("id", "question", "options", "answer", "question_type", *_PICTURES)

@@ -29,6 +29,7 @@ from components.data.suites.tables import json_file, text_list
 from components.errors import DataError
 
 LICENCE = "for research"
+GET = "ocr-vqa.github.io"
 LAYOUT = "OCR-VQA/{dataset.json, images/ID.jpg}"
 _TEST = 3
 _SUFFIXES = (".jpg", ".png", ".gif", ".jpeg")

@@ -29,6 +29,7 @@ from components.data.reports import ItemError, Problem
 from components.data.suites.suite import row_id
 
 LICENCE = "MIT (questions); terms of COCO (pictures)"
+GET = "github.com/AoiDragon/POPE; pictures: cocodataset.org (val2014)"
 LAYOUT = "output/coco/coco_pope_{random,popular,adversarial}.json with the pictures in val2014/"
 SETTINGS = ("random", "popular", "adversarial")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.choosing import distinct
+from components.data.benchmarks.choosing import counted, distinct
 from components.data.benchmarks.raw import Place, RawItem, check_item
 from components.data.benchmarks.spec import rank
+from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import whole_or_nothing
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, write_split
@@ -20,18 +21,30 @@ class _Refused(Exception):
     """Leaves `whole_or_nothing` without a result."""
 
 
-def prepare_suite(name: str, root: Path, out_dir: Path, *, strict: bool = False) -> ImportReport:
+def prepare_suite(
+    name: str, root: Path, out_dir: Path, *, max_broken: float = ALLOWED_LOSS, strict: bool = False
+) -> ImportReport:
     """Write the suite `name`, a key of `SUITES`, from its release below `root`; what cannot be read is left out.
 
-    `strict` refuses when anything at all was reported; a suite without rows is always refused. Refused: `out_dir` stays
-    as it was and the report lies in `<out_dir>.report.json`. Raises `DataError` when the release is not below `root`.
+    Refused is a suite that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
+    refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
+    `<out_dir>.report.json`. Raises `DataError` when the release is not below `root`.
     """
+    check_max_broken(max_broken)
     root = root.expanduser().resolve()
     if not root.is_dir():
         raise ConfigError(f"--root {root} is no folder; give the folder that holds the release.")
     spec = SUITES[name]
     items = spec.read(root)  # before anything is written: a missing release is an error of its own
-    report = FileReport(task=name, split="test", file=name, published=spec.published)
+    report = FileReport(
+        task=name,
+        split="test",
+        file=name,
+        published=spec.published,
+        licence=spec.licence,
+        get=spec.get,
+        by_rule=spec.by_rule,
+    )
     refused: str | None = None
     try:
         with whole_or_nothing(out_dir) as scratch:
@@ -44,7 +57,7 @@ def prepare_suite(name: str, root: Path, out_dir: Path, *, strict: bool = False)
                 "licence": spec.licence,
             }
             write_split(_rows(name, spec, root, items, report), scratch / "test", task=name, split="test", card=card)
-            refused = _refusal(report, strict)
+            refused = refusal((report,), max_broken=max_broken, strict=strict)
             if refused is not None:
                 raise _Refused
             write_suite_json(scratch, name, scoring=spec.scoring, max_new_tokens=spec.max_new_tokens)
@@ -62,11 +75,10 @@ def _rows(
 ) -> Iterator[Row]:
     drawn = None if spec.use is None else _drawn(name, spec, root)
     place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="")
-    for item in distinct(items):
-        report.rows += 1
-        if isinstance(item, RawItem) and drawn is not None and item.item_id not in drawn:
+    for item in counted(distinct(items), report):
+        if isinstance(item, Problem) or (drawn is not None and item.item_id not in drawn):
             continue
-        checked = item if isinstance(item, Problem) else check_item(item, place)
+        checked = check_item(item, place)
         if isinstance(checked, Problem):
             report.leave_out(checked)
             continue
@@ -84,13 +96,3 @@ def _drawn(name: str, spec: SuiteSpec, root: Path) -> set[str]:
     """The ids of the rows that are used: those whose hash is smallest, whatever their order in the release."""
     ids = {item.item_id for item in spec.read(root) if isinstance(item, RawItem)}
     return set(sorted(ids, key=lambda item_id: rank(0, name, "test", item_id))[: spec.use])
-
-
-def _refusal(report: FileReport, strict: bool) -> str | None:
-    if not report.kept:
-        why = str(report.problems[0]) if report.problems else "the release holds no items"
-        return f"no row of {report.task} could be read; {why}".rstrip(".")
-    if strict and report.problems:
-        found = report.counts.total() + report.notes.total()
-        return f"--strict: {found} problems in {report.task}; the first: {report.problems[0]}".rstrip(".")
-    return None

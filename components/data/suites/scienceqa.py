@@ -28,6 +28,7 @@ from components.data.suites.tables import json_file, json_list
 from components.errors import DataError
 
 LICENCE = "CC BY-NC-SA 4.0"
+GET = "scienceqa.github.io"
 LAYOUT = "ScienceQA/data/scienceqa/{problems.json, pid_splits.json} with images/test/PID/image.png"
 
 

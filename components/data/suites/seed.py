@@ -29,6 +29,8 @@ from components.data.suites.suite import row_id
 from components.data.suites.tables import json_file, json_list
 
 LICENCE = "CC BY-NC 4.0"
+GET = "huggingface.co/datasets/AILab-CVC/SEED-Bench"
+GET_PLUS = "huggingface.co/datasets/AILab-CVC/SEED-Bench-2-plus"
 LAYOUT = "SEED-Bench.json with SEED-Bench-image/"
 LAYOUT_PLUS = "SEED-Bench-2-plus-text-rich.json with SEED-Bench-2-plus-image/text_rich/"
 
@@ -40,7 +42,7 @@ def read_seed(root: Path) -> Iterator[RawItem | Problem]:
     names = {str(number): str(name) for name, number in kinds.items()} if isinstance(kinds, dict) else {}
     questions = enumerate(json_list(root / file, "questions"), start=1)
     asked = (
-        (number, item) for number, item in questions if not isinstance(item, dict) or item.get("data_type") == "image"
+        (number, item) for number, item in questions if not isinstance(item, dict) or item.get("data_type") != "video"
     )
     return parsed(file, asked, partial(_parse, file, names, "SEED-Bench-image"))
 
