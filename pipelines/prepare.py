@@ -35,6 +35,7 @@ from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
 from components.data.in_order import InOrder, Threads
 from components.data.overlaps import Overlap, overlaps_of
+from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
 from components.data.reports import ImportReport, refused_report_path
@@ -44,6 +45,7 @@ from components.data.suites.preparing import prepare_suite
 from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
+from components.shell import pipeline_command
 
 _SHOWN = 40  # problems printed; report.json lists more
 
@@ -57,12 +59,15 @@ class Prepare:
     coast-dataset, coin (and coin[-diverse|-10type][-alphabetical|-reversed][-full]), ucit, mllm-dcl, mllm-acl, trace,
     vqacl; or a generated one: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
     mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed; or a published
-    general suite: pope, mme, mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench, scienceqa-test,
-    ocr-vqa-test."""
+    general suite: pope, mme, mme-release, mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench,
+    scienceqa-test, ocr-vqa-test."""
     out: Path
     """Folder to write; replaced only when it holds a prepared stream."""
     root: Path | None = None
     """Of a published stream or suite: the folder that holds the downloaded releases."""
+    tasks: tuple[str, ...] = ()
+    """Of a published stream: only these tasks, such as `chartqa iconqa`; the others need not be on disk. The result is
+    a stream of another name and digest."""
     strict: bool = False
     """Of a published stream or suite: write nothing when anything at all is wrong."""
     workers: int = 4
@@ -73,8 +78,9 @@ class Prepare:
     """With --ray: the cluster to join; default: RAY_ADDRESS, or a cluster of this machine."""
     overlaps: bool = True
     """Look for pictures and questions that splits share, after writing; decodes every picture once more."""
-    max_broken: float = 0.0
-    """Share of broken rows a file may have; they are left out. More, and nothing is written."""
+    max_broken: float | None = None
+    """Share of broken rows, 0 to below 1, that a file may have; they are left out. More, and nothing is written.
+    Default: 0 for your own stream, 0.01 for a published stream or suite."""
     size: str = "mini"
     """Of a generated stream: nano, mini or small."""
     data_seed: int = 0
@@ -85,6 +91,11 @@ class Prepare:
 
 def main(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
+    if command.tasks and command.stream not in BENCHMARKS:
+        raise ConfigError(
+            f"--tasks takes part of a published stream, which {command.stream} is not; prepare it whole and learn "
+            "some of its tasks with --stream.order."
+        )
     if command.stream in NAMED_STREAMS:
         config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
         stream = write_generated_stream(config, command.out)
@@ -109,8 +120,13 @@ def main(command: Prepare, console: Console) -> int:
 
 
 def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None:
-    hint = f"Prepared in {out}; {verb} it with: python pipelines/coast.py {option} {out}"
-    console.print(hint, soft_wrap=True, markup=False, highlight=False)
+    """The command to go on with: for the interpreter that runs now, and as short as an activated environment allows."""
+    here = pipeline_command("coast.py", option, out)
+    console.print(f"Prepared in {out}; {verb} it with: {here}", soft_wrap=True, markup=False, highlight=False)
+    name, _, arguments = here.partition(" ")
+    if name != "python":
+        hint = f"or, in an activated environment: python {arguments}"
+        console.print(hint, soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager
@@ -132,19 +148,34 @@ def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportRepo
     if command.stream in SUITES:
         if command.root is None:
             raise ConfigError(f"{command.stream} is read from a downloaded release; give its folder with --root.")
-        return prepare_suite(command.stream, command.root, command.out, strict=command.strict)
+        return prepare_suite(
+            command.stream,
+            command.root,
+            command.out,
+            max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
+            strict=command.strict,
+        )
     if command.stream in BENCHMARKS:
         stream = BENCHMARKS[command.stream]
+        if command.tasks:
+            stream = stream.part(command.tasks)
         if command.root is None:
             raise ConfigError(f"{stream.name} is read from downloaded releases; give their folder with --root.")
         console.print(f"{stream.name}: {', '.join(stream.task_names)}", soft_wrap=True, highlight=False)
         console.print(f"specification {stream.digest}", soft_wrap=True, highlight=False)
-        return prepare_benchmark(stream, command.root, command.out, strict=command.strict, in_order=in_order)
+        return prepare_benchmark(
+            stream,
+            command.root,
+            command.out,
+            max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
+            strict=command.strict,
+            in_order=in_order,
+        )
     path = Path(command.stream).expanduser()
     if not path.is_file():
         allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS, *SUITES])
         raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
-    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken, in_order=in_order)
+    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken or 0.0, in_order=in_order)
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:

@@ -145,11 +145,15 @@ def mathvista(root: Path) -> None:
     put_table(root / "MathVista" / "data" / "testmini-00000-of-00001-725687bf7a18d64b.parquet", rows)
 
 
-def hallusion(root: Path) -> None:
-    """One question about a figure and its edited twin, and one without and with a figure."""
+def hallusion(root: Path, *, named: str = "./", kept: str = "hallusion_bench") -> None:
+    """One question about a figure and its edited twin, and one without and with a figure.
+
+    `named` begins the pictures' names: "./" as in today's list, "./hallusion_bench/" as in the first one; `kept` is the
+    folder beside the list that they lie in: the archive's, or "" for copies that have `VD/` and `VS/` there.
+    """
 
     def item(category: str, figure: int, answer: int, *, seen: bool = True) -> dict[str, object]:
-        name = f"./hallusion_bench/{category}/chart/0_{figure}.png"
+        name = f"{named}{category}/chart/0_{figure}.png"
         return {
             "category": category, "subcategory": "chart", "visual_input": "1" if seen else "0", "set_id": "0",
             "figure_id": str(figure), "question_id": "0", "question": f"Is {category} larger?",
@@ -159,7 +163,7 @@ def hallusion(root: Path) -> None:
     items = [item("VD", 0, 1), item("VD", 1, 0), item("VS", 0, 1, seen=False), item("VS", 1, 0)]
     put_json(root / "HallusionBench" / "HallusionBench.json", items)
     for name in ("VD/chart/0_0", "VD/chart/0_1", "VS/chart/0_1"):
-        put_picture(root / "HallusionBench" / "hallusion_bench" / f"{name}.png")
+        put_picture(root / "HallusionBench" / kept / f"{name}.png")
 
 
 def scienceqa(root: Path) -> None:
@@ -187,6 +191,7 @@ def ocrvqa(root: Path) -> None:
 TREES: dict[str, Callable[[Path], None]] = {
     "pope": pope,
     "mme": mme,
+    "mme-release": mme,
     "mmbench": mmbench,
     "seed-bench": seed,
     "seed-bench-2-plus": seed_plus,

@@ -28,15 +28,13 @@ def refusal(files: Sequence[FileReport], *, max_broken: float, strict: bool) -> 
             return f"no row of {file.name} could be read; {first}"
         if file.pictured and not file.with_image:
             return f"no row of {file.name} has its picture, {file.lost:,} rows would be left out; the first: {first}"
-    worst = max(files, key=lambda file: file.lost_share)
-    if worst.lost_share > max_broken:
-        return _too_many(worst, max_broken)
     odd = [file for file in files if file.problems]
-    if not strict or not odd:
-        return None
-    found = sum(file.faults.total() for file in odd)
-    splits = ", ".join(file.name for file in odd)
-    return f"--strict: {found} problems in {splits}; the first: {odd[0].problems[0]}".rstrip(".")
+    if strict and odd:
+        found = sum(file.faults.total() for file in odd)
+        splits = ", ".join(file.name for file in odd)
+        return f"--strict: {found} problems in {splits}; the first: {odd[0].problems[0]}".rstrip(".")
+    worst = max(files, key=lambda file: file.lost_share)
+    return _too_many(worst, max_broken) if worst.lost_share > max_broken else None
 
 
 def _too_many(file: FileReport, max_broken: float) -> str:

@@ -111,9 +111,10 @@ class FileReport:
         """
         read = 1 - self.unread / self.rows if self.rows else 0.0
         used = 1 - (self.lost - self.unread) / self.taken if self.taken else 0.0
+        share = round(1 - read * used, 9)  # 2 of 200 are one in a hundred, whatever the last bit says
         if not self.cut:
-            return 1 - read * used
-        return max(1 - read * used, 1 - self.rows / min(self.published) if self.published else 1.0)
+            return share
+        return max(share, 1 - self.rows / min(self.published) if self.published else 1.0)
 
     def add(self, kind: str, row: int | None, detail: str) -> None:
         """Count one problem of this file and keep it while there is room."""

@@ -58,7 +58,7 @@ def test_every_planted_fault_is_named(
     (pictures / "link.png").symlink_to(tmp_path / "secret.png")
     trees.edit(root / TRAIN, lambda items: items[1].update(change))
 
-    report = prepare_benchmark(CHARTS, root, tmp_path / "out")
+    report = prepare_benchmark(CHARTS, root, tmp_path / "out", max_broken=0.5)
     assert report.refused is None
     problem = report.problems[0]
     assert (problem.kind, problem.file, problem.row) == (kind, TRAIN, 2)
@@ -154,7 +154,7 @@ def test_a_caption_without_references_is_named(tmp_path: Path) -> None:
     path = root / "instructions/Flickr30k/val_coco_type_3000.json"
     table = json.loads(path.read_text())
     trees.put_json(path, {**table, "annotations": [note for note in table["annotations"] if note["image_id"] == 1]})
-    report = prepare_benchmark(trees.only("ucit", "flickr30k"), root, tmp_path / "out")
+    report = prepare_benchmark(trees.only("ucit", "flickr30k"), root, tmp_path / "out", max_broken=0.5)
     assert trees.faults(report) == {("flickr30k", "test"): {"empty answer": 1}}
     assert "no answer for the picture '1.jpg'" in report.problems[0].detail
 
@@ -259,7 +259,7 @@ def _damaged_coin(root: Path) -> None:
     home, pictures = root / "Instructions_Original", root / "cl_dataset"
     trees.edit(home / "VizWiz/train.json", lambda items: items[0].update(image="VizWiz/images/none.jpg"))
     (pictures / "OCRVQA/images/0.jpg").write_text("no picture")
-    trees.edit(home / "ScienceQA/train.json", lambda items: items[0].update(image="../../secret.png"))
+    trees.edit(home / "TextVQA/train.json", lambda items: items[0].update(image="../../secret.png"))
     trees.edit(home / "ImageNet/test.json", lambda items: items[0].update(answer=" "))
     latin = (home / "TextVQA/val.json").read_bytes().replace(b'"red"', b'"r\xe9d"', 1)
     (home / "TextVQA/val.json").write_bytes(latin)
@@ -280,7 +280,9 @@ def test_one_damaged_tree_is_told_whole_on_the_terminal_in_json_and_on_the_page(
     root, out = tmp_path / "downloads", tmp_path / "out"
     _damaged_coin(root)
     shown = io.StringIO()
-    assert main(Prepare(stream="coin", root=root, out=out, workers=1), Console(file=shown, width=160)) == 0
+    assert (
+        main(Prepare(stream="coin", root=root, out=out, workers=1, max_broken=0.9), Console(file=shown, width=160)) == 0
+    )
     terminal = shown.getvalue()
     report = json.loads((out / "report.json").read_text())
     page = (out / "report.html").read_text()
@@ -289,7 +291,7 @@ def test_one_damaged_tree_is_told_whole_on_the_terminal_in_json_and_on_the_page(
     missed = [file for file in report["files"] if file["missed"]]
     assert told == PLANTED
     assert {(file["task"], file["split"]) for file in missed} == {
-        ("vizwiz", "train"), ("ocrvqa", "train"), ("scienceqa", "train"),
+        ("vizwiz", "train"), ("ocrvqa", "train"), ("textvqa", "train"),
     }  # fmt: skip
     for kind, count in told.items():
         assert f" {kind} " in terminal
@@ -313,7 +315,7 @@ def test_a_refused_preparation_leaves_its_page_beside_the_folder(tmp_path: Path)
     root, out = tmp_path / "downloads", tmp_path / "out"
     _damaged_coin(root)
     shown = io.StringIO()
-    command = Prepare(stream="coin", root=root, out=out, workers=1, strict=True)
+    command = Prepare(stream="coin", root=root, out=out, workers=1, max_broken=0.9, strict=True)
     assert main(command, Console(file=shown, width=160)) == 1
     assert not out.exists()
     page = (tmp_path / "out.report.html").read_text()

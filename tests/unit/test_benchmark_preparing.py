@@ -58,13 +58,74 @@ def test_a_missing_picture_does_not_shift_the_draw(root: Path, tmp_path: Path) -
     drawn = replace(CHARTS, tasks=(replace(task, train=PartSpec(source="train", use=2)),))
     ids = {}
     for name in ("whole", "broken"):
-        report = prepare_benchmark(drawn, root, tmp_path / name)
+        report = prepare_benchmark(drawn, root, tmp_path / name, max_broken=0.5)
         assert (report.files[0].rows, report.files[0].chosen) == (4, 2)
         ids[name] = [row.sample_id for row in open_prepared(tmp_path / name).tasks[0].train.rows()]
         kind, _, at = ids["whole"][0].partition("-")
         (root / f"ChartQA Dataset/train/png/{kind}_{int(at) - 1}.png").unlink(missing_ok=True)
     assert len(ids["whole"]) == 2
     assert ids["broken"] == ids["whole"][1:]
+
+
+def _many_charts(root: Path, rows: int, *, missing: int = 0, without_question: int = 0) -> None:
+    """`rows` questions about one chart to train on; of them `missing` name no picture, and some have no question."""
+    if not root.exists():
+        trees.chartqa(root)
+    [name] = json.loads((root / VAL).read_text())[:1]
+    chart = root / "ChartQA Dataset/train/png/one.png"
+    chart.write_bytes((root / "ChartQA Dataset/val/png" / name["imgname"]).read_bytes())
+    items = [{"imgname": "one.png", "query": f"How much is {at}?", "label": str(at)} for at in range(rows)]
+    for item in items[:missing]:
+        item["imgname"] = "none.png"
+    for item in items[missing : missing + without_question]:
+        item["query"] = ""
+    trees.put_json(root / TRAIN, items)
+    trees.put_json(root / TRAIN.replace("human", "augmented"), [])
+
+
+@pytest.mark.parametrize(
+    ("missing", "without_question", "use", "refused"),
+    [(2, 0, None, False), (3, 0, None, True), (1, 1, None, False), (0, 3, None, True), (1, 2, None, True),
+     (0, 2, 50, False), (0, 3, 50, True), (200, 0, 50, True)],
+)  # fmt: skip
+def test_one_row_in_a_hundred_may_be_lost(
+    tmp_path: Path, missing: int, without_question: int, use: int | None, refused: bool
+) -> None:
+    """Of 200 rows two may be lost, whether their annotation or their picture is, and whether all or 50 are taken."""
+    _many_charts(tmp_path / "root", 200, missing=missing, without_question=without_question)
+    task = CHARTS.tasks[0]
+    stream = replace(CHARTS, tasks=(replace(task, train=PartSpec(source="train", use=use)),))
+    report = prepare_benchmark(stream, tmp_path / "root", tmp_path / "out")
+    assert (report.refused is not None, (tmp_path / "out").exists()) == (refused, not refused)
+    train = report.files[0]
+    assert train.rows == 200
+    if use is None:
+        assert train.lost == missing + without_question == 200 - train.kept
+        assert train.lost_share == pytest.approx((missing + without_question) / 200)
+
+
+def test_a_file_that_breaks_off_is_refused(root: Path, tmp_path: Path) -> None:
+    """Half a download is one broken item, however many rows are behind it."""
+    _many_charts(root, 400)
+    text = (root / TRAIN).read_text()
+    (root / TRAIN).write_text(text[: len(text) // 2])
+    report = prepare_benchmark(CHARTS, root, tmp_path / "out", max_broken=0.9)
+    assert f"{TRAIN} of chartqa train breaks off after" in (report.refused or "")
+    sized = replace(CHARTS.tasks[0], train=PartSpec(source="train", published=(400,)))
+    known = prepare_benchmark(replace(CHARTS, tasks=(sized,)), root, tmp_path / "out", max_broken=0.4)
+    assert "of 400 rows are there; allowed is 40.0%" in (known.refused or "")
+    assert not (tmp_path / "out").exists()
+    taken = prepare_benchmark(replace(CHARTS, tasks=(sized,)), root, tmp_path / "out", max_broken=0.6)
+    assert taken.refused is None
+
+
+def test_a_split_that_lost_every_picture_is_refused_at_any_share(root: Path, tmp_path: Path) -> None:
+    trees.coin(root)
+    (root / "cl_dataset/ScienceQA/images/0.jpg").unlink()  # the second training row is text alone
+    report = prepare_benchmark(trees.only("coin", "scienceqa"), root, tmp_path / "out", max_broken=0.9)
+    assert (report.refused or "").startswith("no row of scienceqa train has its picture, 1 rows would be left out")
+    assert report.files[0].kept == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_split_without_rows_is_refused(root: Path, tmp_path: Path) -> None:
@@ -148,7 +209,10 @@ def test_the_command_prints_digest_table_and_problems(tmp_path: Path) -> None:
     root, out = tmp_path / "downloads", tmp_path / "out"
     trees.mllm_cl(root)
     (root / "Sci/images/train0.png").unlink()
-    done = _prepare("mllm-dcl", "--root", str(root), "--out", str(out))
+    lost = _prepare("mllm-dcl", "--root", str(root), "--out", str(out))
+    assert (lost.returncode, lost.stderr.count("\n"), out.exists()) == (1, 1, False)
+    assert "1 of 2 rows of science train would be left out, 50.0%; allowed is 1.0%" in lost.stderr
+    done = _prepare("mllm-dcl", "--root", str(root), "--out", str(out), "--max-broken", "0.5")
     assert (done.returncode, done.stderr) == (0, "")
     assert BENCHMARKS["mllm-dcl"].digest in done.stdout
     assert "Sci/train.json row 1: the image train0.png is missing" in done.stdout
@@ -161,3 +225,23 @@ def test_the_command_prints_digest_table_and_problems(tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
     without = _prepare("coin", "--out", str(out))
     assert (without.returncode, "--root" in without.stderr) == (1, True)
+
+
+def test_some_tasks_of_a_stream_need_only_their_own_releases(tmp_path: Path) -> None:
+    root, out = tmp_path / "downloads", tmp_path / "out"
+    trees.chartqa(root)
+    trees.iconqa(root)
+    done = _prepare("coast-domain", "--tasks", "iconqa", "chartqa", "--root", str(root), "--out", str(out))
+    assert (done.returncode, done.stderr) == (0, "")
+    stream = open_prepared(out)
+    assert (stream.name, stream.task_names) == ("part-of-coast-domain-chartqa-iconqa", ["chartqa", "iconqa"])
+    spec = BENCHMARKS["coast-domain"].part(["chartqa", "iconqa"]).digest
+    assert {task.train.card["spec"] for task in stream.tasks} == {spec}
+    assert spec != BENCHMARKS["coast-domain"].digest
+    assert stream.tasks[0].test.card["name"] == "part-of-coast-domain-chartqa-iconqa/chartqa"
+    assert stream.name in done.stdout
+    wrong = _prepare("coast-domain", "--tasks", "chart", "--root", str(root), "--out", str(tmp_path / "no"))
+    assert (wrong.returncode, wrong.stderr.count("\n"), "has no task 'chart'" in wrong.stderr) == (1, 1, True)
+    own = _prepare("mini-coast-domain", "--tasks", "chartqa", "--out", str(tmp_path / "no"))
+    assert (own.returncode, own.stderr.count("\n"), "--stream.order" in own.stderr) == (1, 1, True)
+    assert not (tmp_path / "no").exists()

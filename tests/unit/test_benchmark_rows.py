@@ -20,6 +20,7 @@ from components.data.in_order import Threads
 from components.data.reports import ItemError
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
+from components.errors import DataError
 
 Rows = dict[str, list[Row]]
 
@@ -148,6 +149,96 @@ def test_ucit_gives_repeated_ids_new_ones_and_keeps_five_references(root: Path, 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     renewed = {(file["task"], file["split"]): file["repeated_ids"] for file in report["files"]}
     assert {key for key, count in renewed.items() if count} == {("vizwiz-caption", "train"), ("flickr30k", "train")}
+
+
+MOVES = {
+    "as MCITlib's README has it": {
+        "instructions/CLEVR": "UCIT/CLEVR-Math", "instructions": "UCIT", "datasets": "UCIT/datasets",
+        "UCIT/ArxivQA/train_4w.json": "UCIT/ArxivQA/train.json",
+        "UCIT/ArxivQA/test_3000.json": "UCIT/ArxivQA/test.json",
+    },
+    "as its path files have it": {
+        "instructions/CLEVR": "UCIT/CLEVR-Math", "instructions/VizWiz": "UCIT/VizWiz-caption",
+        "instructions/Flickr30k": "UCIT/Flickr30k-cap", "instructions": "UCIT", "datasets": "UCIT",
+    },
+    "lists beside the pictures": {"instructions": ".", "datasets": "datasets"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
+def test_ucit_as_others_lay_it_out(root: Path, tmp_path: Path, moves: dict[str, str]) -> None:
+    """The same rows and pictures as from the release's own layout."""
+    whole = _prepared("ucit", root, tmp_path / "a", trees.ucit)
+    for source, target in moves.items():
+        _move(root / source, root / target)
+    moved = _prepared("ucit", root, tmp_path / "b")
+    told = [
+        {key: [(row.sample_id, row.turns, row.answers, row.image) for row in rows] for key, rows in found.items()}
+        for found in (whole, moved)
+    ]
+    assert told[0] == told[1]
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file, or what a folder holds into a folder that may be there."""
+    if source.is_file():
+        source.rename(target)
+        return
+    for file in [path for path in source.rglob("*") if path.is_file()]:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(place)
+
+
+def test_coin_in_its_repositorys_playground(root: Path, tmp_path: Path) -> None:
+    trees.coin(root)
+    (root / "playground").mkdir()
+    (root / "Instructions_Original").rename(root / "playground" / "Instructions_Original")
+    rows = _prepared("coin", root, tmp_path)
+    assert rows["gqa test"][0].source == "playground/Instructions_Original/GQA/test.json#1"
+    assert rows["textvqa test"][1].image == (root / "cl_dataset/TextVQA/images/3.jpg").read_bytes()
+
+
+def _renumbered(table: dict[str, list[dict[str, object]]], first: int, name: str | None) -> dict[str, object]:
+    """A COCO caption file with ids from `first`, its pictures listed backwards, with other names or none."""
+    images = [{"id": first + at, **({"file_name": f"{name}{at}.jpg"} if name else {})} for at in range(2)][::-1]
+    notes = [{**note, "image_id": first + int(str(note["image_id"])) - 1} for note in table["annotations"]]
+    return {"images": images, "annotations": notes}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", ["COCO_val_", None])
+def test_captions_whose_names_do_not_join_are_paired_by_place(
+    root: Path, tmp_path: Path, first: int, name: str | None
+) -> None:
+    """As the released script does, and told in the report."""
+    trees.ucit(root)
+    path = root / "instructions/Flickr30k/val_coco_type_3000.json"
+    trees.put_json(path, _renumbered(json.loads(path.read_text()), first, name))
+    report = prepare_benchmark(trees.only("ucit", "flickr30k"), root, tmp_path / "out")
+    assert report.refused is None
+    assert trees.faults(report) == {("flickr30k", "test"): {"paired by place": 2}}
+    test = list(open_stream(StreamConfig(name=str(tmp_path / "out"))).tasks[0].test.rows())
+    assert [row.answers for row in test] == [tuple(f"caption {k} of {at}" for k in range(5)) for at in (1, 2)]
+    assert [row.sample_id for row in test] == ["0", "1"]
+
+
+def test_captions_without_an_images_list_are_paired_by_the_order_of_their_ids(root: Path, tmp_path: Path) -> None:
+    trees.ucit(root)
+    path = root / "instructions/Flickr30k/val_coco_type_3000.json"
+    trees.put_json(path, {"annotations": json.loads(path.read_text())["annotations"][::-1]})
+    prepare_benchmark(trees.only("ucit", "flickr30k"), root, tmp_path / "out")
+    test = open_stream(StreamConfig(name=str(tmp_path / "out"))).tasks[0].test.rows()
+    assert [set(row.answers) for row in test] == [{f"caption {k} of {at}" for k in range(5)} for at in (1, 2)]
+
+
+def test_captions_of_another_number_of_pictures_are_refused(root: Path, tmp_path: Path) -> None:
+    trees.ucit(root)
+    path = root / "instructions/Flickr30k/val_coco_type_3000.json"
+    table = json.loads(path.read_text())
+    trees.put_json(path, {"images": [{"id": 1}], "annotations": table["annotations"][:5]})
+    with pytest.raises(DataError, match=r"its 1 pictures cannot be paired with 2 rows by their places"):
+        prepare_benchmark(trees.only("ucit", "flickr30k"), root, tmp_path / "out")
 
 
 def test_mllm_cl_finds_pictures_with_and_without_their_folder(root: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from components.data.benchmarks.spec import PartSpec, StreamSpec, held_out, rank
 from components.data.reports import FileReport, Problem
 from components.data.streams import NAMED_STREAMS
 from components.errors import ConfigError
+from components.evaluation.ledger import benchmark_of
 
 # Whoever changes what a stream holds changes its digest, and prepared copies of it stop being the same data: say so in
 # the commit. Written by this program on the day the specifications were made.
@@ -169,3 +170,16 @@ def test_a_task_is_named_once() -> None:
         StreamSpec(name="s", tasks=(task, task))
     with pytest.raises(ConfigError, match="at least 1"):
         PartSpec(source="train", use=0)
+
+
+def test_a_part_is_a_stream_of_its_own() -> None:
+    whole = BENCHMARKS["coast-domain"]
+    part = whole.part(["iconqa", "chartqa"])
+    assert part.name == "part-of-coast-domain-chartqa-iconqa"
+    assert part.tasks == (whole.tasks[0], whole.tasks[2]), "in the stream's order, whatever the order of the names"
+    assert part.digest not in {stream.digest for stream in BENCHMARKS.values()}
+    assert whole.part(whole.task_names) == whole
+    for stream in BENCHMARKS.values():
+        assert benchmark_of(stream.part(stream.task_names[:1]).name) is None, "no published row is of a part"
+    with pytest.raises(ConfigError, match=r"no task 'iconq'; its tasks are chartqa, .* Did you mean iconqa\?"):
+        whole.part(["iconq"])

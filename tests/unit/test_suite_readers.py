@@ -12,6 +12,7 @@ import suite_trees as trees
 from rich.console import Console
 
 from components.data.benchmarks.raw import RawItem
+from components.data.reports import NOT_STATED
 from components.data.rows import Row
 from components.data.streams import StreamConfig
 from components.data.suites import catalogue
@@ -32,6 +33,10 @@ EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
         ("random/COCO_val2014_01.jpg/2", "Is there a random cat in the image?", ("no",), "yes_no", True),
     ],
     "mme": [
+        ("existence/7/1", "Is it so?", ("yes",), "yes_no", True),
+        ("existence/7/2", "Is it not?", ("no",), "yes_no", True),
+    ],
+    "mme-release": [
         ("existence/7/1", "Is it so? Please answer yes or no.", ("yes",), "yes_no", True),
         ("existence/7/2", "Is it not? Please answer yes or no.", ("no",), "yes_no", True),
     ],
@@ -71,7 +76,7 @@ EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
         ("all/0761183272/2", "What is the genre?", ("Travel",), "exact", True),
     ],
 }
-ROWS = {"pope": 6, "mme": 28}  # others: as expected above
+ROWS = {"pope": 6, "mme": 28, "mme-release": 28}  # others: as expected above
 LEFT_OUT = {"mmmu": {"several images": 1}}
 
 
@@ -173,11 +178,78 @@ def test_what_is_wrong_is_left_out_and_named(
 ) -> None:
     trees.TREES[name](tmp_path / "root")
     damage(tmp_path / "root")
-    report = prepare_suite(name, tmp_path / "root", tmp_path / "out")
+    report = prepare_suite(name, tmp_path / "root", tmp_path / "out", max_broken=0.9)
     assert set(report.files[0].counts) == {kind}
+    refused = prepare_suite(name, tmp_path / "root", tmp_path / "refused")
+    assert refused.refused is not None, "a whole row of so few is more than one in a hundred"
+    assert not (tmp_path / "refused").exists()
     strict = prepare_suite(name, tmp_path / "root", tmp_path / "strict", strict=True)
     assert (strict.refused or "").startswith(("--strict: ", "no row of"))
     assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize("named", ["./", "./hallusion_bench/", "hallusion_bench/"])
+@pytest.mark.parametrize("kept", ["hallusion_bench", ""])
+@pytest.mark.parametrize("home", ["HallusionBench", "."])
+def test_hallusion_bench_keeps_every_row_in_each_layout(tmp_path: Path, named: str, kept: str, home: str) -> None:
+    root = tmp_path / "root"
+    trees.hallusion(root, named=named, kept=kept)
+    report = prepare_suite("hallusion-bench", root / "HallusionBench" if home == "." else root, tmp_path / "out")
+    assert (report.refused, report.files[0].kept, report.files[0].with_image) == (None, 4, 3)
+    figure = root / "HallusionBench" / kept / "VD/chart/0_1.png"
+    rows = {row.sample_id: row for row in open_suite(tmp_path / "out").test.rows()}
+    assert rows["VD/chart_0/1-0"].image == figure.read_bytes()
+
+
+def test_hallusion_bench_without_its_figures_is_refused(tmp_path: Path) -> None:
+    """Its rows without a figure could all be read, and would measure nothing that is seen."""
+    trees.hallusion(tmp_path / "root")
+    for figure in (tmp_path / "root").rglob("*.png"):
+        figure.unlink()
+    report = prepare_suite("hallusion-bench", tmp_path / "root", tmp_path / "out", max_broken=0.99)
+    assert (report.refused or "").startswith("no row of hallusion-bench test has its picture, 3 rows would be left out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_report_shows_the_licence(name: str, tmp_path: Path) -> None:
+    prepared(name, tmp_path)
+    [licence] = json.loads((tmp_path / "out/report.json").read_text())["licences"]
+    assert licence == {"licence": SUITES[name].licence, "get": SUITES[name].get, "tasks": [name]}
+    assert SUITES[name].licence != NOT_STATED
+    assert SUITES[name].get
+
+
+def test_mme_asks_once_for_the_form(tmp_path: Path) -> None:
+    """LLaVA's line in the place of the release's, or the release's own; never both."""
+    llava, release = (prepared(name, tmp_path / name) for name in ("mme", "mme-release"))
+    assert [row.turns[0].text for row in llava[:2]] == [
+        "<image>\nIs it so?\nAnswer the question using a single word or phrase.",
+        "<image>\nIs it not?\nAnswer the question using a single word or phrase.",
+    ]
+    assert release[0].turns[0].text == "<image>\nIs it so? Please answer yes or no."
+    assert [row.sample_id for row in llava] == [row.sample_id for row in release]
+
+
+def test_a_subtask_of_mme_without_texts_is_named(tmp_path: Path) -> None:
+    """Texts may lie apart though the pictures do not; an empty folder is no subtask without questions."""
+    trees.mme(tmp_path / "root")
+    home = tmp_path / "root" / RELEASE / "artwork"
+    (home / "images/7.png").rename(home / "7.png")
+    (home / "images").rmdir()
+    assert prepare_suite("mme", tmp_path / "root", tmp_path / "out").files[0].kept == 28
+    (home / "questions_answers_YN/7.txt").unlink()
+    report = prepare_suite("mme", tmp_path / "root", tmp_path / "none")
+    assert dict(report.files[0].counts) == {"no rows": 1}
+
+
+def test_seed_bench_leaves_out_videos_alone(tmp_path: Path) -> None:
+    trees.seed(tmp_path / "root")
+    file = tmp_path / "root" / SEED
+    content = json.loads(file.read_text())
+    del content["questions"][0]["data_type"]
+    file.write_text(json.dumps(content))
+    assert prepare_suite("seed-bench", tmp_path / "root", tmp_path / "out").files[0].kept == 2
 
 
 def test_a_picture_outside_the_root_is_refused(tmp_path: Path) -> None:
@@ -185,7 +257,7 @@ def test_a_picture_outside_the_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(trees.picture("secret.jpg"))
     file = "POPE/output/coco/coco_pope_random.json"
     _replace(tmp_path / "root", file, "COCO_val2014_01.jpg", "../../secret.jpg")
-    report = prepare_suite("pope", tmp_path / "root", tmp_path / "out")
+    report = prepare_suite("pope", tmp_path / "root", tmp_path / "out", max_broken=0.5)
     assert dict(report.files[0].counts) == {"image outside folder": 1}
 
 

@@ -114,11 +114,13 @@ class StreamSpec:
             if name not in self.task_names:
                 close = difflib.get_close_matches(name, self.task_names, n=1)
                 meant = f" Did you mean {close[0]}?" if close else ""
-                raise ConfigError(f"{self.name} has no task {name!r}; its tasks are {', '.join(self.task_names)}.{meant}")
+                raise ConfigError(
+                    f"{self.name} has no task {name!r}; its tasks are {', '.join(self.task_names)}.{meant}"
+                )
         kept = tuple(task for task in self.tasks if task.name in names)
         if len(kept) == len(self.tasks):
             return self
-        return replace(self, name=f"{self.name}.part-{'-'.join(task.name for task in kept)}", tasks=kept)
+        return replace(self, name="-".join(("part-of", self.name, *(task.name for task in kept))), tasks=kept)
 
 
 def rank(seed: int, task: str, side: Side, item_id: str) -> int:
