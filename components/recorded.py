@@ -22,6 +22,7 @@ from components.evaluation.contributions import ScoredRun
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
+from components.provenance import made_with
 from components.tracking_config import TrackingConfig, tracking_uri
 from components.training.config import Json, RunConfig
 
@@ -113,7 +114,9 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         "oracle_matrix": None if run.oracle is None else _matrix(run.oracle, config),
         "item_scores": item_scores(run.path),
     }
-    facts = task_facts(run)
+    facts, made = task_facts(run), made_with(run.path)
+    if made:
+        content["made_with"] = made
     if facts:
         content["tasks"] = {task: asdict(one) for task, one in facts.items()}
     if run.general.figures:

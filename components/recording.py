@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from components.errors import StreamStopped
 from components.events import Event
-from components.fingerprint import code_fingerprint
-from components.run_facts import git_commit
+from components.provenance import add_session
 from components.tracking import Tracker, dataset_records, open_tracker
 from components.training.launch import (
     EventHandler,
@@ -54,8 +54,6 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         "method": config.method.name,
         "backbone": config.backbone.name,
         "seed": str(config.seed),
-        "code": code_fingerprint(),
-        "git_commit": git_commit() or "unknown",
     }
     tracker = open_tracker(
         config.tracking,
@@ -69,9 +67,22 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         on_note=follow,
     )
     claim_run_dir(plan)
+    cores = config.cluster.threads() * config.cluster.num_workers
+    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=config.cluster.use_gpu)
     if tracker.run_id is not None:
         write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui, "view": tracker.view})
     return tracker
+
+
+def budget_of(plan: Plan) -> dict[str, object]:
+    """What the run may spend: training rows and updates of every task, samples an update, test rows of every task."""
+    limit = plan.config.evaluation.limit
+    return {
+        "samples_per_update": plan.config.training.global_batch_size,
+        "train_rows": {each.task.name: each.num_rows for each in plan.lessons},
+        "updates": {each.task.name: each.num_updates for each in plan.lessons},
+        "test_rows": {each.task.name: min(each.task.test.num_rows, limit or math.inf) for each in plan.lessons},
+    }
 
 
 def recorded_as(run_dir: Path) -> str | None:

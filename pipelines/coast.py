@@ -16,10 +16,12 @@ from components.starting import quick_imports
 with quick_imports():
     from components.console import Console, PlannedTask
     from components.evaluation.ledger import differences, run_protocol
+    from components.events import Note
     from components.models.source import weight_bytes
     from components.recording import run_and_record, where_to_look
     from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
     from pipelines.command import guarded, parse
+    from pipelines.presets import data_note
 
 
 def main() -> int:
@@ -33,6 +35,9 @@ def main() -> int:
     console = Console()
     plan = plan_stream(config)
     show_plan(console, plan)
+    other_data = data_note(command.preset, config.stream, plan.stream.digest)
+    if other_data is not None:
+        console.handle(Note(text=other_data, warning=True))
     if command.dry_run:
         return 0
 

@@ -16,7 +16,7 @@ import tyro
 from components.errors import LittoralError
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
-from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
+from pipelines.presets import DEFAULT_PRESET, PRESETS, preset, preset_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Command:
     """What was asked for on the command line."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    preset: tyro.conf.Suppress[str] = ""
+    """The preset, or the file, that the run's options start from."""
     print_config: bool = False
     """Print the resolved configuration as JSON and stop."""
     dry_run: bool = False
@@ -47,6 +49,8 @@ def parse(
     rest = list(arguments)
     name = rest.pop(0) if rest and not rest[0].startswith("-") else default_preset
     config = preset(name)
+    for note in preset_notes(name):
+        print(f"Warning: {note}", file=sys.stderr)
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = config.with_method(method)
@@ -58,7 +62,7 @@ def parse(
         prog=f"{program} [PRESET] [--method NAME]",
         description=f"{description}\n\nPresets (default {default_preset}), or a configuration's JSON file:\n{presets}"
         f"\n\nMethods:\n{methods}{others}",
-        default=kind(run=config),
+        default=kind(run=config, preset=name),
         args=rest,
     )
 

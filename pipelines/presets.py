@@ -15,7 +15,7 @@ from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.config import BackboneConfig
-from components.training.config import EvaluationConfig, RunConfig, TrainingConfig, read_config
+from components.training.config import EvaluationConfig, RunConfig, StoredConfig, TrainingConfig, flatten, read_config
 from components.training.engine import OptimizerConfig
 
 
@@ -164,13 +164,45 @@ DEFAULT_PRESET = "coast-domain"
 
 
 def preset(name: str) -> RunConfig:
-    """The configuration called `name`, or the one in the JSON file `name` (as `--print-config` prints it, or as a
-    sweep leaves its best); raises `ConfigError` with the nearest name for an unknown one.
+    """The configuration called `name`, or the one in the JSON file `name`: what `--print-config` prints, what a sweep
+    leaves as its best, a run's config.json or a record of a run. Raises `ConfigError` with the nearest name for an
+    unknown one.
     """
     if name.endswith(".json"):
-        return replace(read_config(Path(name).expanduser()), run_id=None, storage=RunConfig().storage)
+        return replace(_stored(name).config, run_id=None, storage=RunConfig().storage)
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}{hint}")
     return PRESETS[name]()
+
+
+def preset_notes(name: str) -> list[str]:
+    """How the options in the file `name` differ from those of this version; [] for a named preset."""
+    if not name.endswith(".json"):
+        return []
+    stored, notes = _stored(name), list[str]()
+    if stored.unknown:
+        notes.append(f"{name} sets {', '.join(stored.unknown)}, which this version does not have: left out.")
+    if stored.absent:
+        now = flatten(stored.config.to_json())
+        listed = ", ".join(f"{option} = {now[option]}" for option in stored.absent)
+        notes.append(f"{name} does not name these options, which have their defaults: {listed}.")
+    return notes
+
+
+def data_note(name: str, stream: StreamConfig, digest: str) -> str | None:
+    """A sentence where the file `name` is of a run on other data than `stream` holds now; None for any other case."""
+    if not name.endswith(".json"):
+        return None
+    stored = _stored(name)
+    if stored.stream_digest in (None, digest) or stream != stored.config.stream:
+        return None
+    return (
+        f"{name} was made on other data of {stream.name} ({stored.stream_digest[:12]}) than there are here "
+        f"({digest[:12]}), so its scores need not come out again."
+    )
+
+
+def _stored(name: str) -> StoredConfig:
+    return read_config(Path(name).expanduser())

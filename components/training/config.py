@@ -186,14 +186,39 @@ class RunConfig:
         )
 
 
-def read_config(path: Path) -> RunConfig:
-    """A configuration from JSON (`RunConfig.to_json`, or a run's config.json); raises `ConfigError`."""
+@dataclass(frozen=True, kw_only=True)
+class StoredConfig:
+    """A configuration from a file, and how it differs from what this version knows."""
+
+    config: RunConfig
+    unknown: tuple[str, ...]  # options of the file that this version does not have; they are left out
+    absent: tuple[str, ...]  # options that the file does not name; they have their defaults
+    stream_digest: str | None  # of the data it was run on, where the file tells
+
+
+def read_config(path: Path) -> StoredConfig:
+    """From `RunConfig.to_json`, a run's config.json or a record of a run; raises `ConfigError` for anything else."""
     try:
-        return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = content if "format" in content else {}
+        plain = dict(record.get("config", content))
+        digest = record.get("stream_digest", plain.pop("stream_digest", None))
+        plain.pop("suite_digests", None)
+        config = RunConfig.from_json(plain)
+        given, known = flatten(plain), flatten(config.to_json())
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ConfigError(f"{path} is no configuration as --print-config prints it ({error!r}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"{path} is no configuration ({error!r}); give what --print-config prints, a run's config.json, or a "
+            "record that report.py --record wrote."
+        ) from error
+    return StoredConfig(
+        config=config,
+        unknown=tuple(name for name in given if name not in known),
+        absent=tuple(name for name in known if name not in given),
+        stream_digest=None if digest is None else str(digest),
+    )
 
 
 T = TypeVar("T")
