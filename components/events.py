@@ -6,6 +6,7 @@ Plain frozen dataclasses: they cross process borders by cloudpickle inside one R
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class RowScored:
     well_formed: dict[str, float] | None = None  # 0..1 per evaluated task: replies in the form that was asked for
     routing_accuracy: dict[str, float] | None  # 0..1 per evaluated task, for routed methods
     slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot, expert or group served
+    decisions: dict[str, Any] | None = None  # decisions.json so far; None where nothing is decided
     train_s: float
     evaluate_s: float
     peak_memory_bytes: int

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from components.data.streams import StreamConfig, open_stream
 from components.errors import ConfigError, LittoralError
 from components.evaluation.contributions import ScoredRun
+from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
@@ -61,6 +62,7 @@ class FinishedRun:
     mlflow_id: str | None = None  # None for a record or a run without MLflow
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
+    decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
 
 
 def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
@@ -90,6 +92,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
         mlflow_id=mlflow_id,
         general=GeneralScores.read(path / GENERAL_FILE),
+        decisions=Decisions.read(path / DECISIONS_FILE),
     )
 
 
@@ -121,6 +124,8 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         content["tasks"] = {task: asdict(one) for task, one in facts.items()}
     if run.general.figures:
         content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
+    if run.decisions:
+        content["decisions"] = run.decisions.to_dict()
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -191,6 +196,7 @@ def _from_record(path: Path) -> FinishedRun:
             cost=None if cost is None else Cost(**cost),
             general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
             tasks={task: TaskFacts(**facts) for task, facts in content.get("tasks", {}).items()},
+            decisions=Decisions.from_dict(content["decisions"]) if "decisions" in content else Decisions(),
         )
     except LittoralError:
         raise

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from components.errors import TrackingError
+from components.evaluation.decisions import Decisions
 from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
 from components.evaluation.matrix import LABELS, ScoreMatrix
 from components.evaluation.matrix_rows import ZERO_SHOT, Cell
@@ -68,6 +69,8 @@ class RowBook:
         if event.routing_accuracy:
             values |= {f"routing_accuracy/{names[task]}": share for task, share in event.routing_accuracy.items()}
             values["routing_accuracy_mean"] = sum(event.routing_accuracy.values()) / len(event.routing_accuracy)
+        if event.decisions:
+            values |= Decisions.from_dict(event.decisions).metrics(event.after, names)
         if event.slot_usage:
             served = [sum(counts) for counts in zip(*event.slot_usage.values(), strict=True)]
             values |= {"slots/total": len(served), "slots/dead": served.count(0)}

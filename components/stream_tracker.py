@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from components.evaluation.decisions import DECISIONS_FILE
 from components.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.fingerprint import code_fingerprint
 from components.mlflow_view import View, stream_view
@@ -249,6 +250,8 @@ class StreamTracker(Tracker):
         if row.slot_usage:
             picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")
             self._store.put_image(run_id, "slot_usage", picture, step)
+        if row.decisions:
+            self._store.put_json(run_id, row.decisions, DECISIONS_FILE)
         if row.samples:
             self._store.put_table(run_id, _columns(row.samples), f"predictions_sample/{step:02d}.json")
         self._store.put_table(run_id, book.table(), "score_matrix_table.json")

@@ -33,6 +33,7 @@ with quick_imports():
     from components.evaluation.matrix import ScoreMatrix
     from components.evaluation.spread import Spread
     from components.recorded import FinishedRun, read_run, write_record
+    from components.reporting.decisions import decision_tables
     from components.reporting.facts import known_facts
     from components.reporting.glance import below_majority
     from components.reporting.papers import markdown
@@ -112,7 +113,7 @@ def main() -> int:
         if command.picture is not None:
             print(write_calibration(runs, command.picture.expanduser()))
     else:
-        for number, table in enumerate([table_of(runs), *general_tables(runs)]):
+        for number, table in enumerate([table_of(runs), *general_tables(runs), *decision_tables(named(grouped(runs)))]):
             print("\n" * bool(number), end="")
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)

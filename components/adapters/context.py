@@ -28,16 +28,26 @@ class ContextScalars(nn.Module):
         """Append the scalars of task `index` >= 1, all at `start` (their value after the range is enforced)."""
         assert index >= 1, "the first task has no earlier one"
         assert f"task_{index}" not in self._parameters, f"task {index} has scalars already"
+        start = self.reachable(start)
         if self.range == "sigmoid":
-            low, high = SIGMOID_START
-            start = float(torch.logit(torch.tensor(min(max(start, low), high), dtype=torch.float64)))
+            start = float(torch.logit(torch.tensor(start, dtype=torch.float64)))
         scalars = nn.Parameter(torch.full((index,), start, device=device, dtype=torch.float32))
         self.register_parameter(f"task_{index}", scalars)
+
+    def reachable(self, start: float) -> float:
+        """The nearest value that scalars can start at."""
+        low, high = SIGMOID_START if self.range == "sigmoid" else (0.0, 1.0)
+        return min(max(start, low), high)
 
     def set_trainable(self, index: int) -> None:
         """Let only the scalars of task `index` train (none if it has none)."""
         for name, scalars in self.named_parameters():
             scalars.requires_grad_(name == f"task_{index}")
+
+    def scalars(self, index: int) -> Tensor | None:
+        """The scalars [index] of task `index`, each in [0, 1]; None if it has none."""
+        raw = self._parameters.get(f"task_{index}")
+        return None if raw is None else self.values(raw.detach())
 
     def values(self, raw: Tensor) -> Tensor:
         """Scalars in [0, 1] from free ones."""

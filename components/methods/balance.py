@@ -73,6 +73,8 @@ class BalancedAverage:
         self.levels = torch.tensor(QUANTILES, dtype=torch.float64, device=self.device)
         self.latest = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self.device)
         self.totals = torch.zeros_like(self.latest)  # sums over `steps`
+        # of the old weights, over tensors and steps: sum of their means, least, most
+        self.weights = torch.tensor([0.0, torch.inf, -torch.inf], dtype=torch.float64, device=self.device)
         self.steps = 0
 
     def update(self, tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
@@ -116,6 +118,8 @@ class BalancedAverage:
     def _count(self, olds: Tensor, fallen: Tensor) -> None:
         self.latest = torch.cat([fallen.double().mean().unsqueeze(0), olds.quantile(self.levels)])
         self.totals = self.totals + self.latest
+        total, least, most = self.weights.unbind()
+        self.weights = torch.stack([total + olds.mean(), least.minimum(olds.min()), most.maximum(olds.max())])
         self.steps += 1
 
     def statistics(self) -> dict[str, Tensor]:
@@ -127,11 +131,21 @@ class BalancedAverage:
         totals = zip(STATISTICS, self.totals.tolist(), strict=True)
         return {name: total / self.steps for name, total in totals} if self.steps else {}
 
+    def summary(self) -> dict[str, float]:
+        """Of the whole task: the steps that averaged, `means`, and the old weights' mean, least and most."""
+        total, least, most = self.weights.tolist()
+        found = {"ema_steps": float(self.steps)}
+        if not self.steps:
+            return found
+        weights = {"ema_old_mean": total / self.steps, "ema_old_min": least, "ema_old_max": most}
+        return found | self.means() | weights
+
     def state(self) -> dict[str, Tensor]:
         """All of it as plain tensors, for a checkpoint inside the task."""
         parts = {"average": self.average, "gradient": self.gradients, "before": self.before}
         flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        return {**flat, "latest": self.latest, "totals": self.totals, "steps": torch.tensor(self.steps)}
+        counted = {"latest": self.latest, "totals": self.totals, "weights": self.weights}
+        return {**flat, **counted, "steps": torch.tensor(self.steps)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
@@ -140,12 +154,14 @@ class BalancedAverage:
             part, _, name = key.partition(".")
             if name:
                 found[part][name] = value.to(self.device, copy=True)
-        whole = {"latest", "totals", "steps"} <= state.keys()
+        whole = {"latest", "totals", "weights", "steps"} <= state.keys()
         begun = whole and (self.balance.start == "task_start" or int(state["steps"]) > 0)
         if not whole or (begun and not found["average"]):
             raise CheckpointError("the checkpoint inside a task holds no moving averages; start a new run.")
         self.average, self.gradients, self.before = found["average"], found["gradient"], found["before"]
-        self.latest, self.totals = state["latest"].to(self.device), state["totals"].to(self.device)
+        self.latest, self.totals, self.weights = (
+            state[name].to(self.device) for name in ("latest", "totals", "weights")
+        )
         self.steps = int(state["steps"])
 
 

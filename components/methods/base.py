@@ -239,6 +239,12 @@ class Method:
         """
         return MethodState(tensors=copy_tensors(self.parameters()), structure=self.structure())
 
+    def decisions(self) -> dict[str, dict[str, Json]]:
+        """By learned task what the method decided about it, as plain JSON, for files and curves; {} where it decides
+        nothing. A function of what `state_dict` carries, so that a resumed run says the same. Called between tasks.
+        """
+        return {}
+
     def task_state(self) -> dict[str, Tensor]:
         """What a method gathers while a task is learned, beside trainable parameters; kept in mid-task checkpoints.
 

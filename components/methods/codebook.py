@@ -45,7 +45,7 @@ class Decision:
     group: int
     similarity: float | None  # to the best group there was; None for the first task
     reused: bool  # the group had learned a task before
-    averaged: dict[str, float] | None = None  # means over the task's steps (balance.STATISTICS) where it was averaged
+    averaged: dict[str, float] | None = None  # `BalancedAverage.summary` of the task where it was averaged
 
 
 class Codebook:

@@ -235,6 +235,22 @@ class ContinualLlava(ReadsInstructions, Method):
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "begun": self.begun}
 
+    def decisions(self) -> dict[str, dict[str, Json]]:
+        """slots: the mean weight of each of the task's slots over its instructions, in order, and how many are used;
+        w, w_moved: the scalar of each earlier task, and how far training moved it from its start.
+        """
+        found: dict[str, dict[str, Json]] = {}
+        for index, task in enumerate(self.tasks):
+            shares = self.pool.shares[index].tolist()
+            found[task] = {"slots": [*shares], "slots_used": sum(share > 0 for share in shares)}
+            scalars = self.context.scalars(index)
+            if scalars is not None:
+                start = self.context.reachable(self._start(index))
+                w = dict(zip(self.tasks, scalars.tolist(), strict=False))
+                moved = {name: value - start for name, value in w.items()}
+                found[task] |= {"w": {**w}, "w_moved": {**moved}}
+        return found
+
     @property
     def routes(self) -> bool:
         return self.options.pool == "owned"  # in a shared pool no slot belongs to a task
@@ -263,9 +279,12 @@ class ContinualLlava(ReadsInstructions, Method):
         if options.pool == "shared":
             self.bank.copy_group(SHARED, str(index - 1))
             self.groups.append(str(index - 1))
-        start = 1.0 / index if options.contextual_start == "even" else SMALL_START
         device = next(iter(self.bank.layers.values())).weight.device
-        self.context.add_task(index, start=start, device=device)
+        self.context.add_task(index, start=self._start(index), device=device)
+
+    def _start(self, index: int) -> float:
+        """Where the scalars of task `index` start, before the range is enforced."""
+        return 1.0 / index if self.options.contextual_start == "even" else SMALL_START
 
     def _trained_group(self, index: int) -> str:
         return str(index) if self.options.pool == "owned" else SHARED

@@ -238,7 +238,7 @@ class Lcia(Method):
         assert self.current is not None, "end_task without begin_task"
         if self.average is not None:
             load_parameters(self.bank.group_parameters(str(self.current.group)), self.average.average)
-        self.codebook.learned(task.instructions, None if self.average is None else self.average.means())
+        self.codebook.learned(task.instructions, None if self.average is None else self.average.summary())
         self.current, self.average = None, None
 
     def state_dict(self, model: Backbone) -> MethodState:
@@ -254,6 +254,22 @@ class Lcia(Method):
 
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), **self.codebook.to_json()}
+
+    def decisions(self) -> dict[str, dict[str, Json]]:
+        """group, similarity to the best group there was (null for the first task), reused; of an average its steps
+        and, over them, the share of fallbacks and the weight of the old tensors.
+        """
+        return {
+            decision.task: {
+                "group": decision.group,
+                "similarity": decision.similarity,
+                "reused": decision.reused,
+                "ema_steps": 0,
+                **(decision.averaged or {}),
+            }
+            for decision in self.codebook.decisions
+            if decision.task in self.tasks
+        }
 
     def owner(self, task: str) -> str:
         group = self.codebook.group_of(task) if task in self.tasks else None

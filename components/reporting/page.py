@@ -21,6 +21,7 @@ from components.data.tasks import TaskStream
 from components.evaluation.decomposition import SPLITS
 from components.reporting.charts import Chart, curve_chart, looks, split_chart
 from components.reporting.curves import Curves, curves
+from components.reporting.decisions import decision_tables
 from components.reporting.facts import (
     Groups,
     cost_lines,
@@ -92,6 +93,7 @@ def page(content: Content) -> str:
         without_intervals=_without_intervals(drawn),
         split_charts=split_charts,
         forgetting=forgetting_lines(groups),
+        decisions=decision_tables(groups),
         routings=[one for one in found if one is not None],
         gallery=lost,
         loss_kinds=kinds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.errors import DataError
 from components.evaluation.answer_format import FormRepair, form_of, obeys
+from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.decomposition import SPLITS, split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
@@ -73,13 +74,15 @@ class Row:
     after: str
     scores: dict[str, float | None]
     readings: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in READINGS
+    served: dict[str, dict[str, Any]] = field(default_factory=dict)  # by task, a `Served` as plain JSON
 
     @classmethod
     def stored(cls, content: Mapping[str, Any]) -> Row:
         """From a checkpoint, also an older one that knew oracle routing only."""
         older = {name: content.get(f"{name}_scores") for name in READINGS}
         readings = content.get("readings", {name: scores for name, scores in older.items() if scores})
-        return cls(after=content["after"], scores=content["scores"], readings=readings)
+        served = content.get("served", {})
+        return cls(after=content["after"], scores=content["scores"], readings=readings, served=served)
 
 
 class RowScorer:
@@ -121,6 +124,7 @@ class RowScorer:
                 for reading, column in READINGS.items()
                 if any(record[column] is not None for record in table)
             },
+            served=_served(table, self.method.owner) if learned else {},
         )
         if self.rank == 0:
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
@@ -214,6 +218,7 @@ class RowScorer:
     ) -> None:
         predictions = self.plan.run_dir / "predictions" / f"{learned:02d}-{row.after}.parquet"
         write_predictions(predictions, table)
+        decisions = write_decisions(self.plan, rows, self.method)
         write_matrix(self.plan, rows)
         checkpoint = self.plan.run_dir / "checkpoints" / f"{learned:02d}-{row.after}"
         self.send(
@@ -229,6 +234,7 @@ class RowScorer:
                 if self.method.routes and learned
                 else None,
                 slot_usage=_slot_usage(table, self.method.num_slots) if learned else None,
+                decisions=decisions.to_dict() if decisions else None,
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),
@@ -283,6 +289,27 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
             seed=config.seed,
             extra=extra,
         )
+
+
+def write_decisions(plan: WorkerPlan, rows: list[Row], method: Method) -> Decisions:
+    """Replace decisions.json by what the method decided so far and whom it served, atomically; no file for nothing."""
+    served = served_from_json({row.after: row.served for row in rows if row.served})
+    decisions = Decisions(tasks=method.decisions(), served=served)
+    if decisions:
+        decisions.write(plan.run_dir / DECISIONS_FILE)
+    return decisions
+
+
+def _served(table: list[Record], owner: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """Who served each task's rows, by task; empty for a method that does not route."""
+    found: dict[str, dict[str, Any]] = {}
+    for task in dict.fromkeys(str(record["task"]) for record in table):
+        rows = [record for record in table if record["task"] == task]
+        routed = [None if record["routed_to"] is None else str(record["routed_to"]) for record in rows]
+        matched = [None if record["matched"] is None else bool(record["matched"]) for record in rows]
+        if any(name is not None for name in routed):
+            found[task] = asdict(Served.of(owner(task), routed, matched))
+    return found
 
 
 def _mean(table: list[Record], task: str, column: str) -> float | None:

@@ -105,6 +105,8 @@ def test_state_rebuilds_the_same_model(name: str, toys: list[Toy], tmp_path: Pat
     other_backbone = fresh_backbone()
     other = attached(tiny_config(name), other_backbone, through_disk(method.state_dict(backbone), tmp_path))
     assert other.tasks == [task.info.name for task in toys]
+    assert other.decisions() == method.decisions() == json.loads(json.dumps(method.decisions()))
+    assert set(method.decisions()) <= set(method.tasks)
     for task in toys:
         assert torch.equal(logits(other, other_backbone, task.batch), logits(method, backbone, task.batch))
         with method.select(backbone, task.prompts), other.select(other_backbone, task.prompts):

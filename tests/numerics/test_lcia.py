@@ -149,9 +149,28 @@ def test_a_reused_group_ends_as_the_average_of_its_training() -> None:
     assert parts[1]["ema_fallback"] == 1.0  # the first step has no gradient before it
     assert set(parts[-1]) == {"ema_fallback", "ema_old_p10", "ema_old_p50", "ema_old_p90"}
     averaged = method.codebook.decisions[-1].averaged
-    assert averaged == expected.means()
+    assert averaged == expected.summary()
     assert averaged is not None
     assert averaged["ema_fallback"] < 0.6  # the formula's value was at work in many tensors and steps
+
+
+def test_decisions_tell_groups_similarities_and_the_averages_weights() -> None:
+    method, backbone = attached(RELEASED)
+    assert method.decisions() == {}
+    learn(method, backbone, 0)
+    learn(method, backbone, 1)
+    method.begin_task(backbone, info(2))
+    assert list(method.decisions()) == ["streets", "quiz"]  # nothing of a task that is not over
+    method, backbone = learned(RELEASED)
+    told = method.decisions()
+    assert [told[name]["group"] for name in TASKS] == GROUPS
+    assert [told[name]["reused"] for name in TASKS] == [False, False, True]
+    assert [told[name]["ema_steps"] for name in TASKS] == [0, 0, 5]  # six updates, the average is a copy of the first
+    assert told["streets"]["similarity"] is None
+    assert told["quiz"]["similarity"] == pytest.approx(0.092, abs=5e-4)
+    assert told["kitchens"]["similarity"] == pytest.approx(1.0)
+    least, mean, most = (told["kitchens"][f"ema_old_{which}"] for which in ("min", "mean", "max"))
+    assert 0 < least < mean < most < 1  # type: ignore[operator]
 
 
 def test_accumulation_averages_once_per_update() -> None:

@@ -179,6 +179,12 @@ def test_equal_to_a_written_out_loop(balance: Balance, start: str) -> None:
     assert fallbacks == sum(old == balance.constant_weight for old in olds) < 13  # most steps follow the formula
     torch.testing.assert_close(average.average["w"].double(), torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert len(olds) == (25 if start == "task_start" else 24)
+    summary = average.summary()
+    assert summary["ema_steps"] == len(olds)
+    expected_weights = [sum(olds) / len(olds), min(olds), max(olds)]
+    assert [summary[f"ema_old_{which}"] for which in ("mean", "min", "max")] == pytest.approx(
+        expected_weights, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("weight", [0.99, 0.999])
@@ -237,7 +243,7 @@ def test_an_interrupted_average_goes_on_bit_for_bit(balance: Balance) -> None:
     again = run(again, range(4, 9))
     assert again.state().keys() == whole.state().keys()
     assert all(torch.equal(again.state()[name], value) for name, value in whole.state().items())
-    assert again.means() == whole.means()
+    assert again.summary() == whole.summary()
 
 
 def test_the_released_start_is_a_copy_after_the_first_step() -> None:

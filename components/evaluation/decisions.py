@@ -1,0 +1,118 @@
+"""What a method decided task by task, and whom it served with that: decisions.json in a run's folder, and in records.
+
+{"format": ..., "tasks": {task: what `Method.decisions` says}, "served": {after: {task: rows, own, fallback, by}}}
+Both halves come from what a checkpoint holds, so a resumed run writes what one in a single go does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.errors import DataError
+from components.methods.base import Json
+
+DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Who answered a task's test rows. Shares are 0..1; None where a method does not say."""
+
+    rows: int
+    own: float | None  # served by the parameters that learned the task (of a shared group: that group's)
+    fallback: float | None  # nothing suited the row, a stand-in served it
+    by: dict[str, int]  # rows by the task whose parameters served them
+
+    @classmethod
+    def of(cls, owner: str, routed_to: Sequence[str | None], matched: Sequence[bool | None]) -> Served:
+        """Counted over a task's rows; `owner` is what `routed_to` says of a row that is routed rightly."""
+        names = [name for name in routed_to if name is not None]
+        hits = [hit for hit in matched if hit is not None]
+        return cls(
+            rows=len(routed_to),
+            own=names.count(owner) / len(names) if names else None,
+            fallback=hits.count(False) / len(hits) if hits else None,
+            by=dict(sorted(Counter(names).items())),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """By learned task what was decided; by row of the score matrix and task who served."""
+
+    tasks: dict[str, dict[str, Json]] = field(default_factory=dict)
+    served: dict[str, dict[str, Served]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """False: the method decides nothing, or the run is older than this file."""
+        return bool(self.tasks or any(self.served.values()))
+
+    def metrics(self, after: str, names: Mapping[str, str]) -> dict[str, float]:
+        """What a tracker draws of the row after the task `after`: its decision's numbers and every task's shares.
+
+        `names`: tasks as they may stand in a metric's name.
+        """
+        values = {
+            f"decisions/{key}": value for key, value in _numbers(self.tasks.get(after, {}), names) if value is not None
+        }
+        for what in ("own", "fallback"):
+            shares = {task: getattr(one, what) for task, one in self.served.get(after, {}).items()}
+            known = {task: share for task, share in shares.items() if share is not None}
+            if what == "fallback" and known:  # "own" is routing_accuracy already
+                values |= {f"{what}/{names.get(task, task)}": share for task, share in known.items()}
+                values[f"{what}_mean"] = sum(known.values()) / len(known)
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        served = {after: {task: asdict(one) for task, one in row.items()} for after, row in self.served.items()}
+        return {"format": FORMAT, "tasks": self.tasks, "served": served}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Decisions:
+        """The inverse of `to_dict`; raises `DataError`."""
+        try:
+            if content["format"] != FORMAT:
+                raise DataError(f"decisions have format {content['format']!r}, expected {FORMAT!r}.")
+            return cls(tasks=dict(content["tasks"]), served=served_from_json(content["served"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"these are no decisions ({error!r}).") from error
+
+    def write(self, path: Path) -> None:
+        """Replace the file atomically."""
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Decisions:
+        """From a decisions.json; empty where there is none; raises `DataError` when it is broken."""
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is not readable ({error}); delete it to do without the decisions.") from error
+        return cls.from_dict(content if isinstance(content, dict) else {})
+
+
+def served_from_json(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Served]]:
+    """Rows of `Served` as `dataclasses.asdict` left them."""
+    return {after: {task: Served(**one) for task, one in row.items()} for after, row in content.items()}
+
+
+def _numbers(content: Mapping[str, Json], names: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Numbers of a decision by name, those of mappings as name/key; lists and texts are no curve."""
+    found: list[tuple[str, float]] = []
+    for key, value in content.items():
+        if isinstance(value, bool | int | float):
+            found.append((key, float(value)))
+        elif isinstance(value, dict):
+            found += [(f"{key}/{names.get(name, name)}", number) for name, number in _numbers(value, names)]
+    return found
