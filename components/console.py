@@ -42,7 +42,12 @@ class Console:
     # ---- before
 
     def print_plan(
-        self, tasks: Sequence[PlannedTask], facts: Mapping[str, str] | None = None, *, zero_shot: bool = False
+        self,
+        tasks: Sequence[PlannedTask],
+        facts: Mapping[str, str] | None = None,
+        *,
+        zero_shot: bool = False,
+        scored_on: str = "test",
     ) -> None:
         """The tasks in order with their rows and updates, `facts` above them, and a warning for few updates."""
         self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot)
@@ -51,11 +56,16 @@ class Console:
             self._out.print(Text.assemble((f"{name}: ", "bold"), value), soft_wrap=True)
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("task", overflow="fold")
-        for column in ("train rows", "test rows", "updates"):
+        on_test = scored_on == "test"
+        unscored = (
+            ("validation rows" if on_test else "test rows, not scored",) if any(t.unscored_rows for t in tasks) else ()
+        )
+        for column in ("train rows", *unscored, "test rows" if on_test else "validation rows, scored", "updates"):
             table.add_column(column, justify="right")
         for number, task in enumerate(tasks, start=1):
             updates = Text(str(task.num_updates), style="yellow" if 0 < task.num_updates < FEW_UPDATES else "")
-            table.add_row(Text(f"{number}. {task.name}"), str(task.train_rows), str(task.test_rows), updates)
+            rows = (task.train_rows, *((task.unscored_rows,) if unscored else ()), task.test_rows)
+            table.add_row(Text(f"{number}. {task.name}"), *map(str, rows), updates)
         self._out.print(table)
         for task in tasks:
             self._warn_few_updates(task.name, task.num_updates)

@@ -159,13 +159,14 @@ def task_facts(run: FinishedRun) -> Mapping[str, TaskFacts]:
     The data have them only while they are what the run was scored on: a folder may be gone, and embedded data may have
     changed with the version.
     """
-    return run.tasks or _facts_of(run.config.stream, run.config.evaluation.limit, run.stream_digest)
+    evaluation = run.config.evaluation
+    return run.tasks or _facts_of(run.config.stream, evaluation.split, evaluation.limit, run.stream_digest)
 
 
 @cache
-def _facts_of(config: StreamConfig, limit: int | None, digest: str) -> Mapping[str, TaskFacts]:
+def _facts_of(config: StreamConfig, split: str, limit: int | None, digest: str) -> Mapping[str, TaskFacts]:
     try:
-        stream = open_stream(config)
+        stream = open_stream(config, scored=split)
     except LittoralError:
         return {}
     if stream.digest != digest:
@@ -176,7 +177,11 @@ def _facts_of(config: StreamConfig, limit: int | None, digest: str) -> Mapping[s
 
 def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
     return matrix.to_dict(
-        stream=config.stream.name, method=config.method.name, backbone=config.backbone.name, seed=config.seed
+        stream=config.stream.name,
+        method=config.method.name,
+        backbone=config.backbone.name,
+        seed=config.seed,
+        extra={"scored_on": config.evaluation.split},
     )
 
 

@@ -17,8 +17,9 @@ class PlannedTask:
 
     name: str
     train_rows: int
-    test_rows: int
+    test_rows: int  # those that are scored
     num_updates: int
+    unscored_rows: int = 0  # of a validation part; of the test split, when the validation part is scored
 
 
 @dataclass(kw_only=True)

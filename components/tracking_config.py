@@ -52,12 +52,14 @@ class DatasetRecord:
     digest: str  # identity of the content, any length
     uri: str
     num_rows: int
-    context: str  # "train" or "test"
+    context: str  # "train", "test" or "validation"
 
 
 def dataset_records(stream: TaskStream, suites: Sequence[Suite] = ()) -> list[DatasetRecord]:
-    """The train and test splits of a stream and the general suites, identified by their manifests."""
-    splits = [(task.name, *part) for task in stream.tasks for part in (("train", task.train), ("test", task.test))]
+    """The splits of a stream that a run learns from and is scored on, and the suites, by their manifests."""
+    splits = [
+        (task.name, *part) for task in stream.tasks for part in (("train", task.train), (task.scored_on, task.test))
+    ]
     splits += [(suite.name, "test", suite.test) for suite in suites]
     return [
         DatasetRecord(

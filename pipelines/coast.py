@@ -65,6 +65,7 @@ def show_plan(console: Console, plan: Plan) -> None:
             train_rows=lesson.num_rows,
             test_rows=min(lesson.task.test.num_rows, config.evaluation.limit or lesson.task.test.num_rows),
             num_updates=lesson.num_updates,
+            unscored_rows=0 if lesson.task.unscored is None else lesson.task.unscored.num_rows,
         )
         for lesson in plan.lessons
     ]
@@ -81,19 +82,26 @@ def show_plan(console: Console, plan: Plan) -> None:
     if any(unseen.values()):
         listed = ", ".join(f"{name} {rows:,}" for name, rows in unseen.items() if rows)
         facts["unseen rows"] = f"{listed} training rows are never learned from: the budget ends before one epoch"
+    if config.stream.validation:
+        facts["validation"] = (
+            f"{config.stream.validation:.0%} of the training rows, cut by a hash of what they show, are never learned "
+            f"from; scored are the {config.evaluation.split} rows"
+        )
     if plan.suites:
         listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
         when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"
         facts["general suites"] = f"{listed}, before the stream and {when}"
-    console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot)
+    scored_on = config.evaluation.split
+    console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot, scored_on=scored_on)
 
 
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     """The matrix, its figures, and where everything is."""
     console.print_matrix(result.matrix, result.readings)
     console.print_general(result.general, result.matrix.summary().get("final_average"))
-    protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
-    console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
+    if plan.config.evaluation.split == "test":  # published rows are test figures
+        protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
+        console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
     names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")
     paths = {name: str(plan.run_dir / Path(name)) for name in names}
     console.print_outcome(paths, where_to_look(plan))

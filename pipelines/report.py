@@ -117,6 +117,8 @@ def main() -> int:
             print("\n" * bool(number), end="")
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
+        if runs[0].config.evaluation.split == "validation":
+            put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     return 0
 
 

@@ -24,6 +24,7 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for what, mine, theirs in (
+            ("scored rows", first.config.evaluation.split, run.config.evaluation.split),
             ("stream", stream_of(first), stream_of(run) if not reordered(first, run) else stream_of(first)),
             ("backbone", first.config.backbone, run.config.backbone),
             ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
@@ -65,7 +66,12 @@ def reordered(first: FinishedRun, other: FinishedRun) -> bool:
     if facts:
         return stream_digest(facts[task].identity for task in other.matrix.tasks) == other.stream_digest
     known = (
-        [stream_digest(identities) for identities in known_identities(first.config.stream, run.matrix.tasks)]
+        [
+            stream_digest(identities)
+            for identities in known_identities(
+                first.config.stream, run.matrix.tasks, scored=first.config.evaluation.split
+            )
+        ]
         for run in (first, other)
     )
     return (first.stream_digest, other.stream_digest) in zip(*known, strict=True)

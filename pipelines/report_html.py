@@ -45,7 +45,7 @@ def write_html(
         texts[name] = page(
             Content(
                 groups=named(grouped(own)),
-                stream=open_stream(own[0].config.stream),
+                stream=open_stream(own[0].config.stream, scored=own[0].config.evaluation.split),
                 replies=replies,
                 overview=overview,
                 generals=tuple(generals),

@@ -23,8 +23,9 @@ from components.data.mini_coin.generate import MINI_COIN
 from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.data.tasks import Task, TaskStream
+from components.data.validation import VALIDATION, part, sides
 from components.errors import ConfigError, DataError
-from components.options import Count, CountOrZero, check_options
+from components.options import Count, CountOrZero, ShareUpToHalf, check_options
 
 _COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
 NAMED_STREAMS: dict[str, tuple[str, ...]] = {
@@ -58,9 +59,12 @@ class StreamConfig:
     data_seed: CountOrZero = 0
     """Seed of a generated stream."""
     train_limit: Count | None = None
-    """Use only the first rows of every train split."""
+    """Use only the first rows of every train split, without its validation part."""
     test_limit: Count | None = None
-    """Use only the first rows of every test split."""
+    """Use only the first rows of every test split and validation part."""
+    validation: ShareUpToHalf = 0.0
+    """Share of the training rows (0 to 0.5) that is never trained on, to choose settings by: cut by a hash of a row's
+    picture, or of its questions where it has none. Kept as copies below the data folder."""
 
     def __post_init__(self) -> None:
         check_options(self, "stream")
@@ -86,11 +90,17 @@ def data_root(config: StreamConfig) -> Path:
     return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "littoral").resolve() / "data"
 
 
-def open_stream(config: StreamConfig) -> TaskStream:
+def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
     """The stream that `config` names, every shard verified; missing splits of a named one are generated and kept.
 
-    Raises `ConfigError` for an unknown stream, size or task and `DataError` for damaged or refused data.
+    With `scored` "validation", every task's `test` is its validation part. Raises `ConfigError` for an unknown stream,
+    size or task, and for a validation part that `config` does not cut; `DataError` for damaged or refused data.
     """
+    if scored == VALIDATION and not config.validation:
+        raise ConfigError(
+            "evaluation.split is validation, and stream.validation is 0; give --stream.validation 0.2, or any share up "
+            "to 0.5."
+        )
     path = Path(config.name).expanduser()
     if config.name in NAMED_STREAMS:
         stream = _generated(config)
@@ -109,6 +119,8 @@ def open_stream(config: StreamConfig) -> TaskStream:
             f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
         )
     stream = _ordered(stream, config.order)
+    if config.validation:
+        stream = replace(stream, tasks=tuple(_with_validation(task, config, scored) for task in stream.tasks))
     if config.train_limit is None and config.test_limit is None:
         return stream
     root = data_root(config) / "first-rows"
@@ -117,10 +129,27 @@ def open_stream(config: StreamConfig) -> TaskStream:
             task,
             train=_first_rows(root, task.train, config.train_limit),
             test=_first_rows(root, task.test, config.test_limit),
+            unscored=None if task.unscored is None else _first_rows(root, task.unscored, config.test_limit),
         )
         for task in stream.tasks
     )
     return replace(stream, tasks=tasks)
+
+
+def _with_validation(task: Task, config: StreamConfig, scored: str) -> Task:
+    """The task with its training rows cut in two, and the part to score as its `test`."""
+    root = data_root(config) / VALIDATION / f"{task.train.digest[:16]}-{config.validation:g}"
+    if not all((root / name / "manifest.json").is_file() for name in ("train", VALIDATION)):
+        held = sides(task.train, config.validation)
+        for name, wanted in (("train", False), (VALIDATION, True)):
+            whole = replace(task.train, split=name)
+            rows = (replace(row, split=name) for row in part(task.train, held, wanted=wanted))
+            facts = {"cut_from": whole.digest, "share": config.validation, "rows": held.count(wanted)}
+            _kept_subset(rows, whole, root / name, facts)
+    train, validation = (_verified(root / name) for name in ("train", VALIDATION))
+    if scored == VALIDATION:
+        return replace(task, train=train, test=validation, unscored=task.test)
+    return replace(task, train=train, unscored=validation)
 
 
 def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
@@ -151,13 +180,13 @@ def _generated(config: StreamConfig) -> TaskStream:
     return TaskStream(name=config.name, tasks=tasks)
 
 
-def known_identities(config: StreamConfig, tasks: Sequence[str]) -> Iterator[list[str]]:
+def known_identities(config: StreamConfig, tasks: Sequence[str], *, scored: str) -> Iterator[list[str]]:
     """`Task.identity` of the `tasks` in this order: as they are here, then as earlier versions generated them.
 
     Records name the data they were learned on by its digest only, and a generated stream changes with its version.
     """
-    yield [task.identity for task in open_stream(replace(config, order=tuple(tasks))).tasks]
-    if config.name in NAMED_STREAMS and config.data_seed == 0:
+    yield [task.identity for task in open_stream(replace(config, order=tuple(tasks)), scored=scored).tasks]
+    if config.name in NAMED_STREAMS and config.data_seed == 0 and not config.validation:
         for folder, identities in json.loads(FORMER.read_text(encoding="utf-8")).items():
             if folder.endswith(f"-{config.size}") and all(task in identities for task in tasks):
                 yield [identities[task] for task in tasks]
@@ -218,9 +247,7 @@ def _first_rows(root: Path, split: Split, limit: int | None) -> Split:
 def _kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str, object]) -> Split:
     """Some `rows` of `split` as a split of its own at `path`, written at the first use; `facts` go to its card."""
     if (path / "manifest.json").is_file():
-        kept = open_split(path)
-        verify_split(kept)
-        return kept
+        return _verified(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         write_split(rows, scratch, task=split.task, split=split.split, card={**split.card, **facts})
@@ -228,6 +255,12 @@ def _kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str,
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
     return open_split(path)
+
+
+def _verified(path: Path) -> Split:
+    kept = open_split(path)
+    verify_split(kept)
+    return kept
 
 
 def _imported(config: StreamConfig, path: Path) -> TaskStream:

@@ -11,12 +11,18 @@ from components.data.rows import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One dataset to learn: a train split, a test split, and how long its answers may get (tokens)."""
+    """One dataset to learn: a train split, the rows to score, and how long its answers may get (tokens)."""
 
     name: str
     train: Split
-    test: Split
+    test: Split  # the rows that are scored: the test split, or the validation part in its place
     max_new_tokens: int
+    unscored: Split | None = None  # with a validation part: that one, or the test split when it is scored itself
+
+    @property
+    def scored_on(self) -> str:
+        """ "validation" where that part is scored, else "test"."""
+        return "validation" if self.test.split == "validation" else "test"
 
     @property
     def identity(self) -> str:

@@ -92,6 +92,7 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
         (str(run.config.run_id), difference)
         for group in groups.values()
         for run in group
+        if run.config.evaluation.split == "test"  # published figures are test figures
         for difference in differences(
             run.config.stream.name,
             run.config.method.name,
@@ -99,6 +100,11 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
             run_protocol(run.config.backbone.name, run.matrix.tasks),
         )
     ]
+
+
+def stream_title(run: FinishedRun) -> str:
+    """The stream's name, and that validation rows were scored where they were."""
+    return run.config.stream.name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
 
 
 def is_benchmark(run: FinishedRun) -> bool:

@@ -31,6 +31,7 @@ from components.reporting.facts import (
     is_benchmark,
     own_options,
     published_differences,
+    stream_title,
 )
 from components.reporting.gallery import Gallery, gallery
 from components.reporting.glance import glance
@@ -75,7 +76,7 @@ def page(content: Content) -> str:
     environment.filters["coded"] = _coded
     found = [routing(line, run, replies[str(run.config.run_id)]) for line, group in groups.items() for run in group]
     return environment.get_template("comparison.html").render(
-        stream=runs[0].config.stream.name,
+        stream=stream_title(runs[0]),
         backbone=runs[0].config.backbone.name,
         digest=runs[0].stream_digest[:12],
         tasks=runs[0].matrix.tasks,

@@ -85,6 +85,9 @@ class EvaluationConfig:
     """For routed methods: score a second time with the task known, so that forgetting splits into routing and drift."""
     limit: Count | None = None
     """Only the first rows of each test split."""
+    split: Literal["test", "validation"] = "test"
+    """Which rows are scored: the test split, or the validation part that stream.validation cuts from the training rows.
+    Choose settings on validation rows, and report what the test rows say."""
     suites: tuple[str, ...] = ()
     """General suites, scored before the stream and after it and never trained on: mini-general, mini-constraints, or
     folders that pipelines/prepare.py wrote. They are scored whole, whatever `limit` says."""

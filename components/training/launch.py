@@ -101,7 +101,7 @@ def plan_stream(config: RunConfig) -> Plan:
     if config.run_id is None:
         raise ConfigError("a run needs an id; give --run-id NAME.")
     require_lasting_storage(config.storage)
-    stream = open_stream(config.stream)
+    stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
     suites = open_suites(config.evaluation.suites, config.stream, stream)
     return Plan(config=config, stream=stream, lessons=plan_lessons(config, stream), suites=suites, run_dir=run_dir)

@@ -287,7 +287,7 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
             method=config.method.name,
             backbone=config.backbone.name,
             seed=config.seed,
-            extra=extra,
+            extra={"scored_on": config.evaluation.split, **(extra or {})},
         )
 
 

@@ -198,3 +198,19 @@ def test_time_left_follows_a_resumed_task_and_full_rows() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("scored_on", "columns"),
+    [
+        ("test", "train rows  validation rows  test rows  updates"),
+        ("validation", "train rows  test rows, not scored  validation rows, scored  updates"),
+    ],
+)
+def test_a_plan_shows_the_validation_part_and_which_rows_are_scored(scored_on: str, columns: str) -> None:
+    console, text = screen(Clock())
+    task = PlannedTask(name="chartqa", train_rows=320, test_rows=100, num_updates=60, unscored_rows=80)
+    console.print_plan([task], scored_on=scored_on)
+    header, row = text.getvalue().splitlines()[-2:]
+    assert header.split()[1:] == columns.split()
+    assert row.split() == ["1.", "chartqa", "320", "80", "100", "60"]
