@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,26 +28,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.importing import import_stream, read_stream_file
 from components.data.in_order import InOrder, Threads
-from components.data.overlaps import Overlap, overlaps_of
+from components.data.overlaps import Shared, overlaps_of
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
+from components.data.report_terminal import say, show_overlaps, show_report
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
+from components.data.suites.suite import open_suite
 from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
 from components.shell import pipeline_command
-
-_SHOWN = 40  # problems printed; report.json lists more
+from components.terminal_table import print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,25 +97,21 @@ def main(command: Prepare, console: Console) -> int:
             "some of its tasks with --stream.order."
         )
     if command.stream in NAMED_STREAMS:
-        config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
-        stream = write_generated_stream(config, command.out)
-        _show_stream(stream, console)
-        if command.overlaps:
-            _show_overlaps(overlaps_of(stream), command.out, console)
+        _generate(command, console)
     else:
         with _openers(command) as in_order:
             report = _import(command, console, in_order)
-        _show_report(report, console)
         if report.refused is not None:
             where = refused_report_path(command.out)
             write_page(where.with_suffix(".html"), report, None, None)
+            show_report(report, console)
             print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
             return 1
-        if command.stream in SUITES:
-            _show_next_step("score", "--evaluation.suites", command.out, console)
-            return 0
         _look_closer(report, command, console)
-    _show_next_step("learn", "--stream.name", command.out, console)
+    suite = command.stream in SUITES
+    _show_next_step(
+        "score" if suite else "learn", "--evaluation.suites" if suite else "--stream.name", command.out, console
+    )
     return 0
 
 
@@ -179,83 +175,50 @@ def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportRepo
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:
-    """What only the written rows tell, shown here and added to the report: overlaps, sizes, lengths and samples."""
-    stream = open_prepared(command.out)
-    found = overlaps_of(stream, in_order=Threads(workers=command.workers)) if command.overlaps else None
-    if found is not None:
-        _show_overlaps(found, command.out, console)
-    seen = survey(stream, pictures_of(pairs_of(found or ())))
+    """What only the written rows tell, added to the report: overlaps, sizes, lengths and samples; then all is shown."""
+    shared: Shared | None = None
+    if command.stream in SUITES:
+        splits = [open_suite(command.out).test]
+    else:
+        stream = open_prepared(command.out)
+        splits = stream.splits
+        if command.overlaps:
+            shared = _overlaps(stream, command)
+            report = replace(report, leaks=shared.sentences)
+    seen = survey(splits, pictures_of(pairs_of(shared.pairs if shared is not None else ())))
     plain = [{**asdict(split), "samples": [sample.sample_id for sample in split.samples]} for split in seen.splits]
-    shared = None if found is None else [asdict(overlap) for overlap in found]
-    report.write(command.out / "report.json", {"overlaps": shared, "splits": plain})
-    write_page(command.out / "report.html", report, found, seen)
-    console.print(f"The report as a page: {command.out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+    pairs = None if shared is None else asdict(shared)
+    report.write(command.out / "report.json", {"overlaps": pairs, "splits": plain})
+    write_page(command.out / "report.html", report, shared, seen)
+    show_report(report, console)
+    if shared is not None:
+        show_overlaps(shared, console)
+    say(f"The report as a page: {command.out / 'report.html'}", console)
 
 
-def _show_stream(stream: TaskStream, console: Console) -> None:
-    table = Table(title=stream.name)
-    for name in ("task", "split", "rows", "majority answer", "share"):
-        table.add_column(name, justify="right" if name in ("rows", "share") else "left")
-    for task in stream.tasks:
-        for split in (task.train, task.test):
-            card = split.card
-            share = f"{float(str(card['majority_share'])):.1%}"
-            table.add_row(task.name, split.split, str(split.num_rows), str(card["majority_answer"]), share)
-    console.print(table)
+def _generate(command: Prepare, console: Console) -> None:
+    """A generated stream: its splits and what they share."""
+    config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
+    stream = write_generated_stream(config, command.out)
+    lines: list[list[str]] = []
+    for split in stream.splits:
+        share = f"{float(str(split.card['majority_share'])):.1%}"
+        lines.append([f"{split.task} {split.split}", f"{split.num_rows:,}", str(split.card["majority_answer"]), share])
+    say(stream.name, console)
+    print_table(["split", "rows", "majority answer", "share"], lines, console)
+    if command.overlaps:
+        shared = _overlaps(stream, command)
+        for sentence in shared.sentences:
+            say(f"{sentence}.", console)
+        show_overlaps(shared, console)
 
 
-def _show_report(report: ImportReport, console: Console) -> None:
-    """The verdict, one row a split, one row a kind of fault, the first problems, and the licences."""
-    console.print(report.verdict, soft_wrap=True, markup=False, highlight=False)
-    table = Table(title=report.stream)
-    for name in ("task", "split"):
-        table.add_column(name)
-    for name in ("rows", "published", "taken", "kept", "with image", "ids renewed", "problems"):
-        table.add_column(name, justify="right")
-    for file in report.files:
-        published = " or ".join(map(str, file.published)) or "-"
-        numbers = [file.rows, published, file.taken, file.kept, file.with_image, file.repeated_ids]
-        table.add_row(file.task, file.split, *map(str, numbers), str(file.faults.total()))
-    console.print(table)
-    if report.faults:
-        console.print(_fault_table(report))
-    problems = report.problems
-    for problem in problems[:_SHOWN]:
-        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
-    if len(problems) > _SHOWN:
-        console.print(f"  and {len(problems) - _SHOWN} more in the report")
-    for licence in report.licences:
-        where = f"; get it: {licence.get}" if licence.get else ""
-        line = f"Licence of {', '.join(licence.tasks)}: {licence.licence}{where}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fault_table(report: ImportReport) -> Table:
-    table = Table(title="What was found")
-    table.add_column("fault", no_wrap=True)
-    table.add_column("count", justify="right", no_wrap=True)
-    for name in ("rows are", "where", "what to do"):
-        table.add_column(name)
-    for fault in report.faults:
-        where = ", ".join(f"{name} {count}" for name, count in fault.splits)
-        table.add_row(fault.kind, str(fault.count), "left out" if fault.left_out else "kept", where, fault.advice)
-    return table
-
-
-def _show_overlaps(found: list[Overlap], out: Path, console: Console) -> None:
-    """A table of what splits share, and all of it as overlaps.json in the prepared folder."""
-    content = json.dumps([asdict(overlap) for overlap in found], indent=2, ensure_ascii=False)
-    (out / "overlaps.json").write_text(content + "\n", encoding="utf-8")
-    if not found:
-        console.print("No pictures look alike and no questions are equal between splits.")
-        return
-    table = Table(title="Shared between splits")
-    for name in ("", "and", "look-alike pictures", "equal questions", "such as"):
-        table.add_column(name, justify="right" if name.endswith(("pictures", "questions")) else "left")
-    for overlap in found:
-        such_as = ", ".join(f"{first} = {second}" for first, second in overlap.examples[:1])
-        table.add_row(overlap.first, overlap.second, str(overlap.pictures), str(overlap.questions), such_as)
-    console.print(table)
+def _overlaps(stream: TaskStream, command: Prepare) -> Shared:
+    """What splits share, and all of it as overlaps.json in the prepared folder."""
+    shared = overlaps_of(stream, in_order=Threads(workers=command.workers))
+    content = json.dumps(asdict(shared), indent=2, ensure_ascii=False)
+    (command.out / "overlaps.json").write_text(content + "\n", encoding="utf-8")
+    return shared
 
 
 if __name__ == "__main__":

@@ -103,8 +103,18 @@ def open_image(data: bytes, *, sample_id: str) -> Image.Image:
         raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
 
 
-def _learned(data: bytes) -> Image.Image:
+def small_image(data: bytes, side: int) -> Image.Image:
+    """What is learned of a picture, decoded at once to not much more than `side` pixels where its format can do that.
+
+    Raises one of `PICTURE_ERRORS`.
+    """
+    return _learned(data, (side, side))
+
+
+def _learned(data: bytes, wanted: tuple[int, int] | None = None) -> Image.Image:
     image = Image.open(io.BytesIO(data))
+    if wanted is not None:
+        image.draft("RGB", wanted)
     image.load()
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.data.overlaps import EXAMPLES, Overlap
+from components.data.overlaps import EXAMPLES, Overlap, Shared
 from components.data.reports import FileReport, ImportReport
 from components.data.survey import LARGE, StreamSurvey
 from components.data.thumbnails import Thumbnail
@@ -22,6 +22,13 @@ PAIRS = 12  # pairs of look-alike pictures shown
 PROBLEMS = 12  # shown of each split; report.json lists more
 _TURNS = 4  # shown of a sample row
 _TEXT = 400  # characters shown of one text
+_HEADLINES = {
+    "clean": "✓ Clean",
+    "whole": "✓ Nothing is broken",
+    "shared": "! Test rows are like training rows",
+    "problems": "! Problems found",
+    "refused": "✗ Refused",
+}
 PAGES = Path(__file__).with_name("pages")
 
 
@@ -52,23 +59,25 @@ def pictures_of(pairs: Sequence[Pair]) -> dict[str, set[str]]:
     return wanted
 
 
-def write_page(path: Path, report: ImportReport, found: Sequence[Overlap] | None, seen: StreamSurvey | None) -> None:
+def write_page(path: Path, report: ImportReport, found: Shared | None, seen: StreamSurvey | None) -> None:
     """Write the page of `report` to `path`; raises `DataError`.
 
     `found` is None when overlaps were not looked for, `seen` when nothing was written.
     """
+    pairs = pairs_of(found.pairs if found is not None else ())
     none = Thumbnail(missing="not kept")
     page = (
         page_environment(PAGES)
         .get_template("report.html")
         .render(
             report=report,
+            headlines=_HEADLINES,
             troubled=[file for file in report.files if file.problems],
             published=_published,
-            overlaps=found,
+            shared=found,
             pairs=[
-                (picture, seen.pictures.get(picture, none), other, seen.pictures.get(other, none))
-                for picture, other in ((pair.first, pair.second) for pair in pairs_of(found or ()))
+                (pair.first, seen.pictures.get(pair.first, none), pair.second, seen.pictures.get(pair.second, none))
+                for pair in pairs
             ]
             if seen is not None
             else [],

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from components.data.faults import UNEXPLAINED, explained
 from components.errors import DataError
@@ -167,30 +168,56 @@ class ImportReport:
     refused: str | None
     spec: str | None = None
     """Digest of the specification of a published stream."""
+    leaks: tuple[str, ...] | None = None
+    """What test rows share with training rows, a sentence a task; None: nobody looked."""
 
     @property
     def problems(self) -> list[Problem]:
         return [problem for report in self.files for problem in report.problems]
 
     @property
-    def state(self) -> str:
-        """refused, problems or clean."""
-        return "refused" if self.refused is not None else "problems" if self.faults else "clean"
+    def released(self) -> bool:
+        """Whether any source has a published size; `drawn`: whether a specification takes part of any."""
+        return any(file.published for file in self.files)
+
+    @property
+    def drawn(self) -> bool:
+        return any(file.taken != file.rows for file in self.files)
+
+    @property
+    def renewed(self) -> bool:
+        """Whether any row got a new id."""
+        return any(file.repeated_ids for file in self.files)
+
+    @property
+    def state(self) -> Literal["refused", "problems", "shared", "whole", "clean"]:
+        """What the headline says: `shared` when test rows are like training rows, `whole` when nobody looked."""
+        if self.refused is not None:
+            return "refused"
+        if self.faults:
+            return "problems"
+        return "whole" if self.leaks is None else "shared" if self.leaks else "clean"
 
     @property
     def verdict(self) -> str:
-        """The outcome in one sentence."""
+        """The outcome in one sentence, and one for every task whose test rows are like training rows."""
         if self.refused is not None:
             return f"Refused, nothing was written: {self.refused}."
         rows = sum(file.kept for file in self.files)
-        written = f"{rows:,} rows in {len(self.files)} splits were written"
-        if not self.faults:
-            return f"Clean: {written}, nothing is wrong."
+        left = sum(file.counts.total() for file in self.files)
+        written = f"{rows:,} rows in {len(self.files)} {'split' if len(self.files) == 1 else 'splits'} were written"
+        outcome = {
+            "problems": f"{self._found()}: {written}, {_rows_were(left)} left out",
+            "shared": f"Test rows are like training rows: {written}, nothing is broken",
+            "whole": f"Nothing is broken: {written}; nobody looked for what splits share",
+            "clean": f"Clean: {written}, nothing is wrong",
+        }[self.state]
+        return " ".join(f"{sentence}." for sentence in (outcome, *(self.leaks or ())))
+
+    def _found(self) -> str:
         found = sum(fault.count for fault in self.faults)
         where = sum(bool(file.faults) for file in self.files)
-        what, splits = "problem" if found == 1 else "problems", "split" if where == 1 else "splits"
-        left = sum(file.counts.total() for file in self.files)
-        return f"{found:,} {what} in {where} {splits}: {written}, {left:,} rows were left out."
+        return f"{found:,} {'problem' if found == 1 else 'problems'} in {where} {'split' if where == 1 else 'splits'}"
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -233,6 +260,7 @@ class ImportReport:
             "state": self.state,
             "verdict": self.verdict,
             "refused": self.refused,
+            "leaks": None if self.leaks is None else list(self.leaks),
             "faults": [asdict(fault) for fault in self.faults],
             "licences": [asdict(licence) for licence in self.licences],
             "files": [
@@ -251,6 +279,10 @@ class ImportReport:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
+
+
+def _rows_were(count: int) -> str:
+    return f"{count:,} {'row was' if count == 1 else 'rows were'}"
 
 
 def refused_report_path(out_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the rows of a prepared stream look like: sizes of pictures, lengths of answers, and a few rows to read.
+"""What the rows of a prepared stream or suite look like: sizes of pictures, lengths of answers, and a few rows to read.
 
 Every split is read once, a row at a time; in memory are a few numbers for each row (about 24 bytes), a digest of
 each picture and the rows that are shown.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.data.rows import Row, Split, plain_instruction
-from components.data.tasks import TaskStream
 from components.data.thumbnails import Album, Thumbnail
 
 SAMPLES = 3  # rows shown of each split
@@ -116,15 +115,15 @@ def spread(numbers: Collection[int]) -> Spread:
     return Spread(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
 
 
-def survey(stream: TaskStream, wanted: Mapping[str, Collection[str]], *, seed: int = 0) -> StreamSurvey:
-    """Read every split of `stream` once; `wanted` names sample ids by split ("task split") whose pictures are kept.
+def survey(splits: Iterable[Split], wanted: Mapping[str, Collection[str]], *, seed: int = 0) -> StreamSurvey:
+    """Read every split once; `wanted` names sample ids by split ("task split") whose pictures are kept.
 
     The rows shown are drawn by `seed` and the split's name, the same at every call.
     """
     samples, pairs = Album(room=_SAMPLE_ROOM), Album(room=_PAIR_ROOM)
     pictures: dict[tuple[str, str], Thumbnail] = {}
-    splits: list[SplitSurvey] = []
-    for split in (split for task in stream.tasks for split in (task.train, task.test)):
+    found: list[SplitSurvey] = []
+    for split in splits:
         name = f"{split.task} {split.split}"
         shown, numbers, drawn = wanted.get(name, ()), _Numbers(), _drawn(split, name, seed)
         rows: list[SampleRow] = []
@@ -134,7 +133,7 @@ def survey(stream: TaskStream, wanted: Mapping[str, Collection[str]], *, seed: i
                 rows.append(_sample(row, samples))
             if row.sample_id in shown and row.image is not None:
                 pictures[name, row.sample_id] = pairs.thumbnail(row.image)
-        splits.append(
+        found.append(
             SplitSurvey(
                 name=name,
                 rows=split.num_rows,
@@ -143,7 +142,7 @@ def survey(stream: TaskStream, wanted: Mapping[str, Collection[str]], *, seed: i
                 samples=tuple(rows),
             )
         )
-    return StreamSurvey(splits=tuple(splits), pictures=pictures)
+    return StreamSurvey(splits=tuple(found), pictures=pictures)
 
 
 def _drawn(split: Split, name: str, seed: int) -> set[int]:

@@ -42,6 +42,11 @@ class TaskStream:
         return [task.name for task in self.tasks]
 
     @property
+    def splits(self) -> list[Split]:
+        """Training and test part of every task, in order."""
+        return [split for task in self.tasks for split in (task.train, task.test)]
+
+    @property
     def digest(self) -> str:
         """Identity of the stream: names, order and data of its tasks."""
         return stream_digest(task.identity for task in self.tasks)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
 import warnings
 from dataclasses import dataclass
 
 from PIL import Image
+
+from components.data.pictures import PICTURE_ERRORS, small_image
 
 SIDE = 224  # pixels of the longer side at most
 LARGEST = 60_000_000  # pixels; decoding more takes seconds and half a gigabyte
@@ -42,7 +43,7 @@ class Album:
             return Thumbnail(missing="left out to keep the page small")
         try:
             small = _small(data)
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        except PICTURE_ERRORS as error:
             return Thumbnail(missing=f"cannot be decoded: {error}"[:120])
         if isinstance(small, str):
             return Thumbnail(missing=small)
@@ -59,16 +60,6 @@ def _small(data: bytes) -> Image.Image | str:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > LARGEST:
                 return f"too large to show, {image.width:,} x {image.height:,} pixels"
-            image.draft("RGB", (SIDE, SIDE))  # lets JPEG decode small, at once
-            deep = image.mode.startswith(("I", "F"))  # 16 and 32 bits a pixel are not made small as they are
-            small = image.convert("L") if deep else image.copy()
+        small = small_image(data, SIDE)
     small.thumbnail((SIDE, SIDE))
-    return _on_white(small)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB; what is see-through is white."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    seen = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return small

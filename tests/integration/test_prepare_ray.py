@@ -59,7 +59,9 @@ def test_both_paths_write_the_same_shards(on_ray: InOrder, tmp_path: Path) -> No
     for name, in_order in (("threads", ONE_BY_ONE), ("ray", on_ray)):
         out = tmp_path / name
         own = import_stream(stream, out / "own", max_broken=0.5, in_order=in_order)
-        release = prepare_benchmark(published, tmp_path / "downloads", out / "published", in_order=in_order)
+        release = prepare_benchmark(
+            published, tmp_path / "downloads", out / "published", max_broken=0.5, in_order=in_order
+        )
         found.append([outcome(own), outcome(release)])
     assert found[0] == found[1]
     (_, missing), (_, lost) = found[0]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from components.data.faults import EXPLANATIONS
 from components.data.importing import import_stream, read_stream_file
-from components.data.overlaps import Overlap
+from components.data.overlaps import Leak, Overlap, Shared
 from components.data.prepared import open_prepared
 from components.data.report_page import PAIRS, pairs_of, pictures_of, write_page
 from components.data.reports import FileReport, ImportReport
@@ -76,13 +76,15 @@ def prepared(tmp_path: Path) -> ImportReport:
 
 @pytest.fixture
 def seen(prepared: ImportReport) -> StreamSurvey:
-    return survey(open_prepared(prepared.out_dir), {"t test": {"7"}})
+    return survey(open_prepared(prepared.out_dir).splits, {"t test": {"7"}})
 
 
 @pytest.fixture
 def page(prepared: ImportReport, seen: StreamSurvey, tmp_path: Path) -> str:
-    overlap = Overlap(first="t train", second="t test", pictures=1, questions=2, examples=(("1", "7"),))
-    write_page(tmp_path / "page.html", prepared, [overlap], seen)
+    counts = {"rows": 1, "pictured": 1, "pictures": 1, "questions": 1, "repeats": 0, "near_blank": 0}
+    overlap = Overlap(first="t train", second="t test", examples=(("1", "7"),), **counts)
+    shared = Shared(pairs=(overlap,), leaks=(Leak(task="t", **counts),))
+    write_page(tmp_path / "page.html", prepared, shared, seen)
     return (tmp_path / "page.html").read_text()
 
 
@@ -112,7 +114,7 @@ def test_the_page_can_be_read_aloud(page: str) -> None:
     assert read.all("html") == [{"lang": "en"}]
     assert len(read.all("h1")) == 1
     assert all(heading.get("scope") for heading in read.all("th"))
-    assert len(read.all("caption")) == len(read.all("table")) == 5
+    assert len(read.all("caption")) == len(read.all("table")) == 6
     pictures = read.all("img")
     assert pictures
     assert all((picture.get("alt") or "").startswith("Picture of row ") for picture in pictures)
@@ -132,7 +134,7 @@ def test_pictures_are_small_copies(page: str, tmp_path: Path) -> None:
 
 
 def test_the_page_tells_problems_terms_and_pairs(page: str, prepared: ImportReport) -> None:
-    assert "1 problem in 1 split: 6 rows in 2 splits were written, 1 rows were left out." in page
+    assert "1 problem in 1 split: 6 rows in 2 splits were written, 1 row was left out." in page
     assert f"{prepared.files[0].file} row 6: the image &lt;i&gt;.png is missing" in page
     assert "<h3>missing image: 1 row left out</h3>" in page
     assert "not stated" in page
@@ -155,28 +157,46 @@ def test_a_survey_by_hand(seen: StreamSurvey) -> None:
 def test_samples_are_the_same_at_every_call_and_follow_the_seed(prepared: ImportReport) -> None:
     stream = open_prepared(prepared.out_dir)
     drawn = [
-        tuple(sample.sample_id for sample in survey(stream, {}, seed=seed).splits[0].samples)
+        tuple(sample.sample_id for sample in survey(stream.splits, {}, seed=seed).splits[0].samples)
         for seed in (0, 0, 1, 2, 3, 4)
     ]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
 
 
-def test_the_three_verdicts(tmp_path: Path) -> None:
-    def verdict(file: FileReport, refused: str | None = None) -> tuple[str, str]:
-        report = ImportReport(stream="s", out_dir=tmp_path, files=(file,), refused=refused)
+def test_the_verdicts(tmp_path: Path) -> None:
+    """Clean is only what was looked at and shares nothing."""
+
+    def verdict(file: FileReport, refused: str | None = None, leaks: tuple[str, ...] | None = ()) -> tuple[str, str]:
+        report = ImportReport(stream="s", out_dir=tmp_path, files=(file,), refused=refused, leaks=leaks)
         return report.state, report.verdict
 
     file = FileReport(task="t", split="train", file="f", rows=1200, kept=1200)
-    assert verdict(file) == ("clean", "Clean: 1,200 rows in 1 splits were written, nothing is wrong.")
+    assert verdict(file) == ("clean", "Clean: 1,200 rows in 1 split were written, nothing is wrong.")
+    state, sentence = verdict(file, leaks=None)
+    assert (state, "Clean" in sentence, "nobody looked" in sentence) == ("whole", False, True)
+    state, sentence = verdict(file, leaks=("t: 16 of 16 test rows look like a training picture",))
+    assert (state, "Clean" in sentence) == ("shared", False)
+    assert sentence.endswith(" t: 16 of 16 test rows look like a training picture.")
     file.add("missing image", 3, "gone")
     assert verdict(file)[0] == "problems"
+    assert "16 of 16 test rows" in verdict(file, leaks=("t: 16 of 16 test rows look like a training picture",))[1]
     assert verdict(file, "too much") == ("refused", "Refused, nothing was written: too much.")
 
 
 def test_one_pair_of_every_overlap_comes_before_a_second_of_any() -> None:
     found = [
-        Overlap(first="a", second=str(at), pictures=3, questions=0, examples=(("1", "2"), ("3", "4")))
+        Overlap(
+            first="a",
+            second=str(at),
+            rows=9,
+            pictured=9,
+            pictures=3,
+            questions=0,
+            repeats=0,
+            near_blank=0,
+            examples=(("1", "2"), ("3", "4")),
+        )
         for at in range(8)
     ]
     pairs = pairs_of(found)

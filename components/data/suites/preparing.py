@@ -61,7 +61,7 @@ def prepare_suite(
             if refused is not None:
                 raise _Refused
             write_suite_json(scratch, name, scoring=spec.scoring, max_new_tokens=spec.max_new_tokens)
-            whole = ImportReport(stream=name, out_dir=out_dir, files=(report,), refused=None)
+            whole = ImportReport(stream=name, out_dir=out_dir, files=(report,), refused=None, leaks=())
             whole.write(scratch / "report.json")
             return whole
     except _Refused:

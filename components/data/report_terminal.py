@@ -1,0 +1,95 @@
+"""A preparation's report in a terminal: nothing is cut, whatever its width, and nothing is said twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from components.data.overlaps import Overlap, Shared
+from components.data.reports import FileReport, ImportReport, Problem
+from components.terminal_table import print_table
+
+SHOWN_PROBLEMS, SHOWN_PAIRS = 40, 20  # report.json has more
+
+
+def say(text: str, console: Console) -> None:
+    """A sentence as it is, wrapped between words in a terminal and one line anywhere else."""
+    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore", markup=False, highlight=False)
+
+
+def show_report(report: ImportReport, console: Console) -> None:
+    """The outcome, one line a split, every kind of fault, the first problems, and the licences.
+
+    A refusal's own sentence is left to whoever ends the program with it.
+    """
+    if report.refused is None:
+        say(report.verdict, console)
+    _show_splits(report, console)
+    for fault in report.faults:
+        rows = "row" if fault.count == 1 else "rows"
+        where = ", ".join(f"{name} {count:,}" for name, count in fault.splits)
+        what = "left out" if fault.left_out else "or files noted and kept"
+        say(f"{fault.kind}: {fault.count:,} {rows} {what} ({where}). {fault.meaning} {fault.advice}", console)
+    problems = [(file.name, problem) for file in report.files for problem in file.problems]
+    for problem in _various(problems):
+        say(f"  {problem}", console)
+    left = sum(file.faults.total() for file in report.files) - SHOWN_PROBLEMS
+    if left > 0:
+        say(f"  and {left:,} more; the report lists the first thousand of a split", console)
+    for licence in report.licences:
+        where = f"; get it: {licence.get}" if licence.get else ""
+        say(f"Licence of {', '.join(licence.tasks)}: {licence.licence}{where}", console)
+
+
+def _show_splits(report: ImportReport, console: Console) -> None:
+    """One line a split; columns that mean nothing for this stream are left out."""
+    columns: list[tuple[str, bool, Callable[[FileReport], str]]] = [
+        ("split", True, lambda file: file.name),
+        ("rows read", True, lambda file: f"{file.rows:,}"),
+        ("published", report.released, lambda file: " or ".join(f"{size:,}" for size in file.published) or "-"),
+        ("taken", report.drawn, lambda file: f"{file.taken:,}"),
+        ("kept", True, lambda file: f"{file.kept:,}"),
+        ("with picture", True, lambda file: f"{file.with_image:,}"),
+        ("new ids", report.renewed, lambda file: f"{file.repeated_ids:,}"),
+        ("problems", True, lambda file: f"{file.faults.total():,}"),
+    ]
+    shown = [(name, cell) for name, wanted, cell in columns if wanted]
+    print_table([name for name, _ in shown], [[cell(file) for _, cell in shown] for file in report.files], console)
+
+
+def _various(problems: Sequence[tuple[str, Problem]]) -> list[Problem]:
+    """The problems to show, in their order: the first of every kind and split before further ones of any."""
+    times: Counter[tuple[str, str]] = Counter()
+    places: list[tuple[int, int]] = []
+    for at, (name, problem) in enumerate(problems):
+        times[name, problem.kind] += 1
+        places.append((times[name, problem.kind], at))
+    return [problems[at][1] for _, at in sorted(sorted(places)[:SHOWN_PROBLEMS], key=lambda place: place[1])]
+
+
+def show_overlaps(shared: Shared, console: Console) -> None:
+    """A table of what pairs of splits share, in rows; what test rows share with training is in the outcome."""
+    if not shared.pairs:
+        say("No pictures look alike and no questions are equal between splits.", console)
+        return
+    print_table(
+        ["rows of", "are like", "pictures", "questions", "both", "nearly blank"],
+        [_pair(pair) for pair in sorted(shared.pairs, key=_weight, reverse=True)[:SHOWN_PAIRS]],
+        console,
+    )
+    if len(shared.pairs) > SHOWN_PAIRS:
+        say(f"and {len(shared.pairs) - SHOWN_PAIRS} more pairs of splits in overlaps.json", console)
+
+
+def _weight(pair: Overlap) -> tuple[bool, int]:
+    """Test rows like training rows first, then by count."""
+    leak = pair.first.endswith(" train") and pair.second.endswith(" test")
+    return leak, pair.pictures + pair.questions + pair.near_blank
+
+
+def _pair(pair: Overlap) -> list[str]:
+    pictures = f"{pair.pictures:,} of {pair.pictured:,}" if pair.pictured else "-"
+    blank = f"{pair.near_blank:,}" if pair.near_blank else "-"
+    return [pair.second, pair.first, pictures, f"{pair.questions:,} of {pair.rows:,}", f"{pair.repeats:,}", blank]
