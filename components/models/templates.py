@@ -1,123 +1,330 @@
-"""Conversation templates: turns to one string, and where the answers are in it."""
+"""Conversation templates: turns become one string, which knows what users wrote in it and where the answers are.
+
+Three templates are written here; a model's own chat template (Jinja) is the fourth. Nothing that a user writes is ever
+looked at by a template: the model's own is run on stand-ins, whose places the texts take afterwards.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
 from typing import NamedTuple, Protocol, cast
 
 from jinja2 import TemplateError
 from transformers import LlavaProcessor
 
-from components.data.rows import Turn
 from components.errors import ConfigError
 
+Span = tuple[int, int]  # characters, the end not included
 
-class Rendered(NamedTuple):
-    """A conversation as text; `spans` are (start, end) characters of answers with their end-of-turn token."""
 
-    text: str
-    spans: list[tuple[int, int]]
+class Said(NamedTuple):
+    """One turn as a template takes it: texts, and None where the picture stands."""
+
+    speaker: str  # "human" or "gpt"
+    parts: tuple[str | None, ...]
+
+
+@dataclass(kw_only=True)
+class Rendered:
+    """A conversation as text. What lies outside of `said` is the template's."""
+
+    text: str = ""
+    said: list[Span] = field(default_factory=list)
+    """What users wrote: questions and answers."""
+    answers: list[Span] = field(default_factory=list)
+    """Answers with their end token, in order."""
+
+    def add(self, text: str) -> None:
+        """Text of the template."""
+        self.text += text
+
+    def say(self, turn: Said, image_token: str) -> None:
+        """Text of a user, with the picture's token in it."""
+        for part in turn.parts:
+            if part is None:
+                self.text += image_token
+            else:
+                self.said.append((len(self.text), len(self.text) + len(part)))
+                self.text += part
 
 
 class Template(Protocol):
     """Renders turns; `answering` ends the text where the model is to go on."""
 
-    def __call__(self, turns: Sequence[Turn], answering: bool) -> Rendered: ...
+    def __call__(self, turns: Sequence[Said], answering: bool) -> Rendered: ...
 
 
-# The system sentence LLaVA-1.5 was trained with (Vicuna v1.1's); models only answer well under the prompt they know.
-VICUNA_SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The template of one backbone."""
+
+    name: str
+    """vicuna_v1, llava_v1, chatml, or chat: the model's own."""
+    why: str
+    render: Template
+    end: str
+    """The token that ends every answer."""
+
+
+# haotian-liu/LLaVA llava/conversation.py. LLaVA-1.5 and CoIN were trained with version "v1", which is conv_vicuna_v1;
+# conv_llava_v1 (key "llava_v1") speaks of a human instead.
+SYSTEM = (
+    "A chat between a curious {0} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
 )
+VICUNA_SYSTEM, LLAVA_SYSTEM = SYSTEM.format("user"), SYSTEM.format("human")
+OWN, WRITTEN = "chat", ("vicuna_v1", "llava_v1", "chatml")
+EMBEDDED = ("smol", "pocket")
 
 
-def vicuna_v1(turns: Sequence[Turn], answering: bool) -> Rendered:
-    """LLaVA-1.5: `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`."""
-    text, spans = VICUNA_SYSTEM + " ", []
-    for turn in turns:
-        if turn.speaker == "human":
-            text += f"USER: {turn.text} "
-        else:
-            start = len(text) + len("ASSISTANT:")  # a prompt ends here, so the blank is the model's to give
-            text += f"ASSISTANT: {turn.text}</s>"
-            spans.append((start, len(text)))
-    return Rendered(text + "ASSISTANT:" if answering else text, spans)
+def vicuna(system: str, image_token: str) -> Template:
+    """LLaVA-1.5's form: `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`."""
 
-
-def chatml(turns: Sequence[Turn], answering: bool) -> Rendered:
-    """ChatML without a system turn (it would cost 20 tokens a sample) and without a line break after the last turn."""
-    text, spans = "", []
-    for index, turn in enumerate(turns):
-        text += "\n" if index else ""
-        if turn.speaker == "human":
-            text += f"<|im_start|>user\n{turn.text}<|im_end|>"
-        else:
-            text += "<|im_start|>assistant\n"
-            start = len(text)
-            text += f"{turn.text}<|im_end|>"
-            spans.append((start, len(text)))
-    return Rendered(text + "\n<|im_start|>assistant\n" if answering else text, spans)
-
-
-def template_for(name: str, processor: LlavaProcessor) -> Template:
-    """The template called `name`; "auto" goes by the tokenizer: ChatML's tokens, then Llama's `</s>`, then its own."""
-    named: dict[str, Template] = {"vicuna_v1": vicuna_v1, "chatml": chatml}
-    if name in named:
-        return named[name]
-    if name == "auto":
-        if "<|im_start|>" in processor.tokenizer.get_vocab():
-            return chatml
-        if processor.tokenizer.eos_token == "</s>":
-            return vicuna_v1
-    elif name != "chat":
-        raise ConfigError(f"backbone.template is {name!r}; allowed: auto, vicuna_v1, chatml, chat.")
-    return own_template(processor)
-
-
-def own_template(processor: LlavaProcessor) -> Template:
-    """The model's own chat template. It must grow turn by turn and end each answer with the tokenizer's eos."""
-    eos = str(processor.tokenizer.eos_token)
-    image_token = processor.image_token
-    if processor.chat_template is None and processor.tokenizer.chat_template is None:
-        raise ConfigError("this backbone has no chat template; set backbone.template to vicuna_v1 or chatml.")
-    source = processor.apply_chat_template if processor.chat_template is not None else None
-    apply = cast(Callable[..., str], source or processor.tokenizer.apply_chat_template)
-
-    def render(turns: Sequence[Turn], *, prompt: bool) -> str:
-        messages = [_message(turn, image_token if source is not None else None) for turn in turns]
-        try:
-            return apply(messages, tokenize=False, add_generation_prompt=prompt)
-        except TemplateError as error:
-            raise ConfigError(f"this backbone's chat template failed ({error}); set backbone.template.") from error
-
-    def template(turns: Sequence[Turn], answering: bool) -> Rendered:
-        text, spans = render(turns, prompt=answering), []
-        for index, turn in enumerate(turns):
-            if turn.speaker != "gpt":
-                continue
-            before, after = render(turns[:index], prompt=True), render(turns[: index + 1], prompt=False)
-            if (
-                not (text.startswith(after.rstrip()) and after.startswith(before.rstrip()))
-                or eos not in after[len(before) :]
-            ):
-                raise ConfigError(
-                    f"this backbone's chat template does not end answers with {eos!r} or rewrites earlier turns, so "
-                    "answers cannot be marked; set backbone.template to vicuna_v1 or chatml."
-                )
-            spans.append((len(before), after.rindex(eos) + len(eos)))
-        return Rendered(text, spans)
+    def template(turns: Sequence[Said], answering: bool) -> Rendered:
+        out = Rendered(text=system + " ")
+        for turn in turns:
+            if turn.speaker == "human":
+                out.add("USER: ")
+                out.say(turn, image_token)
+                out.add(" ")
+            else:
+                out.add("ASSISTANT:")
+                start = len(out.text)  # a prompt ends here, so the blank is the model's to give
+                out.add(" ")
+                out.say(turn, image_token)
+                out.add("</s>")
+                out.answers.append((start, len(out.text)))
+        out.add("ASSISTANT:" if answering else "")
+        return out
 
     return template
 
 
-def _message(turn: Turn, image_token: str | None) -> dict[str, object]:
-    """One message in the form processors (parts) or plain tokenizers (a string) take."""
-    role = "user" if turn.speaker == "human" else "assistant"
-    if image_token is None:
-        return {"role": role, "content": turn.text}
-    parts: list[dict[str, str]] = []
-    if image_token in turn.text:
-        parts.append({"type": "image"})
-    parts.append({"type": "text", "text": turn.text.replace(image_token, "").strip()})
-    return {"role": role, "content": parts}
+def chatml(image_token: str) -> Template:
+    """ChatML without a system turn (it would cost 20 tokens a sample) and without a line break after the last turn."""
+
+    def template(turns: Sequence[Said], answering: bool) -> Rendered:
+        out = Rendered()
+        for index, turn in enumerate(turns):
+            human = turn.speaker == "human"
+            out.add(("\n" if index else "") + f"<|im_start|>{'user' if human else 'assistant'}\n")
+            start = len(out.text)
+            out.say(turn, image_token)
+            out.add("<|im_end|>")
+            if not human:
+                out.answers.append((start, len(out.text)))
+        out.add("\n<|im_start|>assistant\n" if answering else "")
+        return out
+
+    return template
+
+
+def choose_template(name: str, backbone: str, processor: LlavaProcessor) -> Choice:
+    """The template called `name` of the backbone called `backbone`, and why it is this one; raises `ConfigError`.
+
+    "auto" is the model's own chat template where it can carry training, else the written one that goes with the
+    tokenizer. The embedded models keep chatml, under which their projector was trained.
+    """
+    if name in WRITTEN:
+        return _written(name, processor, "as asked for")
+    if name == OWN:
+        try:
+            return own_template(processor, "as asked for")
+        except _UnusableError as error:
+            raise ConfigError(f"this backbone's chat template {error}; set backbone.template.") from error
+    if name != "auto":
+        allowed = ", ".join(("auto", *WRITTEN, OWN))
+        raise ConfigError(f"backbone.template is {name!r}; allowed: {allowed}.")
+    if backbone in EMBEDDED:
+        return _written("chatml", processor, "the embedded models were trained with it")
+    try:
+        if "strftime_now" in (_source(processor) or ""):
+            raise _UnusableError("writes the date of the day into every prompt")
+        return own_template(processor, "the model's own, which can carry training")
+    except _UnusableError as error:
+        reason = f"the model's own chat template {error}" if _source(processor) else "the model has none of its own"
+    if "<|im_start|>" in processor.tokenizer.get_vocab():
+        return _written("chatml", processor, reason)
+    if processor.tokenizer.eos_token == "</s>":
+        return _written("vicuna_v1", processor, reason)
+    raise ConfigError(f"no template suits this backbone: {reason}; set backbone.template to {' or '.join(WRITTEN)}.")
+
+
+def _written(name: str, processor: LlavaProcessor, why: str) -> Choice:
+    """One of this module's own templates; its end token must be a token of the model."""
+    token = processor.image_token
+    templates = {
+        "vicuna_v1": (vicuna(VICUNA_SYSTEM, token), "</s>"),
+        "llava_v1": (vicuna(LLAVA_SYSTEM, token), "</s>"),
+        "chatml": (chatml(token), "<|im_end|>"),
+    }
+    render, end = templates[name]
+    if end not in processor.tokenizer.get_vocab():
+        raise ConfigError(
+            f"backbone.template {name} ends answers with {end}, which is no token of this backbone; "
+            "choose another template."
+        )
+    return Choice(name=name, why=why, render=render, end=end)
+
+
+# ---- the model's own ---------------------------------------------------------------------------------------------
+
+
+class _UnusableError(Exception):
+    """Why a chat template cannot carry training; a sentence without its subject."""
+
+
+def _source(processor: LlavaProcessor) -> str | None:
+    """The Jinja source; a processor may keep several under names."""
+    found = processor.chat_template or processor.tokenizer.chat_template
+    return found.get("default") if isinstance(found, dict) else found
+
+
+_QUESTION, _ANSWER = Said("human", ("?",)), Said("gpt", ("!",))
+_PICTURE = Said("human", (None, "?"))
+# What a template must be able to carry: a picture in any question, several turns, and no picture at all.
+_PROBES = ((_QUESTION, _ANSWER), (_PICTURE, _ANSWER, _QUESTION, _ANSWER), (_QUESTION, _ANSWER, _PICTURE, _ANSWER))
+
+
+def own_template(processor: LlavaProcessor, why: str) -> Choice:
+    """The model's own chat template, its system turn included; raises `_UnusableError` where it cannot carry training.
+
+    It must take turns as they come, keep what it wrote before as the conversation grows, show every picture once, and
+    end each answer with the same token.
+    """
+    source = _source(processor)
+    if source is None:
+        raise _UnusableError("is missing")
+    first: _UnusableError | None = None
+    for in_parts in (True, False):  # messages as lists of parts, or as plain strings: templates know one of them
+        template = _Own(processor, source, in_parts=in_parts)
+        try:
+            ends = {end for probe in _PROBES for end in template.ends(probe)}
+            if len(ends) != 1:
+                raise _UnusableError(f"ends answers with different tokens ({', '.join(sorted(ends))})")
+        except _UnusableError as error:
+            first = first or error
+            continue
+        return Choice(name=OWN, why=why, render=template, end=ends.pop())
+    assert first is not None
+    raise first
+
+
+Shape = tuple[tuple[str, tuple[bool, ...]], ...]  # of each turn: who speaks, and which parts are texts
+_MARK = re.compile("\ue000\\d+\ue001")  # stands in for a text
+
+
+class _Skeleton(NamedTuple):
+    """What a template writes around the texts of all conversations of one shape."""
+
+    pieces: list[str]  # one more than there are texts
+    answers: list[tuple[tuple[int, int], tuple[int, int]]]  # start and end, each as piece and characters into it
+    ends: tuple[str, ...]  # the token that ends each answer
+
+
+class _Own:
+    """A Jinja template, run on stand-ins. Which texts a conversation has does not matter, so each shape is run once."""
+
+    def __init__(self, processor: LlavaProcessor, source: str, *, in_parts: bool) -> None:
+        self.processor = processor
+        self.source = source
+        self.in_parts = in_parts
+        tokens = [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
+        known = sorted({*tokens, *processor.tokenizer.all_special_tokens} - {processor.image_token}, key=len)
+        self.end = re.compile(r"\s*(" + "|".join(re.escape(token) for token in reversed(known)) + ")")
+        self.skeleton = lru_cache(maxsize=256)(self._skeleton)
+
+    def __call__(self, turns: Sequence[Said], answering: bool) -> Rendered:
+        turns = [self._without_edges(turn) for turn in turns] if self.in_parts else turns
+        try:
+            skeleton = self.skeleton(_shape(turns), answering)
+        except _UnusableError as error:  # of a shape that no probe has
+            raise ConfigError(f"this backbone's chat template {error}; set backbone.template.") from error
+        texts = [part for turn in turns for part in turn.parts if part is not None]
+        out, starts = Rendered(), []
+        for piece, text in zip(skeleton.pieces, [*texts, None], strict=True):
+            starts.append(len(out.text))
+            out.add(piece)
+            if text is not None:
+                out.say(Said("", (text,)), "")
+        out.answers = [
+            (starts[piece] + start, starts[last] + end) for (piece, start), (last, end) in skeleton.answers
+        ]
+        return out
+
+    def ends(self, turns: Sequence[Said]) -> tuple[str, ...]:
+        """The token that ends each answer of a conversation."""
+        self.skeleton(_shape(turns[:-1]), True)
+        return self.skeleton(_shape(turns), False).ends
+
+    def _skeleton(self, shape: Shape, answering: bool) -> _Skeleton:
+        number = count()
+        turns = [
+            Said(speaker, tuple(f"\ue000{next(number)}\ue001" if said else None for said in parts))
+            for speaker, parts in shape
+        ]
+        text = self._rendered(turns, answering)
+        if _MARK.findall(text) != [part for turn in turns for part in turn.parts if part is not None]:
+            raise _UnusableError("drops, repeats or rewrites turns")
+        pieces = _MARK.split(text)
+        pictures = sum(part is None for turn in turns for part in turn.parts)
+        if sum(piece.count(self.processor.image_token) for piece in pieces) != pictures:
+            raise _UnusableError("does not show each picture once")
+        answers: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        ends: list[str] = []
+        for index, turn in enumerate(turns):
+            if turn.speaker == "human":
+                continue
+            prompt, mark = self._rendered(turns[:index], True), cast(str, turn.parts[0])
+            start = text.index(mark)
+            if not text.startswith(prompt) or text[len(prompt) : start].strip():
+                raise _UnusableError("does not keep what it wrote when a conversation grows")
+            found = self.end.match(text, start + len(mark))
+            if found is None:
+                raise _UnusableError("does not end answers with a token")
+            answers.append((_place(text, len(prompt)), _place(text, found.end())))
+            ends.append(found[1])
+        return _Skeleton(pieces=pieces, answers=answers, ends=tuple(ends))
+
+    def _rendered(self, turns: Sequence[Said], answering: bool) -> str:
+        messages = [self._message(turn) for turn in turns]
+        apply = cast(Callable[..., str], self.processor.tokenizer.apply_chat_template)
+        try:
+            return apply(messages, chat_template=self.source, tokenize=False, add_generation_prompt=answering)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise _UnusableError(f"failed ({error})") from error
+
+    def _message(self, turn: Said) -> dict[str, object]:
+        role = "user" if turn.speaker == "human" else "assistant"
+        if not self.in_parts:
+            token = self.processor.image_token
+            return {"role": role, "content": "".join(token if part is None else part for part in turn.parts)}
+        parts = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
+        return {"role": role, "content": parts}
+
+    def _without_edges(self, turn: Said) -> Said:
+        """Without the blanks between picture and text: the template writes its own."""
+        if None not in turn.parts:
+            return turn
+        at = turn.parts.index(None)
+        before = tuple(part for part in turn.parts[:at] if part is not None and part.strip())
+        after = tuple(part for part in turn.parts[at + 1 :] if part is not None and part.strip())
+        if not before:
+            after = tuple(part.lstrip() for part in after)
+        if not after:
+            before = tuple(part.rstrip() for part in before)
+        return Said(turn.speaker, (*before, None, *after))
+
+
+def _shape(turns: Sequence[Said]) -> Shape:
+    return tuple((turn.speaker, tuple(part is not None for part in turn.parts)) for turn in turns)
+
+
+def _place(text: str, at: int) -> tuple[int, int]:
+    """A place in a text with stand-ins: the number of the piece between them, and the characters into that piece."""
+    before = list(_MARK.finditer(text, 0, at))
+    return len(before), at - (before[-1].end() if before else 0)
