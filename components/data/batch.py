@@ -22,6 +22,7 @@ class Example:
     instruction: str  # first human turn without placeholder
     input_ids: Tensor  # [T] int64, the image token repeated V times where the picture goes
     labels: Tensor  # [T] int64, IGNORE outside answers; all IGNORE for a prompt to be answered
+    weights: Tensor | None = None  # [T] float32, of the loss at each label; None: all 1
     pixel_values: Tensor | None = None  # [3, H, W] float32
     features: Tensor | None = None  # [V, C] vision features before the projector
 
@@ -35,6 +36,7 @@ class Batch:
     input_ids: Tensor  # [B, T] int64
     attention_mask: Tensor  # [B, T] int64
     labels: Tensor  # [B, T] int64
+    weights: Tensor | None = None  # [B, T] float32, of the loss at each label; None: all 1
     pixel_values: Tensor | None = None  # [N, 3, H, W]
     features: Tensor | None = None  # [N, V, C]
     oracle_task: str | None = None  # set only by oracle-routing evaluation: the task all rows belong to
@@ -64,6 +66,7 @@ class Batch:
                 input_ids=self.input_ids[row],
                 attention_mask=self.attention_mask[row],
                 labels=self.labels[row],
+                weights=None if self.weights is None else self.weights[row],
                 pixel_values=self.pixel_values[pictures] if pictured and self.pixel_values is not None else None,
                 features=self.features[pictures] if pictured and self.features is not None else None,
             )
@@ -78,12 +81,16 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
     input_ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
     labels = torch.full((len(examples), length), IGNORE, dtype=torch.long)
     attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
+    weighted = any(example.weights is not None for example in examples)
+    weights = torch.ones((len(examples), length)) if weighted else None
     for index, example in enumerate(examples):
         size = len(example.input_ids)
         place = slice(length - size, length) if padding_side == "left" else slice(0, size)
         input_ids[index, place] = example.input_ids
         labels[index, place] = example.labels
         attention_mask[index, place] = 1
+        if weights is not None and example.weights is not None:
+            weights[index, place] = example.weights
     pixels = [example.pixel_values for example in examples if example.pixel_values is not None]
     features = [example.features for example in examples if example.features is not None]
     assert not (pixels and features), "a batch holds pixels or cached features, not a mixture"
@@ -93,6 +100,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         input_ids=input_ids,
         attention_mask=attention_mask,
         labels=labels,
+        weights=weights,
         pixel_values=torch.stack(pixels) if pixels else None,
         features=torch.stack(features) if features else None,
     )

@@ -157,7 +157,7 @@ class Ewc(SequentialLora):
             for piece in self._pieces(model, batches):
                 with self.select(model, piece):
                     outputs = model(piece)
-                    log_likelihood = -outputs.loss * outputs.num_targets
+                    log_likelihood = -outputs.loss * outputs.total_weight
                     gradients = torch.autograd.grad(log_likelihood, list(parameters.values()))
                 for total, gradient in zip(sums.values(), gradients, strict=True):
                     total.add_(gradient.square())

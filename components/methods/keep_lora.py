@@ -184,7 +184,7 @@ class KeepLora(TaskBranches):
             for batch in batches:
                 with gradients.recording():
                     outputs = model(batch)
-                (outputs.loss * outputs.num_targets).backward()
+                (outputs.loss * outputs.total_weight).backward()
                 self.surveyed += len(batch)
         return gradients
 

@@ -24,6 +24,7 @@ from components.data.batch import IGNORE, Batch
 from components.errors import ConfigError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
 from components.models.config import BackboneConfig
+from components.models.encoding import build_encoder
 from components.models.pocket import pocket_model
 from components.models.quiet import without_progress_bars
 from components.models.source import DTYPES, backbone_fingerprint, model_source
@@ -42,6 +43,7 @@ class Outputs:
     logits: Tensor  # [S, vocabulary]
     targets: Tensor  # [S] int64
     rows: Tensor  # [S] int64
+    weights: Tensor | None = None  # [S] float32, of the loss of each prediction; None: all 1
 
     @property
     def num_targets(self) -> int:
@@ -49,15 +51,29 @@ class Outputs:
 
     @property
     def loss(self) -> Tensor:
-        """Mean cross entropy in float32 over the S positions; a batch without any is a caller's mistake."""
+        """Mean cross entropy in float32 over the S positions; a batch without any is a caller's mistake.
+
+        With weights it is the weighted mean: the sum of weight times cross entropy over the sum of weights.
+        """
         assert self.num_targets > 0, "the batch has no supervised position"
-        return F.cross_entropy(self.logits.float(), self.targets)
+        if self.weights is None:
+            return F.cross_entropy(self.logits.float(), self.targets)
+        each = F.cross_entropy(self.logits.float(), self.targets, reduction="none")
+        return (each * self.weights).sum() / self.weights.sum()
+
+    @property
+    def total_weight(self) -> float:
+        """What `loss` is divided by: the number of targets, or the sum of their weights."""
+        return float(self.num_targets) if self.weights is None else float(self.weights.sum())
 
 
 class Backbone(nn.Module):
     """A frozen LLaVA-shaped model. Everything in it has `requires_grad=False`; adapters are added by methods."""
 
-    def __init__(self, model: PreTrainedModel, *, config: BackboneConfig, fingerprint: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, config: BackboneConfig, fingerprint: str, end_id: int | None = None
+    ) -> None:
+        """`end_id` is the token that training teaches as the end of an answer: see `Encoder.end_id`."""
         super().__init__()
         inner = getattr(model, "model", None)
         parts = ("vision_tower", "multi_modal_projector", "language_model")
@@ -70,8 +86,12 @@ class Backbone(nn.Module):
         self.config = config
         self.fingerprint = fingerprint
         self._prefix: Tensor | None = None
+        self.end_id = end_id
         self.model.requires_grad_(False)
         self.eval()
+        # generate() gives it a slice over the last positions. On a CPU, torch would copy the whole output weight once
+        # per row of the batch to multiply with that.
+        self.model.lm_head.register_forward_pre_hook(_contiguous)
         if config.gradient_checkpointing:
             # Non-reentrant checkpointing needs no gradient on its inputs: frozen embeddings stay frozen. Its check that
             # recomputed tensors have the saved ones' shapes fails under ZeRO-3, which empties parameters in between.
@@ -137,12 +157,15 @@ class Backbone(nn.Module):
             logits=cast(nn.Module, self.model.lm_head)(hidden[:, :-1][supervised]),
             targets=targets[supervised],
             rows=supervised.nonzero()[:, 0],
+            weights=None if batch.weights is None else batch.weights[:, 1:][supervised],
         )
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int, synced_gpus: bool = False) -> list[list[int]]:
-        """Greedy answers of a left-padded batch, one id list per row, cut before the end-of-turn token.
+        """Greedy answers of a left-padded batch, one id list per row, cut before the first token that ends an answer.
 
+        These are the token that training teaches as the end and those of the model's generation configuration. Nothing
+        else of that configuration counts: penalties for repetition would change greedy answers.
         `synced_gpus` keeps all workers in step until the slowest is done; ZeRO-3 needs it.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
@@ -151,7 +174,7 @@ class Backbone(nn.Module):
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
         )
         embeddings, mask = self._inputs(batch)
-        with self._evaluating():
+        with self._evaluating(), self._without_defaults():
             tokens = cast(Callable[..., Tensor], self.model.generate)(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=config, synced_gpus=synced_gpus
             )
@@ -223,11 +246,23 @@ class Backbone(nn.Module):
         return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))
 
     def _end_ids(self) -> list[int]:
+        """The tokens that end an answer, the taught one first."""
         generation = getattr(self.model, "generation_config", None)
         ends = generation.eos_token_id if generation is not None else None
         ends = self.model.config.text_config.eos_token_id if ends is None else ends
-        assert ends is not None, "the model names no end-of-sequence token"
-        return [ends] if isinstance(ends, int) else list(ends)
+        named = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        found = list(dict.fromkeys(([] if self.end_id is None else [self.end_id]) + named))
+        assert found, "the model names no end-of-sequence token"
+        return found
+
+    @contextmanager
+    def _without_defaults(self) -> Iterator[None]:
+        """For a while, a generation configuration in which nothing is set: transformers fills gaps from the model's."""
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = own
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -242,8 +277,9 @@ class Backbone(nn.Module):
 
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
+    end_id = build_encoder(config).end_id
     if config.name == "pocket":
-        backbone = Backbone(pocket_model(), config=config, fingerprint=backbone_fingerprint(config))
+        backbone = Backbone(pocket_model(), config=config, fingerprint=backbone_fingerprint(config), end_id=end_id)
         return backbone.to(DTYPES[config.dtype])
     source, attention = model_source(config), config.attention
     if attention == "auto":
@@ -258,12 +294,17 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             f'backbone {config.name!r} cannot be loaded ({_first_line(error)}); give "smol", "pocket", a directory '
             "or a hub id of a LLaVA-1.5 style model."
         ) from error
-    return Backbone(model, config=config, fingerprint=backbone_fingerprint(config))
+    return Backbone(model, config=config, fingerprint=backbone_fingerprint(config), end_id=end_id)
 
 
 def _positions(attention_mask: Tensor) -> Tensor:
     """Position ids [B, T] that start at 0 with each row's first real token, whatever the padding side."""
     return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """A forward pre-hook that gives a module its input in one piece."""
+    return (inputs[0].contiguous(),)
 
 
 def _before_end(tokens: list[int], ends: list[int]) -> list[int]:

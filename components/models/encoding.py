@@ -7,7 +7,8 @@ those of the plain string and no token is ever split differently for the loss.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -21,9 +22,11 @@ from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.errors import ConfigError, DataError
 from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
 from components.models.config import BackboneConfig
+from components.models.cutting import kept_of_training, without_middles
 from components.models.pocket import pocket_processor
 from components.models.source import model_source
-from components.models.templates import Template, template_for
+from components.models.templates import Choice, Said, choose_template
+from components.models.user_text import TextTokenizer
 
 
 class Encoder:
@@ -47,33 +50,49 @@ class Encoder:
         """V: how many tokens one picture takes."""
         return self._parts.image_tokens
 
+    @property
+    def end_id(self) -> int:
+        """The token that training teaches as the end of an answer."""
+        return self._parts.end_id
+
+    @property
+    def template(self) -> tuple[str, str]:
+        """Name of the conversation template in use, and why it is this one."""
+        return self._parts.choice.name, self._parts.choice.why
+
     def decode(self, ids: list[int] | Tensor) -> str:
         """Text of generated ids, without special tokens and outer blanks."""
-        return str(self._parts.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        text = self._parts.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
 
     def training_example(self, row: Row, *, features: Tensor | None = None) -> Example:
         """The whole conversation; labels on every answer including its end-of-turn token, IGNORE elsewhere.
 
-        With `features` [V, C] (cached tower output) the picture is not decoded. Raises `DataError` naming the row
-        when turns do not alternate, an answer is empty, the picture is broken or the row exceeds `max_length`.
+        Answers of weight 0 are context and have no label; other weights than 1 come along. With `features` [V, C]
+        (cached tower output) the picture is not decoded. Raises `DataError` naming the row when turns do not alternate,
+        an answer is empty, no answer has a weight, the picture is broken, or the row exceeds `max_length` and is not to
+        be cut or cannot be.
         """
-        _check_turns(row, row.turns)
-        if row.turns[-1].speaker != "gpt":
-            raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
-        return self._example(row, row.turns, features, answering=False)
+        return self._example(row, self._encoded_training(row), features, answering=False)
 
     def prompt_example(self, row: Row, *, features: Tensor | None = None) -> Example:
         """The conversation up to its last answer, which is left for the model to give; no labels."""
-        turns = row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
-        _check_turns(row, turns)
-        return self._example(row, turns, features, answering=True)
+        return self._example(row, self._encoded_prompt(row), features, answering=True)
+
+    def num_tokens(self, row: Row, *, answering: bool) -> int:
+        """Tokens of a row before any cut: as a prompt to be answered, or the whole conversation."""
+        return len((self._encoded_prompt(row) if answering else self._encoded_training(row)).ids)
+
+    def reply_ids(self, row: Row, answer: str) -> list[int]:
+        """The tokens of a reply to `row` that says `answer` as training would teach it, without the end token."""
+        encoded = self._encoded(row, (*_without_last_answer(row), Turn(speaker="gpt", text=answer)), answering=False)
+        last = max(encoded.answers)
+        return [token for token, number in zip(encoded.ids, encoded.answers, strict=True) if number == last][:-1]
 
     def text(self, row: Row, *, answering: bool) -> str:
-        """The templated string of a row, with our image placeholder (for people and tests)."""
-        turns = row.turns[:-1] if answering and row.turns[-1].speaker == "gpt" else row.turns
-        return self._parts.template(
-            [Turn(speaker=turn.speaker, text=turn.text.strip()) for turn in turns], answering
-        ).text
+        """The templated string of a row, with the picture's placeholder (for people and tests)."""
+        turns = _without_last_answer(row) if answering else row.turns
+        return self._parts.choice.render(_said(row, turns), answering).text
 
     def pixels(self, row: Row) -> Tensor:
         """Pixels [3, H, W] float32 of the row's picture, as the tower takes them."""
@@ -85,56 +104,104 @@ class Encoder:
         pixels = parts.processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
         return cast(Tensor, pixels).float()
 
-    def _example(self, row: Row, turns: tuple[Turn, ...], features: Tensor | None, *, answering: bool) -> Example:
+    def _encoded_training(self, row: Row) -> _Encoded:
+        _check_turns(row, row.turns)
+        if row.turns[-1].speaker != "gpt":
+            raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
+        if not any(turn.weight for turn in row.turns if turn.speaker == "gpt"):
+            raise DataError(
+                f"row {row.sample_id}: all its answers have weight 0, so nothing in it can be learned; leave the row "
+                "out or give an answer a weight above 0."
+            )
+        return self._encoded(row, row.turns, answering=False)
+
+    def _encoded_prompt(self, row: Row) -> _Encoded:
+        turns = _without_last_answer(row)
+        _check_turns(row, turns)
+        return self._encoded(row, turns, answering=True)
+
+    def _encoded(self, row: Row, turns: tuple[Turn, ...], *, answering: bool) -> _Encoded:
+        """Ids of the conversation, with the picture's tokens and what the tokenizer puts before every text."""
         parts = self._parts
-        rendered = parts.template(self._with_placeholder(row, turns), answering)
-        encoding = parts.tokenizer(rendered.text, return_offsets_mapping=True)
-        ids, offsets = cast(list[int], encoding["input_ids"]), cast(list[tuple[int, int]], encoding["offset_mapping"])
-        expected = 0 if row.image is None else 1
-        if ids.count(parts.image_token_id) != expected:
-            raise DataError(
-                f"row {row.sample_id}: its text holds {ids.count(parts.image_token_id)} picture placeholders for "
-                f"{expected} pictures; write {IMAGE_TOKEN} once, in the first question of a row that has a picture."
-            )
-        labels = [IGNORE] * len(ids)
+        rendered = parts.choice.render(_said(row, turns), answering)
+        tokens = parts.tokenise(rendered)
+        # As processors do: a template that writes the start token itself does not get a second one.
+        bos = parts.tokenizer.bos_token
+        writes_start = isinstance(bos, str) and rendered.text.startswith(bos)
+        start = [] if writes_start else parts.start_ids
+        ids, said, answers = list(start), [-1] * len(start), [-1] * len(start)
+        for token, text, answer in zip(tokens.ids, tokens.said, tokens.answers, strict=True):
+            times = parts.image_tokens if token == parts.image_token_id else 1
+            ids += [token] * times
+            said += [text] * times
+            answers += [answer] * times
+        if not answering and len(set(answers) - {-1}) != len(rendered.answers):
+            raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
+        return _Encoded(ids=ids, said=said, answers=answers)
+
+    def _example(self, row: Row, encoded: _Encoded, features: Tensor | None, *, answering: bool) -> Example:
+        ids = encoded.ids
+        weights = [0.0] * len(ids)
         if not answering:
-            _label_spans(row, ids, offsets, rendered.spans, labels)
-        if expected:
-            place = ids.index(parts.image_token_id)
-            ids = ids[:place] + [parts.image_token_id] * parts.image_tokens + ids[place + 1 :]
-            labels = labels[:place] + [IGNORE] * parts.image_tokens + labels[place + 1 :]
+            of_answers = [turn.weight for turn in row.turns if turn.speaker == "gpt"]
+            weights = [of_answers[answer] if answer >= 0 else 0.0 for answer in encoded.answers]
+        places = range(len(ids))
         if len(ids) > self.config.max_length:
-            raise DataError(
-                f"row {row.sample_id} takes {len(ids)} tokens, more than backbone.max_length = "
-                f"{self.config.max_length}; shorten it or raise the limit."
-            )
+            places = self._places_within_limit(row, encoded, weights, answering=answering)
+        ids, weights = [ids[place] for place in places], [weights[place] for place in places]
+        pictured = row.image is not None
         return Example(
             sample_id=row.sample_id,
             instruction=row.instruction,
             input_ids=torch.tensor(ids, dtype=torch.long),
-            labels=torch.tensor(labels, dtype=torch.long),
-            pixel_values=self.pixels(row) if expected and features is None else None,
-            features=features if expected else None,
+            labels=torch.tensor(
+                [token if weight else IGNORE for token, weight in zip(ids, weights, strict=True)], dtype=torch.long
+            ),
+            weights=torch.tensor(weights) if set(weights) - {0.0, 1.0} else None,
+            pixel_values=self.pixels(row) if pictured and features is None else None,
+            features=features if pictured else None,
         )
 
-    def _with_placeholder(self, row: Row, turns: tuple[Turn, ...]) -> list[Turn]:
-        """Stripped turns in which our placeholder is the processor's own image token."""
-        if row.image is not None and sum(turn.text.count(IMAGE_TOKEN) for turn in turns) != 1:
-            raise DataError(
-                f"row {row.sample_id} has a picture but not exactly one {IMAGE_TOKEN}; put it first in the question."
-            )
-        token = self._parts.processor.image_token if row.image is not None else IMAGE_TOKEN
-        return [Turn(speaker=turn.speaker, text=turn.text.strip().replace(IMAGE_TOKEN, token)) for turn in turns]
+    def _places_within_limit(
+        self, row: Row, encoded: _Encoded, weights: list[float], *, answering: bool
+    ) -> Sequence[int]:
+        """Which tokens of a row that is too long stay; raises `DataError` when it is not to be cut or cannot be."""
+        size, limit = len(encoded.ids), self.config.max_length
+        what = f"row {row.sample_id} takes {size} tokens, more than backbone.max_length = {limit}"
+        if self.config.too_long != "cut":
+            raise DataError(f"{what}; shorten it, raise the limit, or set backbone.too_long to cut or skip.")
+        picture = [place for place, token in enumerate(encoded.ids) if token == self._parts.image_token_id]
+        said = [place for place, text in enumerate(encoded.said) if text >= 0]
+        if answering:
+            kept = without_middles(size, limit, said)
+        else:
+            labelled = [place for place, weight in enumerate(weights) if weight]
+            asked = [place for place in said if encoded.answers[place] < 0]
+            kept = kept_of_training(size, limit, picture=picture, labelled=labelled, asked=asked)
+        if kept is None:
+            raise DataError(f"{what}, and cannot be cut without losing its picture or its answer; leave it out.")
+        return kept
 
-    @cached_property
+    @property
     def _parts(self) -> _Parts:
         return _load_parts(self.config)
+
+
+class _Encoded(NamedTuple):
+    """A conversation of T tokens before any cut."""
+
+    ids: list[int]
+    said: list[int]  # the number of the user's text that a token belongs to, or -1
+    answers: list[int]  # the number of the answer, with its end token, that a token belongs to, or -1
 
 
 class _Parts(NamedTuple):
     processor: LlavaProcessor
     tokenizer: PreTrainedTokenizerFast
-    template: Template
+    choice: Choice
+    tokenise: TextTokenizer
+    start_ids: list[int]  # what the tokenizer puts before every text
+    end_id: int
     image_token_id: int
     image_tokens: int
     mean_colour: tuple[int, int, int]
@@ -147,6 +214,7 @@ def build_encoder(config: BackboneConfig) -> Encoder:
     return encoder
 
 
+@lru_cache(maxsize=4)
 def _load_parts(config: BackboneConfig) -> _Parts:
     if config.name == "pocket":
         processor = pocket_processor()
@@ -172,14 +240,34 @@ def _load_parts(config: BackboneConfig) -> _Parts:
     blank = Image.new("RGB", (64, 64))
     probe = processor(images=blank, text=processor.image_token)["input_ids"]
     probe = probe[0] if isinstance(probe[0], list) else probe
+    choice = choose_template(config.template, config.name, processor)
+    end_id = tokenizer.convert_tokens_to_ids(choice.end)
     return _Parts(
         processor=processor,
         tokenizer=tokenizer,
-        template=template_for(config.template, processor),
+        choice=choice,
+        tokenise=TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id)),
+        start_ids=_start_ids(tokenizer),
+        end_id=end_id,
         image_token_id=processor.image_token_id,
         image_tokens=sum(int(token) == processor.image_token_id for token in probe),
         mean_colour=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),
     )
+
+
+def _controls(tokenizer: PreTrainedTokenizerFast, choice: Choice, image_token_id: int) -> frozenset[int]:
+    """Tokens that no user may write: special ones, and added ones that the template writes (some are not marked)."""
+    example = choice.render((Said("human", (None,)), Said("gpt", ("",))), True)
+    added = tokenizer.added_tokens_decoder.items()
+    written = (token for token, name in added if name.content.strip() and name.content in example.text)
+    return frozenset({image_token_id, *tokenizer.all_special_ids, *written} | {t for t, name in added if name.special})
+
+
+def _start_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """What the tokenizer puts before a text, usually its start token; what it puts behind would end every prompt."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return whole[: whole.index(plain[0])]
 
 
 def _check_turns(row: Row, turns: tuple[Turn, ...]) -> None:
@@ -195,16 +283,28 @@ def _check_turns(row: Row, turns: tuple[Turn, ...]) -> None:
             raise DataError(f"row {row.sample_id}: turn {index + 1} is empty; remove the row or fill it.")
 
 
-def _label_spans(
-    row: Row, ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], labels: list[int]
-) -> None:
-    """Copy to `labels` the ids whose characters overlap an answer span; positions decide, so pad may equal eos."""
-    for start, end in spans:
-        inside = [index for index, (first, last) in enumerate(offsets) if first < end and last > start and last > first]
-        if not inside:
-            raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
-        for index in inside:
-            labels[index] = ids[index]
+def _without_last_answer(row: Row) -> tuple[Turn, ...]:
+    return row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
+
+
+def _said(row: Row, turns: Sequence[Turn]) -> list[Said]:
+    """Stripped turns as templates take them. A placeholder in a question is the picture, in an answer it is text."""
+    found = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.speaker == "human")
+    pictures = 0 if row.image is None else 1
+    if found != pictures:
+        raise DataError(
+            f"row {row.sample_id}: its questions hold {found} picture placeholders for {pictures} pictures; write "
+            f"{IMAGE_TOKEN} exactly once in a row that has a picture, and nowhere else."
+        )
+    said: list[Said] = []
+    for turn in turns:
+        text = turn.text.strip()
+        if turn.speaker == "human" and IMAGE_TOKEN in text:
+            before, _, after = text.partition(IMAGE_TOKEN)
+            said.append(Said("human", tuple(part for part in (before, None, after) if part != "")))
+        else:
+            said.append(Said(turn.speaker, (text,)))
+    return said
 
 
 def _square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

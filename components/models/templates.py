@@ -251,9 +251,7 @@ class _Own:
             out.add(piece)
             if text is not None:
                 out.say(Said("", (text,)), "")
-        out.answers = [
-            (starts[piece] + start, starts[last] + end) for (piece, start), (last, end) in skeleton.answers
-        ]
+        out.answers = [(starts[piece] + start, starts[last] + end) for (piece, start), (last, end) in skeleton.answers]
         return out
 
     def ends(self, turns: Sequence[Said]) -> tuple[str, ...]:

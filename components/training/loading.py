@@ -198,6 +198,7 @@ ENCODED_SCHEMA = pa.schema(
         ("instruction", pa.string()),
         ("input_ids", pa.binary()),  # int32
         ("labels", pa.binary()),  # int32
+        ("weights", pa.binary()),  # float32, or null where all are 1
         ("vision", pa.binary()),  # float32 or bfloat16 pixels or features, or null
         ("vision_shape", pa.list_(pa.int32())),
     ]
@@ -306,6 +307,7 @@ def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]
         "instruction": example.instruction,
         "input_ids": example.input_ids.to(torch.int32).numpy().tobytes(),
         "labels": example.labels.to(torch.int32).numpy().tobytes(),
+        "weights": None if example.weights is None else tensor_bytes(example.weights),
         "vision": None if vision is None else tensor_bytes(vision.to(getattr(torch, dtype))),
         # a negative first number marks cached features; pixels keep their plain shape
         "vision_shape": None
@@ -316,7 +318,8 @@ def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]
 
 def _example_of(record: dict[str, object], dtype: torch.dtype) -> Example:
     vision, shape = record["vision"], record["vision_shape"]
-    tensor, is_features = None, False
+    tensor, is_features, weights = None, False, record["weights"]
+    assert weights is None or isinstance(weights, bytes)
     if isinstance(vision, bytes) and shape is not None:
         sizes = [int(size) for size in shape]  # type: ignore[union-attr]
         is_features = sizes[0] < 0
@@ -326,6 +329,7 @@ def _example_of(record: dict[str, object], dtype: torch.dtype) -> Example:
         instruction=str(record["instruction"]),
         input_ids=_ids_from(record["input_ids"]),
         labels=_ids_from(record["labels"]),
+        weights=None if weights is None else tensor_from(weights, [-1], torch.float32),
         pixel_values=None if is_features else tensor,
         features=tensor if is_features else None,
     )

@@ -36,10 +36,11 @@ def pocket() -> Encoder:
     return build_encoder(BackboneConfig(name="pocket"))
 
 
-# LLaVA-1.5's conversation "v1" written out by hand, independent of components/models/templates.py.
+# LLaVA-1.5's conversation "v1" written out by hand, independent of components/models/templates.py: conv_vicuna_v1 in
+# haotian-liu/LLaVA, llava/conversation.py.
 LLAVA_TEXT = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the human's questions. USER: <image>\nWhat is this? ASSISTANT: A red ball.</s>"
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: <image>\nWhat is this? ASSISTANT: A red ball.</s>"
     "USER: Is it big? ASSISTANT: No, the ball is small.</s>"
 )
 LLAVA_ROW = row("<image>\nWhat is this?", "A red ball.", "Is it big?", "No, the ball is small.", image=RED)
@@ -131,8 +132,8 @@ def test_cached_features_stand_in_for_pixels(pocket: Encoder) -> None:
 @pytest.mark.parametrize(
     ("texts", "image", "message"),
     [
-        (("What?", "red"), RED, "exactly one <image>"),
-        (("<image>\nWhat <image>?", "red"), RED, "exactly one <image>"),
+        (("What?", "red"), RED, "0 picture placeholders for 1 pictures"),
+        (("<image>\nWhat <image>?", "red"), RED, "2 picture placeholders for 1 pictures"),
         (("<image>\nWhat?", "red"), None, "1 picture placeholders for 0 pictures"),
         (("What?", "  "), None, "turn 2 is empty"),
         (("What?", "red", "And?"), None, "ends with an answer"),
@@ -162,14 +163,13 @@ def test_too_long_rows_are_refused_not_cut(llava_dir: Path) -> None:
 
 
 def test_unknown_template_is_refused() -> None:
-    with pytest.raises(ConfigError, match="auto, vicuna_v1, chatml, chat"):
+    with pytest.raises(ConfigError, match="auto, vicuna_v1, llava_v1, chatml, chat"):
         build_encoder(BackboneConfig(name="pocket", template="alpaca"))
 
 
 def test_a_chat_template_without_an_end_is_refused(llava_dir: Path) -> None:
-    encoder = build_encoder(BackboneConfig(name=str(llava_dir), template="chat"))
     with pytest.raises(ConfigError, match="does not end answers"):
-        encoder.training_example(LLAVA_ROW)
+        build_encoder(BackboneConfig(name=str(llava_dir), template="chat"))
 
 
 def test_a_models_own_chat_template_is_followed(tmp_path: Path) -> None:
