@@ -71,6 +71,16 @@ def contextual_only() -> RunConfig:
     return _continual_llava(components="contextual")
 
 
+def contextual_constant() -> RunConfig:
+    """Control of Continual LLaVA: the scalars of earlier tasks stay where they start."""
+    return _continual_llava(contextual="constant")
+
+
+def contextual_zero() -> RunConfig:
+    """Control of Continual LLaVA: the scalars of earlier tasks are 0, so contextual increments add nothing."""
+    return _continual_llava(contextual="zero")
+
+
 def shared_pool() -> RunConfig:
     """Ablation of Continual LLaVA: 32 slots that all tasks train, instead of slots of their own."""
     return _continual_llava(pool="shared")
@@ -132,7 +142,9 @@ def llava_7b() -> RunConfig:
     """LLaVA-1.5-7B in bfloat16 on GPUs, with the rates of the authors' scripts; name your own --backbone.name."""
     return RunConfig(
         backbone=BackboneConfig(name="llava-hf/llava-1.5-7b-hf", dtype="bfloat16", gradient_checkpointing=True),
-        method=ContinualLlavaConfig(sentence_encoder="sentence-transformers/nli-roberta-base-v2"),
+        method=ContinualLlavaConfig(
+            sentence_encoder="sentence-transformers/nli-roberta-base-v2", contextual_learning_rate=None
+        ),
         training=TrainingConfig(
             global_batch_size=32, micro_batch_size=4, optimizer=OptimizerConfig(learning_rate=2e-5)
         ),
@@ -149,6 +161,8 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "sequential-lora": sequential_lora,
     "intrinsic-only": intrinsic_only,
     "contextual-only": contextual_only,
+    "contextual-constant": contextual_constant,
+    "contextual-zero": contextual_zero,
     "shared-pool": shared_pool,
     "batch-selection": batch_selection,
     "lcia": lcia,

@@ -25,13 +25,13 @@ class ContextScalars(nn.Module):
         self.range = range_
 
     def add_task(self, index: int, *, start: float, device: torch.device) -> None:
-        """Append the scalars of task `index` >= 1, all at `start` (their value after the range is enforced)."""
+        """Append the scalars of task `index` >= 1, frozen, all at `start` (their value after the range is enforced)."""
         assert index >= 1, "the first task has no earlier one"
         assert f"task_{index}" not in self._parameters, f"task {index} has scalars already"
         start = self.reachable(start)
         if self.range == "sigmoid":
             start = float(torch.logit(torch.tensor(start, dtype=torch.float64)))
-        scalars = nn.Parameter(torch.full((index,), start, device=device, dtype=torch.float32))
+        scalars = nn.Parameter(torch.full((index,), start, device=device, dtype=torch.float32), requires_grad=False)
         self.register_parameter(f"task_{index}", scalars)
 
     def reachable(self, start: float) -> float:

@@ -105,6 +105,7 @@ class MethodConfig:
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
     draws: ClassVar[bool] = True  # False: it draws no random number, so a seed changes the order of the data only
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
+    before: ClassVar[Mapping[str, Json]] = {}  # options that older files lack and that then were not as the default is
 
     def __post_init__(self) -> None:
         check_options(self, self.name)
@@ -171,6 +172,12 @@ class Method:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
+        return {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """By parameter name, peak rates of what trains at a rate of its own (on the run's schedule) in the task begun;
+        everything else takes the run's.
+        """
         return {}
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
@@ -277,7 +284,12 @@ class Method:
         options = found.get("options")
         if not isinstance(options, dict):
             raise CheckpointError("the checkpoint's method state names no options; it is damaged, start a new run.")
-        known = {**type(self.config)().options(), **options}  # an option that is newer than the checkpoint: its default
+        kind = type(self.config)
+        known = {
+            **kind().options(),
+            **kind.before,
+            **options,
+        }  # an option that is newer than the checkpoint: its default
         for name, value in self.config.options().items():
             if known[name] != value:
                 raise CheckpointError(

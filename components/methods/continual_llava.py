@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,32 +55,61 @@ class ContinualLlavaConfig(MethodConfig):
     routes: ClassVar[bool] = True
     default_learning_rate: ClassVar[float] = 5e-4  # factors start at N(0, 1), forty times LoRA's usual size
 
+    before: ClassVar[Mapping[str, Json]] = {"contextual_learning_rate": None}
+
     slots_per_task: Count = 8
+    """Slots that a task owns in an owned pool."""
     rank: Count = 8
+    """Rank of one slot's increment."""
     top_m: Count = 4
-    targets: str = "o_proj"  # the paper adapts the attention's output projection only
-    increment_init: Literal["paper", "lora"] = "paper"  # down ~ N(0, 1), or LoRA's usual draw; up = 0 in both
+    """Slots that serve one sample, those with the nearest keys."""
+    targets: str = "o_proj"
+    """Which layers are adapted: o_proj (the paper's), all_linear or a pattern below the language model."""
+    increment_init: Literal["paper", "lora"] = "paper"
+    """How down is drawn: N(0, 1), as the paper, or LoRA's usual draw; up starts at 0 in both."""
     pool: Literal["owned", "shared"] = "owned"
-    pool_size: Count = 32  # slots of a shared pool; an owned pool grows by slots_per_task
+    """Whether each task owns its slots, or all tasks train the same ones."""
+    pool_size: Count = 32
+    """Slots of a shared pool; an owned pool grows by slots_per_task."""
     components: Literal["both", "intrinsic", "contextual"] = "both"
-    sentence_encoder: str = "minilm"  # the paper's: "sentence-transformers/nli-roberta-base-v2"
+    """Which increments there are; contextual leaves the intrinsic ones out of evaluation only."""
+    sentence_encoder: str = "minilm"
+    """What embeds instructions; the paper's is sentence-transformers/nli-roberta-base-v2."""
 
-    key_groups: Count = 4  # 4 in the code's traces, 1 in the paper
-    selection: SelectionRule = "instance"  # while a task is trained; evaluation always chooses per instance
+    key_groups: Count = 4
+    """Slices of a key whose cosines are averaged: 4 in traces of the authors' code, 1 in the paper."""
+    selection: SelectionRule = "instance"
+    """Whether slots are chosen per instance or per batch while a task is trained; evaluation chooses per instance."""
     weighting: Weighting = "ratio"
-    temperature: Positive = 0.1  # of "softmax"
+    """How cosines become weights: their share of the sum (the paper), or a softmax."""
+    temperature: Positive = 0.1
+    """Temperature of weighting softmax."""
 
+    contextual: Literal["learned", "constant", "zero"] = "learned"
+    """Whether the scalars w of earlier tasks are learned, stay at their start, or are 0 (two controls)."""
+    contextual_learning_rate: Positive | None = 0.05
+    """Peak rate of what stands behind w; None takes the run's, with which w hardly moves in a few hundred updates."""
     contextual_range: ContextRange = "sigmoid"
-    contextual_start: Literal["even", "small"] = "even"  # 1 / number of earlier tasks, or 0.05
+    """How w is kept in [0, 1]: as a sigmoid, or clamped (then the rate is that of w itself: take about 0.005)."""
+    contextual_start: Literal["even", "small"] = "even"
+    """Where w starts: 1 / number of earlier tasks (0.95 for one, the most a sigmoid starts at here), or 0.05."""
 
     alignment_learning_rate: Positive = 1e-3
+    """Stage 1: AdamW's rate for the keys."""
     alignment_weight_decay: NonNegative = 0.01
+    """Stage 1: AdamW's weight decay."""
     alignment_epochs: Count = 3
-    alignment_decay: Positive = 0.1  # of the learning rate, after each epoch
+    """Stage 1: passes over the task's instructions."""
+    alignment_decay: Positive = 0.1
+    """Stage 1: factor of the rate after each epoch."""
     alignment_clip: Positive = 0.1
+    """Stage 1: largest norm of a gradient."""
     alignment_batch_size: Count = 128
-    alignment_samples: Count = 20_000  # instructions looked at per task, evenly spaced
-    alignment_min_updates: CountOrZero = 480  # what 20,000 samples get; 0 = the literal number of epochs
+    """Stage 1: instructions in a batch."""
+    alignment_samples: Count = 20_000
+    """Stage 1: instructions looked at per task, evenly spaced."""
+    alignment_min_updates: CountOrZero = 480
+    """Stage 1: at least so many updates, what 20,000 instructions get; 0 takes the literal number of epochs."""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -93,6 +122,16 @@ class ContinualLlavaConfig(MethodConfig):
             raise ConfigError(
                 f"continual_llava.top_m is {self.top_m}; give 1 to {competing} (the slots that compete in a task)."
             )
+        if self.components == "contextual" and self.contextual == "zero":
+            raise ConfigError(
+                "continual_llava.components is 'contextual' and contextual 'zero', which leaves nothing to evaluate; "
+                "change one of them."
+            )
+
+    @property
+    def adds_context(self) -> bool:
+        """Whether earlier tasks add anything to a later one's increments."""
+        return self.components != "intrinsic" and self.contextual != "zero"
 
     @property
     def pool_options(self) -> PoolOptions:
@@ -135,7 +174,7 @@ class ContinualLlava(ReadsInstructions, Method):
             alpha_m = cos_m / sum cos;  t(m) = the task that owns slot m;  Zbar_l = sum_n cbar[l, n] P_n
         with cbar[l, n] the mean weight of slot n over task l's instructions: increments are linear in their weights,
         so N numbers per task hold Zbar exactly, and one weights matrix [B, N] serves the whole bank.
-    Overrides: attach, begin_task (stage 1), select, loss (counts only), end_task (cbar), state_dict.
+    Overrides: attach, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar), state_dict.
     Carried between tasks: keys, increments, cbar, scalars w; all of an earlier task's are frozen.
     Differs, and why:
         - Factors are applied one after the other; traces of the authors' code build dense d x d increments.
@@ -146,6 +185,13 @@ class ContinualLlava(ReadsInstructions, Method):
         - components="contextual" leaves the intrinsic part out of evaluation only: without it nothing would train.
         - Stage 1 makes at least `alignment_min_updates` updates: three short epochs of a small task barely move a key.
         - Cosines under 1e-4 are raised to it before the ratio, and counted; the paper's ratio has no guard.
+        - The scalars have a rate of their own. With Adam a step moves a logit by about its rate, so 60 updates on the
+          increments' 5e-4 would move it by 0.015 at most and w would be a constant; at 0.05 it can go 1.5 either way.
+          Traces of the authors' code have one rate, 2e-5, for all: `contextual_learning_rate` None is that.
+        - The second task's scalar starts at 0.95, not at 1 / 1: a sigmoid is 1 at infinity only.
+        - The default encoder is MiniLM (384 dimensions, groups of 96), the paper's nli-roberta-base-v2 (768, 192). The
+          increments' rate is 5e-4 with warm-up 0.03 and clipping at 1, the traces' 2e-5.
+        - With selection="batch", cbar is recorded over batches of `alignment_batch_size`, not those of training.
     """
 
     def __init__(self, config: ContinualLlavaConfig, *, seed: int) -> None:
@@ -203,7 +249,8 @@ class ContinualLlava(ReadsInstructions, Method):
             generator = seeded_generator(self.seed, "keys", str(task.index))
             self.pool.align(task.index, *self._queries(task), generator)
         self.bank.set_trainable(self._trained_group(task.index), True)
-        self.context.set_trainable(task.index)
+        if self.options.contextual == "learned":
+            self.context.set_trainable(task.index)
         self.current = task
 
     @contextmanager
@@ -251,6 +298,10 @@ class ContinualLlava(ReadsInstructions, Method):
                 found[task] |= {"w": {**w}, "w_moved": {**moved}}
         return found
 
+    def learning_rates(self) -> dict[str, float]:
+        rate = self.options.contextual_learning_rate
+        return {} if rate is None else {name: rate for name in self.parameters() if name.startswith(f"{CONTEXT}.")}
+
     @property
     def routes(self) -> bool:
         return self.options.pool == "owned"  # in a shared pool no slot belongs to a task
@@ -274,7 +325,7 @@ class ContinualLlava(ReadsInstructions, Method):
             init = "kaiming" if options.increment_init == "lora" else "paper"
             self.bank.add_group(name, num_pairs=size, rank=options.rank, init=init, seed=self.seed)
             self.groups.append(name)
-        if options.components == "intrinsic" or index == 0:
+        if not options.adds_context or index == 0:
             return
         if options.pool == "shared":
             self.bank.copy_group(SHARED, str(index - 1))
@@ -317,7 +368,7 @@ class ContinualLlava(ReadsInstructions, Method):
         device = next(iter(self.bank.layers.values())).weight.device
         alpha = choice.spread(len(self.pool.keys))
         intrinsic = F.pad(alpha, (0, num_columns - alpha.shape[1])).to(device)
-        if self.options.components == "intrinsic":
+        if not self.options.adds_context:
             return intrinsic
         contextual = mass.to(device) @ self.context(self.pool.column_shares(num_tasks, num_columns).to(device))
         if self.options.components == "contextual" and self.current is None:

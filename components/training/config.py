@@ -171,7 +171,9 @@ class RunConfig:
 
     @staticmethod
     def from_json(plain: dict[str, Json]) -> RunConfig:
-        """The inverse of `to_json`; a field that did not exist when it was written has its default."""
+        """The inverse of `to_json`; a field that did not exist when it was written has its default, or
+        what the method was then (`MethodConfig.before`).
+        """
         method = dict(_mapping(plain["method"]))
         kind = method_config(str(method.pop("name")))
         training = dict(_mapping(plain["training"]))
@@ -181,7 +183,7 @@ class RunConfig:
             seed=int(str(plain["seed"])),
             stream=_build(StreamConfig, plain["stream"]),
             backbone=_build(BackboneConfig, plain["backbone"]),
-            method=_build(kind, method),
+            method=_build(kind, {**kind.before, **method}),
             training=_build(TrainingConfig, {**training, "optimizer": _build(OptimizerConfig, training["optimizer"])}),
             evaluation=_build(EvaluationConfig, plain["evaluation"]),
             cluster=_build(ClusterConfig, plain["cluster"]),

@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+OWN_RATE = "own_rate"  # in an optimizer's group: its peak rate, where that is not the run's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,21 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 class TorchEngine:
     """Plain torch: all-reduced gradients and AdamW. The oracle for DeepSpeed, and the engine of tests without Ray."""
 
-    def __init__(self, model: Backbone, config: OptimizerConfig, *, accumulation: int = 1) -> None:
+    def __init__(
+        self,
+        model: Backbone,
+        config: OptimizerConfig,
+        *,
+        rates: Mapping[str, float] | None = None,
+        accumulation: int = 1,
+    ) -> None:
+        """`rates`: see `build_optimizer`."""
         self.model = model
         self._config = config
         self._accumulation = accumulation
         self._micro_step = 0
         self._parameters = trainable_parameters(model)
-        self._optimizer = build_optimizer(list(self._parameters.values()), config)
+        self._optimizer = build_optimizer(self._parameters, config, rates or {})
         self.grad_norm = 0.0
         if _world_size() > 1:
             for parameter in self._parameters.values():
@@ -114,8 +123,7 @@ class TorchEngine:
         return mean_over_workers(tensors)
 
     def set_learning_rate(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        _set_learning_rate(self._optimizer.param_groups, rate, self._config)
 
     @contextmanager
     def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
@@ -142,7 +150,9 @@ class DeepSpeedEngine:
         zero_stage: Literal[0, 2, 3],
         micro_batch_size: int,
         accumulation: int = 1,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
+        """`rates`: see `build_optimizer`."""
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
         with quick_imports():
             import deepspeed  # first import takes seconds: only workers that train pay for it
@@ -153,12 +163,13 @@ class DeepSpeedEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=dist.get_backend())  # wraps the process group Ray has made
         self.model = model
+        self._config = config
         self._deepspeed = deepspeed
         self._stage = zero_stage
         self._parameters = trainable_parameters(model)
         self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
             model=_Scoped(model),
-            optimizer=build_optimizer(list(self._parameters.values()), config),
+            optimizer=build_optimizer(self._parameters, config, rates or {}),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch_size,
                 "gradient_accumulation_steps": accumulation,
@@ -217,8 +228,7 @@ class DeepSpeedEngine:
         return mean_over_workers(tensors)
 
     def set_learning_rate(self, rate: float) -> None:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+        _set_learning_rate(self._engine.optimizer.param_groups, rate, self._config)
 
     @contextmanager
     def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
@@ -311,15 +321,36 @@ def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
 Engine = TorchEngine | DeepSpeedEngine
 
 
-def build_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """torch's AdamW with the task's hyper-parameters."""
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, rates: Mapping[str, float]
+) -> torch.optim.AdamW:
+    """torch's AdamW with the task's hyper-parameters. `rates`, by parameter name, are peak rates of their own: a group
+    for each, which follows the same schedule.
+    """
+    groups: dict[float | None, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(rates.get(name), []).append(parameter)
     return torch.optim.AdamW(
-        parameters,
+        [
+            {"params": members} if own is None else {"params": members, "lr": own, OWN_RATE: own}
+            for own, members in groups.items()
+        ],
         lr=config.rate_at(0, 1),
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         weight_decay=config.weight_decay,
     )
+
+
+def _set_learning_rate(groups: Iterable[dict[str, Any]], rate: float, config: OptimizerConfig) -> None:
+    """The run's rate where a group has none of its own; otherwise the same share of that one's peak."""
+    for group in groups:
+        own = group.get(OWN_RATE)
+        if own is not None:
+            assert config.learning_rate is not None
+            group["lr"] = own * (rate / config.learning_rate)
+        else:
+            group["lr"] = rate
 
 
 def mean_over_workers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -272,16 +272,17 @@ class StreamWorker:
         )
 
     def _build_engine(self) -> Engine:
-        training = self.config.training
+        training, rates = self.config.training, self.method.learning_rates()
         if training.engine == "torch":
             accumulation = training.accumulation(self.world_size)
-            return TorchEngine(self.model, self.config.optimizer, accumulation=accumulation)
+            return TorchEngine(self.model, self.config.optimizer, rates=rates, accumulation=accumulation)
         return DeepSpeedEngine(
             self.model,
             self.config.optimizer,
             zero_stage=training.zero_stage,
             micro_batch_size=training.micro_size(self.world_size),
             accumulation=training.accumulation(self.world_size),
+            rates=rates,
         )
 
     @torch.no_grad()

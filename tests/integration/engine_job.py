@@ -98,13 +98,14 @@ def learned(job: Job, rank: int) -> list[float]:
 
     def build() -> Engine:
         if job.stage is None:
-            return TorchEngine(model, OPTIMIZER, accumulation=job.accumulation)
+            return TorchEngine(model, OPTIMIZER, rates=method.learning_rates(), accumulation=job.accumulation)
         return DeepSpeedEngine(
             model,
             OPTIMIZER,
             zero_stage=job.stage,  # type: ignore[arg-type]
             micro_batch_size=micro,
             accumulation=job.accumulation,
+            rates=method.learning_rates(),
         )
 
     for index in range(2):

@@ -17,6 +17,7 @@ from engine_job import UPDATES, Job, losses_of
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.cl_moe import ClMoeConfig
+from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.eproj import EProjConfig
 from components.methods.ewc import EwcConfig
 from components.methods.lwf import LwfConfig
@@ -39,6 +40,8 @@ STRONG: dict[str, MethodConfig] = {
     "modal_prompt": ModalPromptConfig(sentence_encoder="hash", prompt_length=4),
     "smolora": SmoloraConfig(sentence_encoder="hash", router="straight_through"),
     "cl_moe": ClMoeConfig(sentence_encoder="hash", statistics="layer"),
+    # w at a rate of its own: an optimizer's group of one scalar
+    "continual_llava": replace(ContinualLlavaConfig.tiny(), contextual_learning_rate=0.5),
 }
 CONFIGS: dict[str, MethodConfig] = {
     **{name: kind.tiny() for name, kind in METHODS.items() if kind.trains},
@@ -53,6 +56,7 @@ WITHOUT: dict[str, MethodConfig] = {
     "reg_lora": RegLoraConfig(rank=4, alpha=8.0, penalty_weight=0.0),
     "pgp": SequentialLoraConfig(rank=4),
     "eproj": EProjConfig(sentence_encoder="hash", threshold=0.0, importance_samples=0, penalty_weight=0.0),
+    "continual_llava": replace(ContinualLlavaConfig.tiny(), contextual_learning_rate=None),
 }
 HOW = {
     0: Job(stage=0, world_size=2, pictures=True),

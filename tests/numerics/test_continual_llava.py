@@ -56,13 +56,16 @@ def attached(config: ContinualLlavaConfig = TINY) -> tuple[ContinualLlava, Backb
     return method, backbone
 
 
-def learn(method: Method, backbone: Backbone, index: int, *, updates: int = 4) -> None:
+def learn(method: Method, backbone: Backbone, index: int, *, updates: int = 4, rate: float = 1e-2) -> None:
     info = task(index)
     batch = text_batch(info.instructions)
     method.begin_task(backbone, info)
-    engine = TorchEngine(backbone, OptimizerConfig(learning_rate=1e-2))
+    config = OptimizerConfig(learning_rate=rate)
+    engine = TorchEngine(backbone, config, rates=method.learning_rates())
     backbone.train()
-    for _ in range(updates):
+    for update in range(updates):
+        if updates > 4:  # the few updates of most tests stay at the peak
+            engine.set_learning_rate(config.rate_at(update, updates))
         with ExitStack() as scope:
             enter = partial(scope.enter_context, method.select(backbone, batch))
             outputs, selection = engine.forward(batch, enter)
@@ -252,6 +255,49 @@ def test_contextual_scalars_learn_and_earlier_increments_do_not() -> None:
     assert all(gradient is None for name, gradient in gradients.items() if ".groups.0." in name)
 
 
+def test_scalars_move_at_their_own_rate_and_hardly_at_the_increments() -> None:
+    """Sixty cosine updates: at the increments' 5e-4 Adam moves a logit by about 60 * 5e-4 / 2 = 0.015 at most."""
+    moved = {}
+    for rate in (ContinualLlavaConfig().contextual_learning_rate, None):
+        method, backbone = attached(replace(TINY, contextual_learning_rate=rate))
+        for index in range(3):
+            learn(method, backbone, index, updates=60, rate=5e-4)
+        told = method.decisions()
+        assert told["charts"].keys() == {"slots", "slots_used"}  # the first task has no earlier one
+        slots = told["charts"]["slots"]
+        assert isinstance(slots, list)
+        assert sum(slots) == pytest.approx(1.0)  # type: ignore[arg-type]
+        w, steps = told["icons"]["w"], told["icons"]["w_moved"]
+        assert isinstance(w, dict)
+        assert isinstance(steps, dict)
+        logits = method.state_dict(backbone).tensors[f"{CONTEXT}.task_2"]
+        assert list(w.values()) == pytest.approx(logits.sigmoid().tolist())
+        assert {name: value - steps[name] for name, value in w.items()} == pytest.approx({"charts": 0.5, "forms": 0.5})  # type: ignore[operator]
+        moved[rate] = max(map(abs, steps.values()))  # type: ignore[arg-type]
+    assert moved[None] < 0.02 / 4  # the slope of a sigmoid is at most 1/4
+    assert 0.1 < moved[0.05] < 0.45
+
+
+@pytest.mark.parametrize("components", ["both", "contextual"])
+def test_a_constant_w_stays_and_a_w_of_zero_is_no_context(components: str) -> None:
+    if components == "both":
+        trained = []
+        for config in (replace(TINY, contextual="zero"), replace(TINY, components="intrinsic")):
+            method, backbone = attached(config)
+            for index in range(3):
+                learn(method, backbone, index)
+            assert not [name for name in method.parameters() if name.startswith(CONTEXT)]
+            trained.append(logits(method, backbone, text_batch(SUBJECTS["icons"])))
+        assert torch.equal(*trained)
+    method, backbone = attached(replace(TINY, contextual="constant", components=components))
+    for index in range(3):
+        learn(method, backbone, index)
+    told = method.decisions()
+    assert told["forms"]["w"] == {"charts": pytest.approx(0.95)}
+    assert told["icons"]["w"] == {"charts": 0.5, "forms": 0.5}
+    assert told["icons"]["w_moved"] == {"charts": 0.0, "forms": 0.0}
+
+
 def test_contextual_scalars_belong_to_the_module_whose_forward_reads_them() -> None:
     """ZeRO-3 gathers a module's own parameters around its forward; a child container's would stay partitioned."""
     method, backbone = attached()
@@ -287,6 +333,11 @@ def test_shared_pool_weighs_frozen_copies_of_earlier_pools() -> None:
 def test_impossible_options_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(TINY, **change)
+
+
+def test_nothing_to_evaluate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leaves nothing to evaluate"):
+        replace(TINY, components="contextual", contextual="zero")
 
 
 def test_key_groups_that_do_not_divide_the_encoder_are_refused() -> None:

@@ -127,6 +127,15 @@ def test_a_configuration_reloads_to_itself(name: str) -> None:
     assert reloaded.stream == StreamConfig(**{**vars(config.stream)})
 
 
+def test_an_older_file_keeps_what_the_method_did_then() -> None:
+    """Files without a rate of the scalars' own were run at the run's rate."""
+    plain = parse(["coast-domain"], program="", description="").run.to_json()
+    method = plain["method"]
+    assert isinstance(method, dict)
+    assert method.pop("contextual_learning_rate") == 0.05
+    assert RunConfig.from_json(plain).method.options()["contextual_learning_rate"] is None
+
+
 def test_the_learning_rate_follows_the_method() -> None:
     continual = parse(["coast-domain"], program="", description="").run
     sequential = parse(["coast-domain", "--method", "sequential-lora"], program="", description="").run
