@@ -196,6 +196,8 @@ def preset_notes(name: str) -> list[str]:
     if not name.endswith(".json"):
         return []
     stored, notes = _stored(name), list[str]()
+    if stored.chosen_on == "test":
+        notes.append(f"{name} was chosen by its scores on test rows, so these rows do not test it.")
     if stored.unknown:
         notes.append(f"{name} sets {', '.join(stored.unknown)}, which this version does not have: left out.")
     if stored.absent:

@@ -1,9 +1,11 @@
-"""Sweep fields of a run with Ray Tune, on figures of the score matrix. By default: pool size x rank of Continual LLaVA.
+"""Sweep fields of a run with Ray Tune, on figures of validation rows. By default: pool size x rank of Continual LLaVA.
 
     python pipelines/sweep.py [PRESET] [--space FIELD=VALUES ...] [--metric NAME ...] [--sweep-id ID] [--dotted.field V]
     python pipelines/sweep.py --space method.rank=4,8,16 "training.optimizer.learning_rate=loguniform(1e-4,1e-2)"
 
 Every trial is a run in a folder of its own; the same command with the same --sweep-id goes on where a sweep was killed.
+Trials are scored on the validation part of the training rows, which none of them learns from; best.json then trains on
+the same rows and is scored on the test rows.
 """
 
 from __future__ import annotations
@@ -24,13 +26,24 @@ with quick_imports():
     from rich.console import Console
 
     from components.errors import ConfigError
+    from components.shell import pipeline_command
     from components.sweep_tracking import SweepTracker, open_sweep_tracker
     from components.terminal_table import print_table
     from components.tracking_config import TrackingConfig, tracking_uri, ui_command
     from components.training.config import ClusterConfig, Json, RunConfig, flatten
     from components.training.launch import plan_stream, require_lasting_storage, write_json
     from components.tuning.objective import Objective, parse_objective
-    from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table
+    from components.tuning.results import (
+        ORDER,
+        SEED,
+        Setting,
+        best_of,
+        draw_pareto,
+        settings_of,
+        table,
+        tied_with,
+        verdict,
+    )
     from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine
     from components.tuning.space import (
         GRID,
@@ -48,6 +61,7 @@ with quick_imports():
     from pipelines.report import markdown
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
+VALIDATION_SHARE = 0.2  # of the training rows, where the run names none
 SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"
 
 
@@ -63,6 +77,9 @@ class SweepCommand(Command):
     """listed: every grid point, with --num-samples draws of what is drawn; optuna: TPE chooses (extra `optuna`)."""
     num_samples: int = 10
     """Draws for each grid point; for optuna: trials in all."""
+    choose_on_test: bool = False
+    """Score the trials on test rows instead of validation rows: for a comparison in which nothing is chosen, or for a
+    choice that says so in best.json, in sweep.json and on the screen."""
     seeds: int = 1
     """Seeds for every setting: seed, seed + 1, ...; figures are then means over them."""
     stopping: Stopping = "none"
@@ -126,6 +143,7 @@ def plan_sweep(command: SweepCommand) -> Sweep:
     if command.seeds < 1 or command.num_samples < 1:
         raise ConfigError(f"seeds is {command.seeds} and num_samples {command.num_samples}; both must be at least 1.")
     axes = tuple(parse_axis(text) for text in command.space)
+    run = scored_for_choice(command, axes)
     repeated: tuple[Axis, ...] = ()
     if command.seeds > 1:
         seeds = tuple(run.seed + number for number in range(command.seeds))
@@ -152,6 +170,26 @@ def plan_sweep(command: SweepCommand) -> Sweep:
         share=command.share,
         repeated=(SEED, *(axis.field for axis in repeated if axis.field == ORDER)),
         search=search_of(command, axes, objectives, num_tasks, storage / sweep_id),
+    )
+
+
+def scored_for_choice(command: SweepCommand, axes: Sequence[Axis]) -> RunConfig:
+    """The run with the rows that its trials are scored on; raises `ConfigError` where trials would differ in them."""
+    run = command.run
+    for axis in axes:
+        if axis.field in ("evaluation.split", "stream.validation"):
+            raise ConfigError(
+                f"the space names {axis.field}, and trials scored on different rows cannot be compared; give "
+                "--choose-on-test, or one --stream.validation for all."
+            )
+    if command.choose_on_test:
+        if run.evaluation.split == "validation":
+            raise ConfigError("--choose-on-test and --evaluation.split validation contradict each other; give one.")
+        return run
+    return replace(
+        run,
+        stream=replace(run.stream, validation=run.stream.validation or VALIDATION_SHARE),
+        evaluation=replace(run.evaluation, split="validation"),
     )
 
 
@@ -213,7 +251,12 @@ def claim_folder(sweep: Sweep) -> str | None:
 
 def write_record(sweep: Sweep, trials: Sequence[Trial], mlflow_run: str | None) -> None:
     """The sweep as JSON: what it is, and its trials as they stand."""
-    content = {"sweep": identity(sweep), "trials": [trial.to_json() for trial in trials], "mlflow_run": mlflow_run}
+    content = {
+        "sweep": identity(sweep),
+        "chosen_on": sweep.base.evaluation.split,
+        "trials": [trial.to_json() for trial in trials],
+        "mlflow_run": mlflow_run,
+    }
     write_json(sweep.folder / SWEEP_FILE, content)
 
 
@@ -278,11 +321,11 @@ def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
     """Write the record, the table, the best configuration and the Pareto picture; the last ones also to MLflow."""
     settings, objectives = settings_of(trials, sweep.repeated), sweep.search.objectives
     write_record(sweep, trials, tracker.run_id)
-    lines = markdown(*table(settings, objectives))
+    lines = [*markdown(*table(settings, objectives)), "", f"Scored on {sweep.base.evaluation.split} rows."]
     (sweep.folder / TABLE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     best = best_of(settings, objectives[0])
     if best is not None:
-        write_json(sweep.folder / BEST_FILE, best_config(sweep, best).to_json())
+        write_json(sweep.folder / BEST_FILE, best_preset(sweep, settings, best))
     picture = draw_pareto(settings, objectives)
     if picture is not None:
         picture.save(sweep.folder / PARETO_FILE)
@@ -295,9 +338,32 @@ def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
 
 
 def best_config(sweep: Sweep, best: Setting) -> RunConfig:
-    """The best setting as a run that anyone can start: nothing in it says where the sweep ran."""
+    """The best setting as a run that anyone can start: nothing in it says where the sweep ran.
+
+    It learns from the rows that the trials learned from, and is scored on the test rows.
+    """
     config = configured(sweep.base, best.values)
-    return replace(config, storage=RunConfig().storage, tracking=TrackingConfig(), cluster=ClusterConfig())
+    return replace(
+        config,
+        storage=RunConfig().storage,
+        tracking=TrackingConfig(),
+        cluster=ClusterConfig(),
+        evaluation=replace(config.evaluation, split="test"),
+    )
+
+
+def best_preset(sweep: Sweep, settings: Sequence[Setting], best: Setting) -> dict[str, Json]:
+    """The best setting's configuration, with what it was chosen by."""
+    goal = sweep.search.objectives[0]
+    chosen: dict[str, Json] = {
+        "sweep": sweep.id,
+        "on": sweep.base.evaluation.split,
+        "by": f"{goal.name} ({goal.mode})",
+        "value": best.means[goal.name],
+        "settings": len(settings),
+        "tied_with": [other.name for other in tied_with(settings, best, goal)],
+    }
+    return {**best_config(sweep, best).to_json(), "chosen": chosen}
 
 
 def updates_of(sweep: Sweep, trial: Trial) -> int:
@@ -316,6 +382,20 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
     ends = "all run to their end" if search.stopping == "none" else f"asha may end them from {search.grace} tasks on"
     console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
+    if sweep.base.evaluation.split == "validation":
+        tasks = plan_stream(replace(sweep.base, run_id="first")).stream.tasks
+        rows = sorted(task.test.num_rows for task in tasks)
+        console.print(
+            f"scored on validation rows, {sweep.base.stream.validation:.0%} of the training rows, which no trial "
+            f"learns from: {rows[0]} to {rows[-1]} a task, one row is up to {100 / rows[0]:.1f} points of a score",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            "[bold yellow]Warning: trials are scored on test rows; for a setting that is chosen by them, these figures "
+            "are no test.[/bold yellow]",
+            soft_wrap=True,
+        )
 
 
 def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, console: Console) -> None:
@@ -324,15 +404,18 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
     header, lines = table(settings, sweep.search.objectives)
     print_table([name.rpartition(".")[2] for name in header], lines, console)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
-    saved = ", the rest was shared or ended early" if made < whole else ""
-    console.print(f"{made} of {whole} updates of the plain sweep were made (ratio {made / max(whole, 1):.2f}){saved}")
-    best = best_of(settings, sweep.search.objectives[0])
+    alone = f", {whole} had each learned all of its tasks itself and to the end" if made != whole else ""
+    console.print(f"The trials made {made} optimizer updates{alone}.", soft_wrap=True)
+    goal, rows = sweep.search.objectives[0], sweep.base.evaluation.split
+    best = best_of(settings, goal)
     if best is None:
         console.print("No setting ran to the end of the stream, so none is called the best.")
     else:
-        console.print(f"Best by {sweep.search.objectives[0].name}: {best.name}", markup=False)
-        hint = f"Run it again: python pipelines/coast.py {sweep.folder / BEST_FILE}"
-        console.print(hint, soft_wrap=True, markup=False)
+        console.print(verdict(settings, best, goal, rows), markup=False, soft_wrap=True)
+        again = "Train it again and score the test rows" if rows == "validation" else "Run it again"
+        console.print(
+            f"{again}: {pipeline_command('coast.py', sweep.folder / BEST_FILE)}", soft_wrap=True, markup=False
+        )
     if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
         console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", soft_wrap=True, markup=False)
         console.print(f"and open: {view}", soft_wrap=True, markup=False)

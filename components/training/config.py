@@ -199,6 +199,7 @@ class StoredConfig:
     unknown: tuple[str, ...]  # options of the file that this version does not have; they are left out
     absent: tuple[str, ...]  # options that the file does not name; they have their defaults
     stream_digest: str | None  # of the data it was run on, where the file tells
+    chosen_on: str | None = None  # "validation" or "test": the rows by which a sweep chose it
 
 
 def read_config(path: Path) -> StoredConfig:
@@ -209,6 +210,7 @@ def read_config(path: Path) -> StoredConfig:
         plain = dict(record.get("config", content))
         digest = record.get("stream_digest", plain.pop("stream_digest", None))
         plain.pop("suite_digests", None)
+        chosen_on = plain.pop("chosen", {}).get("on")
         config = RunConfig.from_json(plain)
         given, known = flatten(plain), flatten(config.to_json())
     except OSError as error:
@@ -223,6 +225,7 @@ def read_config(path: Path) -> StoredConfig:
         unknown=tuple(name for name in given if name not in known),
         absent=tuple(name for name in known if name not in given),
         stream_digest=None if digest is None else str(digest),
+        chosen_on=chosen_on,
     )
 
 

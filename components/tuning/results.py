@@ -70,6 +70,29 @@ def best_of(settings: Sequence[Setting], objective: Objective) -> Setting | None
     return best
 
 
+def tied_with(settings: Sequence[Setting], best: Setting, objective: Objective) -> list[Setting]:
+    """Other whole settings whose mean is the best one's, in the decimals that the table shows."""
+    return [
+        setting
+        for setting in settings
+        if setting is not best
+        and setting.whole
+        and objective.name in setting.means
+        and f"{setting.means[objective.name]:.1f}" == f"{best.means[objective.name]:.1f}"
+    ]
+
+
+def verdict(settings: Sequence[Setting], best: Setting, objective: Objective, rows: str) -> str:
+    """One sentence: which setting is the best by the scores of which `rows`, or that several are tied."""
+    by = f"by {objective.name} on {rows} rows"
+    value = f"{best.means[objective.name]:.1f}"
+    tied = tied_with(settings, best, objective)
+    if not tied:
+        return f"Best {by}: {best.name} ({value})"
+    names = "; ".join(one.name for one in (best, *tied))
+    return f"A tie {by}, all at {value}: {names}. The one that is kept is {best.name}."
+
+
 def front_of(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> list[Setting]:
     """Whole settings that no other one beats in all objectives."""
     names = [objective.name for objective in objectives]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 from mlflow import MlflowClient
@@ -95,8 +96,9 @@ def test_a_sweep_is_killed_and_goes_on(tmp_path: Path) -> None:
     assert best.method.slots_per_task == (8 if wins else 4)
     assert best.stream.order == ("chartqa", "iconqa")
     assert (folder / "pareto.png").stat().st_size > 5000
-    assert (folder / "table.md").read_text().count("\n") == 4
-    assert "Best by final_average" in output
+    assert (folder / "table.md").read_text().count("\n") == 6
+    assert "by final_average on validation rows" in output
+    check_rows(tmp_path, folder, found)
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     parent = json.loads((folder / "sweep.json").read_text())["mlflow_run"]
@@ -105,6 +107,48 @@ def test_a_sweep_is_killed_and_goes_on(tmp_path: Path) -> None:
     below = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {each.info.run_id for each in below} == {trial["mlflow_id"] for trial in found.values()}
     assert {each.data.metrics["final_average"] for each in below} == set(averages.values())
+
+
+def sample_ids(run: Path) -> dict[str, set[str]]:
+    """Task -> the rows that a run was scored on."""
+    found: dict[str, set[str]] = {}
+    for row in pq.read_table(run / "predictions", columns=["task", "sample_id"]).to_pylist():
+        found.setdefault(row["task"], set()).add(row["sample_id"])
+    return found
+
+
+def trained_on(storage: Path, run: Path) -> set[tuple[str, str]]:
+    """Name and digest of the training splits, as MLflow holds them."""
+    recorded = json.loads((run / "mlflow.json").read_text())["run_id"]
+    inputs = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").get_run(recorded).inputs
+    assert inputs is not None
+    data = [each.dataset for each in inputs.dataset_inputs]
+    return {(each.name, each.digest) for each in data if each.name.endswith("/train")}
+
+
+def check_rows(storage: Path, folder: Path, found: dict[str, dict]) -> None:  # type: ignore[type-arg]
+    """Trials answered validation rows and best.json says so; its run learns from the same rows, answers test rows."""
+    for name in found:
+        run = folder / name
+        assert json.loads((run / "score_matrix.json").read_text())["scored_on"] == "validation"
+        for task, ids in sample_ids(run).items():
+            assert ids
+            assert all(one.startswith(f"{task}-train-") for one in ids)
+    content = json.loads((folder / "best.json").read_text())
+    assert content["chosen"]["on"] == json.loads((folder / "sweep.json").read_text())["chosen_on"] == "validation"
+    assert (content["evaluation"]["split"], content["stream"]["validation"]) == ("test", 0.2)
+    command = [sys.executable, "pipelines/coast.py", str(folder / "best.json"), "--storage", str(storage)]
+    process = subprocess.run(
+        [*command, "--run-id", "again"], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "validation rows" in process.stdout
+    for task, ids in sample_ids(storage / "again").items():
+        assert ids == {f"{task}-test-{number:05d}" for number in range(8)}
+    trained = {run: trained_on(storage, run) for run in (folder / next(iter(found)), storage / "again")}
+    one, again = trained.values()
+    assert len(one) == 2
+    assert one == again
 
 
 # ---- the others share one Ray session, without MLflow

@@ -11,7 +11,7 @@ import pytest
 
 from components.errors import ConfigError
 from components.tuning.objective import Objective, pareto_front, parse_objective
-from components.tuning.results import ORDER, SEED, best_of, draw_pareto, front_of, settings_of, table
+from components.tuning.results import ORDER, SEED, best_of, draw_pareto, front_of, settings_of, table, verdict
 from components.tuning.trials import State, Trial
 
 AVERAGE = parse_objective("final_average")
@@ -119,3 +119,18 @@ def test_a_metric_has_its_direction(text: str, expected: Objective) -> None:
 def test_a_wrong_metric_is_one_sentence(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         parse_objective(text)
+
+
+def test_the_verdict_names_the_rows_and_calls_a_tie_a_tie() -> None:
+    settings = settings_of(TRIALS)
+    best = best_of(settings, AVERAGE)
+    assert best is not None
+    assert verdict(settings, best, AVERAGE, "validation") == "Best by final_average on validation rows: rank 8 (49.0)"
+    close = settings_of([trial(4, 0, 42.04, 1.0), trial(8, 0, 41.96, 2.0), trial(2, 0, 41.9, 3.0)])
+    first = best_of(close, AVERAGE)
+    assert first is not None
+    assert verdict(close, first, AVERAGE, "test") == (
+        "A tie by final_average on test rows, all at 42.0: rank 4; rank 8. The one that is kept is rank 4."
+    )
+    unfinished = settings_of([trial(4, 0, 42.0, 1.0), trial(8, 0, 42.0, 2.0, state="unfinished")])
+    assert verdict(unfinished, unfinished[0], AVERAGE, "test").startswith("Best by")

@@ -5,21 +5,25 @@ python -m pytest tests/unit/test_sweep_search.py
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.data.streams import open_stream
 from components.errors import ConfigError
 from components.training.config import ClusterConfig, RunConfig
 from components.training.stopping import asked_to_stop
 from components.tuning.objective import parse_objective
+from components.tuning.results import settings_of
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
-from components.tuning.trials import LEARNED, TrialPlan
-from pipelines.presets import preset
-from pipelines.sweep import most_tasks
+from components.tuning.trials import LEARNED, Trial, TrialPlan
+from pipelines.command import parse
+from pipelines.presets import preset, preset_notes
+from pipelines.sweep import Sweep, SweepCommand, best_config, best_preset, identity, most_tasks, plan_sweep, write_json
 
 AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.learning_rate=loguniform(1e-4, 1e-1)"))
 
@@ -123,3 +127,67 @@ def test_a_sweep_is_as_long_as_the_longest_stream_it_names(spaces: tuple[str, ..
 def test_a_stream_that_cannot_be_is_refused_before_any_trial() -> None:
     with pytest.raises(ConfigError, match="has no task 'nope'"):
         most_tasks(preset("pocket"), [parse_axis("stream.order=grid(('chartqa',), ('chartqa', 'nope'))")])
+
+
+# ---- which rows decide
+
+
+def asked(tmp_path: Path, *arguments: str) -> Sweep:
+    given = [
+        "pocket",
+        "--storage",
+        str(tmp_path),
+        "--stream.order",
+        "iconqa",
+        "--stream.data-dir",
+        str(tmp_path / "data"),
+    ]
+    command = parse([*given, *arguments], program="sweep.py", description="", kind=SweepCommand)
+    return plan_sweep(command)
+
+
+def test_a_sweep_chooses_on_validation_rows_and_its_best_is_scored_on_test_rows(tmp_path: Path) -> None:
+    for given, share in (((), 0.2), (("--stream.validation", "0.4"), 0.4)):
+        sweep = asked(tmp_path, *given)
+        assert (sweep.base.evaluation.split, sweep.base.stream.validation) == ("validation", share)
+        (setting, *_) = settings_of([learned({"method.rank": 2}, 40.0), learned({"method.rank": 4}, 40.0)])
+        best = best_config(sweep, setting)
+        assert (best.evaluation.split, best.stream.validation) == ("test", share)
+        trial, again = (
+            open_stream(config.stream, scored=config.evaluation.split).tasks[0] for config in (sweep.base, best)
+        )
+        assert again.train == trial.train
+        assert (again.test, again.unscored) == (trial.unscored, trial.test)
+
+
+def test_choosing_on_test_rows_takes_a_flag_and_is_written_down(tmp_path: Path) -> None:
+    sweep = asked(tmp_path, "--choose-on-test")
+    assert (sweep.base.evaluation.split, sweep.base.stream.validation) == ("test", 0.0)
+    settings = settings_of([learned({"method.rank": 2}, 40.0), learned({"method.rank": 4}, 40.0)])
+    path = tmp_path / "best.json"
+    write_json(path, best_preset(sweep, settings, settings[0]))
+    assert json.loads(path.read_text())["chosen"] == {
+        "sweep": sweep.id,
+        "on": "test",
+        "by": "final_average (max)",
+        "value": 40.0,
+        "settings": 2,
+        "tied_with": ["rank 4"],
+    }
+    assert preset(str(path)).evaluation.split == "test"
+    assert preset_notes(str(path)) == [f"{path} was chosen by its scores on test rows, so these rows do not test it."]
+    write_json(path, best_preset(asked(tmp_path), settings, settings[0]))
+    assert preset_notes(str(path)) == []
+    assert identity(sweep) != identity(asked(tmp_path))
+
+
+def test_trials_scored_on_different_rows_are_refused(tmp_path: Path) -> None:
+    for space in ("stream.validation=grid(0.2, 0.3)", "evaluation.split=grid('test', 'validation')"):
+        with pytest.raises(ConfigError, match="scored on different rows cannot be compared"):
+            asked(tmp_path, "--space", space)
+    with pytest.raises(ConfigError, match="contradict"):
+        asked(tmp_path, "--choose-on-test", "--evaluation.split", "validation", "--stream.validation", "0.2")
+
+
+def learned(values: Values, average: float) -> Trial:
+    return Trial(name=str(values), values=values, state="finished", learned=1, figures={"final_average": average})
