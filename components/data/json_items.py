@@ -1,4 +1,9 @@
-"""A JSON list or a JSONL file item by item: memory stays at one item, however long the file is."""
+"""JSON files item by item: memory stays at one item, however long the file is.
+
+A file is read as JSON values one after the other, in any mixture: a list, whose elements are items, also inside a list;
+objects, one a line or over several lines; an object that holds nothing but a list of items and words about it
+(`{"data": [...]}`). Whatever cannot be read is an item too, an `ItemError`, so nothing is passed over without a word.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,11 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from components.data.layouts import TALKS
 from components.data.reports import ItemError
 from components.data.storage import Location, here, reason
 from components.errors import DataError
@@ -16,25 +23,22 @@ from components.errors import DataError
 Numbered = tuple[int, object | ItemError]  # an item's number from 1, and its value or why it has none
 
 UNREADABLE = (ValueError, RecursionError)  # what `json` raises: no JSON, a number of thousands of digits, a deep nest
-_CHUNK = 1 << 20  # characters read at a time from a JSON list
+_CHUNK = 1 << 20  # characters read at a time
 _SPACE, _COMMA = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyond 16 bits; whole ones come in pairs
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 
 
 def iter_items(where: Path | Location) -> Iterator[Numbered]:
-    """Number and parsed value of every item of a JSON list or JSONL file, or why it cannot be parsed.
+    """Number and parsed value of every item of a JSON or JSONL file, or why it cannot be parsed.
 
-    The numbers of JSONL are those of its lines. An item whose text is not UTF-8 is a fault of that item. Raises
-    `DataError` when the file cannot be opened.
+    While every value is an object on a line of its own, numbers are those of the lines; else items are counted. An item
+    whose text is not UTF-8 is a fault of that item. Raises `DataError` when the file cannot be opened.
     """
     location = here(where) if isinstance(where, Path) else where
     try:
         with io.TextIOWrapper(location.open(), encoding="utf-8-sig", errors="surrogateescape") as file:
-            first = file.read(1)
-            while first.isspace():
-                first = file.read(1)
-            yield from _list_items(file) if first == "[" else _lines(file, first)
+            yield from _Values(file).items()
     except OSError as error:
         raise DataError(f"{location.shown} cannot be read ({reason(error)}).") from error
 
@@ -46,50 +50,168 @@ def why_unreadable(error: Exception) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _lines(file: TextIO, first: str) -> Iterator[Numbered]:
-    number = 0
-    for number, line in enumerate(file, start=1):
-        text = first + line if number == 1 else line
-        if not text.strip():
-            continue
+@dataclass(kw_only=True)
+class _Buffer:
+    """What was read of a file and not used yet."""
+
+    file: TextIO
+    text: str = ""
+    place: int = 0
+    lines: int = 0
+    """Line ends before `place`."""
+    ended: bool = False
+
+    def more(self, size: int) -> bool:
+        """Read on; false at the end of the file."""
+        read = self.file.read(size)
+        self.ended = not read
+        self.text, self.place = self.text[self.place :] + read, 0
+        return not self.ended
+
+    def use(self, end: int) -> str:
+        """The text up to `end`, which is used now."""
+        used = self.text[self.place : end]
+        self.lines += used.count("\n")
+        self.place = end
+        return used
+
+    def skip(self, gap: re.Pattern[str]) -> str:
+        """Use a gap and return the character behind it, which stays; "" at the end of the file."""
+        while True:
+            found = gap.match(self.text, self.place)
+            self.use(found.end() if found else self.place)
+            if self.place < len(self.text):
+                return self.text[self.place]
+            if not self.more(_CHUNK):
+                return ""
+
+    def line(self, beyond: int = 0) -> int:
+        """Characters from the place to the end of the line, or of the one that holds character `beyond` from there."""
+        while True:
+            if (end := self.text.find("\n", self.place + beyond)) >= 0:
+                return end + 1 - self.place
+            held = len(self.text) - self.place
+            if held > _LARGEST_ITEM or not self.more(max(_CHUNK, held)):
+                return held
+
+
+class _Values:
+    """The values of one file, numbered."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._buffer = _Buffer(file=file)
+        self._decoder = json.JSONDecoder()
+        self._number = 0
+        self._by_line = True
+
+    def items(self) -> Iterator[Numbered]:
+        while start := self._buffer.skip(_COMMA if self._number else _SPACE):
+            if start == "[":
+                self._by_line = False
+                self._buffer.use(self._buffer.place + 1)
+                if not (yield from self._list()):
+                    return
+            else:
+                yield from self._value()
+
+    def _next(self, line: int = 0) -> int:
+        self._number = line if self._by_line and line > self._number else self._number + 1
+        return self._number
+
+    def _found(self, text: str, value: object, line: int = 0) -> Iterator[Numbered]:
+        """The items that a value holds, which was parsed from `text`."""
         try:
-            yield number, readable(text, json.loads(text))
-        except UNREADABLE as error:
-            broken = ItemError("broken JSON", f"the line is not JSON ({why_unreadable(error)})")
-            yield number, _stray_byte(text) or broken
-    if number == 0 and first:
-        yield 1, ItemError("broken JSON", "the line is not JSON")
-
-
-def _list_items(file: TextIO) -> Iterator[Numbered]:
-    """The items of a list whose opening bracket was read already."""
-    decoder, buffer, place, size, number = json.JSONDecoder(), "", 0, _CHUNK, 1
-    while True:
-        place = _skipped(_SPACE if number == 1 else _COMMA, buffer, place)
-        if buffer.startswith("]", place):
+            inside = _inside(value)
+        except ItemError as error:
+            yield self._next(line), error
             return
-        try:
-            value, end = decoder.raw_decode(buffer, place)
-        except json.JSONDecodeError as error:
-            more = file.read(size)
-            if not more or len(buffer) - place > _LARGEST_ITEM:
-                why = error.msg if place < len(buffer) else "unexpected end of the file"
-                broken = ItemError("broken JSON", f"the list is not JSON from here on ({why})")
-                yield number, _stray_byte(buffer[place:]) or broken
+        if inside is None:
+            yield self._next(line), readable(text, value)
+            return
+        self._by_line = False
+        suspect = _stray_byte(text) is not None or _HALF.search(text) is not None
+        for item in inside:
+            yield from self._found(json.dumps(item, ensure_ascii=False) if suspect else "", item)
+
+    def _list(self) -> Iterator[Numbered]:
+        """The items of a list whose opening bracket was used; returns whether the file can be read on behind it."""
+        buffer, size, gap = self._buffer, _CHUNK, _SPACE
+        while True:
+            if buffer.skip(gap) == "]":
+                buffer.use(buffer.place + 1)
+                return True
+            try:
+                value, end = self._decoder.raw_decode(buffer.text, buffer.place)
+            except json.JSONDecodeError as error:
+                if len(buffer.text) - buffer.place <= _LARGEST_ITEM and buffer.more(size):
+                    size *= 2  # doubling keeps retries on a long item linear
+                    continue
+                why = error.msg if buffer.place < len(buffer.text) else "unexpected end of the file"
+                yield self._next(), self._lost(f"the list is not JSON from here on ({why})")
+                return False
+            except UNREADABLE as error:
+                yield self._next(), self._lost(f"the list cannot be read from here on ({why_unreadable(error)})")
+                return False
+            yield from self._found(buffer.use(end), value)
+            size, gap = _CHUNK, _COMMA
+
+    def _lost(self, detail: str) -> ItemError:
+        stray = _stray_byte(self._buffer.text[self._buffer.place :])
+        return ItemError(stray.kind if stray else "broken JSON", stray.detail if stray else detail, rest_lost=True)
+
+    def _value(self) -> Iterator[Numbered]:
+        """What stands at this place outside a list: a value, or a line that is none."""
+        buffer, number, more_lines = self._buffer, self._buffer.lines + 1, 1
+        first = size = buffer.line()
+        while True:
+            text = buffer.text[buffer.place : buffer.place + size]
+            try:
+                value, used = self._decoder.raw_decode(text)
+                break
+            except UNREADABLE as error:
+                unfinished = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()
+                if unfinished and size <= _LARGEST_ITEM:
+                    for _ in range(more_lines):
+                        size = buffer.line(size)
+                    more_lines *= 2  # doubling keeps retries on a long value linear
+                    if size > len(text):
+                        continue
+                broken = ItemError("broken JSON", f"the line is not JSON ({why_unreadable(error)})")
+                yield self._next(number), _stray_byte(buffer.use(buffer.place + first)) or broken
                 return
-            buffer, place, size = buffer[place:] + more, 0, size * 2  # doubling keeps retries on a long item linear
-            continue
-        except UNREADABLE as error:
-            why = why_unreadable(error)
-            yield number, ItemError("broken JSON", f"the list cannot be read from here on ({why})")
-            return
-        yield number, readable(buffer[place:end], value)
-        place, size, number = end, _CHUNK, number + 1
+        self._by_line &= not text[used:].strip() and "\n" not in text[:used]
+        yield from self._found(buffer.use(buffer.place + used), value, number)
+        rest = buffer.line()
+        behind = buffer.text[buffer.place : buffer.place + rest].lstrip(" \t\r,")
+        if behind and behind[0] not in "[{\n":
+            detail = f"behind the value stands {behind.strip()!r:.40}, which is not JSON"
+            yield self._next(), _stray_byte(buffer.use(buffer.place + rest)) or ItemError("broken JSON", detail)
 
 
-def _skipped(gap: re.Pattern[str], buffer: str, place: int) -> int:
-    found = gap.match(buffer, place)
-    return found.end() if found else place
+def _inside(value: object) -> list[object] | None:
+    """The items of a value that is none itself but holds them: a list of them, or an object around one such list.
+
+    Raises `ItemError` for an object around several lists of objects, of which one cannot be chosen.
+    """
+    if isinstance(value, list):
+        return value if any(_is_item(item) or isinstance(item, list) for item in value) else None
+    if not isinstance(value, dict) or _is_item(value):
+        return None
+    lists = {name: held for name, held in value.items() if isinstance(held, list) and any(map(_is_object, held))}
+    if not any(_is_item(item) for held in lists.values() for item in held):
+        return None
+    if len(lists) > 1:
+        names = ", ".join(map(repr, lists))
+        raise ItemError("several lists", f"the object holds the lists {names}; write a file for each that is meant")
+    return next(iter(lists.values()))
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_item(value: object) -> bool:
+    return isinstance(value, dict) and any(name in value for name in TALKS)
 
 
 def readable(text: str, value: object) -> object | ItemError:
@@ -100,7 +222,7 @@ def readable(text: str, value: object) -> object | ItemError:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return ItemError("not UTF-8", "the item holds half of an escaped character, which is no text")
+            return _half_a_character()
     return value
 
 
@@ -109,6 +231,13 @@ def _stray_byte(text: str) -> ItemError | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) - 0xDC00  # as "surrogateescape" puts it
+        half = ord(text[error.start])
+        if not 0xDC80 <= half <= 0xDCFF:
+            return _half_a_character()
+        byte = half - 0xDC00  # as "surrogateescape" puts it
         return ItemError("not UTF-8", f"the item holds the byte 0x{byte:02x}, which is not UTF-8 text")
     return None
+
+
+def _half_a_character() -> ItemError:
+    return ItemError("not UTF-8", "the item holds half of an escaped character, which is no text")

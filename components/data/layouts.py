@@ -1,27 +1,64 @@
-"""Other common layouts of instruction data, item by item, as LLaVA's: what each calls turns, speakers and pictures.
+"""The common layouts of instruction data, item by item, as LLaVA's: what each calls turns, speakers and pictures.
 
 | layout | turns | speakers | picture |
 |---|---|---|---|
 | LLaVA | `conversations` of `from`, `value` | human, gpt | `image` |
 | ShareGPT | the same | also user, assistant, model | `images`, a list |
-| OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`; its place a part of `content` |
+| OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`; its place, or itself, a part of `content` |
+| older ms-swift | `conversation` of `human`, `assistant` | | `images` |
 | alpaca | `instruction`, `input`, `output`; earlier turns in `history` | | `images` |
 | older ms-swift | `query`, `response`; earlier turns in `history` | | `images` |
+| Qwen-VL | as LLaVA or ShareGPT | user, assistant | `<img>PATH</img>` in a question |
 
-Nothing is guessed: a system text or a second picture, which a row cannot hold, is named and the item left out.
+`image` and `images` mean the same everywhere: a path, encoded bytes, an object of `bytes` and `path`, or a list of one.
+
+An answer that is only context says so in its turn: `loss` or `loss_scale` (ms-swift), `weight` (OpenAI), `train` or
+`training` (axolotl); false is 0, true 1.
+
+Nothing is guessed and no content is passed over: a system text, a second picture, a video or tools, which a row cannot
+hold, are named and the item left out. `unread` names all other fields that mean nothing here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from components.data.reports import ItemError
 from components.data.rows import IMAGE_TOKEN
 
 Item = dict[str, object]
 
+TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them says what was asked
+PICTURES = ("image", "images")
+SYSTEM = ("system", "system_prompt", "system_message")
+# What rows cannot hold, and what it is. "label" is one only as ms-swift's mark of a bad answer, a truth value.
+CONTENT = {
+    **dict.fromkeys(("video", "videos", "audio", "audios"), "video or audio"),
+    **dict.fromkeys(("tools", "functions"), "tools"),
+    **dict.fromkeys(
+        ("chosen", "rejected", "rejected_response", "rejected_messages", "rejected_images", "kto_tag"), "preferences"
+    ),
+    "objects": "objects",
+}
+_PAIRS = {"instruction": ("output", "input", "history"), "query": ("response", "history")}
+_OTHER_PICTURES = ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture")
+_NUMBERED_PICTURE = re.compile(r"image_?\d+")
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "chatgpt": "gpt"}
-_PAIRS = (("instruction", "output"), ("query", "response"))
+_SYSTEM_SPEAKERS = ("system", "developer")
+_FLAGS = ("weight", "loss", "loss_scale", "train", "training")
+_LEARN_QUESTIONS = ("train", "training")  # where true at a question means to learn it
+_TURN_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "train_detail",
+                 "training_detail", *PICTURES, *CONTENT)  # fmt: skip
+_TURN_KNOWN = {"from", "role", "value", "content", "human", "assistant", *_FLAGS, *_TURN_CONTENT}
+_TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
+_OTHER_MEDIA = re.compile(r"<\|?(?:video|audio|speech)(?:_pad)?\|?>|</?(?:video|audio)_?\d*>")
+_OTHER_PLACES = re.compile(
+    r"</?img>|<image[_-]\d+>|<\|image(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
+    r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|\[IMG\]"
+)
 
 
 def as_llava(item: Item, number: int) -> Item:
@@ -30,62 +67,155 @@ def as_llava(item: Item, number: int) -> Item:
     Items of other layouts seldom have an `id`: theirs is then "row-NUMBER". Raises `ItemError` for what a row cannot
     hold.
     """
-    if "image" in item or not _is_other(item):
+    talks = [name for name in TALKS if _said(item.get(name))]
+    if not talks:
         return item
-    system, turns = _turns(item)
-    if system.strip():
-        raise ItemError("system text", f"the item has the system text {system.strip()!r:.60}, which a row cannot hold")
+    if len(talks) > 1:
+        names = " and ".join(map(repr, talks))
+        raise ItemError("several layouts", f"the item has {names}, and only one of them can be the conversation")
+    _check_content(item, talks[0])
+    if talks[0] == "conversations" and _is_own(item):
+        return item
+    system, turns, pictures = _turns(item, talks[0])
+    if system:
+        raise ItemError("system text", f"the item has the system text {system!r:.60}, which a row cannot hold")
     llava: Item = {"id": item.get("id", f"row-{number}"), "conversations": turns}
-    if (image := _image(item)) is not None:
+    if (image := _image([*_pictures(item), *pictures])) is not None:
         llava["image"] = image
     if "answers" in item:
         llava["answers"] = item["answers"]
     return llava
 
 
-def _is_other(item: Item) -> bool:
-    """Whether the item has names that LLaVA's layout has not."""
-    if "conversations" not in item:
-        return "messages" in item or any(question in item for question, _ in _PAIRS)
+def unread(item: Item) -> list[str]:
+    """Fields of an item, or of its turns, that say something and mean nothing here."""
+    talk = next((name for name in TALKS if _said(item.get(name))), "")
+    known = {"id", "answers", talk, *PICTURES, *SYSTEM, *_PAIRS.get(talk, ())}
+    names = [name for name in item if name not in known and _said(item[name])]
+    turns = item.get(talk)
+    for turn in turns if isinstance(turns, list) else []:
+        if isinstance(turn, dict):
+            names += [f"{name} of a turn" for name in turn if name not in _TURN_KNOWN and _said(turn[name])]
+    return list(dict.fromkeys(names))
+
+
+def turn_weight(turn: Mapping[str, object], index: int, speaker: str) -> float:
+    """The weight that the flags of turn `index` give its answer, 1 where there are none; raises `ItemError`."""
+    flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
+    for name, value in flags.items():
+        if not isinstance(value, bool | int | float) or not 0 <= value < math.inf:
+            raise ItemError("turn weight", f"{name!r} of turn {index} is {value!r}; it must be true, false or a number")
+    if speaker == "human":
+        if any(flags.get(name) for name in _LEARN_QUESTIONS):
+            raise ItemError("turn weight", f"turn {index} is a question to be learned; only answers are")
+        return 1.0
+    weights = {float(cast(float, value)) for value in flags.values()}
+    if len(weights) > 1:
+        given = ", ".join(f"{name} {value!r}" for name, value in flags.items())
+        raise ItemError("turn weight", f"turn {index} says {given}, which contradict each other")
+    return weights.pop() if weights else 1.0
+
+
+def _said(value: object) -> bool:
+    """Whether a field says anything: not null, not empty, not only blanks."""
+    return bool(value.strip()) if isinstance(value, str) else value is not None and value not in ([], {}, b"", ())
+
+
+def _check_content(item: Item, talk: str) -> None:
+    """Raise `ItemError` for content that a row cannot hold."""
+    for name in SYSTEM:
+        if _said(item.get(name)):
+            text = f"the item has the system text {item[name]!r:.60}, which a row cannot hold"
+            raise ItemError("system text", text)
+    for name, kind in CONTENT.items():
+        if _said(item.get(name)):
+            raise ItemError(kind, f"the item has {name!r}, which a row cannot hold")
+    if isinstance(item.get("label"), bool):
+        raise ItemError("preferences", 'the item marks its answer as good or bad by "label", which a row cannot hold')
+    for name in ("history", "input", "output", "response"):
+        if _said(item.get(name)) and name not in _PAIRS.get(talk, ()):
+            raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
+    for name in item:
+        other = name in _OTHER_PICTURES and not any(_said(item.get(known)) for known in PICTURES)
+        if (other or _NUMBERED_PICTURE.fullmatch(name)) and _said(item[name]):
+            raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
+
+
+def _is_own(item: Item) -> bool:
+    """Whether the item is in LLaVA's own layout, or too broken to be in any."""
+    if "images" in item or isinstance(item.get("image"), list):
+        return False
     turns = item["conversations"]
-    spoken = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    names = {name for name in spoken if isinstance(name, str)}
-    return "images" in item or bool(names & (_SPEAKERS.keys() | {"system"}) - {"human", "gpt"})
+    if not isinstance(turns, list):
+        return True
+    for turn in turns:
+        if not isinstance(turn, dict):
+            continue
+        name, text = turn.get("from"), turn.get("value")
+        named = isinstance(name, str) and name in (*_SPEAKERS, *_SYSTEM_SPEAKERS) and name not in ("human", "gpt")
+        if named or "role" in turn or isinstance(text, list) or any(_said(turn.get(name)) for name in _TURN_CONTENT):
+            return False
+        if isinstance(text, str) and (_OTHER_PLACES.search(text) or _OTHER_MEDIA.search(text)):
+            return False
+    return True
 
 
-def _turns(item: Item) -> tuple[str, list[Item]]:
-    """The system text and the turns in LLaVA's form."""
-    system = str(item.get("system") or "")
-    for field, speaker, content in (("conversations", "from", "value"), ("messages", "role", "content")):
-        if field in item:
-            return _spoken(_list(item[field], field), speaker, content, system)
-    question, answer = next((names for names in _PAIRS if names[0] in item), _PAIRS[0])
-    asked = [_text(item.get(question), question), _text(item.get("input") or "", "input")]
-    pairs = [*_list(item.get("history") or [], "history"), ["\n".join(filter(None, asked)), item.get(answer)]]
-    turns: list[Item] = []
-    for pair in pairs:
+def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
+    """The system text, the turns in LLaVA's form, and the pictures that they hold."""
+    if talk in _PAIRS:
+        turns = list(_of_pairs(item, talk))
+    else:
+        turns = list(_spoken(_list(item[talk], talk), talk))
+    system = [str(turn["value"]) for turn in turns if turn["from"] in _SYSTEM_SPEAKERS]
+    turns = [turn for turn in turns if turn["from"] not in _SYSTEM_SPEAKERS]
+    pictures: list[object] = []
+    for index, turn in enumerate(turns, start=1):
+        turn["value"] = _placed(turn, index, pictures)
+    return "".join(system).strip(), turns, pictures
+
+
+def _of_pairs(item: Item, question: str) -> Iterator[Item]:
+    answer = _PAIRS[question][0]
+    asked = [item.get(question), item.get("input") if question == "instruction" else None]
+    texts = [_joined(text, question) for text in asked if _said(text)]
+    for pair in [*_list(item.get("history") or [], "history"), ["\n".join(texts), item.get(answer)]]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ItemError("wrong field", '"history" must be a list of pairs of a question and an answer')
-        turns.append({"from": "human", "value": _text(pair[0], question)})
-        turns.append({"from": "gpt", "value": _text(pair[1], answer)})
-    return system, turns
+        yield {"from": "human", "value": _joined(pair[0], question)}
+        yield {"from": "gpt", "value": _joined(pair[1], answer)}
 
 
-def _spoken(given: Sequence[object], speaker: str, content: str, system: str) -> tuple[str, list[Item]]:
-    turns: list[Item] = []
+def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
     for index, turn in enumerate(given, start=1):
         if not isinstance(turn, dict):
-            raise ItemError("wrong field", f"turn {index} must be an object with {speaker!r} and {content!r}")
-        name, text = turn.get(speaker), _text(turn.get(content), content)
-        if name == "system":
-            system += text
-        else:
-            turns.append({"from": _SPEAKERS.get(str(name), name), "value": text})
-    return system, turns
+            raise ItemError("wrong field", f"turn {index} of {talk!r} must be an object with speaker and text")
+        for name in _TURN_CONTENT:
+            if _said(turn.get(name)):
+                raise ItemError(CONTENT.get(name, "turn content"), f"turn {index} has {name!r}, which cannot be held")
+        flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
+        if "from" in turn or "role" in turn:
+            name = _one(turn, ("from", "role"), index)
+            text = _joined(_one(turn, ("value", "content"), index), f"value of turn {index}")
+            yield {"from": _SPEAKERS.get(str(name), name), "value": text, **flags}
+            continue
+        pair = [(name, turn[name]) for name in ("system", "human", "user", "assistant", "gpt") if name in turn]
+        if not pair:
+            raise ItemError("missing field", f'turn {index} of {talk!r} needs "role" and "content"')
+        for name, text in pair:
+            speaker = _SPEAKERS.get(name, name)
+            yield {"from": speaker, "value": _joined(text, name), **(flags if speaker == "gpt" else {})}
 
 
-def _text(value: object, name: str) -> str:
-    """A text, or the parts of one that OpenAI's layout allows: a picture becomes its placeholder."""
+def _one(turn: Item, names: Sequence[str], index: int) -> object:
+    """What a turn says under one of two names."""
+    given = [turn[name] for name in names if turn.get(name) is not None]
+    if len(given) > 1 and given[0] != given[1]:
+        raise ItemError("several layouts", f"turn {index} has {names[0]!r} and {names[1]!r}, which differ")
+    return given[0] if given else None
+
+
+def _joined(value: object, name: str) -> str:
+    """A text, or the parts of one that OpenAI's layout allows: a picture becomes its placeholder or its tag."""
     if isinstance(value, list):
         return "\n".join(_part(part) for part in value)
     if not isinstance(value, str):
@@ -94,24 +224,58 @@ def _text(value: object, name: str) -> str:
 
 
 def _part(part: object) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(part, dict) and kind == "text":
-        return _text(part.get("text"), "text")
-    if kind in ("image", "image_url"):
-        return IMAGE_TOKEN
-    raise ItemError("wrong field", f"a part of a message must be a text or an image, this one is {kind!r}")
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise ItemError("wrong field", "a part of a message must be a text or an object with a type")
+    kind = part.get("type") or next((name for name in ("text", "image", "image_url") if part.get(name)), None)
+    if kind in ("text", "input_text", "output_text"):
+        return _joined(part.get("text"), "text")
+    if kind not in ("image", "image_url", "input_image"):
+        raise ItemError("wrong field", f"a part of a message must be a text or an image, this is {kind!r}")
+    given = next((part[name] for name in ("image", "image_url", "path", "url") if _said(part.get(name))), None)
+    path = given.get("url") or given.get("path") if isinstance(given, dict) else given
+    if path is not None and not isinstance(path, str):
+        raise ItemError("wrong field", f'an image in a message must be a path, or stand in "images", not {path!r:.40}')
+    return IMAGE_TOKEN if path is None else f"<img>{path}</img>"
 
 
-def _image(item: Item) -> object:
-    """The item's one picture, its path or its bytes, or None."""
-    images = item.get("images")
-    named = images if isinstance(images, list) else [] if images is None else [images]
-    if not named:
-        return None
-    if len(named) > 1:
-        raise ItemError("too many images", f"the item names {len(named)} pictures; a row has one")
-    first = named[0]
-    return first.get("path") if isinstance(first, dict) and first.get("bytes") is None else first
+def _placed(turn: Item, index: int, pictures: list[object]) -> str:
+    """The text of a turn, its tagged pictures moved to `pictures` and replaced by placeholders."""
+    text = str(turn["value"])
+    if turn["from"] != "human":
+        if _TAGGED.search(text):
+            raise ItemError("picture in an answer", f"turn {index} is an answer that shows a picture; only questions can")
+        return text
+    pictures += _TAGGED.findall(text)
+    text = _TAGGED.sub(IMAGE_TOKEN, text)
+    if found := _OTHER_MEDIA.search(text):
+        raise ItemError("video or audio", f"turn {index} holds {found.group()}; a row has neither video nor audio")
+    if found := _OTHER_PLACES.search(text):
+        detail = f"turn {index} holds {found.group()}, the placeholder of another model; write {IMAGE_TOKEN}"
+        raise ItemError("other placeholder", detail)
+    return text
+
+
+def _pictures(item: Item) -> Iterator[object]:
+    """What `image` and `images` name, each a path or bytes where it is understood."""
+    for name in PICTURES:
+        value = item.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict) and one.get("bytes") is None and isinstance(one.get("path") or one.get("url"), str):
+                yield one.get("path") or one.get("url")
+            elif isinstance(one, dict) and isinstance(one.get("bytes"), bytes):
+                yield one["bytes"]
+            elif one is not None:
+                yield one
+
+
+def _image(pictures: Sequence[object]) -> object:
+    """The item's one picture or None."""
+    distinct = [one for at, one in enumerate(pictures) if one not in pictures[:at]]
+    if len(distinct) > 1:
+        raise ItemError("too many images", f"the item names {len(distinct)} pictures; a row has one")
+    return distinct[0] if distinct else None
 
 
 def _list(value: object, name: str) -> list[object]:

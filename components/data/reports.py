@@ -33,15 +33,19 @@ class Problem:
 
 
 class ItemError(Exception):
-    """One item that cannot become a row: a short kind for counting, and a sentence."""
+    """One item that cannot become a row: a short kind for counting, and a sentence.
 
-    def __init__(self, kind: str, detail: str) -> None:
+    `rest_lost`: what stands behind it in the file cannot be read either, so nobody knows how many rows that are.
+    """
+
+    def __init__(self, kind: str, detail: str, rest_lost: bool = False) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
+        self.rest_lost = rest_lost
 
-    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str]]:
-        return ItemError, (self.kind, self.detail)  # what pickle would guess lacks the kind
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str, bool]]:
+        return ItemError, (self.kind, self.detail, self.rest_lost)  # what pickle would guess lacks the kind
 
 
 @dataclass(kw_only=True)
