@@ -8,7 +8,8 @@
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
 `train` and `test` data (paths or URIs, in a format of components/data/sources.py and a layout of
-components/data/layouts.py), an `images` folder where the pictures lie apart, the `metric` and `max_new_tokens`.
+components/data/layouts.py), an `images` folder where the pictures lie apart, the `metric` and `max_new_tokens`; if
+wanted `ids`, `orientation` and `licence`, of a task or above all tasks.
 The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written.
 Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
 A general suite (components/data/suites/) is scored beside a stream: python pipelines/coast.py --evaluation.suites DIR
@@ -31,9 +32,10 @@ from rich.console import Console
 
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.importing import import_stream, read_stream_file
+from components.data.importing import Ids, import_stream, read_stream_file
 from components.data.in_order import InOrder, Threads
 from components.data.overlaps import Shared, overlaps_of
+from components.data.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
@@ -68,6 +70,12 @@ class Prepare:
     tasks: tuple[str, ...] = ()
     """Of a published stream: only these tasks, such as `chartqa iconqa`; the others need not be on disk. The result is
     a stream of another name and digest."""
+    ids: Ids | None = None
+    """Of your own stream, a row whose id was used before: refuse leaves it out as broken, renew puts a number behind
+    the id, auto renews in training data unless it is the same row again. Default: what the file says, else auto."""
+    orientation: Orientation | None = None
+    """Of your own stream: apply turns pictures upright as EXIF says, leave takes them as they are stored. Default: what
+    the stream file says, else apply."""
     strict: bool = False
     """Of a published stream or suite: write nothing when anything at all is wrong."""
     workers: int = 4
@@ -96,6 +104,9 @@ def main(command: Prepare, console: Console) -> int:
             f"--tasks takes part of a published stream, which {command.stream} is not; prepare it whole and learn "
             "some of its tasks with --stream.order."
         )
+    for option in ("ids", "orientation"):
+        if getattr(command, option) and command.stream in (*NAMED_STREAMS, *BENCHMARKS, *SUITES):
+            raise ConfigError(f"--{option} is of your own stream, a TOML file, which {command.stream} is not.")
     if command.stream in NAMED_STREAMS:
         _generate(command, console)
     else:
@@ -171,7 +182,11 @@ def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportRepo
     if not path.is_file():
         allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS, *SUITES])
         raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
-    return import_stream(read_stream_file(path), command.out, max_broken=command.max_broken or 0.0, in_order=in_order)
+    stream = read_stream_file(path)
+    given = {"ids": command.ids, "orientation": command.orientation}
+    tasks = tuple(replace(task, **{key: word for key, word in given.items() if word}) for task in stream.tasks)
+    stream = replace(stream, tasks=tasks)
+    return import_stream(stream, command.out, max_broken=command.max_broken or 0.0, in_order=in_order)
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:

@@ -18,6 +18,14 @@ UNEXPLAINED = Explanation(
 )
 
 
+DONE: dict[str, str] = {  # to pictures before they are learned
+    "turned": "turned upright as EXIF says",
+    "left": "left as stored, against EXIF",
+    "first frame": "first of several frames taken",
+    "grey assumed": "grey of more than 8 bits whose range is assumed",
+}
+
+
 def explained(kind: str) -> Explanation | None:
     """What is known about a kind of fault."""
     return EXPLANATIONS.get(kind)
@@ -37,7 +45,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Check whether boxes are relative to the picture or to the padded square; a few are the release's own faults.",
     ),
     "broken JSON": _of(
-        "The file or line is not JSON from there on; everything behind it in a JSON list is lost.",
+        "The line is not JSON, or the list is not from there on; what follows in a list cannot be read.",
         "Download the file again; if it is the same, repair it at the named place.",
     ),
     "broken image": _of(
@@ -50,7 +58,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "duplicate id": _of(
         "An id was used before in a file whose ids tell rows apart.",
-        "Keep one of the rows; predictions are joined by id.",
+        'Keep one of the rows, or write ids = "renew" into the stream file; predictions are joined by id.',
     ),
     "duplicate picture": _of(
         "The same bytes lie under several names within one split; every surplus file is counted once.",
@@ -118,10 +126,67 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Check that the pictures are of the version that was annotated, neither scaled nor rotated.",
     ),
     "system text": _of(
-        "A row has a system text, which rows here cannot carry.", "Move it into the first question, or remove it."
+        "A row has a system text, as a field or a turn; the model's own is used, and rows here cannot carry another.",
+        "Move it into the first question, or remove it.",
     ),
     "too many images": _of(
         "A row shows several pictures; a row here has one.", "Put the pictures together into one, or split the row."
+    ),
+    "video or audio": _of(
+        "A row has a video or a sound, or a tag for one; rows here have a picture at most.",
+        "Take the frame that matters as the picture, or leave the row out.",
+    ),
+    "tools": _of(
+        "A row lists tools or functions to call, which rows here cannot carry.",
+        "Write what is needed of them into the question, or leave the row out.",
+    ),
+    "preferences": _of(
+        "A row compares answers (chosen, rejected), which instruction tuning does not learn from.",
+        "Keep the better answer as the last turn and remove the other fields.",
+    ),
+    "objects": _of(
+        "A row keeps boxes apart from its texts.",
+        "Write the boxes into the texts, as the metric iou reads them: [x1,y1,x2,y2].",
+    ),
+    "several layouts": _of(
+        "Fields of two layouts stand in one row and say different things, so one would have to be dropped.",
+        "Remove the fields that are not meant.",
+    ),
+    "several lists": _of(
+        "An object holds several lists of rows, of which none is named by the stream file.",
+        "Write each list to a file of its own, and name those that are meant.",
+    ),
+    "other picture": _of(
+        "A row names its picture in a field that is not read, so it would be learned without.",
+        'Call the field "image".',
+    ),
+    "other placeholder": _of(
+        "A question marks the place of its picture as another model does, which would be learned as text.",
+        "Write <image> there, once.",
+    ),
+    "picture in an answer": _of(
+        "A picture, or its placeholder, stands in an answer; a model that writes text cannot answer so.",
+        "Move it into the question, or correct the answer.",
+    ),
+    "turn weight": _of(
+        "A turn says in a way that cannot be followed whether it is learned.",
+        'Write "weight": 0 or "loss": false at each answer that is only context, and nothing at questions.',
+    ),
+    "turn content": _of(
+        "A turn carries more than a text, such as calls of tools or thoughts, which rows here cannot hold.",
+        "Write what is to be learned into the text of the turn, or leave the row out.",
+    ),
+    "nothing to learn": _of(
+        "Every answer of a training row has the weight 0.",
+        "Give the answer that is to be learned its weight, or leave the row out.",
+    ),
+    "grey assumed": _of(
+        "A grey picture of more than 8 bits does not say which values are black and white; both were assumed.",
+        "Look at the picture in the report; where it is too dark or too bright, save it in 8 bits.",
+    ),
+    "lists joined": _of(
+        "A file holds several JSON values where one list is usual: lists written one after the other, or one a line.",
+        "Nothing was lost; look whether the file was put together as you meant it.",
     ),
     "wrong field": _of(
         "A field holds another kind of value than it should.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -29,16 +29,17 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyon
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 
 
-def iter_items(where: Path | Location) -> Iterator[Numbered]:
+def iter_items(where: Path | Location, remark: Callable[[int, str], None] = lambda *_: None) -> Iterator[Numbered]:
     """Number and parsed value of every item of a JSON or JSONL file, or why it cannot be parsed.
 
     While every value is an object on a line of its own, numbers are those of the lines; else items are counted. An item
-    whose text is not UTF-8 is a fault of that item. Raises `DataError` when the file cannot be opened.
+    whose text is not UTF-8 is a fault of that item. `remark` is told once, with an item's number, that a list is not
+    all that the file holds. Raises `DataError` when the file cannot be opened.
     """
     location = here(where) if isinstance(where, Path) else where
     try:
         with io.TextIOWrapper(location.open(), encoding="utf-8-sig", errors="surrogateescape") as file:
-            yield from _Values(file).items()
+            yield from _Values(file, remark).items()
     except OSError as error:
         raise DataError(f"{location.shown} cannot be read ({reason(error)}).") from error
 
@@ -98,14 +99,20 @@ class _Buffer:
 class _Values:
     """The values of one file, numbered."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, remark: Callable[[int, str], None]) -> None:
+        self._remark: Callable[[int, str], None] | None = remark
         self._buffer = _Buffer(file=file)
         self._decoder = json.JSONDecoder()
         self._number = 0
         self._by_line = True
 
     def items(self) -> Iterator[Numbered]:
+        lists = 0
         while start := self._buffer.skip(_COMMA if self._number else _SPACE):
+            if self._remark is not None and (lists or (start == "[" and self._number)):
+                self._remark(self._number + 1, "more stands here, behind a list or object; it was read, too")
+                self._remark = None
+            lists += start == "["
             if start == "[":
                 self._by_line = False
                 self._buffer.use(self._buffer.place + 1)

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | LLaVA | `conversations` of `from`, `value` | human, gpt | `image` |
 | ShareGPT | the same | also user, assistant, model | `images`, a list |
-| OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`; its place, or itself, a part of `content` |
+| OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`, or a part of `content` |
 | older ms-swift | `conversation` of `human`, `assistant` | | `images` |
 | alpaca | `instruction`, `input`, `output`; earlier turns in `history` | | `images` |
 | older ms-swift | `query`, `response`; earlier turns in `history` | | `images` |
@@ -34,7 +34,7 @@ Item = dict[str, object]
 TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them says what was asked
 PICTURES = ("image", "images")
 SYSTEM = ("system", "system_prompt", "system_message")
-# What rows cannot hold, and what it is. "label" is one only as ms-swift's mark of a bad answer, a truth value.
+# What rows cannot hold, and what kind of fault that is.
 CONTENT = {
     **dict.fromkeys(("video", "videos", "audio", "audios"), "video or audio"),
     **dict.fromkeys(("tools", "functions"), "tools"),
@@ -46,6 +46,8 @@ CONTENT = {
 _PAIRS = {"instruction": ("output", "input", "history"), "query": ("response", "history")}
 _OTHER_PICTURES = ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture")
 _NUMBERED_PICTURE = re.compile(r"image_?\d+")
+# All fields of an item that are looked at, besides its id and accepted answers.
+FIELDS = frozenset((*TALKS, *PICTURES, *SYSTEM, *CONTENT, *(name for names in _PAIRS.values() for name in names)))
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "chatgpt": "gpt"}
 _SYSTEM_SPEAKERS = ("system", "developer")
 _FLAGS = ("weight", "loss", "loss_scale", "train", "training")
@@ -67,12 +69,12 @@ def as_llava(item: Item, number: int) -> Item:
     Items of other layouts seldom have an `id`: theirs is then "row-NUMBER". Raises `ItemError` for what a row cannot
     hold.
     """
-    talks = [name for name in TALKS if _said(item.get(name))]
-    if not talks:
-        return item
+    talks = _talks(item)
     if len(talks) > 1:
         names = " and ".join(map(repr, talks))
         raise ItemError("several layouts", f"the item has {names}, and only one of them can be the conversation")
+    if not talks:
+        return item
     _check_content(item, talks[0])
     if talks[0] == "conversations" and _is_own(item):
         return item
@@ -87,9 +89,14 @@ def as_llava(item: Item, number: int) -> Item:
     return llava
 
 
+def other_picture(name: str) -> bool:
+    """Whether a field has the name of a picture, and not the one that is read."""
+    return name in _OTHER_PICTURES or _NUMBERED_PICTURE.fullmatch(name) is not None
+
+
 def unread(item: Item) -> list[str]:
     """Fields of an item, or of its turns, that say something and mean nothing here."""
-    talk = next((name for name in TALKS if _said(item.get(name))), "")
+    talk = next(iter(_talks(item)), "")
     known = {"id", "answers", talk, *PICTURES, *SYSTEM, *_PAIRS.get(talk, ())}
     names = [name for name in item if name not in known and _said(item[name])]
     turns = item.get(talk)
@@ -116,6 +123,12 @@ def turn_weight(turn: Mapping[str, object], index: int, speaker: str) -> float:
     return weights.pop() if weights else 1.0
 
 
+def _talks(item: Item) -> list[str]:
+    """The fields that hold the conversation: those that say something, or else the first that is there."""
+    there = [name for name in TALKS if item.get(name) is not None]
+    return [name for name in there if _said(item[name])] or there[:1]
+
+
 def _said(value: object) -> bool:
     """Whether a field says anything: not null, not empty, not only blanks."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value not in ([], {}, b"", ())
@@ -130,14 +143,12 @@ def _check_content(item: Item, talk: str) -> None:
     for name, kind in CONTENT.items():
         if _said(item.get(name)):
             raise ItemError(kind, f"the item has {name!r}, which a row cannot hold")
-    if isinstance(item.get("label"), bool):
-        raise ItemError("preferences", 'the item marks its answer as good or bad by "label", which a row cannot hold')
     for name in ("history", "input", "output", "response"):
         if _said(item.get(name)) and name not in _PAIRS.get(talk, ()):
             raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
+    pictured = any(_said(item.get(name)) for name in PICTURES)
     for name in item:
-        other = name in _OTHER_PICTURES and not any(_said(item.get(known)) for known in PICTURES)
-        if (other or _NUMBERED_PICTURE.fullmatch(name)) and _said(item[name]):
+        if _said(item[name]) and other_picture(name) and not (pictured and name in _OTHER_PICTURES):
             raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
 
 
@@ -148,24 +159,24 @@ def _is_own(item: Item) -> bool:
     turns = item["conversations"]
     if not isinstance(turns, list):
         return True
-    for turn in turns:
-        if not isinstance(turn, dict):
-            continue
-        name, text = turn.get("from"), turn.get("value")
-        named = isinstance(name, str) and name in (*_SPEAKERS, *_SYSTEM_SPEAKERS) and name not in ("human", "gpt")
-        if named or "role" in turn or isinstance(text, list) or any(_said(turn.get(name)) for name in _TURN_CONTENT):
-            return False
-        if isinstance(text, str) and (_OTHER_PLACES.search(text) or _OTHER_MEDIA.search(text)):
-            return False
-    return True
+    return not any(_is_other(turn) for turn in turns if isinstance(turn, dict))
+
+
+def _is_other(turn: Item) -> bool:
+    """Whether a turn has what LLaVA's turns have not."""
+    name, text = turn.get("from"), turn.get("value")
+    if isinstance(name, str) and name in {*_SPEAKERS, *_SYSTEM_SPEAKERS} - {"human", "gpt"}:
+        return True
+    if isinstance(text, list) or any(field in turn for field in ("role", "content")):
+        return True
+    if any(_said(turn.get(field)) for field in _TURN_CONTENT):
+        return True
+    return isinstance(text, str) and (_OTHER_PLACES.search(text) or _OTHER_MEDIA.search(text)) is not None
 
 
 def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
     """The system text, the turns in LLaVA's form, and the pictures that they hold."""
-    if talk in _PAIRS:
-        turns = list(_of_pairs(item, talk))
-    else:
-        turns = list(_spoken(_list(item[talk], talk), talk))
+    turns = list(_of_pairs(item, talk) if talk in _PAIRS else _spoken(_list(item[talk], talk), talk))
     system = [str(turn["value"]) for turn in turns if turn["from"] in _SYSTEM_SPEAKERS]
     turns = [turn for turn in turns if turn["from"] not in _SYSTEM_SPEAKERS]
     pictures: list[object] = []
@@ -191,7 +202,8 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
             raise ItemError("wrong field", f"turn {index} of {talk!r} must be an object with speaker and text")
         for name in _TURN_CONTENT:
             if _said(turn.get(name)):
-                raise ItemError(CONTENT.get(name, "turn content"), f"turn {index} has {name!r}, which cannot be held")
+                kind = "turn weight" if name.endswith("detail") else CONTENT.get(name, "turn content")
+                raise ItemError(kind, f"turn {index} has {name!r}, which a row cannot hold")
         flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
         if "from" in turn or "role" in turn:
             name = _one(turn, ("from", "role"), index)
@@ -245,7 +257,9 @@ def _placed(turn: Item, index: int, pictures: list[object]) -> str:
     text = str(turn["value"])
     if turn["from"] != "human":
         if _TAGGED.search(text):
-            raise ItemError("picture in an answer", f"turn {index} is an answer that shows a picture; only questions can")
+            raise ItemError(
+                "picture in an answer", f"turn {index} is an answer that shows a picture; only questions can"
+            )
         return text
     pictures += _TAGGED.findall(text)
     text = _TAGGED.sub(IMAGE_TOKEN, text)
@@ -258,20 +272,20 @@ def _placed(turn: Item, index: int, pictures: list[object]) -> str:
 
 
 def _pictures(item: Item) -> Iterator[object]:
-    """What `image` and `images` name, each a path or bytes where it is understood."""
+    """What `image` and `images` name: paths and bytes, or whatever else stands there."""
     for name in PICTURES:
         value = item.get(name)
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict) and one.get("bytes") is None and isinstance(one.get("path") or one.get("url"), str):
-                yield one.get("path") or one.get("url")
-            elif isinstance(one, dict) and isinstance(one.get("bytes"), bytes):
-                yield one["bytes"]
+            if isinstance(one, dict):
+                named = (one.get(key) for key in ("bytes", "path", "url"))
+                yield next((found for found in named if found is not None), one)
             elif one is not None:
                 yield one
 
 
 def _image(pictures: Sequence[object]) -> object:
     """The item's one picture or None."""
+    pictures = [one for one in pictures if one != ""] or pictures
     distinct = [one for at, one in enumerate(pictures) if one not in pictures[:at]]
     if len(distinct) > 1:
         raise ItemError("too many images", f"the item names {len(distinct)} pictures; a row has one")

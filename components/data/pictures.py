@@ -12,7 +12,9 @@ import io
 import os
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -24,8 +26,21 @@ from components.errors import DataError
 
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
+Orientation = Literal["apply", "leave"]
+"""Whether pictures are turned upright as EXIF says, or learned as they are stored."""
+ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _GAP = 16  # pixels between the pictures of a sheet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A whole picture: its encoded bytes, and width and height of what is learned of it."""
+
+    data: bytes
+    size: tuple[int, int]
+    done: tuple[str, ...] = ()
+    """What is done to it before it is learned: keys of `faults.DONE`."""
 
 
 def picture_path(root: Path, name: str) -> Path:
@@ -58,10 +73,10 @@ def followed(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def picture_of(root: Location, name: str) -> tuple[bytes, tuple[int, int]]:
-    """The picture `name` inside the folder `root`: its encoded bytes, width and height; raises `ItemError`."""
+def picture_of(root: Location, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture `name` inside the folder `root`; raises `ItemError`."""
     if root.local is not None:
-        return read_picture(picture_path(root.local, name), name)
+        return proved(_read(picture_path(root.local, name), name), name, orientation)
     if name.startswith("/") or "\\" in name or _SCHEME.match(name) or ".." in name.split("/"):
         raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root.shown}")
     try:
@@ -71,24 +86,39 @@ def picture_of(root: Location, name: str) -> tuple[bytes, tuple[int, int]]:
         raise ItemError("missing image", f"the image {name} is missing in {root.shown}") from error
     except (OSError, ValueError) as error:
         raise ItemError("broken image", f"the image {name} cannot be read ({reason(error)})") from error
-    with decoded(data, name) as image:
-        return data, image.size
+    return proved(data, name, orientation)
 
 
-def read_picture(path: Path, name: str) -> tuple[bytes, tuple[int, int]]:
-    """A picture's encoded bytes, and its width and height in pixels; raises `ItemError` naming it by `name`."""
+def read_picture(path: Path, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture in a file; raises `ItemError` naming it by `name`."""
+    return proved(_read(path, name), name, orientation)
+
+
+def _read(path: Path, name: str) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ItemError("broken image", f"the image {name} cannot be read ({error.strerror})") from error
-    with decoded(data, name) as image:
-        return data, image.size
+
+
+def proved(data: bytes, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`.
+
+    With the orientation "leave", a picture that EXIF would turn is encoded again as it is stored, as PNG, so that what
+    is learned of it is the same everywhere, its width and height included.
+    """
+    image, done = _named(data, name, orientation)
+    return Picture(data=_png(image) if "left" in done else data, size=image.size, done=done)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """What is learned of the picture that `data` encodes; raises `ItemError` naming it by `name`."""
+    return _named(data, name, "apply")[0]
+
+
+def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Image, tuple[str, ...]]:
     try:
-        return _learned(data)
+        return _learned(data, orientation)
     except UnidentifiedImageError as error:
         raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
     except PICTURE_ERRORS as error:
@@ -98,7 +128,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
 def open_image(data: bytes, *, sample_id: str) -> Image.Image:
     """What is learned of a row's picture, in RGB; raises `DataError` naming `sample_id` when it is broken."""
     try:
-        return _learned(data)
+        return _learned(data, "apply")[0]
     except PICTURE_ERRORS as error:
         raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
 
@@ -108,17 +138,38 @@ def small_image(data: bytes, side: int) -> Image.Image:
 
     Raises one of `PICTURE_ERRORS`.
     """
-    return _learned(data, (side, side))
+    return _learned(data, "apply", (side, side))[0]
 
 
-def _learned(data: bytes, wanted: tuple[int, int] | None = None) -> Image.Image:
+def _learned(
+    data: bytes, orientation: Orientation, wanted: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in RGB, and the keys of what was done to it."""
     image = Image.open(io.BytesIO(data))
+    done = ["first frame"] if getattr(image, "is_animated", False) else []
     if wanted is not None:
         image.draft("RGB", wanted)
     image.load()
     if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    return _rgb(image, data)
+        done.append("turned" if orientation == "apply" else "left")
+        image = ImageOps.exif_transpose(image) if orientation == "apply" else image
+    if is_deep(image):
+        clear = image.info.get("transparency")
+        seen_through = None if clear is None else Image.fromarray(np.asarray(image) == clear)
+        image, assumed = eight_bits(image, data)
+        done += ["grey assumed"] if assumed else []
+        if seen_through is not None:
+            image.paste(255, mask=seen_through)
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,19 +179,6 @@ def _orientation(image: Image.Image) -> int:
     except PICTURE_ERRORS:
         return 1
     return found if found in range(2, 9) else 1
-
-
-def _rgb(image: Image.Image, data: bytes) -> Image.Image:
-    if is_deep(image):
-        clear = image.info.get("transparency")
-        seen_through = None if clear is None else Image.fromarray(np.asarray(image) == clear)
-        image, _ = eight_bits(image, data)
-        if seen_through is not None:
-            image.paste(255, mask=seen_through)
-    if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-    return image.convert("RGB")
 
 
 def encoded_sheet(picture: bytes, choices: list[bytes]) -> tuple[bytes, tuple[int, int]]:
@@ -154,6 +192,4 @@ def encoded_sheet(picture: bytes, choices: list[bytes]) -> tuple[bytes, tuple[in
     for choice in row:
         sheet.paste(choice, (left, top.height + _GAP))
         left += choice.width + _GAP
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
-    return file.getvalue(), sheet.size
+    return _png(sheet), sheet.size

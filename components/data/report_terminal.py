@@ -32,6 +32,8 @@ def show_report(report: ImportReport, console: Console) -> None:
         where = ", ".join(f"{name} {count:,}" for name, count in fault.splits)
         what = "left out" if fault.left_out else "or files noted and kept"
         say(f"{fault.kind}: {fault.count:,} {rows} {what} ({where}). {fault.meaning} {fault.advice}", console)
+    for remark in report.remarks:
+        say(remark, console)
     problems = [(file.name, problem) for file in report.files for problem in file.problems]
     for problem in _various(problems):
         say(f"  {problem}", console)

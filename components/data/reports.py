@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from components.data.faults import UNEXPLAINED, explained
+from components.data.faults import DONE, UNEXPLAINED, explained
 from components.errors import DataError
 
 _KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
@@ -76,6 +76,10 @@ class FileReport:
     """A file that breaks off: nobody knows how many rows are behind."""
     pictured: bool = False
     """Whether a row of the source names a picture."""
+    pictures: Counter[str] = field(default_factory=Counter)
+    """Rows by what is done to their picture before it is learned: keys of `faults.DONE`."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """Rows, by a field that they have and that means nothing here."""
     counts: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
@@ -246,6 +250,19 @@ class ImportReport:
         return tuple(sorted(found, key=lambda fault: (not fault.left_out, -fault.count, fault.kind)))
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was done to pictures and which fields were not read, a sentence for each split."""
+        found: list[str] = []
+        for file in self.files:
+            if file.pictures:
+                done = ", ".join(f"{DONE[kind]} {count:,}" for kind, count in file.pictures.items())
+                found.append(f"Pictures of {file.name}: {done}.")
+            if file.fields:
+                names = ", ".join(f"{name} ({count:,} rows)" for name, count in file.fields.most_common())
+                found.append(f"Fields of {file.name} that mean nothing here and were not read: {names}.")
+        return tuple(found)
+
+    @property
     def licences(self) -> tuple[Licence, ...]:
         """The terms of all sources, each once, in the stream's order."""
         tasks: dict[tuple[str, str], list[str]] = {}
@@ -266,10 +283,13 @@ class ImportReport:
             "refused": self.refused,
             "leaks": None if self.leaks is None else list(self.leaks),
             "faults": [asdict(fault) for fault in self.faults],
+            "remarks": list(self.remarks),
             "licences": [asdict(licence) for licence in self.licences],
             "files": [
                 {
                     **{name: getattr(report, name) for name in _WRITTEN},
+                    "pictures": dict(report.pictures),
+                    "fields_not_read": dict(report.fields),
                     "counts": dict(report.counts),
                     "notes": dict(report.notes),
                     "problems": [asdict(problem) for problem in report.problems],

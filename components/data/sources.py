@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from components.data.json_items import Numbered, iter_items
 from components.data.storage import Location, reason
-from components.data.tables import arrow_rows, parquet_rows
+from components.data.tables import arrow_rows, parquet_rows, unread_columns
 from components.data.webdataset import tar_samples
 from components.errors import DataError
 
@@ -59,6 +59,8 @@ class Reading:
     """One pass over a source: its items are numbered through all files."""
 
     source: Source
+    remarks: list[tuple[int, str]] = field(default_factory=list)
+    """What is odd about the form of the files, with the number of the item where it was found."""
     _before: list[int] = field(default_factory=list)
 
     def items(self) -> Iterator[Numbered]:
@@ -67,11 +69,28 @@ class Reading:
         for file in self.source.files:
             before = number
             self._before.append(before)
-            for within, item in _items(file, self.source):
+            for within, item in self._items(file):
                 number = before + within
                 if self.source.format in _TABLES and isinstance(item, dict):
                     item.setdefault("id", f"row-{number}")  # of a table that has no such column
                 yield number, item
+
+    def _items(self, file: Location) -> Iterator[Numbered]:
+        before = self._before[-1]
+        if self.source.format == "json":
+            return iter_items(file, lambda within, detail: self.remarks.append((before + within, detail)))
+        if self.source.format == "parquet":
+            return parquet_rows(file)
+        if self.source.format == "datasets":
+            return arrow_rows(file)
+        return tar_samples(file, self.source.instruction)
+
+    def unread(self) -> list[str]:
+        """Columns of tables that are not read, each once; raises `DataError`."""
+        if self.source.format not in _TABLES:
+            return []
+        arrow = self.source.format == "datasets"
+        return list(dict.fromkeys(name for file in self.source.files for name in unread_columns(file, arrow=arrow)))
 
     def place(self, number: int) -> tuple[str, int]:
         """The file that holds item `number`, and its row in it."""
@@ -81,16 +100,6 @@ class Reading:
     def place_in_words(self, number: int) -> str:
         file, row = self.place(number)
         return f"row {row}" if len(self.source.files) == 1 else f"row {row} of {file.rpartition('/')[2]}"
-
-
-def _items(file: Location, source: Source) -> Iterator[Numbered]:
-    if source.format == "json":
-        return iter_items(file)
-    if source.format == "parquet":
-        return parquet_rows(file)
-    if source.format == "datasets":
-        return arrow_rows(file)
-    return tar_samples(file, source.instruction)
 
 
 def open_source(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from components.data.benchmarks.catalogue import BENCHMARKS
-from components.data.importing import StreamFile, import_stream, read_stream_file
+from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
 from components.data.mini_coast import MINI_COAST, SIZES
 from components.data.mini_coast.family import Family
 from components.data.mini_coast.sources import Partition
@@ -279,7 +279,7 @@ def _imported(config: StreamConfig, path: Path) -> TaskStream:
 
 def _fingerprint(path: Path, stream: StreamFile) -> str:
     """Identity of a stream file's inputs: its text, and size and time of change of the files and pictures it names."""
-    digest = hashlib.sha256(path.read_bytes())
+    digest = hashlib.sha256(path.read_bytes() + str(RULES).encode())
     for task in stream.tasks:
         pictures = task.images.listing(recursive=True) if task.images is not None else []
         files = [file.facts() for source in (task.train, task.test) for file in source.files]

@@ -1,41 +1,38 @@
 """Tables of instruction data row by row: Parquet files, and Arrow files as Hugging Face's `datasets` leaves them.
 
 A row is an item of a layout of `layouts`, under the names of its columns; its picture is a path, its encoded bytes, or
-a struct of `bytes` and `path`. Rows of this project's own schema (`rows`) are understood too. Columns with other names
-are not read.
+a struct of `bytes` and `path`. Rows of this project's own schema (`rows`) are understood too. Columns that mean nothing
+here are not read; `unread_columns` names them.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.json_items import UNREADABLE, Numbered, why_unreadable
+from components.data.layouts import FIELDS, TALKS, other_picture
 from components.data.reports import ItemError
+from components.data.rows import SCHEMA
 from components.data.storage import Location, reason
 from components.errors import DataError
 
-_TALKS = ("conversations", "messages", "instruction", "query")  # one of them says what was asked
-_COLUMNS = (
-    *("id", "sample_id", "image", "images", "answers"),
-    *(*_TALKS, "input", "output", "response", "history", "system"),
-)
+_COLUMNS = frozenset(("id", "sample_id", "answers")) | FIELDS
+_OWN = frozenset(SCHEMA.names)
 _ROWS = 32  # rows made Python objects at a time; a picture may have megabytes
 _PIECE = 1 << 20  # bytes of a column read at a time
 
 
 def parquet_rows(location: Location) -> Iterator[Numbered]:
     """Number and item of every row of a Parquet file. Raises `DataError` when it is none, or names no conversation."""
-    try:
-        with location.filesystem.open_input_file(location.path) as file:
-            table = pq.ParquetFile(file, buffer_size=_PIECE)
-            columns = _known(table.schema_arrow, location)
-            yield from _numbered(table.iter_batches(_ROWS, columns=columns))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{location.shown} is no whole Parquet file ({reason(error)}).") from error
+    with _parquet(location) as table:
+        columns = _known(table.schema_arrow, location)
+        yield from _numbered(table.iter_batches(_ROWS, columns=columns))
 
 
 def arrow_rows(location: Location) -> Iterator[Numbered]:
@@ -43,18 +40,40 @@ def arrow_rows(location: Location) -> Iterator[Numbered]:
 
     Memory: one record batch of the file, which `datasets` keeps small for pictures.
     """
+    with _arrow(location) as reader:
+        if isinstance(reader, pa.RecordBatchFileReader):
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            batches = iter(reader)
+        columns = _known(reader.schema, location)
+        pieces = (batch.select(columns).slice(start, _ROWS) for batch in batches for start in _starts(batch))
+        yield from _numbered(pieces)
+
+
+def unread_columns(location: Location, *, arrow: bool) -> list[str]:
+    """Columns of a table that are not read; raises `DataError`."""
+    with (_arrow if arrow else _parquet)(location) as table:
+        schema = table.schema_arrow if isinstance(table, pq.ParquetFile) else table.schema
+        known = {*_known(schema, location), *(_OWN if "sample_id" in schema.names else ())}
+        return [name for name in schema.names if name not in known]
+
+
+@contextmanager
+def _parquet(location: Location) -> Iterator[pq.ParquetFile]:
+    try:
+        with location.filesystem.open_input_file(location.path) as file:
+            yield pq.ParquetFile(file, buffer_size=_PIECE)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{location.shown} is no whole Parquet file ({reason(error)}).") from error
+
+
+@contextmanager
+def _arrow(location: Location) -> Iterator[pa.RecordBatchFileReader | pa.RecordBatchStreamReader]:
     try:
         with location.filesystem.open_input_file(location.path) as file:
             is_file = file.read(6) == b"ARROW1"
             file.seek(0)
-            if is_file:
-                reader = pa.ipc.open_file(file)
-                batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-            else:
-                batches = reader = pa.ipc.open_stream(file)
-            columns = _known(reader.schema, location)
-            pieces = (batch.select(columns).slice(start, _ROWS) for batch in batches for start in _starts(batch))
-            yield from _numbered(pieces)
+            yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{location.shown} is no whole Arrow file ({reason(error)}).") from error
 
@@ -65,12 +84,15 @@ def _starts(batch: pa.RecordBatch) -> range:
 
 def _known(schema: pa.Schema, location: Location) -> list[str]:
     """The columns to read."""
-    if not any(name in schema.names for name in _TALKS):
+    if not any(name in schema.names for name in TALKS):
         raise DataError(
             f"{location.shown} has the columns {', '.join(schema.names)}; "
-            f"one of {', '.join(_TALKS)} must hold the conversations."
+            f"one of {', '.join(TALKS)} must hold the conversations."
         )
-    return [name for name in _COLUMNS if name in schema.names]
+    doubled = [name for name, times in Counter(schema.names).items() if times > 1]
+    if doubled:
+        raise DataError(f"{location.shown} has the column {doubled[0]!r} twice; give each its own name.")
+    return [name for name in schema.names if name in _COLUMNS or other_picture(name)]
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
@@ -92,7 +114,7 @@ def _turned(name: str, columns: dict[str, object]) -> list[dict[str, object]]:
 def _item(record: dict[str, object]) -> dict[str, object]:
     """The row without names that mean nothing in it, its turns as a list."""
     item = {"id": record.pop("sample_id"), **record} if "sample_id" in record else dict(record)
-    for name in ("conversations", "messages"):
+    for name in ("conversations", "messages", "conversation"):
         turns = item.get(name)
         if isinstance(turns, str):
             try:
@@ -101,6 +123,4 @@ def _item(record: dict[str, object]) -> dict[str, object]:
                 raise ItemError("broken JSON", f"the column {name!r} is not JSON ({why_unreadable(error)})") from error
         elif isinstance(turns, dict):  # a struct of lists, as older `datasets` write a list of structs
             item[name] = _turned(name, turns)
-    if "conversations" not in item and "image" in item:
-        item["images"] = item.pop("image")  # as the other layouts call it
     return {name: value for name, value in item.items() if value is not None or name == "id"}

@@ -2,7 +2,8 @@
 
 Members that stand together and share their path up to the first dot of the name are one sample: a `.json` with an item
 of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and at most one picture. Members with
-other endings are not read. Links and devices are refused. A sample without an id is named SHARD/KEY.
+other endings are not read, and counted as fields of their ending; sound and film, links and devices are refused. A
+sample without an id is named SHARD/KEY.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pathlib import PurePosixPath
 from typing import Protocol, cast
 
 from components.data.json_items import UNREADABLE, Numbered, readable, why_unreadable
+from components.data.layouts import TALKS
 from components.data.reports import ItemError
 from components.data.storage import Location, reason
 from components.errors import DataError
 
 PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
 _TEXTS = ("json", "txt")
+_MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
 _LARGEST_MEMBER = 1 << 28  # bytes
 _PIECE = 1 << 20  # bytes read at a time
 
@@ -38,6 +41,7 @@ class _Sample:
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     wrong: ItemError | None = None
 
 
@@ -84,8 +88,12 @@ def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo) -> 
         sample.wrong = ItemError("no plain file", f"the member {member.name} is a link or a device")
     elif member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
         sample.wrong = ItemError("path outside", f"the member {member.name} leads outside the archive")
+    elif ending.rpartition(".")[2] in _MEDIA:
+        sample.wrong = ItemError(
+            "video or audio", f"the member {member.name} is sound or film, which a row cannot hold"
+        )
     elif ending not in (*PICTURES, *_TEXTS):
-        return
+        sample.unread.append(ending)
     elif member.size > _LARGEST_MEMBER:
         sample.wrong = ItemError("too large", f"the member {member.name} has {member.size:,} bytes")
     elif ending in sample.members:
@@ -108,21 +116,34 @@ def _item(sample: _Sample, shard: str, instruction: str | None) -> dict[str, obj
     if pictures:
         item.pop("image", None)  # the path it had before it was packed
         item["images"] = sample.members[pictures[0]]
+    item.update((f".{ending}", "not read") for ending in sample.unread)
     return item
 
 
 def _told(sample: _Sample, instruction: str | None) -> dict[str, object]:
-    """What the sample's text says."""
-    name = next((ending for ending in _TEXTS if ending in sample.members), None)
-    if name is None:
+    """What the sample's texts say: its .json; or its .txt, beside a .json that only tells of it."""
+    texts = {name: _decoded(sample, name) for name in _TEXTS if name in sample.members}
+    if not texts:
         raise ItemError("missing field", f"the sample {sample.key} has neither a .json nor a .txt")
+    item = _object(sample, texts["json"]) if "json" in texts else {}
+    talks = any(item.get(name) is not None for name in TALKS)
+    if "txt" not in texts or talks:
+        return {**item, ".txt": texts["txt"]} if "txt" in texts else item
+    return {**item, **_answered(sample.key, texts["txt"], instruction)}
+
+
+def _decoded(sample: _Sample, name: str) -> str:
     try:
-        text = sample.members[name].decode("utf-8-sig")
-        if name == "txt":
-            return _answered(sample.key, text, instruction)
+        return sample.members[name].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ItemError("not UTF-8", f"{sample.key}.{name} is not UTF-8 text ({error.reason})") from error
+
+
+def _object(sample: _Sample, text: str) -> dict[str, object]:
+    try:
         item = readable(text, json.loads(text))
     except UNREADABLE as error:
-        raise ItemError("broken JSON", f"{sample.key}.{name} cannot be read ({why_unreadable(error)})") from error
+        raise ItemError("broken JSON", f"{sample.key}.json cannot be read ({why_unreadable(error)})") from error
     if isinstance(item, ItemError):
         raise item
     if not isinstance(item, dict):

@@ -199,6 +199,7 @@ class _TaskPreparation:
                 continue
             report.kept += 1
             report.with_image += one.row.image is not None
+            report.pictures.update(one.done)
             for note in (*one.notes, *repeats.notes(one)):
                 report.note(note)
             if side == "test":

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.data.benchmarks.spec import Boxes, Side, TaskSpec
 from components.data.items import check_fit, with_placeholder
-from components.data.pictures import decoded, encoded_sheet, picture_path, read_picture
+from components.data.pictures import Picture, encoded_sheet, picture_path, proved, read_picture
 from components.data.reports import ItemError, Problem
 from components.data.rows import Row, Turn, plain_instruction
 
@@ -77,6 +77,8 @@ class Checked:
     keys: tuple[bytes, ...]
     picture: tuple[bytes, str] | None
     """A digest of the picture's bytes and its file below the root; None without a file."""
+    done: tuple[str, ...] = ()
+    """What is done to the picture: keys of `faults.DONE`."""
 
 
 def parsed(
@@ -104,8 +106,8 @@ def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
 def check_item(item: RawItem, place: Place) -> Checked | Problem:
     """Open the item's picture and build its row, or say what is wrong with it."""
     try:
-        data, size, name = _picture(item, place.root)
-        turns = with_placeholder(list(item.turns), has_image=data is not None)
+        shown, name = _picture(item, place.root)
+        turns = with_placeholder(list(item.turns), has_image=shown is not None)
         if place.side == "test":
             check_fit(item.metric or place.metric, item.answers)
     except ItemError as error:
@@ -118,14 +120,15 @@ def check_item(item: RawItem, place: Place) -> Checked | Problem:
         answers=item.answers,
         metric=item.metric or place.metric,
         source=f"{item.file}#{item.number}",
-        image=data,
-        width=size[0] if size else None,
-        height=size[1] if size else None,
+        image=shown.data if shown else None,
+        width=shown.size[0] if shown else None,
+        height=shown.size[1] if shown else None,
     )
-    notes = _notes(item, place, size)
-    picture = (hashlib.sha256(data).digest()[:8], name) if data is not None and name else None
+    notes = _notes(item, place, shown.size if shown else None)
+    picture = (hashlib.sha256(shown.data).digest()[:8], name) if shown is not None and name else None
     keys = question_keys(row)
-    return Checked(row=row, file=item.file, number=item.number, notes=notes, keys=keys, picture=picture)
+    done = shown.done if shown else ()
+    return Checked(row=row, file=item.file, number=item.number, notes=notes, keys=keys, picture=picture, done=done)
 
 
 def question_keys(row: Row) -> tuple[bytes, ...]:
@@ -135,18 +138,19 @@ def question_keys(row: Row) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(picture + " ".join(text.casefold().split()).encode()).digest()[:16] for text in asked)
 
 
-def _picture(item: RawItem, root: Path) -> tuple[bytes | None, Size | None, str]:
-    """The encoded picture, its size and its file below the root (empty for one without a file of its own)."""
+def _picture(item: RawItem, root: Path) -> tuple[Picture | None, str]:
+    """The picture and its file below the root (empty for one without a file of its own)."""
     if item.data is not None:
-        return item.data, decoded(item.data, f"of item {item.item_id}").size, ""
+        return proved(item.data, f"of item {item.item_id}"), ""
     if not item.images:
-        return None, None, ""
+        return None, ""
     path = _first_there(root, item.images)
-    data, size = read_picture(path, item.images[0])
+    picture = read_picture(path, item.images[0])
     if item.choices:
-        choices = [read_picture(picture_path(root, name), name)[0] for name in item.choices]
-        data, size = encoded_sheet(data, choices)
-    return data, size, path.relative_to(root.resolve()).as_posix()
+        choices = [read_picture(picture_path(root, name), name).data for name in item.choices]
+        data, size = encoded_sheet(picture.data, choices)
+        picture = replace(picture, data=data, size=size)
+    return picture, path.relative_to(root.resolve()).as_posix()
 
 
 def _first_there(root: Path, names: tuple[str, ...]) -> Path:

@@ -84,6 +84,7 @@ def _rows(
             continue
         report.kept += 1
         report.with_image += checked.row.image is not None
+        report.pictures.update(checked.done)
         yield checked.row
     report.chosen = None if drawn is None else len(drawn)
     if spec.published and report.rows not in spec.published:
