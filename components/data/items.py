@@ -20,7 +20,10 @@ from components.data.storage import Location
 from components.errors import DataError
 
 # The keys of evaluation's SCORERS; a test compares.
-METRICS = ("exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints")
+METRICS = (
+    "exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints", "number", "contains", "formula",
+    "leading_letter", "rouge_l", "edit", "sari", "caption",
+)  # fmt: skip
 Ids = Literal["refuse", "renew", "auto"]
 _UNREAD = "\0unread"  # a name that no file has for the fields of an item that mean nothing
 _BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")

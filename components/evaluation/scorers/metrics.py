@@ -9,10 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+
+from rapidfuzz.distance.Levenshtein import distance as levenshtein
 
 from components.data.constraints import constraint
 from components.errors import ConfigError, DataError
-from components.evaluation.scorers.suites import choice, constraints
+from components.evaluation.scorers.captions import caption
+from components.evaluation.scorers.choices import choice
+from components.evaluation.scorers.constrained import constraints
+from components.evaluation.scorers.texts import contains, edit_ratio, formula, leading_letter, rouge_l, sari
 
 Scorer = Callable[[str, Sequence[str]], float]
 Box = tuple[float, float, float, float]
@@ -26,6 +32,27 @@ _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
 _DECIMAL = r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*"
 _BOX = re.compile(r"\[" + ",".join([_DECIMAL] * 4) + r"\]")
 _WORD = re.compile(r"\w+")
+_FREE_NUMBER = re.compile(
+    r"(?<![\w.])(?:(?<!\d)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![\d])"
+)
+_NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
+_NUMBER_CUE = re.compile(
+    r"\b(?:answer|result|total|value)\b(?:\s+(?:is|are|was|equals))?\s*[:=]?|=|\bequals\b", re.IGNORECASE
+)
 
 
 def normalise(text: str) -> str:
@@ -89,6 +116,16 @@ def recall(prediction: str, answers: Sequence[str]) -> float:
     return sum(_names(given, words) for words in objects) / len(objects)
 
 
+def number(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the number that the reply gives equals an answer, rounded to the answer's decimals.
+
+    The reply's number is what follows its last "answer is", "=" or the like, else its last number: "So 7 - 3 is 4." is
+    4. A reply without digits may use words up to twelve. "0.50" for "0.5", "1,200" for "1200" and "12%" for "12" are right. An answer that is a list of numbers must be
+    met by a list, or by as many numbers in this order; any other answer as in `exact`.
+    """
+    return float(any(_gives_number(prediction, answer) for answer in answers))
+
+
 SCORERS: dict[str, Scorer] = {
     "exact": exact,
     "relaxed": relaxed,
@@ -98,11 +135,30 @@ SCORERS: dict[str, Scorer] = {
     "recall": recall,
     "choice": choice,
     "constraints": constraints,
+    "number": number,
+    "contains": contains,
+    "formula": formula,
+    "leading_letter": leading_letter,
+    "rouge_l": rouge_l,
+    "edit": edit_ratio,
+    "sari": sari,
+    "caption": caption,
+}
+# Metrics that look at the question, too: its options, or the text that was to be simplified.
+WITH_QUESTION: dict[str, Callable[[str, Sequence[str], str], float]] = {
+    "choice": choice,
+    "leading_letter": leading_letter,
+    "sari": sari,
 }
 
 
-def score(metric: str, prediction: str, answers: Sequence[str]) -> float:
-    """Score one prediction with the metric named in its row; raises `ConfigError` for an unknown one."""
+def score(metric: str, prediction: str, answers: Sequence[str], prompt: str = "") -> float:
+    """0..1: one prediction under the metric named in its row; raises `ConfigError` for an unknown one.
+
+    `prompt` is the row's instruction; without it, metrics of `WITH_QUESTION` know less than they could.
+    """
+    if metric in WITH_QUESTION:
+        return WITH_QUESTION[metric](prediction, answers, prompt)
     return scorer(metric)(prediction, answers)
 
 
@@ -124,6 +180,10 @@ def check_answers(metric: str, answers: Sequence[str]) -> None:
         raise DataError(f"Metric yes_no needs 'yes' or 'no' as an answer, given: {list(answers)}.")
     if metric == "choice" and not any(re.fullmatch(r"[A-Z]", answer) for answer in answers):
         raise DataError(f"Metric choice needs a capital letter as an answer, given: {list(answers)}.")
+    if metric == "leading_letter" and all(
+        re.match(r"(?:Answer:\s*)?\(?[A-Z]\b", answer.strip()) is None for answer in answers
+    ):
+        raise DataError(f"Metric leading_letter needs an answer that begins with a letter, given: {list(answers)}.")
     if metric == "constraints":
         for answer in answers:
             constraint(answer)
@@ -151,19 +211,6 @@ def box_iou(first: Box, second: Box) -> float:
     return overlap / union if math.isfinite(union) and union > 0 else 0.0
 
 
-def levenshtein(first: str, second: str) -> int:
-    """Edit distance: insertions, deletions and substitutions cost 1 each."""
-    if len(first) < len(second):
-        first, second = second, first
-    above = list(range(len(second) + 1))
-    for i, left in enumerate(first, start=1):
-        row = [i]
-        for j, right in enumerate(second, start=1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (left != right)))
-        above = row
-    return above[-1]
-
-
 def _similarity(given: str, target: str) -> float:
     if not given or not target:
         return 0.0
@@ -184,6 +231,28 @@ def _number_readings(text: str) -> list[float]:
     if not math.isfinite(value):
         return []
     return [value, value / 100] if percent else [value]
+
+
+def _gives_number(reply: str, answer: str) -> bool:
+    wanted = _FREE_NUMBER.findall(answer.replace("\N{MINUS SIGN}", "-"))
+    if not wanted or re.sub(r"[\s\[\](),%$€£+-]", "", _FREE_NUMBER.sub("", answer)):
+        return bool(exact(reply, [answer]))
+    text = reply.replace("\N{MINUS SIGN}", "-")
+    tails = [text[match.end() :] for match in _NUMBER_CUE.finditer(text)]
+    said = next((found for tail in reversed(tails) if (found := _FREE_NUMBER.findall(tail))), None)
+    if not _FREE_NUMBER.search(text):
+        said = [str(_NUMBER_WORDS.index(word)) for word in _words(text) if word in _NUMBER_WORDS]
+    given = said[: len(wanted)] if said else _FREE_NUMBER.findall(text)[-len(wanted) :]
+    return len(given) == len(wanted) and all(map(_rounds_to, given, wanted))
+
+
+def _rounds_to(given: str, wanted: str) -> bool:
+    target = wanted.replace(",", "")
+    decimals = len(target.partition(".")[2])
+    try:
+        return round(Decimal(given.replace(",", "")), decimals) == Decimal(target)
+    except InvalidOperation:  # of absurd length
+        return given == wanted
 
 
 def _words(text: str) -> list[str]:
