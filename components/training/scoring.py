@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from components.data.batch import Example
+from components.data.rows import Row as DataRow
 from components.data.rows import instruction_of
 from components.data.suites.suite import Suite
 from components.data.tasks import Task
@@ -25,7 +27,8 @@ from components.evaluation.decomposition import SPLITS, split_if_known
 from components.evaluation.generate import Answer, answer
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.scorers import score
-from components.evaluation.scorers.released import compat_row_score
+from components.evaluation.scorers.released import MEAN, compat_row_score, compat_task_figures
+from components.evaluation.scorers.suite_rules import suite_score
 from components.events import EvaluationProgress, Event, RowScored
 from components.methods.base import Method
 from components.training.loading import dataset_name, encoded_blocks, examples
@@ -116,17 +119,23 @@ class RowScorer:
             rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
             table += self.records(task, after, num_rows=rows_due, oracle_task=told)
         names = stream.task_names
+        readings = {
+            reading: {name: _mean(table, name, column) for name in names}
+            for reading, column in READINGS.items()
+            if any(record[column] is not None for record in table)
+        }
+        captions = self._captions(table)
+        if whole := {task: figures[MEAN] for task, figures in captions.items() if MEAN in figures}:
+            readings["compat"] = {**readings.get("compat", dict.fromkeys(names)), **whole}
         row = Row(
             after=after,
             scores={name: _mean(table, name, "score") for name in names},
-            readings={
-                reading: {name: _mean(table, name, column) for name in names}
-                for reading, column in READINGS.items()
-                if any(record[column] is not None for record in table)
-            },
+            readings=readings,
             served=_served(table, self.method.owner) if learned else {},
         )
         if self.rank == 0:
+            if captions:
+                write_captions(self.plan.run_dir / "predictions" / f"{learned:02d}-{after}.captions.json", captions)
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
         return row
 
@@ -190,21 +199,40 @@ class RowScorer:
                     "prompt": row.instruction,
                     "prediction": reply.text,
                     "answers": list(row.answers),
-                    "score": score(row.metric, reply.text, row.answers),
+                    "score": score(row.metric, reply.text, row.answers, row.instruction),
                     "metric": row.metric,
                     "well_formed": obeys(form_of(row.metric, row.answers), reply.text, row.answers),
                     "repaired_score": repair.score(row.metric, row.instruction, reply.text, row.answers),
-                    "compat_score": compat_row_score(task.name, reply.text, row.answers),
+                    "compat_score": self._compat(task, row, reply.text),
                     "routed_to": reply.routed_to,
                     "slots": None if reply.slots is None else list(reply.slots),
                     "matched": reply.matched,
                     "oracle_prediction": oracle,
-                    "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers),
+                    "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers, row.instruction),
                 }
             )
         if replies:
             raise DataError(f"{len(replies)} answers of {task.name} belong to no test row; scores would be wrong.")
         return records
+
+    def _compat(self, task: Task | Suite, row: DataRow, reply: str) -> float | None:
+        """A row as its release's script scores it; None where the release is not known, or scores no single rows."""
+        if isinstance(task, Suite):
+            return suite_score(task.name, reply, row.answers, row.instruction, row.metric)
+        return compat_row_score(
+            task.name, reply, row.answers, stream=self.plan.stream.name, prompt=row.instruction, metric=row.metric
+        )
+
+    def _captions(self, table: list[Record]) -> dict[str, dict[str, float]]:
+        """Of tasks whose release scores captions as whole files: those figures, by task; kept beside the matrix."""
+        found: dict[str, dict[str, float]] = {}
+        for task in dict.fromkeys(str(record["task"]) for record in table):
+            rows = [record for record in table if record["task"] == task]
+            replies = [str(record["prediction"]) for record in rows]
+            answers = [cast("list[str]", record["answers"]) for record in rows]
+            if figures := compat_task_figures(task, replies, answers, stream=self.plan.stream.name):
+                found[task] = figures
+        return found
 
     def _record(
         self,
@@ -255,6 +283,14 @@ def write_predictions(path: Path, table: list[Record]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
+    partial.rename(path)
+
+
+def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     partial.rename(path)
 
 

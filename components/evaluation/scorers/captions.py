@@ -88,7 +88,7 @@ def plain_tokens(text: str) -> list[str]:
 
 
 def _penn_tokens(texts: Sequence[str], java: Path) -> list[str]:
-    """Each text's tokens with spaces between, as pycocoevalcap's PTBTokenizer gives them; it would write beside itself."""
+    """Each text's tokens with spaces between, as pycocoevalcap's PTBTokenizer has them (that writes beside itself)."""
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "captions.txt"

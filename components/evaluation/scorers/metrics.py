@@ -120,8 +120,8 @@ def number(prediction: str, answers: Sequence[str]) -> float:
     """1 when the number that the reply gives equals an answer, rounded to the answer's decimals.
 
     The reply's number is what follows its last "answer is", "=" or the like, else its last number: "So 7 - 3 is 4." is
-    4. A reply without digits may use words up to twelve. "0.50" for "0.5", "1,200" for "1200" and "12%" for "12" are right. An answer that is a list of numbers must be
-    met by a list, or by as many numbers in this order; any other answer as in `exact`.
+    4. A reply without digits may use words up to twelve. "0.50" for "0.5", "1,200" for "1200" and "12%" for "12" are
+    right. An answer that is a list of numbers must be met by as many numbers in this order; any other as in `exact`.
     """
     return float(any(_gives_number(prediction, answer) for answer in answers))
 
