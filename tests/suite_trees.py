@@ -135,11 +135,13 @@ def mathvista(root: Path) -> None:
     rows: Rows = [
         {
             "pid": "1", "query": "Hint: give the letter.\nQuestion: Which?", "choices": ["two", "three"],
-            "answer": "three", "question_type": "multi_choice", "decoded_image": stored("1.png"),
+            "answer": "three", "question_type": "multi_choice", "answer_type": "text", "precision": None,
+            "decoded_image": stored("1.png"),
         },
         {
             "pid": "2", "query": "Hint: give a number.\nQuestion: How many?", "choices": None,
-            "answer": "1.2", "question_type": "free_form", "decoded_image": stored("2.png"),
+            "answer": "1.2", "question_type": "free_form", "answer_type": "float", "precision": 2.0,
+            "decoded_image": stored("2.png"),
         },
     ]  # fmt: skip
     put_table(root / "MathVista" / "data" / "testmini-00000-of-00001-725687bf7a18d64b.parquet", rows)

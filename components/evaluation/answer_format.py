@@ -14,19 +14,17 @@ from functools import cached_property
 from typing import Literal
 
 from components.evaluation.scorers import normalise, score
+from components.evaluation.scorers.choices import chosen_letter, options_in
 
 Form = Literal["letter", "yes_no", "number", "box", "phrase", "text"]
 
+FREE_TEXT = ("recall", "constraints", "contains", "formula", "leading_letter", "rouge_l", "edit", "sari", "caption")
 PHRASE_WORDS = 5  # a phrase may have this many words, or as many as the longest accepted answer
 
 _DECIMAL = r"[-+]?(?:\d+(?:[.,]\d+)*|\.\d+)"
 _LETTER = re.compile(r"\(?([A-Z])[).:]?")
 _NUMBER = re.compile(rf"[$€£]?\s*({_DECIMAL})\s*%?\.?")
 _BOX = re.compile(r"\[" + r",".join([r"\s*[-+]?\d*\.?\d+\s*"] * 4) + r"\]")
-_NAMED_LETTER = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\(?([A-Z])\b")
-_MARKED_LETTER = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|([A-Z])[.):](?=\s|$))")
-_LONE_LETTER = re.compile(r"(?<![\w'])([B-Z])(?![\w'])")  # without A, which is mostly an article
-_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.+?)\s*$", re.MULTILINE)
 _SAID_NUMBER = re.compile(rf"(?:\b(?:is|are|was|were|answer|about|equals)|=|:)\s*[$€£]?({_DECIMAL})")
 _COORDINATE = re.compile(r"(?<![\w.])[-+]?\d*\.?\d+")
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
@@ -38,7 +36,7 @@ _NUMBER_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 def form_of(metric: str, answers: Sequence[str]) -> Form:
     """The form that a row asks for, told by its metric and accepted answers."""
     plain = [normalise(answer) for answer in answers]
-    if metric in ("recall", "constraints"):
+    if metric in FREE_TEXT:
         return "text"
     if metric == "choice":
         return "letter"
@@ -85,11 +83,11 @@ class FormRepair:
 
     def score(self, metric: str, prompt: str, reply: str, answers: Sequence[str]) -> float:
         """0..1: the better of the reply's score and that of the answer found in it."""
-        strict = score(metric, reply, answers)
+        strict = score(metric, reply, answers, prompt)
         form = form_of(metric, answers)
         if obeys(form, reply, answers):
             return strict
-        return max(strict, score(metric, self.repaired(form, prompt, reply), answers))
+        return max(strict, score(metric, self.repaired(form, prompt, reply), answers, prompt))
 
     def repaired(self, form: Form, prompt: str, reply: str) -> str:
         """The answer in the asked form that a malformed reply contains; the reply itself when none is found."""
@@ -112,16 +110,7 @@ class FormRepair:
 
 
 def _letter(reply: str, prompt: str) -> str | None:
-    for pattern in (_NAMED_LETTER, _MARKED_LETTER):
-        if found := pattern.search(reply):
-            return next(letter for letter in found.groups() if letter)
-    lone = set(_LONE_LETTER.findall(reply)) - {"I"}
-    if len(lone) == 1:
-        return lone.pop()
-    options = {letter: normalise(text) for letter, text in _OPTION.findall(prompt)}
-    text = normalise(reply)
-    named = [letter for letter, option in options.items() if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text)]
-    return named[0] if len(named) == 1 else None
+    return chosen_letter(reply, options_in(prompt))
 
 
 def _yes_no(reply: str, prompt: str) -> str | None:

@@ -6,12 +6,16 @@ A figure that has no rows to stand on is left out: precision where nothing was c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from components.data.suites.suite import group_of, subset_of
+from components.data.suites.suite import PICTURED, group_of, subset_of
 
 Figures = dict[str, float]
+
+COMPAT = "compat"
+WITH_PICTURE = "with a picture"
+MAIN = ("perception", "cognition", "vanilla", WITH_PICTURE)  # what else is told by the released reading
 
 # MME's subtasks (2306.13394); each is worth 200 points, perception up to 2000 and cognition up to 800.
 MME_PERCEPTION = (
@@ -28,11 +32,20 @@ class Scored:
     prediction: str
     answers: tuple[str, ...]
     score: float
+    compat: float | None = None
+    """The same as the suite's release reads the reply; None where it has no rule (`scorers.suite_rules`)."""
 
 
 def figures(scoring: str, rows: Sequence[Scored]) -> Figures:
-    """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty."""
-    return FIGURES[scoring](rows)
+    """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty.
+
+    Where every row has a compat score, the main figures are there once more by it, as "compat" and "compat NAME".
+    """
+    found = FIGURES[scoring](rows)
+    if any(row.compat is None for row in rows):
+        return found
+    other = FIGURES[scoring]([replace(row, score=row.compat or 0.0) for row in rows])
+    return {**found, COMPAT: other["score"], **{f"{COMPAT} {name}": other[name] for name in MAIN if name in other}}
 
 
 def mean(rows: Sequence[Scored]) -> Figures:
@@ -40,6 +53,12 @@ def mean(rows: Sequence[Scored]) -> Figures:
     subsets = _by(rows, subset_of)
     parts = {subset: _percent(found) for subset, found in subsets.items()} if len(subsets) > 1 else {}
     return {"score": _percent(rows), **parts}
+
+
+def pictured(rows: Sequence[Scored]) -> Figures:
+    """The mean over rows and subsets, and over the rows that have a picture (ScienceQA's SQA-IMG)."""
+    seen = [row for row in rows if group_of(row.sample_id).rpartition("/")[2] == PICTURED]
+    return {**mean(rows), **({WITH_PICTURE: _percent(seen)} if seen else {})}
 
 
 def pope(rows: Sequence[Scored]) -> Figures:
@@ -138,6 +157,7 @@ def constraints(rows: Sequence[Scored]) -> Figures:
 
 FIGURES: dict[str, Callable[[Sequence[Scored]], Figures]] = {
     "mean": mean,
+    "pictured": pictured,
     "pope": pope,
     "mme": mme,
     "grouped": grouped,

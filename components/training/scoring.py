@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from components.data.batch import Example
 from components.data.rows import Row as DataRow
-from components.data.rows import instruction_of
+from components.data.rows import instruction_of, plain_instruction
 from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.errors import DataError
@@ -190,7 +190,7 @@ class RowScorer:
             reply = replies.pop(row.sample_id, None)
             if reply is None:
                 raise DataError(f"test row {row.sample_id} of {task.name} was not answered; scores would be wrong.")
-            oracle = reply.oracle_text
+            oracle, asked = reply.oracle_text, _question(row)
             records.append(
                 {
                     "after": after,
@@ -199,16 +199,16 @@ class RowScorer:
                     "prompt": row.instruction,
                     "prediction": reply.text,
                     "answers": list(row.answers),
-                    "score": score(row.metric, reply.text, row.answers, row.instruction),
+                    "score": score(row.metric, reply.text, row.answers, asked),
                     "metric": row.metric,
                     "well_formed": obeys(form_of(row.metric, row.answers), reply.text, row.answers),
-                    "repaired_score": repair.score(row.metric, row.instruction, reply.text, row.answers),
+                    "repaired_score": repair.score(row.metric, asked, reply.text, row.answers),
                     "compat_score": self._compat(task, row, reply.text),
                     "routed_to": reply.routed_to,
                     "slots": None if reply.slots is None else list(reply.slots),
                     "matched": reply.matched,
                     "oracle_prediction": oracle,
-                    "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers, row.instruction),
+                    "oracle_score": None if oracle is None else score(row.metric, oracle, row.answers, asked),
                 }
             )
         if replies:
@@ -218,9 +218,9 @@ class RowScorer:
     def _compat(self, task: Task | Suite, row: DataRow, reply: str) -> float | None:
         """A row as its release's script scores it; None where the release is not known, or scores no single rows."""
         if isinstance(task, Suite):
-            return suite_score(task.name, reply, row.answers, row.instruction, row.metric)
+            return suite_score(task.name, reply, row.answers, _question(row), row.metric)
         return compat_row_score(
-            task.name, reply, row.answers, stream=self.plan.stream.name, prompt=row.instruction, metric=row.metric
+            task.name, reply, row.answers, stream=self.plan.stream.name, prompt=_question(row), metric=row.metric
         )
 
     def _captions(self, table: list[Record]) -> dict[str, dict[str, float]]:
@@ -346,6 +346,11 @@ def _served(table: list[Record], owner: Callable[[str], str]) -> dict[str, dict[
         if any(name is not None for name in routed):
             found[task] = asdict(Served.of(owner(task), routed, matched))
     return found
+
+
+def _question(row: DataRow) -> str:
+    """What the scored turn answers: the last question of the row, without the picture's mark."""
+    return plain_instruction(next((turn.text for turn in reversed(row.turns) if turn.speaker == "human"), ""))
 
 
 def _mean(table: list[Record], task: str, column: str) -> float | None:

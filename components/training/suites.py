@@ -72,4 +72,5 @@ def _scored(record: Record) -> Scored:
         prediction=str(record["prediction"]),
         answers=tuple(cast("list[str]", record["answers"])),
         score=float(str(record["score"])),
+        compat=None if record["compat_score"] is None else float(str(record["compat_score"])),
     )

@@ -262,7 +262,7 @@ def test_trace_is_text_alone(root: Path, tmp_path: Path) -> None:
     assert [row.sample_id for row in rows["fomc train"]] == ["train-1", "train-2", "train-3"]
     assert [turn.text for turn in rows["c-stance test"][1].turns] == ["What of test 1 of C-STANCE?\nAnswer:", "支持"]
     assert rows["scienceqa test"][0].answers == ("A\nBecause it is so.",)
-    assert {name for name, given in rows.items() if given[0].metric == "anls"} == {"py150 train", "py150 test"}
+    assert {name for name, given in rows.items() if given[0].metric == "edit"} == {"py150 train", "py150 test"}
     assert rows["py150 train"][0].source == "TRACE-Benchmark/LLM-CL-Benchmark_5000/Py150/train.json#1"
 
 

@@ -31,10 +31,10 @@ DIGESTS = {
     "coin-reversed": "6cc11a3df7bb73ad64ba4de8a73a15992a13ab5c8e9759628dffb1dff210bea9",
     "coin-diverse": "6494f5e72d72fcde2e35ef3e6caca487fc3880386bbe0a753c46613a640ebc8b",
     "coin-10type": "47b11e0fe4275ea984f765791f31295f65945ef9ff2d4f2faeeffdb3b2e0f40b",
-    "ucit": "52b66c8b3a10dd79094c410767c55fe805b01233d287b71ed3feacc65342ce0a",
+    "ucit": "36615c35182dbeafbd0cf78a8ccd57356c2f66d43dd3f504d3701a5fbcb1a384",
     "mllm-dcl": "8e8d1fc325b68583ef22ff02ecdce48083c7df6a2b0472ed6a0f6689ef1a0b88",
     "mllm-acl": "17d8075f755ed3447963ae801f31d35a32d119eaa0a7e93f0f735a9c1bb321f7",
-    "trace": "f3230fa7b8e5323ab8df5b4cb528a08cf642d9169418dbd09ee17278abd44465",
+    "trace": "d0ca00a44d9c0f8a57962d82ff37f216db0a5c53a58ea07e5ff4afb67c48ddc9",
     "vqacl": "42244127839f59656f55873c586e8837a24a73fe8cff8b0537f86f5b9dcc7874",
 }
 

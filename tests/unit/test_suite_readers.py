@@ -55,11 +55,11 @@ EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
     ],
     "mmmu": [
         ("Art/validation_Art_1/1", "Which?", ("B", "Manet's"), "choice", True),
-        ("Math/validation_Math_1/1", "Which?", ("24", "25"), "exact", True),
+        ("Math/validation_Math_1/1", "Which?", ("24", "25"), "number", True),
     ],
     "mathvista": [
         ("multi_choice/all/1", "Hint: give the letter.", ("B", "three"), "choice", True),
-        ("free_form/all/2", "Hint: give a number.", ("1.2",), "exact", True),
+        ("free_form/all/2", "Hint: give a number.", ("1.20",), "number", True),
     ],
     "hallusion-bench": [
         ("VD/chart_0/0-0", "Is VD larger?", ("yes",), "yes_no", True),
@@ -68,8 +68,8 @@ EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
         ("VS/chart_0/1-0", "Is VS larger?", ("no",), "yes_no", True),
     ],
     "scienceqa-test": [
-        ("natural science/all/4", "Water changes.", ("B", "steam"), "choice", True),
-        ("natural science/all/5", "Which?", ("A", "ice"), "choice", False),
+        ("natural science/picture/4", "Water changes.", ("B", "steam"), "choice", True),
+        ("natural science/text/5", "Which?", ("A", "ice"), "choice", False),
     ],
     "ocr-vqa-test": [
         ("all/0761183272/1", "Who wrote this book?", ("A. Writer",), "exact", True),

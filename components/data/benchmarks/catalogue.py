@@ -122,7 +122,7 @@ def _ucit(name: str, subset: str, train: str, size: int, tokens: int = 32, varia
         variant=variant,
         train=PartSpec(source=train, published=(size,)),
         test=PartSpec(source="test_3000.json", published=(3_000,)),
-        metric="exact",
+        metric="caption" if variant == "captions" else "exact",
         max_new_tokens=tokens,
     )
 
@@ -159,12 +159,12 @@ def _trace(name: str, subset: str, metric: str, tokens: int) -> TaskSpec:
 _TRACE = (
     _trace("c-stance", "C-STANCE", "exact", 32),
     _trace("fomc", "FOMC", "exact", 32),
-    _trace("meetingbank", "MeetingBank", "exact", 512),  # theirs allows every task 512
-    _trace("py150", "Py150", "anls", 128),
-    _trace("scienceqa", "ScienceQA", "exact", 512),
+    _trace("meetingbank", "MeetingBank", "rouge_l", 512),  # theirs allows every task 512
+    _trace("py150", "Py150", "edit", 128),
+    _trace("scienceqa", "ScienceQA", "leading_letter", 512),
     _trace("numglue-cm", "NumGLUE-cm", "exact", 32),
     _trace("numglue-ds", "NumGLUE-ds", "exact", 32),
-    _trace("20minuten", "20Minuten", "exact", 512),
+    _trace("20minuten", "20Minuten", "sari", 512),
 )
 
 VQACL_ORDER = (

@@ -42,10 +42,12 @@ def list_items(
     side: Side,
     places: Callable[[str], Sequence[str]],
     references: Callable[[int, str], Reference] | None = None,
+    metric_of: Callable[[dict[str, object]], str] | None = None,
 ) -> Iterator[RawItem | Problem]:
     """The items of one list. `places` tells where a named picture may lie below the root.
 
-    `references` finds the accepted answers of a test item by its number and its picture, if they are kept apart.
+    `references` finds the accepted answers of a test item by its number and its picture, if they are kept apart;
+    `metric_of` an item's metric, where a task's items are scored differently.
     """
     times: Counter[str] = Counter()
 
@@ -71,6 +73,7 @@ def list_items(
                 number=number,
                 stated=_stated_size(item),
                 repeated=again,
+                metric=metric_of(item) if metric_of is not None else "",
                 note=note,
             )
         ]

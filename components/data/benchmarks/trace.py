@@ -11,10 +11,9 @@ TASK: C-STANCE, FOMC, MeetingBank, Py150, ScienceQA, NumGLUE-cm, NumGLUE-ds, 20M
 task, but held-out parts are smaller where the source is (NumGLUE-cm's `eval` has 41), so test sizes are not compared.
 **Licence**: Apache-2.0 for the repository; each source has its own, which we did not establish.
 
-**Metric**: theirs is accuracy for C-STANCE, FOMC, both NumGLUE and ScienceQA, ROUGE-L for MeetingBank, an edit
-similarity for Py150 and SARI for 20Minuten. Here it is exact, and anls for Py150, which is an edit similarity too but
-0 below one half and without their clean-up of literals. Exact is a floor and no result for MeetingBank, 20Minuten and
-ScienceQA.
+**Metric**: as theirs: exact match for C-STANCE, FOMC and both NumGLUE, the letter for ScienceQA, ROUGE-L for
+MeetingBank, an edit ratio for Py150 (its placeholders written out) and SARI for 20Minuten. Their scripts compare
+character by character, ScienceQA by its first one: the compat reading (`evaluation/scorers/trace.py`).
 
 **Traps**: an answer of ScienceQA is its letter, a line break and the reasons, and only the letter counts in theirs.
 The archive holds smaller variants beside, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima,

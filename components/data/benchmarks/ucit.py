@@ -12,14 +12,9 @@ also as `train.json` and `test.json`, and the pictures in `UCIT/datasets/` or in
 
 **Order**: ImageNet-R, ArxivQA, VizWiz (captions), IconQA, CLEVR-Math, Flickr30k (captions). **Counts** (train):
 23,998, 40,000, 40,000, 29,859, 40,000, 40,000; 3,000 test rows each; counted in the files by users. **Licence**: of
-the sources. **Metric**: exact match; captions are scored exactly too, which is a floor and not a result: theirs is
-the mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr over five references, which we keep as the accepted answers.
-
-**Why no caption metrics yet**: no package was found that has them without Java. pycocoevalcap 1.2 (2020), which the
-published figures come from, is a wheel of 104 MB that is mostly Java archives for its tokenizer, METEOR and SPICE, and
-states no licence; aac-metrics fetches the same archives at its first use; sacrebleu has BLEU alone and rouge-score
-ROUGE alone. Without the tokenizer and METEOR the mean would not be the published figure under any name. The references
-are kept, so the predictions of a run can be scored by pycocoevalcap elsewhere.
+the sources. **Metric**: exact match; of a caption ROUGE-L over its references, row by row. Theirs for captions is the
+mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr over the whole file, by pycocoevalcap: that is the compat reading, which
+needs a Java (extra `captions`); the seven stand beside the predictions of a run.
 
 **Traps**: training ids name pictures in VizWiz, CLEVR and Flickr30k, so they repeat (19,441, 613 and 18,368 times);
 VizWiz holds 1,331 rows twice, word for word; ArxivQA shares 1,258 pictures, but no question, between train and test.

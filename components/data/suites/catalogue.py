@@ -61,7 +61,7 @@ SUITES: dict[str, SuiteSpec] = {
         licence=mmmu.LICENCE, get=mmmu.GET, by_rule=mmmu.BY_RULE,
     ),
     "mathvista": SuiteSpec(
-        read=mathvista.read_mathvista, metric="exact", scoring="mean", max_new_tokens=64,
+        read=mathvista.read_mathvista, metric="number", scoring="mean", max_new_tokens=64,
         published=(1_000,), licence=mathvista.LICENCE, get=mathvista.GET,
     ),
     "hallusion-bench": SuiteSpec(
@@ -69,7 +69,7 @@ SUITES: dict[str, SuiteSpec] = {
         published=(1_129, 254), licence=hallusion.LICENCE, get=hallusion.GET,
     ),
     "scienceqa-test": SuiteSpec(
-        read=scienceqa.read_scienceqa, metric="choice", scoring="mean", max_new_tokens=16,
+        read=scienceqa.read_scienceqa, metric="choice", scoring="pictured", max_new_tokens=16,
         published=(4_241,), licence=scienceqa.LICENCE, get=scienceqa.GET,
     ),
     "ocr-vqa-test": SuiteSpec(

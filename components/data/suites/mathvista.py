@@ -5,18 +5,19 @@
     ROOT/[MathVista/][data/]testmini-*.parquet
 
 Columns: `pid`, `query` (the question with its hint, as the authors ask it), `choices`, `answer` (of a multiple-choice
-question the option's words), `question_type` ("multi_choice" or "free_form"), `decoded_image`.
+question the option's words), `question_type` ("multi_choice" or "free_form"), `answer_type` ("integer", "float",
+"list" or "text"), `precision` (decimals of a float), `decoded_image`.
 
 **Counts**: 1,000. **Licence**: CC BY-SA 4.0; pictures of their sources. **Figures**: accuracy, and per question type.
 
-**Traps**: the authors have GPT-4 extract the answer from the reply. Here a letter or the option's words are looked for,
-and a free answer must be the whole reply: a floor for models that explain, to be compared with itself only. Test
-answers are not published.
+**Traps**: the authors have GPT-4 extract the answer from the reply. Here a letter or the only option's words are looked
+for, and of a free reply its number, rounded to the question's `precision`. Test answers are not published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from components.data.suites.tables import parquet_rows, picture_bytes, text_list
 
 LICENCE = "CC BY-SA 4.0; pictures of their sources"
 GET = "huggingface.co/datasets/AI4Math/MathVista"
+MAX_PRECISION = 10
 LAYOUT = "MathVista/data/testmini-*.parquet"
-COLUMNS = ("pid", "query", "choices", "answer", "question_type", "decoded_image")
+COLUMNS = ("pid", "query", "choices", "answer", "question_type", "answer_type", "precision", "decoded_image")
 
 
 def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
@@ -48,14 +50,28 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
         if answer not in options or len(options) > len(LETTERS):
             raise ItemError("wrong field", f"the answer {answer!r:.60} is none of the choices")
         answers = (LETTERS[options.index(answer)], answer)
+    elif text_of(item, "answer_type") == "float":
+        answers = (_rounded(answer, item["precision"]),)
     return [
         RawItem(
             item_id=row_id(kind, "all", id_of(item, "pid")),
             turns=question_and_answer(text_of(item, "query"), answers[0]),
             answers=answers,
             data=picture_bytes(item["decoded_image"]),
-            metric="choice" if kind == "multi_choice" else "exact",
+            metric="choice" if kind == "multi_choice" else "number",
             file=file,
             number=number,
         )
     ]
+
+
+def _rounded(answer: str, precision: object) -> str:
+    """The answer with as many decimals as the question's precision: metric "number" rounds replies to those."""
+    if not isinstance(precision, int | float) or not 0 <= precision <= MAX_PRECISION:
+        raise ItemError(
+            "wrong field", f'"precision" of a float must be 0 to {MAX_PRECISION}, this is {precision!r:.60}'
+        )
+    try:
+        return f"{Decimal(answer):.{int(precision)}f}"
+    except InvalidOperation as error:
+        raise ItemError("wrong field", f"the answer {answer!r:.60} is no number") from error

@@ -16,8 +16,8 @@ cognition (up to 800): `suite_figures.mme`.
 **Prompts**: every released question ends with "Please answer yes or no." LLaVA, whose figures most papers compare with,
 asks for a single word or phrase in its place, and so does `mme`; `mme-release` asks as the release does.
 
-**Traps**: the released script reads a reply's first four letters when they are no plain yes or no; ours reads the first
-word yes or no. Some copies leave empty lines at the end of the text files.
+**Traps**: the released script reads the first four letters of a reply that is no plain yes or no (the compat figures);
+ours reads the first word yes or no. Some copies leave empty lines at the end of the text files.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ written as text), `question_type` ("multiple-choice" or "open"), `image_1` to `i
 per subject.
 
 **Traps**: a row here has one picture, so questions about several are left out and counted in the report: the figure is
-not the published one. `<image 1>` in texts marks the picture's place and is dropped. Open questions are scored by exact
-match; the released script looks for the answer inside the reply, and guesses a letter where it finds none.
+not the published one. `<image 1>` in texts marks the picture's place and is dropped. Open questions are scored by the
+number a reply gives, or by the answer's words in it; the released script looks for the answer anywhere, and guesses a
+letter where it finds none.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     else:
         answer = text_of(item, "answer")
         answers = tuple(text_list(_literal(answer), "answer")) if answer.startswith("[") else (answer,)
-        prompt, metric = f"{question}\n{SHORT}", "exact"
+        prompt, metric = f"{question}\n{SHORT}", "number"
     return [
         RawItem(
             item_id=row_id(file.split("/")[-2], text_of(item, "id"), number),

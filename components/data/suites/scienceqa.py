@@ -8,7 +8,7 @@
 `problems.json`: PID to `question`, `choices`, `answer` (index), `hint`, `image` (a file name or null), `subject`.
 
 **Counts**: 4,241 test questions, 2,017 of them with a picture. **Licence**: CC BY-NC-SA 4.0. **Figures**: accuracy, and
-per subject.
+per subject, and over the questions with a picture (`suite_figures.pictured`), which papers call SQA-IMG.
 
 **Traps**: it is also a task of CoIN. A run that learns it there must not take it for general ability.
 """
@@ -23,7 +23,7 @@ from components.data.benchmarks.layout import answers_of, below, find, homes, id
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
 from components.data.reports import Problem
 from components.data.suites.choices import lettered
-from components.data.suites.suite import row_id
+from components.data.suites.suite import PICTURED, row_id
 from components.data.suites.tables import json_file, json_list
 from components.errors import DataError
 
@@ -54,7 +54,7 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     places = [f"{folder}{split}{pid}/{image}" for folder in ("images/", "") for split in ("test/", "")]
     return [
         RawItem(
-            item_id=row_id(text_of(item, "subject"), "all", pid),
+            item_id=row_id(text_of(item, "subject"), PICTURED if image else "text", pid),
             turns=question_and_answer(prompt, answers[0]),
             answers=answers,
             images=tuple(below(home, place) for place in places) if image else (),

@@ -17,7 +17,8 @@ from components.data.rows import Split, open_split, verify_split
 from components.errors import DataError
 
 SUITE_FORMAT = "littoral-suite/1"
-Scoring = Literal["mean", "pope", "mme", "grouped", "hallusion", "constraints"]
+PICTURED = "picture"  # the group of rows that have a picture, in suites that tell
+Scoring = Literal["mean", "pictured", "pope", "mme", "grouped", "hallusion", "constraints"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def number(prediction: str, answers: Sequence[str]) -> float:
 
     The reply's number is what follows its last "answer is", "=" or the like, else its last number: "So 7 - 3 is 4." is
     4. A reply without digits may use words up to twelve. "0.50" for "0.5", "1,200" for "1200" and "12%" for "12" are
-    right. An answer that is a list of numbers must be met by as many numbers in this order; any other as in `exact`.
+    right. An answer that is a list of numbers must be met by as many numbers in this order; any other as in `contains`.
     """
     return float(any(_gives_number(prediction, answer) for answer in answers))
 
@@ -236,7 +236,7 @@ def _number_readings(text: str) -> list[float]:
 def _gives_number(reply: str, answer: str) -> bool:
     wanted = _FREE_NUMBER.findall(answer.replace("\N{MINUS SIGN}", "-"))
     if not wanted or re.sub(r"[\s\[\](),%$€£+-]", "", _FREE_NUMBER.sub("", answer)):
-        return bool(exact(reply, [answer]))
+        return bool(contains(reply, [answer]))
     text = reply.replace("\N{MINUS SIGN}", "-")
     tails = [text[match.end() :] for match in _NUMBER_CUE.finditer(text)]
     said = next((found for tail in reversed(tails) if (found := _FREE_NUMBER.findall(tail))), None)

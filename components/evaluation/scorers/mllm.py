@@ -8,14 +8,10 @@ a language model's help and the GUI tasks by a server, so they have no rule. A r
 
 from __future__ import annotations
 
+from components.data.benchmarks.mllm_cl import CHOICE_PICTURES, FORMULA, LISTED
 from components.evaluation.scorers.metrics import exact, recall
 from components.evaluation.scorers.references import Reference, accepted_answers, text_field
 from components.evaluation.scorers.texts import contains, formula
-
-LISTED = "Which states"  # MapQA's questions whose answer is a list
-FORMULA = "Handwritten Mathematical Expression Recognition"  # OCRBench's kind of question that is scored by formula
-# What the pictures' names begin with whose questions are multiple choice; the rest is MapQA.
-CHOICE_PICTURES = ("AI2D", "TQA", "VQA", "SciVerse")
 
 
 def words_compat(prediction: str, reference: Reference) -> float:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 from rapidfuzz import fuzz
 from rouge import Rouge
@@ -31,7 +32,11 @@ _TOKEN_RULES = (
 
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
-    """The F value of PyPI rouge's "rouge-l" (sentences end at periods; words count once), best over the answers."""
+    """The F value of PyPI rouge's "rouge-l" (sentences end at periods; words count once), best over the answers.
+
+    The answer is its hypothesis and the reply its reference, as TRACE calls it; where sentences share words in another
+    order, the other way round gives another value.
+    """
     return max((_rouge_l(prediction, answer) for answer in answers), default=0.0)
 
 
@@ -93,10 +98,10 @@ def _rouge_l(prediction: str, answer: str) -> float:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 2 * (len(prediction.split()) + len(answer.split())) + 100)
     try:
-        [scores] = _rouge().get_scores(answer, prediction)  # in this order in TRACE; F is the same in the other
+        found = cast("list[dict[str, dict[str, float]]]", _rouge().get_scores(answer, prediction))  # TRACE's order
     finally:
         sys.setrecursionlimit(limit)
-    return min(1.0, float(scores["rouge-l"]["f"]))
+    return min(1.0, found[0]["rouge-l"]["f"])
 
 
 @lru_cache(maxsize=1)
