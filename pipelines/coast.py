@@ -35,7 +35,7 @@ def main() -> int:
     console = Console()
     plan = plan_stream(config)
     show_plan(console, plan)
-    other_data = data_note(command.preset, config.stream, plan.stream.digest)
+    other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:
         console.handle(Note(text=other_data, warning=True))
     if command.dry_run:

@@ -207,15 +207,17 @@ def preset_notes(name: str) -> list[str]:
     return notes
 
 
-def data_note(name: str, stream: StreamConfig, digest: str) -> str | None:
-    """A sentence where the file `name` is of a run on other data than `stream` holds now; None for any other case."""
+def data_note(name: str, config: RunConfig, digest: str) -> str | None:
+    """A sentence where the file `name` is of a run on other data than those of `config` here; None for all else."""
     if not name.endswith(".json"):
         return None
     stored = _stored(name)
-    if stored.stream_digest in (None, digest) or stream != stored.config.stream:
+    then = stored.config
+    asked = (config.stream, config.evaluation.split) != (then.stream, then.evaluation.split)
+    if stored.stream_digest in (None, digest) or asked:
         return None
     return (
-        f"{name} was made on other data of {stream.name} ({stored.stream_digest[:12]}) than there are here "
+        f"{name} was made on other data of {config.stream.name} ({stored.stream_digest[:12]}) than there are here "
         f"({digest[:12]}), so its scores need not come out again."
     )
 

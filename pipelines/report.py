@@ -41,7 +41,7 @@ with quick_imports():
     from pipelines.command import guarded
     from pipelines.report_against import against
     from pipelines.report_forecast import forecast_table, forecasts, write_calibration
-    from pipelines.report_groups import Line, grouped, label, named, require_comparable, seeds_of
+    from pipelines.report_groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
     from pipelines.report_html import write_html
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
@@ -177,7 +177,7 @@ def put(header: Line, lines: Sequence[Line], as_markdown: bool) -> None:
     if as_markdown:
         print("\n".join(markdown(header, lines)))
         return
-    print_table(header, lines)
+    print_table(*headline_first(header, lines))
 
 
 def group_lines(group: Sequence[FinishedRun]) -> list[Line]:

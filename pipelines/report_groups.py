@@ -14,6 +14,8 @@ from components.training.config import flatten
 NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
 ORDER = "stream.order"
 
+HEADLINE = ("final average", "forgetting")  # the columns people come for
+
 Line = list[str]
 
 
@@ -104,3 +106,10 @@ def label(run: FinishedRun) -> str:
     default = type(method)().options()
     changed = [f"{name} {value}" for name, value in method.options().items() if value != default[name]]
     return f"`{method.name}`" + (f" ({', '.join(changed)})" if changed else "")
+
+
+def headline_first(header: Line, lines: Sequence[Line]) -> tuple[Line, list[Line]]:
+    """The table with the figures people come for right after the name, as a screen shows it; papers have them last."""
+    first = [0, *(header.index(name) for name in HEADLINE if name in header)]
+    places = first + [place for place in range(len(header)) if place not in first]
+    return [header[place] for place in places], [[line[place] for place in places] for line in lines]

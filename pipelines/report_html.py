@@ -11,7 +11,7 @@ from components.recorded import FinishedRun
 from components.reporting.page import Content, page
 from components.reporting.papers import cell_rows, figure_rows, item_rows, latex, markdown, write_csv
 from components.reporting.replies import replies_of, row_scores
-from pipelines.report_groups import Line, grouped, named, orders_of
+from pipelines.report_groups import Line, grouped, headline_first, named, orders_of
 
 PAGE = "report.html"
 PAPERS = {"table.md": markdown, "table.tex": latex}
@@ -42,12 +42,14 @@ def write_html(
     texts: dict[str, str] = {}
     for order, name in pages.items():
         own = [run for run in runs if tuple(run.matrix.tasks) == order]
+        replied = any(replies[str(run.config.run_id)] for run in own)
+        config = own[0].config
         texts[name] = page(
             Content(
                 groups=named(grouped(own)),
-                stream=open_stream(own[0].config.stream, scored=own[0].config.evaluation.split),
+                stream=open_stream(config.stream, scored=config.evaluation.split) if replied else None,
                 replies=replies,
-                overview=overview,
+                overview=headline_first(*overview),
                 generals=tuple(generals),
                 compared=compared,
                 files=(*PAPERS, *CSV),

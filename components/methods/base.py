@@ -100,6 +100,7 @@ class MethodConfig:
     default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
     routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
     needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
+    slots_are_tasks: ClassVar[bool] = False  # True: slot i of `Selection.slots` is what task i left
     learns_from: ClassVar[LearnsFrom] = "each"
     export: ClassVar[Export] = "soft"  # the least that serving it needs
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
@@ -133,6 +134,10 @@ class MethodConfig:
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""
         raise NotImplementedError
+
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        """What `Selection.slots` names by the number `slot`, in a few words; `tasks` in the order learned."""
+        return tasks[slot] if self.slots_are_tasks and slot < len(tasks) else f"slot {slot}"
 
     def options(self) -> dict[str, Json]:
         """The options as plain JSON values."""

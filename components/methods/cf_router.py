@@ -38,6 +38,7 @@ class CfRouterConfig(SequentialLoraConfig):
     name: ClassVar[str] = "cf_router"
     export: ClassVar[Export] = "hard"
     routes: ClassVar[bool] = True
+    slots_are_tasks: ClassVar[bool] = True
 
     features: RouterFeatures = "both"  # what the router reads; "hidden" is the paper's (see the class)
     sentence_encoder: str = "minilm"  # of "both" and "instruction"

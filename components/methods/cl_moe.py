@@ -48,6 +48,7 @@ class ClMoeConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "cl_moe"
+    slots_are_tasks: ClassVar[bool] = True
 
     rank: Count = 32  # of all experts together
     num_experts: Count = 4  # of rank / num_experts each

@@ -156,6 +156,10 @@ class ContinualLlavaConfig(MethodConfig):
             alignment=alignment,
         )
 
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        task, number = divmod(slot, self.slots_per_task)
+        return f"{tasks[task]} {number + 1}" if self.pool == "owned" and task < len(tasks) else f"slot {slot}"
+
     def build(self, *, seed: int) -> ContinualLlava:
         return ContinualLlava(self, seed=seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -60,6 +60,9 @@ class EProjConfig(MethodConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
+
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        return f"projector {slot}"
 
     def build(self, *, seed: int) -> EProj:
         return EProj(self, seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -64,6 +64,9 @@ class L2PConfig(MethodConfig):
         super().__post_init__()
         if self.top_k > self.pool_size:
             raise ConfigError(f"l2p.top_k is {self.top_k}; give 1 to {self.pool_size} (l2p.pool_size).")
+
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        return f"prompt {slot}"
 
     def build(self, *, seed: int) -> L2P:
         return L2P(self, seed=seed)

@@ -119,6 +119,9 @@ class LciaConfig(MethodConfig):
             on_miss=self.on_miss,
         )
 
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        return f"group {slot}"
+
     def build(self, *, seed: int) -> Lcia:
         return Lcia(self, seed=seed)
 

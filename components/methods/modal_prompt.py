@@ -45,6 +45,7 @@ class ModalPromptConfig(MethodConfig):
 
     name: ClassVar[str] = "modal_prompt"
     routes: ClassVar[bool] = True
+    slots_are_tasks: ClassVar[bool] = True
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
 
     prompt_length: Count = 10  # tokens per task, as released

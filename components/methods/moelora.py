@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -54,6 +54,10 @@ class MoeLoraConfig(MethodConfig):
                 f"moelora.rank is {self.rank} and num_experts {self.num_experts}; the rank, which the experts share, "
                 "must be a multiple of their number."
             )
+
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        layer, expert = divmod(slot, self.num_experts)
+        return f"layer {layer} expert {expert}"
 
     def build(self, *, seed: int) -> MoeLora:
         return MoeLora(self, seed=seed)

@@ -35,6 +35,7 @@ class PrototypeConfig(SequentialLoraConfig):
 
     export: ClassVar[Export] = "soft"
     routes: ClassVar[bool] = True
+    slots_are_tasks: ClassVar[bool] = True
 
     sentence_encoder: str = "minilm"
     prototype: Literal["unit", "raw"] = "unit"  # samples count alike, or as their features' lengths, as released

@@ -59,6 +59,10 @@ class SmoloraConfig(MethodConfig):
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
 
+    def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
+        (layer, kind), block = divmod(slot // self.blocks, 2), slot % self.blocks
+        return f"layer {layer} {('VU', 'IF')[kind]} block {block}"
+
     def build(self, *, seed: int) -> Smolora:
         return Smolora(self, seed=seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.evaluation.decomposition import SPLITS, split_if_known
-from components.evaluation.ledger import Difference, benchmark_of, differences, run_protocol
+from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
 from components.recorded import FinishedRun, TaskFacts, task_facts
@@ -105,11 +105,6 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
 def stream_title(run: FinishedRun) -> str:
     """The stream's name, and that validation rows were scored where they were."""
     return run.config.stream.name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
-
-
-def is_benchmark(run: FinishedRun) -> bool:
-    """Whether anything was published for the run's stream."""
-    return benchmark_of(run.config.stream.name) is not None
 
 
 def differing_settings(groups: Groups) -> list[Setting]:

@@ -70,9 +70,9 @@ class Gallery:
 
 
 def gallery(
-    groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Reply]], stream: TaskStream
+    groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Reply]], stream: TaskStream | None
 ) -> Gallery:
-    """What the runs lost; `replies` are those of `replies_of` by run id.
+    """What the runs lost; `replies` are those of `replies_of` by run id, `stream` None where there are none.
 
     Raises `ConfigError` when the stream is not the one that the runs were scored on.
     """
@@ -85,10 +85,11 @@ def gallery(
         if not any(reply.sample_id and reply.prompt for reply in replies[run_id]):
             silent.append(run_id)
             continue
-        if stream.digest != run.stream_digest:
+        digest = "none" if stream is None else stream.digest
+        if digest != run.stream_digest:
             raise ConfigError(
                 f"{run_id} was scored on other data (digest {run.stream_digest[:12]}) than the stream "
-                f"{run.config.stream.name} holds here ({stream.digest[:12]}); its pictures cannot be shown. Give the "
+                f"{run.config.stream.name} holds here ({digest[:12]}); its pictures cannot be shown. Give the "
                 "run's record instead of its folder, or put its data back."
             )
         found = lost_rows(run, replies[run_id])
@@ -96,8 +97,8 @@ def gallery(
         for key, lost in found.items():
             losses.setdefault(key, []).append(Loss(line=line, run_id=run_id, lost=lost))
         queues += [[key for key in found if key[0] == task] for task in run.matrix.tasks]
-    shown = drawn_evenly(queues, stream.task_names)
-    pictures = _pictures(stream, shown)
+    shown = [] if stream is None else drawn_evenly(queues, stream.task_names)
+    pictures = {} if stream is None else _pictures(stream, shown)
     return Gallery(
         cards=tuple(_card(key, losses[key], pictures.get(key)) for key in shown),
         num_rows=len(losses),

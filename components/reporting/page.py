@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ from components.reporting.facts import (
     differing_settings,
     forgetting_lines,
     forgetting_parts,
-    is_benchmark,
     own_options,
     published_differences,
     stream_title,
@@ -40,7 +40,28 @@ from components.reporting.replies import KINDS, UNTOLD, Reply, row_scores
 from components.reporting.routing import routing
 
 _FOLDER = Path(__file__).with_name("pages")
+SECTIONS = {
+    "overview": "Overview",
+    "matrices": "Score matrices",
+    "curves": "Curves",
+    "forgetting": "Forgetting",
+    "routing": "Routing",
+    "lost": "Learned then lost",
+    "costs": "Costs",
+    "published": "Published results",
+    "settings": "Settings",
+}
+ABSENT = {  # why a section is not in the page
+    "forgetting": "Forgetting: no run here learned two tasks one after another.",
+    "routing": "Routing: no run here routes and has its replies in its folder; records hold none.",
+    "lost": "Learned then lost: no run here has its replies in its folder; records hold none.",
+    "published": "Published results: this project holds none of these methods on this stream.",
+    "settings": "Settings: none differs between these runs.",
+}
 _SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By format and knowledge"}
+
+# Columns that people come for, in bold and large in a phone's cards.
+HEADLINE = ("final average", "forgetting", "final average minus baseline", "forgetting minus baseline")
 
 Line = list[str]
 Table = tuple[Line, list[Line]]  # header and lines
@@ -51,7 +72,7 @@ class Content:
     """What a page is made of. `replies` are those of `replies_of` by run id, empty for records."""
 
     groups: Groups
-    stream: TaskStream
+    stream: TaskStream | None  # for the pictures of rows; None where no run has replies
     replies: dict[str, list[Reply]]
     overview: Table
     generals: tuple[Table, ...] = ()  # general ability, where it was measured
@@ -73,9 +94,27 @@ def page(content: Content) -> str:
     charts = [chart for chart, _ in (*curve_charts, *split_charts)]
     scripts = [get_plotlyjs(), (_FOLDER / "comparison.js").read_text(encoding="utf-8")]
     environment = page_environment(_FOLDER, PAGES)
-    environment.filters["coded"] = _coded
+    environment.filters |= {"coded": _coded, "pieces": _pieces}
     found = [routing(line, run, replies[str(run.config.run_id)]) for line, group in groups.items() for run in group]
+    routings = [one for one in found if one is not None]
+    published = published_differences(groups)
+    settings, own = differing_settings(groups), own_options(groups)
+    forgetting, decisions = forgetting_lines(groups), decision_tables(groups)
+    known = {
+        "overview": True,
+        "matrices": True,
+        "curves": True,
+        "forgetting": any(any(line[1:]) for line in forgetting),
+        "routing": bool(routings or decisions),
+        "lost": bool(lost.counts),
+        "costs": True,
+        "published": bool(published),
+        "settings": bool(settings or own),
+    }
     return environment.get_template("comparison.html").render(
+        sections=[(section, SECTIONS[section]) for section, there in known.items() if there],
+        absent=[ABSENT[section] for section, there in known.items() if not there],
+        headline=HEADLINE,
         stream=stream_title(runs[0]),
         backbone=runs[0].config.backbone.name,
         digest=runs[0].stream_digest[:12],
@@ -93,17 +132,16 @@ def page(content: Content) -> str:
         curve_charts=curve_charts,
         without_intervals=_without_intervals(drawn),
         split_charts=split_charts,
-        forgetting=forgetting_lines(groups),
-        decisions=decision_tables(groups),
-        routings=[one for one in found if one is not None],
+        forgetting=forgetting if known["forgetting"] else [],
+        decisions=decisions,
+        routings=routings,
         gallery=lost,
         loss_kinds=kinds,
         loss_lines=_loss_lines(lost, kinds),
         costs=cost_lines(groups),
-        benchmark=is_benchmark(runs[0]),
-        differences=published_differences(groups),
-        settings=differing_settings(groups),
-        own_options=own_options(groups),
+        differences=published,
+        settings=settings,
+        own_options=own,
         files=content.files,
         orders=content.orders,
         heat_css=heat_css(),
@@ -147,6 +185,14 @@ def _coded(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if closed and at % 2 else part for at, part in enumerate(parts)
     )
+
+
+def _pieces(text: str) -> Markup:
+    """`_coded`; a cell of figures may break before an arrow or an interval, and nowhere else."""
+    parts = re.split(r" (?=->|\[)", str(text))
+    if len(parts) == 1 and "±" not in parts[0]:
+        return _coded(text)
+    return Markup(" ").join(Markup('<span class="piece">{}</span>').format(_coded(part)) for part in parts)
 
 
 def _digest(script: str) -> str:

@@ -33,26 +33,26 @@ def routing(line: str, run: FinishedRun, replies: Sequence[Reply]) -> Routing | 
     slotted = any(reply.slots for reply in last)
     if not named and not slotted:
         return None
-    title = line.replace("`", "")
+    title, seed = line.replace("`", ""), f"seed {run.config.seed}"
     return Routing(
         run_id=str(run.config.run_id),
-        served=_served(title, routed) if named else None,
-        slots=_slots(title, routed) if slotted else None,
+        served=_served(title, seed, routed) if named else None,
+        slots=_slots(title, seed, routed, run) if slotted else None,
         rescued=_rescued(routed),
     )
 
 
-def _served(title: str, routed: dict[str, list[Reply]]) -> HeatMap:
+def _served(title: str, seed: str, routed: dict[str, list[Reply]]) -> HeatMap:
     shares = {
         task: _shares(Counter(reply.routed_to or "none" for reply in rows), len(rows)) for task, rows in routed.items()
     }
     names = {name for row in shares.values() for name in row}
     order = [*(task for task in routed if task in names), *sorted(names - set(routed))]
     ordered = {task: {name: row.get(name, 0.0) for name in order} for task, row in shares.items()}
-    return share_map(f"{title}: routed to", "rows of", ordered, "percent of the task's rows")
+    return share_map(f"{title}: routed to", "rows of", ordered, f"{seed}; percent of the task's rows")
 
 
-def _slots(title: str, routed: dict[str, list[Reply]]) -> HeatMap | None:
+def _slots(title: str, seed: str, routed: dict[str, list[Reply]], run: FinishedRun) -> HeatMap | None:
     """Uses of slots as shares of the task's uses; a row may use several.
 
     None where slots are many and alike, as the blocks of every layer are: most uses would stand under "others".
@@ -64,11 +64,11 @@ def _slots(title: str, routed: dict[str, list[Reply]]) -> HeatMap | None:
         return None
     shares: dict[str, dict[str, float]] = {}
     for task, counts in uses.items():
-        named = {str(slot): counts[slot] for slot in kept}
+        named = {run.config.method.slot_name(slot, run.matrix.tasks): counts[slot] for slot in kept}
         if len(total) > SLOTS:
             named[OTHERS] = sum(counts.values()) - sum(named.values())
         shares[task] = _shares(named, sum(counts.values()))
-    note = f"percent of the task's uses; {len(total)} slots served somebody"
+    note = f"{seed}; percent of the task's uses; {len(total)} slots served somebody"
     return share_map(f"{title}: slots", "rows of", shares, note)
 
 

@@ -41,9 +41,15 @@ def run_with_replies(
     *,
     oracle: Scores | None = None,
     repaired: Scores | None = None,
+    seed: int = 0,
+    num_slots: int = 0,
 ) -> Path:
-    """A finished run's folder; `right` counts the rows answered rightly, by (after, task)."""
-    config = replace(RunConfig(stream=STREAM, method=method, tracking=TrackingConfig(enabled=False)), run_id=name)
+    """A finished run's folder; `right` counts the rows answered rightly, by (after, task).
+
+    `num_slots`: the rows were served by that many slots in turn, and were routed to no task.
+    """
+    config = RunConfig(stream=STREAM, method=method, tracking=TrackingConfig(enabled=False))
+    config = replace(config, run_id=name, seed=seed)
     cells = [[right.get((after, task)) for task in TASKS] for after in TASKS]
     path = finished(folder, config, [[None if cell is None else 100 * cell / 16 for cell in row] for row in cells])
     tests = {task.name: [row.sample_id for row in task.test.rows()] for task in open_stream(STREAM).tasks}
@@ -66,7 +72,7 @@ def run_with_replies(
                         "score": score,
                         "repaired_score": None if repaired is None else repaired.get(at, score) if end else score,
                         "routed_to": None if oracle is None else ICON if end and at == 10 else task,
-                        "slots": None if oracle is None else [int(task == ICON)],
+                        "slots": [at % num_slots] if num_slots else None if oracle is None else [int(task == ICON)],
                         "oracle_score": None if oracle is None else oracle.get(at, score) if end else score,
                     }
                 )

@@ -80,10 +80,10 @@ def test_a_record_is_a_preset(record: Path, capsys: pytest.CaptureFixture[str]) 
     assert (config.method, config.stream, config.seed) == (SequentialLoraConfig(rank=4), STREAM, 3)
     assert config.run_id is None
     assert "Warning" not in capsys.readouterr().err
-    digest = open_stream(STREAM).digest
-    assert data_note(str(record), STREAM, digest) is None
-    assert "other data" in str(data_note(str(record), STREAM, "0" * 64))
-    assert data_note(str(record), replace(STREAM, size="mini"), "0" * 64) is None, "other data were asked for"
+    assert data_note(str(record), config, open_stream(STREAM).digest) is None
+    assert "other data" in str(data_note(str(record), config, "0" * 64))
+    larger = replace(config, stream=replace(STREAM, size="mini"))
+    assert data_note(str(record), larger, "0" * 64) is None, "other data were asked for"
 
 
 def test_what_a_record_of_another_version_sets_is_told(record: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,12 @@ from plotly.offline import get_plotlyjs
 from reported_runs import DOC, HOSTILE, ICON, three_runs
 
 from components.errors import ConfigError
+from components.methods.base import MethodConfig
+from components.methods.cf_router import CfRouterConfig
+from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.moelora import MoeLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.smolora import SmoloraConfig
 from components.recorded import FinishedRun
 from components.reporting.charts import COLOURS
 from components.reporting.facts import forgetting_parts
@@ -161,6 +167,9 @@ def test_the_gallery_shows_what_was_lost_and_why(page: Page, text: str) -> None:
 def test_routing_is_told(page: Page, text: str) -> None:
     assert page.table("cf_router: routed to") == [[DOC, "93.8", "6.2"], [ICON, "0.0", "100.0"]]
     assert page.table("cf_router: slots") == [[DOC, "100.0", "0.0"], [ICON, "0.0", "100.0"]]
+    assert "seed 0; percent of the task" in text
+    heads = [rows[0] for said, rows in page.tables if said.strip() == "cf_router: slots"]
+    assert heads == [["rows of", DOC, ICON]], "a branch is named by its task, not by its number"
     assert f"right with the task known: {DOC} 1 of 16, {ICON} 0 of 16." in text
 
 
@@ -174,6 +183,30 @@ def test_many_slots_that_serve_alike_make_no_table(runs: list[FinishedRun], alik
     found = routing("line", runs[0], [reply])
     assert found is not None
     assert (found.slots is not None) == shown
+
+
+@pytest.mark.parametrize(
+    ("method", "slot", "name"),
+    [
+        (ContinualLlavaConfig(slots_per_task=4, top_m=2), 5, "iconqa 2"),
+        (ContinualLlavaConfig(pool="shared"), 5, "slot 5"),
+        (MoeLoraConfig(num_experts=4), 9, "layer 2 expert 1"),
+        (SmoloraConfig(blocks=4), 13, "layer 1 IF block 1"),
+        (CfRouterConfig(), 1, "iconqa"),
+        (SequentialLoraConfig(), 1, "slot 1"),
+    ],
+)
+def test_slots_have_names(method: MethodConfig, slot: int, name: str) -> None:
+    assert method.slot_name(slot, TASKS) == name
+
+
+def test_sections_with_nothing_in_them_are_not_there(runs: list[FinishedRun], tmp_path: Path) -> None:
+    """A record of joint learning forgets nothing, routes nothing, holds no replies, and differs from nobody."""
+    write_html(runs[2:], tmp_path, overview=table_of(runs[2:]), generals=())
+    alone = Page((tmp_path / "report.html").read_text())
+    sections = [str(one["href"]) for one in alone.all("a") if str(one["href"]) != "#main"]
+    assert sections == ["#overview", "#matrices", "#curves", "#costs"]
+    assert [one["id"] for one in alone.all("h2")] == [section[1:] for section in sections]
 
 
 def test_data_cannot_open_the_page(page: Page, text: str) -> None:

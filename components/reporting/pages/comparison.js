@@ -49,6 +49,21 @@
     }));
   }
 
+  // A box that scrolls sideways is shaded where more of it lies.
+  for (const box of document.querySelectorAll(".scroll")) {
+    const edge = document.createElement("div");
+    edge.className = "edge";
+    box.replaceWith(edge);
+    edge.append(box);
+    const shade = () => {
+      edge.classList.toggle("more-left", box.scrollLeft > 1);
+      edge.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    };
+    box.addEventListener("scroll", shade, { passive: true });
+    new ResizeObserver(shade).observe(box);
+    shade();
+  }
+
   const filters = document.getElementById("filters");
   if (filters) {
     const cards = [...document.querySelectorAll("#gallery .card")];
