@@ -38,7 +38,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => everywhere(() => themed(ink())));
   addEventListener("beforeprint", () => everywhere((place) => ({
     ...themed(PAPER), autosize: false,
-    width: place.closest(".whole") ? PRINT_WIDTH.whole : PRINT_WIDTH.part,
+    width: place.closest(".across") ? PRINT_WIDTH.across : PRINT_WIDTH.part,
   })));
   addEventListener("afterprint", () => everywhere(() => ({ ...themed(ink()), autosize: true, width: null })));
 
