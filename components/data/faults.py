@@ -184,6 +184,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         "A grey picture of more than 8 bits does not say which values are black and white; both were assumed.",
         "Look at the picture in the report; where it is too dark or too bright, save it in 8 bits.",
     ),
+    "doubled field": _of(
+        "An object names a field twice, and JSON keeps only the last.", "Remove the one that is not meant."
+    ),
     "lists joined": _of(
         "A file holds several JSON values where one list is usual: lists written one after the other, or one a line.",
         "Nothing was lost; look whether the file was put together as you meant it.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ class _Values:
     def __init__(self, file: TextIO, remark: Callable[[int, str], None]) -> None:
         self._remark: Callable[[int, str], None] | None = remark
         self._buffer = _Buffer(file=file)
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self._doubled: set[str] = set()
         self._number = 0
         self._by_line = True
 
@@ -121,6 +123,22 @@ class _Values:
             else:
                 yield from self._value()
 
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        """An object; of a field that stands in it twice, only the last would be seen."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self._doubled |= {name for name, times in Counter(name for name, _ in pairs).items() if times > 1}
+        return found
+
+    def _decoded(self, text: str, place: int = 0) -> tuple[object | ItemError, int]:
+        """The value at a place, and where it ends."""
+        self._doubled.clear()
+        value, end = self._decoder.raw_decode(text, place)
+        if not self._doubled:
+            return value, end
+        names = ", ".join(map(repr, sorted(self._doubled)))
+        return ItemError("doubled field", f"an object of the item has {names} twice, and only one can be meant"), end
+
     def _next(self, line: int = 0) -> int:
         self._number = line if self._by_line and line > self._number else self._number + 1
         return self._number
@@ -133,7 +151,7 @@ class _Values:
             yield self._next(line), error
             return
         if inside is None:
-            yield self._next(line), readable(text, value)
+            yield self._next(line), value if isinstance(value, ItemError) else readable(text, value)
             return
         self._by_line = False
         suspect = _stray_byte(text) is not None or _HALF.search(text) is not None
@@ -148,7 +166,7 @@ class _Values:
                 buffer.use(buffer.place + 1)
                 return True
             try:
-                value, end = self._decoder.raw_decode(buffer.text, buffer.place)
+                value, end = self._decoded(buffer.text, buffer.place)
             except json.JSONDecodeError as error:
                 if len(buffer.text) - buffer.place <= _LARGEST_ITEM and buffer.more(size):
                     size *= 2  # doubling keeps retries on a long item linear
@@ -173,7 +191,7 @@ class _Values:
         while True:
             text = buffer.text[buffer.place : buffer.place + size]
             try:
-                value, used = self._decoder.raw_decode(text)
+                value, used = self._decoded(text)
                 break
             except UNREADABLE as error:
                 unfinished = isinstance(error, json.JSONDecodeError) and not text[error.pos :].strip()

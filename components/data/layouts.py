@@ -44,8 +44,12 @@ CONTENT = {
     "objects": "objects",
 }
 _PAIRS = {"instruction": ("output", "input", "history"), "query": ("response", "history")}
-_OTHER_PICTURES = ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture")
-_NUMBERED_PICTURE = re.compile(r"image_?\d+")
+_OTHER_PICTURES = frozenset(
+    ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture", "photo")
+)
+_NUMBERED_PICTURE = re.compile(r"images?_?\d+")
+_PICTURE_FILE = re.compile(r"[^\n]+\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp)", re.IGNORECASE)
+_MEDIA_FILE = re.compile(r"[^\n]+\.(?:avi|flac|m4a|mkv|mov|mp3|mp4|ogg|opus|wav|webm)", re.IGNORECASE)
 # All fields of an item that are looked at, besides its id and accepted answers.
 FIELDS = frozenset((*TALKS, *PICTURES, *SYSTEM, *CONTENT, *(name for names in _PAIRS.values() for name in names)))
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "chatgpt": "gpt"}
@@ -54,6 +58,8 @@ _FLAGS = ("weight", "loss", "loss_scale", "train", "training")
 _LEARN_QUESTIONS = ("train", "training")  # where true at a question means to learn it
 _TURN_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "train_detail",
                  "training_detail", *PICTURES, *CONTENT)  # fmt: skip
+_SHOWN = "pictures"  # of a turn that is being read
+_READ_AS_TEXT = ("id", "answers", *TALKS)
 _TURN_KNOWN = {"from", "role", "value", "content", "human", "assistant", *_FLAGS, *_TURN_CONTENT}
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 _OTHER_MEDIA = re.compile(r"<\|?(?:video|audio|speech)(?:_pad)?\|?>|</?(?:video|audio)_?\d*>")
@@ -91,7 +97,17 @@ def as_llava(item: Item, number: int) -> Item:
 
 def other_picture(name: str) -> bool:
     """Whether a field has the name of a picture, and not the one that is read."""
-    return name in _OTHER_PICTURES or _NUMBERED_PICTURE.fullmatch(name) is not None
+    plain = _plain(name)
+    return plain in _OTHER_PICTURES or _NUMBERED_PICTURE.fullmatch(plain) is not None or plain in PICTURES != name
+
+
+def is_content(name: str) -> bool:
+    """Whether a field has the name of content, in any spelling, that rows cannot hold or that is called otherwise."""
+    return _plain(name) in FIELDS or other_picture(name)
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("-", "_")
 
 
 def unread(item: Item) -> list[str]:
@@ -136,20 +152,31 @@ def _said(value: object) -> bool:
 
 def _check_content(item: Item, talk: str) -> None:
     """Raise `ItemError` for content that a row cannot hold."""
-    for name in SYSTEM:
-        if _said(item.get(name)):
-            text = f"the item has the system text {item[name]!r:.60}, which a row cannot hold"
-            raise ItemError("system text", text)
-    for name, kind in CONTENT.items():
-        if _said(item.get(name)):
-            raise ItemError(kind, f"the item has {name!r}, which a row cannot hold")
-    for name in ("history", "input", "output", "response"):
-        if _said(item.get(name)) and name not in _PAIRS.get(talk, ()):
-            raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
+    places = _PAIRS.get(talk, ())
     pictured = any(_said(item.get(name)) for name in PICTURES)
-    for name in item:
-        if _said(item[name]) and other_picture(name) and not (pictured and name in _OTHER_PICTURES):
+    for name, value in item.items():
+        if name in PICTURES or not _said(value):
+            continue
+        plain = _plain(name)
+        if plain in SYSTEM:
+            raise ItemError("system text", f"the item has the system text {value!r:.60}, which a row cannot hold")
+        if plain in CONTENT:
+            raise ItemError(CONTENT[plain], f"the item has {name!r}, which a row cannot hold")
+        if plain in ("history", "input", "output", "response") and name not in places:
+            raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
+        if _NUMBERED_PICTURE.fullmatch(plain) or (not pictured and (other_picture(name) or _shows(name, value, talk))):
             raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
+        if not pictured and name not in _READ_AS_TEXT and isinstance(value, str) and _MEDIA_FILE.fullmatch(value):
+            raise ItemError("video or audio", f"the item names {value!r:.60} in {name!r}; a row has neither")
+
+
+def _shows(name: str, value: object, talk: str) -> bool:
+    """Whether a field that is not read holds a picture: a path of one, or bytes."""
+    if name in _READ_AS_TEXT or name in (talk, *_PAIRS.get(talk, ())):
+        return False
+    if isinstance(value, dict):
+        return isinstance(value.get("bytes"), bytes)
+    return isinstance(value, bytes) or (isinstance(value, str) and _PICTURE_FILE.fullmatch(value) is not None)
 
 
 def _is_own(item: Item) -> bool:
@@ -188,12 +215,12 @@ def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
 def _of_pairs(item: Item, question: str) -> Iterator[Item]:
     answer = _PAIRS[question][0]
     asked = [item.get(question), item.get("input") if question == "instruction" else None]
-    texts = [_joined(text, question) for text in asked if _said(text)]
-    for pair in [*_list(item.get("history") or [], "history"), ["\n".join(texts), item.get(answer)]]:
+    parts = [part for text in asked if _said(text) for part in (text if isinstance(text, list) else [text])]
+    for pair in [*_list(item.get("history") or [], "history"), [parts, item.get(answer)]]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ItemError("wrong field", '"history" must be a list of pairs of a question and an answer')
-        yield {"from": "human", "value": _joined(pair[0], question)}
-        yield {"from": "gpt", "value": _joined(pair[1], answer)}
+        yield {"from": "human", **_joined(pair[0], question)}
+        yield {"from": "gpt", **_joined(pair[1], answer)}
 
 
 def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
@@ -207,15 +234,15 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
         flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
         if "from" in turn or "role" in turn:
             name = _one(turn, ("from", "role"), index)
-            text = _joined(_one(turn, ("value", "content"), index), f"value of turn {index}")
-            yield {"from": _SPEAKERS.get(str(name), name), "value": text, **flags}
+            said = _joined(_one(turn, ("value", "content"), index), f"value of turn {index}")
+            yield {"from": _SPEAKERS.get(str(name), name), **said, **flags}
             continue
         pair = [(name, turn[name]) for name in ("system", "human", "user", "assistant", "gpt") if name in turn]
         if not pair:
             raise ItemError("missing field", f'turn {index} of {talk!r} needs "role" and "content"')
         for name, text in pair:
             speaker = _SPEAKERS.get(name, name)
-            yield {"from": speaker, "value": _joined(text, name), **(flags if speaker == "gpt" else {})}
+            yield {"from": speaker, **_joined(text, name), **(flags if speaker == "gpt" else {})}
 
 
 def _one(turn: Item, names: Sequence[str], index: int) -> object:
@@ -226,42 +253,46 @@ def _one(turn: Item, names: Sequence[str], index: int) -> object:
     return given[0] if given else None
 
 
-def _joined(value: object, name: str) -> str:
-    """A text, or the parts of one that OpenAI's layout allows: a picture becomes its placeholder or its tag."""
-    if isinstance(value, list):
-        return "\n".join(_part(part) for part in value)
-    if not isinstance(value, str):
+def _joined(value: object, name: str) -> Item:
+    """A text, or the parts of one that OpenAI's layout allows, and the pictures among them.
+
+    A picture becomes its placeholder.
+    """
+    if not isinstance(value, str | list):
         raise ItemError("missing field", f"the field {name!r} needs a text")
-    return value
+    if isinstance(value, str):
+        return {"value": value, _SHOWN: []}
+    parts = [_part(part, name) for part in value]
+    pictures = [picture for _, picture in parts if picture is not None]
+    return {"value": "\n".join(text for text, _ in parts), _SHOWN: pictures}
 
 
-def _part(part: object) -> str:
+def _part(part: object, name: str) -> tuple[str, object]:
+    """The text of a part, and its picture, which may also be named elsewhere."""
     if isinstance(part, str):
-        return part
+        return part, None
     if not isinstance(part, dict):
-        raise ItemError("wrong field", "a part of a message must be a text or an object with a type")
-    kind = part.get("type") or next((name for name in ("text", "image", "image_url") if part.get(name)), None)
+        raise ItemError("wrong field", f"a part of {name!r} must be a text or an object with a type")
+    kind = part.get("type") or next((key for key in ("text", "image", "image_url") if part.get(key)), None)
     if kind in ("text", "input_text", "output_text"):
-        return _joined(part.get("text"), "text")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise ItemError("missing field", f"a part of {name!r} needs a text")
+        return text, None
     if kind not in ("image", "image_url", "input_image"):
         raise ItemError("wrong field", f"a part of a message must be a text or an image, this is {kind!r}")
-    given = next((part[name] for name in ("image", "image_url", "path", "url") if _said(part.get(name))), None)
-    path = given.get("url") or given.get("path") if isinstance(given, dict) else given
-    if path is not None and not isinstance(path, str):
-        raise ItemError("wrong field", f'an image in a message must be a path, or stand in "images", not {path!r:.40}')
-    return IMAGE_TOKEN if path is None else f"<img>{path}</img>"
+    given = next((part[key] for key in ("image", "image_url", "path", "url") if _said(part.get(key))), None)
+    return IMAGE_TOKEN, given if given is None else _reference(given)
 
 
 def _placed(turn: Item, index: int, pictures: list[object]) -> str:
-    """The text of a turn, its tagged pictures moved to `pictures` and replaced by placeholders."""
-    text = str(turn["value"])
+    """The text of a turn, its pictures moved to `pictures`, and tags of them replaced by placeholders."""
+    text, shown = str(turn["value"]), cast(list[object], turn.pop(_SHOWN, []))
     if turn["from"] != "human":
-        if _TAGGED.search(text):
-            raise ItemError(
-                "picture in an answer", f"turn {index} is an answer that shows a picture; only questions can"
-            )
+        if shown or _TAGGED.search(text):
+            raise ItemError("picture in an answer", f"turn {index} is an answer that shows a picture")
         return text
-    pictures += _TAGGED.findall(text)
+    pictures += [*shown, *_TAGGED.findall(text)]
     text = _TAGGED.sub(IMAGE_TOKEN, text)
     if found := _OTHER_MEDIA.search(text):
         raise ItemError("video or audio", f"turn {index} holds {found.group()}; a row has neither video nor audio")
@@ -272,15 +303,20 @@ def _placed(turn: Item, index: int, pictures: list[object]) -> str:
 
 
 def _pictures(item: Item) -> Iterator[object]:
-    """What `image` and `images` name: paths and bytes, or whatever else stands there."""
+    """What `image` and `images` name."""
     for name in PICTURES:
         value = item.get(name)
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict):
-                named = (one.get(key) for key in ("bytes", "path", "url"))
-                yield next((found for found in named if found is not None), one)
-            elif one is not None:
-                yield one
+            if one is not None:
+                yield _reference(one)
+
+
+def _reference(picture: object) -> object:
+    """A picture's bytes, or else its path; or whatever else stands there."""
+    if not isinstance(picture, dict):
+        return picture
+    named = (picture.get(key) for key in ("bytes", "path", "url"))
+    return next((found for found in named if found is not None), picture)
 
 
 def _image(pictures: Sequence[object]) -> object:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from components.errors import DataError
 
 FORMAT = "littoral-rows/1"
-IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, first thing in the first human turn of a row that has a picture
+IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, at the start of the question that shows the row's picture
 
 SCHEMA = pa.schema(
     [

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.json_items import UNREADABLE, Numbered, why_unreadable
-from components.data.layouts import FIELDS, TALKS, other_picture
+from components.data.layouts import FIELDS, PICTURES, TALKS, is_content
 from components.data.reports import ItemError
 from components.data.rows import SCHEMA
 from components.data.storage import Location, reason
@@ -92,7 +92,19 @@ def _known(schema: pa.Schema, location: Location) -> list[str]:
     doubled = [name for name, times in Counter(schema.names).items() if times > 1]
     if doubled:
         raise DataError(f"{location.shown} has the column {doubled[0]!r} twice; give each its own name.")
-    return [name for name in schema.names if name in _COLUMNS or other_picture(name)]
+    pictured = any(name in schema.names for name in PICTURES)
+    return [
+        field.name
+        for field in schema
+        if field.name in _COLUMNS or is_content(field.name) or (not pictured and _is_picture(field.type))
+    ]
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    """Whether a column may hold pictures: bytes, or objects of bytes."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:

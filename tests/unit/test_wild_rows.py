@@ -97,6 +97,8 @@ DAMAGED = {
     "a broken pretty object": (f'{json.dumps(llava("1"), indent=1)}\n{{\n"id": oops\n}}', 1, "not JSON"),
     "two lists of rows": (f'{{"train": [{ONE}], "test": [{TWO}]}}\n{THREE}', 1, "several lists|holds the lists"),
     "an object without rows": (f'{{"info": {{"a": 1}}}}\n{ONE}', 1, '"conversations" is missing|"id" is missing'),
+    "a field twice": (f'{{"image": "b.png", {TWO[1:]}\n{ONE}', 1, "'image' twice"),
+    "a turn's field twice": (TWO.replace('"from"', '"value": "B", "from"') + f"\n{ONE}", 1, "'value' twice"),
     "a number": (f"7\n{ONE}", 1, "this is a number"),
     "turns without a row": (json.dumps([talk()]) + f"\n{ONE}", 1, "a list"),
 }
@@ -226,6 +228,10 @@ NAMED: dict[str, tuple[Item, str]] = {
     "two conversations": (llava(messages=messages("Other?")), "several layouts"),
     "the picture under another name": ({"image_path": "a.png", "messages": messages("Q?")}, "other picture"),
     "numbered pictures": (llava(image_2="b.png"), "other picture"),
+    "a capital": ({"id": "1", "Image": "a.png", "conversations": talk("Q?")}, "other picture"),
+    "a field of its own name": ({"id": "1", "scan of today": "a.PNG", "conversations": talk("Q?")}, "other picture"),
+    "a film of its own name": ({"id": "1", "clip": "b/a.mp4", "conversations": talk("Q?")}, "video or audio"),
+    "System with a capital": (llava(System="Be brief."), "system text"),
     "an empty path": (llava(image=""), "wrong field"),
     "a number as picture": (llava(image=7), "wrong field"),
     "two texts of a turn": (llava(conversations=talk(content="B")), "several layouts"),
@@ -352,6 +358,29 @@ def test_columns_that_mean_nothing_are_counted(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"messages": messages("Q?"), "vector": [0.5]}] * 2), file)
     report, _ = prepared(tmp_path, file.getvalue(), name="train.parquet")
     assert dict(report.files[0].fields) == {"vector": 2}
+
+
+def test_pictures_inside_a_column_of_another_name_are_named(tmp_path: Path) -> None:
+    rows = [{"messages": messages("Q?"), "photograph": {"bytes": b"x", "path": None}}, {"messages": messages("Q?")}]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    report, kept = prepared(tmp_path, file.getvalue(), name="train.parquet")
+    assert [(problem.row, problem.kind) for problem in report.problems] == [(1, "other picture")]
+    assert len(kept) == 1
+
+
+def test_a_picture_inside_a_message_is_the_rows(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (7, 9), "green").save(data, "PNG")
+    parts = [{"type": "image", "text": None, "image": {"bytes": data.getvalue(), "path": None}},
+             {"type": "text", "text": "What?", "image": None}]  # fmt: skip
+    answer = [{"type": "text", "text": "A", "image": None}]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"messages": messages(parts, answer)}]), file)
+    report, (row,) = prepared(tmp_path, file.getvalue(), name="train.parquet")
+    assert not report.faults
+    assert (row.image, row.width, row.height) == (data.getvalue(), 7, 9)
+    assert [turn.text for turn in row.turns] == ["<image>\nWhat?", "A"]
 
 
 REPEATED = [llava("1", conversations=talk(f"<image>\nQ{at}?")) for at in range(3)]
