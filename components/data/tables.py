@@ -92,19 +92,20 @@ def _known(schema: pa.Schema, location: Location) -> list[str]:
     doubled = [name for name, times in Counter(schema.names).items() if times > 1]
     if doubled:
         raise DataError(f"{location.shown} has the column {doubled[0]!r} twice; give each its own name.")
+    own = _OWN - _COLUMNS if "sample_id" in schema.names else ()
     pictured = any(name in schema.names for name in PICTURES)
-    return [
-        field.name
-        for field in schema
-        if field.name in _COLUMNS or is_content(field.name) or (not pictured and _is_picture(field.type))
-    ]
+    return [field.name for field in schema if field.name not in own and _is_read(field, pictured=pictured)]
 
 
-def _is_picture(kind: pa.DataType) -> bool:
-    """Whether a column may hold pictures: bytes, or objects of bytes."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _is_read(column: pa.Field, *, pictured: bool) -> bool:
+    """Whether a column means something, or may hold content that a row then cannot hold."""
+    if column.name in _COLUMNS or is_content(column.name):
+        return True
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return True  # a text may be the path of a picture
+    if pa.types.is_struct(column.type):
+        return not pictured and column.type.get_field_index("bytes") >= 0
+    return not pictured and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
