@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Init = Literal["kaiming", "gaussian", "paper"]
+Init = Literal["kaiming", "gaussian", "small", "paper"]  # see `LowRankPairs.init_down`
 Scale = float | Tensor  # a constant, or [B, 1, S*R] / [1, 1, S*R]
 
 
@@ -76,13 +76,18 @@ class LowRankPairs(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, width, device=device, dtype=torch.float32))
 
     def init_down(self, init: Init, generator: torch.Generator) -> None:
-        """Draw `down` on the CPU, so that every device and every worker gets the same bits."""
+        """Draw `down` on the CPU, so that every device and every worker gets the same bits.
+
+        kaiming: U(-b, b), b = 1 / sqrt(d_in), as peft; gaussian: N(0, 1 / rank); small: N(0, 0.01); paper: N(0, 1).
+        """
         values = torch.empty(self.down.shape)
         if init == "kaiming":  # as peft does: kaiming_uniform with a = sqrt(5)
             bound = 1.0 / math.sqrt(values.shape[1])
             values.uniform_(-bound, bound, generator=generator)
         elif init == "gaussian":
             values.normal_(0.0, 1.0 / self.rank, generator=generator)
+        elif init == "small":  # as CoIN's and HiDe's code draw it, whatever the width
+            values.normal_(0.0, 0.01, generator=generator)
         else:
             values.normal_(0.0, 1.0, generator=generator)
         with torch.no_grad():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Space = Literal["projected", "hidden"]
-Penalty = Literal["paper", "released"]
+Penalty = Literal["mean_square", "first_release", "paper"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
 UNIT_WORDS = 512  # random tokens that stand for all
@@ -128,12 +128,13 @@ class PromptComponents(nn.Module):
 def gram_distance(rows: Tensor, penalty: Penalty) -> Tensor:
     """rows [S, N, X] -> sum over S of the size of X X^T - I, which is zero for orthonormal rows.
 
-    "paper": the Frobenius norm. "released": a millionth of the mean squared entry.
+    "paper": the Frobenius norm. "mean_square": the mean squared entry. "first_release": a millionth of that.
     """
     residual = rows @ rows.mT - torch.eye(rows.shape[1], device=rows.device)
     if penalty == "paper":
         return torch.linalg.vector_norm(residual, dim=(1, 2)).sum()
-    return residual.square().mean(dim=(1, 2)).sum() * 1e-6
+    mean = residual.square().mean(dim=(1, 2)).sum()
+    return mean * 1e-6 if penalty == "first_release" else mean
 
 
 def orthonormal_rows(count: int, old: Tensor, generator: torch.Generator) -> Tensor:

@@ -106,7 +106,6 @@ class MethodConfig:
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
     draws: ClassVar[bool] = True  # False: it draws no random number, so a seed changes the order of the data only
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
-    before: ClassVar[Mapping[str, Json]] = {}  # options that older files lack and that then were not as the default is
 
     def __post_init__(self) -> None:
         check_options(self, self.name)
@@ -120,6 +119,11 @@ class MethodConfig:
     def tiny(cls) -> Self:
         """Options for tests: the defaults without anything that is slow or needs a download."""
         return cls()
+
+    @classmethod
+    def older(cls, options: Mapping[str, Json]) -> dict[str, Json]:
+        """Options from a file, with what older files meant where that differs from today's names and defaults."""
+        return {**options}
 
     @property
     def stored_samples(self) -> int:
@@ -290,11 +294,7 @@ class Method:
         if not isinstance(options, dict):
             raise CheckpointError("the checkpoint's method state names no options; it is damaged, start a new run.")
         kind = type(self.config)
-        known = {
-            **kind().options(),
-            **kind.before,
-            **options,
-        }  # an option that is newer than the checkpoint: its default
+        known = {**kind().options(), **kind.older(options)}  # an option that is newer than the checkpoint: its default
         for name, value in self.config.options().items():
             if known[name] != value:
                 raise CheckpointError(

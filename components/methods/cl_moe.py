@@ -111,7 +111,8 @@ class ClMoe(ReadsInstructions, Method):
         - specific="old", as written there: experts in the former task's list and not in the new one's take most of
           phi. specific="new" is our reading of the idea (the new task's own experts take most of phi).
         - Their lists hold up to 8 of at most 8 experts, so no expert is specific; `top_experts` is 2, as many as are
-          counted per token. top_experts = num_experts is theirs.
+          counted per token, which lets the momentum rule act at all: stronger than what was released.
+          top_experts = num_experts is theirs.
         - Uses are counted for every training token, not when the clock shows second 30. statistics="model" sums over
           layers as they do, although expert e of one layer has nothing to do with expert e of the next; "layer" does
           not. G as shares of the counts is our reading of a comment.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -55,10 +55,17 @@ class CodaPromptConfig(MethodConfig):
     layers: str = "0-4"  # 0-based, first and last
     components_per_task: Count = 10  # the paper: 100 for ten tasks
     prompt_length: Count = 8  # half of it keys, half values
-    orthogonality: NonNegative = 0.1  # lambda; the released commands set it to 0 since new components start orthogonal
-    penalty: Penalty = "released"  # its measure: a millionth of the mean squared entry; "paper": the norm
+    orthogonality: NonNegative = 0.0
+    """Lambda: 0 in the released commands, since new components start orthogonal; 0.1 in the paper."""
+    penalty: Penalty = "mean_square"
+    """What lambda weighs: the mean squared entry, as released; a millionth of that (at first); or the paper's norm."""
     prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
     sentence_encoder: str = "minilm"
+
+    @classmethod
+    def older(cls, options: Mapping[str, Json]) -> dict[str, Json]:
+        """The first release's measure was called "released"."""
+        return {**options, "penalty": "first_release"} if options.get("penalty") == "released" else {**options}
 
     @classmethod
     def tiny(cls) -> Self:  # for a model of three layers
@@ -97,9 +104,12 @@ class CodaPrompt(ReadsInstructions, Method):
         - The number of tasks need not be known: M components a task, instead of a pool divided by the task count.
         - New components are drawn orthonormal and orthogonal to the earlier ones, as later versions of the released
           code do, while the dimensions have room for all; after that they are orthonormal among themselves.
-        - lambda is 0.1 in the paper and its measure written as the norm |.|_2 (Frobenius here); the released code takes
-          a millionth of the mean squared entry, and its later commands lambda = 0. "released" is the default: under
-          the norm, prompts cannot grow beyond length 1, which leaves a language model nearly unmoved.
+        - lambda is 0.1 in the paper and its measure written as the norm |.|_2 (Frobenius here). The released code takes
+          the mean squared entry ("mean_square", the default), its first version a millionth of that ("first_release"),
+          and its commands have lambda = 0 since components start orthogonal: the default, which makes the measure
+          idle. Under the norm, prompts cannot grow beyond length 1, which leaves a language model nearly unmoved.
+        - Published runs see every row 20 to 50 times; under this project's default budget of 60 updates none is seen
+          twice, and prompts learn little.
         - prefix_space: in the paper's formula p_K and p_V pass the layer's projections ("hidden"), in the released
           code they join after them ("projected", the default: as many numbers as the heads read, no work per token).
         - A decoder has positions and a causal mask: every token sees the prefix, tokens keep their positions, and

@@ -55,8 +55,6 @@ class ContinualLlavaConfig(MethodConfig):
     routes: ClassVar[bool] = True
     default_learning_rate: ClassVar[float] = 5e-4  # factors start at N(0, 1), forty times LoRA's usual size
 
-    before: ClassVar[Mapping[str, Json]] = {"contextual_learning_rate": None}
-
     slots_per_task: Count = 8
     """Slots that a task owns in an owned pool."""
     rank: Count = 8
@@ -110,6 +108,10 @@ class ContinualLlavaConfig(MethodConfig):
     """Stage 1: instructions looked at per task, evenly spaced."""
     alignment_min_updates: CountOrZero = 480
     """Stage 1: at least so many updates, what 20,000 instructions get; 0 takes the literal number of epochs."""
+
+    @classmethod
+    def older(cls, options: Mapping[str, Json]) -> dict[str, Json]:
+        return {"contextual_learning_rate": None, **options}
 
     @classmethod
     def tiny(cls) -> Self:

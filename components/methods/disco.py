@@ -57,8 +57,9 @@ class Disco(PrototypeBranches):
         - Weights are per sample; the released code weighs by a batch's mean text and evaluates with batches of 1.
         - Branches of tasks to come take no part; in the released code an unused one has a cosine of 0 and takes weight
           unless it is cut off by the number of learned ones.
-        - Branches sit on o_proj as in the other methods here (there: on the MLP, targets="mlp\\.(gate|up|down)_proj"),
-          the projector stays frozen (there it is tuned), and the learning rate is LoRA's, 2e-3.
+        - Branches sit on o_proj as in the other methods here (MCITlib: on all linear layers; FCIT: on the MLP,
+          targets="mlp\\.(gate|up|down)_proj"), the projector stays frozen (there it is tuned), and the learning rate is
+          LoRA's, 2e-3.
         - `routed_to` is the task with the largest w; with oracle routing a task is served as right after its training,
           bit for bit, so forgetting is zero then.
     ZeRO: all stages. Training uses one branch; prototypes are gathered on the plain model after the engine.

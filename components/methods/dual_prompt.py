@@ -98,6 +98,8 @@ class DualPrompt(ReadsInstructions, Method):
     Overrides: attach, begin_task, select, loss (pull), end_task, structure.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs, and why:
+        - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen
+          twice, and prompts learn little. Give epochs for a fair figure.
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
         - p_K and p_V have L pairs each, as in the released code; the paper cuts a prompt of length L in two halves.

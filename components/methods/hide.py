@@ -32,8 +32,12 @@ class HideConfig(PrototypeConfig):
 
     name: ClassVar[str] = "hide"
 
-    fusion: Literal["factors", "sum", "mean"] = "factors"  # see the class
-    temperature: Positive = 0.1  # of the softmax over tasks, as released
+    init: Literal["kaiming", "gaussian", "small"] = "small"
+    """How a branch's down starts: N(0, 0.01) as in the code (small), peft's draw, or N(0, 1 / rank)."""
+    fusion: Literal["factors", "sum", "mean"] = "factors"
+    """How all layers but the last merge the tasks' branches: see the class; factors is the code's."""
+    temperature: Positive = 0.1
+    """Temperature of the softmax over tasks, as released."""
 
     def build(self, *, seed: int) -> Hide:
         return Hide(self, seed=seed)
@@ -58,11 +62,10 @@ class Hide(PrototypeBranches):
     Overrides: attach, select (two scopes), weights, end_task, features of `PrototypeBranches`.
     Carried between tasks: every task's branch, frozen, and two prototypes a task.
     Differs, and why:
-        - How the other layers are fused: three public copies of the authors' layer (the original file was not at hand)
-          add up the factors, each with coefficient 1, and multiply the sums: "factors". It holds cross terms
-          up_i down_j. It is the default because it is the one reading with code behind the published figures, as far
-          as that can be told. A re-implementation (LAMDA-CL/Prism) adds whole increments: "sum". Summaries of the
-          paper speak of uniform merging; its formula was not at hand, and "mean" is the reading as an average.
+        - How the other layers are fused: the authors' layer adds up the factors, each with coefficient 1, and
+          multiplies the sums: "factors". It holds cross terms up_i down_j. A re-implementation (LAMDA-CL/Prism) adds
+          whole increments: "sum". Summaries of the paper speak of uniform merging; its formula was not at hand, and
+          "mean" is the reading as an average.
         - CLIP's two towers are replaced by what is there: the mean of the backbone's own frozen vision features, and
           the frozen sentence encoder of the other methods. Their cosines spread differently from CLIP's, so 0.1 may
           choose less sharply than in the paper.

@@ -101,7 +101,8 @@ class KeepLora(TaskBranches):
           come from a randomised solver; here they are exact.
         - It adapts all linear layers of the language model and trains the projector along; here o_proj alone by
           default, and no projector: a projector that moves changes every input that U protects.
-        - The learning rate is reasoned (see its line), not tuned. KeepLoRA++ (arXiv 2606.16256) is not included.
+        - The learning rate, 1e-3, is reasoned (see its line), not tuned; the codes' configurations for UCIT have 2e-4,
+          for MLLM-DCL 2e-5, at ranks 32 and 64. KeepLoRA++ (arXiv 2606.16256) is not included.
     ZeRO: all stages. Surveys run on the plain model, before the engine and after it; what trains is plain LoRA.
     """
 

@@ -86,6 +86,8 @@ class L2P(ReadsInstructions, Method):
     Overrides: attach, begin_task, select, loss (pull), step and end_task (counts), task_state, state_dict.
     Carried between tasks: the pool, its keys, the counts. Nothing is frozen: later tasks overwrite prompts they share.
     Differs, and why:
+        - Published runs see every row 5 times; under this project's default budget of 60 updates none is seen twice,
+          and prompts learn little. Give epochs for a fair figure.
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
         - The prompts stand before the first token of the row (chat template included), so that a causal model's every

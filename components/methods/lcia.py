@@ -267,8 +267,8 @@ class Lcia(Method):
                 "group": decision.group,
                 "similarity": decision.similarity,
                 "reused": decision.reused,
-                "ema_steps": 0,
-                **(decision.averaged or {}),
+                **(averaged := decision.averaged or {}),
+                "ema_steps": int(averaged.get("ema_steps", 0)),
             }
             for decision in self.codebook.decisions
             if decision.task in self.tasks

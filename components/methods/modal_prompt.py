@@ -79,6 +79,8 @@ class ModalPrompt(ReadsInstructions, Method):
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
     Differs, and why:
+        - Published runs see every row ten times; under this project's default budget of 60 updates none is seen twice,
+          and prompts learn little. Give epochs for a fair figure.
         - Pictures and texts are seen by the tower's mean tokens and the sentence encoder instead of CLIP's two towers,
           which share a space. Hence a prototype has two parts, from one hidden layer and two output layers.
         - A text-only sample is guided by its text alone and adds no picture term; the released code shows it a blank.

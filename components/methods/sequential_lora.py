@@ -38,7 +38,7 @@ class SequentialLoraConfig(MethodConfig):
     alpha: Positive = 64.0  # the increment is scaled by alpha / rank
     dropout: ShareBelowOne = 0.0  # on the adapter's input, while training
     targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
-    init: Literal["kaiming", "gaussian"] = "kaiming"
+    init: Literal["kaiming", "gaussian", "small"] = "kaiming"  # of `down`: peft's, N(0, 1 / rank), or N(0, 0.01)
     train_projector: bool = False  # a float32 copy of the multimodal projector trains along, as in LLaVA's recipe
     projector_rate: Positive = 0.125  # its learning rate relative to the adapter's; LLaVA and CoIN name a tenth
 

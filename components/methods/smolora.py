@@ -51,7 +51,8 @@ class SmoloraConfig(MethodConfig):
     targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
 
     vu_reads: Literal["prompt", "picture"] = "prompt"  # positions of the layer's input that are averaged
-    instruction_field: Field = "last_line"  # what is embedded: "last_line", "last_line_to_colon" or "whole"
+    instruction_field: Field = "last_line_to_colon"
+    """What is embedded of an instruction: its last line, up to a colon or all of it, or the whole."""
     sentence_encoder: str = "minilm"  # the code's
     router: Literal["fixed", "straight_through"] = "fixed"  # as the code's come out, or trained in the first task
 
@@ -95,7 +96,10 @@ class Smolora(ReadsInstructions, Method):
           before the first answer, and generated tokens keep their prompt's blocks. A summary of the paper speaks of
           visual features: vu_reads="picture" takes the picture's positions (the prompt's where there is none).
         - The code embeds one hand-written instruction per task and is told the task, at test too. Here each sample's
-          own instruction is embedded; its last line is where such streams say how to answer. No task id is needed.
+          own instruction is embedded; its last line is where such streams say how to answer, and what stands behind a
+          colon there differs from row to row. Where the last line is the question itself, rows are routed by question,
+          not by task, which is weaker than published. No task id is needed.
+        - The code's scripts have weight decay 0.01 and dropout 0.05; here both are 0.
         - The projector stays frozen as in all our methods; the code trains it at 2e-5.
         - The learning rate is that of plain LoRA here, not tuned: a chosen block is a LoRA of scale 2.
     """

@@ -172,7 +172,7 @@ class RunConfig:
     @staticmethod
     def from_json(plain: dict[str, Json]) -> RunConfig:
         """The inverse of `to_json`; a field that did not exist when it was written has its default, or
-        what the method was then (`MethodConfig.before`).
+        what the method was then (`MethodConfig.older`).
         """
         method = dict(_mapping(plain["method"]))
         kind = method_config(str(method.pop("name")))
@@ -183,7 +183,7 @@ class RunConfig:
             seed=int(str(plain["seed"])),
             stream=_build(StreamConfig, plain["stream"]),
             backbone=_build(BackboneConfig, plain["backbone"]),
-            method=_build(kind, {**kind.before, **method}),
+            method=_build(kind, kind.older(method)),
             training=_build(TrainingConfig, {**training, "optimizer": _build(OptimizerConfig, training["optimizer"])}),
             evaluation=_build(EvaluationConfig, plain["evaluation"]),
             cluster=_build(ClusterConfig, plain["cluster"]),

@@ -55,7 +55,7 @@ def mixed(method: CodaPrompt, query: Tensor, layer: int, *, numbers: range) -> T
 def test_weights_and_prompts_are_the_written_out_sums() -> None:
     method, _ = learned()
     queries = method.encoder.encode(questions())
-    weights, prompts, _ = method.components(queries, 2, "released")
+    weights, prompts, _ = method.components(queries, 2, "mean_square")
     assert weights.shape == (3, 9, 8)
     for layer in range(3):
         for index, query in enumerate(queries):
@@ -115,11 +115,12 @@ def test_gram_distance_is_zero_for_orthonormal_rows_and_else_as_by_hand() -> Non
     orthonormal = torch.linalg.qr(torch.randn(2, 7, 7)).Q[:, :4]
     equal, longer = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
     assert gram_distance(orthonormal, "paper").item() == pytest.approx(0.0, abs=1e-5)
-    assert gram_distance(orthonormal, "released").item() == pytest.approx(0.0, abs=1e-16)
+    assert gram_distance(orthonormal, "first_release").item() == pytest.approx(0.0, abs=1e-16)
     assert gram_distance(equal, "paper").item() == pytest.approx(2**0.5)
-    assert gram_distance(equal, "released").item() == pytest.approx(0.5e-6)
+    assert gram_distance(equal, "first_release").item() == pytest.approx(0.5e-6)
     assert gram_distance(longer, "paper").item() == pytest.approx(3.0)
-    assert gram_distance(longer, "released").item() == pytest.approx(9 / 4 * 1e-6)
+    assert gram_distance(longer, "first_release").item() == pytest.approx(9 / 4 * 1e-6)
+    assert gram_distance(longer, "mean_square").item() == pytest.approx(9 / 4)
     both = torch.cat([equal, longer])  # layers add up
     assert gram_distance(both, "paper").item() == pytest.approx(3.0 + 2**0.5)
     flat = orthonormal.clone().requires_grad_(True)
@@ -129,7 +130,7 @@ def test_gram_distance_is_zero_for_orthonormal_rows_and_else_as_by_hand() -> Non
 
 
 def test_the_penalty_is_the_sum_over_layers_and_parts() -> None:
-    for penalty in ("paper", "released"):
+    for penalty in ("paper", "mean_square", "first_release"):
         method, backbone = learned(replace(TINY, penalty=penalty, orthogonality=0.3), tasks=1)
         method.begin_task(backbone, task(1))
         batch = training_batch(SUBJECTS["forms"])
@@ -144,7 +145,9 @@ def test_the_penalty_is_the_sum_over_layers_and_parts() -> None:
                     for other in range(8):
                         pair = (component(method, part, layer, one), component(method, part, layer, other))
                         squares += (float((pair[0] * pair[1]).sum()) - (one == other)) ** 2
-                total += squares**0.5 if penalty == "paper" else squares / 64 * 1e-6
+                total += (
+                    squares**0.5 if penalty == "paper" else squares / 64 * (1e-6 if penalty == "first_release" else 1.0)
+                )
         assert total > 0
         assert loss.parts["gram_distance"].item() == pytest.approx(total, rel=1e-3)
         assert loss.total.item() == pytest.approx(outputs.loss.item() + 0.3 * total, rel=1e-5)
