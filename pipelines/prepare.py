@@ -1,27 +1,33 @@
-"""Raw data -> Parquet splits with checksums, and a report of all that is wrong with it: printed, JSON and a page.
+"""Raw data -> Parquet splits, and a report of all that is wrong with it.
 
     python pipelines/prepare.py my-stream.toml --out prepared/my-stream
     python pipelines/prepare.py coast-domain --root DOWNLOADS --out prepared/coast-domain
     python pipelines/prepare.py mini-coast-domain --size small --out prepared/domain
     python pipelines/prepare.py pope --root DOWNLOADS --out prepared/pope
 
+A stream file (TOML) names, per [[task]], `train` and `test` data (paths or URIs, in a format of
+components/data/sources.py and a layout of components/data/layouts.py), an `images` folder where the pictures lie apart,
+the `metric` and `max_new_tokens`; if wanted `ids`, `orientation` and `licence`, of a task or above all tasks.
+
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
-each where it is found, what it must look like and what to beware of. A stream file names, per [[task]],
-`train` and `test` data (paths or URIs, in a format of components/data/sources.py and a layout of
-components/data/layouts.py), an `images` folder where the pictures lie apart, the `metric` and `max_new_tokens`; if
-wanted `ids`, `orientation` and `licence`, of a task or above all tasks.
-The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written.
-Learn the result with: python pipelines/coast.py --stream.name prepared/my-stream
-A general suite (components/data/suites/) is scored beside a stream: python pipelines/coast.py --evaluation.suites DIR
+each where it is found, what it must look like and what to beware of. One that loses more than one row in a hundred is
+refused. A general suite (components/data/suites/) is prepared the same way and scored beside a stream:
+`coast.py --evaluation.suites DIR`.
+
+The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written. Learn the
+result with `coast.py --stream.name DIR`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +45,7 @@ from components.data.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
-from components.data.report_terminal import say, show_overlaps, show_report
+from components.data.report_terminal import say, show_overlaps, show_report, show_table
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.suites.catalogue import SUITES
@@ -49,7 +55,20 @@ from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
 from components.shell import pipeline_command
-from components.terminal_table import print_table
+
+_RELEASED = ("a published stream", "a published suite")
+_ONLY_OF = {
+    "root": _RELEASED,
+    "tasks": ("a published stream",),
+    "strict": _RELEASED,
+    "max_broken": (*_RELEASED, "a stream file"),
+    "ray": ("a published stream", "a stream file"),
+    "ids": ("a stream file",),
+    "orientation": ("a stream file",),
+    "size": ("a generated stream",),
+    "data_seed": ("a generated stream",),
+}  # options that mean nothing for other streams
+_PIPED = 160  # columns of a table in a file or a pipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +118,7 @@ class Prepare:
 
 def main(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
-    if command.tasks and command.stream not in BENCHMARKS:
-        raise ConfigError(
-            f"--tasks takes part of a published stream, which {command.stream} is not; prepare it whole and learn "
-            "some of its tasks with --stream.order."
-        )
-    for option in ("ids", "orientation"):
-        if getattr(command, option) and command.stream in (*NAMED_STREAMS, *BENCHMARKS, *SUITES):
-            raise ConfigError(f"--{option} is of your own stream, a TOML file, which {command.stream} is not.")
+    _check_options(command)
     if command.stream in NAMED_STREAMS:
         _generate(command, console)
     else:
@@ -116,7 +128,7 @@ def main(command: Prepare, console: Console) -> int:
             where = refused_report_path(command.out)
             write_page(where.with_suffix(".html"), report, None, None)
             show_report(report, console)
-            print(f"error: {report.refused}. {command.out} was not written; the report is {where}.", file=sys.stderr)
+            say(f"error: {report.refused}. {command.out} was not written; the report is {where}.", Console(stderr=True))
             return 1
         _look_closer(report, command, console)
     suite = command.stream in SUITES
@@ -124,6 +136,24 @@ def main(command: Prepare, console: Console) -> int:
         "score" if suite else "learn", "--evaluation.suites" if suite else "--stream.name", command.out, console
     )
     return 0
+
+
+def _kind(stream: str) -> str:
+    known = {"a generated stream": NAMED_STREAMS, "a published suite": SUITES, "a published stream": BENCHMARKS}
+    return next((kind for kind, names in known.items() if stream in names), "a stream file")
+
+
+def _check_options(command: Prepare) -> None:
+    """Raises `ConfigError` for an option that was given and would not be looked at."""
+    if command.address is not None and not command.ray:
+        raise ConfigError("--address names a Ray cluster; give --ray with it.")
+    kind = _kind(command.stream)
+    for field in fields(command):
+        of = _ONLY_OF.get(field.name, (kind,))
+        if kind not in of and getattr(command, field.name) != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            hint = " Learn some of its tasks with --stream.order." if option == "--tasks" else ""
+            raise ConfigError(f"{option} is for {' and '.join(of)}, {command.stream} is {kind}; leave it out.{hint}")
 
 
 def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None:
@@ -139,8 +169,6 @@ def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None
 @contextmanager
 def _openers(command: Prepare) -> Iterator[InOrder]:
     """Threads of this process, or the nodes of a Ray cluster."""
-    if command.address is not None and not command.ray:
-        raise ConfigError("--address names a Ray cluster; give --ray with it.")
     if not command.ray:
         yield Threads(workers=command.workers)
         return
@@ -220,7 +248,7 @@ def _generate(command: Prepare, console: Console) -> None:
         share = f"{float(str(split.card['majority_share'])):.1%}"
         lines.append([f"{split.task} {split.split}", f"{split.num_rows:,}", str(split.card["majority_answer"]), share])
     say(stream.name, console)
-    print_table(["split", "rows", "majority answer", "share"], lines, console)
+    show_table(["split", "majority answer"], ["rows", "share"], lines, console)
     if command.overlaps:
         shared = _overlaps(stream, command)
         for sentence in shared.sentences:
@@ -236,11 +264,22 @@ def _overlaps(stream: TaskStream, command: Prepare) -> Shared:
     return shared
 
 
+def _wrapped(text: str, width: int) -> str:
+    """Paragraphs filled to `width`, lines indented by one space: tyro joins those that begin with a letter."""
+    paragraphs = [part if part.startswith(" ") else textwrap.fill(part, width - 2) for part in text.split("\n\n")]
+    return "\n\n".join(paragraphs).replace("\n", "\n ")
+
+
 if __name__ == "__main__":
-    arguments = tyro.cli(Prepare, prog="prepare.py", description=__doc__)
+    description = _wrapped(__doc__ or "", min(shutil.get_terminal_size().columns, 100))
+    arguments = tyro.cli(Prepare, prog="prepare.py", description=description)
     try:
-        sys.exit(main(arguments, Console()))
+        piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+        sys.exit(main(arguments, Console(width=_PIPED if piped else None)))
     except LittoralError as error:
         if arguments.debug:
             raise
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written; the same command begins again, or goes on.", file=sys.stderr)
+        sys.exit(130)

@@ -11,6 +11,8 @@ class Explanation:
 
     meaning: str
     advice: str
+    own_advice: str = ""
+    """For a user's own files, where the advice speaks of a release."""
 
 
 UNEXPLAINED = Explanation(
@@ -31,8 +33,8 @@ def explained(kind: str) -> Explanation | None:
     return EXPLANATIONS.get(kind)
 
 
-def _of(meaning: str, advice: str) -> Explanation:
-    return Explanation(meaning=meaning, advice=advice)
+def _of(meaning: str, advice: str, own: str = "") -> Explanation:
+    return Explanation(meaning=meaning, advice=advice, own_advice=own)
 
 
 EXPLANATIONS: dict[str, Explanation] = {
@@ -47,10 +49,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     "broken JSON": _of(
         "The line is not JSON, or the list is not from there on; what follows in a list cannot be read.",
         "Download the file again; if it is the same, repair it at the named place.",
+        "Repair the file at the named place.",
     ),
     "broken image": _of(
         "The picture cannot be decoded: truncated, empty, no picture at all, or so large that decoding is unsafe.",
         "Download or unpack the picture archive again and compare its checksum.",
+        "Replace the picture with a whole one, or remove the row.",
     ),
     "count": _of(
         "The source has not the size that its publishers or the specification name, or rows of the draw are missing.",
@@ -91,8 +95,13 @@ EXPLANATIONS: dict[str, Explanation] = {
     "empty answer": _of(
         "There is no accepted answer, or an empty one.",
         "Look the answer up in the release's references; a row without one cannot be learned or scored.",
+        "Write the answer, or remove the row; one without an answer cannot be learned or scored.",
     ),
-    "empty question": _of("A human turn says nothing.", "Look the question up in the release, or leave the row out."),
+    "empty question": _of(
+        "A human turn says nothing.",
+        "Look the question up in the release, or leave the row out.",
+        "Write the question, or remove the row.",
+    ),
     "image outside folder": _of(
         "A picture's path leads out of the picture folder; it was not opened.",
         "Mistrust the file: correct the path, or leave the row out.",
@@ -104,10 +113,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     "missing field": _of(
         "A field that every row needs is not there.",
         "Compare the file's layout with the page of its benchmark.",
+        "Compare the file with the layouts in components/data/layouts.py.",
     ),
     "missing image": _of(
         "The picture that a row names is not there.",
         "Download the picture archive that is missing, or unpack it where the benchmark's page says.",
+        "Put the picture where the row says, below the task's images folder, or correct the row or the folder.",
     ),
     "no image folder": _of(
         "A row names a picture, but its task names no folder of pictures.",
@@ -194,6 +205,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "wrong field": _of(
         "A field holds another kind of value than it should.",
         "Compare the file's layout with the page of its benchmark.",
+        "Compare the file with the layouts in components/data/layouts.py.",
     ),
     "wrong speaker order": _of(
         "Turns must alternate between human and gpt, human first and gpt last.", "Correct the order of the turns."

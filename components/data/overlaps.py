@@ -78,16 +78,15 @@ class Leak(Counts):
     @property
     def sentence(self) -> str:
         """The counts that are not 0, in words."""
-        of = f"of {self.rows:,} test rows"
+        counts = (
+            (self.pictures, "look like a training picture"),
+            (self.questions, "ask a training question"),
+            (self.repeats if self.pictured else 0, "ask it about such a picture"),
+            (self.near_blank, "are nearly blank, as a training picture is"),
+        )
+        told = [(count, what) for count, what in counts if count]
         parts = [
-            f"{count:,} {of} {what}"
-            for count, what in (
-                (self.pictures, "look like a training picture"),
-                (self.questions, "ask a training question"),
-                (self.repeats, "ask the same about the same"),
-                (self.near_blank, "are nearly blank like a training picture"),
-            )
-            if count
+            f"{count:,} of {self.rows:,}{'' if at else ' test rows'} {what}" for at, (count, what) in enumerate(told)
         ]
         return f"{self.task}: {', '.join(parts)}"
 

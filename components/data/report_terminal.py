@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from components.data.overlaps import Overlap, Shared
 from components.data.reports import FileReport, ImportReport, Problem
 from components.terminal_table import print_table
 
 SHOWN_PROBLEMS, SHOWN_PAIRS = 40, 20  # report.json has more
+_NAME_ROOM = 12  # characters of a folded name
 
 
-def say(text: str, console: Console) -> None:
-    """A sentence as it is, wrapped between words in a terminal and one line anywhere else."""
-    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore", markup=False, highlight=False)
+def say(text: str, console: Console, *, indent: str = "") -> None:
+    """A sentence as it is, wrapped between words in a terminal and one line anywhere else; paths are never cut."""
+    width = console.width if console.is_terminal else len(indent + text) + 1
+    filled = textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    console.print(filled, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_table(names: Sequence[str], numbers: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
+    """A table whose first columns hold names, which are folded where there is no room, and the others numbers.
+
+    Where even that leaves no room for the numbers, it is printed in parts.
+    """
+    width = sum(max(len(line[at]) for line in ((*names, *numbers), *lines)) + 2 for at in _behind(names, numbers))
+    if (console.width - width) // len(names) < _NAME_ROOM:
+        print_table([*names, *numbers], lines, console)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    console.print(table, highlight=False)
+    console.print()
+
+
+def _behind(names: Sequence[str], numbers: Sequence[str]) -> range:
+    return range(len(names), len(names) + len(numbers))
 
 
 def show_report(report: ImportReport, console: Console) -> None:
@@ -26,6 +59,8 @@ def show_report(report: ImportReport, console: Console) -> None:
     """
     if report.refused is None:
         say(report.verdict, console)
+        for sentence in report.leaks or ():
+            say(f"{sentence}.", console, indent="  ")
     _show_splits(report, console)
     for fault in report.faults:
         rows = "row" if fault.count == 1 else "rows"
@@ -36,10 +71,10 @@ def show_report(report: ImportReport, console: Console) -> None:
         say(remark, console)
     problems = [(file.name, problem) for file in report.files for problem in file.problems]
     for problem in _various(problems):
-        say(f"  {problem}", console)
+        say(str(problem), console, indent="  ")
     left = sum(file.faults.total() for file in report.files) - SHOWN_PROBLEMS
     if left > 0:
-        say(f"  and {left:,} more; the report lists the first thousand of a split", console)
+        say(f"and {left:,} more; the report lists the first thousand of a split", console, indent="  ")
     for licence in report.licences:
         where = f"; get it: {licence.get}" if licence.get else ""
         say(f"Licence of {', '.join(licence.tasks)}: {licence.licence}{where}", console)
@@ -58,7 +93,8 @@ def _show_splits(report: ImportReport, console: Console) -> None:
         ("problems", True, lambda file: f"{file.faults.total():,}"),
     ]
     shown = [(name, cell) for name, wanted, cell in columns if wanted]
-    print_table([name for name, _ in shown], [[cell(file) for _, cell in shown] for file in report.files], console)
+    lines = [[cell(file) for _, cell in shown] for file in report.files]
+    show_table(["split"], [name for name, _ in shown[1:]], lines, console)
 
 
 def _various(problems: Sequence[tuple[str, Problem]]) -> list[Problem]:
@@ -76,8 +112,9 @@ def show_overlaps(shared: Shared, console: Console) -> None:
     if not shared.pairs:
         say("No pictures look alike and no questions are equal between splits.", console)
         return
-    print_table(
-        ["rows of", "are like", "pictures", "questions", "both", "nearly blank"],
+    show_table(
+        ["rows of", "are like"],
+        ["pictures", "questions", "both", "near-blank"],
         [_pair(pair) for pair in sorted(shared.pairs, key=_weight, reverse=True)[:SHOWN_PAIRS]],
         console,
     )
@@ -85,10 +122,10 @@ def show_overlaps(shared: Shared, console: Console) -> None:
         say(f"and {len(shared.pairs) - SHOWN_PAIRS} more pairs of splits in overlaps.json", console)
 
 
-def _weight(pair: Overlap) -> tuple[bool, int]:
-    """Test rows like training rows first, then by count."""
+def _weight(pair: Overlap) -> tuple[int, int, bool, int]:
+    """The same questions about the same pictures first, then pictures, then what a test part shares with training."""
     leak = pair.first.endswith(" train") and pair.second.endswith(" test")
-    return leak, pair.pictures + pair.questions + pair.near_blank
+    return pair.repeats, pair.pictures, leak, pair.questions
 
 
 def _pair(pair: Overlap) -> list[str]:

@@ -184,6 +184,11 @@ class ImportReport:
         return [problem for report in self.files for problem in report.problems]
 
     @property
+    def own(self) -> bool:
+        """Whether these are a user's own files, and no release that is found somewhere."""
+        return not any(file.get for file in self.files)
+
+    @property
     def released(self) -> bool:
         """Whether any source has a published size; `drawn`: whether a specification takes part of any."""
         return any(file.published for file in self.files)
@@ -208,7 +213,7 @@ class ImportReport:
 
     @property
     def verdict(self) -> str:
-        """The outcome in one sentence, and one for every task whose test rows are like training rows."""
+        """The outcome in one sentence; what test rows share with training rows is told in `leaks`."""
         if self.refused is not None:
             return f"Refused, nothing was written: {self.refused}."
         rows = sum(file.kept for file in self.files)
@@ -220,7 +225,7 @@ class ImportReport:
             "whole": f"Nothing is broken: {written}; nobody looked for what splits share",
             "clean": f"Clean: {written}, nothing is wrong",
         }[self.state]
-        return " ".join(f"{sentence}." for sentence in (outcome, *(self.leaks or ())))
+        return f"{outcome}."
 
     def _found(self) -> str:
         found = sum(fault.count for fault in self.faults)
@@ -244,7 +249,7 @@ class ImportReport:
                         splits=splits,
                         left_out=left_out,
                         meaning=known.meaning,
-                        advice=known.advice,
+                        advice=known.own_advice if self.own and known.own_advice else known.advice,
                     )
                 )
         return tuple(sorted(found, key=lambda fault: (not fault.left_out, -fault.count, fault.kind)))

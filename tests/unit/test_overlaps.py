@@ -155,8 +155,8 @@ def test_sixteen_of_sixteen(tmp_path: Path) -> None:
     repeats = sum((at % 5) % 3 == at % 3 for at in range(16))  # "Which 4?" was asked of picture 1
     assert (leak.pictures, leak.questions, leak.repeats, leak.near_blank) == (16, 16, repeats, 0)
     assert leak.sentence == (
-        f"t: 16 of 16 test rows look like a training picture, 16 of 16 test rows ask a training question, "
-        f"{repeats} of 16 test rows ask the same about the same"
+        f"t: 16 of 16 test rows look like a training picture, 16 of 16 ask a training question, "
+        f"{repeats} of 16 ask it about such a picture"
     )
 
 

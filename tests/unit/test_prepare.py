@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tracemalloc
@@ -310,3 +311,66 @@ def test_the_command_answers_an_unknown_stream_in_one_sentence(tmp_path: Path) -
     assert "Did you mean mini-coast-domain" in unknown.stderr
     assert "Traceback" not in unknown.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("STREAM", "--root", "."), "--root is for a published stream and a published suite, STREAM is a stream file"),
+        (("STREAM", "--size", "nano"), "--size is for a generated stream, STREAM is a stream file"),
+        (("mini-coin", "--max-broken", "0.5"), "--max-broken is for a published stream and a published suite and a"),
+        (("pope", "--tasks", "chartqa"), "--tasks is for a published stream, pope is a published suite"),
+    ],
+)
+def test_an_option_that_would_not_be_looked_at_is_refused(
+    source: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    stream = str(source / "stream.toml")
+    given = [stream if part == "STREAM" else part for part in arguments]
+    done = _prepare(*given, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, "")
+    assert words.replace("STREAM", stream) in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_a_refusal_is_told_once_and_nothing_is_cut(source: Path, tmp_path: Path, width: int) -> None:
+    text = (source / "stream.toml").read_text().replace('"shop"', '"a-shop-with-quite-a-long-name"', 1)
+    (source / "stream.toml").write_text(text)
+    (source / "shop" / "images" / "a.png").unlink()
+    command = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), str(source / "stream.toml")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=100, env={**os.environ, "COLUMNS": str(width)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count("was not written") == 1
+    assert "efused" not in done.stdout
+    assert "…" not in done.stdout
+    assert "a-shop-with-quite-a-long-name" in "".join(done.stdout.split())
+    for word in ("release", "benchmark", "published", "new ids"):
+        assert word not in done.stdout, "these are a user's own files"
+    assert "missing image: 4 rows left out" in done.stdout
+
+
+def test_help_fits_its_terminal() -> None:
+    command = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), "--help"]
+    environment = {**os.environ, "COLUMNS": "90"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 90
+
+
+def test_the_next_step_can_be_pasted(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my 'best' stream"
+    done = _prepare(str(source / "stream.toml"), "--out", str(out), "--no-overlaps")
+    first, last = done.stdout.splitlines()[-2:]
+    for line in (first.partition(" learn it with: ")[2], last.partition(": ")[2]):
+        _, script, *options = shlex.split(line)
+        assert Path(script).name == "coast.py"
+        assert options == ["--stream.name", str(out)]
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"{first.partition(' learn it with: ')[2]} --run-id pasted --dry-run"],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr

@@ -176,11 +176,9 @@ def test_the_verdicts(tmp_path: Path) -> None:
     state, sentence = verdict(file, leaks=None)
     assert (state, "Clean" in sentence, "nobody looked" in sentence) == ("whole", False, True)
     state, sentence = verdict(file, leaks=("t: 16 of 16 test rows look like a training picture",))
-    assert (state, "Clean" in sentence) == ("shared", False)
-    assert sentence.endswith(" t: 16 of 16 test rows look like a training picture.")
+    assert (state, sentence[:38], "Clean" in sentence) == ("shared", "Test rows are like training rows: 1,20", False)
     file.add("missing image", 3, "gone")
     assert verdict(file)[0] == "problems"
-    assert "16 of 16 test rows" in verdict(file, leaks=("t: 16 of 16 test rows look like a training picture",))[1]
     assert verdict(file, "too much") == ("refused", "Refused, nothing was written: too much.")
 
 
