@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ with quick_imports():
 
     from components.errors import ConfigError
     from components.shell import pipeline_command
+    from components.machine import usable_cpus
     from components.sweep_tracking import SweepTracker, open_sweep_tracker
     from components.terminal_table import print_table
     from components.tracking_config import TrackingConfig, tracking_uri, ui_command
@@ -204,10 +204,10 @@ def most_tasks(base: RunConfig, axes: Sequence[Axis]) -> int:
 
 
 def threads(command: SweepCommand) -> int:
-    """Threads of a worker: this machine's cores shared by the trials that run together."""
+    """Threads of a worker: the CPUs of this process shared by the trials that run together."""
     cluster = command.run.cluster
     together = command.at_once or streams_of_this_machine(cluster)
-    return cluster.threads_per_worker or max(1, (os.cpu_count() or 1) // (together * cluster.num_workers))
+    return cluster.threads_per_worker or max(1, usable_cpus() // (together * cluster.num_workers))
 
 
 def search_of(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from components.machine import usable_cpus
 from components.starting import quiet_environment
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ quiet_environment()
 
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: more processes than this spend their time importing."""
-    return min(4, os.cpu_count() or 1)
+    return min(4, usable_cpus())
 
 
 @pytest.fixture(scope="module")

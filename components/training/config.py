@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from components.data.streams import StreamConfig
 from components.errors import ConfigError
+from components.machine import usable_cpus
 from components.methods import method_config
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
@@ -110,7 +110,7 @@ class ClusterConfig:
     address: str | None = None
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
     threads_per_worker: Count | None = None
-    """torch threads; None shares this machine's cores among the workers."""
+    """torch threads; None shares the CPUs that this process may use among the workers."""
     max_failures: CountOrZero = 0
     """How often a lost worker group is restarted from the last checkpoint before the run fails."""
 
@@ -118,7 +118,7 @@ class ClusterConfig:
         check_options(self, "cluster")
 
     def threads(self) -> int:
-        return self.threads_per_worker or max(1, (os.cpu_count() or 1) // self.num_workers)
+        return self.threads_per_worker or max(1, usable_cpus() // self.num_workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
+from components.machine import usable_cpus
 from components.models.identity import cache_dir
 from components.models.source import backbone_fingerprint
 from components.ray_start import start_ray
@@ -243,7 +244,7 @@ def ray_session(config: RunConfig, *, trials: int = 1) -> Iterator[None]:
         ray.init(address=address, log_to_driver=not quiet, logging_level=level)
     else:
         # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
-        cpus = max(4, os.cpu_count() or 1, trials * (config.cluster.num_workers + 2))
+        cpus = max(4, usable_cpus(), trials * (config.cluster.num_workers + 2))
         start_ray(num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from components.errors import ConfigError
+from components.machine import usable_cpus
 from components.training.config import ClusterConfig
 from components.training.launch import FINISHED_FILE, ray_session, user_error
 from components.training.stopping import ask_to_stop
@@ -85,8 +85,8 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
 
 
 def streams_of_this_machine(cluster: ClusterConfig) -> int:
-    """Streams that an embedded cluster runs at once: one a core, and never more workers than cores."""
-    return max(1, (os.cpu_count() or 1) // cluster.num_workers)
+    """Streams that an embedded cluster runs at once: one a CPU, and never more workers than CPUs."""
+    return max(1, usable_cpus() // cluster.num_workers)
 
 
 def room(cluster: ClusterConfig) -> int:

@@ -49,6 +49,7 @@ from contestants import (
 
 from components.data.batch import Example
 from components.evaluation.generate import answer
+from components.machine import usable_cpus
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.moelora import MoeLoraConfig
@@ -92,7 +93,7 @@ Times = dict[str, list[float]]  # contestant -> seconds per unit, one per repeat
 def main(options: Benchmark) -> None:
     if unknown := set(options.only) - set(METHODS):
         sys.exit(f"error: --only names {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}.")
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.set_num_threads(options.threads or usable_cpus())
     torch.manual_seed(0)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print_load("before")
@@ -288,7 +289,7 @@ def print_ratio(name: str, numerator: Sequence[float], denominator: Sequence[flo
 
 
 def print_load(when: str) -> None:
-    print(f"load average {when}: {', '.join(f'{value:.1f}' for value in os.getloadavg())} on {os.cpu_count()} cores")
+    print(f"load average {when}: {', '.join(f'{value:.1f}' for value in os.getloadavg())} on {usable_cpus()} CPUs")
 
 
 if __name__ == "__main__":

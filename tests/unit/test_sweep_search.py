@@ -108,7 +108,7 @@ def test_a_reason_is_one_line_and_the_users_own_error_where_there_is_one() -> No
 
 @pytest.mark.parametrize(("workers", "streams"), [(1, 8), (2, 4), (3, 2), (9, 1)])
 def test_streams_share_the_cores(workers: int, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("components.tuning.search.usable_cpus", lambda: 8)
     assert streams_of_this_machine(ClusterConfig(num_workers=workers)) == streams
 
 
