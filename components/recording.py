@@ -16,31 +16,38 @@ from components.training.launch import (
     StreamResult,
     check_run_dir,
     claim_run_dir,
+    ray_session,
     run_stream,
     write_json,
 )
+from components.training.run_folder import sole_user
 
 LINK_FILE = "mlflow.json"
 
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
-    """Run (or continue) the stream while `follow` and MLflow hear its events; `parent` is a sweep's MLflow run."""
-    tracker = begin_tracking(plan, follow, parent=parent)
+    """Run (or continue) the stream while `follow` and MLflow hear its events; `parent` is a sweep's MLflow run.
 
-    def handle(event: Event) -> None:
-        follow(event)
-        tracker.handle(event)
+    Raises `ConfigError` while another process runs it. Ray comes first: where it cannot start, nothing is written.
+    """
+    check_run_dir(plan)
+    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
+        tracker = begin_tracking(plan, follow, parent=parent)
 
-    status = "FAILED"
-    try:
-        result = run_stream(plan, handle)
-        status = "FINISHED"
-        return result
-    except (KeyboardInterrupt, StreamStopped):
-        status = "KILLED"
-        raise
-    finally:
-        tracker.finish(status)
+        def handle(event: Event) -> None:
+            follow(event)
+            tracker.handle(event)
+
+        status = "FAILED"
+        try:
+            result = run_stream(plan, handle)
+            status = "FINISHED"
+            return result
+        except (KeyboardInterrupt, StreamStopped):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.finish(status)
 
 
 def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,10 +21,28 @@ def quiet_environment() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+def require_home() -> None:
+    """End with a sentence where this process has no home folder: Ray Train and others ask for it when imported."""
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home() raises instead
+        sys.exit(
+            "error: this process has no home folder (HOME is not set, and its user is in no list); set HOME to a folder "
+            "that can be written, such as HOME=/tmp/home."
+        )
+
+
+def print_anything() -> None:
+    """Let a terminal or log of a narrow character set show "?" where it has no sign, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
-    through the libraries again and again while they grow."""
+    through the libraries again and again while they grow. Without a home folder the process ends here."""
+    require_home()
+    print_anything()
     quiet_environment()
     collecting = gc.isenabled()
     gc.disable()

@@ -8,7 +8,6 @@ travels is pickled from process to process. Pictures must lie where every node f
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,9 @@ import ray.data
 from ray.data import DataContext
 
 from components.data.in_order import Given, InOrder, Made, chunks
-from components.ray_start import start_ray
+from components.errors import DataError
+from components.machine import usable_cpus
+from components.ray_start import open_ray
 
 _CHUNK = 16  # items of one block, which one task opens
 _WINDOW_CHUNKS = 1024
@@ -37,19 +38,19 @@ class OnRay:
         for window in _windows(items):
             expected = iter(range(len(window)))
             for number, made in _made(make, window):
-                assert number == next(expected), f"block {number} came out of turn: Ray Data lost the order"
+                if number != next(expected, None):
+                    raise DataError(
+                        f"Ray Data lost the order: block {number} came out of turn; give the command again."
+                    )
                 yield from made
-            assert next(expected, None) is None, "Ray Data lost the end of a window"
+            if next(expected, None) is not None:
+                raise DataError("Ray Data lost the end of what it was given; give the command again.")
 
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[InOrder]:
     """`InOrder` on the cluster at `address` (or RAY_ADDRESS), or on one that lives as long as the block."""
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        start_ray(log_to_driver=False, logging_level=logging.ERROR)
+    open_ray(address, num_cpus=usable_cpus(), log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield OnRay()

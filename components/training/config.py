@@ -19,6 +19,7 @@ from components.models.config import BackboneConfig
 from components.options import Count, CountOrZero, NonNegative, check_options
 from components.tracking_config import TrackingConfig
 from components.training.engine import OptimizerConfig
+from components.training.run_folder import require_id
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -140,8 +141,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_options(self, "run")
-        if self.run_id is not None and (not self.run_id or set(self.run_id) - _RUN_ID_LETTERS):
-            raise ConfigError(f"run id {self.run_id!r} may hold letters, digits, '-', '_' and '.' only.")
+        if self.run_id is not None:
+            require_id(self.run_id)
         stage = self.training.zero_stage
         if self.training.engine == "deepspeed" and stage not in self.method.zero_stages:
             allowed = ", ".join(str(allowed) for allowed in sorted(self.method.zero_stages))
@@ -230,8 +231,6 @@ def read_config(path: Path) -> StoredConfig:
 
 
 T = TypeVar("T")
-
-_RUN_ID_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 def flatten(plain: dict[str, Json], prefix: str = "") -> dict[str, str]:

@@ -40,7 +40,7 @@ from components.fingerprint import code_fingerprint, code_root
 from components.machine import usable_cpus
 from components.models.identity import cache_dir
 from components.models.source import backbone_fingerprint
-from components.ray_start import start_ray
+from components.ray_start import open_ray
 from components.training.config import Json, RunConfig, flatten
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import (
@@ -52,6 +52,7 @@ from components.training.loading import (
     training_dataset,
 )
 from components.training.packed import Packed, call_packed
+from components.training.run_folder import id_of, sole_user
 from components.training.scoring import MATRIX_FILE, READINGS, reading_file
 from components.training.shared_tasks import shared_tasks
 from components.training.stopping import STOP_FILE, forget_the_stop
@@ -120,25 +121,26 @@ def require_lasting_storage(storage: Path) -> None:
 def default_run_id(config: RunConfig) -> str:
     """A readable id: stream, method, time."""
     stream = Path(config.stream.name).stem
-    return f"{stream}-{config.method.name}-{datetime.now():%Y%m%d-%H%M%S}".replace("_", "-")
+    return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     """Run (or continue) the stream; every event of the workers goes to `handle` on this process.
 
-    Raises `StreamStopped` when the run was asked to end early: see training/stopping.py.
+    Raises `StreamStopped` when the run was asked to end early (see training/stopping.py) and `ConfigError` while
+    another process runs it.
     """
-    claim_run_dir(plan)
-    forget_the_stop(plan.run_dir)
-    with ray_session(plan.config):
+    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
+        claim_run_dir(plan)
+        forget_the_stop(plan.run_dir)
         check_resources(plan.config)
         datasets = build_datasets(plan, handle)
         mailbox = Queue(actor_options={"num_cpus": 0})
         with delivered(mailbox, handle):
             fit(plan, datasets, mailbox)
-    require_whole(plan)
-    write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
-    return read_result(plan.run_dir)
+        require_whole(plan)
+        write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
+        return read_result(plan.run_dir)
 
 
 def require_whole(plan: Plan) -> None:
@@ -236,16 +238,12 @@ def ray_session(config: RunConfig, *, trials: int = 1) -> Iterator[None]:
         return
     quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     level = logging.ERROR if quiet else logging.INFO
     if quiet:
         logging.getLogger("ray").setLevel(level)
-    if address:
-        ray.init(address=address, log_to_driver=not quiet, logging_level=level)
-    else:
-        # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
-        cpus = max(4, usable_cpus(), trials * (config.cluster.num_workers + 2))
-        start_ray(num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
+    # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
+    cpus = max(4, usable_cpus(), trials * (config.cluster.num_workers + 2))
+    open_ray(config.cluster.address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
     try:

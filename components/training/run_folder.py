@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def sole_user(folder: Path, what: str) -> Iterator[None]:
     """While open, no other process is in here with the same folder, which is made if it is missing.
 
     The lock is the kernel's, on a file in the folder: it ends with its process, however that ends. Where the file
-    system knows no locks, a warning says so. A folder that stays empty is removed again.
+    system knows no locks, a warning says so. Folders that were made and stay empty are removed again.
 
     Raises:
         ConfigError: another process holds it, or the folder cannot be written. `what` is named: "run first".
@@ -56,6 +56,7 @@ def sole_user(folder: Path, what: str) -> Iterator[None]:
     if folder in _held:
         yield
         return
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(folder / LOCK_FILE, what)
@@ -68,10 +69,9 @@ def sole_user(folder: Path, what: str) -> Iterator[None]:
         _held.discard(folder)
         (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is held: nobody else has the same file locked
         os.close(descriptor)
-        try:
-            folder.rmdir()
-        except OSError:
-            pass  # the rule: it holds a run
+        with suppress(OSError):  # the rule: the first of them holds a run
+            for each in made:
+                each.rmdir()
 
 
 def _locked(path: Path, what: str) -> int:
@@ -89,8 +89,8 @@ def _locked(path: Path, what: str) -> int:
                 holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
                 os.close(descriptor)
                 raise ConfigError(
-                    f"{what} in {path.parent} is at work already: {holder}; wait for its end, or stop it and give the "
-                    "same command again."
+                    f"{what} is at work already in {path.parent}, by {holder}; wait until it ends, or stop that "
+                    "process and give the same command again."
                 ) from None
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
@@ -104,5 +104,5 @@ def _locked(path: Path, what: str) -> int:
         os.close(descriptor)
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
     return descriptor
