@@ -1,9 +1,13 @@
-"""What of this machine the process may use: CPUs that an affinity mask or a container's quota leaves to it."""
+"""What of this machine the process may use: its CPUs by affinity mask and container quota, and its cache folder."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from components.errors import ConfigError
+from components.options import require_no_uri
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -35,6 +39,26 @@ def cpu_quota(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float
             if group.is_relative_to(mounted):
                 quotas += _quota_v1(group) if controllers else _quota_v2(group)
     return min(quotas, default=None)
+
+
+def cache_dir() -> Path:
+    """Where generated streams, converted models, features and fingerprints are kept: $LITTORAL_CACHE, or
+    ~/.cache/littoral."""
+    return Path(os.environ.get("LITTORAL_CACHE") or "~/.cache/littoral").expanduser().resolve()
+
+
+def require_cache() -> None:
+    """Raise `ConfigError` where the cache folder cannot be made or written."""
+    require_no_uri(Path(os.environ.get("LITTORAL_CACHE", "")), "LITTORAL_CACHE")
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the cache folder {folder} cannot be written ({error.strerror}); set LITTORAL_CACHE to a folder that can."
+        ) from error
 
 
 def _quota_v2(group: Path) -> list[float]:

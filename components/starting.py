@@ -21,15 +21,6 @@ def quiet_environment() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-def require_home() -> None:
-    """End with a sentence where this process has no home folder: Ray Train and others ask for it when imported."""
-    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home() raises instead
-        sys.exit(
-            "error: this process has no home folder (HOME is not set, and its user is in no list); set HOME to a folder "
-            "that can be written, such as HOME=/tmp/home."
-        )
-
-
 def print_anything() -> None:
     """Let a terminal or log of a narrow character set show "?" where it has no sign, instead of ending the command."""
     for stream in (sys.stdout, sys.stderr):
@@ -38,11 +29,33 @@ def print_anything() -> None:
 
 
 @contextmanager
+def command_start() -> Iterator[None]:
+    """The imports of a command: `quick_imports`, and a sentence with exit code 1 where a library cannot be imported.
+
+    Several ask for a home folder or a temporary one as soon as they are imported.
+    """
+    print_anything()
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home() raises instead
+        sys.exit(
+            "error: this process has no home folder (HOME is not set, and its user is in no list); set HOME to a "
+            "folder that can be written, such as HOME=/tmp/home."
+        )
+    try:
+        with quick_imports():
+            yield
+    except (RuntimeError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"error: the libraries cannot be loaded ({' '.join(str(error).split())}); look at HOME and TMPDIR.")
+    except KeyboardInterrupt:
+        print("interrupted: nothing was begun", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
 def quick_imports() -> Iterator[None]:
     """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
-    through the libraries again and again while they grow. Without a home folder the process ends here."""
-    require_home()
-    print_anything()
+    through the libraries again and again while they grow."""
     quiet_environment()
     collecting = gc.isenabled()
     gc.disable()

@@ -11,9 +11,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from components.starting import quick_imports
+from components.starting import command_start
 
-with quick_imports():
+with command_start():
     from components.console import Console, PlannedTask
     from components.evaluation.ledger import differences, run_protocol
     from components.events import Note

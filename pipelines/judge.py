@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from components.starting import quick_imports
+from components.starting import command_start
 
-with quick_imports():
+with command_start():
     import pyarrow.parquet as pq
     import tyro
     from rich.progress import Progress
@@ -39,6 +39,7 @@ with quick_imports():
     )
     from components.evaluation.judges import WEAKNESS, JudgeConfig
     from components.evaluation.matrix import ScoreMatrix
+    from components.options import require_paths
     from components.recorded import FinishedRun, read_run
     from components.tracking import record_reading
     from pipelines.command import guarded
@@ -83,6 +84,7 @@ class Judgement:
 def main() -> int:
     """Judge every reply, write the matrix, show it."""
     command = tyro.cli(Judgement, prog="judge.py", description=(__doc__ or "").split("\n\n")[0])
+    require_paths(command)
     path, price = command.run.expanduser().resolve(), command.price
     run, judge = read_run(path), command.judge.build()
     cells, asked = judge_cells(command, path, judge)

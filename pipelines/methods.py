@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.starting import quick_imports
+from components.starting import command_start
 
-with quick_imports():
+with command_start():
     import tyro
 
     from components.methods import METHODS

@@ -54,7 +54,9 @@ from components.data.suites.suite import open_suite
 from components.data.survey import survey
 from components.data.tasks import TaskStream
 from components.errors import ConfigError, LittoralError
+from components.options import require_paths
 from components.shell import pipeline_command
+from components.starting import print_anything
 
 _RELEASED = ("a published stream", "a published suite")
 _ONLY_OF = {
@@ -118,6 +120,7 @@ class Prepare:
 
 def main(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
+    require_paths(command)
     _check_options(command)
     if command.stream in NAMED_STREAMS:
         _generate(command, console)
@@ -271,6 +274,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 if __name__ == "__main__":
+    print_anything()
     description = _wrapped(__doc__ or "", min(shutil.get_terminal_size().columns, 100))
     arguments = tyro.cli(Prepare, prog="prepare.py", description=description)
     try:

@@ -23,10 +23,10 @@ import tyro
 from components.data.mini_coast import generate_split
 from components.data.rows import Split, open_split, verify_split
 from components.errors import LittoralError
+from components.machine import cache_dir
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig, VisionLayer
 from components.models.encoding import build_encoder
-from components.models.identity import cache_dir
 from components.models.projection import (
     StageOneConfig,
     encode_captions,
@@ -36,6 +36,8 @@ from components.models.projection import (
     save_projector,
 )
 from components.models.smol import projector_path, smol_directory
+from components.options import require_paths
+from components.starting import print_anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class ProjectorRun:
 
 
 def main(run: ProjectorRun) -> None:
+    require_paths(run)
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.stage.seed)
     start = time.monotonic()
@@ -116,6 +119,7 @@ def _say(start: float, text: str) -> None:
 
 
 if __name__ == "__main__":
+    print_anything()
     try:
         main(tyro.cli(ProjectorRun, description=__doc__))
     except LittoralError as error:

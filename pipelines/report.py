@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from components.starting import quick_imports
+from components.starting import command_start
 
-with quick_imports():
+with command_start():
     import numpy as np
     import tyro
     from rich.console import Console
@@ -32,6 +32,7 @@ with quick_imports():
     from components.evaluation.decomposition import split_if_known
     from components.evaluation.matrix import ScoreMatrix
     from components.evaluation.spread import Spread
+    from components.options import require_paths
     from components.recorded import FinishedRun, read_run, write_record
     from components.reporting.decisions import decision_tables
     from components.reporting.facts import known_facts
@@ -89,6 +90,7 @@ class Report:
 def main() -> int:
     """Read, group, print."""
     command = tyro.cli(Report, prog="report.py", description=(__doc__ or "").split("\n\n")[0])
+    require_paths(command)
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:
         for run in runs:

@@ -23,6 +23,8 @@ from components.errors import DataError, LittoralError
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.evaluation.scorers.released import MODES, Mode, released_task
+from components.options import require_paths
+from components.starting import print_anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Rescore:
 
 def main(command: Rescore) -> int:
     """Read, score in both modes, print; returns the exit code."""
+    require_paths(command)
     annotations = read_annotations(command.task, command.annotations, command.problems, command.splits)
     predictions = read_predictions(command.predictions)
     if command.annotations is not None and command.problems is not None:
@@ -78,6 +81,7 @@ def show_other(task: str, annotations: list[Annotation], predictions: list[Predi
 
 
 if __name__ == "__main__":
+    print_anything()
     arguments = tyro.cli(Rescore, prog="rescore.py", description=__doc__)
     try:
         sys.exit(main(arguments))

@@ -19,19 +19,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from components.starting import quick_imports
+from components.starting import command_start
 
-with quick_imports():
+with command_start():
     from rich.console import Console
 
     from components.errors import ConfigError
-    from components.shell import pipeline_command
     from components.machine import usable_cpus
+    from components.shell import pipeline_command
     from components.sweep_tracking import SweepTracker, open_sweep_tracker
     from components.terminal_table import print_table
     from components.tracking_config import TrackingConfig, tracking_uri, ui_command
     from components.training.config import ClusterConfig, Json, RunConfig, flatten
-    from components.training.launch import plan_stream, require_lasting_storage, write_json
+    from components.training.launch import plan_stream, ray_session, require_lasting_storage, write_json
+    from components.training.run_folder import id_of, require_id, sole_user
     from components.tuning.objective import Objective, parse_objective
     from components.tuning.results import (
         ORDER,
@@ -127,7 +128,11 @@ def main() -> int:
     show_plan(sweep, console)
     if command.dry_run:
         return 0
-    trials, view = run_and_follow(sweep, command.at_once, console)
+    together = command.at_once or streams_of_this_machine(sweep.base.cluster)
+    with sole_user(sweep.folder, f"sweep {sweep.id}"):
+        claim_folder(sweep)
+        with ray_session(sweep.base, trials=together):
+            trials, view = run_and_follow(sweep, command.at_once, console)
     show_results(sweep, trials, view, console)
     return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
 
@@ -139,7 +144,8 @@ def plan_sweep(command: SweepCommand) -> Sweep:
     if run.run_id is not None:
         raise ConfigError(f"--run-id {run.run_id} names a run, and a sweep names its trials itself; give --sweep-id.")
     storage = run.storage.expanduser().resolve()
-    sweep_id = command.sweep_id or f"sweep-{run.stream.name}-{run.method.name}".replace("_", "-")
+    sweep_id = command.sweep_id or id_of("sweep", Path(run.stream.name).stem[:100], run.method.name[:60])
+    require_id(sweep_id, "sweep")
     if command.seeds < 1 or command.num_samples < 1:
         raise ConfigError(f"seeds is {command.seeds} and num_samples {command.num_samples}; both must be at least 1.")
     axes = tuple(parse_axis(text) for text in command.space)

@@ -25,6 +25,7 @@ from components.data.rows import Row, Split, open_split, verify_split, write_spl
 from components.data.tasks import Task, TaskStream
 from components.data.validation import VALIDATION, part, sides
 from components.errors import ConfigError, DataError
+from components.machine import cache_dir
 from components.options import Count, CountOrZero, ShareUpToHalf, check_options
 
 _COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
@@ -86,8 +87,7 @@ def data_root(config: StreamConfig) -> Path:
     """The folder that holds generated and imported splits."""
     if config.data_dir is not None:
         return config.data_dir.expanduser().resolve()
-    cache = os.environ.get("LITTORAL_CACHE")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "littoral").resolve() / "data"
+    return cache_dir() / "data"
 
 
 def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:

@@ -8,15 +8,11 @@ import os
 from pathlib import Path
 
 from components.errors import ConfigError
+from components.machine import cache_dir
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 # Fields that say how a directory was written or is to be loaded, not what it is.
 VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-
-
-def cache_dir() -> Path:
-    """Where converted models and fingerprints are kept: $LITTORAL_CACHE or ~/.cache/littoral."""
-    return Path(os.environ.get("LITTORAL_CACHE") or "~/.cache/littoral").expanduser().resolve()
 
 
 def directory_fingerprint(source: str) -> str:

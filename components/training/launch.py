@@ -37,8 +37,7 @@ from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
 from components.events import Event, Note
 from components.fingerprint import code_fingerprint, code_root
-from components.machine import usable_cpus
-from components.models.identity import cache_dir
+from components.machine import cache_dir, require_cache, usable_cpus
 from components.models.source import backbone_fingerprint
 from components.ray_start import open_ray
 from components.training.config import Json, RunConfig, flatten
@@ -103,6 +102,7 @@ def plan_stream(config: RunConfig) -> Plan:
     if config.run_id is None:
         raise ConfigError("a run needs an id; give --run-id NAME.")
     require_lasting_storage(config.storage)
+    require_cache()
     stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
     suites = open_suites(config.evaluation.suites, config.stream, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,28 @@ def test_every_methods_options_are_checked(name: str) -> None:
     for field in options.options():
         with pytest.raises(ConfigError, match=rf"^{name}\.{field} is \[None\]; it should be"):
             METHODS[name](**{field: [None]})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("s3://bucket/runs", "run.storage is s3://bucket/runs, a URI; give a path of this machine"),
+        ("gs://bucket", "run.storage is gs://bucket, a URI; "),
+        ("abfss://a@b/c", "run.storage is abfss://***@b/c, a URI; "),
+        ("S3:/bucket", "run.storage is S3://bucket, a URI; "),
+        ("hdfs:", "run.storage is hdfs:/, a URI; "),
+        ("https://me:secret@host/x", "run.storage is https://***@host/x, a URI; "),
+        ("file:///data/my%20runs", "run.storage is file://data/my%20runs, a URI; give the path itself, /data/my runs."),
+    ],
+)
+def test_a_uri_is_no_folder(given: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        RunConfig(storage=Path(given))
+    assert str(refused.value).startswith(sentence)
+    with pytest.raises(ConfigError, match=r"^stream\.data_dir is "):
+        StreamConfig(data_dir=Path(given))
+
+
+@pytest.mark.parametrize("given", ["runs", "/a/s3:/b", "a:b", "./x", "~/x", "50%41 #1?x", "..", "C"])
+def test_a_path_is_one(given: str) -> None:
+    assert RunConfig(storage=Path(given)).storage == Path(given)
