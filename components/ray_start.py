@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 
 from components.errors import ConfigError
 
-JOIN_TIMEOUT_S = 20  # how long a cluster may take to answer
+JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
 _SOCKET_BYTES = 107  # the longest path of a socket
