@@ -208,12 +208,7 @@ def _kept_split(task: str, split: Partition, config: StreamConfig) -> Split:
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
         return open_split(path)
-    kept = open_split(path)
-    try:
-        verify_split(kept)
-    except DataError as error:
-        raise DataError(f"{error} Delete {path} to have it generated again.") from error
-    return kept
+    return _verified(path)
 
 
 def _settle(scratch: Path, path: Path) -> None:
@@ -258,8 +253,12 @@ def _kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str,
 
 
 def _verified(path: Path) -> Split:
+    """A kept split whose files are whole; raises `DataError`."""
     kept = open_split(path)
-    verify_split(kept)
+    try:
+        verify_split(kept)
+    except DataError as error:
+        raise DataError(f"{error} Delete {path} to have it written again.") from error
     return kept
 
 

@@ -47,7 +47,7 @@ STABLE = (
 FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method"}
 FOREIGN |= {"--markdown", "--record", "--against", "--forecast", "--picture", "--method-contract", "--root", "--strict"}
 FOREIGN |= {"--price-per-million-input", "--price-per-million-output", "--workers", "--ray"}
-FOREIGN |= {"--space", "--num-samples", "--search", "--metric", "--seeds", "--orders", "--sweep-id"}
+FOREIGN |= {"--space", "--num-samples", "--search", "--metric", "--seeds", "--orders", "--sweep-id", "--choose-on-test"}
 FOREIGN |= {"--stopping", "--grace", "--extra-tokens"}
 FOREIGN |= {"--task", "--annotations", "--predictions", "--mode", "--problems", "--splits", "--html"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -206,3 +207,15 @@ def test_generated_streams_are_cut_too(tmp_path: Path) -> None:
     assert task.unscored is not None
     assert task.train.num_rows + task.unscored.num_rows == 32
     assert {row.image for row in rows(task.train)}.isdisjoint({row.image for row in rows(task.unscored)})
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    toml = own_stream(tmp_path / "raw")
+    config = StreamConfig(name=str(toml), data_dir=tmp_path / "data", validation=0.25)
+    part = open_stream(config).tasks[0].unscored
+    assert part is not None
+    part.shard_paths()[0].write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"Delete {part.path} to have it written again"):
+        open_stream(config)
+    shutil.rmtree(part.path)
+    assert open_stream(config).tasks[0].unscored == part
