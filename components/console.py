@@ -14,7 +14,9 @@ from rich.text import Text
 from components.evaluation import general
 from components.evaluation.decomposition import SPLIT_LABELS, split_if_known
 from components.evaluation.general import GeneralScores
+from components.evaluation.in_words import in_words
 from components.evaluation.ledger import Difference
+from components.evaluation.majority import majority_average
 from components.evaluation.matrix import LABELS, ScoreMatrix
 from components.events import EvaluationProgress, Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.time_left import PlannedTask, TimeLeft, duration_text
@@ -53,7 +55,7 @@ class Console:
         self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot)
         self._num_tasks = len(tasks)
         for name, value in (facts or {}).items():
-            self._out.print(Text.assemble((f"{name}: ", "bold"), value), soft_wrap=True)
+            self._say(Text.assemble((f"{name}: ", "bold"), value), is_path=value.startswith(("/", "~")))
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("task", overflow="fold")
         on_test = scored_on == "test"
@@ -67,8 +69,7 @@ class Console:
             rows = (task.train_rows, *((task.unscored_rows,) if unscored else ()), task.test_rows)
             table.add_row(Text(f"{number}. {task.name}"), *map(str, rows), updates)
         self._out.print(table)
-        for task in tasks:
-            self._warn_few_updates(task.name, task.num_updates)
+        self._warn_few_updates({task.name: task.num_updates for task in tasks})
 
     # ---- while it runs
 
@@ -91,7 +92,7 @@ class Console:
                 self._print_suites(event)
             case Note():
                 style = "bold yellow" if event.warning else ""
-                self._out.print(Text(("Warning: " if event.warning else "") + event.text, style=style), soft_wrap=True)
+                self._say(Text(("Warning: " if event.warning else "") + event.text, style=style))
 
     def close(self) -> None:
         """Take the live bars away; printing goes on as usual. Safe to call twice."""
@@ -108,20 +109,30 @@ class Console:
             f"parameters ({share:.2%}), ready in {event.start_s:.1f} s{resumed}"
         )
         name = f"Task {self._number(event.index)} {event.task}"
-        self._out.print(Text.assemble((name, "bold"), facts), soft_wrap=True)
-        self._warn_few_updates(event.task, event.num_updates)
+        self._say(Text.assemble((name, "bold"), facts))
+        self._warn_few_updates({event.task: event.num_updates})
         self._last_line_s = self._clock()
 
-    def _warn_few_updates(self, task: str, num_updates: int) -> None:
-        if 0 < num_updates < FEW_UPDATES and task not in self._warned:  # 0: a method that trains nothing
-            self._warned.add(task)
-            self.handle(
-                Note(
-                    text=f"{task} gets only {num_updates} updates; under {FEW_UPDATES} a task is hardly learned. Take "
-                    "more rows or epochs, or a smaller global batch size.",
-                    warning=True,
-                )
-            )
+    def _say(self, text: Text, *, is_path: bool = False) -> None:
+        """A line; a terminal wraps it at words. Never wrapped: paths, which get copied, and lines of a log."""
+        self._out.print(text, soft_wrap=is_path or not self._out.is_terminal)
+
+    def _warn_few_updates(self, updates: Mapping[str, int]) -> None:
+        """One warning for all tasks that were not warned of; 0 updates are of a method that trains nothing."""
+        few = {task: count for task, count in updates.items() if 0 < count < FEW_UPDATES and task not in self._warned}
+        if not few:
+            return
+        self._warned |= set(few)
+        counts = set(few.values())
+        if len(few) == 1:
+            found = "".join(f"{task} gets only {count} updates; under {FEW_UPDATES}" for task, count in few.items())
+        elif len(counts) == 1 and len(few) == len(updates):
+            found = f"{counts.pop()} updates a task; under {FEW_UPDATES}"
+        else:
+            listed = ", ".join(f"{task} {count}" for task, count in few.items())
+            found = f"few updates ({listed}); under {FEW_UPDATES}"
+        advice = "a task is hardly learned. Take more rows or epochs, or a smaller global batch size."
+        self.handle(Note(text=f"{found} {advice}", warning=True))
 
     def _step_line(self, event: StepDone) -> str:
         return (
@@ -144,7 +155,7 @@ class Console:
             self._move_bar(line, done, total)
         elif now_s - self._last_line_s >= QUIET_LINE_EVERY_S:
             self._last_line_s = now_s
-            self._out.print(Text(line), soft_wrap=True)
+            self._say(Text(line))
 
     def _move_bar(self, line: str, done: int, total: int) -> None:
         if self._progress is None:
@@ -164,7 +175,7 @@ class Console:
         )
         name = f"After {event.after}: " if event.tasks_learned else "Zero-shot: "
         line = Text.assemble((name, "bold"), f"{scores}  ({facts}{self._left_text().replace('  ', ', ')})")
-        self._out.print(line, soft_wrap=True)
+        self._say(line)
         self._last_line_s = self._clock()
 
     def _print_suites(self, event: SuitesScored) -> None:
@@ -172,16 +183,29 @@ class Console:
         scores = "  ".join(f"{suite} {found['score']:.1f}" for suite, found in event.figures.items())
         name = f"General ability after {event.after}: " if event.tasks_learned else "General ability before: "
         line = Text.assemble((name, "bold"), f"{scores}  (scored {duration_text(event.evaluate_s)})")
-        self._out.print(line, soft_wrap=True)
+        self._say(line)
         self._last_line_s = self._clock()
 
     # ---- at the end
 
-    def print_matrix(self, matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix] | None = None) -> None:
-        """The score matrix and its figures; of other readings the last row, and their figures beside."""
+    def print_matrix(
+        self,
+        matrix: ScoreMatrix,
+        readings: Mapping[str, ScoreMatrix] | None = None,
+        majority: Mapping[str, float] | None = None,
+    ) -> None:
+        """The score matrix and its figures; of other readings the last row, and their figures beside.
+
+        `majority` is what the majority answer scores on each task, where it is known.
+        """
         self.close()
-        self._out.print(_matrix_table(matrix, readings or {}))
-        self._out.print(_figures_table(matrix, readings or {}))
+        self._out.print(_matrix_table(matrix, readings or {}, majority or {}))
+        self._out.print(_figures_table(matrix, readings or {}, majority or {}))
+
+    def print_summary(self, matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> None:
+        """The stream in one sentence."""
+        self.close()
+        self._say(Text.assemble(("In short: ", "bold"), in_words(matrix, majority)))
 
     def print_general(self, scores: GeneralScores, final_average: float | None = None) -> None:
         """What is left of the general suites, and the means over them; nothing without suites."""
@@ -198,7 +222,7 @@ class Console:
             table.add_row(Text(suite), f"{found.before:.1f}", f"{found.after:.1f}", f"{found.difference:+.1f}", share)
         self._out.print(table)
         for name, value in scores.summary(final_average).items():
-            self._out.print(Text.assemble((f"{general.LABELS[name]}: ", "bold"), f"{value:.2f}"), soft_wrap=True)
+            self._say(Text.assemble((f"{general.LABELS[name]}: ", "bold"), f"{value:.2f}"))
 
     def print_ledger(self, differences: Sequence[Difference]) -> None:
         """The run against published results of its method: ours minus theirs, and what was done otherwise."""
@@ -207,20 +231,20 @@ class Console:
             row = difference.row
             figures = {LABELS[name]: value for name, value in difference.figures.items()} | dict(difference.final)
             text = ", ".join(f"{name} {value:+.1f}" for name, value in figures.items()) or "no figure in common"
-            self._out.print(Text.assemble((f"{row.label} in {row.source}: ", "bold"), text), soft_wrap=True)
+            self._say(Text.assemble((f"{row.label} in {row.source}: ", "bold"), text))
             for note in (*difference.protocol, *row.flaws(), f"trust: {row.trust}"):
-                self._out.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+                self._say(Text(f"  {note}", style="dim"))
 
     def print_outcome(self, paths: Mapping[str, str], look: Sequence[str] = ()) -> None:
         """Where everything was written, and how to look at it. Paths are never wrapped: they get copied."""
         self.close()
         for name, path in paths.items():
-            self._out.print(Text.assemble((f"{name}: ", "bold"), path), soft_wrap=True)
+            self._say(Text.assemble((f"{name}: ", "bold"), path), is_path=True)
         for text, title in zip(look, ("Look at it", "and open"), strict=False):
-            self._out.print(Text.assemble((f"{title}: ", "bold"), (text, "cyan")), soft_wrap=True)
+            self._say(Text.assemble((f"{title}: ", "bold"), (text, "cyan")), is_path=True)
 
 
-def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> Table:
+def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
     table = Table(title="Score matrix", title_style="bold", header_style="bold", show_lines=False)
     table.add_column("after", overflow="fold", min_width=6)
     for task in matrix.tasks:
@@ -233,19 +257,27 @@ def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> T
         if other.num_learned:
             table.add_section()
             table.add_row(Text(name), *[_cell(score, bold=False) for score in other.rows[-1]])
+    if majority:
+        table.add_section()
+        table.add_row("majority answer", *[_cell(majority.get(task), bold=False) for task in matrix.tasks])
     return table
 
 
-def _figures_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix]) -> Table:
+def _figures_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
+    """The figures; the majority answer under the average it is held against, forgetting's parts under forgetting."""
     table = Table(box=None, show_header=bool(readings), header_style="bold", pad_edge=False)
     table.add_column("")
     for name in ("score", *readings):
         table.add_column(name, justify="right")
     summaries = [matrix.summary(), *(reading.summary() for reading in readings.values())]
+    constant = majority_average(majority, matrix.tasks[: matrix.num_learned])
     for name in summaries[0]:
         table.add_row(LABELS[name], *(f"{figures[name]:.2f}" if name in figures else "" for figures in summaries))
-    for name, value in split_if_known(matrix, readings).items():
-        table.add_row(SPLIT_LABELS[name], f"{value:.2f}")
+        if name == "final_average" and constant is not None:
+            table.add_row("  majority answer", f"{constant:.2f}")
+        if name == "forgetting_diagonal":
+            for part, value in split_if_known(matrix, readings).items():
+                table.add_row(SPLIT_LABELS[part], f"{value + 0.0:.2f}")
     return table
 
 

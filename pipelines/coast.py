@@ -16,6 +16,7 @@ from components.starting import command_start
 with command_start():
     from components.console import Console, PlannedTask
     from components.evaluation.ledger import differences, run_protocol
+    from components.evaluation.majority import majority_scores
     from components.events import Note
     from components.models.source import weight_bytes
     from components.recording import run_and_record, where_to_look
@@ -96,8 +97,9 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
-    """The matrix, its figures, and where everything is."""
-    console.print_matrix(result.matrix, result.readings)
+    """The matrix, its figures, where everything is, and all of it in one sentence."""
+    majority = majority_scores(plan.stream, plan.config.evaluation.limit)
+    console.print_matrix(result.matrix, result.readings, majority)
     console.print_general(result.general, result.matrix.summary().get("final_average"))
     if plan.config.evaluation.split == "test":  # published rows are test figures
         protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
@@ -105,6 +107,7 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")
     paths = {name: str(plan.run_dir / Path(name)) for name in names}
     console.print_outcome(paths, where_to_look(plan))
+    console.print_summary(result.matrix, majority)
 
 
 if __name__ == "__main__":

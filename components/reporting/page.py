@@ -179,11 +179,12 @@ def _loss_lines(lost: Gallery, kinds: Sequence[str]) -> list[Line]:
 
 
 def _coded(text: str) -> Markup:
-    """The text escaped, with what stands in backticks as code, and arrows as such."""
+    """The text escaped, with what stands in backticks as code, and arrows as such; names of options may break at _."""
     parts = [escape(part) for part in str(text).replace("->", "→").split("`")]
     closed = len(parts) % 2 == 1
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if closed and at % 2 else part for at, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if closed and at % 2 else part.replace("_", Markup("_<wbr>"))
+        for at, part in enumerate(parts)
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 import rich.console
 
 from components.console import Console
+from components.evaluation.in_words import in_words
 from components.evaluation.matrix import ScoreMatrix
 from components.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
 from components.time_left import PlannedTask, TimeLeft, duration_text
@@ -214,3 +217,101 @@ def test_a_plan_shows_the_validation_part_and_which_rows_are_scored(scored_on: s
     header, row = text.getvalue().splitlines()[-2:]
     assert header.split()[1:] == columns.split()
     assert row.split() == ["1.", "chartqa", "320", "80", "100", "60"]
+
+
+TASKS = ["chartqa", "docvqa", "iconqa"]
+
+
+def test_all_few_updates_are_one_warning() -> None:
+    """As the quick preset has them; on a terminal the lines break at words."""
+    console, text = screen(Clock(), width=60, terminal=True)
+    tasks = [PlannedTask(name=name, train_rows=32, test_rows=16, num_updates=8) for name in TASKS]
+    console.print_plan(tasks)
+    for index in range(2):
+        console.handle(started(index, num_updates=8))
+    said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).split())
+    assert said.count("Warning") == 2, "once for the plan, once for a task that the plan did not name"
+    assert "Warning: 8 updates a task; under 50 a task is hardly learned. Take more rows or epochs, or a" in said
+    mixed, text = screen(Clock(), width=200)
+    mixed.print_plan([*PLAN, *(replace(task, num_updates=4 + at) for at, task in enumerate(tasks[1:]))])
+    assert "Warning: few updates (docvqa 4, iconqa 5); under 50 a task" in text.getvalue()
+
+
+def test_a_terminal_wraps_at_words_and_a_log_does_not() -> None:
+    words = [f"word{number}" * 2 for number in range(40)]
+    for terminal in (True, False):
+        console, text = screen(Clock(), width=80, terminal=terminal)
+        console.handle(Note(text=" ".join(words)))
+        console.print_outcome({"predictions": "/" + "x" * 100})
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).splitlines()
+        assert " ".join(lines[:-1]).split() == words, "no word is cut"
+        assert (max(map(len, lines[:-1])) <= 80) == terminal
+        assert lines[-1] == "predictions: /" + "x" * 100, "a path stays whole"
+
+
+def test_the_parts_of_forgetting_stand_under_it() -> None:
+    console, text = screen(Clock())
+    tasks = ["chartqa", "docvqa"]
+    matrix = ScoreMatrix(tasks, [[4.0, 2.0], [60.0, None], [40.0, 80.0]])
+    console.print_matrix(
+        matrix, {"oracle": ScoreMatrix(tasks, [[60.0, None], [60.0, 80.0]])}, {"chartqa": 12.0, "docvqa": 8.0}
+    )
+    lines = [line.strip() for line in text.getvalue().splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("Forgetting (against the diagonal)"))
+    assert lines[at + 1].split() == ["of", "it", "by", "routing", "error", "20.00"]
+    assert lines[at + 2].split() == ["of", "it", "by", "weight", "drift", "0.00"]
+    assert lines[-1].startswith("Zero-shot average")
+    at = next(number for number, line in enumerate(lines) if line.startswith("Final average"))
+    assert lines[at + 1].split() == ["majority", "answer", "10.00"]
+    assert any(re.split(r"[│ ]+", line.strip("│ ")) == ["majority", "answer", "12.0", "8.0"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("rows", "majority", "said"),
+    [
+        (
+            [[40.0, None, None], [40.0, 83.4, None], [40.0, 83.4, 9.0]],
+            {"chartqa": 12.0, "docvqa": 8.0, "iconqa": 10.0},
+            "Kept all it learned; best docvqa (83.4); 2 of 3 tasks above the majority answer (not iconqa).",
+        ),
+        (
+            [[40.0, None, None], [30.0, 80.0, None], [36.0, 57.5, 20.0]],
+            {},
+            "Lost 13.2 points of the earlier tasks on average, most on docvqa (80.0 to 57.5); best docvqa (57.5).",
+        ),
+        (
+            [[0.0, None, None], [0.0, 3.1, None], [0.0, 3.1, 6.2]],
+            {"chartqa": 18.8, "docvqa": 12.5, "iconqa": 25.0},
+            "Below the majority answer on average (3.1 against 18.8); nothing was learned that could be forgotten; "
+            "0 of 3 tasks above the majority answer.",
+        ),
+        (
+            [[40.0, None, None], [40.0, 0.0, None], [40.0, 0.0, 0.0]],
+            {"chartqa": 20.0, "docvqa": 30.0, "iconqa": 30.0},
+            "Below the majority answer on average (13.3 against 26.7); nothing was forgotten; 1 of 3 tasks above the "
+            "majority answer (not docvqa and iconqa).",
+        ),
+        (
+            [[40.0, None, None], [50.0, 50.0, None], [50.0, 50.0, 50.0]],
+            {"chartqa": 1.0, "docvqa": 1.0, "iconqa": 1.0},
+            "Kept all it learned; best chartqa, docvqa and iconqa (50.0 each); 3 of 3 tasks above the majority answer.",
+        ),
+        (
+            [[None, None, None], [None, None, None], [50.0, 40.0, 30.0]],
+            {"chartqa": 1.0, "docvqa": 1.0, "iconqa": 1.0},
+            "Best chartqa (50.0); 3 of 3 tasks above the majority answer.",
+        ),
+        (
+            [[50.0, None, None], [50.0, 60.0, None], [55.0, 55.0, 50.0]],
+            {},
+            "Gained as much on earlier tasks as it lost, most on docvqa (60.0 to 55.0); best chartqa and docvqa "
+            "(55.0 each).",
+        ),
+    ],
+)
+def test_a_stream_in_one_sentence(rows: list[list[float | None]], majority: dict[str, float], said: str) -> None:
+    matrix = ScoreMatrix(TASKS, rows, zero_shot=False)
+    assert in_words(matrix, majority) == said
+    console, text = screen(Clock(), width=400)
+    console.print_summary(matrix, majority)
+    assert text.getvalue() == f"In short: {said}\n"

@@ -5,7 +5,7 @@
   root.classList.add("scripted");
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const PAPER = { text: "#000000", line: "#bbbbbb" };
-  const PRINT_WIDTH = { whole: 660, part: 320 }; // CSS pixels that fit on A4 and on US letter
+  const PRINT_WIDTH = { across: 660, part: 320 }; // CSS pixels that fit on A4 and on US letter
 
   function ink() {
     const style = getComputedStyle(root);
