@@ -79,6 +79,12 @@ def show_plan(console: Console, plan: Plan) -> None:
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
         f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
     }
+    if plan.fitted.template:
+        facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
+    for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
+        if rows:
+            listed = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+            facts[what] = f"{listed} rows, which take more than {config.backbone.max_length} tokens"
     unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.lessons}
     if any(unseen.values()):
         listed = ", ".join(f"{name} {rows:,}" for name, rows in unseen.items() if rows)
@@ -94,6 +100,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         facts["general suites"] = f"{listed}, before the stream and {when}"
     scored_on = config.evaluation.split
     console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot, scored_on=scored_on)
+    for warning in plan.fitted.warnings:
+        console.handle(Note(text=warning, warning=True))
 
 
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:

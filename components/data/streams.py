@@ -231,6 +231,16 @@ def stored_rows(config: StreamConfig, split: Split, count: int, *, seed: int) ->
     return _kept_subset(rows, split, path, {"stored_rows_of": split.digest, "rows": count, "seed": seed})
 
 
+def rows_left(config: StreamConfig, split: Split, without: frozenset[int]) -> Split:
+    """The rows of `split` but those `without` (counted from 0), in stored order; raises `DataError` if none is left."""
+    if len(without) >= split.num_rows:
+        raise DataError(f"no row of {split.task} {split.split} is left; raise --backbone.max-length.")
+    rows = (row for index, row in enumerate(split.rows()) if index not in without)
+    name = hashlib.sha256(str(sorted(without)).encode()).hexdigest()[:16]
+    path = data_root(config) / "rows-left" / f"{split.digest[:16]}-{name}"
+    return _kept_subset(rows, split, path, {"rows_left_of": split.digest, "rows": split.num_rows - len(without)})
+
+
 def _first_rows(root: Path, split: Split, limit: int | None) -> Split:
     """A split of the first `limit` rows, kept under the digest of the whole one."""
     if limit is None or limit >= split.num_rows:

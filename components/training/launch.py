@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from components.machine import cache_dir, require_cache, usable_cpus
 from components.models.source import backbone_fingerprint
 from components.ray_start import open_ray
 from components.training.config import Json, RunConfig, flatten
+from components.training.lengths import Fitted, fit_to_backbone
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import (
     Slice,
@@ -94,6 +95,7 @@ class Plan:
     lessons: tuple[Lesson, ...]
     suites: tuple[Suite, ...]
     run_dir: Path
+    fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
 
@@ -106,7 +108,17 @@ def plan_stream(config: RunConfig) -> Plan:
     stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
     suites = open_suites(config.evaluation.suites, config.stream, stream)
-    return Plan(config=config, stream=stream, lessons=plan_lessons(config, stream), suites=suites, run_dir=run_dir)
+    stream, suites, fitted = fit_to_backbone(
+        config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
+    )
+    return Plan(
+        config=config,
+        stream=stream,
+        lessons=plan_lessons(config, stream),
+        suites=suites,
+        run_dir=run_dir,
+        fitted=fitted,
+    )
 
 
 def require_lasting_storage(storage: Path) -> None:
@@ -181,7 +193,8 @@ def check_run_dir(plan: Plan) -> None:
     if path.is_file():
         stored = json.loads(path.read_text())
         # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
-        _require_same_run(plan, stored | RunConfig.from_json(stored).to_json(), _identity(plan))
+        known = {"rows": _rows(_before_rows_were_kept(plan))}
+        _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
@@ -200,13 +213,30 @@ def claim_run_dir(plan: Plan) -> None:
 
 def _identity(plan: Plan) -> dict[str, Json]:
     digests: dict[str, Json] = {suite.name: suite.digest for suite in plan.suites}
-    return {**plan.config.to_json(), "stream_digest": plan.stream.digest, "suite_digests": digests}
+    facts: dict[str, Json] = {"stream_digest": plan.stream.digest, "suite_digests": digests}
+    return {**plan.config.to_json(), **facts, "rows": _rows(plan.fitted)}
+
+
+def _rows(fitted: Fitted) -> dict[str, Json]:
+    """How rows become a model's input: what a run's record says of it, and what a continued run must have again."""
+    return {"template": fitted.template, "left_out": {**fitted.left_out}, "cut": {**fitted.cut}}
+
+
+def _before_rows_were_kept(plan: Plan) -> Fitted:
+    """What holds for a run whose record says nothing of its rows: no row was too long, and only chatml is unchanged."""
+    template = plan.fitted.template
+    return Fitted(template=template if template == "chatml" else "as in an earlier version")
 
 
 def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
     ignored = ("run_id", "storage", "tracking", "cluster")
     old = flatten({name: value for name, value in stored.items() if name not in ignored})
     new = flatten({name: value for name, value in wanted.items() if name not in ignored})
+    if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):
+        # The limit says only which rows take part, and the digests tell the same.
+        for name in ("backbone.max_length", "backbone.too_long"):
+            old.pop(name, None)
+            new.pop(name, None)
     different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if different:
         name = different[0]

@@ -1,0 +1,260 @@
+"""How many tokens rows take, found before anything is trained: rows too long for the backbone, answers that no reply
+can give.
+
+Only texts are tokenised, no picture is decoded, and what was measured once is kept in the cache: nothing here imports a
+model library when all splits are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from components.data.rows import Row, Split
+from components.data.streams import StreamConfig, rows_left
+from components.data.suites.suite import Suite
+from components.data.tasks import TaskStream
+from components.errors import DataError
+from components.evaluation.scorers import score
+from components.fingerprint import code_fingerprint
+from components.models.config import BackboneConfig
+from components.models.identity import cache_dir, local_folder, write_atomically
+from components.models.source import model_source
+from components.training.loading import encoder_for
+
+if TYPE_CHECKING:
+    from components.models.encoding import Encoder
+
+SHOWN = 20  # rows named in a message; more are listed in a file
+_NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What was found and done: goes into the plan that is shown and into the run's record."""
+
+    template: str = ""
+    """The conversation template in use, and `why`."""
+    why: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows that are too long and take no part, by split."""
+    cut: dict[str, int] = field(default_factory=dict)
+    """Rows that are cut to the limit, by split."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLengths:
+    """Of one split, row for row."""
+
+    tokens: list[int]
+    """Of the whole conversation where it is trained on, of the prompt where it is answered."""
+    replies: list[int]
+    """Test splits: tokens of the shortest accepted answer."""
+    unreachable: list[int]
+    """Test splits: rows, counted from 0, for which every accepted answer scores 0 when it is given word for word."""
+
+
+def fit_to_backbone(
+    backbone: BackboneConfig,
+    streams: StreamConfig,
+    stream: TaskStream,
+    suites: Sequence[Suite],
+    *,
+    limit: int | None,
+) -> tuple[TaskStream, tuple[Suite, ...], Fitted]:
+    """The stream and the suites as this backbone learns and answers them; the first `limit` test rows count.
+
+    Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them.
+    """
+    key = _encoder_key(backbone)
+    parts = [(task.train, False, None) for task in stream.tasks] + [(task.test, True, limit) for task in stream.tasks]
+    parts += [(suite.test, True, None) for suite in suites]
+    lengths = {split.digest: _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
+    long: list[_Long] = []
+    for split, asked, first in parts:
+        tokens = lengths[split.digest].tokens[:first]
+        rows = {row: size for row, size in enumerate(tokens) if size > backbone.max_length}
+        if rows:
+            long.append(_Long(split=split, asked=asked, rows=rows))
+    counts = {each.name: len(each.rows) for each in long}
+    if long and backbone.too_long == "error":
+        raise DataError(_refusal(backbone, long))
+    if long and backbone.too_long == "cut":
+        _check_cuts(backbone, long)
+    warnings = [*_reply_warnings(stream, suites, lengths, limit)]
+    if long and backbone.too_long == "skip":
+        shorter = {each.split.digest: rows_left(streams, each.split, frozenset(each.rows)) for each in long}
+        stream = replace(
+            stream,
+            tasks=tuple(
+                replace(
+                    task,
+                    train=shorter.get(task.train.digest, task.train),
+                    test=shorter.get(task.test.digest, task.test),
+                )
+                for task in stream.tasks
+            ),
+        )
+        suites = [replace(suite, test=shorter.get(suite.test.digest, suite.test)) for suite in suites]
+    template, why = _template(backbone, key)
+    return (
+        stream,
+        tuple(suites),
+        Fitted(
+            template=template,
+            why=why,
+            left_out=counts if backbone.too_long == "skip" else {},
+            cut=counts if backbone.too_long == "cut" else {},
+            warnings=tuple(warnings),
+        ),
+    )
+
+
+# ---- what is said ------------------------------------------------------------------------------------------------
+
+
+class _Long(NamedTuple):
+    """Rows of one split that are too long."""
+
+    split: Split
+    asked: bool  # as a prompt to be answered
+    rows: dict[int, int]  # tokens by row, counted from 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.split.task} {self.split.split}"
+
+
+def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
+    named: list[str] = []
+    for each in long:
+        sources = [str(source) for source in each.split.column("source")]
+        named += [f"{each.name} row {row + 1} ({sources[row]}): {size} tokens" for row, size in each.rows.items()]
+    text = "; ".join(named[:SHOWN])
+    if len(named) > SHOWN:
+        path = cache_dir() / "lengths" / f"too-long-{hashlib.sha256(str(named).encode()).hexdigest()[:16]}.txt"
+        write_atomically(path, "\n".join(named) + "\n")
+        text += f"; and {len(named) - SHOWN} more, all listed in {path}"
+    largest = max(size for each in long for size in each.rows.values())
+    rows = "row takes" if len(named) == 1 else "rows take"
+    return (
+        f"{len(named)} {rows} more tokens than backbone.max_length = {backbone.max_length}: {text}. Raise "
+        f"--backbone.max-length to {largest} if the model can take that, or set --backbone.too-long to cut or skip."
+    )
+
+
+def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
+    """Raise `DataError` naming the rows that cannot be cut."""
+    encoder, wrong = encoder_for(backbone), list[str]()
+    features = torch.zeros(0, 0)  # in the place of pictures, which nobody looks at
+    for each in long:
+        for number, row in enumerate(_texts(each.split)):
+            if number not in each.rows:
+                continue
+            try:
+                encode = encoder.prompt_example if each.asked else encoder.training_example
+                encode(row, features=features)
+            except DataError as error:
+                wrong.append(f"{each.name} row {number + 1}: {str(error).rstrip('.')}")
+    if wrong:
+        more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+        raise DataError(f"{len(wrong)} rows cannot be cut: {'; '.join(wrong[:SHOWN])}{more}.")
+
+
+def _reply_warnings(
+    stream: TaskStream, suites: Sequence[Suite], measured: Mapping[str, SplitLengths], limit: int | None
+) -> Iterator[str]:
+    tested = [(f"task {task.name}", task.test, task.max_new_tokens, limit) for task in stream.tasks]
+    tested += [(f"suite {suite.name}", suite.test, suite.max_new_tokens, None) for suite in suites]
+    for name, split, room, first in tested:
+        lengths = measured[split.digest]
+        replies = lengths.replies[:first]
+        longer = [size for size in replies if size > room]
+        if longer:
+            yield (
+                f"{len(longer)} of {len(replies)} test answers of {name} need more than max_new_tokens = {room} (the "
+                f"longest {max(longer)} tokens): replies end before them"
+            )
+        unreachable = [row for row in lengths.unreachable if first is None or row < first]
+        if unreachable:
+            rows = ", ".join(str(row + 1) for row in unreachable[:SHOWN])
+            more = f" and {len(unreachable) - SHOWN} more" if len(unreachable) > SHOWN else ""
+            yield (
+                f"{len(unreachable)} of {len(replies)} test rows of {name} score 0 whatever is replied, even their own "
+                f"answer word for word: rows {rows}{more}"
+            )
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------------
+
+
+def _texts(split: Split) -> Iterator[Row]:
+    """The rows of a split; of a picture only that there is one."""
+    for row in split.rows(with_image=False):
+        yield row if row.width is None else replace(row, image=b"")
+
+
+def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bool) -> SplitLengths:
+    kind = "asked" if answering else "taught"
+    path = cache_dir() / "lengths" / f"{split.digest[:32]}-{kind}-{key}.json"
+    found = _read(path)
+    if found is not None:
+        return SplitLengths(**found)
+    lengths = measure_split(encoder_for(backbone), split, answering=answering)
+    write_atomically(path, json.dumps(asdict(lengths)))
+    return lengths
+
+
+def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLengths:
+    """Tokenise every row of `split`; raises `DataError` for a row that cannot be encoded at all."""
+    tokens, replies, unreachable = list[int](), list[int](), list[int]()
+    for number, row in enumerate(_texts(split)):
+        tokens.append(encoder.num_tokens(row, answering=answering))
+        if not answering:
+            continue
+        if row.metric == "constraints":  # its answers are conditions, not texts to be replied
+            replies.append(0)
+            continue
+        given = [encoder.reply_ids(row, answer) for answer in dict.fromkeys(row.answers)]
+        replies.append(min(len(ids) for ids in given))
+        if not any(score(row.metric, encoder.decode(ids), row.answers) for ids in given):
+            unreachable.append(number)
+    return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable)
+
+
+def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
+    path = cache_dir() / "lengths" / f"template-{key}.json"
+    found = _read(path)
+    if found is None:
+        name, why = encoder_for(backbone).template
+        found = {"name": name, "why": why}
+        write_atomically(path, json.dumps(found))
+    return str(found["name"]), str(found["why"])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _encoder_key(backbone: BackboneConfig) -> str:
+    """Identity of how texts become tokens: code, libraries, template, and the files of the tokenizer."""
+    digest = hashlib.sha256(code_fingerprint().encode())
+    for package in ("transformers", "tokenizers"):
+        digest.update(importlib.metadata.version(package).encode())
+    digest.update(f"{backbone.name} {backbone.template} {backbone.vision_layer}".encode())
+    if backbone.name not in ("smol", "pocket"):
+        for path in sorted(local_folder(model_source(backbone)).iterdir()):
+            if path.is_file() and not path.name.endswith(_NOT_TOKENIZER):
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
