@@ -62,12 +62,16 @@ class Window:
     num_rows: int
     shuffle_seed: tuple[int, ...] | None
 
-    def places(self, num_rows: int) -> list[tuple[int, int]]:
-        """(position, place) of every row below position `num_rows`, in order; a place counts the rows as stored."""
+    def rows(self, num_rows: int) -> list[tuple[int, int, int]]:
+        """(position, which of `groups`, row in it) of every row below position `num_rows`, in reading order."""
         order = np.arange(self.num_rows)
         if self.shuffle_seed is not None:
             order = np.random.default_rng(list(self.shuffle_seed)).permutation(self.num_rows)
-        return [(self.start + index, int(place)) for index, place in enumerate(order[: num_rows - self.start])]
+        order = order[: num_rows - self.start]
+        starts = np.cumsum([0, *self.group_rows])
+        groups = np.searchsorted(starts, order, side="right") - 1
+        places = zip(groups.tolist(), (order - starts[groups]).tolist(), strict=True)
+        return [(self.start + index, group, row) for index, (group, row) in enumerate(places)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +116,8 @@ def reached_rows(windows: Sequence[Window], num_rows: int) -> dict[tuple[int, in
     """By (split, shard, row group): the rows of that group that positions below `num_rows` reach."""
     reached: dict[tuple[int, int, int], set[int]] = {}
     for window in windows:
-        starts = np.cumsum([0, *window.group_rows])
-        for _, place in window.places(num_rows):
-            group = int(np.searchsorted(starts, place, side="right")) - 1
-            reached.setdefault(window.groups[group], set()).add(place - int(starts[group]))
+        for _, group, row in window.rows(num_rows):
+            reached.setdefault(window.groups[group], set()).add(row)
     return {group: sorted(rows) for group, rows in reached.items()}
 
 
@@ -162,33 +164,27 @@ class Loader:
 
     def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
         """(position, row, features) of this rank's rows, in the window's order."""
-        wanted = [(at, place) for at, place in window.places(self.num_rows) if self.slice.takes(at)]
-        table = self._read(window, with_image=self.cache is None)
-        pictures = None if self.cache is None else self._pictures(window, self.cache)
-        for position, place in wanted:
-            row = row_from_record(table.slice(place, 1).to_pylist()[0])
-            picture = None if pictures is None else pictures[place]
+        wanted = [place for place in window.rows(self.num_rows) if self.slice.takes(place[0])]
+        # Only groups with a wanted row are read: the cache knows no pictures of the others.
+        tables = {group: self._read(window.groups[group]) for group in sorted({group for _, group, _ in wanted})}
+        for position, group, index in wanted:
+            table, pictures = tables[group]
+            row = row_from_record(table.slice(index, 1).to_pylist()[0])
+            picture = None if pictures is None else pictures[index]
             if self.cache is None or picture is None:
                 yield position, row, None
             else:  # the encoder needs to know that there is a picture; with its features it does not look at it
                 yield position, replace(row, image=b""), self.cache.features(picture)
 
-    def _read(self, window: Window, *, with_image: bool) -> pa.Table:
-        shards = [split.shard_paths() for split in self.splits]
-        columns = None if with_image else [name for name in pq.read_schema(shards[0][0]).names if name != "image"]
-        table = pa.concat_tables(
-            pq.ParquetFile(shards[number][shard]).read_row_group(group, columns=columns)
-            for number, shard, group in window.groups
-        )
-        return table if with_image else table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
-
-    def _pictures(self, window: Window, cache: VisionCache) -> list[str | None]:
-        """The pictures of the window's rows, as stored."""
-        return [
-            picture
-            for number, shard, group in window.groups
-            for picture in cache.pictures(self.splits[number], shard, group)
-        ]
+    def _read(self, place: tuple[int, int, int]) -> tuple[pa.Table, list[str | None] | None]:
+        """A row group; with a cache, its pictures' names in the place of its pictures."""
+        number, shard, group = place
+        file = pq.ParquetFile(self.splits[number].shard_paths()[shard])
+        if self.cache is None:
+            return file.read_row_group(group), None
+        table = file.read_row_group(group, columns=[name for name in file.schema_arrow.names if name != "image"])
+        table = table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
+        return table, self.cache.pictures(self.splits[number], shard, group)
 
 
 ENCODED_SCHEMA = pa.schema(

@@ -193,6 +193,26 @@ def test_features_are_the_towers_once_per_picture_for_the_rows_reached(tmp_path:
         assert tuple(expected.shape) == vision_shape(POCKET)
 
 
+def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone(tmp_path: Path) -> None:
+    """Three row groups of pictures, five rows reached: the rest of the window was never computed, nor is it read."""
+    colours = [(shade, 255 - shade, 7) for shade in range(150)]
+    rows = [
+        row("<image>\ncolour?", str(index), image=picture(colour), sample_id=f"row-{index}")
+        for index, colour in enumerate(colours)
+    ]
+    split = write_split(rows, tmp_path / "train", task="t", split="train")
+    cache = vision_cache(POCKET, tmp_path / "cache", "0123456789abcdef")
+    windows = plan_windows([split], epochs=1, num_rows=5, seed=3)
+    reached = reached_rows(windows, 5)
+    work = ShardWork(split=split, shard=0, rows={group: wanted for (_, _, group), wanted in reached.items()})
+    assert FeatureWriter(POCKET, cache)({"work": np.array([work], dtype=object)}) == {"pictures": [5]}
+    loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=5, cache=cache)
+    blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
+    read = [example for block in blocks for example in examples(block.to_pylist(), "float32")]
+    assert len(read) == 5
+    assert all(example.features is not None for example in read)
+
+
 def test_a_damaged_file_of_the_cache_is_named(tmp_path: Path) -> None:
     cache = vision_cache(POCKET, tmp_path, "0123456789abcdef")
     cache.features_file("ab12").parent.mkdir(parents=True)
