@@ -28,14 +28,14 @@ def decision_tables(groups: Groups) -> list[tuple[Line, list[Line]]]:
     `old weight` is the weight of the old tensors in a moving average: its mean, and the least and most of any step.
     `own group` and `fallback` are percent of the task's test rows after the last task. Empty columns are left out.
     """
-    header = ["method", "task", *COLUMNS]
+    header = ["method: task", *COLUMNS]  # in one cell, since a narrow terminal repeats the first column only
     lines: list[Line] = []
     for name, group in groups.items():
         for task in group[0].matrix.tasks:
             seeds = [_of_task(run, task) for run in group]
             cells = [column(seeds) for column in COLUMNS.values()]
             if any(cells):
-                lines.append([name, task, *cells])
+                lines.append([f"{name}: {task}", *cells])
     if not lines:
         return []
     kept = [number for number in range(len(header)) if any(line[number] for line in lines)]
@@ -107,10 +107,10 @@ COLUMNS: dict[str, Callable[[Sequence[_OfTask]], str]] = {
     "group": _group,
     "similarity": _number("similarity", 3),
     "EMA steps": _number("ema_steps", 0),
+    "own group %": _share("own"),
+    "fallback %": _share("fallback"),
     "old weight": _old_weight,
     "EMA fallback %": _number("ema_fallback", 1, 100.0),
     "w (moved)": _scalars,
     "slots used": _number("slots_used", 0),
-    "own group %": _share("own"),
-    "fallback %": _share("fallback"),
 }

@@ -104,15 +104,15 @@ def test_a_record_carries_them_and_the_report_shows_them(tmp_path: Path) -> None
     assert runs[0].decisions.served == DECISIONS.served
     ((header, lines),) = decision_tables(named(grouped(runs)))
     assert header == [
-        *("method", "task", "group", "similarity", "EMA steps", "old weight", "EMA fallback %", "w (moved)"),
-        *("slots used", "own group %", "fallback %"),
+        *("method: task", "group", "similarity", "EMA steps", "own group %", "fallback %"),
+        *("old weight", "EMA fallback %", "w (moved)", "slots used"),
     ]
     assert lines == [
-        ["`lcia`", DOC, "0", "", "0 ± 0", "", "", "", "", "25.0 ± 0.0", "75.0 ± 0.0"],
+        [f"`lcia`: {DOC}", "0", "", "0 ± 0", "25.0 ± 0.0", "75.0 ± 0.0", "", "", "", ""],
         [
-            *("`lcia`", ICON, "0 (reused)", "0.950 ± 0.028", "59 ± 0", "0.9700 ± 0.0000 (0.5000 to 0.9999)"),
-            *("25.0 ± 0.0", "", "", "100.0 ± 0.0", "0.0 ± 0.0"),
+            *(f"`lcia`: {ICON}", "0 (reused)", "0.950 ± 0.028", "59 ± 0", "100.0 ± 0.0", "0.0 ± 0.0"),
+            *("0.9700 ± 0.0000 (0.5000 to 0.9999)", "25.0 ± 0.0", "", ""),
         ],
-        ["`continual_llava`", ICON, "", "", "", "", "", f"{DOC} 0.620 (-0.330)", "2", "", ""],
+        [f"`continual_llava`: {ICON}", *[""] * 7, f"{DOC} 0.620 (-0.330)", "2"],
     ]
     assert decision_tables(named(grouped(runs[3:]))) == []
