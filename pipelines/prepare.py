@@ -66,7 +66,7 @@ _ONLY_OF = {
     "max_broken": (*_RELEASED, "a stream file"),
     "ray": ("a published stream", "a stream file"),
     "ids": ("a stream file",),
-    "orientation": ("a stream file",),
+    "orientation": (*_RELEASED, "a stream file"),
     "size": ("a generated stream",),
     "data_seed": ("a generated stream",),
 }  # options that mean nothing for other streams
@@ -95,8 +95,8 @@ class Prepare:
     """Of your own stream, a row whose id was used before: refuse leaves it out as broken, renew puts a number behind
     the id, auto renews in training data unless it is the same row again. Default: what the file says, else auto."""
     orientation: Orientation | None = None
-    """Of your own stream: apply turns pictures upright as EXIF says, leave takes them as they are stored. Default: what
-    the stream file says, else apply."""
+    """apply turns pictures upright as EXIF says, leave takes them as they are stored, as LLaVA's released code does.
+    Default: what your stream file says, else apply."""
     strict: bool = False
     """Of a published stream or suite: write nothing when anything at all is wrong."""
     workers: int = 4
@@ -192,6 +192,7 @@ def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportRepo
             command.out,
             max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
             strict=command.strict,
+            orientation=command.orientation or "apply",
         )
     if command.stream in BENCHMARKS:
         stream = BENCHMARKS[command.stream]
@@ -207,6 +208,7 @@ def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportRepo
             command.out,
             max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
             strict=command.strict,
+            orientation=command.orientation or "apply",
             in_order=in_order,
         )
     path = Path(command.stream).expanduser()

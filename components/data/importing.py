@@ -183,6 +183,7 @@ def import_stream(
                         "file": source.name,
                         "metric": task.metric,
                         "licence": task.licence,
+                        "pictures": report.pictures,  # written when all are counted
                     }
                     rows = _rows(task, split, source, report, in_order)
                     write_split(rows, partial / task.name / split, task=task.name, split=split, card=card)

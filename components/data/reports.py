@@ -263,8 +263,8 @@ class ImportReport:
                 done = ", ".join(f"{DONE[kind]} {count:,}" for kind, count in file.pictures.items())
                 found.append(f"Pictures of {file.name}: {done}.")
             if file.fields:
-                names = ", ".join(f"{name} ({count:,} rows)" for name, count in file.fields.most_common())
-                found.append(f"Fields of {file.name} that mean nothing here and were not read: {names}.")
+                names = ", ".join(f"{name} {count:,}" for name, count in file.fields.most_common())
+                found.append(f"Rows of {file.name} with fields that mean nothing here and are not read: {names}.")
         return tuple(found)
 
     @property

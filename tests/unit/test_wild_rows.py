@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import suite_trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +23,8 @@ from components.data.pictures import open_image
 from components.data.prepared import open_prepared
 from components.data.reports import ImportReport, ItemError
 from components.data.rows import Row
+from components.data.suites.preparing import prepare_suite
+from components.data.suites.suite import open_suite
 from components.errors import ConfigError
 
 Item = dict[str, object]
@@ -350,7 +355,7 @@ def test_fields_that_mean_nothing_are_counted(tmp_path: Path) -> None:
     assert not report.faults
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["files"][0]["fields_not_read"] == {"topic": 2, "mood of a turn": 1}
-    assert any("topic (2 rows)" in remark for remark in written["remarks"])
+    assert any("topic 2, mood of a turn 1" in remark for remark in written["remarks"])
 
 
 def test_columns_that_mean_nothing_are_counted(tmp_path: Path) -> None:
@@ -381,6 +386,50 @@ def test_a_picture_inside_a_message_is_the_rows(tmp_path: Path) -> None:
     assert not report.faults
     assert (row.image, row.width, row.height) == (data.getvalue(), 7, 9)
     assert [turn.text for turn in row.turns] == ["<image>\nWhat?", "A"]
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def test_every_member_of_an_archive_is_read_or_told(tmp_path: Path) -> None:
+    words = json.dumps({"url": "somewhere"}).encode()
+    item = json.dumps({"conversations": talk("Q?")}).encode()
+    data = packed(
+        ("1.json", words), ("1.txt", b"tea"), ("1.cls", b"3"), ("2.json", item), ("2.txt", b"another text"),
+        ("3.txt", b"tea"), ("3.mp4", b"film"), ("4.txt", b"tea"), ("4.wav", b"sound"),
+    )  # fmt: skip
+    test = packed(("1.txt", b"tea"))
+    prepared(tmp_path, f"[{ONE}]")
+    for name, archive in (("train.tar", data), ("test.tar", test)):
+        (tmp_path / name).write_bytes(archive)
+    toml = (tmp_path / "s.toml").read_text().replace(".json", ".tar") + 'instruction = "Name it."\n'
+    (tmp_path / "s.toml").write_text(toml)
+    file = import_stream(read_stream_file(tmp_path / "s.toml"), tmp_path / "tars", max_broken=0.9).files[0]
+    rows = list(open_prepared(tmp_path / "tars").tasks[0].train.rows())
+    assert [(row.sample_id, row.turns[0].text, row.answers) for row in rows] == [
+        ("train/1", "Name it.", ("tea",)),
+        ("train/2", "Q?", ("A",)),
+    ]
+    assert [(problem.row, problem.kind) for problem in file.problems] == [(3, "video or audio"), (4, "video or audio")]
+    assert dict(file.fields) == {"url": 1, ".cls": 1, ".txt": 1}
+
+
+def test_what_was_read_travels_between_processes() -> None:
+    """Copies are made by the protocol that pickle follows."""
+    reader = ItemReader(task="t", split="train", metric="exact", image_root=None, source="f")
+    for item in ({"messages": messages("Q?")}, {"messages": messages("Q?"), "video": "a"}, 7):
+        ((number, one),) = distinct_items([(1, item)])
+        read = copy.deepcopy(reader).read((number, one))
+        again = copy.deepcopy(read)
+        assert repr(again) == repr(read)
+    assert copy.deepcopy(ItemError("a", "b", rest_lost=True)).rest_lost
 
 
 REPEATED = [llava("1", conversations=talk(f"<image>\nQ{at}?")) for at in range(3)]
@@ -453,6 +502,20 @@ def test_rows_have_the_size_of_what_is_learned(tmp_path: Path, orientation: str,
         assert row.image == data
         assert dict(report.files[0].pictures) == {"turned": 1}
     assert not report.faults
+
+
+def test_a_published_suite_and_stream_are_turned_or_left_too(tmp_path: Path) -> None:
+    data, stored = lying()
+    suite_trees.pope(tmp_path)
+    (tmp_path / "val2014" / "COCO_val2014_01.jpg").write_bytes(data)
+    for orientation, done in (("apply", "turned"), ("leave", "left")):
+        report = prepare_suite("pope", tmp_path, tmp_path / "out", orientation=orientation)
+        assert dict(report.files[0].pictures) == {done: report.files[0].kept}
+        row = next(open_suite(tmp_path / "out").test.rows())
+        assert row.image is not None
+        seen = open_image(row.image, sample_id="1")
+        assert (row.width, row.height) == seen.size
+        assert (seen.tobytes() == stored.tobytes()) == (orientation == "leave")
 
 
 def test_what_is_done_to_pictures_is_counted(tmp_path: Path) -> None:

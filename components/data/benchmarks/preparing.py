@@ -23,7 +23,7 @@ from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, 
 from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.in_order import ONE_BY_ONE, InOrder
-from components.data.pictures import followed
+from components.data.pictures import Orientation, followed
 from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
@@ -45,6 +45,7 @@ def prepare_benchmark(
     *,
     max_broken: float = ALLOWED_LOSS,
     strict: bool = False,
+    orientation: Orientation = "apply",
     in_order: InOrder = ONE_BY_ONE,
 ) -> ImportReport:
     """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
@@ -52,7 +53,7 @@ def prepare_benchmark(
     Refused is a split that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
     refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
     `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`, naming the layout that is expected.
-    `in_order` opens the pictures.
+    `in_order` opens the pictures; `orientation` "leave" takes them as they are stored, as LLaVA's released code does.
     """
     check_max_broken(max_broken)
     followed.cache_clear()
@@ -64,7 +65,12 @@ def prepare_benchmark(
         with whole_or_later(out_dir) as scratch:
             for task in stream.tasks:
                 done = _TaskPreparation(
-                    stream=stream, task=task, root=root, folder=scratch / task.name, in_order=in_order
+                    stream=stream,
+                    task=task,
+                    root=root,
+                    folder=scratch / task.name,
+                    in_order=in_order,
+                    orientation=orientation,
                 )
                 files.extend(done.run())
             refused = refusal(files, max_broken=max_broken, strict=strict)
@@ -116,6 +122,7 @@ class _TaskPreparation:
     root: Path
     folder: Path
     in_order: InOrder
+    orientation: Orientation
     test_keys: set[bytes] = field(default_factory=set)
 
     def run(self) -> list[FileReport]:
@@ -150,7 +157,7 @@ class _TaskPreparation:
     def _state(self, side: Side, choice: Choice) -> str:
         """What a split depends on; the training part also on the test part, which it is compared with."""
         compared = b"".join(sorted(self.test_keys)) if side == "train" else b""
-        parts = f"{self.stream.digest}\n{self.root}\n{choice.digest}\n".encode()
+        parts = f"{self.stream.digest}\n{self.root}\n{choice.digest}\n{self.orientation}\n".encode()
         return hashlib.sha256(parts + compared).hexdigest()
 
     def _kept(self, side: Side, choice: Choice, report: FileReport) -> bool:
@@ -165,6 +172,8 @@ class _TaskPreparation:
             return False  # damaged since: it is written again
         report.kept = split.num_rows
         report.with_image = sum(width is not None for width in split.column("width"))
+        pictures = split.card.get("pictures")
+        report.pictures.update(pictures if isinstance(pictures, dict) else {})
         if side == "test":
             self.test_keys.update(key for row in split.rows() for key in question_keys(row))
         return True
@@ -172,7 +181,7 @@ class _TaskPreparation:
     def _written(self, side: Side, choice: Choice, report: FileReport) -> Split:
         self._mark(side).unlink(missing_ok=True)
         items = chosen(self._items(side), choice, self.stream, self.task, side)
-        check = partial(check_item, place=Place.of(self.root, self.task, side))
+        check = partial(check_item, place=Place.of(self.root, self.task, side, self.orientation))
         part = self.task.part(side)
         faults = report.counts.total()
         card: dict[str, object] = {
@@ -184,6 +193,7 @@ class _TaskPreparation:
             "published_rows": list(part.published),
             "metric": self.task.metric,
             "licence": FAMILIES[self.task.family].licence,
+            "pictures": report.pictures,  # written when all are counted
         }
         rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from components.data.benchmarks.spec import Boxes, Side, TaskSpec
 from components.data.items import check_fit, with_placeholder
-from components.data.pictures import Picture, encoded_sheet, picture_path, proved, read_picture
+from components.data.pictures import Orientation, Picture, encoded_sheet, picture_path, proved, read_picture
 from components.data.reports import ItemError, Problem
 from components.data.rows import Row, Turn, plain_instruction
 
@@ -60,10 +60,11 @@ class Place:
     side: Side
     metric: str
     boxes: Boxes
+    orientation: Orientation = "apply"
 
     @classmethod
-    def of(cls, root: Path, task: TaskSpec, side: Side) -> Place:
-        return cls(root=root, task=task.name, side=side, metric=task.metric, boxes=task.boxes)
+    def of(cls, root: Path, task: TaskSpec, side: Side, orientation: Orientation = "apply") -> Place:
+        return cls(root=root, task=task.name, side=side, metric=task.metric, boxes=task.boxes, orientation=orientation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +107,7 @@ def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
 def check_item(item: RawItem, place: Place) -> Checked | Problem:
     """Open the item's picture and build its row, or say what is wrong with it."""
     try:
-        shown, name = _picture(item, place.root)
+        shown, name = _picture(item, place)
         turns = with_placeholder(list(item.turns), has_image=shown is not None)
         if place.side == "test":
             check_fit(item.metric or place.metric, item.answers)
@@ -138,19 +139,20 @@ def question_keys(row: Row) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(picture + " ".join(text.casefold().split()).encode()).digest()[:16] for text in asked)
 
 
-def _picture(item: RawItem, root: Path) -> tuple[Picture | None, str]:
+def _picture(item: RawItem, place: Place) -> tuple[Picture | None, str]:
     """The picture and its file below the root (empty for one without a file of its own)."""
     if item.data is not None:
-        return proved(item.data, f"of item {item.item_id}"), ""
+        return proved(item.data, f"of item {item.item_id}", place.orientation), ""
     if not item.images:
         return None, ""
-    path = _first_there(root, item.images)
-    picture = read_picture(path, item.images[0])
+    path = _first_there(place.root, item.images)
+    picture = read_picture(path, item.images[0], place.orientation)
     if item.choices:
-        choices = [read_picture(picture_path(root, name), name).data for name in item.choices]
+        names = [(picture_path(place.root, name), name) for name in item.choices]
+        choices = [read_picture(path, name, place.orientation).data for path, name in names]
         data, size = encoded_sheet(picture.data, choices)
         picture = replace(picture, data=data, size=size)
-    return picture, path.relative_to(root.resolve()).as_posix()
+    return picture, path.relative_to(place.root.resolve()).as_posix()
 
 
 def _first_there(root: Path, names: tuple[str, ...]) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.data.benchmarks.choosing import counted, distinct
 from components.data.benchmarks.raw import Place, RawItem, check_item
 from components.data.benchmarks.spec import rank
+from components.data.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import whole_or_nothing
 from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
@@ -22,13 +23,20 @@ class _Refused(Exception):
 
 
 def prepare_suite(
-    name: str, root: Path, out_dir: Path, *, max_broken: float = ALLOWED_LOSS, strict: bool = False
+    name: str,
+    root: Path,
+    out_dir: Path,
+    *,
+    max_broken: float = ALLOWED_LOSS,
+    strict: bool = False,
+    orientation: Orientation = "apply",
 ) -> ImportReport:
     """Write the suite `name`, a key of `SUITES`, from its release below `root`; what cannot be read is left out.
 
     Refused is a suite that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
     refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
-    `<out_dir>.report.json`. Raises `DataError` when the release is not below `root`.
+    `<out_dir>.report.json`. Raises `DataError` when the release is not below `root`. `orientation` "leave" takes
+    pictures as they are stored.
     """
     check_max_broken(max_broken)
     root = root.expanduser().resolve()
@@ -55,8 +63,11 @@ def prepare_suite(
                 "metric": spec.metric,
                 "scoring": spec.scoring,
                 "licence": spec.licence,
+                "pictures": report.pictures,  # written when all are counted
             }
-            write_split(_rows(name, spec, root, items, report), scratch / "test", task=name, split="test", card=card)
+            place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="", orientation=orientation)
+            rows = _rows(name, spec, place, items, report)
+            write_split(rows, scratch / "test", task=name, split="test", card=card)
             refused = refusal((report,), max_broken=max_broken, strict=strict)
             if refused is not None:
                 raise _Refused
@@ -71,10 +82,9 @@ def prepare_suite(
 
 
 def _rows(
-    name: str, spec: SuiteSpec, root: Path, items: Iterator[RawItem | Problem], report: FileReport
+    name: str, spec: SuiteSpec, place: Place, items: Iterator[RawItem | Problem], report: FileReport
 ) -> Iterator[Row]:
-    drawn = None if spec.use is None else _drawn(name, spec, root)
-    place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="")
+    drawn = None if spec.use is None else _drawn(name, spec, place.root)
     for item in counted(distinct(items), report):
         if isinstance(item, Problem) or (drawn is not None and item.item_id not in drawn):
             continue
