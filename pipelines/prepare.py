@@ -45,6 +45,7 @@ from components.data.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.report_page import pairs_of, pictures_of, write_page
+from components.data.report_tables import ReportTable
 from components.data.report_terminal import say, show_overlaps, show_report, show_table
 from components.data.reports import ImportReport, refused_report_path
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
@@ -248,12 +249,22 @@ def _generate(command: Prepare, console: Console) -> None:
     """A generated stream: its splits and what they share."""
     config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
     stream = write_generated_stream(config, command.out)
-    lines: list[list[str]] = []
-    for split in stream.splits:
-        share = f"{float(str(split.card['majority_share'])):.1%}"
-        lines.append([f"{split.task} {split.split}", f"{split.num_rows:,}", str(split.card["majority_answer"]), share])
-    say(stream.name, console)
-    show_table(["split", "majority answer"], ["rows", "share"], lines, console)
+    table = ReportTable(
+        caption=stream.name,
+        names=("split", "majority answer"),
+        numbers=("rows", "share"),
+        lines=tuple(
+            (
+                f"{split.task} {split.split}",
+                str(split.card["majority_answer"]),
+                f"{split.num_rows:,}",
+                f"{float(str(split.card['majority_share'])):.1%}",
+            )
+            for split in stream.splits
+        ),
+    )
+    say(table.caption, console)
+    show_table(table, console)
     if command.overlaps:
         shared = _overlaps(stream, command)
         for sentence in shared.sentences:

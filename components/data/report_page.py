@@ -13,8 +13,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.data.overlaps import EXAMPLES, Overlap, Shared
-from components.data.reports import FileReport, ImportReport
-from components.data.survey import LARGE, StreamSurvey
+from components.data.report_tables import (
+    answers_table,
+    leaks_table,
+    licences_table,
+    pairs_table,
+    pictures_table,
+    splits_table,
+)
+from components.data.reports import ImportReport
+from components.data.survey import StreamSurvey
 from components.data.thumbnails import Thumbnail
 from components.errors import DataError
 
@@ -73,7 +81,14 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
             report=report,
             headlines=_HEADLINES,
             troubled=[file for file in report.files if file.problems],
-            published=_published,
+            tables={
+                "splits": splits_table(report, sources=True),
+                "leaks": None if found is None else leaks_table(found),
+                "pairs": None if found is None else pairs_table(found.pairs),
+                "pictures": None if seen is None else pictures_table(seen),
+                "answers": None if seen is None else answers_table(seen),
+                "licences": licences_table(report),
+            },
             shared=found,
             pairs=[
                 (pair.first, seen.pictures.get(pair.first, none), pair.second, seen.pictures.get(pair.second, none))
@@ -82,7 +97,6 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
             if seen is not None
             else [],
             splits=seen.splits if seen is not None else (),
-            large=LARGE // 1_000_000,
             shown_problems=PROBLEMS,
             shown_turns=_TURNS,
         )
@@ -94,7 +108,7 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
 
 
 def page_environment(*folders: Path) -> Environment:
-    """What renders the templates in `folders`: everything is escaped; filters cut texts and write numbers and sizes."""
+    """What renders the templates in `folders`: everything is escaped; filters cut texts and write numbers."""
     environment = Environment(
         autoescape=True,
         loader=FileSystemLoader(folders),
@@ -102,12 +116,8 @@ def page_environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cut=_cut, number=_number, size=_size)
+    environment.filters.update(cut=_cut, number=_number)
     return environment
-
-
-def _published(file: FileReport) -> str:
-    return " or ".join(f"{size:,}" for size in file.published) or "-"
 
 
 def _cut(text: object, length: int = _TEXT) -> str:
@@ -118,11 +128,3 @@ def _cut(text: object, length: int = _TEXT) -> str:
 
 def _number(number: int) -> str:
     return f"{number:,}"
-
-
-def _size(count: int) -> str:
-    """A file's size in words."""
-    for unit, factor in (("MB", 1_000_000), ("kB", 1_000)):
-        if count >= factor:
-            return f"{count / factor:,.1f} {unit}"
-    return f"{count} bytes"

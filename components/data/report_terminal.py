@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -12,11 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.data.overlaps import Overlap, Shared
-from components.data.reports import FileReport, ImportReport, Problem
+from components.data.report_tables import ReportTable, pairs_table, splits_table
+from components.data.reports import ImportReport, Problem
 from components.terminal_table import print_table
 
 SHOWN_PROBLEMS, SHOWN_PAIRS = 40, 20  # report.json has more
 _NAME_ROOM = 12  # characters of a folded name
+_GAP = 3  # between columns
 
 
 def say(text: str, console: Console, *, indent: str = "") -> None:
@@ -28,28 +30,22 @@ def say(text: str, console: Console, *, indent: str = "") -> None:
     console.print(filled, soft_wrap=True, markup=False, highlight=False)
 
 
-def show_table(names: Sequence[str], numbers: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
-    """A table whose first columns hold names, which are folded where there is no room, and the others numbers.
-
-    Where even that leaves no room for the numbers, it is printed in parts.
-    """
-    width = sum(max(len(line[at]) for line in ((*names, *numbers), *lines)) + 2 for at in _behind(names, numbers))
-    if (console.width - width) // len(names) < _NAME_ROOM:
-        print_table([*names, *numbers], lines, console)
+def show_table(table: ReportTable, console: Console) -> None:
+    """A table whose names are folded where there is no room; it is printed in parts where that leaves none either."""
+    heads = (*table.names, *table.numbers)
+    widths = [max(len(line[at]) for line in (heads, *table.lines)) + _GAP for at in range(len(heads))]
+    if (console.width - sum(widths[len(table.names) :])) // len(table.names) < _NAME_ROOM:
+        print_table(heads, table.lines, console)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for line in lines:
-        table.add_row(*map(escape, line))
-    console.print(table, highlight=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in table.names:
+        shown.add_column(name, overflow="fold")
+    for name in table.numbers:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for line in table.lines:
+        shown.add_row(*map(escape, line))
+    console.print(shown, highlight=False)
     console.print()
-
-
-def _behind(names: Sequence[str], numbers: Sequence[str]) -> range:
-    return range(len(names), len(names) + len(numbers))
 
 
 def show_report(report: ImportReport, console: Console) -> None:
@@ -61,7 +57,7 @@ def show_report(report: ImportReport, console: Console) -> None:
         say(report.verdict, console)
         for sentence in report.leaks or ():
             say(f"{sentence}.", console, indent="  ")
-    _show_splits(report, console)
+    show_table(splits_table(report, sources=False), console)
     for fault in report.faults:
         rows = "row" if fault.count == 1 else "rows"
         where = ", ".join(f"{name} {count:,}" for name, count in fault.splits)
@@ -80,23 +76,6 @@ def show_report(report: ImportReport, console: Console) -> None:
         say(f"Licence of {', '.join(licence.tasks)}: {licence.licence}{where}", console)
 
 
-def _show_splits(report: ImportReport, console: Console) -> None:
-    """One line a split; columns that mean nothing for this stream are left out."""
-    columns: list[tuple[str, bool, Callable[[FileReport], str]]] = [
-        ("split", True, lambda file: file.name),
-        ("rows read", True, lambda file: f"{file.rows:,}"),
-        ("published", report.released, lambda file: " or ".join(f"{size:,}" for size in file.published) or "-"),
-        ("taken", report.drawn, lambda file: f"{file.taken:,}"),
-        ("kept", True, lambda file: f"{file.kept:,}"),
-        ("with picture", True, lambda file: f"{file.with_image:,}"),
-        ("new ids", report.renewed, lambda file: f"{file.repeated_ids:,}"),
-        ("problems", True, lambda file: f"{file.faults.total():,}"),
-    ]
-    shown = [(name, cell) for name, wanted, cell in columns if wanted]
-    lines = [[cell(file) for _, cell in shown] for file in report.files]
-    show_table(["split"], [name for name, _ in shown[1:]], lines, console)
-
-
 def _various(problems: Sequence[tuple[str, Problem]]) -> list[Problem]:
     """The problems to show, in their order: the first of every kind and split before further ones of any."""
     times: Counter[tuple[str, str]] = Counter()
@@ -112,12 +91,7 @@ def show_overlaps(shared: Shared, console: Console) -> None:
     if not shared.pairs:
         say("No pictures look alike and no questions are equal between splits.", console)
         return
-    show_table(
-        ["rows of", "are like"],
-        ["pictures", "questions", "both", "near-blank"],
-        [_pair(pair) for pair in sorted(shared.pairs, key=_weight, reverse=True)[:SHOWN_PAIRS]],
-        console,
-    )
+    show_table(pairs_table(sorted(shared.pairs, key=_weight, reverse=True)[:SHOWN_PAIRS]), console)
     if len(shared.pairs) > SHOWN_PAIRS:
         say(f"and {len(shared.pairs) - SHOWN_PAIRS} more pairs of splits in overlaps.json", console)
 
@@ -126,9 +100,3 @@ def _weight(pair: Overlap) -> tuple[int, int, bool, int]:
     """The same questions about the same pictures first, then pictures, then what a test part shares with training."""
     leak = pair.first.endswith(" train") and pair.second.endswith(" test")
     return pair.repeats, pair.pictures, leak, pair.questions
-
-
-def _pair(pair: Overlap) -> list[str]:
-    pictures = f"{pair.pictures:,} of {pair.pictured:,}" if pair.pictured else "-"
-    blank = f"{pair.near_blank:,}" if pair.near_blank else "-"
-    return [pair.second, pair.first, pictures, f"{pair.questions:,} of {pair.rows:,}", f"{pair.repeats:,}", blank]

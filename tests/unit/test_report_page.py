@@ -6,6 +6,7 @@ import ast
 import base64
 import io
 import json
+import re
 import struct
 import zlib
 from html.parser import HTMLParser
@@ -140,6 +141,22 @@ def test_the_page_tells_problems_terms_and_pairs(page: str, prepared: ImportRepo
     assert "not stated" in page
     assert page.count('<div class="card pair">') == 1
     assert "Picture not kept" in page  # nobody asked for that of row 1
+
+
+def test_a_page_of_ones_own_files_speaks_of_no_release(page: str) -> None:
+    heads = [head for head in re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page)]
+    assert "published" not in heads
+    assert "new ids" not in heads
+    assert "release" not in page
+    assert "benchmark" not in page
+
+
+def test_every_cell_says_what_it_is_where_a_phone_shows_a_row_as_a_card(page: str) -> None:
+    """The head of its column, which a card does not show."""
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+        for line in re.findall(r'<tr><th scope="row">.*?</tr>', table, re.DOTALL):
+            assert re.findall(r'data-label="([^"]*)"', line) == heads[1:]
 
 
 def test_a_survey_by_hand(seen: StreamSurvey) -> None:
