@@ -144,7 +144,7 @@ def test_the_page_tells_problems_terms_and_pairs(page: str, prepared: ImportRepo
 
 
 def test_a_page_of_ones_own_files_speaks_of_no_release(page: str) -> None:
-    heads = [head for head in re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page)]
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page)
     assert "published" not in heads
     assert "new ids" not in heads
     assert "release" not in page
