@@ -219,6 +219,14 @@ class EProj(ReadsInstructions, Method):
         home = self.homes[self.tasks.index(task)]
         return [name for name, other in zip(self.tasks, self.homes, strict=False) if other == home][-1]
 
+    def decisions(self) -> dict[str, dict[str, Json]]:
+        """group: the number of the task's projector; reused: an earlier task had trained it."""
+        homes = self.homes[: len(self.tasks)]
+        return {
+            task: {"group": home, "reused": home in homes[:index]}
+            for index, (task, home) in enumerate(zip(self.tasks, homes, strict=True))
+        }
+
     def similarity(self, task: TaskInfo) -> Tensor:
         """s [T]: how like `task` each learned task is."""
         if not self.tasks:

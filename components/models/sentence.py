@@ -48,7 +48,11 @@ class SentenceEncoder:
         return self._embed.dim
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Vectors [n, D] float32 on the CPU, not normalised; a text's vector does not depend on its neighbours."""
+        """Vectors [n, D] float32 on the CPU, not normalised.
+
+        A text's vector depends on the texts embedded along with it by rounding only (below 1e-6 with minilm, by the
+        padding and the batch's size; not at all with hash), so what a run in pieces compares may differ in last bits.
+        """
         wanted = dict.fromkeys(texts)
         found = {text: self._memo[text] for text in wanted if text in self._memo}
         missing = sorted((text for text in wanted if text not in found), key=lambda text: (len(text), text))

