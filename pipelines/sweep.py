@@ -62,6 +62,7 @@ with command_start():
     from pipelines.report import markdown
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
+FEW_ROWS = 20  # validation rows of a task below which a choice by them is mostly chance
 VALIDATION_SHARE = 0.2  # of the training rows, where the run names none
 SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"
 
@@ -390,12 +391,18 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
     if sweep.base.evaluation.split == "validation":
         tasks = plan_stream(replace(sweep.base, run_id="first")).stream.tasks
-        rows = sorted(task.test.num_rows for task in tasks)
+        rows = sorted(min(task.test.num_rows, sweep.base.evaluation.limit or task.test.num_rows) for task in tasks)
         console.print(
             f"scored on validation rows, {sweep.base.stream.validation:.0%} of the training rows, which no trial "
-            f"learns from: {rows[0]} to {rows[-1]} a task, one row is up to {100 / rows[0]:.1f} points of a score",
+            f"learns from; {rows[0]}{f' to {rows[-1]}' if rows[-1] > rows[0] else ''} of a task are answered",
             soft_wrap=True,
         )
+        if rows[0] < FEW_ROWS:
+            console.print(
+                f"[bold yellow]Warning: with {rows[0]} rows one reply is {100 / rows[0]:.0f} points of a task's score; "
+                "take more training rows, a larger --stream.validation, or more --seeds.[/bold yellow]",
+                soft_wrap=True,
+            )
     else:
         console.print(
             "[bold yellow]Warning: trials are scored on test rows; for a setting that is chosen by them, these figures "
