@@ -1,11 +1,17 @@
-"""Score a result file of CoIN's or COAST's tasks again: as the released script does, and correctly.
+"""Score a release's own reply files: as the released script does (compat), and as the metric is meant (fixed).
 
+    python pipelines/rescore.py --suite scienceqa-test --root downloads/ScienceQA --predictions answers.jsonl
+    python pipelines/rescore.py --suite mme --root downloads/MME --predictions results/LaVIN
     python pipelines/rescore.py --task GQA --annotations questions.json --predictions merge.jsonl --mode compat
     python pipelines/rescore.py --task ScienceQA --problems problems.json --splits pid_splits.json \\
         --predictions merge.jsonl --mode fixed
 
-The last line printed is JSON with `task`, `mode`, `samples`, `correct` (the sum of the scores) and `accuracy` (percent,
-not rounded; the released scripts print it with two decimals). The lines before it are for people.
+`--suite` takes a general suite with its release and replies in the forms that the releases use
+(components/evaluation/suite_replies.py lists them), `--task` a result file of CoIN, COAST, MLLM-CL, TRACE or UCIT.
+
+The last line printed is JSON: of a task `task`, `mode`, `samples`, `correct` (the sum of the scores) and `accuracy`
+(percent, not rounded), of a suite `suite`, `samples`, `correct`, `compat_correct` and `figures`. The lines before it
+are for people.
 """
 
 from __future__ import annotations
@@ -19,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 
-from components.errors import DataError, LittoralError
+from components.errors import ConfigError, DataError, LittoralError
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.evaluation.scorers.released import MODES, Mode, released_task
+from components.evaluation.suite_replies import Missing, score_suite
 from components.options import require_paths
 from components.starting import print_anything
 
@@ -31,16 +38,28 @@ from components.starting import print_anything
 class Rescore:
     """What to score and by which rule."""
 
-    task: str
+    predictions: tuple[Path, ...]
+    """Files of replies: for a task one of JSON lines with question_id and text, such as the merge.jsonl of a CoIN
+    evaluation (of TRACE its JSON with results); for a suite what its release exchanges, folders too. May be gzipped."""
+    task: str | None = None
     """A task of CoIN (ScienceQA, TextVQA, ImageNet, GQA, VizWiz, Grounding, VQAv2, OCRVQA) or of COAST (chartqa,
-    docvqa, iconqa, medicalqa or pathvqa), in any case."""
-    predictions: Path
-    """JSON lines with question_id and text, such as the merge.jsonl of a CoIN evaluation."""
-    mode: Mode
-    """compat: the released script to the letter, bugs included. fixed: the metric as it is meant."""
+    docvqa, iconqa, medicalqa or pathvqa), or with its benchmark's name in front one of mllm-dcl, mllm-acl, trace or
+    ucit (mllm-dcl/medical, trace/meetingbank, ucit/flickr30k), in any case."""
+    suite: str | None = None
+    """A general suite instead: pope, mme, mmbench, seed-bench, mmmu, mathvista, hallusion-bench, scienceqa-test, ..."""
+    root: Path | None = None
+    """Of a suite: the folder that holds its release, as prepare.py takes it; pictures are not needed."""
+    mode: Mode = "compat"
+    """Of a task: compat is the released script to the letter, bugs included; fixed is the metric as it is meant. The
+    other one is printed too."""
+    missing: Missing = "refuse"
+    """Of a suite: what a row without a reply is."""
+    questions: Path | None = None
+    """Of a suite: the questions that question_id means, where replies do not say (LLaVA's llava_pope_test.jsonl)."""
     annotations: Path | None = None
-    """The file that the released script reads: CoIN's test.json or val.json, TextVQA_0.5.1_val.json, GQA's
-    testdev_balanced_questions.json, COAST's JSON or JSON lines. Not read for ScienceQA."""
+    """Of a task: the file that the released script reads: CoIN's test.json or val.json, TextVQA_0.5.1_val.json, GQA's
+    testdev_balanced_questions.json, COAST's JSON or JSON lines, TRACE's test.json, UCIT's test_3000.json or for
+    captions val_coco_type_3000.json. Not read for ScienceQA."""
     problems: Path | None = None
     """ScienceQA's problems.json."""
     splits: Path | None = None
@@ -52,16 +71,52 @@ class Rescore:
 def main(command: Rescore) -> int:
     """Read, score in both modes, print; returns the exit code."""
     require_paths(command)
-    annotations = read_annotations(command.task, command.annotations, command.problems, command.splits)
-    predictions = read_predictions(command.predictions)
+    if (command.task is None) == (command.suite is None):
+        raise ConfigError("Give either --task or --suite.")
+    if command.suite is not None:
+        return of_suite(command, command.suite)
+    return of_task(command, command.task or "")
+
+
+def of_suite(command: Rescore, suite: str) -> int:
+    """A suite's figures by both readings."""
+    if command.root is None:
+        raise ConfigError(f"--suite {suite} needs --root, the folder that holds the release.")
+    found = score_suite(suite, command.root, command.predictions, questions=command.questions, missing=command.missing)
+    print(f"{suite}, fixed: {_share(found.correct, found.samples)}")
+    if found.compat is not None:
+        print(f"{suite}, compat: {_share(found.compat, found.samples)}")
+    if found.pictured is not None:
+        rows, right, compat = found.pictured
+        print(f"  with a picture, fixed: {_share(right, rows)}")
+        if compat is not None:
+            print(f"  with a picture, compat: {_share(compat, rows)}")
+    for name, value in found.figures.items():
+        print(f"  {name}: {value:.2f}")
+    for note in found.notes:
+        print(f"  {note}")
+    print(json.dumps(found.record()))
+    return 0
+
+
+def of_task(command: Rescore, task: str) -> int:
+    """A task's result file in both modes."""
+    if len(command.predictions) != 1:
+        raise ConfigError(f"--task {task} takes one file of --predictions, given: {len(command.predictions)}.")
+    annotations = read_annotations(task, command.annotations, command.problems, command.splits)
+    predictions = read_predictions(command.predictions[0])
     if command.annotations is not None and command.problems is not None:
         print("ScienceQA is scored from its problems and splits; --annotations is not read.")
-    result = score_file(command.task, annotations, predictions, command.mode)
+    result = score_file(task, annotations, predictions, command.mode)
     show(result)
     (other,) = set(MODES) - {command.mode}
-    show_other(command.task, annotations, predictions, other)
+    show_other(task, annotations, predictions, other)
     print(json.dumps(result.record()))
     return 0
+
+
+def _share(right: float, of: int) -> str:
+    return f"{right:g} of {of} right, {100 * right / of:.3f} %"
 
 
 def show(result: FileScore) -> None:

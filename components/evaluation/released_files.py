@@ -5,9 +5,11 @@ Every fault is a `DataError` that names the file and the line, record or questio
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard, cast
 
@@ -15,6 +17,7 @@ from components.errors import DataError
 from components.evaluation.scorers.references import Reference, shown
 
 QuestionId = str | int
+GZIP = b"\x1f\x8b"  # what a gzipped file begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +38,20 @@ class Annotation:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The lines of a result file (merge.jsonl): objects with `question_id` and `text`; other fields are not read."""
+    """The lines of a result file (merge.jsonl): objects with `question_id` and `text`; other fields are not read.
+
+    A JSON object whose `results` is a list of replies (TRACE's) is read too; a reply's id is its place from 1 then.
+    Files may be gzipped.
+    """
+    whole = file_text(path)
+    if (results := _results(whole)) is not None:
+        wrong = next((at for at, text in enumerate(results, start=1) if not isinstance(text, str)), None)
+        if wrong is not None or not results:
+            given = shown(results[wrong - 1]) if wrong else "an empty list"
+            raise DataError(f'{path}: "results" must be a list of replies as texts, given: {given}.')
+        return [Prediction(line=at, question_id=at, text=str(text)) for at, text in enumerate(results, start=1)]
     predictions: list[Prediction] = []
-    for number, line in enumerate(_lines(_text(path)), start=1):
+    for number, line in enumerate(_lines(whole), start=1):
         item = _object(_parsed(line, f"{path} line {number}"), f"{path} line {number}")
         key, text = item.get("question_id"), item.get("text")
         if not _is_id(key):
@@ -52,11 +66,33 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def read_list(path: Path) -> list[Annotation]:
     """A JSON list of records with `question_id` (CoIN's test.json, val.json), or the same as JSON lines (COAST's)."""
-    text = _text(path)
+    text = file_text(path)
     if text.lstrip()[:1] == "[":
         return _records(path, _parsed(text, str(path)))
     lines = [_parsed(line, f"{path} line {number}") for number, line in enumerate(_lines(text), start=1)]
     return _records(path, lines)
+
+
+def read_in_order(path: Path) -> list[Annotation]:
+    """A JSON list of records without ids (TRACE's test.json): an id is the record's place from 1."""
+    return [replace(record, question_id=at) for at, record in enumerate(read_list(path), start=1)]
+
+
+def read_captions(path: Path) -> list[Annotation]:
+    """The references of a COCO caption file: `answers` by image id, in the order in which pictures appear."""
+    found: dict[QuestionId, list[str]] = {}
+    listed = _object(_json(path), str(path)).get("annotations")
+    if not isinstance(listed, list) or not listed:
+        raise DataError(f'the list "annotations" of {path} must hold captions, given: {shown(listed)}.')
+    for number, value in enumerate(cast("list[object]", listed), start=1):
+        entry = _object(value, f"{path} annotation {number}")
+        key, text = entry.get("image_id"), entry.get("caption")
+        if not _is_id(key) or not isinstance(text, str):
+            raise DataError(
+                f'{path} annotation {number} must have an "image_id" and a "caption", given: {shown(entry)}.'
+            )
+        found.setdefault(key, []).append(text)
+    return [Annotation(question_id=key, reference={"answers": captions}) for key, captions in found.items()]
 
 
 def read_data_list(path: Path) -> list[Annotation]:
@@ -110,17 +146,31 @@ def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _text(path: Path) -> str:
+def _results(text: str) -> list[object] | None:
+    """The list `results` of a JSON object, or None where the text is no such object."""
+    if '"results"' not in text or text.lstrip()[:1] != "{":
+        return None
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    results = content.get("results") if isinstance(content, dict) else None
+    return cast("list[object]", results) if isinstance(results, list) else None
+
+
+def file_text(path: Path) -> str:
+    """A file of UTF-8 text, gzipped or not; raises `DataError`."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if content[:2] == GZIP else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def _json(path: Path) -> object:
-    return _parsed(_text(path), str(path))
+    return _parsed(file_text(path), str(path))
 
 
 def _parsed(text: str, where: str) -> object:

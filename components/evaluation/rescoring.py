@@ -4,7 +4,8 @@
 of several replies counts); ImageNet pairs the n-th reply with the n-th record; GQA goes over the replies by id (again
 the last counts) and leaves out questions that are not balanced; all others count every line, find its record by id and
 never miss records without a reply. `fixed` needs exactly one reply to every record, by id, and refuses anything else.
-For COAST, which has no scripts, both modes do so.
+For COAST, which has no scripts, both modes do so. TRACE's replies and records belong together by their places. UCIT's
+captions are paired by their places, too, and scored as a whole file.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from components.evaluation.released_files import (
     Annotation,
     Prediction,
     QuestionId,
+    read_captions,
     read_data_list,
+    read_in_order,
     read_list,
     read_questions,
     read_split,
 )
-from components.evaluation.scorers.released import COAST, RELEASED, Mode, released_task
+from components.evaluation.scorers.captions import INSTALL, MEAN, caption_figures, java_home
+from components.evaluation.scorers.references import accepted_answers
+from components.evaluation.scorers.released import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
 
 Pair = tuple[str, Annotation]  # a reply and what it is scored against
 Records = dict[QuestionId, Annotation]
@@ -33,7 +38,12 @@ TEST_SPLIT = "test"  # of ScienceQA's pid_splits.json
 NO_REPLY = "FAILED"  # what the released ScienceQA script takes for a reply that is missing; no letter is in it
 UNBALANCED = "Replies to questions that are not balanced, left out"
 _AS_TEXT = ("textvqa", "vqav2")  # their scripts compare ids as text, so 7 finds "7"; the others do not
-_READERS: dict[str, Callable[[Path], list[Annotation]]] = {"textvqa": read_data_list, "gqa": read_questions}
+_READERS: dict[str, Callable[[Path], list[Annotation]]] = {
+    "textvqa": read_data_list,
+    "gqa": read_questions,
+    **{f"trace/{task}": read_in_order for task in TRACE},
+    **{task: read_captions for task in RELEASED if is_caption_task(task)},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +93,11 @@ def score_file(
     task = released_task(task)
     if not annotations or not predictions:
         raise DataError(f"There is nothing to score: {len(annotations)} records and {len(predictions)} replies.")
-    if mode == "fixed" or task in COAST:
+    if is_caption_task(task):
+        return _captions(task, annotations, predictions, mode)
+    if task.startswith("trace/"):
+        pairs, notes = _in_order(annotations, predictions), []
+    elif mode == "fixed" or task in COAST:
         pairs, notes = _one_to_one(task, annotations, predictions)
     elif task == "scienceqa":
         pairs, notes = _over_the_split(annotations, predictions)
@@ -102,6 +116,39 @@ def _score(task: str, reply: str, annotation: Annotation, mode: Mode) -> float:
         return RELEASED[task].of(mode)(reply, annotation.reference)
     except DataError as error:
         raise DataError(f"Question {annotation.question_id!r}: {error}") from error
+
+
+def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction], mode: Mode) -> FileScore:
+    """`compat`: the n-th reply against the captions of image_id n, the mean of seven; `fixed`: the mean ROUGE-L."""
+    pairs = _in_order(annotations, predictions)
+    if mode == "compat":
+        by_id = {annotation.question_id: annotation for annotation in annotations}
+        missing = next((at for at in range(1, len(pairs) + 1) if at not in by_id), None)
+        if missing is not None:
+            raise DataError(
+                f"The released script takes the n-th reply for image_id n; there is no image_id {missing} in the "
+                "annotations."
+            )
+        pairs = [(text, by_id[at]) for at, (text, _) in enumerate(pairs, start=1)]
+    references = [accepted_answers(annotation.reference) for _, annotation in pairs]
+    found = caption_figures([text for text, _ in pairs], references, java_home())
+    notes = [", ".join(f"{name} {value:.2f}" for name, value in found.items())]
+    if mode == "compat":
+        if MEAN not in found:
+            raise DataError(f"The released mean of seven needs METEOR, which runs in Java: {INSTALL}. {notes[0]}.")
+        correct = found[MEAN] / 100.0 * len(pairs)
+    else:
+        correct = sum(_score(task, text, annotation, mode) for text, annotation in pairs)
+    return FileScore(task=task, mode=mode, samples=len(pairs), correct=correct, notes=tuple(notes))
+
+
+def _in_order(annotations: Sequence[Annotation], predictions: Sequence[Prediction]) -> list[Pair]:
+    if len(annotations) != len(predictions):
+        raise DataError(
+            f"There are {len(predictions)} replies to {len(annotations)} records; they belong together by their "
+            "places, so there must be as many."
+        )
+    return [(reply.text, record) for reply, record in zip(predictions, annotations, strict=True)]
 
 
 def _over_the_split(problems: Sequence[Annotation], predictions: Sequence[Prediction]) -> tuple[list[Pair], list[str]]:

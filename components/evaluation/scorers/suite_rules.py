@@ -112,6 +112,7 @@ def ocrvqa(prediction: str, answers: Sequence[str], prompt: str, metric: str) ->
 
 SUITE_RULES: dict[str, SuiteRule] = {
     "mme": mme,
+    "mme-release": mme,
     "mmbench": mmbench,
     "seed-bench": letter_alone,
     "seed-bench-2-plus": letter_alone,
