@@ -111,7 +111,11 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     console.print_general(result.general, result.matrix.summary().get("final_average"))
     if plan.config.evaluation.split == "test":  # published rows are test figures
         protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
-        console.print_ledger(differences(plan.stream.name, plan.config.method.name, result.matrix, protocol))
+        console.print_ledger(
+            differences(
+                plan.stream.name, plan.config.method.name, result.matrix, protocol, result.readings.get("compat")
+            )
+        )
     names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")
     paths = {name: str(plan.run_dir / Path(name)) for name in names}
     console.print_outcome(paths, where_to_look(plan))

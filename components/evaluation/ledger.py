@@ -18,6 +18,7 @@ from components.evaluation.matrix import ScoreMatrix
 FOLDER = Path(__file__).parent / "published"
 # What sources call a backbone and what it starts from, by its name here.
 _PUBLISHED_AS = {"llava-hf/llava-1.5-7b-hf": ("LLaVA-1.5-7B", "instruction-tuned weights")}
+COMPAT = "compat"  # a published row's scorer: the release's own scripts, which the compat reading follows
 IDENTITY_TOLERANCE = 0.05  # of figures printed with two decimals; sound rows stay below 0.02
 
 
@@ -106,26 +107,36 @@ def run_protocol(backbone: str, tasks: Sequence[str]) -> dict[str, str]:
     return {"backbone": name, "starts_from": start, "order": ", ".join(tasks), "scorer": "fixed"}
 
 
-def differences(stream: str, method: str, matrix: ScoreMatrix, protocol: Mapping[str, str]) -> list[Difference]:
+def differences(
+    stream: str, method: str, matrix: ScoreMatrix, protocol: Mapping[str, str], compat: ScoreMatrix | None = None
+) -> list[Difference]:
     """A finished run against every published row of its benchmark and method.
 
-    `protocol` is what the run did (see `run_protocol`); a key that it does not tell counts as different.
+    `protocol` is what the run did (see `run_protocol`); a key that it does not tell counts as different. `compat` is
+    the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are held against it, if it is whole.
     """
     benchmark = benchmark_of(stream)
     if benchmark is None:
         return []
-    figures, final = matrix.summary(), dict(zip(matrix.tasks, matrix.rows[-1], strict=True))
+    whole = compat is not None and "final_average" in compat.summary()
     return [
-        Difference(
-            row=row,
-            figures={name: figures[name] - value for name, value in row.figures.items() if name in figures},
-            final={task: ours - value for task, value in row.final.items() if (ours := final.get(task)) is not None},
-            protocol=tuple(
-                f"{name}: {protocol.get(name, 'not recorded')}, there {value}"
-                for name, value in row.protocol.items()
-                if protocol.get(name) != value
-            ),
-        )
+        _difference(row, compat, {**protocol, "scorer": COMPAT})
+        if compat is not None and whole and row.protocol.get("scorer") == COMPAT
+        else _difference(row, matrix, protocol)
         for row in published(benchmark)
         if row.method == method
     ]
+
+
+def _difference(row: PublishedRow, matrix: ScoreMatrix, protocol: Mapping[str, str]) -> Difference:
+    figures, final = matrix.summary(), dict(zip(matrix.tasks, matrix.rows[-1], strict=True))
+    return Difference(
+        row=row,
+        figures={name: figures[name] - value for name, value in row.figures.items() if name in figures},
+        final={task: ours - value for task, value in row.final.items() if (ours := final.get(task)) is not None},
+        protocol=tuple(
+            f"{name}: {protocol.get(name, 'not recorded')}, there {value}"
+            for name, value in row.protocol.items()
+            if protocol.get(name) != value
+        ),
+    )

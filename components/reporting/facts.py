@@ -86,6 +86,12 @@ def cost_lines(groups: Groups) -> list[list[str]]:
     ]
 
 
+def compat_of(run: FinishedRun) -> ScoreMatrix | None:
+    """The matrix by the released scripts' rules, where it was made and kept."""
+    path = run.path / "compat_matrix.json"
+    return ScoreMatrix.read(path) if path.is_file() else None
+
+
 def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
     """Every run against the published rows of its method and benchmark, by run id."""
     return [
@@ -98,6 +104,7 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
             run.config.method.name,
             run.matrix,
             run_protocol(run.config.backbone.name, run.matrix.tasks),
+            compat_of(run),
         )
     ]
 

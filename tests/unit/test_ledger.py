@@ -58,6 +58,26 @@ def test_only_real_benchmarks_have_published_rows() -> None:
     assert differences("mini-coin", "disco", matrix, {}) == []
 
 
+def test_rows_by_the_released_scripts_are_held_against_that_reading() -> None:
+    """Final 41 and 61 by the released rules, 40 and 60 by ours; a reading with a missing cell is not used."""
+    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
+    compat = ScoreMatrix(CLEVR, [[51.0, None], [41.0, 61.0]], zero_shot=False)
+    run = {"backbone": "LLaVA-1.5-7B", "starts_from": "instruction-tuned weights", "scorer": "fixed"}
+    [found] = differences("ucit", "disco", matrix, run, compat)
+    assert found.figures["final_average"] == pytest.approx(51 - 69.66)
+    assert found.protocol == ()
+    partial = ScoreMatrix(CLEVR, [[51.0, None], [None, 61.0]], zero_shot=False)
+    for other in (None, partial):
+        [found] = differences("ucit", "disco", matrix, run, other)
+        assert found.figures["final_average"] == pytest.approx(50 - 69.66)
+        assert found.protocol == ("scorer: fixed, there compat",)
+
+
+def test_every_published_row_tells_its_scorer() -> None:
+    assert {row.protocol["scorer"] for row in ROWS} == {"compat", "not stated"}
+    assert {row.protocol["scorer"] for row in published("mllm-dcl")} == {"compat"}
+
+
 def test_a_run_is_held_against_rows_of_its_method() -> None:
     """By hand: final 40 and 60 against 87.43 and 65.70; average 50 against 69.66; BWT -10 against -7.45."""
     matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
@@ -66,7 +86,10 @@ def test_a_run_is_held_against_rows_of_its_method() -> None:
     assert found.final == pytest.approx({"imagenet-r": 40 - 87.43, "clevr-math": 60 - 65.70})
     assert found.figures["final_average"] == pytest.approx(50 - 69.66)
     assert found.figures["bwt"] == pytest.approx(-10 + 7.45)
-    assert found.protocol == ("starts_from: not recorded, there instruction-tuned weights",)
+    assert found.protocol == (
+        "starts_from: not recorded, there instruction-tuned weights",
+        "scorer: not recorded, there compat",
+    )
     out = io.StringIO()
     Console(rich.console.Console(file=out, width=40)).print_ledger([found])
     first, *notes = out.getvalue().splitlines()
