@@ -40,9 +40,12 @@ class CfRouterConfig(SequentialLoraConfig):
     routes: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
 
-    features: RouterFeatures = "both"  # what the router reads; "hidden" is the paper's (see the class)
-    sentence_encoder: str = "minilm"  # of "both" and "instruction"
-    ridge: Positive = 1.0  # lambda; without it the router may have no solution
+    features: RouterFeatures = "both"
+    """What the router reads; hidden is the paper's, see the class."""
+    sentence_encoder: str = "minilm"
+    """What embeds instructions, for the features both and instruction."""
+    ridge: Positive = 1.0
+    """Lambda of the ridge regression; without it the router may have no solution."""
     expansion: CountOrZero = 0  # random ReLU features that stand in for the plain ones; 0: none
 
     @classmethod

@@ -50,19 +50,30 @@ class ClMoeConfig(MethodConfig):
     name: ClassVar[str] = "cl_moe"
     slots_are_tasks: ClassVar[bool] = True
 
-    rank: Count = 32  # of all experts together
-    num_experts: Count = 4  # of rank / num_experts each
-    alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
-    dropout: ShareBelowOne = 0.0  # on each expert's input, while training; off as in our other methods
-    targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
+    rank: Count = 32
+    """Rank of all experts together."""
+    num_experts: Count = 4
+    """Number of experts, of rank / num_experts each."""
+    alpha: Positive = 64.0
+    """The mixture is scaled by alpha / rank."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout on each expert's input while it trains."""
+    targets: str = "all_linear"
+    """Which layers are adapted: all_linear, o_proj or a pattern below the language model."""
 
-    momentum: Share = 0.7  # share of the former values in most experts; task-specific ones keep 1 - momentum of them
-    specific: Specific = "old"  # whose experts alone are task-specific: the former task's (code) or the new one's
-    top_experts: Count = 2  # most used experts that a task is said to use, and that serve it at task level
-    statistics: Literal["model", "layer"] = "model"  # uses are counted over all layers together (code) or in each
+    momentum: Share = 0.7
+    """Share of the former values in most experts; task-specific ones keep 1 - momentum of them."""
+    specific: Specific = "old"
+    """Whose experts alone are task-specific: the former task's, as the code, or the new one's."""
+    top_experts: Count = 2
+    """Most used experts that a task is said to use, and that serve it at task level; 8 as released."""
+    statistics: Literal["model", "layer"] = "model"
+    """Whether uses are counted over all layers together, as the code, or in each."""
 
-    beta: Share = 0.5  # share of the token's gates at test; 1: no task level, as the released line stands
-    sentence_encoder: str = "minilm"  # of the task index, which is our own
+    beta: Share = 0.5
+    """Share of the token's gates at test; 1 leaves the task level out, as the released line stands."""
+    sentence_encoder: str = "minilm"
+    """What embeds instructions for the task index, which is our own."""
 
     @classmethod
     def tiny(cls) -> Self:

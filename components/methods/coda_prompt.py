@@ -52,15 +52,20 @@ class CodaPromptConfig(MethodConfig):
     starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
     default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
 
-    layers: str = "0-4"  # 0-based, first and last
-    components_per_task: Count = 10  # the paper: 100 for ten tasks
-    prompt_length: Count = 8  # half of it keys, half values
+    layers: str = "0-4"
+    """Layers with a prefix, 0-based, first and last."""
+    components_per_task: Count = 10
+    """Components that a task adds; the paper has 100 for ten tasks."""
+    prompt_length: Count = 8
+    """Length of a component; half of it is keys, half values."""
     orthogonality: NonNegative = 0.0
     """Lambda: 0 in the released commands, since new components start orthogonal; 0.1 in the paper."""
     penalty: Penalty = "mean_square"
     """What lambda weighs: the mean squared entry, as released; a millionth of that (at first); or the paper's norm."""
-    prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
+    prefix_space: Space = "projected"
+    """Where a prefix joins: projected, after the layer's projections as released, or hidden, the paper's formula."""
     sentence_encoder: str = "minilm"
+    """What embeds instructions into queries."""
 
     @classmethod
     def older(cls, options: Mapping[str, Json]) -> dict[str, Json]:

@@ -23,8 +23,10 @@ class DiscoConfig(PrototypeConfig):
 
     name: ClassVar[str] = "disco"
 
-    activation: Literal["softmax", "nearest"] = "softmax"  # all sub-spaces, weighed; or the nearest one alone
-    temperature: Positive = 0.05  # of "softmax", as released
+    activation: Literal["softmax", "nearest"] = "softmax"
+    """Whether all sub-spaces serve, weighed by a softmax as released, or the nearest one alone."""
+    temperature: Positive = 0.05
+    """Temperature of the softmax, as released."""
 
     def build(self, *, seed: int) -> Disco:
         return Disco(self, seed=seed)

@@ -54,15 +54,24 @@ class DualPromptConfig(MethodConfig):
     starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
     default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
 
-    general_layers: str = "0-1"  # 0-based, first and last
+    general_layers: str = "0-1"
+    """Layers with the shared prefix, 0-based, first and last."""
     expert_layers: str = "2-4"
-    general_length: Count = 5  # key-value pairs
-    expert_length: Count = 20  # 5 in the released configuration for Split CIFAR-100, 20 for Split ImageNet-R
-    pull: NonNegative = 1.0  # lambda, of the key's distance
-    prefix_space: Space = "projected"  # the released code, or "hidden": the paper's formula
-    prefix_start: Literal["words", "uniform"] = "words"  # keys and values of random tokens, or U(0, 0.01) as released
-    expert_start: Literal["previous", "fresh"] = "previous"  # the last task's expert, as released, or a new draw
+    """Layers with the tasks' own prefixes, 0-based, first and last."""
+    general_length: Count = 5
+    """Key-value pairs of the shared prefix."""
+    expert_length: Count = 20
+    """Key-value pairs of a task's prefix; as released 5 for Split CIFAR-100, 20 for Split ImageNet-R."""
+    pull: NonNegative = 1.0
+    """Lambda, the weight of the key's distance."""
+    prefix_space: Space = "projected"
+    """Where a prefix joins: projected, after the layer's projections as released, or hidden, the paper's formula."""
+    prefix_start: Literal["words", "uniform"] = "words"
+    """How prefixes start: keys and values of random tokens, or U(0, 0.01) as released."""
+    expert_start: Literal["previous", "fresh"] = "previous"
+    """How a task's prefix starts: as the last task's, as released, or drawn anew."""
     sentence_encoder: str = "minilm"
+    """What embeds instructions into queries."""
 
     @classmethod
     def tiny(cls) -> Self:  # for a model of three layers

@@ -51,11 +51,15 @@ class EProjConfig(MethodConfig):
     learns_from_text: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # LLaVA's for a projector that trains alone
 
-    threshold: NonNegative = 0.8  # least similarity for sharing a projector; above 1: one per task, as released
-    penalty_weight: NonNegative = 100.0  # lambda; the released example's
+    threshold: NonNegative = 0.8
+    """Least similarity for sharing a projector; above 1 gives each task its own, as released."""
+    penalty_weight: NonNegative = 100.0
+    """Lambda of the regularisation; the released example's."""
     importance_samples: CountOrZero = 128  # per worker and task, the first ones of its training order; 0 takes all
-    keys: Literal["both", "image", "text"] = "both"  # what finds the task at test
+    keys: Literal["both", "image", "text"] = "both"
+    """Which keys find the task at test."""
     sentence_encoder: str = "minilm"
+    """What embeds instructions."""
 
     @classmethod
     def tiny(cls) -> Self:

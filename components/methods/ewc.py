@@ -31,11 +31,16 @@ class EwcConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "ewc"
 
-    penalty_weight: NonNegative = 300.0  # lambda; how it was chosen: see the class, last point
-    estimator: Literal["sample", "batch"] = "sample"  # exact, or biased and a forward pass per micro-batch
-    fisher_samples: CountOrZero = 128  # per worker and task, the first ones of its training order; 0 takes all
-    accumulate: Literal["online", "separate"] = "online"  # one quadratic around the latest optimum, or one per task
-    decay: Share = 1.0  # gamma of "online": what earlier tasks' Fisher keeps of its weight at every new task
+    penalty_weight: NonNegative = 300.0
+    """Lambda of the penalty; how it was chosen: see the class, last point."""
+    estimator: Literal["sample", "batch"] = "sample"
+    """How the Fisher information is estimated: exactly by sample, or per batch, biased and cheaper."""
+    fisher_samples: CountOrZero = 128
+    """Samples per worker and task, the first of its training order; 0 takes all."""
+    accumulate: Literal["online", "separate"] = "online"
+    """One quadratic around the latest optimum (online), or one per task (separate)."""
+    decay: Share = 1.0
+    """Gamma of online: what earlier tasks' Fisher keeps of its weight at every new task."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,12 +39,18 @@ class KeepLoraConfig(SequentialLoraConfig):
     draws: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # ten times the code's, as LoRA's is here (2e-3, not 2e-4)
 
-    rank: Count = 64  # the code's; only `up` trains, so as much trains as in sequential LoRA of rank 32
-    alpha: Positive = 128.0  # 2 R, as in the code
-    weight_energy: Share = 0.6  # share of W0's energy that is protected from the start (the code's)
-    task_energy: Share = 0.99  # share of a learned task's energy that is protected from then on (the code's)
-    protects: Literal["inputs", "gradients"] = "inputs"  # whose directions: see the class
-    sample_share: PositiveShare = 0.2  # of a task's updates: whose samples G and C come from (the LLaVA code's share)
+    rank: Count = 64
+    """Rank of one branch, the code's; only up trains, so as much trains as in sequential LoRA of rank 32."""
+    alpha: Positive = 128.0
+    """A branch is scaled by alpha / rank: 2, as in the code."""
+    weight_energy: Share = 0.6
+    """Share of the pretrained weights' energy that is protected from the start (the code's)."""
+    task_energy: Share = 0.99
+    """Share of a learned task's energy that is protected from then on (the code's)."""
+    protects: Literal["inputs", "gradients"] = "inputs"
+    """Whose directions are protected after a task: inputs or gradients, see the class."""
+    sample_share: PositiveShare = 0.2
+    """Share of a task's updates whose samples the surveys look at (the LLaVA code's)."""
 
     @classmethod
     def tiny(cls) -> Self:

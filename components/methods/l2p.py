@@ -47,13 +47,21 @@ class L2PConfig(MethodConfig):
     default_learning_rate: ClassVar[float] = 1e-1  # prompts count in units of the model's embeddings
 
     pool_size: Count = 10
-    prompt_length: Count = 5  # tokens; 10 in the released configuration
-    top_k: Count = 5  # prompts per sample; 4 in the released configuration
-    pull: NonNegative = 0.5  # lambda; 1.0 in the released configuration
-    selection: Literal["instance", "batch"] = "instance"  # while training: the paper, or the released code's majority
-    diversify: bool = False  # while training, prompts that earlier tasks chose often are held back
-    prompt_start: Literal["words", "uniform"] = "words"  # embeddings of random tokens, or U(0, 0.01) as released
+    """Prompts in the pool."""
+    prompt_length: Count = 5
+    """Tokens of a prompt; 10 in the released configuration."""
+    top_k: Count = 5
+    """Prompts that serve a sample; 4 in the released configuration."""
+    pull: NonNegative = 0.5
+    """Lambda, the weight of the keys' distance; 1.0 in the released configuration."""
+    selection: Literal["instance", "batch"] = "instance"
+    """How prompts are chosen in training: per instance, the paper's, or by a batch's majority, as released."""
+    diversify: bool = False
+    """Whether training holds back prompts that earlier tasks chose often."""
+    prompt_start: Literal["words", "uniform"] = "words"
+    """How prompts start: as embeddings of random tokens, or U(0, 0.01) as released."""
     sentence_encoder: str = "minilm"
+    """What embeds instructions into queries."""
 
     @classmethod
     def tiny(cls) -> Self:

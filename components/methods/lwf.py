@@ -28,8 +28,10 @@ class LwfConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "lwf"
 
-    distillation_weight: NonNegative = 1.0  # lambda
-    temperature: Positive = 2.0  # the paper's
+    distillation_weight: NonNegative = 1.0
+    """Lambda, the weight of the distillation; how it was chosen: see the class."""
+    temperature: Positive = 2.0
+    """Temperature that softens both distributions, the paper's."""
 
     def build(self, *, seed: int) -> Lwf:
         return Lwf(self, seed=seed)

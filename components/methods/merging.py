@@ -40,9 +40,13 @@ class MergingConfig(SequentialLoraConfig):
     name: ClassVar[str] = "merging"
 
     rule: MergeRule = "task_arithmetic"
-    coefficient: Positive | None = None  # lambda, on the merged increment; None: 0.4, for "ties" 1 (see the class)
-    keep: PositiveShare = 0.2  # of "ties": share of a task's entries that survive the trimming
-    drop_rate: ShareBelowOne = 0.9  # of "dare": probability that an entry is dropped
+    """How the tasks' increments are merged."""
+    coefficient: Positive | None = None
+    """Lambda on the merged increment; None takes 0.4, for ties 1, see the class."""
+    keep: PositiveShare = 0.2
+    """Share of a task's entries that survive the trimming of ties."""
+    drop_rate: ShareBelowOne = 0.9
+    """Probability that dare drops an entry."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,12 +48,18 @@ class ModalPromptConfig(MethodConfig):
     slots_are_tasks: ClassVar[bool] = True
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
 
-    prompt_length: Count = 10  # tokens per task, as released
-    top_k: Count = 3  # prompts per sample, as released
-    image_share: Share = 0.5  # of the picture in the similarity, the rest is the text's; as released
-    image_pull: NonNegative = 1.0  # weight of 1 - cos(picture, prototype); as released
-    text_pull: NonNegative = 1.0  # weight of 1 - cos(text, prototype); as released
+    prompt_length: Count = 10
+    """Tokens of a task's prompt, as released."""
+    top_k: Count = 3
+    """Prompts that serve a sample, as released."""
+    image_share: Share = 0.5
+    """Share of the picture in the similarity, the rest is the text's; as released."""
+    image_pull: NonNegative = 1.0
+    """Weight of 1 - cos(picture, prototype), as released."""
+    text_pull: NonNegative = 1.0
+    """Weight of 1 - cos(text, prototype), as released."""
     sentence_encoder: str = "minilm"
+    """What embeds instructions."""
 
     @classmethod
     def tiny(cls) -> Self:

@@ -40,12 +40,18 @@ class MoeLoraConfig(MethodConfig):
     name: ClassVar[str] = "moelora"
     default_learning_rate: ClassVar[float] = 2e-3  # lowest test loss of 5e-4 to 5e-3 after 60 updates of smol
 
-    rank: Count = 32  # of all experts together
-    num_experts: Count = 4  # of rank / num_experts each
-    alpha: Positive = 64.0  # the mixture is scaled by alpha / rank
-    dropout: ShareBelowOne = 0.0  # on each expert's input, while training; off as in our other methods
-    targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
-    balance: NonNegative = 0.0  # weight of the balance term; 0: none, as in the paper
+    rank: Count = 32
+    """Rank of all experts together."""
+    num_experts: Count = 4
+    """Number of experts, of rank / num_experts each."""
+    alpha: Positive = 64.0
+    """The mixture is scaled by alpha / rank."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout on each expert's input while it trains; 0.05 in the released code."""
+    targets: str = "all_linear"
+    """Which layers are adapted: all_linear, o_proj or a pattern below the language model."""
+    balance: NonNegative = 0.0
+    """Weight of the balance term; 0, as in the paper, leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,9 +30,12 @@ class PgpConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "pgp"
 
-    energy: Share = 0.97  # share of a task's input energy that is held; GPM's code: 0.97 at CIFAR-100's first task
-    up: Literal["project", "freeze", "free"] = "project"  # what `up` may do after the first task: see the class
-    basis_samples: CountOrZero = 128  # per worker and task, the first of its training order (GPM's code: 125); 0: all
+    energy: Share = 0.97
+    """Share of a task's input energy that is held; 0.97 at the first task of GPM's code for CIFAR-100."""
+    up: Literal["project", "freeze", "free"] = "project"
+    """What the up factor may do after the first task: see the class."""
+    basis_samples: CountOrZero = 128
+    """Samples per worker and task, the first of its training order (GPM's code: 125); 0 takes all."""
 
     def build(self, *, seed: int) -> Pgp:
         return Pgp(self, seed=seed)

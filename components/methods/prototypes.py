@@ -38,8 +38,11 @@ class PrototypeConfig(SequentialLoraConfig):
     slots_are_tasks: ClassVar[bool] = True
 
     sentence_encoder: str = "minilm"
-    prototype: Literal["unit", "raw"] = "unit"  # samples count alike, or as their features' lengths, as released
+    """What embeds instructions."""
+    prototype: Literal["unit", "raw"] = "unit"
+    """Whether samples count alike (unit), or by their features' lengths, as released (raw)."""
     temperature: Positive = 0.1
+    """Temperature of the weights over tasks."""
 
     @classmethod
     def tiny(cls) -> Self:

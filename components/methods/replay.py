@@ -15,7 +15,8 @@ class ReplayConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "replay"
     offers_projector: ClassVar[bool] = True
-    samples_per_task: Count = 100  # CoIN's ablation stores 100, 500 or 1000
+    samples_per_task: Count = 100
+    """Rows kept of every past task; CoIN's ablation stores 100, 500 or 1000."""
 
     @classmethod
     def tiny(cls) -> Self:

@@ -34,13 +34,20 @@ class SequentialLoraConfig(MethodConfig):
     export: ClassVar[Export] = "plain"
     offers_projector: ClassVar[bool] = True  # a subclass that does not say so again refuses `train_projector`
 
-    rank: Count = 32  # equal to Continual LLaVA's active rank (4 slots of rank 8)
-    alpha: Positive = 64.0  # the increment is scaled by alpha / rank
-    dropout: ShareBelowOne = 0.0  # on the adapter's input, while training
-    targets: str = "o_proj"  # "o_proj", "all_linear" or a pattern below the language model
-    init: Literal["kaiming", "gaussian", "small"] = "kaiming"  # of `down`: peft's, N(0, 1 / rank), or N(0, 0.01)
-    train_projector: bool = False  # a float32 copy of the multimodal projector trains along, as in LLaVA's recipe
-    projector_rate: Positive = 0.125  # its learning rate relative to the adapter's; LLaVA and CoIN name a tenth
+    rank: Count = 32
+    """Rank of the adapter; 32 is Continual LLaVA's active rank (4 slots of rank 8)."""
+    alpha: Positive = 64.0
+    """The increment is scaled by alpha / rank."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout on the adapter's input while it trains."""
+    targets: str = "o_proj"
+    """Which layers are adapted: o_proj, all_linear or a pattern below the language model."""
+    init: Literal["kaiming", "gaussian", "small"] = "kaiming"
+    """How the down factor is drawn: kaiming as peft, gaussian N(0, 1 / rank), or small N(0, 0.01)."""
+    train_projector: bool = False
+    """Whether a float32 copy of the multimodal projector trains along, as in LLaVA's recipe."""
+    projector_rate: Positive = 0.125
+    """The projector's learning rate relative to the adapter's; LLaVA and CoIN name a tenth."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

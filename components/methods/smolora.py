@@ -44,17 +44,25 @@ class SmoloraConfig(MethodConfig):
 
     name: ClassVar[str] = "smolora"
 
-    blocks: Count = 4  # in each of the two sets
-    rank: Count = 16  # of one block; a sample is served by two of them
-    alpha: Positive = 32.0  # a block is scaled by alpha / rank
-    dropout: ShareBelowOne = 0.0  # on the blocks' input, while training; off as in our other methods
-    targets: str = "all_linear"  # "o_proj", "all_linear" or a pattern below the language model
+    blocks: Count = 4
+    """Blocks in each of the two sets."""
+    rank: Count = 16
+    """Rank of one block; a sample is served by two of them."""
+    alpha: Positive = 32.0
+    """A block is scaled by alpha / rank."""
+    dropout: ShareBelowOne = 0.0
+    """Dropout on the blocks' input while they train; 0.05 in the released code."""
+    targets: str = "all_linear"
+    """Which layers are adapted: all_linear, o_proj or a pattern below the language model."""
 
-    vu_reads: Literal["prompt", "picture"] = "prompt"  # positions of the layer's input that are averaged
+    vu_reads: Literal["prompt", "picture"] = "prompt"
+    """Which positions of a layer's input are averaged for the visual router: the prompt's or the picture's."""
     instruction_field: Field = "last_line_to_colon"
     """What is embedded of an instruction: its last line, up to a colon or all of it, or the whole."""
-    sentence_encoder: str = "minilm"  # the code's
-    router: Literal["fixed", "straight_through"] = "fixed"  # as the code's come out, or trained in the first task
+    sentence_encoder: str = "minilm"
+    """What embeds instructions; the code's."""
+    router: Literal["fixed", "straight_through"] = "fixed"
+    """Whether routers stay as drawn, as the code's come out, or learn in the first task (straight_through)."""
 
     @classmethod
     def tiny(cls) -> Self:
