@@ -119,8 +119,8 @@ def main() -> int:
             print("\n" * bool(number), end="")
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
-        if runs[0].config.evaluation.split == "validation":
-            put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
+    if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
+        put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     return 0
 
 

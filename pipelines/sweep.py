@@ -338,7 +338,7 @@ def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
         picture.save(sweep.folder / PARETO_FILE)
     tracker.keep(
         figures={} if best is None else best.means,
-        best={} if best is None else best.values,
+        best={} if best is None else {**best.values, "chosen_on": sweep.base.evaluation.split},
         table=lines,
         picture=picture,
     )

@@ -341,7 +341,7 @@ def _test_rows(plan: Plan, task: Task) -> int:
     return min(task.test.num_rows, plan.config.evaluation.limit or task.test.num_rows)
 
 
-def _rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
+def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
     """By split: the rows that the run learns from or is scored on."""
     batch, seed = plan.config.training.global_batch_size, plan.config.seed
     passes = [
@@ -368,7 +368,7 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     training, backbone = plan.config.training, plan.config.backbone
     if training.cache_features == "off":
         return None
-    reached = _rows_reached(plan)
+    reached = rows_reached(plan)
     num_rows = sum(len(rows) for _, groups in reached for rows in groups.values())
     size = feature_bytes(num_rows, vision_shape(backbone), backbone.dtype)
     if size > training.feature_cache_gb * 1e9:
