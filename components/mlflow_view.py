@@ -56,8 +56,11 @@ def view_link(uri: str, experiment_id: str, key: str) -> str:
     return f"{base}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={key}"
 
 
-def stream_view(stream: str, tasks: Sequence[str]) -> View:
-    """Runs of one stream side by side: figures, scores by task, causes of forgetting, routing, matrices, costs."""
+def stream_view(stream: str, tasks: Sequence[str], *, digest: str, backbone: str) -> View:
+    """Runs of one stream side by side: figures, scores by task, causes of forgetting, routing, matrices, costs.
+
+    Of one stream's data (`digest`) and one backbone, as the key says: scores of others cannot be compared.
+    """
     scores = {f"accuracy/{name}": name for name in metric_names(tasks).values()}
     sections = {
         "Over tasks learned": _lines(FIGURES),
@@ -67,7 +70,8 @@ def stream_view(stream: str, tasks: Sequence[str]) -> View:
         "Routing": [*_lines(ROUTING), _image("slot_usage")],
         "Costs": _bars(COSTS),
     }
-    return _view(f"stream-{stream}", f"metrics.final_average >= 0 AND tags.stream = '{stream}'", sections)
+    search = f"metrics.final_average >= 0 AND tags.stream_digest = '{digest}' AND tags.backbone = {_quoted(backbone)}"
+    return _view(f"stream-{stream}-{digest[:8]}-{backbone}", search, sections)
 
 
 def sweep_view(sweep_id: str, run_id: str, fields: Sequence[str], metrics: Sequence[str]) -> View:
@@ -83,6 +87,12 @@ def sweep_view(sweep_id: str, run_id: str, fields: Sequence[str], metrics: Seque
         "Over tasks learned": _lines(wanted | FIGURES),
     }
     return _view(f"sweep-{sweep_id}", f"tags.`mlflow.parentRunId` = '{run_id}'", sections)
+
+
+def _quoted(value: str) -> str:
+    """A text in MLflow's search; it knows no escape, so one with both quotes keeps what stands before the second."""
+    mark = '"' if "'" in value else "'"
+    return f"{mark}{value.partition(mark)[0]}{mark}"
 
 
 def _view(key: str, search: str, sections: Mapping[str, Sequence[Card]]) -> View:

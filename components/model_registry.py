@@ -81,7 +81,7 @@ def best_version(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def registered_name(tags: Mapping[str, str]) -> str:
-    """`mini-coast-domain-394f39b4-continual_llava-smol`: stream with its data, method and backbone."""
+    """`continual_llava-mini-coast-domain-394f39b4-smol`: method, stream with its data, and backbone."""
     names = {**tags, "stream_digest": tags.get("stream_digest", "")[:8]}
-    parts = [names.get(key, "") for key in ("stream", "stream_digest", "method", "backbone")]
+    parts = [names.get(key, "") for key in ("method", "stream", "stream_digest", "backbone")]
     return "-".join(part.replace("/", "_").replace(":", "_") for part in parts if part) or "adapters"

@@ -128,7 +128,10 @@ class StreamTracker(Tracker):
         self._store.put_tags(self._parent, self._tags | _code_tags() | {"mlflow.note.content": self._note_content()})
         if resume_run_id is None:
             self._store.put_datasets(self._parent, datasets)
-        view = stream_view(self._tags.get("stream", run_name), tasks)
+        tagged = {name: self._tags.get(name, "") for name in ("stream", "stream_digest", "backbone")}
+        view = stream_view(
+            tagged["stream"] or run_name, tasks, digest=tagged["stream_digest"], backbone=tagged["backbone"]
+        )
         self._store.put_view(view)
         self.view = self._store.view_link(view.key)
 

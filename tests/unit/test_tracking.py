@@ -261,7 +261,7 @@ def test_versions_tell_their_parents_and_the_best_run_has_the_alias(client: Mlfl
         assert tracker.run_id is not None
         return tracker.run_id
 
-    name = "of_its_own-01234567-lora-pocket"
+    name = "lora-of_its_own-01234567-pocket"
     learn("half", row(1, [99.0, None]))
     assert best_version(client, name) is None
     good = learn("good", row(1, [50.0, None]), row(2, [40.0, 60.0]))
