@@ -184,6 +184,8 @@ class DeepSpeedEngine:
                 "steps_per_print": 10**9,
             },
         )[0]
+        if zero_stage == 2:  # DeepSpeed would link the moments of all groups when only the first group has stepped
+            self._create_moments(torch.tensor(0.0))
 
     def forward(self, batch: Batch, enter: Callable[[], Selection]) -> tuple[Outputs, Selection]:
         """As `TorchEngine.forward`; the scope is entered inside, where ZeRO-3 gathers what `select` computes with."""
@@ -261,18 +263,7 @@ class DeepSpeedEngine:
             return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        # DeepSpeed creates Adam's state at the first step; create it empty so that there is something to set.
-        if self._stage == 3:
-            flats = list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        else:
-            flats = list(self._engine.optimizer.single_partition_of_fp32_groups)
-        for flat in flats:
-            self._inner_optimizer.state[flat] = {
-                "step": state["step"].clone(),
-                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-            }
-        if self._stage == 2:
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._create_moments(state["step"])
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
                 value = state[f"{name}.{moment}"].to(parameter.device)
@@ -280,6 +271,16 @@ class DeepSpeedEngine:
                     safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), moment)
                 else:
                     safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _create_moments(self, step: Tensor) -> None:
+        """Adam's state as it is made at the first step: moments of zeros, so that there is something to set or read."""
+        sharded, shards = self._engine.optimizer, "single_partition_of_fp32_groups"
+        for flat in getattr(sharded, "fp32_partitioned_groups_flat" if self._stage == 3 else shards):
+            zeros = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            self._inner_optimizer.state[flat] = {"step": step.clone(), **zeros}
+        if self._stage == 2:
+            sharded._hp_optimizer_states_linked = False
+            sharded._lazy_init_hp_params_optimizer_state()
 
     @property
     def _inner_optimizer(self) -> torch.optim.Optimizer:

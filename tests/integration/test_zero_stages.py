@@ -60,7 +60,7 @@ WITHOUT: dict[str, MethodConfig] = {
 }
 HOW = {
     0: Job(stage=0, world_size=2, pictures=True),
-    2: Job(stage=2, world_size=2, accumulation=2, pictures=True),
+    2: Job(stage=2, world_size=2, accumulation=2, interrupt_at=3, pictures=True),
     3: Job(stage=3, world_size=2, accumulation=2, interrupt_at=3, checkpointing=True, pictures=True),
 }
 CLAIMS = [(name, stage) for name, config in CONFIGS.items() for stage in sorted(config.zero_stages)]
