@@ -114,6 +114,7 @@ def differences(
 
     `protocol` is what the run did (see `run_protocol`); a key that it does not tell counts as different. `compat` is
     the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are held against it, if it is whole.
+    A run of some of the tasks is compared task by task alone: averages over others say nothing.
     """
     benchmark = benchmark_of(stream)
     if benchmark is None:
@@ -130,13 +131,17 @@ def differences(
 
 def _difference(row: PublishedRow, matrix: ScoreMatrix, protocol: Mapping[str, str]) -> Difference:
     figures, final = matrix.summary(), dict(zip(matrix.tasks, matrix.rows[-1], strict=True))
+    all_tasks = len(matrix.tasks) == row.num_tasks
+    otherwise = [
+        f"{name}: {protocol.get(name, 'not recorded')}, there {value}"
+        for name, value in row.protocol.items()
+        if protocol.get(name) != value
+    ]
+    if not all_tasks:
+        otherwise.insert(0, f"tasks: {len(matrix.tasks)}, there {row.num_tasks}: averages are not compared")
     return Difference(
         row=row,
-        figures={name: figures[name] - value for name, value in row.figures.items() if name in figures},
+        figures={name: figures[name] - value for name, value in row.figures.items() if all_tasks and name in figures},
         final={task: ours - value for task, value in row.final.items() if (ours := final.get(task)) is not None},
-        protocol=tuple(
-            f"{name}: {protocol.get(name, 'not recorded')}, there {value}"
-            for name, value in row.protocol.items()
-            if protocol.get(name) != value
-        ),
+        protocol=tuple(otherwise),
     )

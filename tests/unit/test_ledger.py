@@ -58,18 +58,22 @@ def test_only_real_benchmarks_have_published_rows() -> None:
     assert differences("mini-coin", "disco", matrix, {}) == []
 
 
+def ucit_matrix(first: float | None, others: float) -> ScoreMatrix:
+    """All six tasks: the first is learned with 50 and ends with `first`, the others stay as they are."""
+    rows = [[50.0, *[others] * at, *[None] * (5 - at)] for at in range(5)] + [[first, *[others] * 5]]
+    return ScoreMatrix(list(BENCHMARKS["ucit"].task_names), rows, zero_shot=False)
+
+
 def test_rows_by_the_released_scripts_are_held_against_that_reading() -> None:
     """Final 41 and 61 by the released rules, 40 and 60 by ours; a reading with a missing cell is not used."""
-    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
-    compat = ScoreMatrix(CLEVR, [[51.0, None], [41.0, 61.0]], zero_shot=False)
+    matrix, compat = ucit_matrix(40, 60), ucit_matrix(41, 61)
     run = {"backbone": "LLaVA-1.5-7B", "starts_from": "instruction-tuned weights", "scorer": "fixed"}
     [found] = differences("ucit", "disco", matrix, run, compat)
-    assert found.figures["final_average"] == pytest.approx(51 - 69.66)
+    assert found.figures["final_average"] == pytest.approx((41 + 5 * 61) / 6 - 69.66)
     assert found.protocol == ()
-    partial = ScoreMatrix(CLEVR, [[51.0, None], [None, 61.0]], zero_shot=False)
-    for other in (None, partial):
+    for other in (None, ucit_matrix(None, 61)):
         [found] = differences("ucit", "disco", matrix, run, other)
-        assert found.figures["final_average"] == pytest.approx(50 - 69.66)
+        assert found.figures["final_average"] == pytest.approx((40 + 5 * 60) / 6 - 69.66)
         assert found.protocol == ("scorer: fixed, there compat",)
 
 
@@ -79,13 +83,13 @@ def test_every_published_row_tells_its_scorer() -> None:
 
 
 def test_a_run_is_held_against_rows_of_its_method() -> None:
-    """By hand: final 40 and 60 against 87.43 and 65.70; average 50 against 69.66; BWT -10 against -7.45."""
-    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
-    run = {"backbone": "LLaVA-1.5-7B", "order": "imagenet-r, clevr-math"}
-    [found] = differences("ucit", "disco", matrix, run)
-    assert found.final == pytest.approx({"imagenet-r": 40 - 87.43, "clevr-math": 60 - 65.70})
-    assert found.figures["final_average"] == pytest.approx(50 - 69.66)
-    assert found.figures["bwt"] == pytest.approx(-10 + 7.45)
+    """By hand: final scores of 40 and five times 60; average 340/6 against 69.66; BWT -10/5 against -7.45."""
+    matrix = ucit_matrix(40, 60)
+    [found] = differences("ucit", "disco", matrix, {"backbone": "LLaVA-1.5-7B", "order": ", ".join(matrix.tasks)})
+    assert found.final["imagenet-r"] == pytest.approx(40 - 87.43)
+    assert found.final["clevr-math"] == pytest.approx(60 - 65.70)
+    assert found.figures["final_average"] == pytest.approx(340 / 6 - 69.66)
+    assert found.figures["bwt"] == pytest.approx(-2 + 7.45)
     assert found.protocol == (
         "starts_from: not recorded, there instruction-tuned weights",
         "scorer: not recorded, there compat",
@@ -94,5 +98,13 @@ def test_a_run_is_held_against_rows_of_its_method() -> None:
     Console(rich.console.Console(file=out, width=40)).print_ledger([found])
     first, *notes = out.getvalue().splitlines()
     assert first.startswith("DISCO in MCITlib, README tables: ")
-    assert "Final average (MFN, Last) -19.7" in first
+    assert "Final average (MFN, Last) -13.0" in first
     assert notes[-1].strip() == "trust: authors of the toolbox"
+
+
+def test_averages_over_some_of_the_tasks_are_not_held_against_those_over_all() -> None:
+    matrix = ScoreMatrix(CLEVR, [[50.0, None], [40.0, 60.0]], zero_shot=False)
+    [found] = differences("ucit", "disco", matrix, {})
+    assert found.final == pytest.approx({"imagenet-r": 40 - 87.43, "clevr-math": 60 - 65.70})
+    assert found.figures == {}
+    assert found.protocol[0] == "tasks: 2, there 6: averages are not compared"
