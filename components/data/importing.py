@@ -257,7 +257,7 @@ def _refusal(files: list[FileReport], max_broken: float) -> str | None:
     worst = max(files, key=lambda report: report.broken_share)
     if worst.kept and worst.broken_share <= max_broken:
         return None
-    first = worst.problems[0]
+    first = next(problem for problem in worst.problems if problem.kind in worst.counts)
     row = f"row {first.row}: " if first.row is not None else ""
     place = row if first.file == worst.file else f"{first.file} {row}"
     broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"

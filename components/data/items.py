@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -158,9 +159,22 @@ class ItemReader:
             raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(image)}')
         if not image.strip():
             raise ItemError("wrong field", '"image" is an empty text; give a path, or null for a row without a picture')
+        if image.startswith("data:"):
+            return proved(_unpacked(image), f"of the item {_sample_id(item)!r}", self.orientation)
         if self.image_root is None:
             raise ItemError("no image folder", f'the row names the image {image} but its task has no "images" folder')
         return picture_of(self.image_root, image, self.orientation)
+
+
+def _unpacked(uri: str) -> bytes:
+    """The picture inside a data URI."""
+    head, _, body = uri.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("it is not base64")
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise ItemError("broken image", f"the image {uri[:40]!r}... cannot be unpacked ({error})") from error
 
 
 def _sample_id(item: Item) -> str:

@@ -25,7 +25,7 @@ Numbered = tuple[int, object | ItemError]  # an item's number from 1, and its va
 
 UNREADABLE = (ValueError, RecursionError)  # what `json` raises: no JSON, a number of thousands of digits, a deep nest
 _CHUNK = 1 << 20  # characters read at a time
-_SPACE, _COMMA = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
+_SPACE, _COMMA = re.compile("[ \t\r\n\ufeff]*"), re.compile("[ \t\r\n\ufeff,]*")  # files put together bring their marks
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped half of a character beyond 16 bits; whole ones come in pairs
 _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 
@@ -207,7 +207,7 @@ class _Values:
         self._by_line &= not text[used:].strip() and "\n" not in text[:used]
         yield from self._found(buffer.use(buffer.place + used), value, number)
         rest = buffer.line()
-        behind = buffer.text[buffer.place : buffer.place + rest].lstrip(" \t\r,")
+        behind = buffer.text[buffer.place : buffer.place + rest].lstrip(" \t\r\ufeff,")
         if behind and behind[0] not in "[{\n":
             detail = f"behind the value stands {behind.strip()!r:.40}, which is not JSON"
             yield self._next(), _stray_byte(buffer.use(buffer.place + rest)) or ItemError("broken JSON", detail)

@@ -56,17 +56,33 @@ _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"
 _SYSTEM_SPEAKERS = ("system", "developer")
 _FLAGS = ("weight", "loss", "loss_scale", "train", "training")
 _LEARN_QUESTIONS = ("train", "training")  # where true at a question means to learn it
+_OTHER_FLAGS = (
+    "mask",
+    "masked",
+    "loss_mask",
+    "mask_loss",
+    "no_loss",
+    "ignore_loss",
+    "loss_weight",
+    "learn",
+    "trainable",
+)
 _TURN_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "train_detail",
-                 "training_detail", *PICTURES, *CONTENT)  # fmt: skip
+                 "training_detail", *_OTHER_FLAGS, *PICTURES, *CONTENT)  # fmt: skip
 _SHOWN = "pictures"  # of a turn that is being read
 _READ_AS_TEXT = ("id", "answers", *TALKS)
 _TURN_KNOWN = {"from", "role", "value", "content", "human", "assistant", *_FLAGS, *_TURN_CONTENT}
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
-_OTHER_MEDIA = re.compile(r"<\|?(?:video|audio|speech)(?:_pad)?\|?>|</?(?:video|audio)_?\d*>")
-_OTHER_PLACES = re.compile(
-    r"</?img>|<image[_-]\d+>|<\|image(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
-    r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|\[IMG\]"
+# Placeholders that are nothing else, and tags that are placeholders at one end of a question; amid other words they are
+# code that a text is about, unless the row has a picture.
+_PLACES = re.compile(
+    r"<image[_-]\d+>|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
+    r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|<(?:video|audio)>\S+</(?:video|audio)>"
 )
+_PICTURE_TAG = r"</?img(?:\s[^<>]*)?/?>|(?-i:(?!<image>))<\s*image\s*/?>|</image>|\[IMG\]"
+_TAG = rf"(?:{_PICTURE_TAG}|</?(?:video|audio|speech)>|!\[[^\]]*\]\([^()]+\))"
+_PICTURE_TAGS = re.compile(_PICTURE_TAG, re.IGNORECASE)
+_AT_END = re.compile(rf"\A\s*{_TAG}|{_TAG}\s*\Z", re.IGNORECASE)
 
 
 def as_llava(item: Item, number: int) -> Item:
@@ -198,7 +214,7 @@ def _is_other(turn: Item) -> bool:
         return True
     if any(_said(turn.get(field)) for field in _TURN_CONTENT):
         return True
-    return isinstance(text, str) and (_OTHER_PLACES.search(text) or _OTHER_MEDIA.search(text)) is not None
+    return isinstance(text, str) and any(tags.search(text) for tags in (_PLACES, _PICTURE_TAGS, _AT_END))
 
 
 def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
@@ -207,8 +223,9 @@ def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
     system = [str(turn["value"]) for turn in turns if turn["from"] in _SYSTEM_SPEAKERS]
     turns = [turn for turn in turns if turn["from"] not in _SYSTEM_SPEAKERS]
     pictures: list[object] = []
+    pictured = any(_said(item.get(name)) for name in PICTURES)
     for index, turn in enumerate(turns, start=1):
-        turn["value"] = _placed(turn, index, pictures)
+        turn["value"] = _placed(turn, index, pictures, pictured=pictured)
     return "".join(system).strip(), turns, pictures
 
 
@@ -229,8 +246,7 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
             raise ItemError("wrong field", f"turn {index} of {talk!r} must be an object with speaker and text")
         for name in _TURN_CONTENT:
             if _said(turn.get(name)):
-                kind = "turn weight" if name.endswith("detail") else CONTENT.get(name, "turn content")
-                raise ItemError(kind, f"turn {index} has {name!r}, which a row cannot hold")
+                raise ItemError(_kind_of(name), f"turn {index} has {name!r}, which a row cannot hold")
         flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
         if "from" in turn or "role" in turn:
             name = _one(turn, ("from", "role"), index)
@@ -243,6 +259,13 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
         for name, text in pair:
             speaker = _SPEAKERS.get(name, name)
             yield {"from": speaker, **_joined(text, name), **(flags if speaker == "gpt" else {})}
+
+
+def _kind_of(name: str) -> str:
+    """The kind of fault that a field of a turn is."""
+    if name in _OTHER_FLAGS or name.endswith("detail"):
+        return "turn weight"
+    return CONTENT.get(name, "turn content")
 
 
 def _one(turn: Item, names: Sequence[str], index: int) -> object:
@@ -285,7 +308,7 @@ def _part(part: object, name: str) -> tuple[str, object]:
     return IMAGE_TOKEN, given if given is None else _reference(given)
 
 
-def _placed(turn: Item, index: int, pictures: list[object]) -> str:
+def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -> str:
     """The text of a turn, its pictures moved to `pictures`, and tags of them replaced by placeholders."""
     text, shown = str(turn["value"]), cast(list[object], turn.pop(_SHOWN, []))
     if turn["from"] != "human":
@@ -294,12 +317,16 @@ def _placed(turn: Item, index: int, pictures: list[object]) -> str:
         return text
     pictures += [*shown, *_TAGGED.findall(text)]
     text = _TAGGED.sub(IMAGE_TOKEN, text)
-    if found := _OTHER_MEDIA.search(text):
-        raise ItemError("video or audio", f"turn {index} holds {found.group()}; a row has neither video nor audio")
-    if found := _OTHER_PLACES.search(text):
-        detail = f"turn {index} holds {found.group()}, the placeholder of another model; write {IMAGE_TOKEN}"
-        raise ItemError("other placeholder", detail)
-    return text
+    found = (
+        _PLACES.search(text) or _AT_END.search(text) or (_PICTURE_TAGS.search(text) if pictured or pictures else None)
+    )
+    if found is None:
+        return text
+    tag = found.group().strip()
+    if re.search("video|audio|speech", tag):
+        raise ItemError("video or audio", f"turn {index} holds {tag!r:.60}; a row has neither video nor audio")
+    detail = f"turn {index} holds {tag!r:.60}, which is no placeholder here; write {IMAGE_TOKEN} and name the picture"
+    raise ItemError("other placeholder", detail)
 
 
 def _pictures(item: Item) -> Iterator[object]:

@@ -29,6 +29,7 @@ PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Imag
 Orientation = Literal["apply", "leave"]
 """Whether pictures are turned upright as EXIF says, or learned as they are stored."""
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
+_ADDRESS = re.compile(r"(?:https?|ftp|s3|gs)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _GAP = 16  # pixels between the pictures of a sheet
 
@@ -45,6 +46,8 @@ class Picture:
 
 def picture_path(root: Path, name: str) -> Path:
     """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
+    if _ADDRESS.match(name):
+        raise ItemError("missing image", f"the image {name!r:.80} is an address; download it and name the file")
     try:
         if "\0" in name:
             raise ValueError("a null byte in it")

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import tarfile
+from base64 import b64encode
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,6 +80,7 @@ FORMS = {
     "wrapped": f'{{"data": [{ONE}, {TWO}, {THREE}]}}',
     "wrapped with words": json.dumps({"version": 1, "by": ["me"], "rows": [llava(key) for key in "123"]}, indent=2),
     "two wrapped": f'{{"data": [{ONE}]}}\n{{"data": [{TWO}, {THREE}]}}',
+    "lists with byte order marks": f"\ufeff[{ONE}]\n\ufeff[{TWO}, {THREE}]",
     "lists in a list": f"[[{ONE}], [{TWO}, {THREE}]]",
     "wrapped in a list": f'[{{"data": [{ONE}, {TWO}]}}, {THREE}]',
 }
@@ -189,6 +191,40 @@ def test_every_layout_of_a_picture_is_the_same_row(tmp_path: Path, layout: str) 
     assert not report.files[0].fields
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I write <video> in HTML?",
+        "Mend <img src='a.png'> for me",
+        "Is <audio> old?",
+        "Is a ![x](y) a picture, or what",
+    ],
+)
+def test_a_text_about_tags_is_a_text(tmp_path: Path, text: str) -> None:
+    code = "<html><video>\n<img src='a.png'></html>"
+    items: list[Item] = [{"id": "1", "conversations": talk(text, code)}, {"messages": messages(text, code)}]
+    report, rows = prepared(tmp_path, json.dumps(items), max_broken=0.0)
+    assert [[turn.text for turn in row.turns] for row in rows] == [[text, code]] * 2
+    assert not report.faults
+
+
+def test_a_picture_in_a_data_uri_is_the_rows(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (7, 9), "green").save(file, "PNG")
+    uri = "data:image/png;base64," + b64encode(file.getvalue()).decode()
+    part = {"type": "image_url", "image_url": {"url": uri}}
+    items = [{"messages": messages([part, PARTS[1]])}, llava("2", image=uri), llava("3", image=f"{uri}!"),
+             llava("4", image="data:text/plain,x"), llava("5", image="https://somewhere.org/a.png")]  # fmt: skip
+    report, rows = prepared(tmp_path, json.dumps(items))
+    assert [(row.sample_id, row.image, row.width) for row in rows] == [
+        (key, file.getvalue(), 7) for key in ("row-1", "2")
+    ]
+    assert [(problem.row, problem.kind) for problem in report.problems] == [
+        (3, "broken image"), (4, "broken image"), (5, "missing image"),
+    ]  # fmt: skip
+    assert all(len(problem.detail) < 200 for problem in report.problems)
+
+
 NAMED: dict[str, tuple[Item, str]] = {
     "system": (llava(system="Be brief."), "system text"),
     "system without a picture": ({"id": "1", "system": "Be brief.", "conversations": talk("What?")}, "system text"),
@@ -213,6 +249,13 @@ NAMED: dict[str, tuple[Item, str]] = {
     "an open tag": (llava(conversations=talk("<img>\nWhat?")), "other placeholder"),
     "another model's placeholder": (llava(conversations=talk("<|image_pad|>What?")), "other placeholder"),
     "numbered placeholders": (llava(conversations=talk("<image_1>What?")), "other placeholder"),
+    "a placeholder in capitals": (llava(conversations=talk("<Image>\nWhat?")), "other placeholder"),
+    "HTML amid words beside a picture": (llava(conversations=talk("See <img src='b.png'> here")), "other placeholder"),
+    "HTML at the start": ({"id": "1", "conversations": talk("<img src='a.png'>\nWhat?")}, "other placeholder"),
+    "Markdown at the end": ({"id": "1", "conversations": talk("What? ![](a.png)")}, "other placeholder"),
+    "a tagged path and its end": (llava(conversations=talk("<image>a.png</image>\nWhat?")), "other placeholder"),
+    "a tagged film": ({"id": "1", "conversations": talk("See <video>a.mp4</video> well")}, "video or audio"),
+    "a video's token": ({"id": "1", "conversations": talk("See <|video_pad|> well")}, "video or audio"),
     "a video tag": ({"id": "1", "conversations": talk("<video>\nWhat?")}, "video or audio"),
     "an audio tag": ({"id": "1", "conversations": talk("<audio>What?")}, "video or audio"),
     "video": ({"id": "1", "video": "a.mp4", "conversations": talk("What?")}, "video or audio"),
@@ -248,6 +291,8 @@ NAMED: dict[str, tuple[Item, str]] = {
         llava(conversations=[{**talk()[0], "train": True}, talk()[1]]),
         "turn weight",
     ),
+    "a flag that is not read": (llava(conversations=talk(mask=True)), "turn weight"),
+    "a loss weight": (llava(conversations=talk(loss_weight=0.5)), "turn weight"),
     "parts of a turn to learn": (llava(conversations=talk(train_detail=[{"begin_offset": 0}])), "turn weight"),
     "nothing to learn": (llava(conversations=talk(loss=False)), "nothing to learn"),
 }  # fmt: skip
