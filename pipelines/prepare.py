@@ -48,6 +48,7 @@ from components.data.report_page import pairs_of, pictures_of, write_page
 from components.data.report_tables import ReportTable
 from components.data.report_terminal import say, show_overlaps, show_report, show_table
 from components.data.reports import ImportReport, refused_report_path
+from components.data.rows import Split
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
@@ -227,22 +228,30 @@ def _look_closer(report: ImportReport, command: Prepare, console: Console) -> No
     """What only the written rows tell, added to the report: overlaps, sizes, lengths and samples; then all is shown."""
     shared: Shared | None = None
     if command.stream in SUITES:
-        splits = [open_suite(command.out).test]
+        suite = open_suite(command.out)
+        splits, room = [suite.test], {_split_name(suite.test): suite.max_new_tokens}
     else:
         stream = open_prepared(command.out)
-        splits = stream.splits
+        splits, room = stream.splits, {_split_name(task.test): task.max_new_tokens for task in stream.tasks}
         if command.overlaps:
             shared = _overlaps(stream, command)
             report = replace(report, leaks=shared.sentences)
-    seen = survey(splits, pictures_of(pairs_of(shared.pairs if shared is not None else ())))
+    seen = survey(splits, pictures_of(pairs_of(shared.pairs if shared is not None else ())), room=room)
     plain = [{**asdict(split), "samples": [sample.sample_id for sample in split.samples]} for split in seen.splits]
     pairs = None if shared is None else asdict(shared)
     report.write(command.out / "report.json", {"overlaps": pairs, "splits": plain})
     write_page(command.out / "report.html", report, shared, seen)
     show_report(report, console)
+    for split in seen.splits:
+        for remark in split.texts.remarks:
+            say(f"{split.name}: {remark}.", console)
     if shared is not None:
         show_overlaps(shared, console)
     say(f"The report as a page: {command.out / 'report.html'}", console)
+
+
+def _split_name(split: Split) -> str:
+    return f"{split.task} {split.split}"
 
 
 def _generate(command: Prepare, console: Console) -> None:

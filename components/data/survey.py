@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.data.rows import Row, Split, plain_instruction
+from components.data.texts import TextFacts
 from components.data.thumbnails import Album, Thumbnail
 
 SAMPLES = 3  # rows shown of each split
@@ -64,6 +65,7 @@ class SplitSurvey:
     pictures: PictureFacts | None
     answer_characters: Spread
     """Lengths of the first accepted answers."""
+    texts: TextFacts
     samples: tuple[SampleRow, ...]
 
 
@@ -115,9 +117,16 @@ def spread(numbers: Collection[int]) -> Spread:
     return Spread(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
 
 
-def survey(splits: Iterable[Split], wanted: Mapping[str, Collection[str]], *, seed: int = 0) -> StreamSurvey:
+def survey(
+    splits: Iterable[Split],
+    wanted: Mapping[str, Collection[str]],
+    *,
+    room: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> StreamSurvey:
     """Read every split once; `wanted` names sample ids by split ("task split") whose pictures are kept.
 
+    `room` has the longest reply, in tokens, by split of those that are answered.
     The rows shown are drawn by `seed` and the split's name, the same at every call.
     """
     samples, pairs = Album(room=_SAMPLE_ROOM), Album(room=_PAIR_ROOM)
@@ -126,9 +135,11 @@ def survey(splits: Iterable[Split], wanted: Mapping[str, Collection[str]], *, se
     for split in splits:
         name = f"{split.task} {split.split}"
         shown, numbers, drawn = wanted.get(name, ()), _Numbers(), _drawn(split, name, seed)
+        texts = TextFacts(max_new_tokens=(room or {}).get(name))
         rows: list[SampleRow] = []
         for at, row in enumerate(split.rows()):
             numbers.add(row)
+            texts.add(row)
             if at in drawn:
                 rows.append(_sample(row, samples))
             if row.sample_id in shown and row.image is not None:
@@ -139,6 +150,7 @@ def survey(splits: Iterable[Split], wanted: Mapping[str, Collection[str]], *, se
                 rows=split.num_rows,
                 pictures=numbers.pictures(),
                 answer_characters=spread(numbers.answers),
+                texts=texts,
                 samples=tuple(rows),
             )
         )

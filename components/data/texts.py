@@ -1,0 +1,81 @@
+"""What to know about the texts of rows before any model sees them: names of special tokens, answers that are long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from components.data.rows import IMAGE_TOKEN, Row
+
+CHARACTERS_PER_TOKEN = 4  # of English, roughly; a backbone's plan counts its own tokens
+
+# Names that common tokenizers give to their special tokens. `<|...|>` is the form of most newer ones.
+_NAMES = (
+    "<s>", "</s>", "<unk>", "<pad>", "<mask>", "<bos>", "<eos>", "<image>", "<video>", "<audio>", "<empty_output>",
+    "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
+    "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<IMG_CONTEXT>", "<img>", "</img>",
+    "<tool_call>", "</tool_call>", "<think>", "</think>",
+)  # fmt: skip
+_SPECIAL = re.compile("|".join([*map(re.escape, _NAMES), r"<\|[A-Za-z0-9_/-]{1,40}\|>", r"<\uff5c[^<>]{1,40}\uff5c>"]))
+
+
+def special_tokens(row: Row) -> set[str]:
+    """Names of special tokens that stand in what users wrote; the picture's own placeholder is none."""
+    texts = [turn.text for turn in row.turns]
+    if row.image is not None or row.width is not None:
+        at = next((at for at, turn in enumerate(row.turns) if turn.speaker == "human" and IMAGE_TOKEN in turn.text), 0)
+        texts[at] = texts[at].replace(IMAGE_TOKEN, "", 1)
+    return {found[0] for text in [*texts, *row.answers] for found in _SPECIAL.finditer(text)}
+
+
+@dataclass(kw_only=True)
+class TextFacts:
+    """What the texts of one split hold."""
+
+    rows: int = 0
+    special_rows: int = 0
+    """Rows with the name of a special token in a text."""
+    special: dict[str, int] = field(default_factory=dict)
+    """The same rows by name."""
+    max_new_tokens: int | None = None
+    """How many tokens a reply may have; None for rows that are not answered."""
+    long_answers: int = 0
+    """Rows whose accepted answers all look longer than that: more than 4 characters a token."""
+    longest: int = 0
+    """Characters of the longest of them."""
+
+    def add(self, row: Row) -> None:
+        """Look at one row."""
+        self.rows += 1
+        found = special_tokens(row)
+        self.special_rows += bool(found)
+        for name in found:
+            self.special[name] = self.special.get(name, 0) + 1
+        if self.max_new_tokens is None or row.metric == "constraints":
+            return
+        shortest = min(len(answer) for answer in row.answers)
+        if shortest > CHARACTERS_PER_TOKEN * self.max_new_tokens:
+            self.long_answers += 1
+            self.longest = max(self.longest, shortest)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know, as sentences without their subject."""
+        said: list[str] = []
+        if self.special_rows:
+            names = ", ".join(f"{name} {count:,}" for name, count in sorted(self.special.items(), key=_by_count))
+            said.append(
+                f"{self.special_rows:,} of {self.rows:,} rows have names of special tokens in their texts ({names}); "
+                "they are learned and asked as plain text"
+            )
+        if self.long_answers:
+            said.append(
+                f"{self.long_answers:,} of {self.rows:,} answers look longer than max_new_tokens = "
+                f"{self.max_new_tokens} lets a reply be (the longest has {self.longest:,} characters, a token has "
+                f"about {CHARACTERS_PER_TOKEN}); give the task a larger max_new_tokens"
+            )
+        return said
+
+
+def _by_count(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
