@@ -77,10 +77,10 @@ def fit_to_backbone(
     key = _encoder_key(backbone)
     parts = [(task.train, False, None) for task in stream.tasks] + [(task.test, True, limit) for task in stream.tasks]
     parts += [(suite.test, True, None) for suite in suites]
-    lengths = {split.digest: _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
+    lengths = {(split.digest, asked): _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
     long: list[_Long] = []
     for split, asked, first in parts:
-        tokens = lengths[split.digest].tokens[:first]
+        tokens = lengths[split.digest, asked].tokens[:first]
         rows = {row: size for row, size in enumerate(tokens) if size > backbone.max_length}
         if rows:
             long.append(_Long(split=split, asked=asked, rows=rows))
@@ -170,12 +170,12 @@ def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
 
 
 def _reply_warnings(
-    stream: TaskStream, suites: Sequence[Suite], measured: Mapping[str, SplitLengths], limit: int | None
+    stream: TaskStream, suites: Sequence[Suite], measured: Mapping[tuple[str, bool], SplitLengths], limit: int | None
 ) -> Iterator[str]:
     tested = [(f"task {task.name}", task.test, task.max_new_tokens, limit) for task in stream.tasks]
     tested += [(f"suite {suite.name}", suite.test, suite.max_new_tokens, None) for suite in suites]
     for name, split, room, first in tested:
-        lengths = measured[split.digest]
+        lengths = measured[split.digest, True]
         replies = lengths.replies[:first]
         longer = [size for size in replies if size > room]
         if longer:
