@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
@@ -24,7 +23,7 @@ from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
 from components.provenance import made_with
-from components.tracking_config import TrackingConfig, tracking_uri
+from components.tracking_config import TrackingConfig, recorded_uri, sqlite_path, tracking_uri
 from components.training.config import Json, RunConfig
 
 FORMAT = "littoral-record-1"
@@ -81,7 +80,12 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
     oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
-    mlflow_id = str(json.loads(link.read_text())["run_id"]) if link.is_file() and ended.is_file() else None
+    mlflow_id = None
+    if link.is_file() and ended.is_file():
+        known = json.loads(link.read_text())
+        mlflow_id = str(known["run_id"])
+        store = recorded_uri(config.tracking, path, known.get("store"))
+        config = replace(config, tracking=replace(config.tracking, uri=store))
     return FinishedRun(
         path=path,
         config=config,
@@ -211,7 +215,8 @@ def _from_record(path: Path) -> FinishedRun:
 
 def read_cost(uri: str, run_id: str) -> Cost:
     """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
-    if uri.startswith("sqlite") and not Path(urlsplit(uri).path[1:]).is_file():  # MLflow would create an empty one
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():  # MLflow would create an empty one
         raise ConfigError(f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled.")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -9,7 +9,9 @@ from pathlib import Path
 from components.errors import StreamStopped
 from components.events import Event
 from components.provenance import add_session
+from components.run_facts import without_secrets
 from components.tracking import Tracker, dataset_records, open_tracker
+from components.tracking_config import recorded_uri, tracking_uri, ui_command
 from components.training.launch import (
     EventHandler,
     Plan,
@@ -80,7 +82,8 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     cores = config.cluster.threads() * config.cluster.num_workers
     add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=config.cluster.use_gpu)
     if tracker.run_id is not None:
-        write_json(link, {"run_id": tracker.run_id, "ui": tracker.ui, "view": tracker.view})
+        store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
+        write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
     return tracker
 
 
@@ -107,4 +110,7 @@ def where_to_look(plan: Plan) -> list[str]:
     if not link.is_file():
         return []
     content = json.loads(link.read_text())
-    return [content["ui"], *([content["view"]] if content.get("view") else [])]
+    ui = content["ui"]
+    if not ui.startswith("http"):  # a command, which names a file that may have moved since
+        ui = ui_command(recorded_uri(plan.config.tracking, plan.run_dir, content.get("store")))
+    return [ui, *([content["view"]] if content.get("view") else [])]

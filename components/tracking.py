@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from components.errors import TrackingError
 from components.events import Note
 from components.mlflow_view import View, view_link
 from components.model_registry import Version, register
+from components.moved_storage import follow_moved_storage
 from components.patience import StoreError
 from components.run_facts import flatten_params, metric_names, without_secrets
 from components.stream_tracker import Point, StreamTracker, points
@@ -35,6 +36,7 @@ from components.tracking_config import (
     Tracker,
     TrackingConfig,
     dataset_records,
+    sqlite_path,
     tracking_uri,
     ui_command,
 )
@@ -56,6 +58,7 @@ __all__ = [
     "ui_command",
 ]
 
+LOCK_TIMEOUT_S = 60  # how long another run may take to make the tables of a new database
 OPEN_TIMEOUT_S = 8  # how long an unreachable server may keep a run from starting
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 TAG_CHARS, DIGEST_CHARS = 5000, 36  # likewise
@@ -142,6 +145,7 @@ def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)
         with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
+            follow_moved_storage(uri, storage)
             client = MlflowClient(tracking_uri=uri)
             return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
 
@@ -175,13 +179,18 @@ def _is_served(uri: str) -> bool:
 @contextmanager
 def _alone_at(uri: str) -> Iterator[None]:
     """One process at a time: MLflow creates the tables of a new sqlite file, which two runs at once would break."""
-    if not uri.startswith("sqlite"):
+    path = sqlite_path(uri)
+    if path is None:
         yield
         return
-    path = Path(urlsplit(uri).path[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise StoreError(
+            f"another process has held {error.lock_file} for {LOCK_TIMEOUT_S} s", transient=False
+        ) from error
 
 
 class MlflowStore:
@@ -326,11 +335,13 @@ def _short(tags: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what MLflow, its HTTP client or the disk raise into a `StoreError` of one line, without credentials."""
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError, ImportError, json.JSONDecodeError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, json.JSONDecodeError) as error:
         reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
         if "Max retries exceeded" in reason or "Connection refused" in reason:
             reason = "nothing answers there"

@@ -20,6 +20,8 @@ with command_start():
     from components.events import Note
     from components.models.source import weight_bytes
     from components.recording import run_and_record, where_to_look
+    from components.run_facts import without_secrets
+    from components.tracking_config import tracking_source
     from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
     from pipelines.command import guarded, parse
     from pipelines.presets import data_note
@@ -94,6 +96,9 @@ def show_plan(console: Console, plan: Plan) -> None:
             f"{config.stream.validation:.0%} of the training rows, cut by a hash of what they show, are never learned "
             f"from; scored are the {config.evaluation.split} rows"
         )
+    if config.tracking.enabled:
+        uri, source = tracking_source(config.tracking, config.storage)
+        facts["MLflow"] = f"{without_secrets(uri)} ({source}), experiment {config.tracking.experiment}"
     if plan.suites:
         listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
         when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything a test loads is built in code or installed
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other took half of the suite's time
 quiet_environment()
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS"):
+    os.environ.pop(variable, None)  # of whoever runs the tests
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -17,6 +17,7 @@ from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
 from components.options import Count, CountOrZero, NonNegative, check_options
+from components.run_facts import without_secrets
 from components.tracking_config import TrackingConfig
 from components.training.engine import OptimizerConfig
 from components.training.run_folder import require_id
@@ -163,7 +164,10 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Json]:
         """The resolved configuration as plain JSON; `method` carries its name."""
-        plain = _plain(replace(self, training=replace(self.training, optimizer=self.optimizer)))
+        tracking = self.tracking
+        if tracking.uri is not None and without_secrets(tracking.uri) != tracking.uri:
+            tracking = replace(tracking, uri=None)  # passwords are not written down
+        plain = _plain(replace(self, tracking=tracking, training=replace(self.training, optimizer=self.optimizer)))
         assert isinstance(plain, dict)
         method = plain["method"]
         assert isinstance(method, dict)

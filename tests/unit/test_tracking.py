@@ -289,7 +289,7 @@ def test_the_rows_of_another_stream_are_refused(storage: Path, run_id: str) -> N
 def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert tracking_uri(TrackingConfig(), Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert ui_command("sqlite:////runs/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////runs/mlflow.db"
+    assert "mlflow ui --backend-store-uri sqlite:////runs/mlflow.db" in ui_command("sqlite:////runs/mlflow.db")
     assert ui_command("http://me:pw@host:5000") == "http://***@host:5000"
 
 
