@@ -123,7 +123,7 @@ def lcia_constant() -> RunConfig:
 
 def lcia_frozen() -> RunConfig:
     """Control of `lcia-one-group`: the adapter stays as the first task left it."""
-    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="frozen"))
+    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="frozen", ema_start="task_start"))
 
 
 def zero_shot() -> RunConfig:

@@ -154,7 +154,8 @@ class Lcia(Method):
         scikit-learn's error. Stored strings are capped.
     Beware: with `l1_sum` the value is far from scale-free: small tensors sit in the fallback; large ones hardly move
         (code) or follow theta (paper).
-    Controls: balance = "constant" with 0.99, 0.999, or 0 (grouping alone); "frozen"; threshold = 0 (averaging alone).
+    Controls: balance = "constant" with 0.99, 0.999, or 0 (grouping alone); "frozen" (with ema_start
+        "task_start": the group stays as its first task left it); threshold = 0 (averaging alone).
     """
 
     def __init__(self, config: LciaConfig, *, seed: int) -> None:
