@@ -26,6 +26,8 @@ class Problem:
     file: str
     row: int | None
     detail: str
+    rest_lost: bool = False
+    """What stands behind it in the file cannot be read either (see `ItemError`)."""
 
     def __str__(self) -> str:
         place = self.file if self.row is None else f"{self.file} row {self.row}"

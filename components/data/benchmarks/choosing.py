@@ -58,8 +58,9 @@ def counted(items: Iterable[RawItem | Problem], report: FileReport) -> Iterator[
 
 
 def _cut(last: RawItem | Problem) -> str:
-    """The file whose last item is `last`, when that is no JSON: a list or a line that ends too early."""
-    return last.file if isinstance(last, Problem) and last.kind == "broken JSON" else ""
+    """The file whose last item is `last`, when that is a list broken from there on or a line that ends too early."""
+    broken = isinstance(last, Problem) and (last.rest_lost or last.kind == "broken JSON")
+    return last.file if broken else ""
 
 
 def choose(

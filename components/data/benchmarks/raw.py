@@ -96,7 +96,7 @@ def parsed(
                 raise ItemError("not an object", f"an item must be a JSON object, this is {item!r:.60}")
             yield from list(parse(number, item))
         except ItemError as error:
-            yield Problem(kind=error.kind, file=file, row=number, detail=error.detail)
+            yield Problem(kind=error.kind, file=file, row=number, detail=error.detail, rest_lost=error.rest_lost)
 
 
 def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
