@@ -62,6 +62,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "duplicate id": _of(
         "An id was used before in a file whose ids tell rows apart.",
+        "Keep one of the rows; predictions are joined by id.",
         'Keep one of the rows, or write ids = "renew" into the stream file; predictions are joined by id.',
     ),
     "duplicate picture": _of(

@@ -59,10 +59,8 @@ def show_report(report: ImportReport, console: Console) -> None:
             say(f"{sentence}.", console, indent="  ")
     show_table(splits_table(report, sources=False), console)
     for fault in report.faults:
-        rows = "row" if fault.count == 1 else "rows"
         where = ", ".join(f"{name} {count:,}" for name, count in fault.splits)
-        what = "left out" if fault.left_out else "or files noted and kept"
-        say(f"{fault.kind}: {fault.count:,} {rows} {what} ({where}). {fault.meaning} {fault.advice}", console)
+        say(f"{fault.kind}: {fault.outcome} ({where}). {fault.meaning} {fault.advice}", console)
     for remark in report.remarks:
         say(remark, console)
     problems = [(file.name, problem) for file in report.files for problem in file.problems]

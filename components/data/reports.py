@@ -158,6 +158,12 @@ class Fault:
     meaning: str
     advice: str
 
+    @property
+    def outcome(self) -> str:
+        """How many, and what became of them."""
+        rows = "row" if self.count == 1 else "rows"
+        return f"{self.count:,} {rows} left out" if self.left_out else f"{self.count:,} noted and kept"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
