@@ -11,9 +11,12 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 port=${RAY_PORT:-6379}
 dashboard=${DASHBOARD_PORT:-8265}
-state=${LITTORAL_STATE:-$HOME/.cache/littoral}/cluster-$dashboard # process id and log
+home=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)} || true
+[[ -n $home ]] || { echo "error: HOME is not set; set it to a folder that can be written." >&2; exit 1; }
+state=${LITTORAL_STATE:-$home/.cache/littoral}/cluster-$dashboard # process id and log
 pid_file=$state/pid
 log=$state/ray.log
+own_path=$PATH
 start_timeout_s=300 # a cold disk takes minutes
 
 fail() {
@@ -29,9 +32,10 @@ running() {
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 start() {
-    local ray cpus
-    ray=$(command -v ray || echo "$root/.venv/bin/ray")
-    [[ -x $ray ]] || fail "no ray command on PATH or in .venv; install Littoral first (pip install -e .)."
+    local ray cpus submit
+    ray=$root/.venv/bin/ray
+    [[ -x $ray ]] || ray=$(command -v ray || echo ray)
+    [[ -x $ray ]] || fail "no ray command in .venv or on PATH; install Littoral first (pip install -e .)."
     running && fail "this cluster runs already (process $(cat "$pid_file")); stop it with: $0 stop"
     for taken in "$port" "$dashboard"; do
         listening "$taken" && fail "port $taken is in use; choose others with RAY_PORT and DASHBOARD_PORT."
@@ -49,9 +53,11 @@ start() {
     "$ray" get-auth-token --generate >/dev/null 2>&1 || fail "ray could not read or make its token (~/.ray/auth_token)."
 
     # Logical CPUs: Ray Data must find some beside the training workers, also on two cores.
-    cpus=$(getconf _NPROCESSORS_ONLN)
+    cpus=$(cd "$root" && python -c 'from components.machine import usable_cpus; print(usable_cpus())') || fail "python of $ray cannot import Littoral."
     ((cpus >= 4)) || cpus=4
-    mkdir -p "$state"
+    # Ray adds this to the niceness of what starts it, 15 by default: beside other work a run would stand still.
+    export RAY_worker_niceness=${RAY_worker_niceness:-0}
+    mkdir -p "$state" || fail "cannot write to $state; set LITTORAL_STATE to a folder that can be written."
     # The agent takes any free port: its default one may belong to a run that started its own Ray.
     # --block keeps one parent over all processes of this cluster: `stop` ends these and no other Ray.
     nohup "$ray" start --head --block --disable-usage-stats --num-cpus "$cpus" --port "$port" \
@@ -62,9 +68,20 @@ start() {
     echo "Ray runs on this machine only; dashboard: http://127.0.0.1:$dashboard"
     echo "Submit from the repository's root (with RAY_AUTH_MODE=token; --storage must be an absolute path):"
     echo
-    echo "  RAY_AUTH_MODE=token ray job submit --address http://127.0.0.1:$dashboard --working-dir . -- python pipelines/coast.py --run-id first --storage $HOME/littoral-runs"
+    submit=$(shown "$ray")
+    printf '  RAY_AUTH_MODE=token %s job submit --address http://127.0.0.1:%s --working-dir . -- python pipelines/coast.py --run-id first --storage %q\n' \
+        "$submit" "$dashboard" "$home/littoral-runs"
     echo
-    echo "Stop it with: $([[ $dashboard == 8265 ]] || echo "DASHBOARD_PORT=$dashboard ")$0 stop"
+    echo "Stop it with: $([[ $dashboard == 8265 ]] || echo "DASHBOARD_PORT=$dashboard ")$(printf %q "$0") stop"
+}
+
+# A program as it is typed: by name where PATH leads to it, else from the repository's root.
+shown() {
+    if [[ $(PATH=$own_path command -v "$(basename "$1")") == "$1" ]]; then
+        basename "$1"
+    else
+        printf %q "${1#"$root"/}"
+    fi
 }
 
 wait_until_ready() {

@@ -111,9 +111,9 @@ def row_from_record(record: dict[str, object]) -> Row:
     """The inverse of `row_to_record`."""
     turns = json.loads(str(record["conversations"]))
     image, width, height = record["image"], record["width"], record["height"]
-    assert image is None or isinstance(image, bytes)
     answers = record["answers"]
-    assert isinstance(answers, Sequence)
+    if not (image is None or isinstance(image, bytes)) or not isinstance(answers, Sequence):
+        raise DataError(f"row {record['sample_id']} is not what prepare.py writes; prepare the data again.")
     return Row(
         sample_id=str(record["sample_id"]),
         task=str(record["task"]),

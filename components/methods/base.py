@@ -310,7 +310,8 @@ class Method:
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous CPU copies that later training does not change."""
     partitioned = [name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and not tensor.numel()]
-    assert not partitioned, f"{partitioned[0]} is partitioned by ZeRO-3; gather all of method.parameters() first"
+    if partitioned:
+        raise RuntimeError(f"{partitioned[0]} is partitioned by ZeRO-3; gather all of method.parameters() first")
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

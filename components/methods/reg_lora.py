@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.penalties import MarkedPenalty, PenaltySum
-from components.errors import CheckpointError
+from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, Export, Loss, MethodState, Selection, TaskInfo
 from components.methods.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
@@ -151,6 +151,7 @@ class RegLora(TaskBranches):
     def _largest(self, down: Tensor, up: Tensor) -> Tensor:
         """Places row * d_in + column of the largest |up down|, int32 on the CPU; at least one."""
         sizes = (up @ down).abs().flatten()
-        assert sizes.numel() < 2**31, "places of this layer do not fit int32"
+        if sizes.numel() >= 2**31:
+            raise ConfigError(f"reg_lora marks places of a layer in 32 bits; one of {sizes.numel()} weights has more.")
         count = max(1, int(self.reg_lora.marked_share * sizes.numel()))
         return sizes.topk(count).indices.sort().values.int().cpu()

@@ -235,9 +235,11 @@ class Backbone(nn.Module):
             features = self.vision_features(batch.pixel_values)
         places = batch.input_ids == self.image_token_id
         num_features = 0 if features is None else features.shape[0] * features.shape[1]
-        assert int(places.sum()) == num_features, (
-            f"{int(places.sum())} image tokens for {num_features} picture features: encoder and backbone disagree"
-        )
+        if int(places.sum()) != num_features:
+            raise ConfigError(
+                f"{int(places.sum())} image tokens stand for {num_features} picture features: the processor's files do "
+                "not belong to this model's weights; give a complete model directory."
+            )
         if features is None:
             # No picture: the projector still runs, on nothing. Under ZeRO all workers must gather it in each pass, and
             # the gradient of one that trains is zero instead of missing.
@@ -252,7 +254,8 @@ class Backbone(nn.Module):
         ends = self.model.config.text_config.eos_token_id if ends is None else ends
         named = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         found = list(dict.fromkeys(([] if self.end_id is None else [self.end_id]) + named))
-        assert found, "the model names no end-of-sequence token"
+        if not found:
+            raise ConfigError("the model names no token that ends a text; set eos_token_id in generation_config.json.")
         return found
 
     @contextmanager

@@ -210,7 +210,8 @@ class _Parts(NamedTuple):
 def build_encoder(config: BackboneConfig) -> Encoder:
     """The encoder of `config`'s backbone; reads tokenizer and image processor now, so mistakes show at once."""
     encoder = Encoder(config)
-    assert encoder.image_tokens > 0
+    if encoder.image_tokens < 1:
+        raise ConfigError(f"{config.name} gives no token to a picture; give a model of the LLaVA family.")
     return encoder
 
 

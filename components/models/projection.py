@@ -235,7 +235,8 @@ def _word_targets(examples: Sequence[Example]) -> tuple[Tensor, list[Tensor]]:
         chosen = [place[token] for token in caption]
         words[chosen] = rarity[chosen]
         total = words.sum()
-        assert float(total) > 0, "a caption holds no word that tells it from the others"
+        if not float(total) > 0:
+            raise DataError("a caption holds no word that tells it from the others; give captions that differ.")
         targets.append(words / total)
     return torch.tensor(vocabulary), targets
 

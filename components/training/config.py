@@ -220,7 +220,7 @@ def read_config(path: Path) -> StoredConfig:
         given, known = flatten(plain), flatten(config.to_json())
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no configuration ({error!r}); give what --print-config prints, a run's config.json, or a "
             "record that report.py --record wrote."
@@ -255,18 +255,21 @@ def _plain(value: object) -> Json:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    assert value is None or isinstance(value, bool | int | float | str), value
+    if not (value is None or isinstance(value, bool | int | float | str)):
+        raise TypeError(f"{value!r} cannot be written as JSON")
     return value
 
 
 def _mapping(value: Json) -> dict[str, Json]:
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise TypeError(f"a mapping is needed, not {value!r}")
     return value
 
 
 def _build(kind: type[T], plain: object) -> T:
     """A dataclass from its JSON: tuples and paths are restored from the field's annotation."""
-    assert isinstance(plain, dict)
+    if not isinstance(plain, dict):
+        raise TypeError(f"a mapping is needed, not {plain!r}")
     values: dict[str, object] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if item.name not in plain:

@@ -84,6 +84,7 @@ def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
     last = -1
     for block in blocks:
         positions = block["position"].to_numpy()
-        assert positions[0] > last, f"row {positions[0]} came after row {last}: Ray Data lost the order"
+        if positions[0] <= last:
+            raise DataError(f"Ray Data lost the order: row {positions[0]} came after {last}; give the command again.")
         last = int(positions[-1])
         yield block

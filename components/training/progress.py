@@ -39,7 +39,8 @@ class Cursor:
     def of(cls, checkpoint: Checkpoint) -> Cursor:
         """The inverse of `to_json`."""
         stored = checkpoint.state["cursor"]
-        assert isinstance(stored, dict)
+        if not isinstance(stored, dict):
+            raise CheckpointError("the checkpoint does not say where the stream stands; use another one.")
         return cls(**{**stored, "rows": [Row.stored(row) for row in stored["rows"]]})
 
 
@@ -101,5 +102,6 @@ class Progress:
 def method_state(checkpoint: Checkpoint) -> MethodState:
     """The method that a checkpoint holds."""
     structure = checkpoint.state["method_structure"]
-    assert isinstance(structure, dict)
+    if not isinstance(structure, dict):
+        raise CheckpointError("the checkpoint holds no state of its method; it is damaged, use another one.")
     return MethodState(tensors=checkpoint.tensors["method"], structure=structure)

@@ -245,7 +245,8 @@ class StreamWorker:
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach() * weight
             stepped = self.method.step(engine)
-        assert stepped, "an update ended without an optimizer step"
+        if not stepped:
+            raise ConfigError("an update ended without a step of the optimizer; this DeepSpeed is not known.")
         means = engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
         cursor.update += 1
         loss_value = float(means.pop("loss"))

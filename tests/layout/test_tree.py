@@ -6,7 +6,9 @@ import ast
 import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -103,3 +105,43 @@ def test_default_tests_start_no_ray(path: Path) -> None:
     names = imported(path)
     assert {name for name in names if name.partition(".")[0] == "ray"} == set()
     assert names & RAY_MODULES == set()
+
+
+# What only looks, or makes a value that nothing else sees: `python -O` leaves the call out together with its assert.
+LOOKING = {"isinstance", "len", "all", "any", "int", "float", "bool", "set", "sorted", "str"}
+LOOKING |= {"numel", "sum", "get_submodule", "issubset", "startswith", "is_contiguous", "dim", "is_floating_point"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_assert_does_work(path: Path) -> None:
+    asserts = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+    working = [node for each in asserts for node in ast.walk(each.test) if _may_work(node)]
+    assert [f"line {node.lineno}" for node in working] == []
+
+
+def _may_work(node: ast.AST) -> TypeGuard[ast.expr]:
+    if isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        return name not in LOOKING
+    return isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
+
+
+def test_a_working_assert_would_be_found() -> None:
+    tree = ast.parse("assert data.count() == 3\nassert (x := f()) > 1\nassert next(rows, None) is None")
+    assert sum(_may_work(node) for node in ast.walk(tree)) == 4
+
+
+def test_optimised_python_plans_and_prepares_the_same(tmp_path: Path) -> None:
+    """`python -O` leaves asserts out."""
+    environment = {**os.environ, "LITTORAL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    told = []
+    for flags in ([], ["-O"]):
+        out = tmp_path / f"stream{len(told)}"
+        prepare = ["pipelines/prepare.py", "mini-coast-domain", "--size", "nano", "--out", str(out)]
+        plan = ["pipelines/coast.py", "pocket", "--stream.name", str(out), "--run-id", "x", "--storage", str(tmp_path)]
+        for arguments in (prepare, [*plan, "--dry-run"]):
+            command = [sys.executable, *flags, *arguments]
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        told.append({path.name: path.read_bytes() for path in sorted(out.rglob("*.parquet"))})
+    assert told[0] == told[1] != {}

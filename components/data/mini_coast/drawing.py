@@ -7,6 +7,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from components.errors import ConfigError
+
 SIZE = 224
 INK = (25, 25, 25)
 GRID = (215, 215, 215)
@@ -26,7 +28,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own embedded typeface (Aileron) at `size` pixels."""
     loaded = ImageFont.load_default(size)
-    assert isinstance(loaded, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    if not isinstance(loaded, ImageFont.FreeTypeFont):
+        raise ConfigError("this Pillow was built without FreeType; install the package from PyPI, which has it.")
     return loaded
 
 
