@@ -57,7 +57,8 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     )
     stream: str | None = None
     for rank, slots in ((4, 4), (4, 8), (8, 4), (8, 8)):
-        tags = {"stream": "mini", "method": "m", "backbone": "b", "seed": "0", "mlflow.parentRunId": str(sweep.run_id)}
+        tags = {"stream": "mini", "stream_digest": "d", "method": "m", "backbone": "b", "seed": "0"}
+        tags["mlflow.parentRunId"] = str(sweep.run_id)
         params = {"method": {"rank": rank, "slots_per_task": slots}}
         tracker = open_tracker(TrackingConfig(), storage, f"rank-{rank}-{slots}", params, tags, tasks=TASKS)
         tracker.handle(learned(1, [50.0 + rank, None]))
