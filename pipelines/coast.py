@@ -26,10 +26,21 @@ with command_start():
     from pipelines.command import guarded, parse
     from pipelines.presets import data_note
 
+EXAMPLES = """\
+  coast.py pocket                       a minute or so: see how a run goes
+  coast.py --method lcia --run-id one   the same id goes on where it stopped
+  coast.py --stream.name DIR            your own tasks, written by prepare.py
+  coast.py record.json --seed 1         a recorded run with another seed"""
+
 
 def main() -> int:
     """Plan, train and score the stream, record it, and show the score matrix."""
-    command = parse(sys.argv[1:], program="coast.py", description=(__doc__ or "").split("\n\n")[0])
+    command = parse(
+        sys.argv[1:],
+        program="coast.py",
+        description=" ".join((__doc__ or "").split("\n\n")[0].split()),
+        examples=EXAMPLES,
+    )
     config = command.run if command.run.run_id else replace(command.run, run_id=default_run_id(command.run))
     if command.print_config:
         print(json.dumps(config.to_json(), indent=2))

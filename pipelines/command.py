@@ -6,8 +6,10 @@ import atexit
 import gc
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -17,6 +19,8 @@ from components.errors import LittoralError
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset, preset_notes
+
+MOST_COLUMNS = 100  # of a description; longer lines are hard to read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ def parse(
     description: str,
     kind: type[CommandT] = Command,
     default_preset: str = DEFAULT_PRESET,
+    examples: str = "",
 ) -> CommandT:
     """Resolve preset, method and overrides; raises `LittoralError` for unknown names (tyro reports unknown options)."""
     rest = list(arguments)
@@ -54,16 +59,50 @@ def parse(
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = config.with_method(method)
-    presets = "\n".join(f"  {key:18} {(PRESETS[key].__doc__ or '').splitlines()[0]}" for key in PRESETS)
-    methods = "\n".join(f"  {key:18} {each.summary()}" for key, each in METHODS.items())
-    others = "".join(f"\n  {key:18} {point.value}" for key, point in installed_methods().items())
+    presets = {key: (PRESETS[key].__doc__ or "").splitlines()[0] for key in PRESETS}
+    methods = {key: each.summary() for key, each in METHODS.items()}
+    methods |= {key: str(point.value) for key, point in installed_methods().items()}
     return tyro.cli(
         kind,
         prog=f"{program} [PRESET] [--method NAME]",
-        description=f"{description}\n\nPresets (default {default_preset}), or a configuration's JSON file:\n{presets}"
-        f"\n\nMethods:\n{methods}{others}",
+        description="\n\n".join(
+            [
+                wrapped(description),
+                f"{wrapped(f'Presets (default {default_preset}), or a JSON file: a configuration or a record:')}\n"
+                f"{listed(presets)}",
+                f"Methods:\n{listed(methods)}",
+                *([f"Examples:\n{examples}"] if examples else []),
+            ]
+        ),
         default=kind(run=config, preset=name),
         args=rest,
+    )
+
+
+def wrapped(text: str) -> str:
+    """A paragraph of a description, which tyro does not wrap: as wide as the terminal, 100 columns at most.
+
+    Lines after the first are indented, since tyro joins lines that begin with a letter.
+    """
+    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    return textwrap.fill(
+        " ".join(text.split()), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def listed(texts: Mapping[str, str]) -> str:
+    """Names with what they mean, in two columns of a description."""
+    column = max(map(len, texts)) + 4
+    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    return "\n".join(
+        textwrap.fill(
+            f"  {name}".ljust(column) + text,
+            width,
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in texts.items()
     )
 
 

@@ -42,7 +42,7 @@ with command_start():
     from components.options import require_paths
     from components.recorded import FinishedRun, read_run
     from components.tracking import record_reading
-    from pipelines.command import guarded
+    from pipelines.command import guarded, wrapped
 
 MATRIX_FILE, CACHE_FILE = "judged_matrix.json", "judge_cache.jsonl"
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)
@@ -83,7 +83,7 @@ class Judgement:
 
 def main() -> int:
     """Judge every reply, write the matrix, show it."""
-    command = tyro.cli(Judgement, prog="judge.py", description=(__doc__ or "").split("\n\n")[0])
+    command = tyro.cli(Judgement, prog="judge.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
     require_paths(command)
     path, price = command.run.expanduser().resolve(), command.price
     run, judge = read_run(path), command.judge.build()

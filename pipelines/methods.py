@@ -18,7 +18,7 @@ with command_start():
     from components.models.config import BackboneConfig
     from components.terminal_table import print_table
     from components.training.method_cost import measure_cost
-    from pipelines.command import guarded
+    from pipelines.command import guarded, wrapped
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
 
@@ -28,14 +28,16 @@ class Methods:
     """On which backbone to measure."""
 
     backbone: str = "smol"
+    """The backbone to measure on: smol, pocket, or a directory or hub id."""
     markdown: bool = False
+    """Print the README's Markdown table instead of one for the terminal."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
 
 def main() -> int:
     """Measure every method and print the table."""
-    command = tyro.cli(Methods, prog="methods.py", description=(__doc__ or "").split("\n\n")[0])
+    command = tyro.cli(Methods, prog="methods.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
     lines = [line(name, command.backbone) for name in METHODS]
     if command.markdown:
         print("\n".join(markdown(lines)))

@@ -45,10 +45,12 @@ class ProjectorRun:
     """Which projector to train, on which captions, and where to write it."""
 
     vision_layer: VisionLayer = "block4"
+    """Where the tower is tapped: the projector is trained for it."""
     size: str = "mini"  # of the generated `align` split: nano, mini or small
     data: Path | None = None  # a prepared split with captions instead of the generated one
     output: Path | None = None  # default: the file that ships with Littoral
     threads: int = 2
+    """torch threads; the result depends on their number in the last digits."""
     stage: StageOneConfig = field(default_factory=StageOneConfig)
 
 

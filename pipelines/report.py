@@ -39,7 +39,7 @@ with command_start():
     from components.reporting.glance import below_majority
     from components.reporting.papers import markdown
     from components.terminal_table import print_table
-    from pipelines.command import guarded
+    from pipelines.command import guarded, wrapped
     from pipelines.report_against import against
     from pipelines.report_forecast import forecast_table, forecasts, write_calibration
     from pipelines.report_groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
@@ -89,7 +89,7 @@ class Report:
 
 def main() -> int:
     """Read, group, print."""
-    command = tyro.cli(Report, prog="report.py", description=(__doc__ or "").split("\n\n")[0])
+    command = tyro.cli(Report, prog="report.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
     require_paths(command)
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:

@@ -65,6 +65,10 @@ DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
 FEW_ROWS = 20  # validation rows of a task below which a choice by them is mostly chance
 VALIDATION_SHARE = 0.2  # of the training rows, where the run names none
 SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"
+EXAMPLES = """\
+  sweep.py --space method.rank=4,8 --seeds 3
+  sweep.py --method lcia --space "method.threshold=grid(0.0, 0.5, 0.9)"
+  sweep.py --space "method=sequential_lora,moelora" --orders 2"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,7 @@ def main() -> int:
         description=(__doc__ or "").split("\n\n")[0],
         kind=SweepCommand,
         default_preset="coast-nano",
+        examples=EXAMPLES,
     )
     console = Console(highlight=False)
     sweep = plan_sweep(command)

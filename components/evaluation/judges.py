@@ -39,14 +39,19 @@ class JudgeConfig:
     api_key_env: str = "OPENAI_API_KEY"
     """endpoint: the environment variable that holds the key; an unset one sends none."""
     prompt: str = "knowledge-1"
+    """What the judge is asked, by name and version."""
     parser: Parser = "strict"
+    """How a grade is read from what the judge writes."""
     temperature: float = 0.0
+    """Of the judge's own sampling; 0 is greedy."""
     max_tokens: int = 20
+    """Most tokens that the judge may write."""
     concurrency: int = 8
     """endpoint: requests under way at once."""
     attempts: int = 5
     """endpoint: tries per request, with growing waits, for connection errors and answers 408, 429 and 5xx."""
     timeout_s: float = 60.0
+    """endpoint: seconds to wait for one answer."""
 
     def __post_init__(self) -> None:
         if self.kind == "endpoint":

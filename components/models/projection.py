@@ -44,14 +44,21 @@ class StageOneConfig:
     """
 
     word_updates: int = 500
+    """Updates on single words and their pictures, the first phase."""
     word_batch_size: int = 64
+    """Words in a batch of the first phase."""
     caption_updates: int = 300
+    """Updates on captions, the second phase."""
     caption_batch_size: int = 8
+    """Captions in a batch of the second phase."""
     learning_rate: float = 1e-3  # LLaVA's stage-1 value; cosine to zero in each phase
     gradient_clip: float = 1.0
+    """Largest norm of a gradient; longer ones are shortened to it."""
     held_out: int = 48  # captions never trained on
     evaluate_every: int = 50
+    """Updates between measurements of the held-out captions' loss."""
     seed: int = 0
+    """Seed of the projector's start and of the order of batches."""
 
     def __post_init__(self) -> None:
         if min(self.word_updates, self.caption_updates) < 0 or min(self.word_batch_size, self.caption_batch_size) < 1:

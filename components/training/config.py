@@ -30,19 +30,25 @@ class TrainingConfig:
     """How each task is learned. Accumulation follows from the batch sizes and the number of workers."""
 
     epochs: Count = 1
+    """Passes over a task's training rows, where `updates_per_task` is not given."""
     updates_per_task: Count | None = None
     """Fixed number of optimizer updates per task instead of `epochs`: equal budgets across tasks and methods."""
     global_batch_size: Count = 8
+    """Samples per optimizer update, over all workers."""
     micro_batch_size: Count | None = None
     """Samples per forward pass and worker; None takes the largest that needs no accumulation."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """deepspeed shards what trains over the workers; torch is plain PyTorch, to compare with."""
     zero_stage: Literal[0, 2, 3] = 2
+    """DeepSpeed's ZeRO: 0 shards nothing, 2 optimizer and gradients, 3 the frozen weights as well."""
     checkpoint_every_updates: Count = 100
+    """Updates between checkpoints inside a task, which an interrupted run goes on from."""
     cache_features: Literal["auto", "off"] = "auto"
     """Compute the frozen tower's features once per distinct picture that the run reaches; "auto" does so while they fit
     `feature_cache_gb`."""
     feature_cache_gb: NonNegative = 8.0
+    """Gigabytes (1e9 bytes) that cached vision features may take on disk; above it none are cached."""
 
     def __post_init__(self) -> None:
         check_options(self, "training")
@@ -79,6 +85,7 @@ class EvaluationConfig:
     """How each row of the score matrix is measured: greedy decoding of every test row of the tasks seen so far."""
 
     batch_size: Count = 16
+    """Test rows that a worker answers together; it changes speed and memory, not what is asked."""
     zero_shot: bool = True
     """Row 0: every task before any training."""
     unseen: bool = False
@@ -108,7 +115,9 @@ class ClusterConfig:
     """Where the run happens."""
 
     num_workers: Count = 1
+    """Processes that train and score together, each with a share of every batch."""
     use_gpu: bool = False
+    """Give every worker a GPU; off: all run on CPUs."""
     address: str | None = None
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
     threads_per_worker: Count | None = None
@@ -132,6 +141,7 @@ class RunConfig:
     storage: Path = Path("runs")
     """Folder that holds runs and the default MLflow store; every node must see it."""
     seed: CountOrZero = 0
+    """Seed of the method's start, of its draws and of the order of training rows."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: MethodConfig = field(default_factory=ContinualLlavaConfig)

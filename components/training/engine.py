@@ -38,10 +38,15 @@ class OptimizerConfig:
     learning_rate: Positive | None = None
     """Peak rate; None takes the method's own default, since methods scale their increments differently."""
     weight_decay: NonNegative = 0.0
+    """AdamW's decoupled weight decay on all that trains."""
     beta1: ShareBelowOne = 0.9
+    """AdamW's decay of the mean of gradients."""
     beta2: ShareBelowOne = 0.999
+    """AdamW's decay of the mean of squared gradients."""
     epsilon: Positive = 1e-8
+    """AdamW's term beside the root of squared gradients."""
     warmup_ratio: Share = 0.03
+    """Share of a task's updates over which the rate rises to its peak."""
     max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
 
     def __post_init__(self) -> None:
