@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from components.data.grey import eight_bits, is_deep
 from components.data.reports import ItemError
@@ -31,6 +31,16 @@ Orientation = Literal["apply", "leave"]
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
 _ADDRESS = re.compile(r"(?:https?|ftp|s3|gs)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_BACK = {6: 8, 8: 6}  # all other turns undo themselves
 _GAP = 16  # pixels between the pictures of a sheet
 
 
@@ -152,10 +162,11 @@ def _learned(
     done = ["first frame"] if getattr(image, "is_animated", False) else []
     if wanted is not None:
         image.draft("RGB", wanted)
+    already = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns TIFF as it loads it, and only TIFF
     image.load()
-    if _orientation(image) != 1:
+    stored = already if already != 1 else _orientation(image)
+    if stored != 1:
         done.append("turned" if orientation == "apply" else "left")
-        image = ImageOps.exif_transpose(image) if orientation == "apply" else image
     if is_deep(image):
         clear = image.info.get("transparency")
         seen_through = None if clear is None else Image.fromarray(np.asarray(image) == clear)
@@ -163,6 +174,10 @@ def _learned(
         done += ["grey assumed"] if assumed else []
         if seen_through is not None:
             image.paste(255, mask=seen_through)
+    if orientation == "leave" and already != 1:
+        image = image.transpose(_UPRIGHT[_BACK.get(already, already)])
+    elif orientation == "apply" and stored != already:
+        image = image.transpose(_UPRIGHT[stored])
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)

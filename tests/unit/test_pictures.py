@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 from transformers.image_utils import load_image
 
-from components.data.pictures import decoded, open_image
+from components.data.pictures import decoded, open_image, proved
 from components.data.reports import ItemError
 from components.errors import DataError
 
@@ -51,6 +51,20 @@ def test_a_picture_stands_as_its_exif_orientation_says(kind: str, orientation: i
     size = decoded(data, "x").size
     assert size == (wanted.shape[1], wanted.shape[0])
     assert size == ((16, 32) if orientation in range(5, 9) else (32, 16))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_can_be_left_as_it_is_stored(kind: str, orientation: int) -> None:
+    data = oriented(kind, orientation)
+    shown = proved(data, "x", "apply")
+    left = proved(data, "x", "leave")
+    assert shown.done == (("turned",) if orientation != 1 else ())
+    assert left.done == (("left",) if orientation != 1 else ())
+    assert shown.data == data
+    assert left.size == (32, 16)
+    stored = np.asarray(Image.open(io.BytesIO(encoded(corners(), kind))).convert("RGB"))
+    assert np.array_equal(learned(left.data), stored)
 
 
 def png(values: np.ndarray, *, bits: int | None) -> bytes:
@@ -119,6 +133,21 @@ def test_grey_of_more_bits_fills_8_bits_by_its_declared_range(data: bytes, name:
     seen = learned(data)
     assert seen.shape == (6, 8, 3)
     assert np.abs(seen - TO_8_BITS[..., None]).max() <= 1, name
+
+
+def test_a_turned_scan_keeps_its_declared_range() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(Image.fromarray(ramp(400, np.uint16)), "PNG", exif=exif)
+    body = b"sBIT" + bytes([12])
+    turned = plain[:33] + struct.pack(">I", 1) + body + struct.pack(">I", zlib.crc32(body)) + plain[33:]
+    stored = learned(png(ramp(400, np.uint16), bits=12))
+    assert np.array_equal(learned(turned), np.rot90(stored, -1))
+    tagged = encoded(Image.fromarray(ramp(400, np.uint16)), "TIFF", tiffinfo={274: 6, 281: 4095})
+    assert np.array_equal(learned(tagged), np.rot90(learned(tiff(ramp(400, np.uint16), maximum=4095)), -1))
+    left = proved(tagged, "x", "leave")
+    assert (left.size, left.done) == ((8, 6), ("left",))
+    assert np.array_equal(learned(left.data), learned(tiff(ramp(400, np.uint16), maximum=4095)))
 
 
 def test_a_dark_picture_of_a_declared_range_stays_dark() -> None:
