@@ -15,22 +15,22 @@ Options = Mapping[str, str]  # letter -> words, in the order of the question
 
 _OPTION = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
 _DECORATION = re.compile(r"[*`$#]+|\\(?:boxed|text|mathrm|mathbf)\b|[{}]|</?\w+>")
-_WHOLE = re.compile(r"[\"'(\[]*([A-Za-z])[\"')\].,:;!]*")
+_WHOLE = re.compile(r"[\"'(\[]{0,3}([A-Za-z])[\"')\].,:;!]*")
 _LEADING = re.compile(r"[(\[]?([A-Z])(?:(?:[.):\]]|\s-)(?=\s|$)|\s*\n|,\s(?![A-Z]\b))")
-_LAST_LINE = re.compile(r"\n[\s\"'(\[]*([A-Z])[\s\"')\].]*$")
+_LAST_LINE = re.compile(r"\n[\"'(\[]{0,3}([A-Z])[\"')\].]{0,3}$")
 # "The answer is B", "Answer: (B)", "correct option is B", "I choose B"; then "B is correct".
 _CUE = (
     r"(?:\banswer\b(?:\s+(?:is|would\s+be|should\s+be|must\s+be))?|\bcorrect\s+(?:option|choice|one)\s+is"
     r"|\b(?:choose|chose|select|selected|pick|picked|go\s+with))"
 )
 _STATED = re.compile(
-    rf"{_CUE}\s*[:\-–]?\s*(?:(?:option|choice|letter)\s+)?[\"'(\[]*([A-Za-z])(?![\w'’])"
-    r"|(?:\b(?:option|choice)\s+)?[\"'(\[]*\b([A-Z])[\"')\]]*\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b",
+    rf"{_CUE}\s*[:\-–]?\s*(?:(?:option|choice|letter)\s+)?[\"'(\[]{{0,3}}([A-Za-z])(?![\w'’])"
+    r"|(?:\b(?:option|choice)\s+)?[\"'(\[]{0,3}\b([A-Z])[\"')\]]{0,3}\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b",
     re.IGNORECASE,
 )
 _TAIL = re.compile(rf"{_CUE}\s*[:\-–]?", re.IGNORECASE)
 _MENTIONED = re.compile(
-    r"\b(?:option|choice)\s+[\"'(\[]*([A-Z])(?![\w'’])(?![\"')\]]*\s+(?:is|are)\s+(?:not|wrong|in))"
+    r"\b(?:option|choice)\s+[\"'(\[]{0,3}([A-Z])(?![\w'’])(?![\"')\]]{0,3}\s+(?:is|are)\s+(?:not|wrong|in))"
 )
 _BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Z])[)\]]")
 _FINAL = re.compile(r"(?<![\w'’])(?<!\bor )(?<!\band )([A-Z])\s*[.)\]\"']*\s*$")
@@ -84,7 +84,7 @@ def chosen_letter(reply: str, options: Options) -> str | None:
             letter, (start, end) = match[at], match.span(at)
             inside = any(low <= start and end <= high for low, high in covered)
             article = letter in "aAI" and _ARTICLE.match(text, end)
-            small = letter.islower() and not re.match(r"[\"')\]]*[.,;:!]*(?:\s|$)", text[end:])
+            small = letter.islower() and not re.match(r"[\"')\]]{0,3}[.,;:!]*(?:\s|$)", text[end:])
             if not inside and not article and not small:
                 found.append(letter.upper())
         return found

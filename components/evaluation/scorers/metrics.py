@@ -238,11 +238,13 @@ def _gives_number(reply: str, answer: str) -> bool:
     if not wanted or re.sub(r"[\s\[\](),%$€£+-]", "", _FREE_NUMBER.sub("", answer)):
         return bool(contains(reply, [answer]))
     text = reply.replace("\N{MINUS SIGN}", "-")
-    tails = [text[match.end() :] for match in _NUMBER_CUE.finditer(text)]
-    said = next((found for tail in reversed(tails) if (found := _FREE_NUMBER.findall(tail))), None)
-    if not _FREE_NUMBER.search(text):
-        said = [str(_NUMBER_WORDS.index(word)) for word in _words(text) if word in _NUMBER_WORDS]
-    given = said[: len(wanted)] if said else _FREE_NUMBER.findall(text)[-len(wanted) :]
+    found = [(match.start(), match[0]) for match in _FREE_NUMBER.finditer(text)]
+    if found:
+        cues = [match.end() for match in _NUMBER_CUE.finditer(text) if match.end() <= found[-1][0]]
+        after = [word for start, word in found if start >= cues[-1]] if cues else []
+        given = after[: len(wanted)] if after else [word for _, word in found[-len(wanted) :]]
+    else:
+        given = [str(_NUMBER_WORDS.index(word)) for word in _words(text) if word in _NUMBER_WORDS][: len(wanted)]
     return len(given) == len(wanted) and all(map(_rounds_to, given, wanted))
 
 
