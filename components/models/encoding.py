@@ -224,7 +224,7 @@ def _load_parts(config: BackboneConfig) -> _Parts:
         try:
             processor = AutoProcessor.from_pretrained(source)
             model_config = AutoConfig.from_pretrained(source)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise ConfigError(f"the processor of backbone {config.name!r} cannot be loaded: {error}") from error
         if not isinstance(processor, LlavaProcessor):
             raise ConfigError(
@@ -243,11 +243,18 @@ def _load_parts(config: BackboneConfig) -> _Parts:
     probe = probe[0] if isinstance(probe[0], list) else probe
     choice = choose_template(config.template, config.name, processor)
     end_id = tokenizer.convert_tokens_to_ids(choice.end)
+    tokenise = TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id))
+    tokenise.finds_controls = _learned_end(tokenise, choice) == end_id
+    if _learned_end(tokenise, choice) != end_id:
+        raise ConfigError(
+            f"backbone {config.name!r} does not read {choice.end} as one token, so answers would never end; choose "
+            "another backbone.template."
+        )
     return _Parts(
         processor=processor,
         tokenizer=tokenizer,
         choice=choice,
-        tokenise=TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id)),
+        tokenise=tokenise,
         start_ids=_start_ids(tokenizer),
         end_id=end_id,
         image_token_id=processor.image_token_id,
@@ -262,6 +269,13 @@ def _controls(tokenizer: PreTrainedTokenizerFast, choice: Choice, image_token_id
     added = tokenizer.added_tokens_decoder.items()
     written = (token for token, name in added if name.content.strip() and name.content in example.text)
     return frozenset({image_token_id, *tokenizer.all_special_ids, *written} | {t for t, name in added if name.special})
+
+
+def _learned_end(tokenise: TextTokenizer, choice: Choice) -> int:
+    """The last token of an answer in the middle of a conversation."""
+    talk = [Said("human", ("a",)), Said("gpt", ("b",)), Said("human", ("c",)), Said("gpt", ("d",))]
+    tokens = tokenise(choice.render(talk, False))
+    return [token for token, answer in zip(tokens.ids, tokens.answers, strict=True) if answer == 0][-1]
 
 
 def _start_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -38,9 +38,13 @@ class TextTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, controls: frozenset[int]) -> None:
         self.tokenizer = tokenizer
         self.controls = controls
+        self.finds_controls = True
+        """Off: the tokenizer overlooks its own special tokens between words, as some early conversions of Llama do."""
 
     def __call__(self, rendered: Rendered) -> Tokens:
         """Ids equal those of the plain string unless a user wrote the name of a special token."""
+        if not self.finds_controls:
+            return self._renamed_tokens(rendered)
         encoding = self.tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = cast(list[int], encoding["input_ids"]), cast(list[Span], encoding["offset_mapping"])
         said, answers = _owners(offsets, rendered.said), _owners(offsets, rendered.answers)
@@ -78,7 +82,7 @@ class TextTokenizer:
         for token in plain["added_tokens"]:
             if token["id"] in new:
                 names[token["content"]] = new[token["id"]]
-                token["content"] = new[token["id"]]
+                token["content"], token["normalized"] = new[token["id"]], False
         model = plain["model"]
         if isinstance(model["vocab"], dict):
             model["vocab"] = {new.get(token, piece): token for piece, token in model["vocab"].items()}

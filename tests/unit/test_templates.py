@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from components.data.batch import IGNORE
 from components.data.rows import IMAGE_TOKEN, Row
@@ -13,7 +16,7 @@ from components.errors import ConfigError, DataError
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.chat_models import CHATML, LLAMA3, PLAIN, byte_tokenizer, processor, word_tokenizer, write_chat_model
-from tests.unit.llava_checkpoint import write_checkpoint
+from tests.unit.llava_checkpoint import llama_like_tokenizer, write_checkpoint
 from tests.unit.sample_rows import picture, row
 
 RED = picture((250, 0, 0))
@@ -228,3 +231,30 @@ def test_the_models_own_placeholder_in_a_text_is_text(own: Encoder) -> None:
         own.training_example(row("What is <image>?", "a tag"))
     example = own.training_example(row("What tag shows pictures?", "<image>"))
     assert own._parts.image_token_id not in example.input_ids.tolist()
+
+
+def test_a_tokenizer_that_overlooks_its_special_tokens(tmp_path: Path) -> None:
+    # Early conversions of Llama look special tokens up in the normalised text, where each has a word mark before it.
+    words = llama_like_tokenizer()
+    plain = json.loads(words.backend_tokenizer.to_str())
+    for token in plain["added_tokens"]:
+        token["normalized"] = token["content"] in ("<s>", "</s>")
+    early = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plain)),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )
+    end = early.eos_token_id
+    assert early("A ball.</s>", add_special_tokens=False)["input_ids"][-1] != end  # what it is about
+    write_checkpoint(tmp_path)
+    processor(early, None).save_pretrained(tmp_path)
+    encoder = build_encoder(BackboneConfig(name=str(tmp_path), template="vicuna_v1"))
+    example = encoder.training_example(TALK)
+    learned = example.labels[example.labels != IGNORE].tolist()
+    assert [at for at, token in enumerate(learned) if token == end] == [learned.index(end), len(learned) - 1]
+    assert encoder.decode(learned[: learned.index(end)]) == "A ball."
+    prompt = encoder.prompt_example(TALK).input_ids
+    assert prompt.tolist() == example.input_ids[: len(prompt)].tolist()
