@@ -263,17 +263,18 @@ class Lcia(Method):
         """group, similarity to the best group there was (null for the first task), reused; of an average its steps
         and, over them, the share of fallbacks and the weight of the old tensors.
         """
-        return {
-            decision.task: {
-                "group": decision.group,
-                "similarity": decision.similarity,
-                "reused": decision.reused,
-                **(averaged := decision.averaged or {}),
-                "ema_steps": int(averaged.get("ema_steps", 0)),
-            }
-            for decision in self.codebook.decisions
-            if decision.task in self.tasks
-        }
+        found: dict[str, dict[str, Json]] = {}
+        for decision in self.codebook.decisions:
+            averaged = decision.averaged or {}
+            if decision.task in self.tasks:
+                found[decision.task] = {
+                    "group": decision.group,
+                    "similarity": decision.similarity,
+                    "reused": decision.reused,
+                    **averaged,
+                    "ema_steps": int(averaged.get("ema_steps", 0)),
+                }
+        return found
 
     def owner(self, task: str) -> str:
         group = self.codebook.group_of(task) if task in self.tasks else None
