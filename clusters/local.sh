@@ -33,9 +33,8 @@ listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 start() {
     local ray cpus submit
-    ray=$root/.venv/bin/ray
-    [[ -x $ray ]] || ray=$(command -v ray || echo ray)
-    [[ -x $ray ]] || fail "no ray command in .venv or on PATH; install Littoral first (pip install -e .)."
+    ray=$(command -v ray || echo "$root/.venv/bin/ray")
+    [[ -x $ray ]] || fail "no ray command on PATH or in .venv; install Littoral first (pip install -e .)."
     running && fail "this cluster runs already (process $(cat "$pid_file")); stop it with: $0 stop"
     for taken in "$port" "$dashboard"; do
         listening "$taken" && fail "port $taken is in use; choose others with RAY_PORT and DASHBOARD_PORT."
