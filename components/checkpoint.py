@@ -40,14 +40,14 @@ def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[s
         files[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     text = json.dumps({"format": FORMAT, "files": files, **state}, indent=1, allow_nan=False)
     partial = path / f".{STATE_FILE}.partial"
-    partial.write_text(text + "\n")
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.rename(path / STATE_FILE)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder; raises `CheckpointError` naming what is missing, torn or of another format."""
     try:
-        state = json.loads((path / STATE_FILE).read_text())
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} holds no {STATE_FILE}; it is not a finished Littoral checkpoint.") from error
     except json.JSONDecodeError as error:

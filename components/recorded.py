@@ -76,13 +76,13 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     ended = path / "finished.json"
     if not ended.is_file() and not unfinished:
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
-    content: dict[str, Json] = json.loads((path / "config.json").read_text())
+    content: dict[str, Json] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
     oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
     mlflow_id = None
     if link.is_file() and ended.is_file():
-        known = json.loads(link.read_text())
+        known = json.loads(link.read_text(encoding="utf-8"))
         mlflow_id = str(known["run_id"])
         store = recorded_uri(config.tracking, path, known.get("store"))
         config = replace(config, tracking=replace(config.tracking, uri=store))
@@ -90,7 +90,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         path=path,
         config=config,
         stream_digest=digest,
-        finished=str(json.loads(ended.read_text())["finished"]) if ended.is_file() else "",
+        finished=str(json.loads(ended.read_text(encoding="utf-8"))["finished"]) if ended.is_file() else "",
         matrix=ScoreMatrix.read(path / "score_matrix.json"),
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
         cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
@@ -149,7 +149,9 @@ def item_scores(folder: Path) -> ItemScores:
 
 def scored(run: FinishedRun) -> ScoredRun:
     """The run with every test row's score; raises `ConfigError` for a run or record without them."""
-    items = item_scores(run.path) if run.path.is_dir() else json.loads(run.path.read_text())["item_scores"]
+    items = (
+        item_scores(run.path) if run.path.is_dir() else json.loads(run.path.read_text(encoding="utf-8"))["item_scores"]
+    )
     if not items:
         raise ConfigError(
             f"{run.path} holds no scores of single test rows; record it again from a folder with its predictions."

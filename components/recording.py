@@ -101,7 +101,7 @@ def budget_of(plan: Plan) -> dict[str, object]:
 def recorded_as(run_dir: Path) -> str | None:
     """The id of the MLflow run of the stream in this folder, if it has one."""
     link = run_dir / LINK_FILE
-    return json.loads(link.read_text())["run_id"] if link.is_file() else None
+    return json.loads(link.read_text(encoding="utf-8"))["run_id"] if link.is_file() else None
 
 
 def where_to_look(plan: Plan) -> list[str]:
@@ -109,7 +109,7 @@ def where_to_look(plan: Plan) -> list[str]:
     link = plan.run_dir / LINK_FILE
     if not link.is_file():
         return []
-    content = json.loads(link.read_text())
+    content = json.loads(link.read_text(encoding="utf-8"))
     ui = content["ui"]
     if not ui.startswith("http"):  # a command, which names a file that may have moved since
         ui = ui_command(recorded_uri(plan.config.tracking, plan.run_dir, content.get("store")))

@@ -249,7 +249,7 @@ def claim_folder(sweep: Sweep) -> str | None:
     if not path.is_file():
         sweep.folder.mkdir(parents=True, exist_ok=True)
         return None
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     old, new = flatten(stored["sweep"]), flatten(identity(sweep))
     different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if different:

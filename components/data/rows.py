@@ -205,7 +205,7 @@ def write_split(
         "shards": [asdict(shard) for shard in shards],
         "card": card or {},
     }
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(path)
@@ -230,7 +230,7 @@ def open_split(path: Path) -> Split:
     if not manifest_path.is_file():
         raise DataError(f"{path} holds no manifest.json; prepare the stream first (pipelines/prepare.py).")
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DataError(f"{manifest_path} has format {manifest['format']!r}, expected {FORMAT!r}; prepare it.")
         shards = tuple(Shard(**shard) for shard in manifest["shards"])

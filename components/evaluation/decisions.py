@@ -87,7 +87,9 @@ class Decisions:
     def write(self, path: Path) -> None:
         """Replace the file atomically."""
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        partial.write_text(
+            json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
         partial.replace(path)
 
     @classmethod

@@ -26,12 +26,12 @@ def directory_fingerprint(source: str) -> str:
         raise ConfigError(
             f"{source} holds no weight file ({', '.join(WEIGHT_PATTERNS)}); give a complete model directory."
         )
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     key = hashlib.sha256(json.dumps([str(folder), state, config], sort_keys=True).encode()).hexdigest()
     memo = cache_dir() / "fingerprints" / key
     if memo.is_file():
-        return memo.read_text()
+        return memo.read_text(encoding="utf-8")
     digest = hashlib.sha256(json.dumps(_stable(config), sort_keys=True).encode())
     for path in files:
         with path.open("rb") as file:
@@ -44,7 +44,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: readers see the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

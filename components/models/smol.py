@@ -160,7 +160,7 @@ def _assemble(
     weight_map |= dict.fromkeys(vision, "vision.safetensors")
     total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     config.save_pretrained(folder)
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
     _processor(tokenizer).save_pretrained(folder)
@@ -255,4 +255,4 @@ def _remembered_sha256(path: Path) -> str:
     memo = cache_dir() / "fingerprints" / key
     if not memo.is_file():
         write_atomically(memo, _sha256(path))
-    return memo.read_text()
+    return memo.read_text(encoding="utf-8")

@@ -191,7 +191,7 @@ def check_run_dir(plan: Plan) -> None:
     """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
     path = plan.run_dir / CONFIG_FILE
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
         known = {"rows": _rows(_before_rows_were_kept(plan))}
         _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
@@ -250,7 +250,7 @@ def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Jso
 def write_json(path: Path, content: object) -> None:
     """Write JSON beside, then rename: a reader sees all of it or none."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -242,7 +242,7 @@ def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -60,7 +60,7 @@ class VisionCache:
         """By row of the group: the picture's SHA-256, or None for a row without one."""
         path = self.picture_list(split, shard, group)
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
 

@@ -112,7 +112,7 @@ class _Costs:
         path = run_dir / TRIAL_FILE
         if not path.is_file():
             return cls(values=values)
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**content, "values": values})
 
     def add(self, event: Event) -> None:
@@ -128,7 +128,8 @@ def begun_in(folder: Path) -> tuple[Values, ...]:
     """The values of the trials that a sweep's folder holds, in the order of their names."""
     files = sorted(folder.glob(f"*/{TRIAL_FILE}"))
     return tuple(
-        {field: plain(value) for field, value in json.loads(file.read_text())["values"].items()} for file in files
+        {field: plain(value) for field, value in json.loads(file.read_text(encoding="utf-8"))["values"].items()}
+        for file in files
     )
 
 

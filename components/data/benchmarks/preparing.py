@@ -163,7 +163,7 @@ class _TaskPreparation:
     def _kept(self, side: Side, choice: Choice, report: FileReport) -> bool:
         """Take over a split that an earlier call wrote whole from the same annotations, if there is one."""
         mark = self._mark(side)
-        if not mark.is_file() or mark.read_text() != self._state(side, choice):
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != self._state(side, choice):
             return False
         try:
             split = open_split(self.folder / side)
@@ -198,7 +198,7 @@ class _TaskPreparation:
         rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
         if report.counts.total() == faults and not report.notes:
-            self._mark(side).write_text(self._state(side, choice))
+            self._mark(side).write_text(self._state(side, choice), encoding="utf-8")
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:
