@@ -50,6 +50,10 @@ class Store(Protocol):
         """Task name -> run id of the runs below a stream's run."""
         ...
 
+    def unfinished(self, run_id: str) -> list[str]:
+        """Run ids of the tasks below a stream's run that have another status than FINISHED."""
+        ...
+
     def last_step(self, run_id: str, key: str) -> int: ...
     def put_params(self, run_id: str, params: Mapping[str, str]) -> None: ...
     def put_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
@@ -163,6 +167,8 @@ class StreamTracker(Tracker):
         self._send_children()
         self._send_rows()
         self._send_suites()
+        if status == "FINISHED":
+            self._patience.attempt("tasks of interrupted runs", self._close_interrupted)
         closed = self._patience.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
         if self._children or self._waiting_rows or self._waiting_suites or not closed:
             self._patience.warn(
@@ -170,6 +176,13 @@ class StreamTracker(Tracker):
                 f"{len(self._waiting_suites)} of the general suites and the curves of {len(self._children)} tasks; the "
                 "run's own files are whole."
             )
+
+    def _close_interrupted(self) -> None:
+        """Tasks that an interrupted run had learned, and that were only scored after it went on."""
+        still_open = {child.run_id for child in self._children}
+        for run_id in self._store.unfinished(self._parent):
+            if run_id not in still_open:
+                self._store.close_run(run_id, "FINISHED")
 
     # ---- the task's run
 

@@ -225,6 +225,12 @@ class MlflowStore:
             runs = self._client.search_runs([self._experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
             return {run.data.tags["task"]: run.info.run_id for run in runs if "task" in run.data.tags}
 
+    def unfinished(self, run_id: str) -> list[str]:
+        below = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.status != 'FINISHED'"
+        with _translated():
+            runs = self._client.search_runs([self._experiment_id], below)
+            return [run.info.run_id for run in runs if "task" in run.data.tags]
+
     def last_step(self, run_id: str, key: str) -> int:
         with _translated():
             return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)

@@ -321,6 +321,25 @@ def test_stores_that_cannot_work_are_refused_at_once(uri: str) -> None:
         TrackingConfig(experiment=" ")
 
 
+def test_a_task_learned_before_an_interruption_is_finished_with_its_stream(
+    client: MlflowClient,
+) -> None:
+    """Ctrl-C between the last update and its scores: the run that goes on only scores the task."""
+    storage = Path(str(client.tracking_uri).removeprefix("sqlite:///")).parent
+    first = open_tracker(TrackingConfig(), storage, "cut", {}, TAGS)
+    first.handle(started(0))
+    first.handle(step(0, 1))
+    first.finish("KILLED")
+    experiment = client.get_run(str(first.run_id)).info.experiment_id
+    below = f"tags.`mlflow.parentRunId` = '{first.run_id}'"
+    assert [run.info.status for run in client.search_runs([experiment], below)] == ["KILLED"]
+    again = open_tracker(TrackingConfig(), storage, "cut", {}, TAGS, resume_run_id=first.run_id)
+    again.handle(row(1, [50.0, None]))
+    again.finish("FINISHED")
+    assert [run.info.status for run in client.search_runs([experiment], below)] == ["FINISHED"]
+    assert client.get_run(str(first.run_id)).info.status == "FINISHED"
+
+
 def test_turned_off_it_records_nothing(tmp_path: Path) -> None:
     tracker = open_tracker(TrackingConfig(enabled=False), tmp_path, "x", {}, TAGS)
     assert type(tracker) is Tracker
