@@ -79,8 +79,8 @@ _PLACES = re.compile(
     r"<image[_-]\d+>|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
     r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|<(?:video|audio)>\S+</(?:video|audio)>"
 )
-_PICTURE_TAG = r"</?img(?:\s[^<>]*)?/?>|(?-i:(?!<image>))<\s*image\s*/?>|</image>|\[IMG\]"
-_TAG = rf"(?:{_PICTURE_TAG}|</?(?:video|audio|speech)>|!\[[^\]]*\]\([^()]+\))"
+_PICTURE_TAG = r"</?img\s*/?>|(?-i:(?!<image>))<\s*image\s*/?>|</image>|\[IMG\]"
+_TAG = rf"(?:{_PICTURE_TAG}|<img\s[^<>]*>|</?(?:video|audio|speech)>|!\[[^\]]*\]\([^()]+\))"
 _PICTURE_TAGS = re.compile(_PICTURE_TAG, re.IGNORECASE)
 _AT_END = re.compile(rf"\A\s*{_TAG}|{_TAG}\s*\Z", re.IGNORECASE)
 

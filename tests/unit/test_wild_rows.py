@@ -250,7 +250,7 @@ NAMED: dict[str, tuple[Item, str]] = {
     "another model's placeholder": (llava(conversations=talk("<|image_pad|>What?")), "other placeholder"),
     "numbered placeholders": (llava(conversations=talk("<image_1>What?")), "other placeholder"),
     "a placeholder in capitals": (llava(conversations=talk("<Image>\nWhat?")), "other placeholder"),
-    "HTML amid words beside a picture": (llava(conversations=talk("See <img src='b.png'> here")), "other placeholder"),
+    "an open tag amid words": (llava(conversations=talk("See <img> here")), "other placeholder"),
     "HTML at the start": ({"id": "1", "conversations": talk("<img src='a.png'>\nWhat?")}, "other placeholder"),
     "Markdown at the end": ({"id": "1", "conversations": talk("What? ![](a.png)")}, "other placeholder"),
     "a tagged path and its end": (llava(conversations=talk("<image>a.png</image>\nWhat?")), "other placeholder"),
