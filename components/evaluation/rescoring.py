@@ -119,7 +119,7 @@ def _score(task: str, reply: str, annotation: Annotation, mode: Mode) -> float:
 
 
 def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction], mode: Mode) -> FileScore:
-    """`compat`: the n-th reply against the captions of image_id n, the mean of seven; `fixed`: the mean ROUGE-L."""
+    """`compat`: the n-th reply against the captions of image_id n, the mean of seven; `fixed`: the mean ROUGE-L, without Java."""
     pairs = _in_order(annotations, predictions)
     if mode == "compat":
         by_id = {annotation.question_id: annotation for annotation in annotations}
@@ -131,7 +131,7 @@ def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequenc
             )
         pairs = [(text, by_id[at]) for at, (text, _) in enumerate(pairs, start=1)]
     references = [accepted_answers(annotation.reference) for _, annotation in pairs]
-    found = caption_figures([text for text, _ in pairs], references, java_home())
+    found = caption_figures([text for text, _ in pairs], references, java_home() if mode == "compat" else None)
     notes = [", ".join(f"{name} {value:.2f}" for name, value in found.items())]
     if mode == "compat":
         if MEAN not in found:
