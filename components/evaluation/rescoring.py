@@ -119,7 +119,7 @@ def _score(task: str, reply: str, annotation: Annotation, mode: Mode) -> float:
 
 
 def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction], mode: Mode) -> FileScore:
-    """`compat`: the n-th reply against the captions of image_id n, the mean of seven; `fixed`: the mean ROUGE-L, without Java."""
+    """`compat`: the n-th reply against image_id n, the mean of seven; `fixed`: the mean ROUGE-L, without Java."""
     pairs = _in_order(annotations, predictions)
     if mode == "compat":
         by_id = {annotation.question_id: annotation for annotation in annotations}
