@@ -141,8 +141,7 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
             batch_format="numpy",
             num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
             compute=ActorPoolStrategy(size=1),
-            # Ray warns on the terminal otherwise; what a lost actor left is found again by a rerun
-            ray_remote_args_fn=lambda: {"max_restarts": 0},
+            max_restarts=0,  # what a lost actor left is found again by a rerun
         ).count()  # counting is what runs the lazy dataset
     if written != len(work):
         raise DataError(f"vision features of {written} of {len(work)} shards were written; run the command again.")
