@@ -80,7 +80,8 @@ def fit_to_backbone(
     lengths = {(split.digest, asked): _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
     long: list[_Long] = []
     for split, asked, first in parts:
-        tokens = lengths[split.digest, asked].tokens[:first]
+        # Where rows are skipped, those behind the first `limit` move up.
+        tokens = lengths[split.digest, asked].tokens[: None if backbone.too_long == "skip" else first]
         rows = {row: size for row, size in enumerate(tokens) if size > backbone.max_length}
         if rows:
             long.append(_Long(split=split, asked=asked, rows=rows))
@@ -89,7 +90,8 @@ def fit_to_backbone(
         raise DataError(_refusal(backbone, long))
     if long and backbone.too_long == "cut":
         _check_cuts(backbone, long)
-    warnings = [*_reply_warnings(stream, suites, lengths, limit)]
+    skipped = {each.split.digest: set(each.rows) for each in long if each.asked and backbone.too_long == "skip"}
+    warnings = [*_reply_warnings(stream, suites, lengths, limit, skipped)]
     if long and backbone.too_long == "skip":
         shorter = {each.split.digest: rows_left(streams, each.split, frozenset(each.rows)) for each in long}
         stream = replace(
@@ -170,20 +172,26 @@ def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
 
 
 def _reply_warnings(
-    stream: TaskStream, suites: Sequence[Suite], measured: Mapping[tuple[str, bool], SplitLengths], limit: int | None
+    stream: TaskStream,
+    suites: Sequence[Suite],
+    measured: Mapping[tuple[str, bool], SplitLengths],
+    limit: int | None,
+    skipped: Mapping[str, set[int]],
 ) -> Iterator[str]:
     tested = [(f"task {task.name}", task.test, task.max_new_tokens, limit) for task in stream.tasks]
     tested += [(f"suite {suite.name}", suite.test, suite.max_new_tokens, None) for suite in suites]
     for name, split, room, first in tested:
         lengths = measured[split.digest, True]
-        replies = lengths.replies[:first]
+        without = skipped.get(split.digest, set[int]())
+        answered = [row for row in range(split.num_rows) if row not in without][:first]
+        replies = [lengths.replies[row] for row in answered]
         longer = [size for size in replies if size > room]
         if longer:
             yield (
                 f"{len(longer)} of {len(replies)} test answers of {name} need more than max_new_tokens = {room} (the "
                 f"longest {max(longer)} tokens): replies end before them"
             )
-        unreachable = [row for row in lengths.unreachable if first is None or row < first]
+        unreachable = sorted(set(lengths.unreachable).intersection(answered))
         if unreachable:
             rows = ", ".join(str(row + 1) for row in unreachable[:SHOWN])
             more = f" and {len(unreachable) - SHOWN} more" if len(unreachable) > SHOWN else ""

@@ -116,6 +116,18 @@ def test_long_rows_are_left_out_on_request(tmp_path: Path) -> None:
         planned(stream(tmp_path / "t", train=SHORT, test=[row(LONG, "red")]), max_length=64, too_long="skip")
 
 
+def test_rows_that_move_up_behind_skipped_ones_fit_too(tmp_path: Path) -> None:
+    long, wordy = row(LONG, "red"), row("What?", LONG)
+    folder = stream(tmp_path / "s", train=SHORT, test=[SHORT[0], long, SHORT[0], long, wordy, wordy, SHORT[0]])
+    plan = planned(folder, limit=3, max_length=64, too_long="skip")
+    taken = list(plan.stream.tasks[1].test.rows(limit=3))
+    assert [each.sample_id for each in taken] == ["b-1", "b-3", "b-5"]
+    encoder = build_encoder(BackboneConfig(name="pocket", max_length=64))
+    assert all(len(encoder.prompt_example(each).input_ids) <= 64 for each in taken)
+    (warning,) = plan.fitted.warnings
+    assert warning.startswith("1 of 3 test answers of task b need more")
+
+
 def test_long_rows_are_cut_on_request(tmp_path: Path) -> None:
     folder = stream(tmp_path / "s", train=[row("What?", LONG), row(LONG, "red"), *SHORT], test=[row(LONG, "red")])
     plan = planned(folder, max_length=64, too_long="cut")
