@@ -48,8 +48,19 @@ FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dott
 FOREIGN |= {"--markdown", "--record", "--against", "--forecast", "--picture", "--method-contract", "--root", "--strict"}
 FOREIGN |= {"--price-per-million-input", "--price-per-million-output", "--workers", "--ray"}
 FOREIGN |= {"--space", "--num-samples", "--search", "--metric", "--seeds", "--orders", "--sweep-id", "--choose-on-test"}
-FOREIGN |= {"--stopping", "--grace", "--extra-tokens"}
-FOREIGN |= {"--task", "--annotations", "--predictions", "--mode", "--problems", "--splits", "--html"}
+FOREIGN |= {"--stopping", "--grace"}
+FOREIGN |= {
+    "--suite",
+    "--tasks",
+    "--max-broken",
+    "--task",
+    "--annotations",
+    "--predictions",
+    "--mode",
+    "--problems",
+    "--splits",
+    "--html",
+}
 
 
 @pytest.fixture(scope="module")
