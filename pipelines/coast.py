@@ -18,11 +18,9 @@ with command_start():
     from components.evaluation.ledger import differences, run_protocol
     from components.evaluation.majority import majority_scores
     from components.events import Note
-    from components.models.source import weight_bytes
     from components.recording import run_and_record, where_to_look
-    from components.run_facts import without_secrets
-    from components.tracking_config import tracking_source
     from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
+    from components.training.plan_facts import plan_facts
     from pipelines.command import guarded, parse
     from pipelines.presets import data_note
 
@@ -83,39 +81,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
         for lesson in plan.lessons
     ]
-    facts = {
-        "run": str(plan.run_dir),
-        "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
-        "method": config.method.name,
-        "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
-        "memory": f"{weight_bytes(config.backbone) / 2**30:.2f} GiB of frozen weights in each worker",
-        "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
-        f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
-    }
-    if plan.fitted.template:
-        facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
-    for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
-        if rows:
-            listed = ", ".join(f"{name} {count:,}" for name, count in rows.items())
-            facts[what] = f"{listed} rows, which take more than {config.backbone.max_length} tokens"
-    unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.lessons}
-    if any(unseen.values()):
-        listed = ", ".join(f"{name} {rows:,}" for name, rows in unseen.items() if rows)
-        facts["unseen rows"] = f"{listed} training rows are never learned from: the budget ends before one epoch"
-    if config.stream.validation:
-        facts["validation"] = (
-            f"{config.stream.validation:.0%} of the training rows, cut by a hash of what they show, are never learned "
-            f"from; scored are the {config.evaluation.split} rows"
-        )
-    if config.tracking.enabled:
-        uri, source = tracking_source(config.tracking, config.storage)
-        facts["MLflow"] = f"{without_secrets(uri)} ({source}), experiment {config.tracking.experiment}"
-    if plan.suites:
-        listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
-        when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"
-        facts["general suites"] = f"{listed}, before the stream and {when}"
-    scored_on = config.evaluation.split
-    console.print_plan(tasks, facts, zero_shot=config.evaluation.zero_shot, scored_on=scored_on)
+    evaluation = config.evaluation
+    console.print_plan(tasks, plan_facts(plan), zero_shot=evaluation.zero_shot, scored_on=evaluation.split)
     for warning in plan.fitted.warnings:
         console.handle(Note(text=warning, warning=True))
 

@@ -1,0 +1,65 @@
+"""What a plan says before anything starts: one line a fact."""
+
+from __future__ import annotations
+
+from components.models.source import weight_bytes
+from components.run_facts import without_secrets
+from components.tracking_config import tracking_source
+from components.training.launch import Plan
+
+
+def plan_facts(plan: Plan) -> dict[str, str]:
+    """By name: where the run is kept, what it teaches to what, in which processes, and which rows take no part."""
+    return {**_who(plan), **_rows(plan), **_where(plan)}
+
+
+def _who(plan: Plan) -> dict[str, str]:
+    config = plan.config
+    facts = {
+        "run": str(plan.run_dir),
+        "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
+        "method": config.method.name,
+        "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
+        "memory": f"{weight_bytes(config.backbone) / 2**30:.2f} GiB of frozen weights in each worker",
+        "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
+        f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
+    }
+    if plan.fitted.template:
+        facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
+    return facts
+
+
+def _rows(plan: Plan) -> dict[str, str]:
+    config = plan.config
+    facts: dict[str, str] = {}
+    for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
+        if rows:
+            facts[what] = f"{_listed(rows)} rows, which take more than {config.backbone.max_length} tokens"
+    unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.lessons}
+    if any(unseen.values()):
+        facts["unseen rows"] = (
+            f"{_listed(unseen)} training rows are never learned from: the budget ends before one epoch"
+        )
+    if config.stream.validation:
+        facts["validation"] = (
+            f"{config.stream.validation:.0%} of the training rows, cut by a hash of what they show, are never learned "
+            f"from; scored are the {config.evaluation.split} rows"
+        )
+    return facts
+
+
+def _where(plan: Plan) -> dict[str, str]:
+    config = plan.config
+    facts: dict[str, str] = {}
+    if config.tracking.enabled:
+        uri, source = tracking_source(config.tracking, config.storage)
+        facts["MLflow"] = f"{without_secrets(uri)} ({source}), experiment {config.tracking.experiment}"
+    if plan.suites:
+        listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)
+        when = "after every task" if config.evaluation.suites_after_every_task else "after the last task"
+        facts["general suites"] = f"{listed}, before the stream and {when}"
+    return facts
+
+
+def _listed(rows: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in rows.items() if count)
