@@ -21,7 +21,7 @@ from components.data.sources import FORMATS, Format, Source, open_source
 from components.data.storage import Location, locate, without_secrets
 from components.errors import ConfigError, DataError
 
-RULES = 2  # how rows are read; a stream that was imported under other rules is imported again
+RULES = 3  # how rows are read; a stream that was imported under other rules is imported again
 IDS: tuple[Ids, ...] = ("auto", "refuse", "renew")
 _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images", "format", "instruction")

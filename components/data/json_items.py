@@ -45,11 +45,49 @@ def iter_items(where: Path | Location, remark: Callable[[int, str], None] = lamb
         raise DataError(f"{location.shown} cannot be read ({reason(error)}).") from error
 
 
+def parsed(text: str, name: str) -> object:
+    """The value of a text that is JSON from start to end; raises `ItemError` that calls it `name`."""
+    text = text.strip(" \t\r\n")
+    try:
+        value, end = _Decoder().value(text)
+        if end < len(text):
+            raise ValueError("more stands behind its end")
+    except UNREADABLE as error:
+        raise ItemError("broken JSON", f"{name} is not JSON ({why_unreadable(error)})") from error
+    found = value if isinstance(value, ItemError) else readable(text, value)
+    if isinstance(found, ItemError):
+        raise found
+    return found
+
+
 def why_unreadable(error: Exception) -> str:
     """What is wrong with a text that is no JSON, in a few words."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+class _Decoder:
+    """JSON values. Of a field that stands in an object twice only the last would be seen, so it is a fault."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self._doubled: set[str] = set()
+
+    def value(self, text: str, place: int = 0) -> tuple[object | ItemError, int]:
+        """The value at a place, and where it ends."""
+        self._doubled.clear()
+        value, end = self._decoder.raw_decode(text, place)
+        if not self._doubled:
+            return value, end
+        names = ", ".join(map(repr, sorted(self._doubled)))
+        return ItemError("doubled field", f"an object of the item has {names} twice, and only one can be meant"), end
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self._doubled |= {name for name, times in Counter(name for name, _ in pairs).items() if times > 1}
+        return found
 
 
 @dataclass(kw_only=True)
@@ -103,8 +141,7 @@ class _Values:
     def __init__(self, file: TextIO, remark: Callable[[int, str], None]) -> None:
         self._remark: Callable[[int, str], None] | None = remark
         self._buffer = _Buffer(file=file)
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
-        self._doubled: set[str] = set()
+        self._decoded = _Decoder().value
         self._number = 0
         self._by_line = True
 
@@ -122,22 +159,6 @@ class _Values:
                     return
             else:
                 yield from self._value()
-
-    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
-        """An object; of a field that stands in it twice, only the last would be seen."""
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            self._doubled |= {name for name, times in Counter(name for name, _ in pairs).items() if times > 1}
-        return found
-
-    def _decoded(self, text: str, place: int = 0) -> tuple[object | ItemError, int]:
-        """The value at a place, and where it ends."""
-        self._doubled.clear()
-        value, end = self._decoder.raw_decode(text, place)
-        if not self._doubled:
-            return value, end
-        names = ", ".join(map(repr, sorted(self._doubled)))
-        return ItemError("doubled field", f"an object of the item has {names} twice, and only one can be meant"), end
 
     def _next(self, line: int = 0) -> int:
         self._number = line if self._by_line and line > self._number else self._number + 1

@@ -33,7 +33,10 @@ Item = dict[str, object]
 
 TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them says what was asked
 PICTURES = ("image", "images")
-SYSTEM = ("system", "system_prompt", "system_message")
+SYSTEM = (
+    "system", "system_prompt", "system_message", "system_instruction", "sys_prompt",
+    "systemprompt", "systemmessage", "systeminstruction", "sysprompt",
+)  # fmt: skip
 # What rows cannot hold, and what kind of fault that is.
 CONTENT = {
     **dict.fromkeys(("video", "videos", "audio", "audios"), "video or audio"),
@@ -76,7 +79,7 @@ _TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 # Placeholders that are nothing else, and tags that are placeholders at one end of a question; amid other words they are
 # code that a text is about, unless the row has a picture.
 _PLACES = re.compile(
-    r"<image[_-]\d+>|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
+    r"<image[_ -]?\d+>|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
     r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|<(?:video|audio)>\S+</(?:video|audio)>"
 )
 _PICTURE_TAG = r"</?img\s*/?>|(?-i:(?!<image>))<\s*image\s*/?>|</image>|\[IMG\]"
@@ -182,17 +185,34 @@ def _check_content(item: Item, talk: str) -> None:
             raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
         if _NUMBERED_PICTURE.fullmatch(plain) or (not pictured and (other_picture(name) or _shows(name, value, talk))):
             raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
-        if not pictured and name not in _READ_AS_TEXT and isinstance(value, str) and _MEDIA_FILE.fullmatch(value):
+        if not pictured and name not in _READ_AS_TEXT and any(map(_MEDIA_FILE.fullmatch, _paths(value))):
             raise ItemError("video or audio", f"the item names {value!r:.60} in {name!r}; a row has neither")
 
 
 def _shows(name: str, value: object, talk: str) -> bool:
-    """Whether a field that is not read holds a picture: a path of one, or bytes."""
+    """Whether a field that is not read holds pictures: paths of them, or bytes."""
     if name in _READ_AS_TEXT or name in (talk, *_PAIRS.get(talk, ())):
         return False
-    if isinstance(value, dict):
-        return isinstance(value.get("bytes"), bytes)
-    return isinstance(value, bytes) or (isinstance(value, str) and _PICTURE_FILE.fullmatch(value) is not None)
+    return _holds_bytes(value) or any(
+        path.startswith("data:image/") or _PICTURE_FILE.fullmatch(path) for path in _paths(value)
+    )
+
+
+def _holds_bytes(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_bytes, value))
+    return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
+
+
+def _paths(value: object) -> Iterator[str]:
+    """The texts of a field that may be paths: itself, those in a list, or of an object of `path` or `url`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _paths(one)
+    elif isinstance(value, dict):
+        yield from (path for path in (value.get("path"), value.get("url")) if isinstance(path, str))
 
 
 def _is_own(item: Item) -> bool:

@@ -7,7 +7,6 @@ here are not read; `unread_columns` names them.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.json_items import UNREADABLE, Numbered, why_unreadable
+from components.data.json_items import Numbered, parsed
 from components.data.layouts import FIELDS, PICTURES, TALKS, is_content
 from components.data.reports import ItemError
 from components.data.rows import SCHEMA
@@ -101,20 +100,38 @@ def _is_read(column: pa.Field, *, pictured: bool) -> bool:
     """Whether a column means something, or may hold content that a row then cannot hold."""
     if column.name in _COLUMNS or is_content(column.name):
         return True
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if _is_text(kind):
         return True  # a text may be the path of a picture
-    if pa.types.is_struct(column.type):
-        return not pictured and column.type.get_field_index("bytes") >= 0
-    return not pictured and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        return not pictured and any(kind.get_field_index(name) >= 0 for name in ("bytes", "path", "url"))
+    return not pictured and (_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
-    records = (record for batch in batches for record in batch.to_pylist())
+    records = (record for batch in batches for record in _records(batch))
     for number, record in enumerate(records, start=1):
         try:
-            yield number, _item(record)
+            yield number, record if isinstance(record, ItemError) else _item(record)
         except ItemError as error:
             yield number, error
+
+
+def _records(batch: pa.RecordBatch) -> Iterable[dict[str, object] | ItemError]:
+    """The rows of a batch; one whose texts are not UTF-8, which nothing checks when a table is written, is a fault."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows > 1:
+            return [record for at in range(batch.num_rows) for record in _records(batch.slice(at, 1))]
+        byte = error.object[error.start]
+        return [ItemError("not UTF-8", f"the row holds the byte 0x{byte:02x}, which is not UTF-8 text")]
 
 
 def _turned(name: str, columns: dict[str, object]) -> list[dict[str, object]]:
@@ -130,10 +147,7 @@ def _item(record: dict[str, object]) -> dict[str, object]:
     for name in ("conversations", "messages", "conversation"):
         turns = item.get(name)
         if isinstance(turns, str):
-            try:
-                item[name] = json.loads(turns)
-            except UNREADABLE as error:
-                raise ItemError("broken JSON", f"the column {name!r} is not JSON ({why_unreadable(error)})") from error
+            item[name] = parsed(turns, f"the column {name!r}")
         elif isinstance(turns, dict):  # a struct of lists, as older `datasets` write a list of structs
             item[name] = _turned(name, turns)
     return {name: value for name, value in item.items() if value is not None or name == "id"}

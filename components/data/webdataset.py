@@ -8,7 +8,6 @@ sample without an id is named SHARD/KEY.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Protocol, cast
 
-from components.data.json_items import UNREADABLE, Numbered, readable, why_unreadable
+from components.data.json_items import Numbered, parsed
 from components.data.layouts import TALKS
 from components.data.reports import ItemError
 from components.data.storage import Location, reason
@@ -113,6 +112,10 @@ def _item(sample: _Sample, shard: str, instruction: str | None) -> dict[str, obj
     pictures = [ending for ending in sample.members if ending in PICTURES]
     if len(pictures) > 1:
         raise ItemError("too many images", f"the sample {sample.key} has the pictures {', '.join(pictures)}")
+    other = next((ending for ending in sample.unread if ending.rpartition(".")[2] in PICTURES), None)
+    if other is not None and not pictures:
+        detail = f"the sample has the picture {sample.key}.{other}; call it {sample.key}.{other.rpartition('.')[2]}"
+        raise ItemError("other picture", detail)
     if pictures:
         item.pop("image", None)  # the path it had before it was packed
         item["images"] = sample.members[pictures[0]]
@@ -140,12 +143,7 @@ def _decoded(sample: _Sample, name: str) -> str:
 
 
 def _object(sample: _Sample, text: str) -> dict[str, object]:
-    try:
-        item = readable(text, json.loads(text))
-    except UNREADABLE as error:
-        raise ItemError("broken JSON", f"{sample.key}.json cannot be read ({why_unreadable(error)})") from error
-    if isinstance(item, ItemError):
-        raise item
+    item = parsed(text, f"{sample.key}.json")
     if not isinstance(item, dict):
         raise ItemError("not an object", f"{sample.key}.json must hold one JSON object")
     return cast(dict[str, object], item)

@@ -595,3 +595,98 @@ def test_any_item_becomes_a_row_or_a_named_fault(item: Item) -> None:
     assert isinstance(found, Row | ItemError)
     if isinstance(found, Row):
         assert [turn.speaker for turn in found.turns] == ["human", "gpt"] * (len(found.turns) // 2)
+
+
+# ---- tables and archives: nothing of a row is taken for another, and no row stops the reading ------------------------
+
+
+def texts_of(values: list[bytes]) -> pa.Array:
+    """A column of texts whose bytes nobody checks, as some writers leave it."""
+    ends = [sum(map(len, values[:at])) for at in range(len(values) + 1)]
+    places = pa.array(ends, pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), len(values), [None, places, pa.py_buffer(b"".join(values))])
+
+
+def table_report(root: Path, columns: dict[str, object]) -> tuple[ImportReport, list[Row]]:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return prepared(root, file.getvalue(), name="train.parquet")
+
+
+TWICE = '[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", "value": "B"}]'
+HALF = '[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A \\ud83d"}]'
+SOUND = json.dumps(talk("Q"))
+BROKEN_TEXTS: dict[str, tuple[object, str]] = {
+    "a byte that is no text": ([SOUND.encode().replace(b"Q", b"\xe9"), SOUND.encode()], "byte 0xe9"),
+    "a field twice": ([TWICE, SOUND], "'value' twice"),
+    "half a character": ([HALF, SOUND], "half of an escaped character"),
+    "more behind the list": ([f"{SOUND} {SOUND}", SOUND], "more stands behind its end"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN_TEXTS)
+def test_a_broken_text_in_a_table_is_a_fault_of_its_row(tmp_path: Path, fault: str) -> None:
+    values, words = BROKEN_TEXTS[fault]
+    column = texts_of(values) if isinstance(values[0], bytes) else values  # type: ignore[index, arg-type]
+    report, rows = table_report(tmp_path, {"id": ["1", "2"], "conversations": column})
+    assert [row.sample_id for row in rows] == ["2"]
+    (problem,) = report.files[0].problems
+    assert (problem.row, words in problem.detail) == (1, True), problem.detail
+
+
+OTHER_PICTURES: dict[str, object] = {
+    "paths in a list": [["b.png"], []],
+    "paths in objects": [[{"path": "b.png"}], []],
+    "an object": [{"path": "b.png"}, None],
+    "bytes in objects": [[{"bytes": b"x", "path": None}], []],
+    "bytes in a list": [[b"x"], []],
+    "a data URI": ["data:image/png;base64,AAAA", ""],
+    "texts kept in a dictionary": pa.array(["b.png", ""]).dictionary_encode(),
+    "lists of one length": pa.array([["b.png"], [""]], pa.list_(pa.string(), 1)),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_PICTURES)
+def test_pictures_under_other_names_are_never_passed_over(tmp_path: Path, form: str) -> None:
+    columns = {"id": ["1", "2"], "conversations": [talk("Q"), talk("Q")], "shots": OTHER_PICTURES[form]}
+    report, rows = table_report(tmp_path, columns)
+    assert [row.sample_id for row in rows] == ["2"]
+    assert report.files[0].counts == {"other picture": 1}
+    with_picture, more = table_report(tmp_path, {**columns, "image": ["a.png", "a.png"]})  # then it is one field more
+    assert [row.width for row in more] == [30, 30]
+    assert with_picture.files[0].fields["shots"] > 0
+
+
+def test_films_in_a_list_are_never_passed_over(tmp_path: Path) -> None:
+    items = [{"id": "1", "conversations": talk("Q"), "clips": ["a.mp4"]}, llava("2")]
+    report, rows = prepared(tmp_path, json.dumps(items))
+    assert [row.sample_id for row in rows] == ["2"]
+    assert report.files[0].counts == {"video or audio": 1}
+
+
+def test_pictures_of_other_endings_in_an_archive_are_named(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in (("a.left.png", b"x"), ("a.json", b'{"conversations": %s}' % SOUND.encode()),
+                           ("b.json", b'{"conversations": %s}' % TWICE.encode()),
+                           ("c.json", b'{"conversations": %s}' % SOUND.encode())):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    report, rows = prepared(tmp_path, file.getvalue(), name="train.tar")
+    assert [row.sample_id for row in rows] == ["train/c"]
+    assert report.files[0].counts == {"other picture": 1, "doubled field": 1}
+
+
+@pytest.mark.parametrize("name", ["systemPrompt", "system-instruction", "System_Instruction", "sys_prompt"])
+def test_a_system_text_has_many_names(tmp_path: Path, name: str) -> None:
+    report, rows = prepared(tmp_path, json.dumps([llava("1", **{name: "Be brief."}), llava("2")]))
+    assert [row.sample_id for row in rows] == ["2"]
+    assert report.files[0].counts == {"system text": 1}
+
+
+@pytest.mark.parametrize("place", ["<image 1>", "<image1>", "<image-1>"])
+def test_a_numbered_placeholder_is_no_text(tmp_path: Path, place: str) -> None:
+    report, rows = prepared(tmp_path, json.dumps([llava("1", conversations=talk(f"Look at {place}")), llava("2")]))
+    assert [row.sample_id for row in rows] == ["2"]
+    assert report.files[0].counts == {"other placeholder": 1}
