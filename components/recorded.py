@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from components.data.prepared import open_prepared
 from components.data.streams import StreamConfig, open_stream
 from components.errors import ConfigError, LittoralError
 from components.evaluation.contributions import ScoredRun
@@ -24,7 +26,7 @@ from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
 from components.provenance import made_with
 from components.tracking_config import TrackingConfig, recorded_uri, sqlite_path, tracking_uri
-from components.training.config import Json, RunConfig
+from components.training.config import Chosen, RunConfig
 
 FORMAT = "littoral-record-1"
 ItemScores = dict[str, dict[str, list[float]]]  # after -> task -> 0..1 of every test row, by sample id in order
@@ -54,6 +56,7 @@ class FinishedRun:
     path: Path
     config: RunConfig
     stream_digest: str
+    stream_name: str  # the stream's own: a prepared one is configured by its folder
     finished: str  # ISO 8601; empty for a run that has not
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None
@@ -61,6 +64,7 @@ class FinishedRun:
     mlflow_id: str | None = None  # None for a record or a run without MLflow
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
+    chosen: Chosen | None = None  # how a sweep chose the options; None: nobody says
     decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
 
 
@@ -76,9 +80,10 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     ended = path / "finished.json"
     if not ended.is_file() and not unfinished:
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
-    content: dict[str, Json] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
+    name = content.get("stream_name")
     oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
     mlflow_id = None
     if link.is_file() and ended.is_file():
@@ -90,6 +95,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         path=path,
         config=config,
         stream_digest=digest,
+        stream_name=stream_name(config) if name is None else str(name),
+        chosen=content.get("chosen"),
         finished=str(json.loads(ended.read_text(encoding="utf-8"))["finished"]) if ended.is_file() else "",
         matrix=ScoreMatrix.read(path / "score_matrix.json"),
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
@@ -98,6 +105,15 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         general=GeneralScores.read(path / GENERAL_FILE),
         decisions=Decisions.read(path / DECISIONS_FILE),
     )
+
+
+def stream_name(config: RunConfig) -> str:
+    """The stream's own name where only its configuration is kept, as by earlier versions: a folder's if it is here."""
+    folder = Path(config.stream.name).expanduser()
+    try:
+        return open_prepared(folder).name if folder.is_dir() else config.stream.name
+    except LittoralError:
+        return config.stream.name
 
 
 def write_record(run: FinishedRun, folder: Path) -> Path:
@@ -114,6 +130,7 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
     content = {
         "format": FORMAT,
         "config": moved.to_json(),
+        "stream_name": run.stream_name,
         "stream_digest": run.stream_digest,
         "finished": run.finished,
         "cost": None if run.cost is None else asdict(run.cost),
@@ -124,6 +141,8 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
     facts, made = task_facts(run), made_with(run.path)
     if made:
         content["made_with"] = made
+    if run.chosen is not None:
+        content["chosen"] = run.chosen
     if facts:
         content["tasks"] = {task: asdict(one) for task, one in facts.items()}
     if run.general.figures:
@@ -197,10 +216,13 @@ def _from_record(path: Path) -> FinishedRun:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
         cost, oracle = content["cost"], content["oracle_matrix"]
+        config = RunConfig.from_json(content["config"])
         return FinishedRun(
             path=path,
-            config=RunConfig.from_json(content["config"]),
+            config=config,
             stream_digest=content["stream_digest"],
+            stream_name=content["stream_name"] if "stream_name" in content else stream_name(config),
+            chosen=content.get("chosen"),
             finished=content["finished"],
             matrix=ScoreMatrix.from_dict(content["score_matrix"]),
             oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),

@@ -22,7 +22,7 @@ with command_start():
     from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
     from components.training.plan_facts import plan_facts
     from pipelines.command import guarded, parse
-    from pipelines.presets import data_note
+    from pipelines.presets import data_note, how_chosen
 
 EXAMPLES = """\
   coast.py pocket                       a minute or so: see how a run goes
@@ -41,11 +41,12 @@ def main() -> int:
     )
     config = command.run if command.run.run_id else replace(command.run, run_id=default_run_id(command.run))
     if command.print_config:
-        print(json.dumps(config.to_json(), indent=2))
+        chosen = how_chosen(command.preset)
+        print(json.dumps(config.to_json() | ({} if chosen is None else {"chosen": chosen}), indent=2))
         return 0
 
     console = Console()
-    plan = plan_stream(config)
+    plan = replace(plan_stream(config), chosen=how_chosen(command.preset))
     show_plan(console, plan)
     other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:

@@ -15,7 +15,15 @@ from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.zero_shot import ZeroShotConfig
 from components.models.config import BackboneConfig
-from components.training.config import EvaluationConfig, RunConfig, StoredConfig, TrainingConfig, flatten, read_config
+from components.training.config import (
+    Chosen,
+    EvaluationConfig,
+    RunConfig,
+    StoredConfig,
+    TrainingConfig,
+    flatten,
+    read_config,
+)
 from components.training.engine import OptimizerConfig
 
 
@@ -200,7 +208,7 @@ def preset_notes(name: str) -> list[str]:
     if not name.endswith(".json"):
         return []
     stored, notes = _stored(name), list[str]()
-    if stored.chosen_on == "test":
+    if stored.chosen_on_test:
         notes.append(f"{name} was chosen by its scores on test rows, so these rows do not test it.")
     if stored.unknown:
         notes.append(f"{name} sets {', '.join(stored.unknown)}, which this version does not have: left out.")
@@ -209,6 +217,11 @@ def preset_notes(name: str) -> list[str]:
         listed = ", ".join(f"{option} = {now[option]}" for option in stored.absent)
         notes.append(f"{name} does not name these options, which have their defaults: {listed}.")
     return notes
+
+
+def how_chosen(name: str) -> Chosen | None:
+    """How a sweep chose the options in the file `name`; None for a named preset and where no sweep did."""
+    return _stored(name).chosen if name.endswith(".json") else None
 
 
 def data_note(name: str, config: RunConfig, digest: str) -> str | None:

@@ -35,7 +35,7 @@ with command_start():
     from components.options import require_paths
     from components.recorded import FinishedRun, read_run, write_record
     from components.reporting.decisions import decision_tables
-    from components.reporting.facts import known_facts
+    from components.reporting.facts import chosen_notes, known_facts
     from components.reporting.glance import below_majority
     from components.reporting.papers import markdown
     from components.terminal_table import print_table
@@ -119,6 +119,8 @@ def main() -> int:
             print("\n" * bool(number), end="")
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
+    if command.record is None and command.html is None:
+        put_notes(chosen_notes(runs), command.markdown)
     if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
         put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     return 0

@@ -30,7 +30,7 @@ with command_start():
     from components.sweep_tracking import SweepTracker, open_sweep_tracker
     from components.terminal_table import print_table
     from components.tracking_config import TrackingConfig, tracking_uri, ui_command
-    from components.training.config import ClusterConfig, Json, RunConfig, flatten
+    from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
     from components.training.launch import plan_stream, ray_session, require_lasting_storage, write_json
     from components.training.run_folder import id_of, require_id, sole_user
     from components.tuning.objective import Objective, parse_objective
@@ -59,6 +59,7 @@ with command_start():
     )
     from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in
     from pipelines.command import Command, guarded, parse
+    from pipelines.presets import how_chosen
     from pipelines.report import markdown
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
@@ -114,6 +115,7 @@ class Sweep:
     search: Search
     share: bool
     repeated: tuple[str, ...]  # fields whose values repeat a setting
+    began_with: Chosen | None = None  # how an earlier sweep chose the options that all trials share
 
 
 def main() -> int:
@@ -180,6 +182,7 @@ def plan_sweep(command: SweepCommand) -> Sweep:
         base=base,
         axes=axes,
         share=command.share,
+        began_with=how_chosen(command.preset),
         repeated=(SEED, *(axis.field for axis in repeated if axis.field == ORDER)),
         search=search_of(command, axes, objectives, num_tasks, storage / sweep_id),
     )
@@ -375,6 +378,8 @@ def best_preset(sweep: Sweep, settings: Sequence[Setting], best: Setting) -> dic
         "settings": len(settings),
         "tied_with": [other.name for other in tied_with(settings, best, goal)],
     }
+    if sweep.began_with is not None:
+        chosen["began_with"] = {**sweep.began_with}
     return {**best_config(sweep, best).to_json(), "chosen": chosen}
 
 

@@ -11,7 +11,7 @@ from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.spread import Spread
 from components.recorded import FinishedRun, TaskFacts, task_facts
-from components.training.config import flatten
+from components.training.config import chosen_on_test, flatten
 
 PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did
 
@@ -100,7 +100,7 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
         for run in group
         if run.config.evaluation.split == "test"  # published figures are test figures
         for difference in differences(
-            run.config.stream.name,
+            run.stream_name,
             run.config.method.name,
             run.matrix,
             run_protocol(run.config.backbone.name, run.matrix.tasks),
@@ -111,7 +111,17 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
 
 def stream_title(run: FinishedRun) -> str:
     """The stream's name, and that validation rows were scored where they were."""
-    return run.config.stream.name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
+    return run.stream_name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
+
+
+def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
+    """A sentence where settings of runs that answered test rows had been chosen by scores on test rows; else []."""
+    named = [
+        str(run.config.run_id) for run in runs if chosen_on_test(run.chosen) and run.config.evaluation.split == "test"
+    ]
+    if not named:
+        return []
+    return [f"Settings chosen by scores on test rows, which are therefore no test of them: {', '.join(named)}."]
 
 
 def differing_settings(groups: Groups) -> list[Setting]:

@@ -9,7 +9,7 @@ import numpy as np
 from components.evaluation.majority import majority_average
 from components.evaluation.spread import Spread
 from components.reporting.curves import Curves
-from components.reporting.facts import Groups, known_facts
+from components.reporting.facts import Groups, chosen_notes, known_facts
 
 TIE = 0.05  # points: figures that print alike
 
@@ -22,6 +22,7 @@ def glance(groups: Groups, average: Curves) -> list[str]:
     ends = {point.line: point.text for point in average.points if point.after == average.after[-1]}
     above = {line: group for line, group in groups.items() if line not in set(_beaten(groups))}
     said = [
+        *chosen_notes(run for group in groups.values() for run in group),
         *below_majority(groups),
         _best(above, "final_average", "Highest average after the last task", ends),
         _best(above, "immediate_average", "Learned most, by the average just after each task", {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -206,6 +207,9 @@ class RunConfig:
         )
 
 
+Chosen = Mapping[str, Json]  # what best.json says of the choice: sweep, on (which rows), by, value, ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredConfig:
     """A configuration from a file, and how it differs from what this version knows."""
@@ -214,7 +218,20 @@ class StoredConfig:
     unknown: tuple[str, ...]  # options of the file that this version does not have; they are left out
     absent: tuple[str, ...]  # options that the file does not name; they have their defaults
     stream_digest: str | None  # of the data it was run on, where the file tells
-    chosen_on: str | None = None  # "validation" or "test": the rows by which a sweep chose it
+    chosen: Chosen | None = None  # how a sweep chose it, or the run that it comes from
+
+    @property
+    def chosen_on_test(self) -> bool:
+        """Whether a sweep chose it, or what that sweep began with, by scores on test rows."""
+        return chosen_on_test(self.chosen)
+
+
+def chosen_on_test(chosen: Chosen | None) -> bool:
+    """Whether a choice, or an earlier one that it began with (`began_with`), was made by scores on test rows."""
+    if not chosen:
+        return False
+    earlier = chosen.get("began_with")
+    return chosen.get("on") == "test" or (isinstance(earlier, dict) and chosen_on_test(earlier))
 
 
 def read_config(path: Path) -> StoredConfig:
@@ -224,8 +241,11 @@ def read_config(path: Path) -> StoredConfig:
         record = content if "format" in content else {}
         plain = dict(record.get("config", content))
         digest = record.get("stream_digest", plain.pop("stream_digest", None))
-        plain.pop("suite_digests", None)
-        chosen_on = plain.pop("chosen", {}).get("on")
+        for fact in ("stream_name", "suite_digests", "rows"):  # of a run's folder; they are no options
+            plain.pop(fact, None)
+        chosen = record.get("chosen", plain.pop("chosen", None))
+        if not (chosen is None or isinstance(chosen, dict)):
+            raise TypeError(f"chosen is {chosen!r}")
         config = RunConfig.from_json(plain)
         given, known = flatten(plain), flatten(config.to_json())
     except OSError as error:
@@ -240,7 +260,7 @@ def read_config(path: Path) -> StoredConfig:
         unknown=tuple(name for name in given if name not in known),
         absent=tuple(name for name in known if name not in given),
         stream_digest=None if digest is None else str(digest),
-        chosen_on=chosen_on,
+        chosen=chosen,
     )
 
 

@@ -40,7 +40,7 @@ from components.fingerprint import code_fingerprint, code_root
 from components.machine import cache_dir, require_cache, usable_cpus
 from components.models.source import backbone_fingerprint
 from components.ray_start import open_ray
-from components.training.config import Json, RunConfig, flatten
+from components.training.config import Chosen, Json, RunConfig, flatten
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.lessons import Lesson, plan_lessons, require_equal_passes
 from components.training.loading import (
@@ -96,6 +96,7 @@ class Plan:
     suites: tuple[Suite, ...]
     run_dir: Path
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
+    chosen: Chosen | None = None  # how a sweep chose the options; None: nobody says
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
 
@@ -213,7 +214,13 @@ def claim_run_dir(plan: Plan) -> None:
 
 def _identity(plan: Plan) -> dict[str, Json]:
     digests: dict[str, Json] = {suite.name: suite.digest for suite in plan.suites}
-    facts: dict[str, Json] = {"stream_digest": plan.stream.digest, "suite_digests": digests}
+    facts: dict[str, Json] = {
+        "stream_name": plan.stream.name,
+        "stream_digest": plan.stream.digest,
+        "suite_digests": digests,
+    }
+    if plan.chosen is not None:
+        facts["chosen"] = {**plan.chosen}
     return {**plan.config.to_json(), **facts, "rows": _rows(plan.fitted)}
 
 
@@ -229,7 +236,7 @@ def _before_rows_were_kept(plan: Plan) -> Fitted:
 
 
 def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
-    ignored = ("run_id", "storage", "tracking", "cluster")
+    ignored = ("run_id", "storage", "tracking", "cluster", "stream_name", "chosen")
     old = flatten({name: value for name, value in stored.items() if name not in ignored})
     new = flatten({name: value for name, value in wanted.items() if name not in ignored})
     if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):

@@ -82,6 +82,19 @@ def test_a_style_is_no_change_of_ability(style: str, letter: str) -> None:
         "E",
         "It is not a dog.",
         "catalogue",
+        "Not B.",
+        "The answer is not B.",
+        "The answer cannot be B",
+        "I would not choose option (B)",
+        "It can't be a dog.",
+        "(B) is incorrect",
+        "B is not correct.",
+        "Anything but B",
+        "A, B",
+        "A B C D",
+        "A\nB\nC\nD",
+        "(A), (B)",
+        "A/B",
     ],
 )
 def test_nothing_is_guessed(reply: str) -> None:
@@ -98,6 +111,12 @@ def test_nothing_is_guessed(reply: str) -> None:
         ("The patient has hepatitis B", "D"),  # a letter inside an option's words
         ("a hot dog", "C"),  # the longer option
         ("The painting of the dog was made by somebody.", "B"),
+        ("A is wrong, so B.", "B"),
+        ("Not A. B.", "B"),
+        ("The answer is not A but B.", "B"),
+        ("A is incorrect. C is incorrect. D is not there. It must be B.", "B"),
+        ("Neither A nor C nor D, so B", "B"),
+        ("B, not A", "B"),
         ("LECTURE: I want B. SOLUTION: it is so.\n The answer is C.", "C"),
     ],
 )

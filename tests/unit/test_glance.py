@@ -28,6 +28,7 @@ def run_of(rows: Rows, *, majority: dict[str, float] | None = None, seed: int = 
         path=Path("x"),
         config=config,
         stream_digest="d",
+        stream_name=config.stream.name,
         finished="",
         matrix=matrix,
         oracle=None,

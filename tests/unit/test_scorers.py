@@ -24,6 +24,10 @@ CASES = [
     ("exact", "  dark \n blue. ", ["Dark blue"], 1.0),
     ("exact", "dark blue", ["blue"], 0.0),
     ("exact", "B", ["A", "B."], 1.0),
+    ("number", "1.5e3", ["1500"], 1.0),
+    ("number", "1.5e3", ["1.5"], 0.0),
+    ("number", "It is 2E-2.", ["0.02"], 1.0),
+    ("number", "3em", ["3"], 1.0),
     ("exact", ".", ["."], 0.0),  # nothing is left to compare
     ("relaxed", "104.9", ["100"], 1.0),
     ("relaxed", "105.1", ["100"], 0.0),

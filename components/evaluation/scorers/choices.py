@@ -36,7 +36,21 @@ _BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Z])[)\]]")
 _FINAL = re.compile(r"(?<![\w'’])(?<!\bor )(?<!\band )([A-Z])\s*[.)\]\"']*\s*$")
 _LONE = re.compile(r"(?<![\w'’.-])([A-Z])(?![\w'’-])")
 _ARTICLE = re.compile(r"\s+(?!(?:is|because|as|since|and|or|but|for|which|with|so|the|here)\b)[^\W\d_A-Z]")
-_DENIED = re.compile(r"(?:\bnot|n['’]t|\bno|\bneither|\bnor|\brather than|\binstead of)\s+(?:an?\s+|the\s+)?$")
+# What denies the option that follows: "not a dog", "can't be B", "neither (A)", "instead of option C".
+_NOT = (
+    r"(?:\bnot|\bcannot|n['’]t|\bno|\bneither|\bnor|\brather than|\binstead of|\bexcept(?:\s+for)?"
+    r"|\b(?:all|anything|everything)\s+but)\s+(?:(?:be|choose|pick|select)\s+)?(?:an?\s+|the\s+)?"
+)
+_DENIED = re.compile(rf"{_NOT}$", re.IGNORECASE)
+_LETTER_DENIED = re.compile(rf"{_NOT}(?:(?:option|choice|answer|letter)\s+)?[\"'(\[]{{0,3}}$", re.IGNORECASE)
+# The same behind a letter.
+_DENIED_BEHIND = re.compile(
+    r"[\"')\]]{0,3}\s+(?:(?:is|was|are)n['’]t\b|(?:is|was|are|seems|looks)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false)\b"
+    r"|can(?:not|['’]t)\b|can\s+be\s+(?:ruled|excluded|eliminated)\b)",
+    re.IGNORECASE,
+)
+_BEFORE = 40  # characters that are looked at for a denial
+_BETWEEN_LETTERS = re.compile(r"[\s,;:/&.()\[\]\"'!]+|\band\b|\bor\b")
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{RIGHT SINGLE QUOTATION MARK}": "'"})
 
 Span = tuple[int, int]
@@ -63,8 +77,9 @@ def chosen_letter(reply: str, options: Options) -> str | None:
 
     In this order: the reply is a letter; it is an option's words; its last line is a letter; it states its answer (the
     last statement counts); it begins with a letter and a mark; it holds just one letter in brackets; just one option's
-    words occur in it; it ends with a letter; it holds just one letter at all. A letter that is part of an option's
-    words ("hepatitis B") or an article ("a dog", "A dog") is no letter. Without `options`, every letter may be one.
+    words occur in it; it ends with a letter; it holds just one letter at all. No letter is one that is part of an
+    option's words ("hepatitis B"), an article ("a dog", "A dog"), or denied ("not B", "B is wrong"); several letters
+    and nothing else choose none. Without `options`, every letter may be one.
     """
     text = _DECORATION.sub(" ", reply.translate(_SIGNS)).strip()
     known = options or dict.fromkeys("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "")
@@ -85,17 +100,20 @@ def chosen_letter(reply: str, options: Options) -> str | None:
             inside = any(low <= start and end <= high for low, high in covered)
             article = letter in "aAI" and _ARTICLE.match(text, end)
             small = letter.islower() and not re.match(r"[\"')\]]{0,3}[.,;:!]*(?:\s|$)", text[end:])
-            if not inside and not article and not small:
+            denied = _LETTER_DENIED.search(text[max(0, start - _BEFORE) : start]) or _DENIED_BEHIND.match(text, end)
+            if not (inside or article or small or denied):
                 found.append(letter.upper())
         return found
 
+    if len(names := set(filter(None, _BETWEEN_LETTERS.split(text)))) > 1 and names <= known.keys():
+        return None  # several letters and nothing else
     if stated := letters(_LAST_LINE) or letters(_STATED):
         return stated[-1] if stated[-1] in known else None
     cues = list(_TAIL.finditer(text))
     if cues and (named := _named(text[cues[-1].end() :], options)):
         return named
     leading = _LEADING.match(text)
-    if leading and leading[1] in known:
+    if leading and leading[1] in known and not _DENIED_BEHIND.match(text, leading.end(1)):
         return leading[1]
     if mentioned := [letter for letter in letters(_MENTIONED) if letter in known]:
         return mentioned[-1]
