@@ -240,7 +240,7 @@ def _inside(value: object) -> list[object] | None:
     Raises `ItemError` for an object around several lists of objects, of which one cannot be chosen.
     """
     if isinstance(value, list):
-        return value if any(_is_item(item) or isinstance(item, list) for item in value) else None
+        return value if _is_group(value) else None
     if not isinstance(value, dict) or _is_item(value):
         return None
     lists = {name: held for name, held in value.items() if isinstance(held, list) and any(map(_is_object, held))}
@@ -250,6 +250,14 @@ def _inside(value: object) -> list[object] | None:
         names = ", ".join(map(repr, lists))
         raise ItemError("several lists", f"the object holds the lists {names}; write a file for each that is meant")
     return next(iter(lists.values()))
+
+
+def _is_group(value: list[object]) -> bool:
+    """Whether the elements of a list are items, right or wrong; an empty one has none. Turns are none."""
+    if not value or any(_is_item(item) or isinstance(item, list) for item in value):
+        return True
+    objects = [item for item in value if isinstance(item, dict)]
+    return bool(objects) and not any(name in item for item in objects for name in ("from", "role"))
 
 
 def _is_object(value: object) -> bool:

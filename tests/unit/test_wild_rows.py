@@ -82,6 +82,7 @@ FORMS = {
     "two wrapped": f'{{"data": [{ONE}]}}\n{{"data": [{TWO}, {THREE}]}}',
     "lists with byte order marks": f"\ufeff[{ONE}]\n\ufeff[{TWO}, {THREE}]",
     "lists in a list": f"[[{ONE}], [{TWO}, {THREE}]]",
+    "lists in a list, one of them empty": f"[[], [{ONE}, {TWO}], [], [{THREE}, []]]",
     "wrapped in a list": f'[{{"data": [{ONE}, {TWO}]}}, {THREE}]',
 }
 
@@ -107,6 +108,7 @@ DAMAGED = {
     "a field twice": (f'{{"image": "b.png", {TWO[1:]}\n{ONE}', 1, "'image' twice"),
     "a turn's field twice": (TWO.replace('"from"', '"value": "B", "from"') + f"\n{ONE}", 1, "'value' twice"),
     "a number": (f"7\n{ONE}", 1, "this is a number"),
+    "a list of broken rows in a list": (f'[[{{"id": "2"}}, {{"id": "3"}}], [{ONE}]]', 1, '"conversations" is missing'),
     "turns without a row": (json.dumps([talk()]) + f"\n{ONE}", 1, "a list"),
 }
 
