@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -132,7 +134,8 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1
-    with DataContext.current(context):
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # `max_restarts` has no other name in Ray 2.60
         items = ray.data.from_items([{"work": each} for each in work], override_num_blocks=len(work))
         written = items.map_batches(
             FeatureWriter,

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -53,8 +54,12 @@ def decisions(storage: Path, run_id: str) -> dict:  # type: ignore[type-arg]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With a cache of its own: the first run makes everything, as on a new machine."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LITTORAL_CACHE", str(folder / "cache"))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,7 @@ def test_a_run_leaves_matrix_predictions_checkpoints(storage: Path, uninterrupte
     assert len(list((storage / "whole" / "checkpoints").glob("*/state.json"))) == 4
     assert "Score matrix" in uninterrupted
     assert "mlflow ui" in uninterrupted
+    assert not re.findall(r"\w+Warning: .*|Traceback.*", uninterrupted)  # nobody else's words on the terminal
 
 
 def test_a_general_suite_is_scored_before_and_after(storage: Path, uninterrupted: str) -> None:
