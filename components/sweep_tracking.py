@@ -90,7 +90,8 @@ def open_sweep_tracker(
         store.put_view(view)
     except StoreError as error:
         raise TrackingError(
-            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct tracking.uri, "
+            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct "
+            "tracking.uri (or MLFLOW_TRACKING_URI), "
             "or turn tracking.enabled off."
         ) from error
     tracker = SweepTracker(store, run_id)

@@ -99,7 +99,8 @@ def open_tracker(
             tracker.begin(run_name, flatten_params(params), datasets, resume_run_id, tasks)
     except StoreError as error:
         raise TrackingError(
-            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct tracking.uri, "
+            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct "
+            "tracking.uri (or MLFLOW_TRACKING_URI), "
             "or turn tracking.enabled off."
         ) from error
     return tracker
