@@ -160,3 +160,9 @@ def test_references_that_cannot_score(metric: str, answers: list[str]) -> None:
 def test_references_that_can_score(metric: str, answers: list[str]) -> None:
     check_answers(metric, answers)
     assert score(metric, answers[0], answers) == 1.0
+
+
+def test_an_accented_letter_is_one_character_or_two() -> None:
+    """A tokenizer that normalises (Qwen's: NFC) cannot reply in the answer's own bytes; both are the same word."""
+    assert score("exact", "\u00c5ngstr\u00f6m", ["A\u030angstro\u0308m"]) == 1.0
+    assert score("exact", "Angstrom", ["A\u030angstro\u0308m"]) == 0.0

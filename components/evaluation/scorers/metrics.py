@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 
@@ -56,8 +57,11 @@ _NUMBER_CUE = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no final period: what `exact` compares."""
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    """Lower case, single spaces, no final period, one form of each character: what `exact` compares.
+
+    Tokenizers such as Qwen's write "A" with a ring as one character, whichever way the answer was written (NFC).
+    """
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split()).removesuffix(".").rstrip()
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
