@@ -189,7 +189,7 @@ def test_a_trial_that_is_behind_is_ended_and_can_go_on(base: RunConfig) -> None:
     folder, space = base.storage / "ended", f"training.optimizer.learning_rate={rates}"
     good, slow = tried(longer, space, at_once=1, stopping="asha", folder=folder).values()
     assert (good.state, good.updates) == ("finished", 4 * UPDATES)
-    assert good.figures["final_average"] > 0
+    assert good.figures["immediate_average"] > 0  # it learns; at the end of two tasks it has forgotten both
     assert (slow.state, slow.learned) == ("stopped", 1)
     assert 2 * UPDATES <= slow.updates < 4 * UPDATES
     deadline = time.monotonic() + 60  # what the ended trial held is free again, or later trials would starve
