@@ -52,7 +52,7 @@ start() {
     "$ray" get-auth-token --generate >/dev/null 2>&1 || fail "ray could not read or make its token (~/.ray/auth_token)."
 
     # Logical CPUs: Ray Data must find some beside the training workers, also on two cores.
-    cpus=$(cd "$root" && python -c 'from components.machine import usable_cpus; print(usable_cpus())') || fail "python of $ray cannot import Littoral."
+    cpus=$(cd "$root" && python -c 'from components.core.machine import usable_cpus; print(usable_cpus())') || fail "python of $ray cannot import Littoral."
     ((cpus >= 4)) || cpus=4
     # Ray adds this to the niceness of what starts it, 15 by default: beside other work a run would stand still.
     export RAY_worker_niceness=${RAY_worker_niceness:-0}

@@ -11,17 +11,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from components.starting import command_start
+from components.core.runtime import command_start
 
 with command_start():
-    from components.console import Console, PlannedTask
+    from components.console.live import Console, PlannedTask
+    from components.core.events import Note
     from components.evaluation.ledger import differences, run_protocol
     from components.evaluation.majority import majority_scores
-    from components.events import Note
-    from components.recording import run_and_record, where_to_look
-    from components.training.launch import Plan, StreamResult, default_run_id, finished_result, plan_stream
+    from components.runs.execute import run_and_record, where_to_look
+    from components.training.driver import Plan, StreamResult, default_run_id, finished_result, plan_stream
     from components.training.plan_facts import plan_facts
-    from pipelines.command import guarded, parse
+    from pipelines.cli import guarded, parse
     from pipelines.presets import data_note, how_chosen
 
 EXAMPLES = """\

@@ -18,16 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from components.starting import command_start
+from components.core.runtime import command_start
 
 with command_start():
     import pyarrow.parquet as pq
     import tyro
     from rich.progress import Progress
 
-    from components.console import Console
-    from components.errors import ConfigError
-    from components.evaluation.judge import (
+    from components.console.live import Console
+    from components.core.errors import ConfigError
+    from components.core.options import require_paths
+    from components.evaluation.matrix import ScoreMatrix
+    from components.judging.backends import WEAKNESS, JudgeConfig
+    from components.judging.protocol import (
         Exchange,
         Judge,
         Price,
@@ -37,12 +40,9 @@ with command_start():
         judged,
         total_usage,
     )
-    from components.evaluation.judges import WEAKNESS, JudgeConfig
-    from components.evaluation.matrix import ScoreMatrix
-    from components.options import require_paths
-    from components.recorded import FinishedRun, read_run
-    from components.tracking import record_reading
-    from pipelines.command import guarded, wrapped
+    from components.runs.results import FinishedRun, read_run
+    from components.tracking.store import record_reading
+    from pipelines.cli import guarded, wrapped
 
 MATRIX_FILE, CACHE_FILE = "judged_matrix.json", "judge_cache.jsonl"
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)

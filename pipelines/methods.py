@@ -9,16 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.starting import command_start
+from components.core.runtime import command_start
 
 with command_start():
     import tyro
 
+    from components.core.terminal import print_table
     from components.methods import METHODS
     from components.models.config import BackboneConfig
-    from components.terminal_table import print_table
-    from components.training.method_cost import measure_cost
-    from pipelines.command import guarded, wrapped
+    from components.training.cost import measure_cost
+    from pipelines.cli import guarded, wrapped
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
 

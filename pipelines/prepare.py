@@ -6,7 +6,7 @@
     python pipelines/prepare.py pope --root DOWNLOADS --out prepared/pope
 
 A stream file (TOML) names, per [[task]], `train` and `test` data (paths or URIs, in a format of
-components/data/sources.py and a layout of components/data/layouts.py), an `images` folder where the pictures lie apart,
+components/data/formats/sources.py and a layout of components/data/formats/layouts.py), an `images` folder where the pictures lie apart,
 the `metric` and `max_new_tokens`; if wanted `ids`, `orientation` and `licence`, of a task or above all tasks.
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
@@ -36,29 +36,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tyro
 from rich.console import Console
 
+from components.core.errors import ConfigError, LittoralError
+from components.core.options import require_paths
+from components.core.runtime import print_anything
+from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.importing import Ids, import_stream, read_stream_file
-from components.data.in_order import InOrder, Threads
-from components.data.overlaps import Shared, overlaps_of
-from components.data.pictures import Orientation
+from components.data.formats.importing import Ids, import_stream, read_stream_file
+from components.data.formats.parallel_map import InOrder, Threads
+from components.data.formats.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
-from components.data.report_page import pairs_of, pictures_of, write_page
-from components.data.report_tables import ReportTable
-from components.data.report_terminal import say, show_overlaps, show_report, show_table
-from components.data.reports import ImportReport, refused_report_path
+from components.data.quality.overlaps import Shared, overlaps_of
+from components.data.quality.report import ImportReport, refused_report_path
+from components.data.quality.report_page import pairs_of, pictures_of, write_page
+from components.data.quality.report_tables import ReportTable
+from components.data.quality.report_terminal import say, show_overlaps, show_report, show_table
+from components.data.quality.survey import survey
 from components.data.rows import Split
 from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
 from components.data.suites.suite import open_suite
-from components.data.survey import survey
 from components.data.tasks import TaskStream
-from components.errors import ConfigError, LittoralError
-from components.options import require_paths
-from components.shell import pipeline_command
-from components.starting import print_anything
 
 _RELEASED = ("a published stream", "a published suite")
 _ONLY_OF = {
@@ -177,7 +177,7 @@ def _openers(command: Prepare) -> Iterator[InOrder]:
     if not command.ray:
         yield Threads(workers=command.workers)
         return
-    from components.data.on_ray import ray_cluster  # importing Ray takes seconds
+    from components.data.formats.ray_map import ray_cluster  # importing Ray takes seconds
 
     with ray_cluster(command.address) as in_order:
         yield in_order

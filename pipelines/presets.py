@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from components.core.errors import ConfigError
 from components.data.streams import StreamConfig
-from components.errors import ConfigError
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from components.starting import command_start
+from components.core.runtime import command_start
 
 with command_start():
     import numpy as np
@@ -28,22 +28,22 @@ with command_start():
     from rich.console import Console
     from rich.text import Text
 
-    from components.errors import ConfigError
-    from components.evaluation.decomposition import split_if_known
+    from components.core.errors import ConfigError
+    from components.core.options import require_paths
+    from components.core.terminal import print_table
+    from components.evaluation.forgetting import split_if_known
     from components.evaluation.matrix import ScoreMatrix
-    from components.evaluation.spread import Spread
-    from components.options import require_paths
-    from components.recorded import FinishedRun, read_run, write_record
+    from components.reporting.comparison import against
     from components.reporting.decisions import decision_tables
+    from components.reporting.export import markdown
     from components.reporting.facts import chosen_notes, known_facts
-    from components.reporting.glance import below_majority
-    from components.reporting.papers import markdown
-    from components.terminal_table import print_table
-    from pipelines.command import guarded, wrapped
-    from pipelines.report_against import against
-    from pipelines.report_forecast import forecast_table, forecasts, write_calibration
-    from pipelines.report_groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
-    from pipelines.report_html import write_html
+    from components.reporting.forecast import forecast_table, forecasts, write_calibration
+    from components.reporting.groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
+    from components.reporting.html import write_html
+    from components.reporting.summary import below_majority
+    from components.runs.results import FinishedRun, read_run, write_record
+    from components.statistics.mean_std import Spread
+    from pipelines.cli import guarded, wrapped
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns

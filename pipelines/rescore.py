@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 
-from components.errors import ConfigError, DataError, LittoralError
+from components.core.errors import ConfigError, DataError, LittoralError
+from components.core.options import require_paths
+from components.core.runtime import print_anything
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
-from components.evaluation.scorers.released import MODES, Mode, released_task
 from components.evaluation.suite_replies import Missing, score_suite
-from components.options import require_paths
-from components.starting import print_anything
+from components.metrics.released.tasks import MODES, Mode, released_task
 
 
 @dataclass(frozen=True, kw_only=True)

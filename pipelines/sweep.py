@@ -19,19 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from components.starting import command_start
+from components.core.runtime import command_start
 
 with command_start():
     from rich.console import Console
 
-    from components.errors import ConfigError
-    from components.machine import usable_cpus
-    from components.shell import pipeline_command
-    from components.sweep_tracking import SweepTracker, open_sweep_tracker
-    from components.terminal_table import print_table
-    from components.tracking_config import TrackingConfig, tracking_uri, ui_command
+    from components.core.errors import ConfigError
+    from components.core.machine import usable_cpus
+    from components.core.shell import pipeline_command
+    from components.core.terminal import print_table
+    from components.tracking.config import TrackingConfig, tracking_uri, ui_command
+    from components.tracking.sweep import SweepTracker, open_sweep_tracker
     from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
-    from components.training.launch import plan_stream, ray_session, require_lasting_storage, write_json
+    from components.training.driver import plan_stream, ray_session, require_lasting_storage, write_json
     from components.training.run_folder import id_of, require_id, sole_user
     from components.tuning.objective import Objective, parse_objective
     from components.tuning.results import (
@@ -58,7 +58,7 @@ with command_start():
         trial_name,
     )
     from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in
-    from pipelines.command import Command, guarded, parse
+    from pipelines.cli import Command, guarded, parse
     from pipelines.presets import how_chosen
     from pipelines.report import markdown
 

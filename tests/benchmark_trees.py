@@ -18,7 +18,7 @@ from PIL import Image
 
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.spec import StreamSpec, held_out
-from components.data.reports import ImportReport
+from components.data.quality.report import ImportReport
 
 HOLDOUT = 20  # of coast-capability
 TRAIN_PICTURES = [number for number in range(1, 60) if not held_out(str(number), HOLDOUT)][:4]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.machine import usable_cpus
-from components.starting import quiet_environment
+from components.core.machine import usable_cpus
+from components.core.runtime import quiet_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

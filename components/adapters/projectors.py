@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 PROJECTOR = "model.model.multi_modal_projector"  # where a backbone keeps it
 PARTS = {"linear_1", "act", "linear_2"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.data.reports import FileReport
-from components.errors import ConfigError
+from components.core.errors import ConfigError
+from components.data.quality.report import FileReport
 
 ALLOWED_LOSS = 0.01  # of the rows of a published split: releases have a few broken rows of their own
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from components.core.errors import ConfigError, DataError
 from components.data.rows import open_split, verify_split
 from components.data.tasks import Task, TaskStream
-from components.errors import ConfigError, DataError
 
 STREAM_FORMAT = "littoral-stream/1"
 _LOCK = ".lock"

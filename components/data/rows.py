@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.errors import DataError
+from components.core.errors import DataError
 
 FORMAT = "littoral-rows/1"
 IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, at the start of the question that shows the row's picture
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("conversations", pa.string()),  # JSON: [{"from": "human" | "gpt", "value": str, "weight"?: float}, ...]
         ("answers", pa.list_(pa.string())),  # accepted answers of the last turn
-        ("metric", pa.string()),  # key of components.evaluation.scorers.SCORERS
+        ("metric", pa.string()),  # key of components.metrics.SCORERS
         ("source", pa.string()),  # where the row came from: package, version, row id
     ]
 )

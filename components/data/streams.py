@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
+from components.core.errors import ConfigError, DataError
+from components.core.machine import cache_dir
+from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options
 from components.data.benchmarks.catalogue import BENCHMARKS
-from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
-from components.data.mini_coast import MINI_COAST, SIZES
-from components.data.mini_coast.family import Family
-from components.data.mini_coast.sources import Partition
-from components.data.mini_coin.generate import MINI_COIN
+from components.data.embedded.facts import Partition
+from components.data.embedded.family import Family
+from components.data.embedded.mini_coast import MINI_COAST, SIZES
+from components.data.embedded.mini_coin.generate import MINI_COIN
+from components.data.formats.importing import RULES, StreamFile, import_stream, read_stream_file
 from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 from components.data.tasks import Task, TaskStream
 from components.data.validation import VALIDATION, part, sides
-from components.errors import ConfigError, DataError
-from components.machine import cache_dir
-from components.options import Count, CountOrZero, ShareUpToHalf, check_options
 
 _COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
 NAMED_STREAMS: dict[str, tuple[str, ...]] = {

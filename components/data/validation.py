@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from components.core.errors import DataError
 from components.data.rows import Row, Split
-from components.errors import DataError
 
 VALIDATION = "validation"
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError
+from components.core.errors import DataError
 from components.methods.base import Json
 
 DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import cast
 
-from components.errors import DataError
+from components.core.errors import DataError
 
 GENERAL_FILE = "general.json"
 FORMAT = "littoral-general/1"

@@ -9,7 +9,7 @@ from itertools import islice
 
 from components.data.rows import Split
 from components.data.tasks import TaskStream
-from components.evaluation.scorers import score
+from components.metrics import score
 
 FREQUENT = 50  # training answers tried as a constant reply
 COSTLY = ("rouge_l", "sari", "caption", "edit")  # free text: milliseconds a pair, and no answer is frequent

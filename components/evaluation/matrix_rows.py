@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 ZERO_SHOT = "zero-shot"  # the name of row 0 in score_matrix.json and in events.RowScored.after
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard, cast
 
-from components.errors import DataError
-from components.evaluation.scorers.references import Reference, shown
+from components.core.errors import DataError
+from components.metrics.released.references import Reference, shown
 
 QuestionId = str | int
 GZIP = b"\x1f\x8b"  # what a gzipped file begins with

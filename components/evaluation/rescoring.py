@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import ConfigError, DataError
+from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import (
     Annotation,
     Prediction,
@@ -27,9 +27,9 @@ from components.evaluation.released_files import (
     read_questions,
     read_split,
 )
-from components.evaluation.scorers.captions import INSTALL, MEAN, caption_figures, java_home
-from components.evaluation.scorers.references import accepted_answers
-from components.evaluation.scorers.released import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
+from components.metrics.released.captions import INSTALL, MEAN, caption_figures, java_home
+from components.metrics.released.references import accepted_answers
+from components.metrics.released.tasks import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
 
 Pair = tuple[str, Annotation]  # a reply and what it is scored against
 Records = dict[QuestionId, Annotation]

@@ -29,18 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast, get_args
 
+from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.choosing import distinct
 from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.sampling import distinct
 from components.data.suites.catalogue import SUITES
 from components.data.suites.pope import SETTINGS
 from components.data.suites.suite import PICTURED, group_of, row_id, subset_of
-from components.errors import ConfigError, DataError
 from components.evaluation.released_files import file_text
-from components.evaluation.scorers import score
-from components.evaluation.scorers.references import shown
-from components.evaluation.scorers.suite_rules import suite_score
 from components.evaluation.suite_figures import Figures, Scored, figures
+from components.metrics import score
+from components.metrics.released.references import shown
+from components.metrics.released.suite_rules import suite_score
 
 Missing = Literal["refuse", "wrong", "leave_out"]
 Record = Mapping[str, object]

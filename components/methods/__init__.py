@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from importlib.metadata import EntryPoint, entry_points
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.cl_moe import ClMoeConfig

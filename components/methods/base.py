@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from components.errors import CheckpointError, ConfigError
-from components.options import check_options
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import check_options
 
 if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.low_rank import seeded_generator
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import CountOrZero, Positive
 from components.data.batch import IGNORE
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import Engine, Export, MethodState, TaskInfo
-from components.methods.branches import TaskBranches
-from components.methods.features import ReadsInstructions, picture_features
+from components.methods.common.branches import TaskBranches
+from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.options import CountOrZero, Positive
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.dual_router import DualRouterExperts, inject_dual_router
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, Positive, Share, ShareBelowOne
 from components.methods.base import (
     Engine,
     Loss,
@@ -25,9 +26,8 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.methods.features import ReadsInstructions
-from components.methods.routing import evenly_spaced
-from components.options import Count, Positive, Share, ShareBelowOne
+from components.methods.common.features import ReadsInstructions
+from components.methods.common.key_selection import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -19,7 +19,8 @@ from components.adapters.prompts import (
     orthonormal_rows,
     parse_layers,
 )
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, NonNegative
 from components.methods.base import (
     Engine,
     Json,
@@ -31,8 +32,7 @@ from components.methods.base import (
     TaskInfo,
     load_parameters,
 )
-from components.methods.features import ReadsInstructions
-from components.options import Count, NonNegative
+from components.methods.common.features import ReadsInstructions
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

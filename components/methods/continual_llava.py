@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from components.adapters.context import ContextRange, ContextScalars
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank, scales_from_weights, seeded_generator
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, CountOrZero, NonNegative, Positive
 from components.methods.base import (
     Engine,
     Json,
@@ -29,10 +30,9 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.methods.features import ReadsInstructions
-from components.methods.routing import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
-from components.methods.slot_pool import SHARED, PoolOptions, SlotPool, distinct
-from components.options import Count, CountOrZero, NonNegative, Positive
+from components.methods.common.features import ReadsInstructions
+from components.methods.common.key_selection import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
+from components.methods.common.slot_pool import SHARED, PoolOptions, SlotPool, distinct
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.methods.prototypes import TEXT, PrototypeBranches, PrototypeConfig
-from components.options import Positive
+from components.core.options import Positive
+from components.methods.common.prototypes import TEXT, PrototypeBranches, PrototypeConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from components.adapters.penalties import QuadraticPenalty
 from components.adapters.projectors import ProjectorBank, Serving, for_pictures, inject_projectors
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import CountOrZero, NonNegative
 from components.methods.base import (
     Engine,
     Export,
@@ -27,9 +28,8 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
-from components.methods.features import ReadsInstructions, picture_features
-from components.methods.routing import evenly_spaced
-from components.options import CountOrZero, NonNegative
+from components.methods.common.features import ReadsInstructions, picture_features
+from components.methods.common.key_selection import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from components.adapters.penalties import PenaltySum, QuadraticPenalty
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import CountOrZero, NonNegative, Share
 from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, copy_tensors
-from components.methods.passes import without_dropout
+from components.methods.common.passes import without_dropout
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-from components.options import CountOrZero, NonNegative, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from components.adapters.fused import FusedPairs
 from components.adapters.low_rank import BankedLinear, LowRankPairs, Mixing, Scale
+from components.core.options import Positive
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
-from components.methods.features import picture_features
-from components.methods.prototypes import TEXT, PrototypeBranches, PrototypeConfig
-from components.options import Positive
+from components.methods.common.features import picture_features
+from components.methods.common.prototypes import TEXT, PrototypeBranches, PrototypeConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

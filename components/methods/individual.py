@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from components.adapters.low_rank import Scale
 from components.methods.base import Export, Selection
-from components.methods.branches import TaskBranches
+from components.methods.common.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from torch import Tensor
 from components.adapters.low_rank import Scale
 from components.adapters.projected import InputGrams, grown_basis, leading_directions
 from components.adapters.weight_gradients import WeightGradients
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, Positive, PositiveShare, Share
 from components.methods.base import Engine, Export, MeanOverWorkers, MethodState, Selection, TaskInfo
-from components.methods.branches import TaskBranches
-from components.methods.passes import first_samples, input_grams, without_dropout
+from components.methods.common.branches import TaskBranches
+from components.methods.common.passes import first_samples, input_grams, without_dropout
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.options import Count, Positive, PositiveShare, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import PromptPool, new_keys, random_words, rms, unit_words
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, NonNegative
 from components.methods.base import (
     Engine,
     Loss,
@@ -24,8 +25,7 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
-from components.methods.features import ReadsInstructions
-from components.options import Count, NonNegative
+from components.methods.common.features import ReadsInstructions
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

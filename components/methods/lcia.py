@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank, Scale
-from components.errors import ConfigError
-from components.methods.balance import Balance, BalancedAverage, Norm, Rule, Start
+from components.core.errors import ConfigError
+from components.core.options import Count, NonNegative, Positive, Share, ShareBelowOne
 from components.methods.base import (
     Engine,
     Export,
@@ -28,8 +28,16 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.methods.codebook import Aggregation, Allocation, Codebook, CodebookOptions, Decision, Field, OnMiss
-from components.options import Count, NonNegative, Positive, Share, ShareBelowOne
+from components.methods.common.balance import Balance, BalancedAverage, Norm, Rule, Start
+from components.methods.common.codebook import (
+    Aggregation,
+    Allocation,
+    Codebook,
+    CodebookOptions,
+    Decision,
+    Field,
+    OnMiss,
+)
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from components.core.options import NonNegative, Positive
 from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, load_parameters
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-from components.options import NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -17,11 +17,11 @@ from components.adapters.dense_increment import (
     trim,
 )
 from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
-from components.errors import ConfigError
+from components.core.errors import ConfigError
+from components.core.options import Positive, PositiveShare, ShareBelowOne
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
-from components.methods.branches import TaskBranches
+from components.methods.common.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.options import Positive, PositiveShare, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

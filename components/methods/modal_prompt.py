@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import random_words, rms, unit_words
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
-from components.errors import CheckpointError
+from components.core.errors import CheckpointError
+from components.core.options import Count, NonNegative, Share
 from components.methods.base import (
     Engine,
     Json,
@@ -27,8 +28,7 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
 )
-from components.methods.features import ReadsInstructions, picture_features
-from components.options import Count, NonNegative, Share
+from components.methods.common.features import ReadsInstructions, picture_features
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

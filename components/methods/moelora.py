@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from components.adapters.experts import Experts, inject_experts
-from components.errors import ConfigError
+from components.core.errors import ConfigError
+from components.core.options import Count, NonNegative, Positive, ShareBelowOne
 from components.methods.base import (
     Loss,
     Method,
@@ -23,7 +24,6 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.options import Count, NonNegative, Positive, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from components.adapters.inject import inject_bank
 from components.adapters.penalties import NormPenalty, OverlapPenalty, PenaltySum
-from components.errors import CheckpointError
+from components.core.errors import CheckpointError
+from components.core.options import Count, NonNegative, Positive
 from components.methods.base import (
     Engine,
     Json,
@@ -23,7 +24,6 @@ from components.methods.base import (
     target_pattern,
 )
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-from components.options import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

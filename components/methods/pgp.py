@@ -11,11 +11,11 @@ from torch import Tensor
 
 from components.adapters.low_rank import LowRankPairs
 from components.adapters.projected import InputGrams, ProjectedPairs, grown_basis
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import CountOrZero, Share
 from components.methods.base import Engine, MethodState, TaskInfo, copy_tensors
-from components.methods.passes import first_samples, input_grams
+from components.methods.common.passes import first_samples, input_grams
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-from components.options import CountOrZero, Share
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.penalties import MarkedPenalty, PenaltySum
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
+from components.core.options import Count, NonNegative, Positive, PositiveShare
 from components.methods.base import Engine, Export, Loss, MethodState, Selection, TaskInfo
-from components.methods.branches import TaskBranches
+from components.methods.common.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.options import Count, NonNegative, Positive, PositiveShare
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

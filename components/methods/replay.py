@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from components.core.options import Count
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-from components.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from torch import nn
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank
 from components.adapters.projectors import ProjectorBank, inject_projectors
-from components.errors import ConfigError
+from components.core.errors import ConfigError
+from components.core.options import Count, Positive, ShareBelowOne
 from components.methods.base import (
     Export,
     Method,
@@ -20,7 +21,6 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.options import Count, Positive, ShareBelowOne
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone

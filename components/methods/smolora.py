@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.separable import SeparableLayers, inject_separable
+from components.core.options import Count, Positive, ShareBelowOne
 from components.data.batch import IGNORE
 from components.methods.base import (
     Engine,
@@ -23,10 +24,9 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
-from components.methods.codebook import Field, compared_text
-from components.methods.features import ReadsInstructions
-from components.methods.routing import evenly_spaced
-from components.options import Count, Positive, ShareBelowOne
+from components.methods.common.codebook import Field, compared_text
+from components.methods.common.features import ReadsInstructions
+from components.methods.common.key_selection import evenly_spaced
 
 if TYPE_CHECKING:
     from components.data.batch import Batch

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
+from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch
-from components.errors import ConfigError
-from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
 from components.models.config import BackboneConfig
+from components.models.embedded import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
+from components.models.embedded.pocket import pocket_model
 from components.models.encoding import build_encoder
-from components.models.pocket import pocket_model
 from components.models.quiet import without_progress_bars
 from components.models.source import DTYPES, backbone_fingerprint, model_source
 

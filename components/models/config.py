@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from components.errors import ConfigError
-from components.options import Count, check_options
+from components.core.errors import ConfigError
+from components.core.options import Count, check_options
 
 VisionLayer = Literal["block4", "block10", "final"]
 

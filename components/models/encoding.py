@@ -16,14 +16,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
+from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE, Example
-from components.data.pictures import open_image
+from components.data.formats.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
-from components.errors import ConfigError, DataError
-from components.models import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
 from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
-from components.models.pocket import pocket_processor
+from components.models.embedded import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
+from components.models.embedded.pocket import pocket_processor
 from components.models.source import model_source
 from components.models.templates import Choice, Said, choose_template
 from components.models.user_text import TextTokenizer

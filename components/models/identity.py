@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from components.errors import ConfigError
-from components.machine import cache_dir
+from components.core.errors import ConfigError
+from components.core.machine import cache_dir
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 # Fields that say how a directory was written or is to be loaded, not what it is.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 MEMO_TEXTS = 100_000  # bound of the memo: 150 MB at 384 dimensions
 MAX_TOKENS = 256  # instructions are short; sentence-transformers' models were trained with at most this many

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.models.config import BackboneConfig
 from components.models.identity import directory_fingerprint, local_folder
 
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def model_source(config: BackboneConfig) -> str:
     """What `from_pretrained` is given; converts `smol` into the cache at the first use."""
     if config.name == "smol":
-        from components.models.smol import smol_directory
+        from components.models.embedded.smol import smol_directory
 
         return str(smol_directory(config.vision_layer))
     path = Path(config.name).expanduser()
@@ -35,7 +35,7 @@ def model_source(config: BackboneConfig) -> str:
 def backbone_fingerprint(config: BackboneConfig) -> str:
     """SHA-256 identity of the weights and the architecture, independent of dtype; the model need not be loaded."""
     if config.name == "pocket":
-        from components.models.pocket import pocket_fingerprint
+        from components.models.embedded.pocket import pocket_fingerprint
 
         return pocket_fingerprint()
     return directory_fingerprint(model_source(config))
@@ -44,7 +44,7 @@ def backbone_fingerprint(config: BackboneConfig) -> str:
 def weight_bytes(config: BackboneConfig) -> int:
     """Memory of the frozen weights in one worker, read from the safetensors headers without loading anything."""
     if config.name == "pocket":
-        from components.models.pocket import pocket_model
+        from components.models.embedded.pocket import pocket_model
 
         count = sum(parameter.numel() for parameter in pocket_model().parameters())
         return count * DTYPES[config.dtype].itemsize

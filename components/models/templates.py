@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, cast
 from jinja2 import TemplateError
 from transformers import LlavaProcessor
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 Span = tuple[int, int]  # characters, the end not included
 

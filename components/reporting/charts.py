@@ -5,7 +5,7 @@ colours, needs no network and no `eval` (the page forbids both), and is well kep
 the page once. Considered: Bokeh (1 MB, but a canvas, which prints as pixels and no theme re-colours), Vega-Lite through
 Altair (small, but it takes a second package with a compiled renderer to write its script, and `eval` or a slower
 interpreter), matplotlib's SVG (no script, but nothing to point at on a phone). What has no axis is a table here
-(components/reporting/heat.py), and every chart's numbers stand in one below it.
+(components/reporting/heatmap_table.py), and every chart's numbers stand in one below it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from components.evaluation.decomposition import SPLITS
-from components.evaluation.spread import Spread
+from components.evaluation.forgetting import SPLITS
 from components.reporting.curves import Curves
+from components.statistics.mean_std import Spread
 
 # Told apart from white and from the dark page by 3 : 1 or more; repeated with another dash.
 COLOURS = ("#0072b2", "#c4520a", "#008a64", "#b0568f", "#957000", "#7b61d6", "#6b7785")

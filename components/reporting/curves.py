@@ -1,6 +1,6 @@
 """Scores over the stream with their intervals: each task's, and the average of the tasks learned so far.
 
-An interval is 95 % over test rows, and over seeds too where a line has several (components/evaluation/statistics.py).
+An interval is 95 % over test rows, and over seeds too where a line has several (components/statistics/intervals.py).
 A point whose test rows were not kept has none.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.contributions import Contributions, Draw, ItemScores
-from components.evaluation.statistics import Interval, over_both, over_rows
-from components.recorded import FinishedRun
+from components.runs.results import FinishedRun
+from components.statistics.contributions import Contributions, Draw, ItemScores
+from components.statistics.intervals import Interval, over_both, over_rows
 
 AVERAGE = "average of the tasks learned so far"
 

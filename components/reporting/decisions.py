@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from components.evaluation.decisions import Served
 from components.methods.base import Json
-from components.recorded import FinishedRun
 from components.reporting.facts import Groups
+from components.runs.results import FinishedRun
 
 Line = list[str]
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from components.evaluation.decomposition import SPLITS, split_if_known
+from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.spread import Spread
-from components.recorded import FinishedRun, TaskFacts, task_facts
+from components.runs.results import FinishedRun, TaskFacts, task_facts
+from components.statistics.mean_std import Spread
 from components.training.config import chosen_on_test, flatten
 
 PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did

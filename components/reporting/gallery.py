@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from components.core.errors import ConfigError
+from components.data.quality.thumbnails import Album, Thumbnail
 from components.data.tasks import TaskStream
-from components.data.thumbnails import Album, Thumbnail
-from components.errors import ConfigError
-from components.recorded import FinishedRun
 from components.reporting.replies import LostRow, Reply, lost_rows
+from components.runs.results import FinishedRun
 
 CARDS = 60
 PICTURE_ROOM = 1_500_000  # characters of all pictures together

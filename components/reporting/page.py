@@ -1,7 +1,7 @@
 """Finished runs as one HTML page in one file, the charts' script included; nothing is loaded from elsewhere.
 
 Texts come from models and data that nobody has checked: they are escaped and cut, pictures are copies that
-components/data/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it names, and
+components/data/quality/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it names, and
 to fetch nothing. Without scripts, all tables and the gallery are there; only charts and filters are not.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from components.data.report_page import PAGES, page_environment
+from components.data.quality.report_page import PAGES, page_environment
 from components.data.tasks import TaskStream
-from components.evaluation.decomposition import SPLITS
+from components.evaluation.forgetting import SPLITS
 from components.reporting.charts import Chart, curve_chart, looks, split_chart
 from components.reporting.curves import Curves, curves
 from components.reporting.decisions import decision_tables
@@ -34,10 +34,10 @@ from components.reporting.facts import (
     stream_title,
 )
 from components.reporting.gallery import Gallery, gallery
-from components.reporting.glance import glance
-from components.reporting.heat import HeatMap, heat_css, score_map
+from components.reporting.heatmap_table import HeatMap, heat_css, score_map
 from components.reporting.replies import KINDS, UNTOLD, Reply, row_scores
 from components.reporting.routing import routing
+from components.reporting.summary import glance
 
 _FOLDER = Path(__file__).with_name("pages")
 SECTIONS = {

@@ -2,7 +2,7 @@
 
 A row is *right* from a score of 0.5 on, ANLS's own threshold; it is lost when it was right just after its task was
 learned and is not after the last task. Why, told by other readings of the last reply, as forgetting is split in
-components/evaluation/decomposition.py: with the task known at test the row is right (routing error) or not (weight
+components/evaluation/forgetting.py: with the task known at test the row is right (routing error) or not (weight
 drift); the answer inside a reply of the wrong form is right (format) or not (knowledge).
 """
 
@@ -16,8 +16,8 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.errors import ConfigError
-from components.recorded import FinishedRun, ItemScores
+from components.core.errors import ConfigError
+from components.runs.results import FinishedRun, ItemScores
 
 RIGHT = 0.5
 KINDS = ("routing error", "weight drift", "format", "knowledge")

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.recorded import FinishedRun
-from components.reporting.heat import HeatMap, share_map
+from components.reporting.heatmap_table import HeatMap, share_map
 from components.reporting.replies import RIGHT, Reply
+from components.runs.results import FinishedRun
 
 SLOTS = 16  # shown of one run, those that served most; the others stand together
 OTHERS = "others"

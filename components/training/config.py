@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from components.core.errors import ConfigError
+from components.core.machine import usable_cpus
+from components.core.naming import without_secrets
+from components.core.options import Count, CountOrZero, NonNegative, check_options
 from components.data.streams import StreamConfig
-from components.errors import ConfigError
-from components.machine import usable_cpus
 from components.methods import method_config
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
-from components.options import Count, CountOrZero, NonNegative, check_options
-from components.run_facts import without_secrets
-from components.tracking_config import TrackingConfig
+from components.tracking.config import TrackingConfig
 from components.training.engine import OptimizerConfig
 from components.training.run_folder import require_id
 

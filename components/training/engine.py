@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from components.core.options import NonNegative, Positive, Share, ShareBelowOne, check_options
+from components.core.runtime import quick_imports
 from components.data.batch import Batch
 from components.methods.base import Selection
-from components.options import NonNegative, Positive, Share, ShareBelowOne, check_options
-from components.starting import quick_imports
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs

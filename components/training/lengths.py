@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from components.core.errors import DataError
+from components.core.fingerprint import code_fingerprint
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
 from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
-from components.errors import DataError
-from components.evaluation.scorers import score
-from components.fingerprint import code_fingerprint
+from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.identity import cache_dir, local_folder, write_atomically
 from components.models.source import model_source
-from components.training.loading import encoder_for
+from components.training.streaming import encoder_for
 
 if TYPE_CHECKING:
     from components.models.encoding import Encoder

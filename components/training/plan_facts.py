@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from components.core.naming import without_secrets
 from components.models.source import weight_bytes
-from components.run_facts import without_secrets
-from components.tracking_config import tracking_source
-from components.training.launch import Plan
+from components.tracking.config import tracking_source
+from components.training.driver import Plan
 
 
 def plan_facts(plan: Plan) -> dict[str, str]:

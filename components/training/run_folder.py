@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 LOCK_FILE = ".lock"
 MAX_ID_BYTES = 200  # file systems allow 255; the rest is for what our own files append

@@ -31,11 +31,11 @@ from ray.util.annotations import RayDeprecationWarning
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from components.core.errors import DataError
+from components.core.runtime import quick_imports
 from components.data.rows import Row, Split
-from components.errors import DataError
 from components.models.config import BackboneConfig
 from components.models.source import model_source
-from components.starting import quick_imports
 
 ENCODE_ROWS = 16  # pictures per forward pass of the tower
 STALE_SECONDS = 24 * 3600  # a partial file of another machine that is older than this belongs to nobody
@@ -93,8 +93,8 @@ def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     with quick_imports():
         from transformers import AutoConfig
 
+        from components.models.embedded.pocket import pocket_model
         from components.models.encoding import build_encoder
-        from components.models.pocket import pocket_model
 
     encoder = build_encoder(backbone)
     pocket = backbone.name == "pocket"

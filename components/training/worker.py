@@ -17,24 +17,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from components.core.errors import ConfigError
+from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
 from components.data.tasks import Task
-from components.errors import ConfigError
-from components.events import Event, Note, StepDone, TaskStarted
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
+from components.training.checkpointing import Cursor, Progress, method_state
+from components.training.dataloader import Feed
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
-from components.training.feed import Feed
-from components.training.lessons import Lesson
-from components.training.loading import encoder_for
-from components.training.progress import Cursor, Progress, method_state
-from components.training.scoring import Row, RowScorer
-from components.training.shared_tasks import SharedTask
+from components.training.entry import WorkerPlan
+from components.training.evaluate import Row, RowScorer
+from components.training.schedule import Lesson
 from components.training.stopping import StopAsked, asked_to_stop
-from components.training.suites import SuiteScorer
-from components.training.worker_plan import WorkerPlan
+from components.training.streaming import encoder_for
+from components.training.suite_evaluation import SuiteScorer
+from components.training.task_cache import SharedTask
 
 
 def train_stream(plan: WorkerPlan, feed: Feed) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 
 Mode = Literal["max", "min"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.evaluation.spread import Spread
+from components.statistics.mean_std import Spread
 from components.tuning.objective import DIRECTIONS, Objective, pareto_front
 from components.tuning.space import Values, without
 from components.tuning.trials import Figures, Trial

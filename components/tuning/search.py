@@ -13,10 +13,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from components.errors import ConfigError
-from components.machine import usable_cpus
+from components.core.errors import ConfigError
+from components.core.machine import usable_cpus
 from components.training.config import ClusterConfig
-from components.training.launch import FINISHED_FILE, ray_session, user_error
+from components.training.driver import FINISHED_FILE, ray_session, user_error
 from components.training.stopping import ask_to_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain

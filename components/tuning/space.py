@@ -26,7 +26,7 @@ import numpy as np
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.training.config import RunConfig
 
 Value = None | bool | int | float | str | tuple["Value", ...]

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from components.errors import StreamStopped
+from components.core.errors import StreamStopped
+from components.core.events import Event, RowScored, StepDone, TaskStarted
 from components.evaluation.matrix import ScoreMatrix
-from components.events import Event, RowScored, StepDone, TaskStarted
-from components.recording import recorded_as, run_and_record
+from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
-from components.training.launch import FINISHED_FILE, finished_result, learned_in, plan_stream, write_json
-from components.training.scoring import MATRIX_FILE
+from components.training.driver import FINISHED_FILE, finished_result, learned_in, plan_stream, write_json
+from components.training.evaluate import MATRIX_FILE
 from components.training.stopping import asked_to_stop
 from components.tuning.space import Values, configured, plain, trial_name
 

@@ -47,9 +47,9 @@ from contestants import (
     our_step,
 )
 
+from components.core.machine import usable_cpus
 from components.data.batch import Example
-from components.evaluation.generate import answer
-from components.machine import usable_cpus
+from components.evaluation.generation import answer
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.moelora import MoeLoraConfig

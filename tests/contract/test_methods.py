@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_tasks import Toy, attached, fresh_backbone, learn, logits, survey, tiny_config
 
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
 from components.methods import method_config
 from components.methods.base import MethodState
 from components.methods.continual_llava import ContinualLlavaConfig
@@ -116,7 +116,7 @@ def test_state_rebuilds_the_same_model(name: str, toys: list[Toy], tmp_path: Pat
 
 @training_methods
 def test_a_task_is_learned_without_knowing_what_will_come(name: str, toys: list[Toy]) -> None:
-    """Runs that differ in later tasks only may share the earlier ones: see training/shared_tasks.py."""
+    """Runs that differ in later tasks only may share the earlier ones: see training/task_cache.py."""
     states: list[MethodState] = []
     for future in (toys[1].info.instructions, ["Name the capital.", "Count."]):
         backbone = fresh_backbone()

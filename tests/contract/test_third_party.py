@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods import METHODS, method_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,9 +17,9 @@ from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.streams import StreamConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.tracking_config import TrackingConfig
+from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
-from components.training.launch import plan_stream, ray_session, run_stream
+from components.training.driver import plan_stream, ray_session, run_stream
 from pipelines.presets import pocket
 
 TREES = {

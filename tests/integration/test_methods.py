@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ConfigError
-from components.events import Event, RowScored, StepDone
+from components.core.errors import ConfigError
+from components.core.events import Event, RowScored, StepDone
 from components.methods import METHODS
 from components.training.config import ClusterConfig, RunConfig
-from components.training.launch import plan_stream, ray_session, run_stream
+from components.training.driver import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
 # Each takes another way through the loop: one lesson for all tasks, a survey before the engine.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 from local_servers import free_ports, wait_until_it_answers
 
-from components.events import RowScored
-from components.mlflow_view import LOCAL_UI
-from components.sweep_tracking import open_sweep_tracker
-from components.tracking import TrackingConfig, open_tracker, tracking_uri
+from components.core.events import RowScored
+from components.tracking.charts import LOCAL_UI
+from components.tracking.store import TrackingConfig, open_tracker, tracking_uri
+from components.tracking.sweep import open_sweep_tracker
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

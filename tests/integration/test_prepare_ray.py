@@ -9,11 +9,11 @@ import benchmark_trees as trees
 import pytest
 
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.importing import import_stream, read_stream_file
-from components.data.in_order import ONE_BY_ONE, InOrder
-from components.data.on_ray import ray_cluster
+from components.data.formats.importing import import_stream, read_stream_file
+from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.ray_map import ray_cluster
 from components.data.prepared import open_prepared
-from components.data.reports import ImportReport
+from components.data.quality.report import ImportReport
 
 STREAM = """name = "mine"
 [[task]]

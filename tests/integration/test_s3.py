@@ -16,9 +16,9 @@ from benchmark_trees import picture, talk
 from local_servers import free_ports, wait_until_it_answers
 from pyarrow import fs
 
-from components.data.importing import import_stream, read_stream_file
+from components.core.errors import DataError
+from components.data.formats.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
-from components.errors import DataError
 
 SERVER = shutil.which("moto_server")
 NAMES = ("a.png", "b.png")

@@ -13,9 +13,9 @@ import torch
 
 from components.data.batch import collate
 from components.data.rows import Row, Turn
-from components.models import smol
 from components.models.backbone import ATTENTION_OUTPUT, load_backbone
 from components.models.config import BackboneConfig
+from components.models.embedded import smol
 from components.models.encoding import build_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def question(text: str) -> Row:
 def assembled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that two processes filled at the same time; both must succeed and leave one whole folder."""
     cache = tmp_path_factory.mktemp("cache")
-    code = "from components.models.smol import smol_directory; print(smol_directory('block4'))"
+    code = "from components.models.embedded.smol import smol_directory; print(smol_directory('block4'))"
     environment = {**os.environ, "LITTORAL_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     both = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)

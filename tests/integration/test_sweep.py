@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from components.data.streams import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.continual_llava import ContinualLlavaConfig
-from components.tracking_config import TrackingConfig
+from components.tracking.config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
-from components.training.launch import ray_session
+from components.training.driver import ray_session
 from components.tuning.objective import parse_objective
 from components.tuning.search import Search, run_trials
 from components.tuning.space import parse_axis, points

@@ -14,7 +14,7 @@ from components.data.streams import StreamConfig
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig
-from components.training.launch import Plan, plan_stream, rows_reached
+from components.training.driver import Plan, plan_stream, rows_reached
 from components.training.worker import lesson_instructions
 
 TASKS = ("iconqa", "chartqa")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods import METHODS
-from pipelines.command import parse
+from pipelines.cli import parse
 from pipelines.presets import DEFAULT_PRESET, PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]

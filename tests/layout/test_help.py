@@ -13,15 +13,15 @@ import pytest
 import tyro
 
 from components.methods import METHODS
-from pipelines.command import Command
+from pipelines.cli import Command
 from pipelines.judge import Judgement
 from pipelines.methods import Methods
 from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, preset
-from pipelines.projector import ProjectorRun
 from pipelines.report import Report
 from pipelines.rescore import Rescore
 from pipelines.sweep import SweepCommand
+from pipelines.train_projector import ProjectorRun
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = preset(DEFAULT_PRESET)

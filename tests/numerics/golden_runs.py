@@ -31,8 +31,8 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig, TrainingConfig
 from components.training.engine import TorchEngine, mean_over_workers
-from components.training.lessons import Lesson, plan_lessons
-from components.training.loading import Loader, Slice, encoder_for, examples, plan_windows, stretches_of
+from components.training.schedule import Lesson, plan_lessons
+from components.training.streaming import Loader, Slice, encoder_for, examples, plan_windows, stretches_of
 
 METHODS = ("continual_llava", "lcia")
 FOLDER = Path(__file__).parent / "golden"

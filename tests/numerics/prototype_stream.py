@@ -13,7 +13,7 @@ from torch import Tensor
 from components.adapters.low_rank import BankedLinear
 from components.data.batch import Batch
 from components.methods.base import TaskInfo
-from components.methods.prototypes import PrototypeBranches, PrototypeConfig
+from components.methods.common.prototypes import PrototypeBranches, PrototypeConfig
 from components.models.backbone import Backbone
 from components.training.engine import OptimizerConfig, TorchEngine
 

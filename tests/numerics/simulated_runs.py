@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from components.evaluation.contributions import Contributions, Draw
+from components.statistics.contributions import Contributions, Draw
 
 SHARES = np.array([0.35, 0.80, 0.30, 0.45])  # right answers a task, as in the recorded runs of mini-COAST
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from small_stream import TASKS, attached, batch_of, info, learn, pocket
 
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import MethodState, TaskInfo, copy_tensors
 from components.methods.cf_router import CROSS, GRAM, CfRouter, CfRouterConfig
 from components.models.backbone import Backbone

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from components.adapters.dual_router import DualRouterLinear, TaskGates
 from components.adapters.experts import GateRecord
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import IGNORE, Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import Method, MethodState, TaskInfo
 from components.methods.cl_moe import ClMoe, ClMoeConfig, count_leaders, former_shares, task_gates, used
 from components.methods.moelora import MoeLoraConfig

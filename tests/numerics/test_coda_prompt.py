@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from components.adapters.prompts import PromptComponents, gram_distance, orthonormal_rows
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.coda_prompt import COMPONENTS, CodaPrompt, CodaPromptConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from components.core.errors import ConfigError
 from components.data.batch import Batch, collate
 from components.data.rows import Row, Turn
-from components.errors import ConfigError
 from components.methods.base import Method, TaskInfo
 from components.methods.continual_llava import CONTEXT, ContinualLlava, ContinualLlavaConfig
 from components.models.backbone import Backbone, load_backbone
@@ -231,7 +231,7 @@ def test_7_stage_one_needs_no_language_model() -> None:
     code = (
         "import sys, torch\n"
         "from components.methods.continual_llava import ContinualLlavaConfig\n"
-        "from components.methods.slot_pool import SlotPool\n"
+        "from components.methods.common.slot_pool import SlotPool\n"
         "pool = SlotPool(ContinualLlavaConfig(alignment_min_updates=30).pool_options)\n"
         "queries = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))\n"
         "pool.align(0, queries, torch.arange(9), torch.Generator().manual_seed(0))\n"

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from components.data.batch import Batch
 from components.methods.base import copy_tensors
+from components.methods.common.prototypes import PrototypeBranches
 from components.methods.disco import DiscoConfig
-from components.methods.prototypes import PrototypeBranches
 from components.models.backbone import Backbone
 
 TINY = DiscoConfig(rank=4, alpha=8.0, sentence_encoder="hash")

@@ -10,7 +10,7 @@ from prompt_tasks import SUBJECTS, answers_one_by_one, cosine, learn, prompt_bat
 from transformers import DynamicCache
 
 from components.adapters.prompts import GeneralAndExpertPrefixes
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.dual_prompt import PREFIXES, DualPrompt, DualPromptConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

@@ -9,7 +9,7 @@ import torch
 from small_stream import attached, batch_of, info, learn, pocket, train
 from torch import Tensor
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.base import MethodState, copy_tensors
 from components.methods.eproj import ANCHOR, EProj, EProjConfig
 from components.models.backbone import Backbone

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from components.adapters.penalties import PenaltySum, QuadraticPenalty
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import IGNORE, Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import Method, MethodState
 from components.methods.ewc import PENALTY, Ewc, EwcConfig
 from components.methods.sequential_lora import SequentialLoraConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluation.forecast import PastRun, distinct, forecast
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
+from components.statistics.forecast import PastRun, distinct, forecast
 
 NAMES = ["a", "b", "c", "d"]
 

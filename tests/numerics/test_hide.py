@@ -27,11 +27,11 @@ from prototype_stream import (
 from small_stream import attached, pocket
 from torch import Tensor
 
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import MethodState, copy_tensors
+from components.methods.common.prototypes import PrototypeBranches
 from components.methods.hide import Hide, HideConfig
-from components.methods.prototypes import PrototypeBranches
 from components.models.backbone import Backbone
 from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
 

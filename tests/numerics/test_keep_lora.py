@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from components.adapters.low_rank import BankedLinear
 from components.adapters.projected import leading_directions
 from components.adapters.weight_gradients import WeightGradients
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import MethodConfig, MethodState
 from components.methods.keep_lora import BASIS, KeepLora, KeepLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig

@@ -10,7 +10,7 @@ from prompt_tasks import SUBJECTS, answers_one_by_one, cosine, learn, prompt_bat
 from torch.nn import functional as F
 
 from components.adapters.prompts import PromptPool
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.l2p import COUNTS, L2P, L2PConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

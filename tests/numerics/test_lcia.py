@@ -10,11 +10,11 @@ from functools import partial
 import pytest
 import torch
 
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import Batch, collate
 from components.data.rows import Row, Turn
-from components.errors import CheckpointError, ConfigError
-from components.methods.balance import BalancedAverage
 from components.methods.base import MethodState, TaskInfo, load_parameters
+from components.methods.common.balance import BalancedAverage
 from components.methods.lcia import Lcia, LciaConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

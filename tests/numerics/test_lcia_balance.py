@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.errors import CheckpointError
-from components.methods.balance import Balance, BalancedAverage
+from components.core.errors import CheckpointError
+from components.methods.common.balance import Balance, BalancedAverage
 from components.methods.lcia import LciaConfig
 
 CODE = LciaConfig(ema_start="task_start").balance_options

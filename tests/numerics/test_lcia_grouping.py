@@ -9,10 +9,10 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from components.errors import CheckpointError
-from components.methods.codebook import Codebook, CodebookOptions, compared_text
+from components.core.errors import CheckpointError
+from components.methods.common.codebook import Codebook, CodebookOptions, compared_text
+from components.methods.common.tfidf import PairwiseTfidf
 from components.methods.lcia import LciaConfig
-from components.methods.tfidf import PairwiseTfidf
 
 # LLaVA-1.5's answer-format requests, as CoIN's original instructions use them
 LETTER = "Answer with the option's letter from the given choices directly."

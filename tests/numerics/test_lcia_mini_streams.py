@@ -18,7 +18,7 @@ from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import TaskStream
 from components.methods.base import TaskInfo
-from components.methods.codebook import Codebook
+from components.methods.common.codebook import Codebook
 from components.methods.lcia import LciaConfig
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig

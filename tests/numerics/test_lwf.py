@@ -12,7 +12,7 @@ import torch
 from scipy.special import rel_entr, softmax
 from small_stream import attached, batch_of, info, learn, pocket, task_loss, train
 
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import copy_tensors
 from components.methods.lwf import TEACHER, Lwf, LwfConfig, softened_kl
 from components.methods.sequential_lora import SequentialLoraConfig

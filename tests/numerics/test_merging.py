@@ -19,8 +19,8 @@ from components.adapters.dense_increment import (
     trim,
 )
 from components.adapters.low_rank import seeded_generator
+from components.core.errors import ConfigError
 from components.data.batch import Batch
-from components.errors import ConfigError
 from components.methods.base import MethodState, copy_tensors
 from components.methods.merging import MERGED, Merging, MergingConfig
 from components.models.backbone import Backbone

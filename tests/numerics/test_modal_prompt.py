@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.adapters.task_prompts import PrototypeHead
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.base import copy_tensors
 from components.methods.modal_prompt import STEP, ModalPrompt, ModalPromptConfig
 from components.models.backbone import Backbone

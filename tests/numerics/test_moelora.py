@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.experts import ExpertLinear, GateRecord, bernoulli_places
+from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch
-from components.errors import ConfigError
 from components.methods.base import Loss, Method, TaskInfo
 from components.methods.moelora import MoeLora, MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig

@@ -11,7 +11,7 @@ from small_stream import attached, batch_of, info, learn, pocket, train
 from torch import nn
 
 from components.adapters.penalties import NormPenalty, OverlapPenalty
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import MethodState, copy_tensors
 from components.methods.o_lora import NORM, OVERLAP, OLora, OLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig

@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from simulated_runs import SHARES, final_averages, true_average
 
-from components.evaluation.contributions import Contributions, Draw
 from components.evaluation.matrix_rows import MatrixError
-from components.evaluation.paired import (
+from components.statistics.contributions import Contributions, Draw
+from components.statistics.intervals import Variance, over_both, variance_of
+from components.statistics.paired import (
     Comparison,
     compare,
     effect_size,
@@ -26,7 +27,6 @@ from components.evaluation.paired import (
     short_verdict,
     verdict,
 )
-from components.evaluation.statistics import Variance, over_both, variance_of
 
 SIMULATIONS = 500
 ONLY_SEEDS = Variance(

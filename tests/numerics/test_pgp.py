@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from components.adapters.low_rank import LowRankPairs
 from components.adapters.projected import InputGrams, ProjectedPairs, grown_basis
+from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import Batch
-from components.errors import CheckpointError, ConfigError
 from components.methods.base import Method, MethodConfig, MethodState
 from components.methods.pgp import DOWN, UP, Pgp, PgpConfig
 from components.methods.sequential_lora import SequentialLoraConfig

@@ -11,7 +11,7 @@ from small_stream import attached, batch_of, learn, pocket
 from torch import Tensor, nn
 
 from components.adapters.projectors import ProjectorBank, for_pictures, inject_projectors
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.base import MethodState, copy_tensors
 from components.methods.ewc import EwcConfig
 from components.methods.individual import IndividualConfig

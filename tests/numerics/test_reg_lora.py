@@ -10,7 +10,7 @@ from small_stream import attached, batch_of, info, learn, pocket, train
 from torch import nn
 
 from components.adapters.penalties import MarkedPenalty
-from components.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import MethodState, TaskInfo, copy_tensors
 from components.methods.reg_lora import MARKS, PENALTY, RegLora, RegLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig

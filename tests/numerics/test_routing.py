@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from components.methods.common.key_selection import (
+    COSINE_FLOOR,
+    choose,
+    evenly_spaced,
+    normalize_groups,
+    orthogonal_keys,
+)
+from components.methods.common.slot_pool import SlotPool, distinct
 from components.methods.continual_llava import ContinualLlavaConfig
-from components.methods.routing import COSINE_FLOOR, choose, evenly_spaced, normalize_groups, orthogonal_keys
-from components.methods.slot_pool import SlotPool, distinct
 
 
 def clusters(num_clusters: int, per_cluster: int, *, seed: int, dim: int = 384) -> torch.Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from components.adapters.experts import GateRecord
 from components.adapters.separable import RouterInputs, SeparableLinear
+from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch
-from components.errors import ConfigError
 from components.methods.base import TaskInfo
 from components.methods.smolora import Smolora, SmoloraConfig, averaging_weights
 from components.models.backbone import Backbone, load_backbone

@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 from simulated_runs import final_averages, true_average
 
-from components.evaluation.contributions import Contributions, Draw, ScoredRun, contributions, weights_of
 from components.evaluation.matrix import ALIASES, ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
-from components.evaluation.statistics import (
+from components.runs.results import read_run, scored
+from components.statistics.contributions import Contributions, Draw, ScoredRun, contributions, weights_of
+from components.statistics.intervals import (
     Interval,
     StatisticsError,
     holm,
@@ -24,7 +25,6 @@ from components.evaluation.statistics import (
     over_seeds,
     variance_of,
 )
-from components.recorded import read_run, scored
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "mini-coast-domain").glob("*.json"))
 SIMULATIONS = 1000  # a coverage of 95 % is then measured to 0.7 points

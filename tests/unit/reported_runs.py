@@ -23,8 +23,8 @@ from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import FinishedRun, read_run, write_record
-from components.tracking_config import TrackingConfig
+from components.runs.results import FinishedRun, read_run, write_record
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 
 HOSTILE = "<script>alert(1)</script> \" onerror='x' <img src=http://example.com/a.png> {{ 7 * 7 }} </script>"

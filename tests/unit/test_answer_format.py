@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.answer_format import Form, FormRepair, form_of, obeys
-from components.evaluation.scorers import score
+from components.metrics import score
+from components.metrics.answer_format import Form, FormRepair, form_of, obeys
 
 ANIMALS = FormRepair.of([["cat"], ["black cat"], ["dog", "hound"], ["No parking"]])
 CHOICES = "What is it?\nA. A cat\nB. a dog\nC. a black cat\nAnswer with the option's letter from the given choices."

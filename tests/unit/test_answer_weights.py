@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from components.core.errors import DataError
 from components.data.batch import IGNORE, collate
 from components.data.rows import Row, Turn
-from components.errors import DataError
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.loading import ENCODED_SCHEMA, _example_of, _record_of, examples
+from components.training.streaming import ENCODED_SCHEMA, _example_of, _record_of, examples
 from tests.unit.sample_rows import picture, row
 
 

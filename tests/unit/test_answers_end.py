@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from components.data.batch import collate
-from components.evaluation.scorers import score
+from components.metrics import score
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch, collate
 from components.data.rows import Row
-from components.errors import ConfigError
 from components.models.backbone import ALL_LINEAR, ATTENTION_OUTPUT, Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder

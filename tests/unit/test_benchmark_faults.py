@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from components.core.errors import DataError
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.prepared import open_prepared
-from components.errors import DataError
 from pipelines.prepare import Prepare, main
 
 TRAIN = "ChartQA Dataset/train/train_human.json"

@@ -12,12 +12,12 @@ from pathlib import Path
 import benchmark_trees as trees
 import pytest
 
+from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.benchmarks.spec import PartSpec
 from components.data.prepared import open_prepared
 from components.data.streams import StreamConfig, open_stream
-from components.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = "ChartQA Dataset/train/train_human.json", "ChartQA Dataset/val/val_human.json"

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.core.errors import DataError
 from components.data.benchmarks.catalogue import BENCHMARKS, LETTER, SHORT
 from components.data.benchmarks.layout import answers_of
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.in_order import Threads
-from components.data.reports import ItemError
+from components.data.formats.parallel_map import Threads
+from components.data.quality.report import ItemError
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
-from components.errors import DataError
 
 Rows = dict[str, list[Row]]
 

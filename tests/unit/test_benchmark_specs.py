@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.core.errors import ConfigError
 from components.data.benchmarks.catalogue import BENCHMARKS, COIN_ORDER
-from components.data.benchmarks.choosing import choose, chosen
-from components.data.benchmarks.families import FAMILIES
 from components.data.benchmarks.raw import RawItem, question_and_answer
+from components.data.benchmarks.readers import FAMILIES
+from components.data.benchmarks.sampling import choose, chosen
 from components.data.benchmarks.spec import PartSpec, StreamSpec, held_out, rank
-from components.data.reports import FileReport, Problem
+from components.data.quality.report import FileReport, Problem
 from components.data.streams import NAMED_STREAMS
-from components.errors import ConfigError
 from components.evaluation.ledger import benchmark_of
 
 # Whoever changes what a stream holds changes its digest, and prepared copies of it stop being the same data: say so in

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import DataError
-from components.evaluation.scorers import score
-from components.evaluation.scorers.captions import MEAN, SEVEN, caption_figures, java_home, plain_tokens
-from components.evaluation.scorers.released import compat_task_figures
+from components.core.errors import DataError
+from components.metrics import score
+from components.metrics.released.captions import MEAN, SEVEN, caption_figures, java_home, plain_tokens
+from components.metrics.released.tasks import compat_task_figures
 
 # The example in aac-metrics' documentation, whose BLEU-1 and CIDEr-D are printed there: 0.4278 and 0.9614.
 REPLIES = ["a man is speaking", "rain falls"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.checkpoint import read_checkpoint, write_checkpoint
-from components.errors import CheckpointError
+from components.core.checkpoint import read_checkpoint, write_checkpoint
+from components.core.errors import CheckpointError
 
 
 @pytest.fixture

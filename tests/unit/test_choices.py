@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.scorers import score
-from components.evaluation.scorers.choices import chosen_letter, options_in
+from components.metrics import score
+from components.metrics.choice import chosen_letter, options_in
 
 LETTER = "Answer with the option's letter from the given choices directly."
 QUESTION = f"Which is it?\nA. a cat\nB. a dog\nC. a hot dog\nD. hepatitis B\n{LETTER}"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from components import recording
 from components.data.streams import StreamConfig
+from components.runs import execute as recording
 from components.training.config import RunConfig
 from pipelines import coast
-from pipelines.command import guarded, parse
+from pipelines.cli import guarded, parse
 from pipelines.presets import PRESETS
 
 
@@ -39,7 +39,7 @@ class Refusal:
 
 def test_output_that_nobody_reads_to_its_end() -> None:
     """As `coast.py --help | head -1` has it: no traceback."""
-    talks = "import sys; from pipelines.command import guarded; sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
+    talks = "import sys; from pipelines.cli import guarded; sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
     command = subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert command.stdout is not None
     assert command.stdout.readline() == "line\n"

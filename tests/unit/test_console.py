@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import rich.console
 
-from components.console import Console
-from components.evaluation.in_words import in_words
+from components.console.eta import PlannedTask, TimeLeft, duration_text
+from components.console.live import Console
+from components.core.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
+from components.evaluation.headline import in_words
 from components.evaluation.matrix import ScoreMatrix
-from components.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
-from components.time_left import PlannedTask, TimeLeft, duration_text
 
 PLAN = [
     PlannedTask(name="chartqa", train_rows=400, test_rows=100, num_updates=100),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.constraints import NAMES, Constraint, constraint, place_of, words
-from components.errors import DataError
-from components.evaluation.scorers import score
+from components.core.errors import DataError
+from components.metrics import score
+from components.metrics.constraints import NAMES, Constraint, constraint, place_of, words
 
 WORDS = st.lists(st.sampled_from(["cat", "dog", "tree", "red", "milk", "don't"]), min_size=1, max_size=8)
 TEXT = st.text(max_size=40)

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from finished_runs import STREAM, TASKS, finished
 
-from components.errors import DataError
+from components.core.errors import DataError
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import read_run, write_record
 from components.reporting.decisions import decision_tables
-from components.tracking_config import TrackingConfig
+from components.reporting.groups import grouped, named
+from components.runs.results import read_run, write_record
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
-from pipelines.report_groups import grouped, named
 
 DOC, ICON = TASKS
 DECISIONS = Decisions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluation.decomposition import split_forgetting, split_if_known
+from components.evaluation.forgetting import split_forgetting, split_if_known
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE, collate
-from components.data.pictures import open_image
-from components.errors import ConfigError, DataError
+from components.data.formats.pictures import open_image
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.llava_checkpoint import llama_like_tokenizer, write_checkpoint

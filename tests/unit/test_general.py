@@ -12,13 +12,13 @@ import rich.console
 from finished_runs import STREAM, finished
 from mlflow import MlflowClient
 
-from components.console import Console
-from components.errors import ConfigError, DataError
+from components.console.live import Console
+from components.core.errors import ConfigError, DataError
+from components.core.events import SuitesScored
 from components.evaluation.general import FORMAT, GENERAL_FILE, LABELS, GeneralScores, Kept
-from components.events import SuitesScored
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import FinishedRun, read_run, write_record
-from components.tracking import TrackingConfig, open_tracker, tracking_uri
+from components.runs.results import FinishedRun, read_run, write_record
+from components.tracking.store import TrackingConfig, open_tracker, tracking_uri
 from components.training.config import EvaluationConfig, RunConfig
 from pipelines.report import general_tables
 

@@ -9,11 +9,11 @@ import pytest
 
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import FinishedRun, TaskFacts, read_run
 from components.reporting.curves import curves
-from components.reporting.glance import below_majority, glance
+from components.reporting.groups import grouped, named
+from components.reporting.summary import below_majority, glance
+from components.runs.results import FinishedRun, TaskFacts, read_run
 from components.training.config import RunConfig
-from pipelines.report_groups import grouped, named
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results"
 MAJORITY = {"a": 20.0, "b": 30.0}

@@ -16,8 +16,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from components.errors import ConfigError
-from components.evaluation.judge import (
+from components.core.errors import ConfigError
+from components.judging.backends import JudgeConfig
+from components.judging.protocol import (
     PROMPTS,
     Exchange,
     Price,
@@ -30,7 +31,6 @@ from components.evaluation.judge import (
     prompt_text,
     total_usage,
 )
-from components.evaluation.judges import JudgeConfig
 
 CAT = Exchange(question="What is it?\nAnswer with one word.", answers=("cat", "kitten"), reply="a cat {question}")
 KEY = "the-secret-key"

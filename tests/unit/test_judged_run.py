@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from finished_runs import STREAM, TASKS, finished
 
-from components.evaluation.judge import Price, Usage, Verdict
-from components.evaluation.judges import JudgeConfig
 from components.evaluation.matrix import ScoreMatrix
+from components.judging.backends import JudgeConfig
+from components.judging.protocol import Price, Usage, Verdict
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.tracking_config import TrackingConfig
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines import judge
-from pipelines.command import guarded
+from pipelines.cli import guarded
 
 
 def reply(after: str, task: str, prediction: str) -> dict[str, object]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.items import ItemReader
-from components.data.layouts import as_llava
-from components.data.reports import ItemError
+from components.data.formats.items import ItemReader
+from components.data.formats.layouts import as_llava
+from components.data.quality.report import ItemError
 
 Pairs = list[tuple[str, str]]
 WORDS = st.text("abc XYZ?<>{}", min_size=1, max_size=12).filter(str.strip)

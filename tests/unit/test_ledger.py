@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import rich.console
 
-from components.console import Console
+from components.console.live import Console
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.evaluation.ledger import PublishedRow, benchmark_of, benchmarks, differences, published
 from components.evaluation.matrix import ALIASES, ScoreMatrix

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE
 from components.data.prepared import PreparedTask, open_prepared, write_stream_json
 from components.data.rows import Row, write_split
 from components.data.streams import StreamConfig
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import score
+from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig, TrainingConfig
-from components.training.launch import Plan, check_run_dir, claim_run_dir, plan_stream
+from components.training.driver import Plan, check_run_dir, claim_run_dir, plan_stream
 from components.training.lengths import measure_split
 from tests.unit.sample_rows import picture, row
 

@@ -8,15 +8,15 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from components.core.errors import ConfigError
 from components.data.rows import Split
 from components.data.streams import StreamConfig, open_stream, stored_rows
 from components.data.tasks import TaskStream
-from components.errors import ConfigError
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
-from components.training.lessons import plan_lessons, require_equal_passes
-from components.training.loading import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.schedule import plan_lessons, require_equal_passes
+from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 

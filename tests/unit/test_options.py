@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from components.core.errors import ConfigError
+from components.core.options import Count, Share, check_options
 from components.data.streams import StreamConfig
-from components.errors import ConfigError
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.lcia import LciaConfig
 from components.methods.merging import MergingConfig
 from components.models.config import BackboneConfig
-from components.options import Count, Share, check_options
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig, TrainingConfig
 from components.training.engine import OptimizerConfig
 

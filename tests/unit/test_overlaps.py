@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.data.overlaps import Overlap, Shared, overlaps_of, picture_hash
+from components.data.quality.overlaps import Overlap, Shared, overlaps_of, picture_hash
 from components.data.rows import Row, Turn, write_split
 from components.data.tasks import Task, TaskStream
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 from transformers.image_utils import load_image
 
-from components.data.pictures import decoded, open_image, proved
-from components.data.reports import ItemError
-from components.errors import DataError
+from components.core.errors import DataError
+from components.data.formats.pictures import decoded, open_image, proved
+from components.data.quality.report import ItemError
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
-from components import tracking_config
-from components.errors import ConfigError, TrackingError
-from components.tracking import TrackingConfig, open_tracker
-from components.tracking_config import (
+from components.core.errors import ConfigError, TrackingError
+from components.tracking.config import (
     recorded_uri,
     sqlite_path,
     sqlite_uri,
@@ -24,6 +22,8 @@ from components.tracking_config import (
     tracking_uri,
     ui_command,
 )
+from components.tracking.store import TrackingConfig, open_tracker
+from components.tracking.store import config as tracking_config
 from components.training.config import RunConfig
 
 NAMES = ["plain", "with space", "50%41", "what?", "1#2", "a%2Fb", "ü+&=;", "it's", "my runs 50%41 #1?x"]

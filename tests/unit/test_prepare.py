@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.data.importing import import_stream, read_stream_file
-from components.data.in_order import Threads
-from components.data.items import METRICS, distinct_items
-from components.data.json_items import iter_items
+from components.core.errors import ConfigError, DataError
+from components.data.formats.importing import import_stream, read_stream_file
+from components.data.formats.items import METRICS, distinct_items
+from components.data.formats.json_items import iter_items
+from components.data.formats.parallel_map import Threads
 from components.data.prepared import open_prepared
-from components.data.reports import ImportReport
+from components.data.quality.report import ImportReport
 from components.data.streams import StreamConfig, open_stream
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import SCORERS
+from components.metrics import SCORERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """name = "my-stream"

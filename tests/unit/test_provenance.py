@@ -15,11 +15,11 @@ from finished_runs import STREAM, finished
 from components.data.streams import open_stream
 from components.evaluation.majority import majority_score
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.provenance import UNKNOWN, add_session, commit_facts, made_with
-from components.recorded import TaskFacts, read_run, task_facts, write_record
-from components.tracking_config import TrackingConfig
+from components.runs.provenance import UNKNOWN, add_session, commit_facts, made_with
+from components.runs.results import TaskFacts, read_run, task_facts, write_record
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
-from pipelines.command import parse
+from pipelines.cli import parse
 from pipelines.presets import data_note
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components import ray_start
-from components.errors import ConfigError
+from components.core import ray_session as ray_start
+from components.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import COAST, COIN, MODES, RELEASED, score, score_item
-from components.evaluation.scorers.evalai import processed, soft_accuracy
-from components.evaluation.scorers.released import compat_row_score, is_caption_task
+from components.core.errors import ConfigError, DataError
+from components.metrics import COAST, COIN, MODES, RELEASED, score, score_item
+from components.metrics.released.evalai import processed, soft_accuracy
+from components.metrics.released.tasks import compat_row_score, is_caption_task
 from tests.unit import released_rules
 
 Record = dict[str, Any]
@@ -317,7 +317,7 @@ def test_unknown_names() -> None:
 
 
 def test_scoring_needs_neither_torch_nor_ray() -> None:
-    code = "import sys, components.evaluation.scorers; print({'torch', 'ray', 'transformers'} & sys.modules.keys())"
+    code = "import sys, components.metrics; print({'torch', 'ray', 'transformers'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import score, score_item
-from components.evaluation.scorers.released import compat_row_score, compat_task_figures, is_caption_task
+from components.core.errors import ConfigError, DataError
+from components.metrics import score, score_item
+from components.metrics.released.tasks import compat_row_score, compat_task_figures, is_caption_task
 from tests.unit import released_rules_too as naive
 
 Record = dict[str, Any]

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from finished_runs import STREAM, TASKS, finished
 
+from components.core.errors import ConfigError
 from components.data.streams import open_stream
-from components.errors import ConfigError
 from components.evaluation.majority import majority_score
 from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.spread import Spread
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import Cost, FinishedRun, read_run, write_record
-from components.tracking_config import TrackingConfig
+from components.runs.results import Cost, FinishedRun, read_run, write_record
+from components.statistics.mean_std import Spread
+from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig
 from pipelines.report import control_lines, group_lines, grouped, require_comparable
 

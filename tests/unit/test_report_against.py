@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from finished_runs import STREAM, TASKS, finished
 
-from components.errors import ConfigError
-from components.evaluation.contributions import contributions
-from components.evaluation.paired import compare
+from components.core.errors import ConfigError
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import FinishedRun, read_run, scored, write_record
-from components.tracking_config import TrackingConfig
+from components.reporting.comparison import against
+from components.reporting.groups import grouped, named
+from components.runs.results import FinishedRun, read_run, scored, write_record
+from components.statistics.contributions import contributions
+from components.statistics.paired import compare
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines.report import Report
-from pipelines.report_against import against
-from pipelines.report_groups import grouped, named
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "mini-coast-domain").glob("*.json"))
 Right = dict[tuple[str, str], int]  # (after, task) -> rows answered rightly, the first ones

@@ -9,10 +9,10 @@ import pytest
 from reported_runs import DOC, ICON, run_with_replies, three_runs
 
 from components.methods.moelora import MoeLoraConfig
-from components.recorded import read_run
+from components.reporting.comparison import against
+from components.reporting.html import write_html
+from components.runs.results import read_run
 from pipelines.report import table_of
-from pipelines.report_against import against
-from pipelines.report_html import write_html
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

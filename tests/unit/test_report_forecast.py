@@ -10,17 +10,17 @@ import pytest
 from finished_runs import STREAM, TASKS, finished
 from PIL import Image
 
-from components.errors import ConfigError
-from components.evaluation.calibration import outcomes
-from components.evaluation.forecast import PastRun
+from components.core.errors import ConfigError
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.joint import JointConfig
 from components.methods.replay import ReplayConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.recorded import read_run
-from components.tracking_config import TrackingConfig
+from components.reporting.forecast import forecast_table, forecasts, write_calibration
+from components.runs.results import read_run
+from components.statistics.calibration import outcomes
+from components.statistics.forecast import PastRun
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
-from pipelines.report_forecast import forecast_table, forecasts, write_calibration
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "mini-coast-domain").glob("*.json"))
 

@@ -15,25 +15,25 @@ from finished_runs import TASKS
 from plotly.offline import get_plotlyjs
 from reported_runs import DOC, HOSTILE, ICON, three_runs
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.smolora import SmoloraConfig
-from components.recorded import FinishedRun
 from components.reporting.charts import COLOURS
+from components.reporting.comparison import against
+from components.reporting.export import latex_text
 from components.reporting.facts import forgetting_parts
 from components.reporting.gallery import CARDS, PICTURE_ROOM, drawn_evenly
-from components.reporting.heat import STEPS, colours, contrast
-from components.reporting.papers import latex_text
+from components.reporting.groups import grouped, named
+from components.reporting.heatmap_table import STEPS, colours, contrast
+from components.reporting.html import write_html
 from components.reporting.replies import Reply
 from components.reporting.routing import routing
+from components.runs.results import FinishedRun
 from pipelines.report import Report, general_tables, table_of
-from pipelines.report_against import against
-from pipelines.report_groups import grouped, named
-from pipelines.report_html import write_html
 
 PAGES = {"light": "#ffffff", "dark": "#14171b"}  # backgrounds in base.css
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.data.faults import EXPLANATIONS
-from components.data.importing import import_stream, read_stream_file
-from components.data.overlaps import Leak, Overlap, Shared
+from components.data.formats.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
-from components.data.report_page import PAIRS, pairs_of, pictures_of, write_page
-from components.data.reports import FileReport, ImportReport
-from components.data.survey import SAMPLES, Spread, StreamSurvey, spread, survey
-from components.data.thumbnails import LARGEST, SIDE, Album
+from components.data.quality.checks import EXPLANATIONS
+from components.data.quality.overlaps import Leak, Overlap, Shared
+from components.data.quality.report import FileReport, ImportReport
+from components.data.quality.report_page import PAIRS, pairs_of, pictures_of, write_page
+from components.data.quality.survey import SAMPLES, Spread, StreamSurvey, spread, survey
+from components.data.quality.thumbnails import LARGEST, SIDE, Album
 
 DATA = Path(__file__).resolve().parents[2] / "components" / "data"
 HOSTILE = "<script>alert(1)</script> \" onerror='x' <img src=http://example.com/a.png> {{ 7 * 7 }}"
@@ -268,4 +268,4 @@ def _kinds(path: Path) -> set[str]:
 def test_every_kind_of_fault_is_explained() -> None:
     kinds = set().union(*(_kinds(path) for path in [*DATA.glob("*.py"), *DATA.glob("benchmarks/*.py")]))
     assert {"leaked", "no rows", "not UTF-8", "duplicate picture"} <= kinds
-    assert kinds - set(EXPLANATIONS) == set(), "say in components/data/faults.py what they mean and what to do"
+    assert kinds - set(EXPLANATIONS) == set(), "say in components/data/quality/checks.py what they mean and what to do"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.errors import ConfigError, DataError
+from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
-from components.evaluation.scorers import COIN
+from components.metrics import COIN
 from tests.unit import released_rules
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from components.errors import DataError
+from components.core.errors import DataError
 from components.evaluation.released_files import read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
-from components.evaluation.scorers.captions import SEVEN, java_home
-from components.evaluation.scorers.released import Mode
+from components.metrics.released.captions import SEVEN, java_home
+from components.metrics.released.tasks import Mode
 
 CAPTIONS = {
     "annotations": [

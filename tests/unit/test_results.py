@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.recorded import read_run
-from components.tracking_config import TrackingConfig
+from components.runs.results import read_run
+from components.tracking.config import TrackingConfig
 from pipelines.report import group_lines, grouped, markdown, require_comparable
 
 ROOT = Path(__file__).resolve().parents[2]

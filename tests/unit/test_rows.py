@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.core.errors import DataError
 from components.data.rows import Row, Split, Turn, open_split, row_from_record, row_to_record, verify_split, write_split
-from components.errors import DataError
 
 
 def _row(index: int, *, image: bytes | None = b"\x89PNG") -> Row:

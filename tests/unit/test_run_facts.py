@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.run_facts import MAX_VALUE_CHARS, flatten_params, git_commit, metric_names, without_secrets
+from components.core.naming import MAX_VALUE_CHARS, flatten_params, git_commit, metric_names, without_secrets
 
 
 @dataclass(frozen=True)

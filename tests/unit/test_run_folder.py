@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.training.config import RunConfig
 from components.training.run_folder import LOCK_FILE, MAX_ID_BYTES, id_of, require_id, sole_user
 

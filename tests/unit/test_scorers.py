@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import (
+from components.core.errors import ConfigError, DataError
+from components.metrics import (
     SCORERS,
     box_iou,
     check_answers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from components.data.seen_ids import SeenIds
+from components.data.formats.seen_ids import SeenIds
 
 
 def test_every_second_use_is_found_with_its_first_row() -> None:

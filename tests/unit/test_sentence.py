@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.models.sentence import SentenceEncoder, load_sentence_encoder
 
 TEXTS = [

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.core.errors import CheckpointError
 from components.data.streams import StreamConfig, open_stream
-from components.errors import CheckpointError
 from components.methods import METHODS
 from components.models.config import BackboneConfig
-from components.tracking_config import TrackingConfig
+from components.tracking.config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
-from components.training.lessons import plan_lessons
-from components.training.shared_tasks import SharedTask, shared_tasks
+from components.training.schedule import plan_lessons
+from components.training.task_cache import SharedTask, shared_tasks
 from pipelines.presets import pocket
 
 ORDER = ("chartqa", "iconqa", "docvqa")

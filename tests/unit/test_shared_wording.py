@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.data.mini_coast.shared_wording import WORDINGS
+from components.data.embedded.mini_coast.shared_wording import WORDINGS
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import TaskStream

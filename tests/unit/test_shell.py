@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components import shell
+from components.core import shell
 
 ROOT = Path(__file__).resolve().parents[2]
 HARD = ["my stream", "50%41 #1?x", "it's", 'a "quoted" one', "$HOME", "a;b & c", "ü", "*", "back\\slash", "", "`id`"]

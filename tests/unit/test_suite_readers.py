@@ -11,8 +11,9 @@ import pytest
 import suite_trees as trees
 from rich.console import Console
 
+from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.raw import RawItem
-from components.data.reports import NOT_STATED
+from components.data.quality.report import NOT_STATED
 from components.data.rows import Row
 from components.data.streams import StreamConfig
 from components.data.suites import catalogue
@@ -21,9 +22,8 @@ from components.data.suites.opening import open_suites
 from components.data.suites.preparing import prepare_suite
 from components.data.suites.suite import group_of, open_suite
 from components.data.tasks import TaskStream
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import check_answers, score
 from components.evaluation.suite_figures import Scored, figures
+from components.metrics import check_answers, score
 from pipelines.prepare import Prepare, main
 
 # By suite: (id, question's first line, accepted answers, metric, has a picture). By hand from the trees.

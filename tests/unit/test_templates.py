@@ -10,9 +10,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE
 from components.data.rows import IMAGE_TOKEN, Row
-from components.errors import ConfigError, DataError
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.chat_models import CHATML, LLAMA3, PLAIN, byte_tokenizer, processor, word_tokenizer, write_chat_model

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components import patience, stream_tracker
-from components.errors import ConfigError, TrackingError
+from components.core.errors import ConfigError, TrackingError
+from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
+from components.core.fingerprint import code_fingerprint
 from components.evaluation.matrix import ScoreMatrix
-from components.events import Event, Note, RowScored, StepDone, TaskStarted
-from components.fingerprint import code_fingerprint
-from components.model_registry import best_version
-from components.tracking import DatasetRecord, Tracker, TrackingConfig, open_tracker, tracking_uri, ui_command
+from components.tracking.registry import best_version
+from components.tracking.store import DatasetRecord, Tracker, TrackingConfig, open_tracker, tracking_uri, ui_command
+from components.tracking.store import retry as patience
+from components.tracking.store import tracker as stream_tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

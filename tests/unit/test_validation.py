@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.core.errors import ConfigError, DataError
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import TaskStream
-from components.errors import ConfigError, DataError
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
-from components.training.lessons import Lesson, plan_lessons
-from components.training.loading import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.schedule import Lesson, plan_lessons
+from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 PICTURES = 120

@@ -12,13 +12,13 @@ from components.data.streams import StreamConfig, write_generated_stream
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.moelora import MoeLoraConfig
 from components.models.config import BackboneConfig
-from components.recorded import FinishedRun, read_run, write_record
 from components.reporting.facts import chosen_notes, published_differences, stream_title
-from components.tracking_config import TrackingConfig
+from components.runs.results import FinishedRun, read_run, write_record
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
-from components.training.launch import check_run_dir, claim_run_dir, plan_stream
+from components.training.driver import check_run_dir, claim_run_dir, plan_stream
+from pipelines.cli import parse
 from pipelines.coast import main as coast
-from pipelines.command import parse
 from pipelines.presets import how_chosen, preset, preset_notes
 from pipelines.report import main as report
 from pipelines.sweep import SweepCommand, plan_sweep

@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.data.importing import import_stream, read_stream_file
-from components.data.items import ItemReader, distinct_items
-from components.data.json_items import iter_items
-from components.data.pictures import open_image
+from components.core.errors import ConfigError
+from components.data.formats.importing import import_stream, read_stream_file
+from components.data.formats.items import ItemReader, distinct_items
+from components.data.formats.json_items import iter_items
+from components.data.formats.pictures import open_image
 from components.data.prepared import open_prepared
-from components.data.reports import ImportReport, ItemError
+from components.data.quality.report import ImportReport, ItemError
 from components.data.rows import Row
 from components.data.suites.preparing import prepare_suite
 from components.data.suites.suite import open_suite
-from components.errors import ConfigError
 
 Item = dict[str, object]
 

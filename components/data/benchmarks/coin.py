@@ -53,7 +53,7 @@ from components.data.benchmarks.layout import find
 from components.data.benchmarks.llava_lists import list_items
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.reports import Problem
+from components.data.quality.report import Problem
 
 LICENCE = "CC BY 4.0 (lists); every picture source has its own"
 GET = "huggingface.co/datasets/Zacks-Chen/CoIN; pictures from their makers"

@@ -25,7 +25,7 @@ from pathlib import Path
 from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.reports import ItemError, Problem
+from components.data.quality.report import ItemError, Problem
 
 LICENCE = "CC BY-NC-SA 4.0"
 GET = "iconqa.github.io"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.data.reports import ItemError
-from components.errors import DataError
+from components.core.errors import DataError
+from components.data.quality.report import ItemError
 
 
 def find(root: Path, names: Iterable[str], layout: str) -> str:

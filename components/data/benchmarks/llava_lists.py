@@ -19,9 +19,9 @@ from pathlib import Path
 from components.data.benchmarks.layout import answers_of, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
 from components.data.benchmarks.spec import Side
-from components.data.items import conversation
-from components.data.json_items import iter_items
-from components.data.reports import ItemError, Problem
+from components.data.formats.items import conversation
+from components.data.formats.json_items import iter_items
+from components.data.quality.report import ItemError, Problem
 from components.data.rows import Turn
 
 _ANSWERS = ("answer_bbox", "answers", "answer", "label")

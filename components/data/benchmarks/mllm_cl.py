@@ -9,7 +9,7 @@
 **Counts**: about 60k/10k, 23k/10k, 60k/10k, 33k/8k and 60k/10k (train/test) for the domains, from memory of the
 paper: no exact size is compared. **Licence**: Apache-2.0 for the repository; each source has its own. **Metric**:
 exact match, but of MapQA the share of listed states or occurrence, and of OCR occurrence. Published figures have looser
-rules, one a script, mostly occurrence inside the reply: they are the compat reading (`evaluation/scorers/mllm.py`).
+rules, one a script, mostly occurrence inside the reply: they are the compat reading (`metrics/released/mllm.py`).
 
 **Traps**: the router and replay lists beside the task folders are not tasks. Ability tests are other benchmarks
 (OCRBench, MathVista with an LLM that extracts the answer, CV-Bench, MMT-Bench through a server), so an exact match is
@@ -25,14 +25,12 @@ from components.data.benchmarks.layout import find
 from components.data.benchmarks.llava_lists import list_items
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.reports import Problem
+from components.data.quality.report import Problem
+from components.metrics.released.mllm import CHOICE_PICTURES, FORMULA, LISTED
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
 GET = "huggingface.co/datasets/MLLM-CL/MLLM-CL"
 # What tells the kinds of rows that the released scripts score differently.
-CHOICE_PICTURES = ("AI2D", "TQA", "VQA", "SciVerse")  # science: what such pictures' names begin with; the rest is MapQA
-LISTED = "Which states"  # MapQA: a question whose answer is a list
-FORMULA = "Handwritten Mathematical Expression Recognition"  # OCRBench: the `answer_type` of formulas
 LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,APP}/ and {OCR,Math,VP,APP}_test/"
 
 

@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from components.data.benchmarks.choosing import Choice, choose, chosen
-from components.data.benchmarks.families import FAMILIES
+from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
+from components.data.benchmarks.readers import FAMILIES
 from components.data.benchmarks.repeats import RepeatedPictures
+from components.data.benchmarks.sampling import Choice, choose, chosen
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
-from components.data.in_order import ONE_BY_ONE, InOrder
-from components.data.pictures import Orientation, followed
+from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.pictures import Orientation, followed
 from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
-from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
+from components.data.quality.report import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, Split, open_split, verify_split, write_split
-from components.errors import ConfigError, DataError
 
 SIDES: tuple[Side, ...] = ("test", "train")  # test first: training rows are compared with it
 _MARK = ".whole"

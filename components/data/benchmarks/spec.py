@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from components.data.items import METRICS
-from components.errors import ConfigError
+from components.core.errors import ConfigError
+from components.data.formats.items import METRICS
 
 SPEC_FORMAT = "littoral-spec/1"
 
@@ -51,7 +51,7 @@ class TaskSpec:
 
     name: str
     family: str
-    """Which reader, a key of components.data.benchmarks.families.FAMILIES."""
+    """Which reader, a key of components.data.benchmarks.readers.FAMILIES."""
     subset: str = ""
     variant: str = ""
     train: PartSpec

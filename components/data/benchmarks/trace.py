@@ -13,7 +13,7 @@ task, but held-out parts are smaller where the source is (NumGLUE-cm's `eval` ha
 
 **Metric**: as theirs: exact match for C-STANCE, FOMC and both NumGLUE, the letter for ScienceQA, ROUGE-L for
 MeetingBank, an edit ratio for Py150 (its placeholders written out) and SARI for 20Minuten. Their scripts compare
-character by character, ScienceQA by its first one: the compat reading (`evaluation/scorers/trace.py`).
+character by character, ScienceQA by its first one: the compat reading (`metrics/released/trace.py`).
 
 **Traps**: an answer of ScienceQA is its letter, a line break and the reasons, and only the letter counts in theirs.
 The archive holds smaller variants beside, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima,
@@ -29,8 +29,8 @@ from pathlib import Path
 from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.json_items import iter_items
-from components.data.reports import Problem
+from components.data.formats.json_items import iter_items
+from components.data.quality.report import Problem
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
 GET = "the archive that github.com/BeyonderXX/TRACE links"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem
-from components.data.reports import Problem
+from components.data.quality.report import Problem
 from components.data.suites import hallusion, mathvista, mmbench, mme, mmmu, ocrvqa, pope, scienceqa, seed
 from components.data.suites.suite import Scoring
 

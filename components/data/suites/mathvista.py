@@ -23,7 +23,7 @@ from pathlib import Path
 
 from components.data.benchmarks.layout import find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.reports import ItemError, Problem
+from components.data.quality.report import ItemError, Problem
 from components.data.suites.choices import LETTERS
 from components.data.suites.suite import row_id
 from components.data.suites.tables import parquet_rows, picture_bytes, text_list

@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from components.core.errors import DataError
 from components.data.benchmarks.layout import find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.reports import ItemError, Problem
+from components.data.quality.report import ItemError, Problem
 from components.data.suites.choices import letter_index, lettered
 from components.data.suites.suite import row_id
-from components.errors import DataError
 
 LICENCE = "Apache-2.0 (annotations); pictures of their sources"
 GET = "github.com/open-compass/MMBench"

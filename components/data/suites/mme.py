@@ -30,7 +30,7 @@ from pathlib import Path
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.layout import below, find, homes
 from components.data.benchmarks.raw import RawItem, question_and_answer
-from components.data.reports import Problem
+from components.data.quality.report import Problem
 from components.data.suites.suite import row_id
 
 LICENCE = "for research; pictures not to be passed on"

@@ -25,14 +25,14 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.layout import homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.reports import ItemError, Problem
+from components.data.quality.report import ItemError, Problem
 from components.data.suites.choices import letter_index, lettered
 from components.data.suites.suite import row_id
 from components.data.suites.tables import parquet_rows, picture_bytes, text_list
-from components.errors import DataError
 
 LICENCE = "Apache-2.0; pictures of their sources"
 GET = "huggingface.co/datasets/MMMU/MMMU"

@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.layout import below, find, homes, id_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.reports import ItemError, Problem
+from components.data.quality.report import ItemError, Problem
 from components.data.suites.suite import row_id
 from components.data.suites.tables import json_file, text_list
-from components.errors import DataError
 
 LICENCE = "for research"
 GET = "ocr-vqa.github.io"

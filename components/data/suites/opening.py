@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.core.errors import ConfigError, DataError
+from components.data.embedded.mini_suites import MINI_SUITES, VERSION
 from components.data.streams import StreamConfig, data_root, listed
-from components.data.suites.mini import MINI_SUITES, VERSION
 from components.data.suites.suite import Suite, open_suite
 from components.data.tasks import TaskStream
-from components.errors import ConfigError, DataError
 
 
 def open_suites(names: Sequence[str], stream_config: StreamConfig, stream: TaskStream) -> tuple[Suite, ...]:

@@ -24,8 +24,8 @@ from pathlib import Path
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.layout import find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.json_items import iter_items
-from components.data.reports import ItemError, Problem
+from components.data.formats.json_items import iter_items
+from components.data.quality.report import ItemError, Problem
 from components.data.suites.suite import row_id
 
 LICENCE = "MIT (questions); terms of COCO (pictures)"

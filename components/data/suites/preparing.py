@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.choosing import counted, distinct
+from components.core.errors import ConfigError
 from components.data.benchmarks.raw import Place, RawItem, check_item
+from components.data.benchmarks.sampling import counted, distinct
 from components.data.benchmarks.spec import rank
-from components.data.pictures import Orientation
+from components.data.formats.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import whole_or_nothing
-from components.data.reports import FileReport, ImportReport, Problem, refused_report_path
+from components.data.quality.report import FileReport, ImportReport, Problem, refused_report_path
 from components.data.rows import Row, write_split
 from components.data.suites.catalogue import SUITES, SuiteSpec
 from components.data.suites.suite import write_suite_json
-from components.errors import ConfigError
 
 
 class _Refused(Exception):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from components.data.benchmarks.layout import below, find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.reports import Problem
+from components.data.quality.report import Problem
 from components.data.suites.choices import letter_index, lettered
 from components.data.suites.suite import row_id
 from components.data.suites.tables import json_file, json_list

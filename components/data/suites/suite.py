@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from components.core.errors import DataError
 from components.data.rows import Split, open_split, verify_split
-from components.errors import DataError
 
 SUITE_FORMAT = "littoral-suite/1"
 PICTURED = "picture"  # the group of rows that have a picture, in suites that tell

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.reports import ItemError
-from components.errors import DataError
+from components.core.errors import DataError
+from components.data.quality.report import ItemError
 
 _BATCH = 32  # rows held at a time; a picture may have megabytes
 

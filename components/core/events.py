@@ -1,0 +1,88 @@
+"""What a running stream tells the driver. Rank 0 sends events; the console and MLflow on the driver consume them.
+
+Plain frozen dataclasses: they cross process borders by cloudpickle inside one Ray cluster and are never stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskStarted:
+    index: int  # 0-based
+    task: str
+    num_samples: int  # training rows
+    num_updates: int  # optimizer updates planned for this task
+    trainable_parameters: int
+    total_parameters: int
+    start_s: float  # seconds from the previous task's end (or worker start) to the first step being ready
+    resumed_at: int = 0  # update from which a resumed task goes on
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """One optimizer update (values averaged over workers)."""
+
+    index: int
+    task: str
+    update: int  # 1-based within the task
+    num_updates: int
+    global_update: int  # 1-based within the stream
+    loss: float
+    parts: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+    samples_per_s: float
+    data_wait_s: float  # seconds this update waited for data
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProgress:
+    after: str
+    task: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowScored:
+    """A finished row of the score matrix: after `after`, over every task evaluated."""
+
+    tasks_learned: int  # 0 = zero-shot
+    after: str  # "zero-shot" or the task just learned
+    scores: dict[str, float | None]  # 0..100; every task of the stream, None where not evaluated
+    readings: dict[str, dict[str, float | None]] = field(default_factory=dict)  # see training/evaluate.py
+    well_formed: dict[str, float] | None = None  # 0..1 per evaluated task: replies in the form that was asked for
+    routing_accuracy: dict[str, float] | None  # 0..1 per evaluated task, for routed methods
+    slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot, expert or group served
+    decisions: dict[str, Any] | None = None  # decisions.json so far; None where nothing is decided
+    train_s: float
+    evaluate_s: float
+    peak_memory_bytes: int
+    predictions_path: str | None  # Parquet written for this row
+    checkpoint_path: str | None  # filled for rows after a learned task
+    samples: list[dict[str, str | float]] = field(default_factory=list)  # a few predictions to look at
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitesScored:
+    """The general suites after so many tasks; told again when a resumed stream comes by here."""
+
+    tasks_learned: int  # 0 = before any training
+    after: str  # "zero-shot" or the task just learned
+    figures: dict[str, dict[str, float]]  # by suite; "score" is 0..100
+    retention: dict[str, float]  # see evaluation/general.py; empty before the first task
+    evaluate_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something a person should read: a warning or a plain message."""
+
+    text: str
+    warning: bool = False
+
+
+Event = TaskStarted | StepDone | EvaluationProgress | RowScored | SuitesScored | Note

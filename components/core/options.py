@@ -1,0 +1,76 @@
+"""Options that state their own bounds: `rank: Count = 32`, checked whenever a configuration is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+from urllib.parse import unquote
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from components.core.errors import ConfigError
+from components.core.naming import without_secrets
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareUpToHalf = Annotated[float, Field(ge=0, le=0.5)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/.*|$)", re.DOTALL)
+
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def check_options(options: object, owner: str) -> None:
+    """Check every field of the dataclass `options` against its annotation, types and bounds both.
+
+    Nothing is converted: a text is no number. Fields that are dataclasses check themselves. Raises `ConfigError` that
+    names the first wrong field as `owner.field`.
+    """
+    for name, adapter in _adapters(type(options)).items():
+        value = getattr(options, name)
+        if isinstance(value, Path):
+            require_no_uri(value, f"{owner}.{name}")
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"].removeprefix("Input ")
+            raise ConfigError(f"{owner}.{name} is {value!r}; it {wrong}.") from error
+
+
+def require_paths(command: object) -> None:
+    """Refuse URIs in the fields of a command's dataclass that hold paths; raises `ConfigError`."""
+    for item in dataclasses.fields(command):  # type: ignore[arg-type]
+        value = getattr(command, item.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                require_no_uri(path, item.name.replace("_", "-"))
+
+
+def require_no_uri(path: Path, option: str) -> None:
+    """Raise `ConfigError` where `path`, which `option` gave, is a URI: as a path it would name a new folder here.
+
+    A `Path` has lost a slash of it: `s3://bucket/runs` arrives as `s3:/bucket/runs`.
+    """
+    found = _URI.match(str(path))
+    if found is None:
+        return
+    scheme, rest = found[1], found[2]
+    given = without_secrets(f"{scheme}:/{rest}")
+    if scheme.lower() == "file":
+        raise ConfigError(f"{option} is {given}, a URI; give the path itself, {unquote(rest)}.")
+    raise ConfigError(
+        f"{option} is {given}, a URI; give a path of this machine, such as that of a folder where it is mounted."
+    )
+
+
+@cache
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(kind, include_extras=True)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    return {name: TypeAdapter(hints[name]) for name in fields if not dataclasses.is_dataclass(hints[name])}

@@ -1,0 +1,173 @@
+"""Ray for this process: joining a cluster that answers, or starting one here, patiently and at our own niceness.
+
+What Ray would answer with a traceback, or with minutes of silence, is one sentence: settings that another job left in
+the environment (RAY_ADDRESS, RAY_TMPDIR, TMPDIR), and a machine that is too busy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import psutil
+import ray
+import ray._private.services as services
+from ray.exceptions import RayError
+
+from components.core.errors import ConfigError
+
+JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
+START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
+MIN_FREE_MIB = 64  # of Ray's folder for temporary files
+_SOCKET_BYTES = 107  # the longest path of a socket
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's
+
+
+def open_ray(address: str | None, *, num_cpus: int, **options: Any) -> None:  # Any: ray.init's own options
+    """Join the cluster at `address` (or RAY_ADDRESS); without either, start Ray here with `num_cpus` logical CPUs.
+
+    Raises:
+        ConfigError: nothing answers there within `JOIN_TIMEOUT_S`, or Ray does not start on this machine.
+    """
+    given = address or os.environ.get("RAY_ADDRESS") or "local"
+    if given == "local":
+        require_temp_dir()
+        start_ray(num_cpus=num_cpus, **options)
+        return
+    source = "was given as address" if address else "is in RAY_ADDRESS"
+    instead = "start that cluster, or give none" if address else "start that cluster, or unset RAY_ADDRESS"
+    require_answer(given, source, instead)
+    try:
+        ray.init(address=given, **options)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        raise ConfigError(f"{given} {source}, and Ray cannot join it ({reason}); {instead}.") from error
+
+
+def require_answer(given: str, source: str, instead: str) -> None:
+    """Raise `ConfigError` unless a server answers at `given`: Ray itself would try for minutes."""
+    if given == "auto":
+        return
+    parts = urlsplit(given if "://" in given else f"//{given}")
+    if parts.scheme not in ("", "ray"):
+        raise ConfigError(
+            f"{given} {source}, which is no address of a Ray cluster; give HOST:PORT of its head, such as "
+            "127.0.0.1:6379 (that of the dashboard is for `ray job` only)."
+        )
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ConfigError(f"{given} {source}, which is no address of a Ray cluster; give HOST:PORT of its head.")
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return  # it would not answer us
+    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=JOIN_TIMEOUT_S)
+        except grpc.FutureTimeoutError:
+            raise ConfigError(
+                f"{given} {source}, and no Ray cluster answers there within {JOIN_TIMEOUT_S} s; {instead} to have Ray "
+                "start here."
+            ) from None
+
+
+def require_temp_dir() -> None:
+    """Raise `ConfigError` where Ray cannot keep its temporary files: a path too long for sockets, or no room."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    folder = Path(os.environ[name] if name else "/tmp").absolute()
+    shown = f"{name} is {folder}" if name else f"{folder} is for temporary files"
+    longest = len(os.fsencode(folder)) + len(_SOCKET)
+    if longest > _SOCKET_BYTES:
+        raise ConfigError(
+            f"{shown}, {longest - _SOCKET_BYTES} bytes too long for the sockets that Ray keeps there; give a shorter "
+            "one in RAY_TMPDIR, such as /tmp."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+        free = shutil.disk_usage(folder).free >> 20
+    except OSError as error:
+        raise ConfigError(
+            f"{shown}, and Ray cannot write there ({error.strerror}); make room, or give another folder in RAY_TMPDIR."
+        ) from error
+    if free < MIN_FREE_MIB:
+        raise ConfigError(
+            f"{shown}, which has {free} MiB left, and Ray needs {MIN_FREE_MIB}; make room, or give another folder in "
+            "RAY_TMPDIR."
+        )
+
+
+def start_ray(**options: Any) -> None:  # Any: ray.init's own options
+    """Start Ray inside this process; raises `ConfigError` when its node is not up after the last of `START_WAITS_S`."""
+    # Ray adds this to the niceness of what starts it, 15 by default: beside one busy process a run would stand still.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    cause: Exception | None = None
+    for wait_s in START_WAITS_S:
+        before = set(psutil.Process().children())
+        try:
+            with _node_may_take(wait_s):
+                ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            _end_children(before)
+            if "timed out during startup" not in str(error):
+                reason = " ".join(str(error).split())[:200].rstrip(". ")
+                raise ConfigError(f"Ray does not start on this machine ({reason}).") from error
+            cause = error
+            logging.getLogger("littoral").warning("Ray was not up after %d s on this busy machine.", wait_s)
+    raise ConfigError(
+        f"Ray was not up within {START_WAITS_S[-1]} s, at the last of {len(START_WAITS_S)} tries; this machine is too "
+        "busy: give the same command again when less runs on it."
+    ) from cause
+
+
+@contextmanager
+def _node_may_take(wait_s: float) -> Iterator[None]:
+    """Ray (2.60) asks for its new node and gives up at the first refusal after 30 s; here it waits on."""
+    ask, end_s = services.get_node, time.monotonic() + wait_s
+
+    def ask_again(*arguments: Any) -> Any:  # Any: as Ray has it
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = ask_again
+    try:
+        yield
+    finally:
+        services.get_node = ask
+
+
+def _end_children(before: set[psutil.Process]) -> None:
+    """End what a failed start has left: Ray forgets those processes, and they would slow down the next start."""
+    ours = str(Path(ray.__file__).parent)
+    left: list[psutil.Process] = []
+    for child in set(psutil.Process().children()) - before:
+        try:
+            if any(ours in part for part in child.cmdline()):
+                left += [child, *child.children(recursive=True)]
+        except psutil.Error:
+            continue
+    for process in left:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(left, timeout=10)

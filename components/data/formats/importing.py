@@ -1,0 +1,264 @@
+"""A user's own stream: data that a TOML file names becomes Parquet splits, or a list of what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from components.core.errors import ConfigError, DataError
+from components.data.formats.items import METRICS, Ids, ItemReader, distinct_items
+from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.pictures import ORIENTATIONS, Orientation, followed
+from components.data.formats.sources import FORMATS, Format, Source, open_source
+from components.data.formats.storage import Location, locate, without_secrets
+from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
+from components.data.quality.report import NOT_STATED, FileReport, ImportReport, ItemError, Problem, refused_report_path
+from components.data.rows import Row, write_split
+
+RULES = 3  # how rows are read; a stream that was imported under other rules is imported again
+IDS: tuple[Ids, ...] = ("auto", "refuse", "renew")
+_REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
+_OPTIONAL = ("images", "format", "instruction")
+_EVERYWHERE = ("ids", "orientation", "licence")  # of the stream, or of one task
+_FIELDS_LISTED = 50
+Chosen = TypeVar("Chosen", bound=str)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """One `[[task]]` of a stream file, its files found."""
+
+    name: str
+    train: Source
+    test: Source
+    images: Location | None
+    metric: str
+    max_new_tokens: int
+    ids: Ids = "auto"
+    """A row whose id was used before is left out as broken (refuse) or gets a number behind "~" (renew). auto: it is
+    renewed in training data where it says something else than the earlier row, and left out otherwise."""
+    orientation: Orientation = "apply"
+    """Whether pictures are turned upright as EXIF says, or learned as they are stored."""
+    licence: str = NOT_STATED
+    """The terms of the data, for the report and the prepared splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFile:
+    """A stream file as read."""
+
+    name: str
+    tasks: tuple[TaskSource, ...]
+
+
+def read_stream_file(path: Path) -> StreamFile:
+    """Read and check a stream's TOML; raises `ConfigError` naming the task and the field, `DataError` for files."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The stream file {path} cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The stream file {path} is not TOML ({error}).") from error
+    _check_keys(table, ("name", "task", *_EVERYWHERE), f"The stream file {path}")
+    name, tasks = table.get("name"), table.get("task")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f'The stream file {path} needs the field "name": letters, digits, ".", "_" and "-".')
+    if not isinstance(tasks, list) or not tasks:
+        raise ConfigError(f"The stream file {path} names no task; add at least one [[task]].")
+    shared = {key: table[key] for key in _EVERYWHERE if key in table}
+    sources = tuple(_task_source(path, index, task, shared) for index, task in enumerate(tasks, start=1))
+    doubled = [task for task, times in Counter(source.name for source in sources).items() if times > 1]
+    if doubled:
+        raise ConfigError(f"The stream file {path} names the task {doubled[0]} twice; give each task its own name.")
+    return StreamFile(name=name, tasks=sources)
+
+
+def _check_keys(table: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{where} has the unknown field {key!r}; allowed are {', '.join(allowed)}.{hint}")
+
+
+def _task_source(path: Path, index: int, table: object, shared: Mapping[str, object]) -> TaskSource:
+    if not isinstance(table, dict):
+        raise ConfigError(f"The stream file {path} must write its tasks as [[task]] tables.")
+    given = table.get("name")
+    where = f"The task {given!r} in {path}" if given else f"Task {index} in {path}"
+    _check_keys(table, (*_REQUIRED, *_OPTIONAL, *_EVERYWHERE), where)
+    for key in _REQUIRED:
+        if key not in table:
+            raise ConfigError(f"{where} lacks the field {key!r}; each [[task]] needs {', '.join(_REQUIRED)}.")
+    texts = _texts({**shared, **table}, where)
+    if not _NAME.fullmatch(texts["name"]):
+        raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only.')
+    if texts["metric"] not in METRICS:
+        raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(METRICS)}.")
+    tokens = table["max_new_tokens"]
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise ConfigError(f"{where} has max_new_tokens = {tokens!r}; it must be a whole number above 0.")
+    base = path.absolute().parent
+    images = locate(texts["images"], base) if "images" in texts else None
+    if images is not None and not images.is_dir():
+        raise DataError(
+            f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is no folder."
+        )
+    return TaskSource(
+        name=texts["name"],
+        train=_source(texts, "train", base, where),
+        test=_source(texts, "test", base, where),
+        images=images,
+        metric=texts["metric"],
+        max_new_tokens=tokens,
+        ids=_choice(texts, "ids", IDS, where),
+        orientation=_choice(texts, "orientation", ORIENTATIONS, where),
+        licence=texts.get("licence", NOT_STATED),
+    )
+
+
+def _choice(texts: Mapping[str, str], key: str, allowed: tuple[Chosen, ...], where: str) -> Chosen:
+    """One of the allowed words; the first is the default."""
+    found = next((word for word in allowed if word == texts.get(key, allowed[0])), None)
+    if found is None:
+        raise ConfigError(f"{where} has {key} = {texts[key]!r}; allowed are {', '.join(map(str, allowed))}.")
+    return found
+
+
+def _texts(table: Mapping[str, object], where: str) -> dict[str, str]:
+    """The fields of a task that are texts."""
+    texts: dict[str, str] = {}
+    for key in ("name", "train", "test", "metric", *_OPTIONAL, *_EVERYWHERE):
+        value = table.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where} has {key} = {value!r}; it must be a text.")
+        texts[key] = value
+    return texts
+
+
+def _source(texts: Mapping[str, str], key: str, base: Path, where: str) -> Source:
+    given: Format | None = next((name for name in FORMATS if name == texts.get("format")), None)
+    if "format" in texts and given is None:
+        raise ConfigError(f"{where} has the unknown format {texts['format']!r}; allowed are {', '.join(FORMATS)}.")
+    try:
+        return open_source(locate(texts[key], base), key, given=given, instruction=texts.get("instruction"))
+    except DataError as error:
+        raise DataError(f"{where} names {key} = {without_secrets(texts[key])!r}, but: {error}") from error
+
+
+class _Refused(Exception):
+    """Leaves `whole_or_nothing` without a result."""
+
+
+def import_stream(
+    stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: InOrder = ONE_BY_ONE
+) -> ImportReport:
+    """Write `stream` to `out_dir`, leaving out broken rows, unless their share in any file exceeds `max_broken`.
+
+    Every file is read to its end either way, so that the report is complete. Refused: nothing is written but
+    `<out_dir>.report.json`. Otherwise the report lies in `out_dir`/report.json. `in_order` opens the pictures.
+    """
+    if not 0 <= max_broken < 1:
+        raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
+    followed.cache_clear()
+    files: list[FileReport] = []
+    refused: str | None = None
+    try:
+        with whole_or_nothing(out_dir) as partial:
+            for task in stream.tasks:
+                for split, source in (("train", task.train), ("test", task.test)):
+                    report = FileReport(task=task.name, split=split, file=source.shown, licence=task.licence)
+                    files.append(report)
+                    card: dict[str, object] = {
+                        "name": task.name,
+                        "file": source.name,
+                        "metric": task.metric,
+                        "licence": task.licence,
+                        "pictures": report.pictures,  # written when all are counted
+                    }
+                    rows = _rows(task, split, source, report, in_order)
+                    write_split(rows, partial / task.name / split, task=task.name, split=split, card=card)
+            refused = _refusal(files, max_broken)
+            report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
+            if refused is not None:
+                raise _Refused
+            prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
+            write_stream_json(partial, stream.name, prepared)
+            report.write(partial / "report.json")
+            return report
+    except _Refused:
+        report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
+        report.write(refused_report_path(out_dir))
+        return report
+
+
+def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_order: InOrder) -> Iterator[Row]:
+    reader = ItemReader(
+        task=task.name,
+        split=split,
+        metric=task.metric,
+        image_root=task.images,
+        source=source.name,
+        orientation=task.orientation,
+    )
+    reading = source.read()
+
+    def renewed() -> None:
+        report.repeated_ids += 1
+
+    ids = "refuse" if task.ids == "auto" and split == "test" else task.ids  # predictions are joined by id
+    items = distinct_items(reading.items(), reading.place_in_words, ids=ids, renewed=renewed)
+    for read in in_order(reader.read, items):
+        report.rows += 1
+        file, row = reading.place(read.number)
+        if isinstance(read.found, ItemError):
+            report.leave_out(Problem(kind=read.found.kind, file=file, row=row, detail=read.found.detail))
+            if read.found.rest_lost:
+                report.cut = file
+            continue
+        report.kept += 1
+        report.with_image += read.found.image is not None
+        _count(report.fields, read.unread)
+        report.pictures.update(read.picture)
+        if "grey assumed" in read.picture:
+            detail = "the picture does not declare the range of its grey values, so one was assumed"
+            report.note(Problem(kind="grey assumed", file=file, row=row, detail=detail))
+        yield read.found
+    for number, detail in reading.remarks:
+        file, row = reading.place(number)
+        report.note(Problem(kind="lists joined", file=file, row=row, detail=detail))
+    for name in reading.unread():
+        report.fields[name] = report.kept
+    if report.rows == 0:
+        report.add("no rows", None, "the file holds no rows")
+
+
+def _count(fields: Counter[str], names: Iterable[str]) -> None:
+    """Count the fields of one row; names that differ from row to row count as one."""
+    for name in names:
+        fields[name if name in fields or len(fields) < _FIELDS_LISTED else "others"] += 1
+
+
+def _refusal(files: list[FileReport], max_broken: float) -> str | None:
+    """Why nothing may be written, or None: a file that breaks off, or the one with the largest share of broken rows."""
+    for file in files:
+        if file.cut:
+            last = next(problem for problem in reversed(file.problems) if problem.file == file.cut)
+            return f"{last}; how many rows follow is not known, so repair it first"
+    worst = max(files, key=lambda report: report.broken_share)
+    if worst.kept and worst.broken_share <= max_broken:
+        return None
+    first = next(problem for problem in worst.problems if problem.kind in worst.counts)
+    row = f"row {first.row}: " if first.row is not None else ""
+    place = row if first.file == worst.file else f"{first.file} {row}"
+    broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"
+    return f"{broken} ({worst.broken_share:.1%}, allowed {max_broken:.1%}); the first: {place}{first.detail}"

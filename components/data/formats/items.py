@@ -1,0 +1,282 @@
+"""Items of instruction data, each checked and turned into a `Row`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from components.core.errors import DataError
+from components.data.formats.json_items import Numbered
+from components.data.formats.layouts import Item, as_llava, turn_weight, unread
+from components.data.formats.pictures import Orientation, Picture, picture_of, proved
+from components.data.formats.seen_ids import SeenIds
+from components.data.formats.storage import Location
+from components.data.quality.report import ItemError
+from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.metrics.constraints import constraint
+
+# The keys of evaluation's SCORERS; a test compares.
+METRICS = (
+    "exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints", "number", "contains", "formula",
+    "leading_letter", "rouge_l", "edit", "sari", "caption",
+)  # fmt: skip
+Ids = Literal["refuse", "renew", "auto"]
+_UNREAD = "\0unread"  # a name that no file has for the fields of an item that mean nothing
+_BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
+_LETTER = re.compile(r"[A-Z]")
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+
+
+def distinct_items(
+    items: Iterable[Numbered],
+    place: Callable[[int], str] = "row {}".format,
+    *,
+    ids: Ids = "refuse",
+    renewed: Callable[[], None] = lambda: None,
+) -> Iterator[Numbered]:
+    """The same items, under LLaVA's names where they have them; an id that was used before is an error or renewed.
+
+    A renewed id gets a number behind "~", as in the published benchmarks, and `renewed` is called. With "auto", items
+    that say something else than the earlier one are renewed, and the same item again is an error. `place` names where
+    an item of a number was found. Memory: 16 bytes for each item, twice as many with "auto".
+    """
+    seen, said = SeenIds(), SeenIds()
+    times: dict[str, int] = {}  # of ids that were used before
+    for number, item in items:
+        if not isinstance(item, dict):
+            yield number, item
+            continue
+        try:
+            llava = as_llava(item, number)
+            sample_id = given = _sample_id(llava)
+        except ItemError as error:
+            yield number, error
+            continue
+        first = seen.first_use(given, number)
+        again = None if ids != "auto" else said.first_use(_content(item), number)
+        if first is not None and (ids == "refuse" or again is not None):
+            detail = f"the id {given!r} was used in {place(first if again is None else again)} already"
+            yield number, ItemError("duplicate id", detail if again is None else f"{detail}, by the same row")
+            continue
+        if first is not None:
+            renewed()
+        while first is not None:  # somebody may have written the new id, too
+            times[given] = times.get(given, 1) + 1
+            sample_id = f"{given}~{times[given]}"
+            first = seen.first_use(sample_id, number)
+        yield number, {**llava, "id": sample_id, _UNREAD: unread(item)}
+
+
+def _content(item: Item) -> str:
+    """A text that is the same for items that are."""
+
+    def short(value: object) -> str:
+        return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
+
+    return json.dumps(item, sort_keys=True, default=short)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadItem:
+    """What became of one item."""
+
+    number: int
+    found: Row | ItemError
+    unread: tuple[str, ...] = ()
+    """Its fields that mean nothing here."""
+    picture: tuple[str, ...] = ()
+    """What was done to its picture: keys of `faults.DONE`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemReader:
+    """Turns items of one file into rows, each by itself: in any order, by threads or on other machines."""
+
+    task: str
+    split: str
+    metric: str
+    image_root: Location | None
+    source: str
+    orientation: Orientation = "apply"
+
+    def read(self, numbered: Numbered) -> ReadItem:
+        """The item's row, or what is wrong with it."""
+        number, item = numbered
+        try:
+            row, picture = self._row(number, item)
+        except ItemError as error:
+            return ReadItem(number=number, found=error)
+        names = item.get(_UNREAD) if isinstance(item, dict) else None
+        return ReadItem(number=number, found=row, unread=tuple(names or ()), picture=picture)
+
+    def row(self, number: int, item: object) -> Row:
+        """The row that item `number` holds; raises `ItemError` naming the first thing wrong with it."""
+        return self._row(number, item)[0]
+
+    def _row(self, number: int, item: object) -> tuple[Row, tuple[str, ...]]:
+        if isinstance(item, ItemError):
+            raise item
+        if not isinstance(item, dict):
+            raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
+        item = as_llava(item, number)
+        sample_id = _sample_id(item)
+        turns = conversation(item)
+        if self.split == "train" and not any(turn.weight for turn in turns if turn.speaker == "gpt"):
+            raise ItemError("nothing to learn", "the weight of every answer is 0")
+        answers = _answers(item, turns, self.metric)
+        picture = self._picture(item)
+        row = Row(
+            sample_id=sample_id,
+            task=self.task,
+            split=self.split,
+            turns=with_placeholder(turns, has_image=picture is not None),
+            answers=answers,
+            metric=self.metric,
+            source=f"{self.source}#{number}",
+            image=picture.data if picture else None,
+            width=picture.size[0] if picture else None,
+            height=picture.size[1] if picture else None,
+        )
+        return row, picture.done if picture else ()
+
+    def _picture(self, item: Item) -> Picture | None:
+        image = item.get("image")
+        if image is None:
+            return None
+        if isinstance(image, dict):  # as Hugging Face's tables write pictures: their bytes, or else their path
+            data = image.get("bytes")
+            if data is not None and not isinstance(data, bytes):
+                raise ItemError("wrong field", f'"bytes" of "image" must be the encoded picture, this is {_kind(data)}')
+            image = image.get("path") if data is None else data
+        if isinstance(image, bytes):
+            return proved(image, f"of the item {_sample_id(item)!r}", self.orientation)
+        if not isinstance(image, str):
+            raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(image)}')
+        if not image.strip():
+            raise ItemError("wrong field", '"image" is an empty text; give a path, or null for a row without a picture')
+        if image.startswith("data:"):
+            return proved(_unpacked(image), f"of the item {_sample_id(item)!r}", self.orientation)
+        if self.image_root is None:
+            raise ItemError("no image folder", f'the row names the image {image} but its task has no "images" folder')
+        return picture_of(self.image_root, image, self.orientation)
+
+
+def _unpacked(uri: str) -> bytes:
+    """The picture inside a data URI."""
+    head, _, body = uri.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("it is not base64")
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise ItemError("broken image", f"the image {uri[:40]!r}... cannot be unpacked ({error})") from error
+
+
+def _sample_id(item: Item) -> str:
+    given = item.get("id")
+    if given is None:
+        raise ItemError("missing field", 'the field "id" is missing')
+    if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+        raise ItemError("wrong field", f'"id" must be a text or a whole number, this is {_kind(given)}')
+    return str(given)
+
+
+def conversation(item: Item) -> list[Turn]:
+    """Human and gpt by turns, human first, gpt last, nothing empty; raises `ItemError`."""
+    given = item.get("conversations")
+    if given is None:
+        raise ItemError("missing field", 'the field "conversations" is missing')
+    if not isinstance(given, list) or not given:
+        raise ItemError("wrong field", '"conversations" must be a list with at least one question and answer')
+    turns: list[Turn] = []
+    for index, turn in enumerate(given):
+        wanted = "gpt" if index % 2 else "human"
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise ItemError("missing field", f'turn {index + 1} needs "from" and a text in "value"')
+        if turn.get("from") != wanted:
+            raise ItemError(
+                "wrong speaker order", f"turn {index + 1} is from {turn.get('from')!r}, expected {wanted!r}"
+            )
+        if not turn["value"].replace(IMAGE_TOKEN, "").strip():
+            what = "answer" if wanted == "gpt" else "question"
+            raise ItemError(f"empty {what}", f"turn {index + 1} is an empty {what}")
+        weight = turn_weight(turn, index + 1, wanted)
+        turns.append(Turn(speaker=wanted, text=turn["value"], weight=weight))
+    if len(turns) % 2:
+        raise ItemError("wrong speaker order", "the last turn is from 'human'; a row must end with an answer of 'gpt'")
+    return turns
+
+
+def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
+    """The accepted answers: the item's own or the last turn; in the form that `metric` can score."""
+    given = item.get("answers")
+    if given is None:
+        answers = (turns[-1].text.strip(),)
+    elif isinstance(given, list) and given and all(isinstance(answer, str) for answer in given):
+        answers = tuple(answer.strip() for answer in given)
+    else:
+        raise ItemError("empty answer", '"answers" must be a list with at least one text')
+    if not all(answers):
+        raise ItemError("empty answer", "an accepted answer is empty")
+    if any(IMAGE_TOKEN in answer for answer in answers):
+        raise ItemError("picture in an answer", f"an accepted answer holds {IMAGE_TOKEN}, which no reply can")
+    check_fit(metric, answers)
+    return answers
+
+
+def check_fit(metric: str, answers: tuple[str, ...]) -> None:
+    """Raise `ItemError` when no prediction could score on these answers under `metric`."""
+    if metric == "yes_no" and not any(_YES_NO.search(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric yes_no needs yes or no, the answer is {answers[0]!r}")
+    if metric == "iou" and not any(_is_box(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric iou needs [x1,y1,x2,y2], the answer is {answers[0]!r}")
+    if metric == "choice" and not any(_LETTER.fullmatch(answer) for answer in answers):
+        raise ItemError("answer does not fit", f"the metric choice needs a letter, the answer is {answers[0]!r}")
+    if metric == "constraints":
+        try:
+            for answer in answers:
+                constraint(answer)
+        except DataError as error:
+            raise ItemError("answer does not fit", str(error).rstrip(".")) from error
+
+
+def _is_box(answer: str) -> bool:
+    match = _BOX.search(answer)
+    if match is None:
+        return False
+    x1, y1, x2, y2 = map(float, match.groups())
+    return x1 < x2 and y1 < y2
+
+
+def with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
+    """The turns, stripped, with one placeholder when there is a picture, and none when there is not.
+
+    As in LLaVA's released code it is moved to the start of the question in which it stands; without any, the first
+    question gets it. Raises `ItemError` when the turns ask for a picture that is not there or for several, or when an
+    answer shows one.
+    """
+    counts = [turn.text.count(IMAGE_TOKEN) for turn in turns]
+    for index, (turn, count) in enumerate(zip(turns, counts, strict=True), start=1):
+        if count and turn.speaker == "gpt":
+            raise ItemError("picture in an answer", f"turn {index} is an answer that holds {IMAGE_TOKEN}")
+    if sum(counts) > 1:
+        raise ItemError(
+            "too many images", f"the turns hold {sum(counts)} {IMAGE_TOKEN} placeholders; a row has one picture"
+        )
+    if any(counts) and not has_image:
+        raise ItemError("missing field", f'the turns hold {IMAGE_TOKEN} but the field "image" is missing')
+    plain = [replace(turn, text=turn.text.replace(IMAGE_TOKEN, "").strip()) for turn in turns]
+    if has_image:
+        shown = next((at for at, count in enumerate(counts) if count), 0)
+        plain[shown] = replace(plain[shown], text=f"{IMAGE_TOKEN}\n{plain[shown].text}")
+    return tuple(plain)
+
+
+def _kind(value: object) -> str:
+    names = {"NoneType": "null", "bool": "true or false", "int": "a number", "float": "a number", "str": "a text"}
+    return names.get(type(value).__name__, "a list" if isinstance(value, list) else "an object")

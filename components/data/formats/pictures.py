@@ -1,0 +1,213 @@
+"""Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole.
+
+What is learned of a picture is its first frame, turned upright as its EXIF orientation says, in RGB of 8 bits: see-
+through parts on white, grey of more bits by the range its file declares (`grey`). The same function opens a picture
+here and when it is learned, so a row's width and height are those of what is learned, and nothing fails later.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from components.core.errors import DataError
+from components.data.formats.grey import eight_bits, is_deep
+from components.data.formats.storage import Location, reason
+from components.data.quality.report import ItemError
+
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+Orientation = Literal["apply", "leave"]
+"""Whether pictures are turned upright as EXIF says, or learned as they are stored."""
+ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
+_ADDRESS = re.compile(r"(?:https?|ftp|s3|gs)://", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_BACK = {6: 8, 8: 6}  # all other turns undo themselves
+_GAP = 16  # pixels between the pictures of a sheet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A whole picture: its encoded bytes, and width and height of what is learned of it."""
+
+    data: bytes
+    size: tuple[int, int]
+    done: tuple[str, ...] = ()
+    """What is done to it before it is learned: keys of `faults.DONE`."""
+
+
+def picture_path(root: Path, name: str) -> Path:
+    """The file `name` inside `root`, symlinks followed; raises `ItemError` when it leaves the root or is missing."""
+    if _ADDRESS.match(name):
+        raise ItemError("missing image", f"the image {name!r:.80} is an address; download it and name the file")
+    try:
+        if "\0" in name:
+            raise ValueError("a null byte in it")
+        base = followed(str(root))
+        folder, last = os.path.split(os.path.join(base, name))  # noqa: PTH118  (once a picture: pathlib is slow)
+        path = os.path.join(followed(folder), last)  # noqa: PTH118
+        if last in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            path = os.path.realpath(path)
+        inside, found = path == base or path.startswith(f"{base.rstrip(os.sep)}{os.sep}"), Path(path).is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte
+        raise ItemError("missing image", f"the image path {name!r} cannot be followed ({error})") from error
+    if not inside:
+        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root}")
+    if not found:
+        raise ItemError("missing image", f"the image {name} is missing in {root}")
+    return Path(path)
+
+
+@functools.lru_cache(maxsize=1024)
+def followed(folder: str) -> str:
+    """The folder with its symlinks followed.
+
+    Kept, since pictures share folders and following one takes as long as reading a small picture; an import that begins
+    empties the cache, so that what was changed in between counts.
+    """
+    return os.path.realpath(folder)
+
+
+def picture_of(root: Location, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture `name` inside the folder `root`; raises `ItemError`."""
+    if root.local is not None:
+        return proved(_read(picture_path(root.local, name), name), name, orientation)
+    if name.startswith("/") or "\\" in name or _SCHEME.match(name) or ".." in name.split("/"):
+        raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root.shown}")
+    try:
+        with root.below(name).open() as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise ItemError("missing image", f"the image {name} is missing in {root.shown}") from error
+    except (OSError, ValueError) as error:
+        raise ItemError("broken image", f"the image {name} cannot be read ({reason(error)})") from error
+    return proved(data, name, orientation)
+
+
+def read_picture(path: Path, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture in a file; raises `ItemError` naming it by `name`."""
+    return proved(_read(path, name), name, orientation)
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ItemError("broken image", f"the image {name} cannot be read ({error.strerror})") from error
+
+
+def proved(data: bytes, name: str, orientation: Orientation = "apply") -> Picture:
+    """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`.
+
+    With the orientation "leave", a picture that EXIF would turn is encoded again as it is stored, as PNG, so that what
+    is learned of it is the same everywhere, its width and height included.
+    """
+    image, done = _named(data, name, orientation)
+    return Picture(data=_png(image) if "left" in done else data, size=image.size, done=done)
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """What is learned of the picture that `data` encodes; raises `ItemError` naming it by `name`."""
+    return _named(data, name, "apply")[0]
+
+
+def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Image, tuple[str, ...]]:
+    try:
+        return _learned(data, orientation)
+    except UnidentifiedImageError as error:
+        raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
+    except PICTURE_ERRORS as error:
+        raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
+
+
+def open_image(data: bytes, *, sample_id: str) -> Image.Image:
+    """What is learned of a row's picture, in RGB; raises `DataError` naming `sample_id` when it is broken."""
+    try:
+        return _learned(data, "apply")[0]
+    except PICTURE_ERRORS as error:
+        raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
+
+
+def small_image(data: bytes, side: int) -> Image.Image:
+    """What is learned of a picture, decoded at once to not much more than `side` pixels where its format can do that.
+
+    Raises one of `PICTURE_ERRORS`.
+    """
+    return _learned(data, "apply", (side, side))[0]
+
+
+def _learned(
+    data: bytes, orientation: Orientation, wanted: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in RGB, and the keys of what was done to it."""
+    image = Image.open(io.BytesIO(data))
+    done = ["first frame"] if getattr(image, "is_animated", False) else []
+    if wanted is not None:
+        image.draft("RGB", wanted)
+    already = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns TIFF as it loads it, and only TIFF
+    image.load()
+    stored = already if already != 1 else _orientation(image)
+    if stored != 1:
+        done.append("turned" if orientation == "apply" else "left")
+    if is_deep(image):
+        clear = image.info.get("transparency")
+        seen_through = None if clear is None else Image.fromarray(np.asarray(image) == clear)
+        image, assumed = eight_bits(image, data)
+        done += ["grey assumed"] if assumed else []
+        if seen_through is not None:
+            image.paste(255, mask=seen_through)
+    if orientation == "leave" and already != 1:
+        image = image.transpose(_UPRIGHT[_BACK.get(already, already)])
+    elif orientation == "apply" and stored != already:
+        image = image.transpose(_UPRIGHT[stored])
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded picture, 1 to 8; 1 where there is none that can be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except PICTURE_ERRORS:
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def encoded_sheet(picture: bytes, choices: list[bytes]) -> tuple[bytes, tuple[int, int]]:
+    """`picture` with the `choices` in a row below it on white, as PNG, and its size; all were decoded before."""
+    top = decoded(picture, "above")
+    row = [decoded(choice, "below") for choice in choices]
+    width = max(top.width, sum(choice.width for choice in row) + _GAP * (len(row) - 1))
+    sheet = Image.new("RGB", (width, top.height + _GAP + max(choice.height for choice in row)), "white")
+    sheet.paste(top, (0, 0))
+    left = 0
+    for choice in row:
+        sheet.paste(choice, (left, top.height + _GAP))
+        left += choice.width + _GAP
+    return _png(sheet), sheet.size

@@ -1,0 +1,196 @@
+"""The files of one split, in any of the usual formats, as one stream of numbered items.
+
+| format | what is named |
+|---|---|
+| `json` | a JSON list or JSONL file, also packed (.gz, .bz2, .zst) |
+| `parquet` | a Parquet file, or a folder of them |
+| `datasets` | a folder that Hugging Face's `save_to_disk` wrote, or one Arrow file |
+| `webdataset` | a tar shard, or a folder of them |
+
+A pattern (`part-*.parquet`, `shop-{000..003}.tar`) names several files. The format follows from the ending or from the
+first bytes; `format` in the stream file overrules.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from components.core.errors import DataError
+from components.data.formats.json_items import Numbered, iter_items
+from components.data.formats.storage import Location, reason
+from components.data.formats.tables import arrow_rows, parquet_rows, unread_columns
+from components.data.formats.webdataset import tar_samples
+
+Format = Literal["json", "parquet", "datasets", "webdataset"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_ENDINGS: dict[str, Format] = {
+    ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".pq": "parquet",
+    ".arrow": "datasets", ".tar": "webdataset", ".tgz": "webdataset",
+}  # fmt: skip
+_TABLES: tuple[Format, ...] = ("parquet", "datasets")
+_PACKED = (".gz", ".bz2", ".zst")
+_STARTS: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "datasets", b"\xff\xff\xff\xff": "datasets"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a stream file names as `train` or `test`."""
+
+    shown: str
+    """As it may be written: without user, password and query."""
+    name: str
+    files: tuple[Location, ...]
+    format: Format
+    instruction: str | None = None
+    """What was asked where a WebDataset sample has only an answer."""
+
+    def read(self) -> Reading:
+        return Reading(source=self)
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """One pass over a source: its items are numbered through all files."""
+
+    source: Source
+    remarks: list[tuple[int, str]] = field(default_factory=list)
+    """What is odd about the form of the files, with the number of the item where it was found."""
+    _before: list[int] = field(default_factory=list)
+
+    def items(self) -> Iterator[Numbered]:
+        """Number and value of every item, or why it has none; raises `DataError` for a file that cannot be read."""
+        number = 0
+        for file in self.source.files:
+            before = number
+            self._before.append(before)
+            for within, item in self._items(file):
+                number = before + within
+                if self.source.format in _TABLES and isinstance(item, dict):
+                    item.setdefault("id", f"row-{number}")  # of a table that has no such column
+                yield number, item
+
+    def _items(self, file: Location) -> Iterator[Numbered]:
+        before = self._before[-1]
+        if self.source.format == "json":
+            return iter_items(file, lambda within, detail: self.remarks.append((before + within, detail)))
+        if self.source.format == "parquet":
+            return parquet_rows(file)
+        if self.source.format == "datasets":
+            return arrow_rows(file)
+        return tar_samples(file, self.source.instruction)
+
+    def unread(self) -> list[str]:
+        """Columns of tables that are not read, each once; raises `DataError`."""
+        if self.source.format not in _TABLES:
+            return []
+        arrow = self.source.format == "datasets"
+        return list(dict.fromkeys(name for file in self.source.files for name in unread_columns(file, arrow=arrow)))
+
+    def place(self, number: int) -> tuple[str, int]:
+        """The file that holds item `number`, and its row in it."""
+        file = bisect_right(self._before, number - 1) - 1
+        return self.source.files[file].shown, number - self._before[file]
+
+    def place_in_words(self, number: int) -> str:
+        file, row = self.place(number)
+        return f"row {row}" if len(self.source.files) == 1 else f"row {row} of {file.rpartition('/')[2]}"
+
+
+def open_source(
+    location: Location, split: str, *, given: Format | None = None, instruction: str | None = None
+) -> Source:
+    """The files behind `location`, which must be there; `split` is looked for in a folder of several splits.
+
+    Raises `DataError` when there is nothing, or nothing of a known format.
+    """
+    if location.is_dir():
+        files, found = _folder(location, split, given)
+    else:
+        files = location.matches()
+        if not files[0].is_file():
+            raise DataError(f"{location.shown} is no file or folder.")
+        found = given or _format_of(files[0])
+    return Source(shown=location.shown, name=location.name, files=tuple(files), format=found, instruction=instruction)
+
+
+def _folder(folder: Location, split: str, given: Format | None) -> tuple[list[Location], Format]:
+    """A folder's files in the order of their names, and their format."""
+    names = [PurePosixPath(info.path).name for info in folder.listing()]
+    if given in (None, "datasets") and {"dataset_dict.json", "state.json"} & set(names):
+        return _saved_files(folder, split, names), "datasets"
+    found: dict[Format, list[Location]] = {}
+    for name in names:
+        if (kind := _by_ending(name)) in ("parquet", "webdataset") and not name.startswith((".", "_")):
+            found.setdefault(kind, []).append(folder.below(name))
+    if given is not None:
+        found = {kind: files for kind, files in found.items() if kind == given}
+    if len(found) != 1:
+        held = " and ".join(found) or "no Parquet files, tar shards or saved dataset"
+        advice = "say which with format" if found else "name such a folder, or a file"
+        raise DataError(f"The folder {folder.shown} holds {held}; {advice}.")
+    ((kind, files),) = found.items()
+    return files, kind
+
+
+def _saved_files(folder: Location, split: str, names: list[str]) -> list[Location]:
+    """The Arrow files of a saved dataset, or of its part `split`, in their order."""
+    if "dataset_dict.json" in names:
+        parts = _described(folder, "dataset_dict.json", "splits")
+        if split not in parts:
+            raise DataError(
+                f"The saved dataset {folder.shown} has the splits {', '.join(map(str, parts))} and no {split!r}; "
+                f"name the folder of the one you mean."
+            )
+        folder = folder.below(split)
+    described = _described(folder, "state.json", "_data_files")
+    files = [file.get("filename") if isinstance(file, dict) else None for file in described]
+    for name in files:
+        if not isinstance(name, str) or PurePosixPath(name).name != name or name == "..":
+            raise DataError(f"{folder.shown}/state.json names the file {name!r}; it must lie beside it.")
+    return [folder.below(str(name)) for name in files]
+
+
+def _described(folder: Location, name: str, key: str) -> list[object]:
+    """A list in a saved dataset's JSON file."""
+    file = folder.below(name)
+    try:
+        with file.open() as opened:
+            value = json.loads(opened.read())[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file.shown} describes no saved dataset ({reason(error)}).") from error
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{file.shown} names nothing in {key!r}; save the dataset again.")
+    return value
+
+
+def _by_ending(name: str) -> Format | None:
+    endings = PurePosixPath(name.lower()).suffixes
+    if endings and endings[-1] in _PACKED:
+        endings.pop()
+    return _ENDINGS.get(endings[-1]) if endings else None
+
+
+def _format_of(file: Location) -> Format:
+    """By the ending, or else by the first bytes."""
+    found = _by_ending(file.name)
+    if found is not None:
+        return found
+    try:
+        with file.open() as opened:
+            start = opened.read(512)
+    except OSError as error:
+        raise DataError(f"{file.shown} cannot be read ({reason(error)}).") from error
+    for wanted, kind in _STARTS.items():
+        if start.startswith(wanted):
+            return kind
+    if start[257:262] == b"ustar":
+        return "webdataset"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+        return "json"
+    raise DataError(f"{file.shown} is of no known format; say which with format: {', '.join(FORMATS)}.")

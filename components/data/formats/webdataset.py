@@ -1,0 +1,157 @@
+"""WebDataset shards sample by sample: tar archives read from start to end, nothing of them ever written to disk.
+
+Members that stand together and share their path up to the first dot of the name are one sample: a `.json` with an item
+of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and at most one picture. Members with
+other endings are not read, and counted as fields of their ending; sound and film, links and devices are refused. A
+sample without an id is named SHARD/KEY.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Protocol, cast
+
+from components.core.errors import DataError
+from components.data.formats.json_items import Numbered, parsed
+from components.data.formats.layouts import TALKS
+from components.data.formats.storage import Location, reason
+from components.data.quality.report import ItemError
+
+PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
+_TEXTS = ("json", "txt")
+_MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
+_LARGEST_MEMBER = 1 << 28  # bytes
+_PIECE = 1 << 20  # bytes read at a time
+
+
+class _Passed(Protocol):
+    """What an archive keeps of the members it has passed."""
+
+    members: list[tarfile.TarInfo]
+
+
+@dataclass(kw_only=True)
+class _Sample:
+    """Members of one key that are of use, by their ending."""
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    wrong: ItemError | None = None
+
+
+def tar_samples(location: Location, instruction: str | None) -> Iterator[Numbered]:
+    """Number and item of every sample of a shard. Raises `DataError` when it is no whole tar archive."""
+    shard = location.name.partition(".")[0]
+    try:
+        with location.open() as file, tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE) as archive:
+            for number, sample in enumerate(_samples(archive), start=1):
+                try:
+                    yield number, _item(sample, shard, instruction)
+                except ItemError as error:
+                    yield number, error
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{location.shown} is no whole tar archive ({reason(error)}).") from error
+
+
+def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:
+    for key, group in groupby(_members(archive), key=lambda member: _parts(member.name)[0]):
+        sample = _Sample(key=key)
+        for member in group:
+            _add(sample, archive, member)
+        yield sample
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        cast(_Passed, archive).members.clear()  # it would remember all of them
+        if not member.isdir():
+            yield member
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A member's key and its ending, in small letters."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}{slash}{stem}".removeprefix("./"), ending.lower()
+
+
+def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Read a member into its sample, or note why the sample cannot be used."""
+    ending = _parts(member.name)[1]
+    if not member.isreg():
+        sample.wrong = ItemError("no plain file", f"the member {member.name} is a link or a device")
+    elif member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+        sample.wrong = ItemError("path outside", f"the member {member.name} leads outside the archive")
+    elif ending.rpartition(".")[2] in _MEDIA:
+        sample.wrong = ItemError(
+            "video or audio", f"the member {member.name} is sound or film, which a row cannot hold"
+        )
+    elif ending not in (*PICTURES, *_TEXTS):
+        sample.unread.append(ending)
+    elif member.size > _LARGEST_MEMBER:
+        sample.wrong = ItemError("too large", f"the member {member.name} has {member.size:,} bytes")
+    elif ending in sample.members:
+        sample.wrong = ItemError("repeated member", f"the member {member.name} is there twice")
+    else:
+        file = archive.extractfile(member)
+        assert file is not None  # a regular member has content
+        sample.members[ending] = file.read()
+
+
+def _item(sample: _Sample, shard: str, instruction: str | None) -> dict[str, object]:
+    if sample.wrong is not None:
+        raise sample.wrong
+    item = _told(sample, instruction)
+    if item.get("id") is None:
+        item["id"] = f"{shard}/{sample.key}"
+    pictures = [ending for ending in sample.members if ending in PICTURES]
+    if len(pictures) > 1:
+        raise ItemError("too many images", f"the sample {sample.key} has the pictures {', '.join(pictures)}")
+    other = next((ending for ending in sample.unread if ending.rpartition(".")[2] in PICTURES), None)
+    if other is not None and not pictures:
+        detail = f"the sample has the picture {sample.key}.{other}; call it {sample.key}.{other.rpartition('.')[2]}"
+        raise ItemError("other picture", detail)
+    if pictures:
+        item.pop("image", None)  # the path it had before it was packed
+        item["images"] = sample.members[pictures[0]]
+    item.update((f".{ending}", "not read") for ending in sample.unread)
+    return item
+
+
+def _told(sample: _Sample, instruction: str | None) -> dict[str, object]:
+    """What the sample's texts say: its .json; or its .txt, beside a .json that only tells of it."""
+    texts = {name: _decoded(sample, name) for name in _TEXTS if name in sample.members}
+    if not texts:
+        raise ItemError("missing field", f"the sample {sample.key} has neither a .json nor a .txt")
+    item = _object(sample, texts["json"]) if "json" in texts else {}
+    talks = any(item.get(name) is not None for name in TALKS)
+    if "txt" not in texts or talks:
+        return {**item, ".txt": texts["txt"]} if "txt" in texts else item
+    return {**item, **_answered(sample.key, texts["txt"], instruction)}
+
+
+def _decoded(sample: _Sample, name: str) -> str:
+    try:
+        return sample.members[name].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ItemError("not UTF-8", f"{sample.key}.{name} is not UTF-8 text ({error.reason})") from error
+
+
+def _object(sample: _Sample, text: str) -> dict[str, object]:
+    item = parsed(text, f"{sample.key}.json")
+    if not isinstance(item, dict):
+        raise ItemError("not an object", f"{sample.key}.json must hold one JSON object")
+    return cast(dict[str, object], item)
+
+
+def _answered(key: str, text: str, instruction: str | None) -> dict[str, object]:
+    if instruction is None:
+        detail = f'{key}.txt holds an answer alone; say what was asked in the field "instruction" of the task'
+        raise ItemError("no instruction", detail)
+    turns = [{"from": "human", "value": instruction}, {"from": "gpt", "value": text.strip()}]
+    return {"conversations": turns}

@@ -1,0 +1,172 @@
+"""What the rows of a prepared stream or suite look like: sizes of pictures, lengths of answers, and a few rows to read.
+
+Every split is read once, a row at a time; in memory are a few numbers for each row (about 24 bytes), a digest of
+each picture and the rows that are shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from array import array
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from components.data.quality.thumbnails import Album, Thumbnail
+from components.data.rows import Row, Split, plain_instruction
+from components.data.texts import TextFacts
+
+SAMPLES = 3  # rows shown of each split
+LARGE = 10_000_000  # pixels; a picture beyond costs more to decode than to learn
+_SAMPLE_ROOM, _PAIR_ROOM = 1_200_000, 400_000  # characters of data URIs: a page of them stays below 3 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Smallest, median and largest of some whole numbers; the median of an even count is the lower one."""
+
+    smallest: int
+    median: int
+    largest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFacts:
+    """Pictures of one split."""
+
+    rows: int
+    """Rows with a picture; `distinct` counts pictures with other bytes."""
+    distinct: int
+    width: Spread
+    height: Spread
+    file_bytes: Spread
+    large: int
+    """Rows whose picture has more than `LARGE` pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """A row to read."""
+
+    sample_id: str
+    source: str
+    turns: tuple[tuple[str, str], ...]
+    """Speaker and text, without the picture's placeholder."""
+    answers: tuple[str, ...]
+    picture: Thumbnail | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSurvey:
+    """One split."""
+
+    name: str
+    rows: int
+    pictures: PictureFacts | None
+    answer_characters: Spread
+    """Lengths of the first accepted answers."""
+    texts: TextFacts
+    samples: tuple[SampleRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSurvey:
+    """All splits, and the pictures that were asked for, by split and sample id."""
+
+    splits: tuple[SplitSurvey, ...]
+    pictures: dict[tuple[str, str], Thumbnail]
+
+
+@dataclass(kw_only=True)
+class _Numbers:
+    """What is gathered of one split."""
+
+    widths: array[int] = field(default_factory=lambda: array("l"))
+    heights: array[int] = field(default_factory=lambda: array("l"))
+    sizes: array[int] = field(default_factory=lambda: array("l"))
+    answers: array[int] = field(default_factory=lambda: array("l"))
+    digests: set[bytes] = field(default_factory=set)
+    large: int = 0
+
+    def add(self, row: Row) -> None:
+        self.answers.append(len(row.answers[0]))
+        if row.image is None or row.width is None or row.height is None:
+            return
+        self.widths.append(row.width)
+        self.heights.append(row.height)
+        self.sizes.append(len(row.image))
+        self.digests.add(hashlib.sha256(row.image).digest()[:8])
+        self.large += row.width * row.height > LARGE
+
+    def pictures(self) -> PictureFacts | None:
+        if not self.sizes:
+            return None
+        return PictureFacts(
+            rows=len(self.sizes),
+            distinct=len(self.digests),
+            width=spread(self.widths),
+            height=spread(self.heights),
+            file_bytes=spread(self.sizes),
+            large=self.large,
+        )
+
+
+def spread(numbers: Collection[int]) -> Spread:
+    """Smallest, median and largest; there must be one number at least."""
+    ordered = sorted(numbers)
+    return Spread(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
+
+
+def survey(
+    splits: Iterable[Split],
+    wanted: Mapping[str, Collection[str]],
+    *,
+    room: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> StreamSurvey:
+    """Read every split once; `wanted` names sample ids by split ("task split") whose pictures are kept.
+
+    `room` has the longest reply, in tokens, by split of those that are answered.
+    The rows shown are drawn by `seed` and the split's name, the same at every call.
+    """
+    samples, pairs = Album(room=_SAMPLE_ROOM), Album(room=_PAIR_ROOM)
+    pictures: dict[tuple[str, str], Thumbnail] = {}
+    found: list[SplitSurvey] = []
+    for split in splits:
+        name = f"{split.task} {split.split}"
+        shown, numbers, drawn = wanted.get(name, ()), _Numbers(), _drawn(split, name, seed)
+        texts = TextFacts(max_new_tokens=(room or {}).get(name))
+        rows: list[SampleRow] = []
+        for at, row in enumerate(split.rows()):
+            numbers.add(row)
+            texts.add(row)
+            if at in drawn:
+                rows.append(_sample(row, samples))
+            if row.sample_id in shown and row.image is not None:
+                pictures[name, row.sample_id] = pairs.thumbnail(row.image)
+        found.append(
+            SplitSurvey(
+                name=name,
+                rows=split.num_rows,
+                pictures=numbers.pictures(),
+                answer_characters=spread(numbers.answers),
+                texts=texts,
+                samples=tuple(rows),
+            )
+        )
+    return StreamSurvey(splits=tuple(found), pictures=pictures)
+
+
+def _drawn(split: Split, name: str, seed: int) -> set[int]:
+    count = split.num_rows
+    return set(random.Random(f"{seed} {name}").sample(range(count), min(SAMPLES, count)))
+
+
+def _sample(row: Row, album: Album) -> SampleRow:
+    return SampleRow(
+        sample_id=row.sample_id,
+        source=row.source,
+        turns=tuple((turn.speaker, plain_instruction(turn.text)) for turn in row.turns),
+        answers=row.answers,
+        picture=album.thumbnail(row.image) if row.image is not None else None,
+    )

@@ -1,0 +1,144 @@
+"""The report's figures as files beside the page: tables for papers (Markdown, LaTeX), the rest as CSV.
+
+Replies stay in the runs' Parquet files: a CSV cell that begins with "=" is a formula to a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from components.core.errors import ConfigError
+from components.evaluation.forgetting import SPLITS, split_if_known
+from components.reporting.facts import Groups, readings_of
+from components.reporting.replies import Reply
+from components.runs.results import FinishedRun
+from components.statistics.contributions import ItemScores
+
+Line = list[str]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def markdown(header: Line, lines: Sequence[Line]) -> Line:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+
+
+def latex(header: Line, lines: Sequence[Line]) -> Line:
+    """The lines of a LaTeX tabular with the rules of the package booktabs; text to the left, figures to the right."""
+    rows = [" & ".join(map(latex_text, line)) + r" \\" for line in (header, *lines)]
+    columns = "l" + "r" * (len(header) - 1)
+    return [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        rows[0],
+        r"\midrule",
+        *rows[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def latex_text(cell: str) -> str:
+    """A cell's text for LaTeX: nothing in it is a command; names in backticks are typewriter text."""
+    parts = re.split(r"(->|`[^`]*`|.)", cell, flags=re.DOTALL)
+    return "".join(_latex_part(part) for part in parts)
+
+
+def write_csv(path: Path, header: Line, rows: Iterable[Sequence[object]]) -> Path:
+    """A CSV file with a header; raises `ConfigError` when it cannot be written."""
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); give another folder to --html.") from error
+    return path
+
+
+def cell_rows(groups: Groups) -> Iterable[list[object]]:
+    """run, method, seed, reading, after, task, score: every measured cell of every matrix, 0..100."""
+    for run in _runs(groups):
+        for reading, matrix in {"scores": run.matrix, **readings_of(run)}.items():
+            for after, row in zip(matrix.after, matrix.rows, strict=True):
+                for task, cell in zip(matrix.tasks, row, strict=True):
+                    if cell is not None:
+                        yield [*_who(run), reading, after, task, cell]
+
+
+def figure_rows(groups: Groups) -> Iterable[list[object]]:
+    """run, method, seed, figure, value: summary figures, forgetting's parts, general ability and costs."""
+    for run in _runs(groups):
+        summary = run.matrix.summary()
+        cost = {} if run.cost is None else {f"cost_{name}": value for name, value in vars(run.cost).items()}
+        general = {
+            f"general_{name}": value for name, value in run.general.summary(summary.get("final_average")).items()
+        }
+        readings = readings_of(run)
+        split = split_if_known(run.matrix, {name: readings.get(name) for name in SPLITS})
+        for name, value in {**summary, **split, **general, **cost}.items():
+            yield [*_who(run), name, value]
+
+
+def item_rows(
+    groups: Groups, items: Mapping[str, ItemScores], replies: Mapping[str, Sequence[Reply]]
+) -> Iterable[list[object]]:
+    """run, method, seed, after, task, row, sample id, score, oracle score, repaired score (0..1) of every test row.
+
+    Of a record, rows are told by number only, in the order of their sample ids.
+    """
+    for run in _runs(groups):
+        run_id = str(run.config.run_id)
+        ordered = sorted(replies[run_id], key=lambda one: one.sample_id)
+        named: dict[tuple[str, str], list[Reply]] = {}
+        for reply in ordered:
+            named.setdefault((reply.after, reply.task), []).append(reply)
+        for after, by_task in items[run_id].items():
+            for task, scores in by_task.items():
+                found = named.get((after, task), [None] * len(scores))
+                for number, (score, reply) in enumerate(zip(scores, found, strict=True)):
+                    facts = ["", None, None] if reply is None else [_name(reply), *_others(reply)]
+                    yield [*_who(run), after, task, number, facts[0], score, *facts[1:]]
+
+
+def _runs(groups: Groups) -> Iterable[FinishedRun]:
+    return (run for group in groups.values() for run in group)
+
+
+def _who(run: FinishedRun) -> list[object]:
+    return [run.config.run_id, run.config.method.name, run.config.seed]
+
+
+def _name(reply: Reply) -> str:
+    """The sample id, with a mark before what a spreadsheet would compute."""
+    return f"'{reply.sample_id}" if reply.sample_id.startswith(("=", "+", "-", "@", "\t")) else reply.sample_id
+
+
+def _others(reply: Reply) -> list[float | None]:
+    return [reply.oracle_score, reply.repaired_score]
+
+
+def _latex_part(part: str) -> str:
+    if part == "->":
+        return r"$\rightarrow$"
+    if len(part) > 2 and part.startswith("`"):
+        return rf"\texttt{{{''.join(_LATEX.get(letter, letter) for letter in part[1:-1])}}}"
+    return _LATEX.get(part, part)

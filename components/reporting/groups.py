@@ -1,0 +1,115 @@
+"""Runs that may stand in one table, and which of them are draws of one line: other seeds, other orders of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.core.errors import ConfigError
+from components.data.streams import known_identities
+from components.data.tasks import stream_digest
+from components.runs.results import FinishedRun, task_facts
+from components.training.config import flatten
+
+# Settings that say where, how often, with which seed and in which order, not what was learned.
+NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
+ORDER = "stream.order"
+
+HEADLINE = ("final average", "forgetting")  # the columns people come for
+
+Line = list[str]
+
+
+def require_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Raise `ConfigError` unless all runs share tasks, their data, test rows, backbone and training budget."""
+    if not runs:
+        raise ConfigError("no run was given; name at least one folder, such as runs/first.")
+    first = runs[0]
+    for run in runs[1:]:
+        for what, mine, theirs in (
+            ("scored rows", first.config.evaluation.split, run.config.evaluation.split),
+            ("stream", stream_of(first), stream_of(run) if not reordered(first, run) else stream_of(first)),
+            ("backbone", first.config.backbone, run.config.backbone),
+            ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
+            ("epochs", first.config.training.epochs, run.config.training.epochs),
+            ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),
+            ("test rows a task", first.config.evaluation.limit, run.config.evaluation.limit),
+        ):
+            if mine != theirs:
+                raise ConfigError(
+                    f"{first.path.name} and {run.path.name} differ in {what} ({mine} and {theirs}) and cannot be "
+                    "compared; give runs of one stream, backbone and budget."
+                )
+
+
+def grouped(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Runs that differ in seed and order of tasks only, as given; raises `ConfigError` for a run given twice."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        plain = {name: value for name, value in run.config.to_json().items() if name not in NOT_COMPARED}
+        settings = {name: value for name, value in flatten(plain).items() if name != ORDER}
+        group = groups.setdefault(str(sorted(settings.items())), [])
+        for other in group:
+            if (other.config.seed, other.matrix.tasks) == (run.config.seed, run.matrix.tasks):
+                raise ConfigError(f"{other.path.name} and {run.path.name} are the same run with the same seed.")
+        group.append(run)
+    return list(groups.values())
+
+
+def stream_of(run: FinishedRun) -> str:
+    """The stream's name and the beginning of its data's digest."""
+    return f"{run.config.stream.name} {run.stream_digest[:12]}"
+
+
+def reordered(first: FinishedRun, other: FinishedRun) -> bool:
+    """Whether `other` learned the tasks of `first`, on the same data, in another order."""
+    if first.matrix.tasks == other.matrix.tasks or set(first.matrix.tasks) != set(other.matrix.tasks):
+        return False
+    facts = task_facts(first)
+    if facts:
+        return stream_digest(facts[task].identity for task in other.matrix.tasks) == other.stream_digest
+    known = (
+        [
+            stream_digest(identities)
+            for identities in known_identities(
+                first.config.stream, run.matrix.tasks, scored=first.config.evaluation.split
+            )
+        ]
+        for run in (first, other)
+    )
+    return (first.stream_digest, other.stream_digest) in zip(*known, strict=True)
+
+
+def orders_of(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
+    """The orders in which these runs learned their tasks, the first run's first."""
+    return list(dict.fromkeys(tuple(run.matrix.tasks) for run in runs))
+
+
+def seeds_of(group: Sequence[FinishedRun]) -> str:
+    """`0, 1, 2`, or with several orders `0, 1, 2 in 2 orders`."""
+    seeds = ", ".join(map(str, dict.fromkeys(run.config.seed for run in group)))
+    orders = len(orders_of(group))
+    return seeds if orders == 1 else f"{seeds} in {orders} orders"
+
+
+def named(groups: Sequence[list[FinishedRun]]) -> dict[str, list[FinishedRun]]:
+    """Groups by label; where settings outside the method tell two apart, by the run id of its first run too."""
+    found: dict[str, list[FinishedRun]] = {}
+    for group in groups:
+        name = label(group[0])
+        found[name if name not in found else f"{name}, {group[0].config.run_id}"] = group
+    return found
+
+
+def label(run: FinishedRun) -> str:
+    """The method's name and the options that differ from its defaults."""
+    method = run.config.method
+    default = type(method)().options()
+    changed = [f"{name} {value}" for name, value in method.options().items() if value != default[name]]
+    return f"`{method.name}`" + (f" ({', '.join(changed)})" if changed else "")
+
+
+def headline_first(header: Line, lines: Sequence[Line]) -> tuple[Line, list[Line]]:
+    """The table with the figures people come for right after the name, as a screen shows it; papers have them last."""
+    first = [0, *(header.index(name) for name in HEADLINE if name in header)]
+    places = first + [place for place in range(len(header)) if place not in first]
+    return [header[place] for place in places], [[line[place] for place in places] for line in lines]

@@ -1,0 +1,72 @@
+"""One HTML page over finished runs for each order of their tasks, and beside it tables for papers and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.core.errors import ConfigError
+from components.data.streams import open_stream
+from components.reporting.export import cell_rows, figure_rows, item_rows, latex, markdown, write_csv
+from components.reporting.groups import Line, grouped, headline_first, named, orders_of
+from components.reporting.page import Content, page
+from components.reporting.replies import replies_of, row_scores
+from components.runs.results import FinishedRun
+
+PAGE = "report.html"
+PAPERS = {"table.md": markdown, "table.tex": latex}
+CELLS = ["run", "method", "seed", "reading", "after", "task", "score"]
+FIGURES = ["run", "method", "seed", "figure", "value"]
+ITEMS = ["run", "method", "seed", "after", "task", "row", "sample_id", "score", "oracle_score", "repaired_score"]
+CSV = ("cells.csv", "figures.csv", "items.csv")
+
+
+def write_html(
+    runs: Sequence[FinishedRun],
+    out_dir: Path,
+    *,
+    overview: tuple[Line, list[Line]],
+    generals: Sequence[tuple[Line, list[Line]]],
+    compared: tuple[Line, list[Line], list[str]] | None = None,
+) -> list[Path]:
+    """Write the pages and their files into `out_dir`, replacing those of an earlier call; raises `ConfigError`.
+
+    `overview` and `generals` are the tables of report.py, `compared` what --against says.
+    """
+    groups = named(grouped(runs))
+    replies = {str(run.config.run_id): replies_of(run) for run in runs}
+    if len(replies) < len(runs):
+        raise ConfigError("two of the runs have the same run id; the page tells runs by it, so give one of them only.")
+    scores = {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs}
+    pages = {order: PAGE if not number else f"report-{number + 1}.html" for number, order in enumerate(orders_of(runs))}
+    texts: dict[str, str] = {}
+    for order, name in pages.items():
+        own = [run for run in runs if tuple(run.matrix.tasks) == order]
+        replied = any(replies[str(run.config.run_id)] for run in own)
+        config = own[0].config
+        texts[name] = page(
+            Content(
+                groups=named(grouped(own)),
+                stream=open_stream(config.stream, scored=config.evaluation.split) if replied else None,
+                replies=replies,
+                overview=headline_first(*overview),
+                generals=tuple(generals),
+                compared=compared,
+                files=(*PAPERS, *CSV),
+                orders=tuple((other, ", ".join(tasks)) for tasks, other in pages.items() if other != name),
+            )
+        )
+    texts |= {name: "\n".join(make(*overview)) + "\n" for name, make in PAPERS.items()}
+    written = [write_text(out_dir / name, content) for name, content in texts.items()]
+    tables = ((CELLS, cell_rows(groups)), (FIGURES, figure_rows(groups)), (ITEMS, item_rows(groups, scores, replies)))
+    return [*written, *(write_csv(out_dir / name, *table) for name, table in zip(CSV, tables, strict=True))]
+
+
+def write_text(path: Path, text: str) -> Path:
+    """The file, in a folder that is made where it is missing; raises `ConfigError` when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); give another folder to --html.") from error
+    return path

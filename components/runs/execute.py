@@ -1,0 +1,116 @@
+"""A stream that is run and recorded: what a single run and every trial of a sweep do alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from components.core.errors import StreamStopped
+from components.core.events import Event
+from components.core.naming import without_secrets
+from components.runs.provenance import add_session
+from components.tracking.config import recorded_uri, tracking_uri, ui_command
+from components.tracking.store import Tracker, dataset_records, open_tracker
+from components.training.driver import (
+    EventHandler,
+    Plan,
+    StreamResult,
+    check_run_dir,
+    claim_run_dir,
+    ray_session,
+    run_stream,
+    write_json,
+)
+from components.training.run_folder import sole_user
+
+LINK_FILE = "mlflow.json"
+
+
+def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
+    """Run (or continue) the stream while `follow` and MLflow hear its events; `parent` is a sweep's MLflow run.
+
+    Raises `ConfigError` while another process runs it. Ray comes first: where it cannot start, nothing is written.
+    """
+    check_run_dir(plan)
+    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
+        tracker = begin_tracking(plan, follow, parent=parent)
+
+        def handle(event: Event) -> None:
+            follow(event)
+            tracker.handle(event)
+
+        status = "FAILED"
+        try:
+            result = run_stream(plan, handle)
+            status = "FINISHED"
+            return result
+        except (KeyboardInterrupt, StreamStopped):
+            status = "KILLED"
+            raise
+        except SystemExit as stop:  # how Ray Train's own handler of Ctrl-C ends this process
+            status = "KILLED"
+            raise KeyboardInterrupt from stop
+        finally:
+            tracker.finish(status)
+
+
+def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:
+    """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
+    config = plan.config
+    check_run_dir(plan)
+    link = plan.run_dir / LINK_FILE
+    tags = {
+        "stream": plan.stream.name,
+        "stream_digest": plan.stream.digest,
+        "method": config.method.name,
+        "backbone": config.backbone.name,
+        "seed": str(config.seed),
+    }
+    tracker = open_tracker(
+        config.tracking,
+        plan.run_dir.parent,
+        plan.run_dir.name,
+        params=config.to_json(),
+        tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
+        datasets=dataset_records(plan.stream, plan.suites),
+        resume_run_id=recorded_as(plan.run_dir),
+        tasks=plan.stream.task_names,
+        on_note=follow,
+    )
+    claim_run_dir(plan)
+    cores = config.cluster.threads() * config.cluster.num_workers
+    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=config.cluster.use_gpu)
+    if tracker.run_id is not None:
+        store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
+        write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
+    return tracker
+
+
+def budget_of(plan: Plan) -> dict[str, object]:
+    """What the run may spend: training rows and updates of every task, samples an update, test rows of every task."""
+    limit = plan.config.evaluation.limit
+    return {
+        "samples_per_update": plan.config.training.global_batch_size,
+        "train_rows": {each.task.name: each.num_rows for each in plan.lessons},
+        "updates": {each.task.name: each.num_updates for each in plan.lessons},
+        "test_rows": {each.task.name: min(each.task.test.num_rows, limit or math.inf) for each in plan.lessons},
+    }
+
+
+def recorded_as(run_dir: Path) -> str | None:
+    """The id of the MLflow run of the stream in this folder, if it has one."""
+    link = run_dir / LINK_FILE
+    return json.loads(link.read_text(encoding="utf-8"))["run_id"] if link.is_file() else None
+
+
+def where_to_look(plan: Plan) -> list[str]:
+    """What shows the stream's MLflow run, if it has one: the command or server, and the link to all runs' charts."""
+    link = plan.run_dir / LINK_FILE
+    if not link.is_file():
+        return []
+    content = json.loads(link.read_text(encoding="utf-8"))
+    ui = content["ui"]
+    if not ui.startswith("http"):  # a command, which names a file that may have moved since
+        ui = ui_command(recorded_uri(plan.config.tracking, plan.run_dir, content.get("store")))
+    return [ui, *([content["view"]] if content.get("view") else [])]

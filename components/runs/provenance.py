@@ -1,0 +1,100 @@
+"""What a run was made with: code, package versions and machine, and its budget. It stands in the run's folder.
+
+One entry for every time the run started or went on, since that may have been with other code on another machine. The
+machine is the one that led the run; workers on other nodes are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from components.core.fingerprint import code_fingerprint
+from components.core.naming import git_commit
+
+MADE_WITH_FILE = "made_with.json"
+PACKAGES = ("littoral", "torch", "transformers", "ray", "deepspeed", "peft", "numpy")
+UNKNOWN = "unknown"
+DIRTY = "-dirty"
+
+Facts = dict[str, Any]  # plain JSON
+
+
+def add_session(run_dir: Path, *, budget: Mapping[str, object], cores: int, gpu: bool) -> None:
+    """Note in the run's folder that it starts, or goes on, now; `cores` are those its workers use together."""
+    path = run_dir / MADE_WITH_FILE
+    sessions = made_with(run_dir).get("sessions", [])
+    content = {"budget": dict(budget), "sessions": [*sessions, session(cores=cores, gpu=gpu)]}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def made_with(run_dir: Path) -> Facts:
+    """What `add_session` noted: budget and sessions; empty for a run of an earlier version."""
+    path = run_dir / MADE_WITH_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def session(*, cores: int, gpu: bool) -> Facts:
+    """Code, versions and machine as they are now."""
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "code": {**commit_facts(git_commit()), "fingerprint": code_fingerprint()},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": _cpu_model(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores_used": cores,
+            "memory_gib": _memory_gib(),
+            "gpus": _gpus() if gpu else [],
+        },
+    }
+
+
+def commit_facts(commit: str | None) -> Facts:
+    """What `run_facts.git_commit` says, in parts; `dirty`: tracked files differed, None where nobody knows."""
+    if commit is None:
+        return {"commit": UNKNOWN, "dirty": None}
+    return {"commit": commit.removesuffix(DIRTY), "dirty": commit.endswith(DIRTY)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or UNKNOWN
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or UNKNOWN
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    """Names of the machine's NVIDIA GPUs; torch would ask with a context on each, which takes their memory."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.split("\n")[:-1]

@@ -1,0 +1,259 @@
+"""Finished streams read back: from the run's folder and its MLflow run, or from a *record*.
+
+A record is one JSON file with all that comparing runs needs (configuration, matrices, every test row's score, costs),
+and none of what is large or says where it ran: checkpoints, replies, folders, tracking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from components.core.errors import ConfigError, LittoralError
+from components.data.prepared import open_prepared
+from components.data.streams import StreamConfig, open_stream
+from components.evaluation.decisions import DECISIONS_FILE, Decisions
+from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.majority import majority_scores
+from components.evaluation.matrix import ScoreMatrix
+from components.runs.provenance import made_with
+from components.statistics.contributions import ScoredRun
+from components.tracking.config import TrackingConfig, recorded_uri, sqlite_path, tracking_uri
+from components.training.config import Chosen, RunConfig
+
+FORMAT = "littoral-record-1"
+ItemScores = dict[str, dict[str, list[float]]]  # after -> task -> 0..1 of every test row, by sample id in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a stream took, as recorded while it ran."""
+
+    train_s: float
+    evaluate_s: float
+    trainable_parameters: int  # most in any one task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What a task of a run was: `data.tasks.Task.identity`, and what the majority answer scores on its test rows."""
+
+    identity: str
+    majority: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """One finished stream, or what there is so far of one that is not (`read_run` says when)."""
+
+    path: Path
+    config: RunConfig
+    stream_digest: str
+    stream_name: str  # the stream's own: a prepared one is configured by its folder
+    finished: str  # ISO 8601; empty for a run that has not
+    matrix: ScoreMatrix
+    oracle: ScoreMatrix | None
+    cost: Cost | None  # None for a run without MLflow
+    mlflow_id: str | None = None  # None for a record or a run without MLflow
+    general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
+    tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
+    chosen: Chosen | None = None  # how a sweep chose the options; None: nobody says
+    decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
+
+
+def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
+    """The run in folder `path`, or in the record `path`; raises `ConfigError` when it is none or has not finished.
+
+    `unfinished` allows the latter: the run then has the rows it has so far, and neither `finished` nor `cost`.
+    """
+    if path.is_file():
+        return _from_record(path)
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{path} is not the folder of a run nor a record; give STORAGE/RUN-ID, such as runs/first.")
+    ended = path / "finished.json"
+    if not ended.is_file() and not unfinished:
+        raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
+    content: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    digest = str(content.pop("stream_digest"))
+    config = RunConfig.from_json(content)
+    name = content.get("stream_name")
+    oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
+    mlflow_id = None
+    if link.is_file() and ended.is_file():
+        known = json.loads(link.read_text(encoding="utf-8"))
+        mlflow_id = str(known["run_id"])
+        store = recorded_uri(config.tracking, path, known.get("store"))
+        config = replace(config, tracking=replace(config.tracking, uri=store))
+    return FinishedRun(
+        path=path,
+        config=config,
+        stream_digest=digest,
+        stream_name=stream_name(config) if name is None else str(name),
+        chosen=content.get("chosen"),
+        finished=str(json.loads(ended.read_text(encoding="utf-8"))["finished"]) if ended.is_file() else "",
+        matrix=ScoreMatrix.read(path / "score_matrix.json"),
+        oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
+        cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
+        mlflow_id=mlflow_id,
+        general=GeneralScores.read(path / GENERAL_FILE),
+        decisions=Decisions.read(path / DECISIONS_FILE),
+    )
+
+
+def stream_name(config: RunConfig) -> str:
+    """The stream's own name where only its configuration is kept, as by earlier versions: a folder's if it is here."""
+    folder = Path(config.stream.name).expanduser()
+    try:
+        return open_prepared(folder).name if folder.is_dir() else config.stream.name
+    except LittoralError:
+        return config.stream.name
+
+
+def write_record(run: FinishedRun, folder: Path) -> Path:
+    """Write the record of a run that lies in a folder; raises `ConfigError` rather than replace another one."""
+    if not run.path.is_dir():
+        raise ConfigError(f"{run.path} is a record already; records are made from the folder of a run.")
+    target = folder / f"{run.config.run_id}.json"
+    if target.exists():
+        raise ConfigError(f"{target} exists; move it away or record into another folder.")
+    config = run.config
+    moved = replace(
+        config, storage=Path("runs"), tracking=TrackingConfig(), cluster=replace(config.cluster, address=None)
+    )
+    content = {
+        "format": FORMAT,
+        "config": moved.to_json(),
+        "stream_name": run.stream_name,
+        "stream_digest": run.stream_digest,
+        "finished": run.finished,
+        "cost": None if run.cost is None else asdict(run.cost),
+        "score_matrix": _matrix(run.matrix, config),
+        "oracle_matrix": None if run.oracle is None else _matrix(run.oracle, config),
+        "item_scores": item_scores(run.path),
+    }
+    facts, made = task_facts(run), made_with(run.path)
+    if made:
+        content["made_with"] = made
+    if run.chosen is not None:
+        content["chosen"] = run.chosen
+    if facts:
+        content["tasks"] = {task: asdict(one) for task, one in facts.items()}
+    if run.general.figures:
+        content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
+    if run.decisions:
+        content["decisions"] = run.decisions.to_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def item_scores(folder: Path) -> ItemScores:
+    """Every test row's score from the predictions in a run's folder."""
+    found: ItemScores = {}
+    for path in sorted((folder / "predictions").glob("*.parquet")):
+        table = pq.read_table(path, columns=["after", "task", "sample_id", "score"]).sort_by("sample_id")
+        for row in table.to_pylist():
+            found.setdefault(row["after"], {}).setdefault(row["task"], []).append(round(row["score"], 6))
+    return found
+
+
+def scored(run: FinishedRun) -> ScoredRun:
+    """The run with every test row's score; raises `ConfigError` for a run or record without them."""
+    items = (
+        item_scores(run.path) if run.path.is_dir() else json.loads(run.path.read_text(encoding="utf-8"))["item_scores"]
+    )
+    if not items:
+        raise ConfigError(
+            f"{run.path} holds no scores of single test rows; record it again from a folder with its predictions."
+        )
+    return ScoredRun(seed=run.config.seed, matrix=run.matrix, items=items)
+
+
+def task_facts(run: FinishedRun) -> Mapping[str, TaskFacts]:
+    """Facts of the run's tasks by name, from its record or from its data; empty where neither has them.
+
+    The data have them only while they are what the run was scored on: a folder may be gone, and embedded data may have
+    changed with the version.
+    """
+    evaluation = run.config.evaluation
+    return run.tasks or _facts_of(run.config.stream, evaluation.split, evaluation.limit, run.stream_digest)
+
+
+@cache
+def _facts_of(config: StreamConfig, split: str, limit: int | None, digest: str) -> Mapping[str, TaskFacts]:
+    try:
+        stream = open_stream(config, scored=split)
+    except LittoralError:
+        return {}
+    if stream.digest != digest:
+        return {}
+    majority = majority_scores(stream, limit)
+    return {task.name: TaskFacts(identity=task.identity, majority=majority[task.name]) for task in stream.tasks}
+
+
+def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
+    return matrix.to_dict(
+        stream=config.stream.name,
+        method=config.method.name,
+        backbone=config.backbone.name,
+        seed=config.seed,
+        extra={"scored_on": config.evaluation.split},
+    )
+
+
+def _from_record(path: Path) -> FinishedRun:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
+        cost, oracle = content["cost"], content["oracle_matrix"]
+        config = RunConfig.from_json(content["config"])
+        return FinishedRun(
+            path=path,
+            config=config,
+            stream_digest=content["stream_digest"],
+            stream_name=content["stream_name"] if "stream_name" in content else stream_name(config),
+            chosen=content.get("chosen"),
+            finished=content["finished"],
+            matrix=ScoreMatrix.from_dict(content["score_matrix"]),
+            oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
+            cost=None if cost is None else Cost(**cost),
+            general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
+            tasks={task: TaskFacts(**facts) for task, facts in content.get("tasks", {}).items()},
+            decisions=Decisions.from_dict(content["decisions"]) if "decisions" in content else Decisions(),
+        )
+    except LittoralError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a whole record of a run ({error!r}); make it again.") from error
+
+
+def read_cost(uri: str, run_id: str) -> Cost:
+    """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():  # MLflow would create an empty one
+        raise ConfigError(f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled.")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        run = client.get_run(run_id)
+        children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+        seconds = {
+            name: sum(point.value for point in client.get_metric_history(run_id, f"cost/{name}"))
+            for name in ("train_s", "evaluate_s")
+        }
+    except MlflowException as error:
+        raise ConfigError(f"MLflow at {uri} does not hold the run {run_id} ({error.message}).") from error
+    trainable = [int(child.data.params.get("trainable_parameters", 0)) for child in children]
+    return Cost(**seconds, trainable_parameters=max(trainable, default=0))

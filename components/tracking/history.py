@@ -1,0 +1,148 @@
+"""The rows of a running stream as they arrive, and what a tracker records of them: metrics, JSON, table, Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+from components.core.errors import TrackingError
+from components.core.events import RowScored
+from components.core.naming import metric_names
+from components.evaluation.decisions import Decisions
+from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
+from components.evaluation.matrix import LABELS, ScoreMatrix
+from components.evaluation.matrix_rows import ZERO_SHOT, Cell
+
+Scores = dict[str, Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowBook:
+    """Rows by the number of tasks learned."""
+
+    tasks: list[str] = field(default_factory=list)  # known from the first row on
+    scores: dict[int, Scores] = field(default_factory=dict)
+    readings: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other readings of the rows, by name
+
+    def with_row(self, event: RowScored) -> RowBook | None:
+        """A book that also holds this row; None when it holds just this already. `TrackingError`: other tasks."""
+        tasks = list(event.scores)
+        if self.tasks and tasks != self.tasks:
+            raise TrackingError(
+                f"this run recorded the tasks {self.tasks} and now got {tasks}; one run id is one stream, "
+                "start another run id for another stream"
+            )
+        scores = self.scores | {event.tasks_learned: dict(event.scores)}
+        readings = dict(self.readings)
+        for name, cells in event.readings.items():
+            readings[name] = readings.get(name, {}) | {event.tasks_learned: dict(cells)}
+        book = RowBook(tasks=tasks, scores=scores, readings=readings)
+        return None if book == self else book
+
+    def matrix(self, num_learned: int | None = None) -> ScoreMatrix:
+        """The matrix as recorded, optionally only up to `num_learned` tasks."""
+        return _matrix(self.tasks, self.scores, num_learned)
+
+    def reading(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
+        """Another reading of the matrix, such as "oracle"; None when it was not measured."""
+        rows = self.readings.get(name)
+        return None if rows is None else _matrix(self.tasks, rows, num_learned)
+
+    def metrics(self, event: RowScored) -> dict[str, float]:
+        """What a row adds to the stream's curves: scores, the figures so far, routing, seconds, bytes."""
+        names = metric_names(self.tasks)
+        values: dict[str, Cell] = {f"accuracy/{names[task]}": cell for task, cell in event.scores.items()}
+        matrix = self.matrix(event.tasks_learned)
+        values |= matrix.summary()
+        others = {name: self.reading(name, event.tasks_learned) for name in event.readings}
+        for reading, cells in event.readings.items():
+            other = others[reading]
+            assert other is not None, "the event's row is in the book"
+            values |= {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items()}
+            values |= {f"{reading}/{name}": value for name, value in other.summary().items()}
+        values |= split_if_known(matrix, others)
+        if event.well_formed:
+            values |= {f"well_formed/{names[task]}": share for task, share in event.well_formed.items()}
+            values["well_formed_mean"] = sum(event.well_formed.values()) / len(event.well_formed)
+        if event.routing_accuracy:
+            values |= {f"routing_accuracy/{names[task]}": share for task, share in event.routing_accuracy.items()}
+            values["routing_accuracy_mean"] = sum(event.routing_accuracy.values()) / len(event.routing_accuracy)
+        if event.decisions:
+            values |= Decisions.from_dict(event.decisions).metrics(event.after, names)
+        if event.slot_usage:
+            served = [sum(counts) for counts in zip(*event.slot_usage.values(), strict=True)]
+            values |= {"slots/total": len(served), "slots/dead": served.count(0)}
+        values |= {
+            "cost/train_s": event.train_s,
+            "cost/evaluate_s": event.evaluate_s,
+            "cost/peak_memory_gib": event.peak_memory_bytes / 2**30,
+        }
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+    def to_content(self, tags: Mapping[str, str]) -> dict[str, object]:
+        """score_matrix.json, with the oracle rows beside; names of the run come from its tags."""
+        others = {name: self.reading(name) for name in self.readings}
+        seed = tags.get("seed", "0")
+        return self.matrix().to_dict(
+            stream=tags.get("stream", ""),
+            method=tags.get("method", ""),
+            backbone=tags.get("backbone", ""),
+            seed=int(seed) if seed.lstrip("-").isdigit() else 0,
+            extra={
+                name: other.to_dict(stream="", method="", backbone="", seed=0)
+                for name, other in others.items()
+                if other is not None
+            },
+        )
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, object]) -> RowBook:
+        """The inverse of `to_content`; raises `MatrixError` when it is no score_matrix.json."""
+        matrix = ScoreMatrix.from_dict(content)
+        readings = {
+            name: _by_number(ScoreMatrix.from_dict(other)) for name, other in content.items() if _is_matrix(other)
+        }
+        return cls(tasks=matrix.tasks, scores=_by_number(matrix), readings=readings)
+
+    def table(self) -> dict[str, list[str | Cell]]:
+        """The matrix by columns: "after", then one column per task."""
+        matrix = self.matrix()
+        columns: dict[str, list[str | Cell]] = {"after": list(matrix.after)}
+        for number, task in enumerate(matrix.tasks):
+            columns[task] = [row[number] for row in matrix.rows]
+        return columns
+
+    def markdown(self) -> str:
+        """The matrix and its figures as Markdown tables."""
+        matrix = self.matrix()
+        lines = ["| after | " + " | ".join(matrix.tasks) + " |", "|---" * (len(matrix.tasks) + 1) + "|"]
+        for after, row in zip(matrix.after, matrix.rows, strict=True):
+            cells = ["" if cell is None else f"{cell:.2f}" for cell in row]
+            lines.append(f"| {after} | " + " | ".join(cells) + " |")
+        figures = [f"- {LABELS[name]}: **{value:.2f}**" for name, value in matrix.summary().items()]
+        oracle = self.reading("oracle")
+        if oracle is not None and "final_average" in oracle.summary():
+            figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
+        split = split_if_known(matrix, {name: self.reading(name) for name in self.readings})
+        figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
+        return "\n".join([*lines, "", *figures])
+
+
+def _matrix(tasks: list[str], rows: Mapping[int, Scores], num_learned: int | None) -> ScoreMatrix:
+    """Rows in between that were never scored become empty rows."""
+    known = [number for number in rows if num_learned is None or number <= num_learned]
+    numbers = range(0 if 0 in known else 1, max(known, default=0) + 1)
+    pairs = [(ZERO_SHOT if number == 0 else tasks[number - 1], rows.get(number, {})) for number in numbers]
+    return ScoreMatrix.from_scores(tasks, pairs)
+
+
+def _is_matrix(content: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(content, Mapping) and "rows" in content
+
+
+def _by_number(matrix: ScoreMatrix) -> dict[int, Scores]:
+    first = 0 if matrix.has_zero_shot else 1
+    rows = {first + number: dict(zip(matrix.tasks, row, strict=True)) for number, row in enumerate(matrix.rows)}
+    return {number: row for number, row in rows.items() if any(cell is not None for cell in row.values())}

@@ -1,0 +1,99 @@
+"""A sweep in MLflow: one run above its trials' runs, with the space, the best setting's figures, table and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.core.errors import TrackingError
+from components.core.naming import flatten_params, without_secrets
+from components.tracking.charts import sweep_view
+from components.tracking.config import Status, TrackingConfig, tracking_uri
+from components.tracking.retry import StoreError
+from components.tracking.store import open_store
+from components.tracking.tracker import points
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from components.tracking.tracker import Store
+
+
+class SweepTracker:
+    """Records a sweep; without a store it records nothing."""
+
+    def __init__(self, store: Store | None = None, run_id: str | None = None) -> None:
+        self._store, self.run_id = store, run_id
+        self.view: str | None = None  # the link to the trials, with charts laid out
+
+    def keep(
+        self,
+        *,
+        figures: Mapping[str, float],
+        best: Mapping[str, object],
+        table: Sequence[str],
+        picture: Image | None,
+    ) -> None:
+        """Record what the sweep found: the best setting's figures and values, the table and the picture."""
+        if self._store is None or self.run_id is None:
+            return
+        with _told():
+            self._store.put_points(self.run_id, points(figures, step=0))
+            self._store.put_json(self.run_id, {name: str(value) for name, value in best.items()}, "best.json")
+            self._store.put_tags(self.run_id, {"mlflow.note.content": "\n".join(table)})
+            if picture is not None:
+                self._store.put_image(self.run_id, "pareto", picture, 0)
+
+    def finish(self, status: Status) -> None:
+        if self._store is not None and self.run_id is not None:
+            with _told():
+                self._store.close_run(self.run_id, status)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Trouble with the store as one sentence."""
+    try:
+        yield
+    except StoreError as error:
+        raise TrackingError(
+            f"MLflow did not take what the sweep found ({error}); its folder holds all of it."
+        ) from error
+
+
+def open_sweep_tracker(
+    config: TrackingConfig,
+    storage: Path,
+    name: str,
+    *,
+    params: Mapping[str, object],
+    fields: Sequence[str],
+    metrics: Sequence[str],
+    resume_run_id: str | None,
+) -> SweepTracker:
+    """Begin a sweep's run or go on with `resume_run_id`; raises `TrackingError` where MLflow cannot be used.
+
+    `fields` are what it varies and `metrics` what it wants: the view of its trials shows them.
+    """
+    if not config.enabled:
+        return SweepTracker()
+    uri = tracking_uri(config, storage)
+    try:
+        store = open_store(uri, config.experiment, storage)
+        run_id = resume_run_id or store.create_run(name, {"kind": "sweep"})
+        known = store.reopen_run(run_id)
+        flat = flatten_params(params)
+        store.put_params(run_id, {key: value for key, value in flat.items() if key not in known})
+        view = sweep_view(name, run_id, fields, metrics)
+        store.put_view(view)
+    except StoreError as error:
+        raise TrackingError(
+            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct "
+            "tracking.uri (or MLFLOW_TRACKING_URI), "
+            "or turn tracking.enabled off."
+        ) from error
+    tracker = SweepTracker(store, run_id)
+    tracker.view = store.view_link(view.key)
+    return tracker

@@ -1,0 +1,354 @@
+"""What is recorded of a stream, and how patiently: events in, store calls out. Knows no MLflow (see `Store`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from components.core.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
+from components.core.fingerprint import code_fingerprint
+from components.core.naming import git_commit, metric_names
+from components.evaluation.decisions import DECISIONS_FILE
+from components.tracking.charts import View, stream_view
+from components.tracking.config import DatasetRecord, Status, Tracker
+from components.tracking.history import RowBook
+from components.tracking.registry import LEARNED, SCORE, Version, registered_name
+from components.tracking.retry import Patience
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SEND_EVERY_S = 2.0  # step metrics are collected for this long
+MAX_WAITING_POINTS = 20_000  # kept through an outage; the oldest go first
+MATRIX_FILE = "score_matrix.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One value of a metric."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+class Store(Protocol):
+    """What recording needs from MLflow. Every call may raise `patience.StoreError`; repeating one is harmless."""
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
+    def reopen_run(self, run_id: str) -> dict[str, str]:
+        """Set a run going again; its parameters so far."""
+        ...
+
+    def close_run(self, run_id: str, status: Status) -> None: ...
+    def children(self, run_id: str) -> dict[str, str]:
+        """Task name -> run id of the runs below a stream's run."""
+        ...
+
+    def unfinished(self, run_id: str) -> list[str]:
+        """Run ids of the tasks below a stream's run that have another status than FINISHED."""
+        ...
+
+    def last_step(self, run_id: str, key: str) -> int: ...
+    def put_params(self, run_id: str, params: Mapping[str, str]) -> None: ...
+    def put_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
+    def put_points(self, run_id: str, points: Sequence[Point], model_id: str | None = None) -> None: ...
+    def put_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None: ...
+    def put_image(self, run_id: str, key: str, image: Image, step: int) -> None: ...
+    def put_json(self, run_id: str, content: Mapping[str, object], file: str) -> None: ...
+    def get_json(self, run_id: str, file: str) -> dict[str, object] | None: ...
+    def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None: ...
+    def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str: ...
+    def put_version(self, version: Version) -> None: ...
+    def put_view(self, view: View) -> None: ...
+    def view_link(self, key: str) -> str: ...
+
+
+@dataclass(kw_only=True)
+class _Child:
+    """The run of one task, with what the store has not taken yet."""
+
+    started: TaskStarted
+    run_id: str | None = None  # None until the store has taken it
+    recorded_until: int = 0  # updates recorded before a resume
+    waiting: list[Point] = field(default_factory=list)
+    ended: Status | None = None  # then it is closed after its points
+
+
+class StreamTracker(Tracker):
+    """Records a stream: parent run = stream, child run = task. Built by `components.tracking.store.open_tracker`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ui: str,
+        tags: Mapping[str, str],
+        description: str | None = None,
+        on_note: Callable[[Note], None] | None = None,
+    ) -> None:
+        self._store, self._tags, self.ui = store, dict(tags), ui
+        self._description = description or _question(tags)
+        self._patience = Patience(on_note)
+        self._book = RowBook()
+        self._waiting_rows: list[RowScored] = []
+        self._waiting_suites: list[SuitesScored] = []
+        self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
+        self._last_sent_s = 0.0
+
+    @property
+    def _parent(self) -> str:
+        assert self.run_id is not None, "begin() comes first"
+        return self.run_id
+
+    def begin(
+        self,
+        run_name: str,
+        params: Mapping[str, str],
+        datasets: Sequence[DatasetRecord],
+        resume_run_id: str | None,
+        tasks: Sequence[str],
+    ) -> None:
+        """Create the parent run, or take the old one up again. Raises `StoreError`: nothing is retried here."""
+        known: dict[str, str] = {}
+        if resume_run_id is None:
+            self.run_id = self._store.create_run(run_name, {})
+        else:
+            self.run_id = resume_run_id
+            known = self._store.reopen_run(resume_run_id)
+            content = self._store.get_json(resume_run_id, MATRIX_FILE)
+            self._book = RowBook() if content is None else RowBook.from_content(content)
+        changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
+        if changed:
+            self._patience.warn(
+                f"MLflow keeps the first values of parameters that changed on resume: {', '.join(changed)}."
+            )
+        self._store.put_params(self._parent, {key: value for key, value in params.items() if key not in known})
+        self._store.put_tags(self._parent, self._tags | _code_tags() | {"mlflow.note.content": self._note_content()})
+        if resume_run_id is None:
+            self._store.put_datasets(self._parent, datasets)
+        tagged = {name: self._tags.get(name, "") for name in ("stream", "stream_digest", "backbone")}
+        view = stream_view(
+            tagged["stream"] or run_name, tasks, digest=tagged["stream_digest"], backbone=tagged["backbone"]
+        )
+        self._store.put_view(view)
+        self.view = self._store.view_link(view.key)
+
+    def handle(self, event: Event) -> None:
+        """Record one event. Trouble with the store never raises; `on_note` hears of it."""
+        match event:
+            case TaskStarted():
+                self._end_children("FINISHED")
+                self._children.append(_Child(started=event, waiting=points({"start_s": event.start_s}, step=0)))
+                self._send_children()
+            case StepDone():
+                self._collect(event)
+                if time.monotonic() - self._last_sent_s >= SEND_EVERY_S:
+                    self._send_children()
+            case RowScored():
+                self._send_children()
+                self._waiting_rows.append(event)
+                self._send_rows()
+            case SuitesScored():
+                self._waiting_suites.append(event)
+                self._send_suites()
+            case _:
+                pass  # notes and progress are for the console
+
+    def finish(self, status: Status) -> None:
+        """Send what waits, asking a store that failed once more, and close the child and the parent run."""
+        self._patience.end_pause()
+        self._end_children(status)
+        self._send_children()
+        self._send_rows()
+        self._send_suites()
+        if status == "FINISHED":
+            self._patience.attempt("tasks of interrupted runs", self._close_interrupted)
+        closed = self._patience.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
+        if self._children or self._waiting_rows or self._waiting_suites or not closed:
+            self._patience.warn(
+                f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix, "
+                f"{len(self._waiting_suites)} of the general suites and the curves of {len(self._children)} tasks; the "
+                "run's own files are whole."
+            )
+
+    def _close_interrupted(self) -> None:
+        """Tasks that an interrupted run had learned, and that were only scored after it went on."""
+        still_open = {child.run_id for child in self._children}
+        for run_id in self._store.unfinished(self._parent):
+            if run_id not in still_open:
+                self._store.close_run(run_id, "FINISHED")
+
+    # ---- the task's run
+
+    def _open_child(self, child: _Child) -> str:
+        """Find the run of a resumed task, or create one."""
+        event = child.started
+        run_id = self._store.children(self._parent).get(event.task)
+        if run_id is None:
+            tags = {"mlflow.parentRunId": self._parent, "task": event.task, "task_index": str(event.index)}
+            run_id = self._store.create_run(f"{event.index + 1:02d} {event.task}", self._tags | tags)
+            facts = ("num_samples", "num_updates", "trainable_parameters", "total_parameters")
+            self._store.put_params(run_id, {fact: str(getattr(event, fact)) for fact in facts})
+        else:
+            self._store.reopen_run(run_id)
+            child.recorded_until = self._store.last_step(run_id, "train/loss")
+            child.waiting = [point for point in child.waiting if point.step > child.recorded_until]
+        child.run_id = run_id
+        return run_id
+
+    def _end_children(self, status: Status) -> None:
+        for child in self._children:
+            child.ended = child.ended or status
+
+    def _send_children(self) -> None:
+        """Everything that waits, task by task; stops at the first call that fails."""
+        self._last_sent_s = time.monotonic()
+        while self._children and self._patience.attempt(
+            "training metrics", lambda: self._send_child(self._children[0])
+        ):
+            if self._children[0].ended is None:
+                return
+            del self._children[0]
+
+    def _send_child(self, child: _Child) -> None:
+        run_id = child.run_id or self._open_child(child)
+        if child.waiting:
+            self._store.put_points(run_id, child.waiting)
+            child.waiting = []
+        if child.ended is not None:
+            self._store.close_run(run_id, child.ended)
+
+    def _collect(self, event: StepDone) -> None:
+        if not self._children or event.update <= self._children[-1].recorded_until:
+            return
+        child = self._children[-1]
+        values = {f"train/{part}": value for part, value in event.parts.items()} | {
+            "train/loss": event.loss,
+            "train/learning_rate": event.learning_rate,
+            "train/grad_norm": event.grad_norm,
+            "train/samples_per_s": event.samples_per_s,
+            "train/data_wait_s": event.data_wait_s,
+        }
+        child.waiting += points(values, step=event.update)
+        del child.waiting[:-MAX_WAITING_POINTS]
+
+    # ---- rows of the score matrix
+
+    def _send_rows(self) -> None:
+        """Record the waiting rows in order; those that could not be sent stay for the next time."""
+        while self._waiting_rows:
+            row = self._waiting_rows[0]
+            if not self._patience.attempt("scores", lambda row=row: self._record_row(row)):
+                return
+            del self._waiting_rows[0]
+
+    def _record_row(self, row: RowScored) -> None:
+        """One row on the parent run. score_matrix.json comes last: a row that is in it is recorded whole."""
+        book = self._book.with_row(row)
+        if book is None:
+            return  # a resumed stream reports its rows again
+        step, run_id = row.tasks_learned, self._parent
+        model_id = self._record_checkpoint(row, book) if row.checkpoint_path else None
+        self._store.put_points(run_id, points(book.metrics(row), step=step), model_id)
+        # Matplotlib takes about a second to import, and only rows need it.
+        from components.evaluation.heatmap import draw_score_matrix, draw_slot_usage
+
+        title = self._title()
+        self._store.put_image(run_id, "score_matrix", draw_score_matrix(book.matrix(step), title), step)
+        if (oracle := book.reading("oracle", step)) is not None:
+            self._store.put_image(run_id, "score_matrix_oracle", draw_score_matrix(oracle, f"{title}, oracle"), step)
+        if row.slot_usage:
+            picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")
+            self._store.put_image(run_id, "slot_usage", picture, step)
+        if row.decisions:
+            self._store.put_json(run_id, row.decisions, DECISIONS_FILE)
+        if row.samples:
+            self._store.put_table(run_id, _columns(row.samples), f"predictions_sample/{step:02d}.json")
+        self._store.put_table(run_id, book.table(), "score_matrix_table.json")
+        self._store.put_json(run_id, book.to_content(self._tags), MATRIX_FILE)
+        self._book = book
+        self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
+
+    def _record_checkpoint(self, row: RowScored, book: RowBook) -> str:
+        """The checkpoint as a logged model and as a version of the registered one; its files stay where they are."""
+        assert row.checkpoint_path is not None
+        checkpoint = row.checkpoint_path
+        uri = checkpoint if "://" in checkpoint else Path(checkpoint).absolute().as_uri()
+        tags = self._tags | {"checkpoint": uri, "after": row.after, LEARNED: str(row.tasks_learned)}
+        name = f"{self._tags.get('method', 'adapter')} after {row.tasks_learned:02d} {row.after}"
+        model_id = self._store.put_model(self._parent, name, tags, row.tasks_learned)
+        score = book.matrix(row.tasks_learned).summary().get("final_average")
+        if score is not None:
+            version = Version(
+                name=registered_name(self._tags),
+                run_id=self._parent,
+                model_id=model_id,
+                source=uri,
+                tags=tags | _code_tags() | {SCORE: f"{score:.6f}"},
+                whole=row.tasks_learned == len(row.scores),
+            )
+            self._store.put_version(version)
+        return model_id
+
+    # ---- general suites
+
+    def _send_suites(self) -> None:
+        """Record the waiting results in order; those that could not be sent stay for the next time."""
+        while self._waiting_suites:
+            event = self._waiting_suites[0]
+            if not self._patience.attempt("general suites", lambda event=event: self._record_suites(event)):
+                return
+            del self._waiting_suites[0]
+
+    def _record_suites(self, event: SuitesScored) -> None:
+        """general/SUITE and, beside it, every other figure of the suite, at step = tasks learned."""
+        names, step, run_id = metric_names(list(event.figures)), event.tasks_learned, self._parent
+        values = {f"general/{names[suite]}": found["score"] for suite, found in event.figures.items()}
+        if step and any(self._store.last_step(run_id, key) >= step for key in values):
+            return  # a resumed stream tells its suites again
+        for suite, found in event.figures.items():
+            legal = metric_names([figure for figure in found if figure != "score"])
+            values |= {f"general/{names[suite]} {legal[figure]}": found[figure] for figure in legal}
+        values |= {f"retention/{name}": value for name, value in event.retention.items()}
+        self._store.put_points(run_id, points(values, step=step))
+
+    def _title(self) -> str:
+        names = [self._tags.get(key, "") for key in ("method", "stream")]
+        return " on ".join(name for name in names if name) or "Score matrix"
+
+    def _note_content(self) -> str:
+        if not self._book.scores:
+            return self._description
+        return f"{self._description}\n\n{self._book.markdown()}\n"
+
+
+def points(values: Mapping[str, float], *, step: int) -> list[Point]:
+    """Points of now. Finite values only: SQL stores change NaN and infinity into other numbers."""
+    now = int(time.time() * 1000)
+    finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+    return [Point(key=key, value=value, step=step, timestamp_ms=now) for key, value in finite.items()]
+
+
+def _columns(records: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return {name: [record.get(name, "") for record in records] for name in names}
+
+
+def _code_tags() -> dict[str, str]:
+    commit = git_commit()
+    return {"code_fingerprint": code_fingerprint()} | ({} if commit is None else {"mlflow.source.git.commit": commit})
+
+
+def _question(tags: Mapping[str, str]) -> str:
+    """The default description of a run: the question that it answers."""
+    return (
+        f"**Question.** Taught the stream `{tags.get('stream', '?')}` task by task with `{tags.get('method', '?')}` on "
+        f"`{tags.get('backbone', '?')}` (seed {tags.get('seed', '?')}): how well is each task learned, and how much of "
+        "the earlier ones is kept?"
+    )

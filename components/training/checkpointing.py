@@ -1,0 +1,107 @@
+"""Where a stream stands, in the checkpoints that Ray Train keeps: left between tasks and inside them, read to go on."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray.train
+from torch import Tensor
+
+from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from components.core.errors import CheckpointError
+from components.methods.base import MethodState
+from components.training.evaluate import Row
+
+if TYPE_CHECKING:
+    from components.training.entry import WorkerPlan
+
+
+TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name
+
+
+@dataclass(kw_only=True)
+class Cursor:
+    """Where the stream stands. `update` counts optimizer updates of the task at `index`."""
+
+    index: int = 0
+    update: int = 0
+    learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
+    rows: list[Row] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """As a checkpoint keeps it."""
+        return {**vars(self), "rows": [vars(row) for row in self.rows]}
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Cursor:
+        """The inverse of `to_json`."""
+        stored = checkpoint.state["cursor"]
+        if not isinstance(stored, dict):
+            raise CheckpointError("the checkpoint does not say where the stream stands; use another one.")
+        return cls(**{**stored, "rows": [Row.stored(row) for row in stored["rows"]]})
+
+
+class Progress:
+    """A run's checkpoints, written by rank 0. `backbone` is the fingerprint of the frozen weights."""
+
+    def __init__(self, plan: WorkerPlan, *, rank: int, backbone: str) -> None:
+        self.plan, self.rank = plan, rank
+        self.identity = {"backbone": backbone, "method": plan.config.method.name, "stream": plan.stream.digest}
+
+    def latest(self) -> Checkpoint | None:
+        """What an interrupted stream goes on from; raises `CheckpointError` when it is of another run."""
+        reported = ray.train.get_checkpoint()
+        if reported is None:
+            return None
+        with reported.as_directory() as path:
+            checkpoint = read_checkpoint(Path(path))
+        for name, expected in self.identity.items():
+            if checkpoint.state.get(name) != expected:
+                raise CheckpointError(
+                    f"the checkpoint of run {self.plan.config.run_id} has {name} {checkpoint.state.get(name)!r}, this "
+                    f"run has {expected!r}; use another --run-id."
+                )
+        return checkpoint
+
+    def keep(self, name: str, cursor: Cursor, state: MethodState) -> None:
+        """Write the method after a learned task into the run's folder, for users."""
+        if self.rank == 0:
+            folder = self.plan.run_dir / "checkpoints" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(folder, self._content(cursor, state), {"method": state.tensors})
+
+    def report(
+        self, cursor: Cursor, state: MethodState, unfinished: dict[str, dict[str, Tensor]] | None = None
+    ) -> None:
+        """Hand a checkpoint to Ray Train; every rank reports, rank 0 brings the files.
+
+        Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since.
+        """
+        checkpoint: ray.train.Checkpoint | None = None
+        if self.rank == 0:
+            folder = Path(tempfile.mkdtemp(prefix="littoral-"))
+            write_checkpoint(folder, self._content(cursor, state), {"method": state.tensors, **(unfinished or {})})
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        metrics = {"task": cursor.index, "update": cursor.update}
+        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+
+    def _content(self, cursor: Cursor, state: MethodState) -> dict[str, object]:
+        return {
+            **self.identity,
+            "method_structure": state.structure,
+            "config": self.plan.config.to_json(),
+            "stream_name": self.plan.stream.name,
+            "tasks": self.plan.stream.task_names,
+            "cursor": cursor.to_json(),
+        }
+
+
+def method_state(checkpoint: Checkpoint) -> MethodState:
+    """The method that a checkpoint holds."""
+    structure = checkpoint.state["method_structure"]
+    if not isinstance(structure, dict):
+        raise CheckpointError("the checkpoint holds no state of its method; it is damaged, use another one.")
+    return MethodState(tensors=checkpoint.tensors["method"], structure=structure)

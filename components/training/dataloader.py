@@ -1,0 +1,90 @@
+"""One rank's training batches: rows of its datasets, stacked into the micro-batches of one update after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from components.core.errors import DataError
+from components.data.batch import Batch, Example, collate
+from components.training.config import RunConfig
+from components.training.streaming import dataset_name, encoded_blocks, encoder_for, examples
+
+
+class Feed:
+    """Reads a task's dataset when it is asked to, or ahead of time while the worker does something else."""
+
+    def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
+        self.backbone, self.rank = config.backbone, rank
+        self.size = config.training.micro_size(world_size)
+        self.accumulation = config.training.accumulation(world_size)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
+
+    def read_ahead(self, task: str) -> None:
+        """Start the task's dataset and fetch its first block in the background; the next reader goes on from it."""
+        if self._ahead is not None and self._ahead[0] == task:
+            return
+        blocks = self._blocks(task)
+        self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
+
+    def forget_ahead(self) -> None:
+        """Drop what was read ahead: nobody will read it."""
+        if self._ahead is not None:
+            (_, _, future), self._ahead = self._ahead, None
+            future.result()
+
+    def first_updates(self, task: str, count: int) -> Iterator[Batch]:
+        """This rank's micro-batches of the first `count` updates, for a look before `updates`; 0 reads nothing."""
+        if count:
+            micro_batches = self._micro_batches(self._started(task), skip=0)
+            yield from itertools.islice(micro_batches, count * self.accumulation)
+
+    def updates(self, task: str, *, first: int) -> Generator[list[Batch], None, None]:
+        """This rank's micro-batches of one update after the other, from update `first` on."""
+        micro_batches = self._micro_batches(self._started(task), skip=first * self.accumulation * self.size)
+        while True:
+            batches = list(itertools.islice(micro_batches, self.accumulation))
+            if len(batches) < self.accumulation:
+                raise DataError(f"task {task} ran out of training rows before its last update.")
+            yield batches
+
+    def once_more(self, task: str) -> Iterator[Batch]:
+        """The task's training batches from the start, for methods that gather statistics at the end."""
+        return self._micro_batches(self._blocks(task), skip=0)
+
+    def _blocks(self, task: str) -> Iterator[pa.Table]:
+        return encoded_blocks(dataset_name("train", task, self.rank), batch_size=None)
+
+    def _started(self, task: str) -> Iterator[pa.Table]:
+        """The blocks of `task`, those that were read ahead included."""
+        if self._ahead is None or self._ahead[0] != task:
+            return self._blocks(task)
+        (_, blocks, future), self._ahead = self._ahead, None
+        first = future.result()
+        return iter(()) if first is None else itertools.chain([first], blocks)
+
+    def _micro_batches(self, blocks: Iterator[pa.Table], *, skip: int) -> Iterator[Batch]:
+        """Micro-batches in order, without the first `skip` rows."""
+        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist(), self.backbone.dtype))
+        pad_id = encoder_for(self.backbone).pad_id
+        pending: list[Example] = []
+        for example in itertools.islice(rows, skip, None):
+            pending.append(example)
+            if len(pending) == self.size:
+                yield collate(pending, pad_id=pad_id, padding_side="right")
+                pending = []
+
+
+def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same blocks, after checking that positions only go up: otherwise a resumed task would skip other rows."""
+    last = -1
+    for block in blocks:
+        positions = block["position"].to_numpy()
+        if positions[0] <= last:
+            raise DataError(f"Ray Data lost the order: row {positions[0]} came after {last}; give the command again.")
+        last = int(positions[-1])
+        yield block

@@ -1,0 +1,90 @@
+"""What is learned at each position of the stream: which rows, in how many updates. A method's config says how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from components.core.errors import ConfigError
+from components.data.rows import Split
+from components.data.streams import stored_rows
+from components.data.tasks import Task, TaskStream
+from components.training.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One position of the stream. Its splits are read as one set, shuffled together."""
+
+    task: Task
+    splits: tuple[Split, ...]
+    num_updates: int  # 0: nothing is trained
+    scored: bool = True  # False: the model has not changed since the last row, and no row is measured
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows of one pass."""
+        return sum(split.num_rows for split in self.splits)
+
+    def unseen_rows(self, global_batch_size: int) -> int:
+        """Training rows that the updates never reach, under a fixed budget smaller than one pass."""
+        return max(0, self.num_rows - self.num_updates * global_batch_size) if self.num_updates else 0
+
+    def num_epochs(self, global_batch_size: int) -> int:
+        """Passes over the rows that the updates need (the last one may be partial)."""
+        return math.ceil(self.num_updates * global_batch_size / self.num_rows)
+
+
+def plan_lessons(config: RunConfig, stream: TaskStream) -> tuple[Lesson, ...]:
+    """One lesson per task, in stream order; raises `ConfigError` for a task with fewer rows than one batch.
+
+    Replay buffers are drawn and written here, on the driver: every node must see the data folder.
+    """
+    method, training = config.method, config.training
+    budgets = [training.num_updates(task.train.num_rows) if method.trains else 0 for task in stream.tasks]
+    for task, updates in zip(stream.tasks, budgets, strict=True):
+        if updates < 1 and method.trains:
+            raise ConfigError(
+                f"task {task.name} has fewer training rows than training.global_batch_size "
+                f"{training.global_batch_size}; lower it or raise training.epochs."
+            )
+    if method.learns_from == "union":
+        *early, last = stream.tasks
+        unlearned = [Lesson(task=task, splits=(task.train,), num_updates=0, scored=False) for task in early]
+        union = tuple(task.train for task in stream.tasks)
+        return (*unlearned, Lesson(task=last, splits=union, num_updates=sum(budgets)))
+    lessons: list[Lesson] = []
+    stored: list[Split] = []
+    for index, (task, updates) in enumerate(zip(stream.tasks, budgets, strict=True)):
+        splits = (task.train, *stored)
+        if stored:
+            updates = training.num_updates(sum(split.num_rows for split in splits))
+        idle = method.learns_from == "first" and index > 0
+        lessons.append(Lesson(task=task, splits=splits, num_updates=0 if idle else updates))
+        if method.stored_samples and index + 1 < len(stream.tasks):
+            stored.append(stored_rows(config.stream, task.train, method.stored_samples, seed=config.seed))
+    return tuple(lessons)
+
+
+def require_equal_passes(config: RunConfig, lessons: Sequence[Lesson]) -> None:
+    """Raise `ConfigError` where a worker would wait for ever: ZeRO-3, and a vision tower that only some batches run.
+
+    For runs without cached vision features.
+    """
+    training = config.training
+    if training.engine != "deepspeed" or training.zero_stage != 3 or config.cluster.num_workers == 1:
+        return
+    for lesson in lessons:
+        if _is_mixed(lesson.splits):
+            raise ConfigError(
+                f"task {lesson.task.name} has rows with and without a picture, and under ZeRO-3 all workers must run "
+                "the vision tower in the same passes; cache the features (training.cache_features auto, and a larger "
+                "training.feature_cache_gb), or use ZeRO-2 or one worker."
+            )
+
+
+def _is_mixed(splits: Iterable[Split]) -> bool:
+    """Whether training batches can hold pictures on one worker and none on another."""
+    widths = [width for split in splits for width in split.column("width")]
+    return any(width is None for width in widths) and any(width is not None for width in widths)

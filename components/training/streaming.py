@@ -1,0 +1,346 @@
+"""Ray Data: one task's shards, streamed in a known order, decoded and tokenised upstream of the workers.
+
+Order. An epoch permutes row groups with a seed, cuts them into windows of `WINDOW_GROUPS` groups and permutes the
+rows inside each window: sequential reads, a shuffle over about a thousand rows (over everything for small tasks), and
+one fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's cursor is one
+number.
+
+Split over workers. Rank r of W takes the positions whose micro-batch index is r modulo W, so that an update sees the
+same samples whatever W is. Each rank has its own dataset: nothing is dropped, and nothing depends on scheduling.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import ray.train
+import torch
+from ray.data import DataContext, Dataset
+
+from components.core.runtime import quick_imports
+from components.data.batch import Example
+from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
+from components.models.config import BackboneConfig
+from components.training.pickled import Packed
+from components.training.vision_cache import VisionCache
+
+if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
+    from components.models.encoding import Encoder
+
+WINDOW_GROUPS = 16
+BLOCK_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Which samples of an endless ordered sequence a rank gets: micro-batches r, r + W, r + 2W, ..."""
+
+    rank: int = 0
+    world_size: int = 1
+    micro_batch_size: int = 1
+
+    def takes(self, position: int) -> bool:
+        return (position // self.micro_batch_size) % self.world_size == self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some row groups of an epoch, in reading order, and the position of the window's first row."""
+
+    start: int
+    groups: tuple[tuple[int, int, int], ...]  # (split index, shard index, row group index)
+    group_rows: tuple[int, ...]
+    num_rows: int
+    shuffle_seed: tuple[int, ...] | None
+
+    def rows(self, num_rows: int) -> list[tuple[int, int, int]]:
+        """(position, which of `groups`, row in it) of every row below position `num_rows`, in reading order."""
+        order = np.arange(self.num_rows)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng(list(self.shuffle_seed)).permutation(self.num_rows)
+        order = order[: num_rows - self.start]
+        starts = np.cumsum([0, *self.group_rows])
+        groups = np.searchsorted(starts, order, side="right") - 1
+        places = zip(groups.tolist(), (order - starts[groups]).tolist(), strict=True)
+        return [(self.start + index, group, row) for index, (group, row) in enumerate(places)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Consecutive windows that one Ray Data task reads: short windows would cost more processes than they keep busy."""
+
+    windows: tuple[Window, ...]
+
+
+def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: int | None) -> list[Window]:
+    """Windows covering the first `num_rows` positions of `epochs` passes over `splits`, which are read as one set;
+    `seed` None keeps the stored order."""
+    groups = [
+        (number, shard, group, pq.ParquetFile(path).metadata.row_group(group).num_rows)
+        for number, split in enumerate(splits)
+        for shard, path in enumerate(split.shard_paths())
+        for group in range(pq.ParquetFile(path).metadata.num_row_groups)
+    ]
+    windows: list[Window] = []
+    start = 0
+    for epoch in range(epochs):
+        order = (
+            np.arange(len(groups)) if seed is None else np.random.default_rng([seed, epoch]).permutation(len(groups))
+        )
+        for first in range(0, len(groups), WINDOW_GROUPS):
+            chosen = [groups[index] for index in order[first : first + WINDOW_GROUPS]]
+            rows = sum(size for *_, size in chosen)
+            windows.append(
+                Window(
+                    start=start,
+                    groups=tuple((number, shard, group) for number, shard, group, _ in chosen),
+                    group_rows=tuple(size for *_, size in chosen),
+                    num_rows=rows,
+                    shuffle_seed=None if seed is None else (seed, epoch, first),
+                )
+            )
+            start += rows
+    return [window for window in windows if window.start < num_rows]
+
+
+def reached_rows(windows: Sequence[Window], num_rows: int) -> dict[tuple[int, int, int], list[int]]:
+    """By (split, shard, row group): the rows of that group that positions below `num_rows` reach."""
+    reached: dict[tuple[int, int, int], set[int]] = {}
+    for window in windows:
+        for _, group, row in window.rows(num_rows):
+            reached.setdefault(window.groups[group], set()).add(row)
+    return {group: sorted(rows) for group, rows in reached.items()}
+
+
+def stretches_of(windows: Sequence[Window]) -> list[Stretch]:
+    """The same windows in the same order, joined while together they hold no more rows than a full one."""
+    joined: list[list[Window]] = []
+    rows = 0
+    for window in windows:
+        rows += window.num_rows
+        if not joined or rows > WINDOW_GROUPS * ROW_GROUP_ROWS:
+            joined.append([])
+            rows = window.num_rows
+        joined[-1].append(window)
+    return [Stretch(windows=tuple(each)) for each in joined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """The upstream work on windows: read, order, keep this rank's rows, encode. Runs in Ray Data tasks."""
+
+    splits: tuple[Split, ...]
+    backbone: BackboneConfig
+    mode: str  # "train" (labels on answers) or "prompt" (to be answered)
+    slice: Slice
+    num_rows: int
+    cache: VisionCache | None = None  # where the pictures' features lie; None: pictures are decoded
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        encoder = encoder_for(self.backbone)
+        for stretch in batch["stretch"]:
+            for window in stretch.windows:
+                yield from self._blocks_of(window, encoder)
+
+    def _blocks_of(self, window: Window, encoder: Encoder) -> Iterator[pa.Table]:
+        pending: list[dict[str, object]] = []
+        for position, row, features in self._rows_of(window):
+            example = encode_row(encoder, row, mode=self.mode, features=features)
+            pending.append(_record_of(position, example, self.backbone.dtype))
+            if len(pending) == BLOCK_ROWS:
+                yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
+                pending = []
+        if pending:
+            yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
+
+    def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
+        """(position, row, features) of this rank's rows, in the window's order."""
+        wanted = [place for place in window.rows(self.num_rows) if self.slice.takes(place[0])]
+        # Only groups with a wanted row are read: the cache knows no pictures of the others.
+        tables = {group: self._read(window.groups[group]) for group in sorted({group for _, group, _ in wanted})}
+        for position, group, index in wanted:
+            table, pictures = tables[group]
+            row = row_from_record(table.slice(index, 1).to_pylist()[0])
+            picture = None if pictures is None else pictures[index]
+            if self.cache is None or picture is None:
+                yield position, row, None
+            else:  # the encoder needs to know that there is a picture; with its features it does not look at it
+                yield position, replace(row, image=b""), self.cache.features(picture)
+
+    def _read(self, place: tuple[int, int, int]) -> tuple[pa.Table, list[str | None] | None]:
+        """A row group; with a cache, its pictures' names in the place of its pictures."""
+        number, shard, group = place
+        file = pq.ParquetFile(self.splits[number].shard_paths()[shard])
+        if self.cache is None:
+            return file.read_row_group(group), None
+        table = file.read_row_group(group, columns=[name for name in file.schema_arrow.names if name != "image"])
+        table = table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
+        return table, self.cache.pictures(self.splits[number], shard, group)
+
+
+ENCODED_SCHEMA = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("sample_id", pa.string()),
+        ("instruction", pa.string()),
+        ("input_ids", pa.binary()),  # int32
+        ("labels", pa.binary()),  # int32
+        ("weights", pa.binary()),  # float32, or null where all are 1
+        ("vision", pa.binary()),  # float32 or bfloat16 pixels or features, or null
+        ("vision_shape", pa.list_(pa.int32())),
+    ]
+)
+
+
+@functools.lru_cache(maxsize=4)
+def encoder_for(config: BackboneConfig) -> Encoder:
+    """The encoder of this process; building one reads tokenizer files, so keep it."""
+    with quick_imports():
+        from components.models.encoding import build_encoder
+
+    return build_encoder(config)
+
+
+def encode_row(encoder: Encoder, row: Row, *, mode: str, features: torch.Tensor | None) -> Example:
+    """Encode one row; `features` replace its picture when the vision cache holds them."""
+    if mode == "train":
+        return encoder.training_example(row, features=features)
+    return encoder.prompt_example(row, features=features)
+
+
+def dataset_name(split: str, task: str, rank: int) -> str:
+    """Name of a rank's dataset. Ray Data makes a log file of it, so no separators and nothing a path could mean."""
+    return f"{split}-{re.sub(r'[^A-Za-z0-9_-]', '_', task)}-{hashlib.sha256(task.encode()).hexdigest()[:8]}-{rank}"
+
+
+def training_dataset(
+    splits: Sequence[Split],
+    backbone: BackboneConfig,
+    *,
+    slice: Slice,
+    epochs: int,
+    num_rows: int,
+    seed: int,
+    cache: VisionCache | None,
+) -> Dataset:
+    """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes over
+    `splits` together."""
+    loader = Loader(
+        splits=tuple(splits),
+        backbone=backbone,
+        mode="train",
+        slice=slice,
+        num_rows=num_rows,
+        cache=cache,
+    )
+    return _stream(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
+
+
+def prompt_dataset(
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
+) -> Dataset:
+    """This rank's share of the first `num_rows` rows in stored order, as prompts to be answered."""
+    loader = Loader(
+        splits=(split,),
+        backbone=backbone,
+        mode="prompt",
+        slice=slice,
+        num_rows=num_rows,
+        cache=cache,
+    )
+    return _stream(plan_windows([split], epochs=1, num_rows=num_rows, seed=None), loader)
+
+
+def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:
+    """Tables of `ENCODED_SCHEMA` from a dataset of the run, on a Train worker; `batch_size` None takes whole blocks."""
+    shard = ray.train.get_dataset_shard(name)
+    assert shard is not None, f"the run has no dataset {name}"
+    for block in shard.iter_batches(
+        batch_size=batch_size,  # type: ignore[arg-type]  (None is allowed, its annotation forgets it)
+        batch_format="pyarrow",
+        prefetch_batches=2,
+    ):
+        assert isinstance(block, pa.Table)
+        yield block
+
+
+def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Example]:
+    """Rows of `ENCODED_SCHEMA`, as a worker gets them, back to `Example`s."""
+    for record in blocks:
+        yield _example_of(record, getattr(torch, dtype))
+
+
+def _stream(windows: list[Window], loader: Loader) -> Dataset:
+    context = DataContext.get_current().copy()
+    context.execution_no_progress_timeout_s = -1  # a slow consumer is not a stuck pipeline
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with DataContext.current(context):
+        stretches = stretches_of(windows)
+        items = ray.data.from_items([{"stretch": each} for each in stretches], override_num_blocks=len(stretches))
+        return items.map_batches(
+            Packed(loader),  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
+            batch_size=1,
+            batch_format="numpy",
+            zero_copy_batch=False,
+        )
+
+
+def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]:
+    vision = example.pixel_values if example.features is None else example.features
+    return {
+        "position": position,
+        "sample_id": example.sample_id,
+        "instruction": example.instruction,
+        "input_ids": example.input_ids.to(torch.int32).numpy().tobytes(),
+        "labels": example.labels.to(torch.int32).numpy().tobytes(),
+        "weights": None if example.weights is None else tensor_bytes(example.weights),
+        "vision": None if vision is None else tensor_bytes(vision.to(getattr(torch, dtype))),
+        # a negative first number marks cached features; pixels keep their plain shape
+        "vision_shape": None
+        if vision is None
+        else [(-1 if example.features is not None else 1) * vision.shape[0], *vision.shape[1:]],
+    }
+
+
+def _example_of(record: dict[str, object], dtype: torch.dtype) -> Example:
+    vision, shape = record["vision"], record["vision_shape"]
+    tensor, is_features, weights = None, False, record["weights"]
+    assert weights is None or isinstance(weights, bytes)
+    if isinstance(vision, bytes) and shape is not None:
+        sizes = [int(size) for size in shape]  # type: ignore[union-attr]
+        is_features = sizes[0] < 0
+        tensor = tensor_from(vision, [abs(sizes[0]), *sizes[1:]], dtype)
+    return Example(
+        sample_id=str(record["sample_id"]),
+        instruction=str(record["instruction"]),
+        input_ids=_ids_from(record["input_ids"]),
+        labels=_ids_from(record["labels"]),
+        weights=None if weights is None else tensor_from(weights, [-1], torch.float32),
+        pixel_values=None if is_features else tensor,
+        features=tensor if is_features else None,
+    )
+
+
+def _ids_from(value: object) -> torch.Tensor:
+    assert isinstance(value, bytes)
+    return torch.frombuffer(bytearray(value), dtype=torch.int32).long()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """Raw bytes of a tensor (bfloat16 has no numpy type, so through uint8)."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def tensor_from(value: bytes, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """The inverse of `tensor_bytes`."""
+    return torch.frombuffer(bytearray(value), dtype=dtype).reshape(shape)

@@ -1,0 +1,87 @@
+"""Tasks that another run has learned already, taken over instead of learned again.
+
+Two runs that agree on everything that a task's learning depends on end it with the same bits, so the first one to learn
+it leaves its checkpoint under a key that is a digest of all that. Scoring is never shared: each run scores what it has
+taken over by its own evaluation settings. One thing can differ by rounding: a sentence encoder is shown a stream's
+instructions in batches, and other later tasks fill these batches otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from components.core.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, write_checkpoint
+from components.core.fingerprint import code_fingerprint
+from components.models.source import backbone_fingerprint
+from components.training.config import RunConfig
+from components.training.schedule import Lesson
+
+# Of a configuration: what says where a run is kept and watched, or how it is scored; all the rest is in the key.
+NOT_LEARNED_FROM = ("run_id", "storage", "stream", "evaluation", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTask:
+    """The place of one learned task, by key."""
+
+    folder: Path
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time looks, learns and leaves; the others wait and then find it."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_suffix(".lock")):
+            yield
+
+    def found(self) -> bool:
+        return (self.folder / STATE_FILE).is_file()
+
+    def read(self) -> Checkpoint:
+        """Raises `CheckpointError` for a torn one."""
+        return read_checkpoint(self.folder)
+
+    def leave(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write the task whole or not at all; call it in your turn."""
+        partial = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_checkpoint(partial, state, tensors)
+        partial.rename(self.folder)
+
+
+def shared_tasks(root: Path, config: RunConfig, lessons: Sequence[Lesson]) -> tuple[SharedTask | None, ...]:
+    """The place of every lesson of a run below `root`; None where nothing is trained."""
+    learned: list[object] = []
+    places: list[SharedTask | None] = []
+    for lesson in lessons:
+        learned.append([lesson.task.name, [split.digest for split in lesson.splits], lesson.num_updates])
+        text = json.dumps([_common(config), learned], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        places.append(SharedTask(folder=root / key) if lesson.num_updates else None)
+    return tuple(places)
+
+
+def _common(config: RunConfig) -> dict[str, object]:
+    """What all tasks of a run depend on: options, code, weights, and the libraries and processes that do the sums."""
+    options = {name: value for name, value in config.to_json().items() if name not in NOT_LEARNED_FROM}
+    training = options["training"]
+    assert isinstance(training, dict)
+    options["training"] = {name: value for name, value in training.items() if name != "checkpoint_every_updates"}
+    return {
+        "options": options,
+        "threads": config.cluster.threads(),
+        "code": code_fingerprint(),
+        "backbone": backbone_fingerprint(config.backbone),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,128 @@
+"""Stage 1: train the projector that joins the `smol` backbone's tower to its language model.
+
+    python pipelines/train_projector.py --vision-layer block4
+
+Writes components/models/embedded/assets/projector-<layer>.safetensors, which ships with Littoral; nobody needs to run this to
+use the system. Run it alone on the machine (see `--threads`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import tyro
+
+from components.core.errors import LittoralError
+from components.core.machine import cache_dir
+from components.core.options import require_paths
+from components.core.runtime import print_anything
+from components.data.embedded.mini_coast import generate_split
+from components.data.rows import Split, open_split, verify_split
+from components.models.backbone import load_backbone
+from components.models.config import BackboneConfig, VisionLayer
+from components.models.embedded.projection import (
+    StageOneConfig,
+    encode_captions,
+    held_out_loss,
+    learn_captions,
+    learn_words,
+    save_projector,
+)
+from components.models.embedded.smol import projector_path, smol_directory
+from components.models.encoding import build_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorRun:
+    """Which projector to train, on which captions, and where to write it."""
+
+    vision_layer: VisionLayer = "block4"
+    """Where the tower is tapped: the projector is trained for it."""
+    size: str = "mini"  # of the generated `align` split: nano, mini or small
+    data: Path | None = None  # a prepared split with captions instead of the generated one
+    output: Path | None = None  # default: the file that ships with Littoral
+    threads: int = 2
+    """torch threads; the result depends on their number in the last digits."""
+    stage: StageOneConfig = field(default_factory=StageOneConfig)
+
+
+def main(run: ProjectorRun) -> None:
+    require_paths(run)
+    torch.set_num_threads(run.threads)
+    torch.manual_seed(run.stage.seed)
+    start = time.monotonic()
+
+    split = _captions(run)
+    folder = smol_directory(run.vision_layer, untrained_projector_seed=run.stage.seed)
+    config = BackboneConfig(name=str(folder))
+    backbone, encoder = load_backbone(config), build_encoder(config)
+
+    rows = list(split.rows())
+    Random(run.stage.seed).shuffle(rows)
+    captions = encode_captions(rows, backbone, encoder, vision_layer=run.vision_layer)
+    held_out, training = captions.examples[: run.stage.held_out], captions.examples[run.stage.held_out :]
+    _say(start, f"{len(training)} captions to learn from, {len(held_out)} held out; tower features are ready")
+
+    path = run.output or projector_path(run.vision_layer)
+
+    def check(phase: str, update: int, loss: float | None) -> None:
+        """Print held-out figures and write the projector as it is now."""
+        result = held_out_loss(backbone, held_out, pad_id=encoder.pad_id)
+        train = "" if loss is None else f"training loss {loss:.3f}, "
+        figures = f"held-out {result.loss:.3f}, with swapped pictures {result.swapped_loss:.3f} (gap {result.gap:.3f})"
+        _say(start, f"{phase} {update}: {train}{figures}")
+        metadata = {
+            "vision_layer": run.vision_layer,
+            "data_digest": split.digest,
+            "data_rows": str(split.num_rows),
+            "stage": json.dumps(asdict(run.stage), sort_keys=True),
+            "reached": f"{phase} {update}",
+            "held_out_loss": f"{result.loss:.4f}",
+            "held_out_loss_swapped_pictures": f"{result.swapped_loss:.4f}",
+        }
+        save_projector(path, backbone, captions, metadata=metadata)
+
+    check("untrained", 0, None)
+    learn_words(
+        backbone, training, run.stage, lambda update, loss: _say(start, f"words {update}: training loss {loss:.3f}")
+    )
+    check("words", run.stage.word_updates, None)
+    learn_captions(
+        backbone,
+        training,
+        run.stage,
+        pad_id=encoder.pad_id,
+        report=lambda update, loss: check("captions", update, loss),
+    )
+    _say(start, f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+def _captions(run: ProjectorRun) -> Split:
+    """The given split, verified, or the generated one (kept in the cache)."""
+    if run.data is not None:
+        split = open_split(run.data)
+        verify_split(split)
+        return split
+    return generate_split(
+        "align", "align", size=run.size, seed=run.stage.seed, out_dir=cache_dir() / "align" / run.size
+    )
+
+
+def _say(start: float, text: str) -> None:
+    print(f"[{time.monotonic() - start:6.0f} s] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    print_anything()
+    try:
+        main(tyro.cli(ProjectorRun, description=__doc__))
+    except LittoralError as error:
+        sys.exit(f"error: {error}")
