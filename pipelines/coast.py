@@ -74,13 +74,13 @@ def show_plan(console: Console, plan: Plan) -> None:
     config = plan.config
     tasks = [
         PlannedTask(
-            name=lesson.task.name,
-            train_rows=lesson.num_rows,
-            test_rows=min(lesson.task.test.num_rows, config.evaluation.limit or lesson.task.test.num_rows),
-            num_updates=lesson.num_updates,
-            unscored_rows=0 if lesson.task.unscored is None else lesson.task.unscored.num_rows,
+            name=scheduled.task.name,
+            train_rows=scheduled.num_rows,
+            test_rows=min(scheduled.task.test.num_rows, config.evaluation.limit or scheduled.task.test.num_rows),
+            num_updates=scheduled.num_updates,
+            unscored_rows=0 if scheduled.task.unscored is None else scheduled.task.unscored.num_rows,
         )
-        for lesson in plan.lessons
+        for scheduled in plan.schedule
     ]
     evaluation = config.evaluation
     console.print_plan(tasks, plan_facts(plan), zero_shot=evaluation.zero_shot, scored_on=evaluation.split)
@@ -91,13 +91,13 @@ def show_plan(console: Console, plan: Plan) -> None:
 def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     """The matrix, its figures, where everything is, and all of it in one sentence."""
     majority = majority_scores(plan.stream, plan.config.evaluation.limit)
-    console.print_matrix(result.matrix, result.readings, majority)
+    console.print_matrix(result.matrix, result.variants, majority)
     console.print_general(result.general, result.matrix.summary().get("final_average"))
     if plan.config.evaluation.split == "test":  # published rows are test figures
         protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
         console.print_ledger(
             differences(
-                plan.stream.name, plan.config.method.name, result.matrix, protocol, result.readings.get("compat")
+                plan.stream.name, plan.config.method.name, result.matrix, protocol, result.variants.get("compat")
             )
         )
     names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")

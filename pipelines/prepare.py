@@ -6,8 +6,9 @@
     python pipelines/prepare.py pope --root DOWNLOADS --out prepared/pope
 
 A stream file (TOML) names, per [[task]], `train` and `test` data (paths or URIs, in a format of
-components/data/formats/sources.py and a layout of components/data/formats/layouts.py), an `images` folder where the pictures lie apart,
-the `metric` and `max_new_tokens`; if wanted `ids`, `orientation` and `licence`, of a task or above all tasks.
+components/data/formats/sources.py and a layout of components/data/formats/layouts.py), an `images` folder where the
+pictures are elsewhere, the `metric` and `max_new_tokens`; if wanted `ids`, `orientation` and `licence`, of a task or
+above all tasks.
 
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. One that loses more than one row in a hundred is
@@ -43,7 +44,7 @@ from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.formats.importing import Ids, import_stream, read_stream_file
-from components.data.formats.parallel_map import InOrder, Threads
+from components.data.formats.parallel_map import OrderedMap, Threads
 from components.data.formats.pictures import Orientation
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
@@ -172,7 +173,7 @@ def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None
 
 
 @contextmanager
-def _openers(command: Prepare) -> Iterator[InOrder]:
+def _openers(command: Prepare) -> Iterator[OrderedMap]:
     """Threads of this process, or the nodes of a Ray cluster."""
     if not command.ray:
         yield Threads(workers=command.workers)
@@ -183,7 +184,7 @@ def _openers(command: Prepare) -> Iterator[InOrder]:
         yield in_order
 
 
-def _import(command: Prepare, console: Console, in_order: InOrder) -> ImportReport:
+def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportReport:
     """A published stream or suite or a user's own stream, written to `command.out`; `in_order` opens its pictures."""
     if command.stream in SUITES:
         if command.root is None:

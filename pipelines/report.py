@@ -42,7 +42,7 @@ with command_start():
     from components.reporting.html import write_html
     from components.reporting.summary import below_majority
     from components.runs.results import FinishedRun, read_run, write_record
-    from components.statistics.mean_std import Spread
+    from components.statistics.mean_std import MeanStd
     from pipelines.cli import guarded, wrapped
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
@@ -155,12 +155,12 @@ def general_line(group: Sequence[FinishedRun], suites: Sequence[str]) -> Line:
     for suite in suites:
         found = [one[suite] for one in kept if suite in one]
         before, after = [one.before for one in found], [one.after for one in found]
-        line.append(f"{Spread.of(before)} -> {Spread.of(after)}" if len(found) == len(group) else "")
+        line.append(f"{MeanStd.of(before)} -> {MeanStd.of(after)}" if len(found) == len(group) else "")
     summaries = [run.general.summary(run.matrix.summary().get("final_average")) for run in group]
     for figure in ("mean_difference", "mean_retained", "hmean"):
         values = [summary[figure] for summary in summaries if figure in summary]
         scale = 100.0 if figure == "mean_retained" else 1.0  # percent, as the rest
-        line.append(str(Spread.of([scale * value for value in values])) if len(values) == len(group) else "")
+        line.append(str(MeanStd.of([scale * value for value in values])) if len(values) == len(group) else "")
     return [*line, seeds_of(group)]
 
 
@@ -209,7 +209,7 @@ def split(group: Sequence[FinishedRun]) -> Line:
     parts = [split_if_known(run.matrix, {"oracle": run.oracle}) for run in group]
     if not all(parts):
         return ["" for _ in SPLIT]
-    return [str(Spread.of([part[figure] for part in parts])) for figure in SPLIT.values()]
+    return [str(MeanStd.of([part[figure] for part in parts])) for figure in SPLIT.values()]
 
 
 def scores(matrices: Sequence[ScoreMatrix]) -> Line:
@@ -218,14 +218,14 @@ def scores(matrices: Sequence[ScoreMatrix]) -> Line:
     for task in matrices[0].tasks:
         places = [(matrix.values, matrix.tasks.index(task)) for matrix in matrices]
         own = [values[column + 1, column] for values, column in places]
-        final = Spread.of([values[-1, column] for values, column in places])
+        final = MeanStd.of([values[-1, column] for values, column in places])
         known = all(value == value for value in own)  # NaN: not scored right after it was learned
         always_last = all(matrix.tasks[-1] == task for matrix in matrices)
-        cells.append(f"{Spread.of(own)} -> {final}" if known and not always_last else str(final))
+        cells.append(f"{MeanStd.of(own)} -> {final}" if known and not always_last else str(final))
     summaries = [matrix.summary() for matrix in matrices]
     for figure in ("final_average", "forgetting"):
         values = [summary[figure] for summary in summaries if figure in summary]
-        cells.append(str(Spread.of(values)) if len(values) == len(matrices) else "-")
+        cells.append(str(MeanStd.of(values)) if len(values) == len(matrices) else "-")
     return cells
 
 

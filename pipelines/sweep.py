@@ -386,7 +386,7 @@ def best_preset(sweep: Sweep, settings: Sequence[Setting], best: Setting) -> dic
 def updates_of(sweep: Sweep, trial: Trial) -> int:
     """Updates that a trial makes which takes nothing over and runs to its end."""
     plan = plan_stream(replace(configured(sweep.base, trial.values), run_id=trial.name))
-    return sum(lesson.num_updates for lesson in plan.lessons)
+    return sum(scheduled.num_updates for scheduled in plan.schedule)
 
 
 def show_plan(sweep: Sweep, console: Console) -> None:

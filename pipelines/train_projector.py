@@ -2,8 +2,8 @@
 
     python pipelines/train_projector.py --vision-layer block4
 
-Writes components/models/embedded/assets/projector-<layer>.safetensors, which ships with Littoral; nobody needs to run this to
-use the system. Run it alone on the machine (see `--threads`).
+Writes components/models/embedded/assets/projector-<layer>.safetensors, which ships with Littoral; nobody
+needs to run this to use the system. Run it alone on the machine (see `--threads`).
 """
 
 from __future__ import annotations

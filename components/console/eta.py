@@ -53,7 +53,7 @@ class TimeLeft:
                 self._last_step_s, self._task, self._updates_done = now_s, event.index, event.update
             case RowScored():
                 seen = {task for task, score in event.scores.items() if score is not None}
-                rounds = 2 if "oracle" in event.readings else 1
+                rounds = 2 if "oracle" in event.variants else 1
                 self._answered += rounds * sum(task.test_rows for task in self.tasks if task.name in seen)
                 self._evaluate_s += event.evaluate_s
                 self._learned = event.tasks_learned

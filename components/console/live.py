@@ -16,7 +16,7 @@ from components.core.events import EvaluationProgress, Event, Note, RowScored, S
 from components.evaluation import general
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
 from components.evaluation.general import GeneralScores
-from components.evaluation.headline import in_words
+from components.evaluation.headline import headline
 from components.evaluation.ledger import Difference
 from components.evaluation.majority import majority_average
 from components.evaluation.matrix import LABELS, ScoreMatrix
@@ -191,7 +191,7 @@ class Console:
     def print_matrix(
         self,
         matrix: ScoreMatrix,
-        readings: Mapping[str, ScoreMatrix] | None = None,
+        variants: Mapping[str, ScoreMatrix] | None = None,
         majority: Mapping[str, float] | None = None,
     ) -> None:
         """The score matrix and its figures; of other readings the last row, and their figures beside.
@@ -199,13 +199,13 @@ class Console:
         `majority` is what the majority answer scores on each task, where it is known.
         """
         self.close()
-        self._out.print(_matrix_table(matrix, readings or {}, majority or {}))
-        self._out.print(_figures_table(matrix, readings or {}, majority or {}))
+        self._out.print(_matrix_table(matrix, variants or {}, majority or {}))
+        self._out.print(_figures_table(matrix, variants or {}, majority or {}))
 
     def print_summary(self, matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> None:
         """The stream in one sentence."""
         self.close()
-        self._say(Text.assemble(("In short: ", "bold"), in_words(matrix, majority)))
+        self._say(Text.assemble(("In short: ", "bold"), headline(matrix, majority)))
 
     def print_general(self, scores: GeneralScores, final_average: float | None = None) -> None:
         """What is left of the general suites, and the means over them; nothing without suites."""
@@ -244,7 +244,7 @@ class Console:
             self._say(Text.assemble((f"{title}: ", "bold"), (text, "cyan")), is_path=True)
 
 
-def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
+def _matrix_table(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
     table = Table(title="Score matrix", title_style="bold", header_style="bold", show_lines=False)
     table.add_column("after", overflow="fold", min_width=6)
     for task in matrix.tasks:
@@ -253,7 +253,7 @@ def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majo
         learned = number - matrix.has_zero_shot
         cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
         table.add_row(Text(after), *cells, end_section=after == "zero-shot")
-    for name, other in readings.items():
+    for name, other in variants.items():
         if other.num_learned:
             table.add_section()
             table.add_row(Text(name), *[_cell(score, bold=False) for score in other.rows[-1]])
@@ -263,20 +263,20 @@ def _matrix_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majo
     return table
 
 
-def _figures_table(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
+def _figures_table(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix], majority: Mapping[str, float]) -> Table:
     """The figures; the majority answer under the average it is held against, forgetting's parts under forgetting."""
-    table = Table(box=None, show_header=bool(readings), header_style="bold", pad_edge=False)
+    table = Table(box=None, show_header=bool(variants), header_style="bold", pad_edge=False)
     table.add_column("")
-    for name in ("score", *readings):
+    for name in ("score", *variants):
         table.add_column(name, justify="right")
-    summaries = [matrix.summary(), *(reading.summary() for reading in readings.values())]
+    summaries = [matrix.summary(), *(variant.summary() for variant in variants.values())]
     constant = majority_average(majority, matrix.tasks[: matrix.num_learned])
     for name in summaries[0]:
         table.add_row(LABELS[name], *(f"{figures[name]:.2f}" if name in figures else "" for figures in summaries))
         if name == "final_average" and constant is not None:
             table.add_row("  majority answer", f"{constant:.2f}")
         if name == "forgetting_diagonal":
-            for part, value in split_if_known(matrix, readings).items():
+            for part, value in split_if_known(matrix, variants).items():
                 table.add_row(SPLIT_LABELS[part], f"{value + 0.0:.2f}")
     return table
 

@@ -1,6 +1,6 @@
 """Portable checkpoints: safetensors + JSON in one folder, independent of world size and ZeRO stage, never pickle.
 
-state.json              format, identity, cursor, structure and the SHA-256 of every tensor file
+state.json              format, identity, stream state, structure and the SHA-256 of every tensor file
 method.safetensors      what the method carries (adapters, keys, statistics)
 optimizer.safetensors   Adam moments by parameter name; only while a task is being learned
 """

@@ -30,7 +30,7 @@ def print_anything() -> None:
 
 @contextmanager
 def command_start() -> Iterator[None]:
-    """The imports of a command: `quick_imports`, and a sentence with exit code 1 where a library cannot be imported.
+    """The imports of a command: `fast_imports`, and a sentence with exit code 1 where a library cannot be imported.
 
     Several ask for a home folder or a temporary one as soon as they are imported.
     """
@@ -41,7 +41,7 @@ def command_start() -> Iterator[None]:
             "folder that can be written, such as HOME=/tmp/home."
         )
     try:
-        with quick_imports():
+        with fast_imports():
             yield
     except (RuntimeError, OSError) as error:
         if "--debug" in sys.argv:
@@ -53,7 +53,7 @@ def command_start() -> Iterator[None]:
 
 
 @contextmanager
-def quick_imports() -> Iterator[None]:
+def fast_imports() -> Iterator[None]:
     """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
     through the libraries again and again while they grow."""
     quiet_environment()

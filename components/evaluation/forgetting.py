@@ -33,23 +33,23 @@ SPLIT_LABELS = {
 }
 
 
-def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, reading: str) -> dict[str, float]:
+def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, variant: str) -> dict[str, float]:
     """`forgetting_diagonal` as gap growth and what is left of it in `other`, under the reading's names in `SPLITS`.
 
     Raises `MatrixError` when cells for it are missing.
     """
-    grown, left = SPLITS[reading]
+    grown, left = SPLITS[variant]
     rest = other.forgetting("diagonal")
     return {grown: matrix.forgetting("diagonal") - rest, left: rest}
 
 
-def split_if_known(matrix: ScoreMatrix, readings: Mapping[str, ScoreMatrix | None]) -> dict[str, float]:
+def split_if_known(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix | None]) -> dict[str, float]:
     """The parts by every reading that was measured; none while too few tasks are learned."""
     parts: dict[str, float] = {}
-    for reading in SPLITS:
-        other = readings.get(reading)
+    for variant in SPLITS:
+        other = variants.get(variant)
         try:
-            parts |= {} if other is None else split_forgetting(matrix, other, reading)
+            parts |= {} if other is None else split_forgetting(matrix, other, variant)
         except MatrixError:
             continue  # as `ScoreMatrix.summary`: a figure without its cells is left out
     return parts

@@ -14,7 +14,7 @@ SAME = 0.05  # points: figures that print alike
 NAMED = 3  # tasks at most that a sentence lists
 
 
-def in_words(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> str:
+def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> str:
     """Of the learned tasks, after the last one; "" before the first is learned or where the last row has gaps.
 
     `majority`: each task's score of the majority answer, where it is known. What does not beat it is said first, and

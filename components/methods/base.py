@@ -1,9 +1,9 @@
 """The contract of a continual method; sequential_lora.py is its plainest instance.
 
 A method is policy and plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
-order: `attach` (every process, before any engine), then per task `begin_task` and `survey` (a look at the task's first
-batches, before the engine), per batch `select` around forward and backward with `loss` inside it, `step` instead of the
-optimizer step, `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
+order: `attach` (every process, before any engine), then per task `begin_task` and `calibrate` (a look at the task's
+first batches, before the engine), per batch `select` around forward and backward with `loss` inside it, `step` instead
+of the optimizer step, `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
 next task, a resumed run and evaluation need.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # listing methods must not import transformers
     from components.models.backbone import Backbone, Outputs
 
 Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
-LearnsFrom = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
+DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
 MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -96,15 +96,15 @@ class MethodConfig:
 
     name: ClassVar[str]
     zero_stages: ClassVar[frozenset[int]] = frozenset({0, 2, 3})  # DeepSpeed ZeRO stages the method works with
-    trains: ClassVar[bool] = True  # False: no task is trained, only evaluated
+    is_trainable: ClassVar[bool] = True  # False: no task is trained, only evaluated
     default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
-    routes: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
+    is_routed: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
     needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
     slots_are_tasks: ClassVar[bool] = False  # True: slot i of `Selection.slots` is what task i left
-    learns_from: ClassVar[LearnsFrom] = "each"
+    data_scope: ClassVar[DataScope] = "each"
     export: ClassVar[Export] = "soft"  # the least that serving it needs
     starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
-    draws: ClassVar[bool] = True  # False: it draws no random number, so a seed changes the order of the data only
+    is_stochastic: ClassVar[bool] = True  # False: it draws no random number; a seed changes only the order of the data
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
 
     def __post_init__(self) -> None:
@@ -131,8 +131,8 @@ class MethodConfig:
         return 0
 
     @property
-    def survey_share(self) -> float:
-        """Share of a task's updates, the first ones, whose samples `Method.survey` gets; 0: nothing is read for it."""
+    def calibration_share(self) -> float:
+        """Share of a task's updates, the first ones, whose samples `Method.calibrate` gets; 0: none are read."""
         return 0.0
 
     def build(self, *, seed: int) -> Method:
@@ -151,8 +151,8 @@ class MethodConfig:
 class Method:
     """The eight hooks with their defaults; a method overrides what it needs.
 
-    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `trains`, `routes`, `owner`
-    and `num_slots`, no more.
+    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `is_trainable`, `is_routed`,
+    `owner` and `num_slots`, no more.
     """
 
     def __init__(self, config: MethodConfig, *, seed: int) -> None:
@@ -161,14 +161,14 @@ class Method:
         self.tasks: list[str] = []
 
     @property
-    def trains(self) -> bool:
+    def is_trainable(self) -> bool:
         """False: no task is trained, only evaluated."""
-        return self.config.trains
+        return self.config.is_trainable
 
     @property
-    def routes(self) -> bool:
+    def is_routed(self) -> bool:
         """True: `select` names the task that served each sample, and `batch.oracle_task` restricts it."""
-        return self.config.routes
+        return self.config.is_routed
 
     def owner(self, task: str) -> str:
         """The name that `routed_to` has for a sample of `task` routed rightly: tasks may share one's parameters."""
@@ -206,10 +206,10 @@ class Method:
         """Grow, freeze, choose; exactly the parameters with `requires_grad` are trained. Deterministic."""
         self.check_next(task)
 
-    def survey(
+    def calibrate(
         self, model: Backbone, task: TaskInfo, batches: Iterable[Batch], mean_over_workers: MeanOverWorkers
     ) -> None:
-        """Look at the task before it is trained: `batches` are this worker's, as many as `config.survey_share` says.
+        """Look at the task before it is trained; `batches` are this worker's, by `config.calibration_share`.
 
         Right after `begin_task`, on every worker, on the plain model before any engine; again when a task is resumed,
         before its values are put back. Deterministic, and the same on one worker and on two but for rounding. What must
@@ -264,8 +264,8 @@ class Method:
     def task_state(self) -> dict[str, Tensor]:
         """What a method gathers while a task is learned, beside trainable parameters; kept in mid-task checkpoints.
 
-        A resumed task runs `attach` with the state of its start, `begin_task`, `survey`, gets its parameters back, and
-        then this.
+        A resumed task runs `attach` with the state of its start, `begin_task`, `calibrate`, gets its parameters back,
+        and then this.
         """
         return {}
 

@@ -37,7 +37,7 @@ class CfRouterConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "cf_router"
     export: ClassVar[Export] = "hard"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
 
     features: RouterFeatures = "both"

@@ -111,7 +111,7 @@ class ClMoe(ReadsInstructions, Method):
         task t's `top_experts` as shares, and t the task whose centre is nearest to the sample.
     Overrides: attach, prepare, begin_task, select, loss (counts), step, end_task, state_dict, task_state, parameters.
     Carried between tasks: experts and routers, which all tasks share and change; per task its counts and its centre.
-        No expert belongs to a task, so `routes` is False; `Selection.slots` tells which task's gates G were taken.
+        No expert belongs to a task, so `is_routed` is False; `Selection.slots` tells which task's gates G were taken.
     Not known, and what stands in for it: how the paper finds t at test (task centres; of what, and at what distance)
         is in no released code, which leaves the line with G out and expects G to be filled in by hand for a known
         task. Here a centre is the mean of the normalised sentence embeddings of a task's instructions, and the

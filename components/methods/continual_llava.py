@@ -52,7 +52,7 @@ class ContinualLlavaConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "continual_llava"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
     default_learning_rate: ClassVar[float] = 5e-4  # factors start at N(0, 1), forty times LoRA's usual size
 
     slots_per_task: Count = 8
@@ -311,7 +311,7 @@ class ContinualLlava(ReadsInstructions, Method):
         return {} if rate is None else {name: rate for name in self.parameters() if name.startswith(f"{CONTEXT}.")}
 
     @property
-    def routes(self) -> bool:
+    def is_routed(self) -> bool:
         return self.options.pool == "owned"  # in a shared pool no slot belongs to a task
 
     @property

@@ -49,7 +49,7 @@ class DualPromptConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "dual_prompt"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
     starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
     default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere

@@ -46,8 +46,8 @@ class EProjConfig(MethodConfig):
 
     name: ClassVar[str] = "eproj"
     export: ClassVar[Export] = "hard"
-    routes: ClassVar[bool] = True
-    draws: ClassVar[bool] = False  # every projector starts as the pretrained one
+    is_routed: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = False  # every projector starts as the pretrained one
     learns_from_text: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # LLaVA's for a projector that trains alone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.methods.base import LearnsFrom
+from components.methods.base import DataScope
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 
@@ -15,7 +15,7 @@ class FrozenConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "frozen"
     offers_projector: ClassVar[bool] = True
-    learns_from: ClassVar[LearnsFrom] = "first"
+    data_scope: ClassVar[DataScope] = "first"
 
     def build(self, *, seed: int) -> Frozen:
         return Frozen(self, seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.methods.base import LearnsFrom
+from components.methods.base import DataScope
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 
 
@@ -15,7 +15,7 @@ class JointConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "joint"
     offers_projector: ClassVar[bool] = True
-    learns_from: ClassVar[LearnsFrom] = "union"
+    data_scope: ClassVar[DataScope] = "union"
 
     def build(self, *, seed: int) -> Joint:
         return Joint(self, seed=seed)

@@ -36,7 +36,7 @@ class KeepLoraConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "keep_lora"
     export: ClassVar[Export] = "plain"
-    draws: ClassVar[bool] = False
+    is_stochastic: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3  # ten times the code's, as LoRA's is here (2e-3, not 2e-4)
 
     rank: Count = 64
@@ -50,7 +50,7 @@ class KeepLoraConfig(SequentialLoraConfig):
     protects: Literal["inputs", "gradients"] = "inputs"
     """Whose directions are protected after a task: inputs or gradients, see the class."""
     sample_share: PositiveShare = 0.2
-    """Share of a task's updates whose samples the surveys look at (the LLaVA code's)."""
+    """Share of a task's updates whose samples the calibration looks at (the LLaVA code's)."""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -62,7 +62,7 @@ class KeepLoraConfig(SequentialLoraConfig):
             raise ConfigError(f"keep_lora.init is {self.init!r}, but no branch starts from a draw; leave it out.")
 
     @property
-    def survey_share(self) -> float:
+    def calibration_share(self) -> float:
         return self.sample_share
 
     def build(self, *, seed: int) -> KeepLora:
@@ -83,16 +83,16 @@ class KeepLora(TaskBranches):
                                 A_t = the R leading right singular vectors of G (I - U U^T), orthonormal rows
             after task t        U gains the fewest directions with which it holds `task_energy` of C, what it held
                                 before counted; "inputs": C = sum x x^T over the layer's inputs x, "gradients":
-                                C = G^T G of a second survey, with branch t
+                                C = G^T G of a second calibration, with branch t
         Then A_t U = 0: on inputs inside span(U) branch t adds exactly nothing. With "inputs" these are all but a share
         1 - task_energy of what earlier tasks' samples sent through the layer. A gradient's rows are sums of inputs, so
         "gradients" protects fewer: those that still matter to the loss once the task is learned.
-    Cost: a survey takes the forward and backward passes of `sample_share` of the task's training, and again when the
-        task is resumed; after the task as many forward passes ("gradients": and backward ones). Meanwhile d_in d_out
+    Cost: a calibration takes the forward and backward passes of `sample_share` of the task's training, and again when
+        the task is resumed; after the task as many forward passes ("gradients": and backward ones). Meanwhile d_in d_out
         float32 values per adapted layer on every worker (o_proj of a 7B model: 2.1 GB), and for C d_in^2 float64 values
         (4.3 GB, all layers at once; "gradients": one layer at a time); an eigendecomposition of [d_in, d_in] per layer
         before and after a task. U: 4 d_in k bytes per layer, in the state. A branch costs R (d_in + d_out) values.
-    Overrides: attach, begin_task, survey, select (all branches serve), end_task, task_state, load_task_state.
+    Overrides: attach, begin_task, calibrate, select (all branches serve), end_task, task_state, load_task_state.
     Carried between tasks: all branches, frozen, and U per layer. A layer whose inputs are all protected learns nothing
         more; once that holds for every layer, the next task is refused. A layer that has fewer than R directions left,
         or a gradient of lower rank, gets as many as there are, and zeros in the other rows of A.
@@ -109,14 +109,14 @@ class KeepLora(TaskBranches):
           default, and no projector: a projector that moves changes every input that U protects.
         - The learning rate, 1e-3, is reasoned (see its line), not tuned; the codes' configurations for UCIT have 2e-4,
           for MLLM-DCL 2e-5, at ranks 32 and 64. KeepLoRA++ (arXiv 2606.16256) is not included.
-    ZeRO: all stages. Surveys run on the plain model, before the engine and after it; what trains is plain LoRA.
+    ZeRO: all stages. Calibration runs on the plain model, before the engine and after it; what trains is plain LoRA.
     """
 
     def __init__(self, config: KeepLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.keep = config
         self.starts: dict[str, Tensor] = {}  # A by layer while a task is trained: ZeRO-3 empties the parameters
-        self.surveyed = 0  # this worker's samples of the task's survey
+        self.calibrated = 0  # this worker's samples of the task's calibration
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         super().attach(model, state)
@@ -136,7 +136,7 @@ class KeepLora(TaskBranches):
                 weight = layer.weight.detach().double()
                 self._protect(name, weight.T @ weight, energy=self.keep.weight_energy)
 
-    def survey(
+    def calibrate(
         self, model: Backbone, task: TaskInfo, batches: Iterable[Batch], mean_over_workers: MeanOverWorkers
     ) -> None:
         gradients = self._gradients(model, batches, branches=task.index)
@@ -163,19 +163,19 @@ class KeepLora(TaskBranches):
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
         assert engine is not None, "KeepLoRA trains every task"
-        assert self.surveyed, "the training loop has not called `survey`"
-        recorded = self._recorded(engine.model, first_samples(batches, self.surveyed))
+        assert self.calibrated, "the training loop has not called `calibrate`"
+        recorded = self._recorded(engine.model, first_samples(batches, self.calibrated))
         for name in self.bank.layers:
             found = engine.mean_over_workers({name: recorded.pop(name)})[name]
             gram = found if self.keep.protects == "inputs" else _row_gram(found)
             self._protect(name, gram, energy=self.keep.task_energy)
-        self.starts, self.surveyed = {}, 0
+        self.starts, self.calibrated = {}, 0
 
     def task_state(self) -> dict[str, Tensor]:
         return dict(self.starts)
 
     def load_task_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """On another number of workers the survey rounds otherwise, and `up` was trained for these very rows."""
+        """Rounding differs with the number of workers, so the exact rows `up` was trained against are restored."""
         for name in self.bank.layers:
             self._start(name, tensors[name], len(self.tasks))
 
@@ -186,13 +186,13 @@ class KeepLora(TaskBranches):
 
     def _gradients(self, model: Backbone, batches: Iterable[Batch], *, branches: int) -> WeightGradients:
         """G per layer, summed over this worker's answer tokens, with the first `branches` branches in force."""
-        gradients, self.surveyed = WeightGradients(self.bank.layers), 0
+        gradients, self.calibrated = WeightGradients(self.bank.layers), 0
         with without_dropout(model, self.bank), self.bank.mixing.using(self._first_branches(branches)):
             for batch in batches:
                 with gradients.recording():
                     outputs = model(batch)
                 (outputs.loss * outputs.total_weight).backward()
-                self.surveyed += len(batch)
+                self.calibrated += len(batch)
         return gradients
 
     def _recorded(self, model: Backbone, batches: Iterable[Batch]) -> InputGrams | WeightGradients:

@@ -55,7 +55,7 @@ class LciaConfig(MethodConfig):
 
     name: ClassVar[str] = "lcia"
     export: ClassVar[Export] = "hard"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
 
     rank: Count = 32
     """Rank of a group's adapter, as sequential_lora's; the code takes 128."""

@@ -44,7 +44,7 @@ class ModalPromptConfig(MethodConfig):
     """A soft prompt per task; the few whose prototypes resemble a sample's picture and text stand before its input."""
 
     name: ClassVar[str] = "modal_prompt"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
     starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
 

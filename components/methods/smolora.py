@@ -91,7 +91,7 @@ class Smolora(ReadsInstructions, Method):
         The choice is made once per sample and layer, the fusion once per token.
     Overrides: attach, prepare, begin_task, select, served, loss (logging), parameters.
     Carried between tasks: routers, blocks and fusion vectors. All tasks share them, so no block belongs to a task
-        (`routes` is False). `Selection.slots` names both blocks of every layer: block k of layer l's set s is slot
+        (`is_routed` is False). `Selection.slots` names both blocks of every layer: block k of layer l's set s is slot
         (2 l + s) K + k.
         Logged, in nats, as means over layers: `vu_usage_entropy` and `if_usage_entropy` of a batch's choices (0: all
         samples take the same block).

@@ -17,7 +17,7 @@ class ZeroShotConfig(MethodConfig):
 
     name: ClassVar[str] = "zero_shot"
     export: ClassVar[Export] = "plain"
-    trains: ClassVar[bool] = False
+    is_trainable: ClassVar[bool] = False
 
     def build(self, *, seed: int) -> ZeroShot:
         return ZeroShot(self, seed=seed)

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from components.evaluation.forgetting import SPLITS
 from components.reporting.curves import Curves
-from components.statistics.mean_std import Spread
+from components.statistics.mean_std import MeanStd
 
 # Told apart from white and from the dark page by 3 : 1 or more; repeated with another dash.
 COLOURS = ("#0072b2", "#c4520a", "#008a64", "#b0568f", "#957000", "#7b61d6", "#6b7785")
@@ -124,13 +124,13 @@ def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> Chart:
     return Chart(id=f"curve-{number}", says=says, figure=_as_plain(figure))
 
 
-def split_chart(reading: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
-    """Bars of forgetting's two parts under `reading`, one bar a line; `parts` by line, of each seed."""
+def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+    """Bars of forgetting's two parts under `variant`, one bar a line; `parts` by line, of each seed."""
     figure = go.Figure(layout=_layout(bottom=10, legend=True))
     names = {line: _wrapped(line.replace("`", "")) for line in parts}
-    for part in SPLITS[reading]:
+    for part in SPLITS[variant]:
         name, colour, pattern = _PARTS[part]
-        means = [Spread.of([one[part] for one in seeds]).mean for seeds in parts.values()]
+        means = [MeanStd.of([one[part] for one in seeds]).mean for seeds in parts.values()]
         figure.add_bar(
             y=list(names.values()),
             x=means,
@@ -146,13 +146,13 @@ def split_chart(reading: str, parts: Mapping[str, Sequence[Mapping[str, float]]]
     figure.update_layout(barmode="relative", height=120 + 24 * max(rows, 2), bargap=0.35)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title="points of forgetting", zeroline=True)
-    said = "; ".join(f"{line.replace('`', '')}: {words(seeds, reading)}" for line, seeds in parts.items())
-    return Chart(id=f"split-{reading}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
+    said = "; ".join(f"{line.replace('`', '')}: {words(seeds, variant)}" for line, seeds in parts.items())
+    return Chart(id=f"split-{variant}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
 
 
-def words(seeds: Sequence[Mapping[str, float]], reading: str) -> str:
+def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:
     """The two parts of one line in words."""
-    return ", ".join(f"{_PARTS[part][0]} {Spread.of([one[part] for one in seeds])}" for part in SPLITS[reading])
+    return ", ".join(f"{_PARTS[part][0]} {MeanStd.of([one[part] for one in seeds])}" for part in SPLITS[variant])
 
 
 def _layout(*, bottom: int, legend: bool = False) -> go.Layout:

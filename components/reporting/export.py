@@ -12,7 +12,7 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.evaluation.forgetting import SPLITS, split_if_known
-from components.reporting.facts import Groups, readings_of
+from components.reporting.facts import Groups, variants_of
 from components.reporting.replies import Reply
 from components.runs.results import FinishedRun
 from components.statistics.contributions import ItemScores
@@ -77,11 +77,11 @@ def write_csv(path: Path, header: Line, rows: Iterable[Sequence[object]]) -> Pat
 def cell_rows(groups: Groups) -> Iterable[list[object]]:
     """run, method, seed, reading, after, task, score: every measured cell of every matrix, 0..100."""
     for run in _runs(groups):
-        for reading, matrix in {"scores": run.matrix, **readings_of(run)}.items():
+        for variant, matrix in {"scores": run.matrix, **variants_of(run)}.items():
             for after, row in zip(matrix.after, matrix.rows, strict=True):
                 for task, cell in zip(matrix.tasks, row, strict=True):
                     if cell is not None:
-                        yield [*_who(run), reading, after, task, cell]
+                        yield [*_who(run), variant, after, task, cell]
 
 
 def figure_rows(groups: Groups) -> Iterable[list[object]]:
@@ -92,8 +92,8 @@ def figure_rows(groups: Groups) -> Iterable[list[object]]:
         general = {
             f"general_{name}": value for name, value in run.general.summary(summary.get("final_average")).items()
         }
-        readings = readings_of(run)
-        split = split_if_known(run.matrix, {name: readings.get(name) for name in SPLITS})
+        variants = variants_of(run)
+        split = split_if_known(run.matrix, {name: variants.get(name) for name in SPLITS})
         for name, value in {**summary, **split, **general, **cost}.items():
             yield [*_who(run), name, value]
 

@@ -10,7 +10,7 @@ from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix
 from components.runs.results import FinishedRun, TaskFacts, task_facts
-from components.statistics.mean_std import Spread
+from components.statistics.mean_std import MeanStd
 from components.training.config import chosen_on_test, flatten
 
 PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did
@@ -32,18 +32,18 @@ def known_facts(runs: Iterable[FinishedRun]) -> Mapping[str, TaskFacts]:
     return next((facts for run in runs if (facts := task_facts(run))), {})
 
 
-def readings_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
+def variants_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
     """The other readings by which forgetting is split, where they were made; a record has routing's only."""
     found = {} if run.oracle is None else {"oracle": run.oracle}
     path = run.path / "repaired_matrix.json"
     return found | ({"repaired": ScoreMatrix.read(path)} if path.is_file() else {})
 
 
-def forgetting_parts(groups: Groups, reading: str) -> Parts:
-    """By line, the two parts under `reading` for each seed; lines of which a run lacks the reading are left out."""
+def forgetting_parts(groups: Groups, variant: str) -> Parts:
+    """By line, the two parts under `variant` for each seed; lines of which a run lacks the reading are left out."""
     found: Parts = {}
     for line, group in groups.items():
-        parts = [split_if_known(run.matrix, {reading: readings_of(run).get(reading)}) for run in group]
+        parts = [split_if_known(run.matrix, {variant: variants_of(run).get(variant)}) for run in group]
         if all(parts):
             found[line] = parts
     return found
@@ -51,15 +51,15 @@ def forgetting_parts(groups: Groups, reading: str) -> Parts:
 
 def forgetting_lines(groups: Groups) -> list[list[str]]:
     """Line, forgetting against the diagonal, and its parts by both readings; "" where a reading was not made."""
-    known = {reading: forgetting_parts(groups, reading) for reading in SPLITS}
+    known = {variant: forgetting_parts(groups, variant) for variant in SPLITS}
     lines: list[list[str]] = []
     for line, group in groups.items():
         totals = [run.matrix.summary().get("forgetting_diagonal") for run in group]
         measured = [total for total in totals if total is not None]
-        cells = [str(Spread.of(measured)) if measured and len(measured) == len(group) else ""]
-        for reading, names in SPLITS.items():
-            seeds = known[reading].get(line, [])
-            cells += [str(Spread.of([one[name] for one in seeds])) if seeds else "" for name in names]
+        cells = [str(MeanStd.of(measured)) if measured and len(measured) == len(group) else ""]
+        for variant, names in SPLITS.items():
+            seeds = known[variant].get(line, [])
+            cells += [str(MeanStd.of([one[name] for one in seeds])) if seeds else "" for name in names]
         lines.append([line, *cells])
     return lines
 

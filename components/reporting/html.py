@@ -15,7 +15,7 @@ from components.runs.results import FinishedRun
 
 PAGE = "report.html"
 PAPERS = {"table.md": markdown, "table.tex": latex}
-CELLS = ["run", "method", "seed", "reading", "after", "task", "score"]
+CELLS = ["run", "method", "seed", "variant", "after", "task", "score"]
 FIGURES = ["run", "method", "seed", "figure", "value"]
 ITEMS = ["run", "method", "seed", "after", "task", "row", "sample_id", "score", "oracle_score", "repaired_score"]
 CSV = ("cells.csv", "figures.csv", "items.csv")

@@ -1,8 +1,8 @@
 """Finished runs as one HTML page in one file, the charts' script included; nothing is loaded from elsewhere.
 
 Texts come from models and data that nobody has checked: they are escaped and cut, pictures are copies that
-components/data/quality/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it names, and
-to fetch nothing. Without scripts, all tables and the gallery are there; only charts and filters are not.
+components/data/quality/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it
+names, and to fetch nothing. Without scripts, all tables and the gallery are there; only charts and filters are not.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def _score_maps(groups: Groups) -> list[HeatMap]:
 
 
 def _split_charts(groups: Groups) -> list[tuple[Chart, str]]:
-    parts = {reading: forgetting_parts(groups, reading) for reading in SPLITS}
-    return [(split_chart(reading, one), _SPLIT_TITLES[reading]) for reading, one in parts.items() if one]
+    parts = {variant: forgetting_parts(groups, variant) for variant in SPLITS}
+    return [(split_chart(variant, one), _SPLIT_TITLES[variant]) for variant, one in parts.items() if one]
 
 
 def _without_intervals(drawn: Sequence[Curves]) -> list[str]:

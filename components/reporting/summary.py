@@ -9,7 +9,7 @@ import numpy as np
 from components.evaluation.majority import majority_average
 from components.reporting.curves import Curves
 from components.reporting.facts import Groups, chosen_notes, known_facts
-from components.statistics.mean_std import Spread
+from components.statistics.mean_std import MeanStd
 
 TIE = 0.05  # points: figures that print alike
 
@@ -93,12 +93,12 @@ def _means(groups: Groups, figure: str) -> dict[str, float]:
     return {line: spread.mean for line, spread in _spreads(groups, figure).items()}
 
 
-def _spreads(groups: Groups, figure: str) -> dict[str, Spread]:
-    found: dict[str, Spread] = {}
+def _spreads(groups: Groups, figure: str) -> dict[str, MeanStd]:
+    found: dict[str, MeanStd] = {}
     for line, group in groups.items():
         values = [summary[figure] for run in group if figure in (summary := run.matrix.summary())]
         if len(values) == len(group):
-            found[line] = Spread.of(values)
+            found[line] = MeanStd.of(values)
     return found
 
 

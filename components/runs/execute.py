@@ -92,9 +92,9 @@ def budget_of(plan: Plan) -> dict[str, object]:
     limit = plan.config.evaluation.limit
     return {
         "samples_per_update": plan.config.training.global_batch_size,
-        "train_rows": {each.task.name: each.num_rows for each in plan.lessons},
-        "updates": {each.task.name: each.num_updates for each in plan.lessons},
-        "test_rows": {each.task.name: min(each.task.test.num_rows, limit or math.inf) for each in plan.lessons},
+        "train_rows": {each.task.name: each.num_rows for each in plan.schedule},
+        "updates": {each.task.name: each.num_updates for each in plan.schedule},
+        "test_rows": {each.task.name: min(each.task.test.num_rows, limit or math.inf) for each in plan.schedule},
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation (divisor n - 1) of n values; no deviation for a single one."""
 
     mean: float
@@ -16,7 +16,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> MeanStd:
         """Raises `ValueError` for no values."""
         if not values:
             raise ValueError("a spread needs at least one value")

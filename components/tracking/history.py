@@ -19,14 +19,14 @@ Scores = dict[str, Cell]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowBook:
+class ScoreHistory:
     """Rows by the number of tasks learned."""
 
     tasks: list[str] = field(default_factory=list)  # known from the first row on
     scores: dict[int, Scores] = field(default_factory=dict)
-    readings: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other readings of the rows, by name
+    variants: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other readings of the rows, by name
 
-    def with_row(self, event: RowScored) -> RowBook | None:
+    def with_row(self, event: RowScored) -> ScoreHistory | None:
         """A book that also holds this row; None when it holds just this already. `TrackingError`: other tasks."""
         tasks = list(event.scores)
         if self.tasks and tasks != self.tasks:
@@ -35,19 +35,19 @@ class RowBook:
                 "start another run id for another stream"
             )
         scores = self.scores | {event.tasks_learned: dict(event.scores)}
-        readings = dict(self.readings)
-        for name, cells in event.readings.items():
-            readings[name] = readings.get(name, {}) | {event.tasks_learned: dict(cells)}
-        book = RowBook(tasks=tasks, scores=scores, readings=readings)
+        variants = dict(self.variants)
+        for name, cells in event.variants.items():
+            variants[name] = variants.get(name, {}) | {event.tasks_learned: dict(cells)}
+        book = ScoreHistory(tasks=tasks, scores=scores, variants=variants)
         return None if book == self else book
 
     def matrix(self, num_learned: int | None = None) -> ScoreMatrix:
         """The matrix as recorded, optionally only up to `num_learned` tasks."""
         return _matrix(self.tasks, self.scores, num_learned)
 
-    def reading(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
+    def variant(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
         """Another reading of the matrix, such as "oracle"; None when it was not measured."""
-        rows = self.readings.get(name)
+        rows = self.variants.get(name)
         return None if rows is None else _matrix(self.tasks, rows, num_learned)
 
     def metrics(self, event: RowScored) -> dict[str, float]:
@@ -56,12 +56,12 @@ class RowBook:
         values: dict[str, Cell] = {f"accuracy/{names[task]}": cell for task, cell in event.scores.items()}
         matrix = self.matrix(event.tasks_learned)
         values |= matrix.summary()
-        others = {name: self.reading(name, event.tasks_learned) for name in event.readings}
-        for reading, cells in event.readings.items():
-            other = others[reading]
+        others = {name: self.variant(name, event.tasks_learned) for name in event.variants}
+        for variant, cells in event.variants.items():
+            other = others[variant]
             assert other is not None, "the event's row is in the book"
-            values |= {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items()}
-            values |= {f"{reading}/{name}": value for name, value in other.summary().items()}
+            values |= {f"{variant}/accuracy/{names[task]}": cell for task, cell in cells.items()}
+            values |= {f"{variant}/{name}": value for name, value in other.summary().items()}
         values |= split_if_known(matrix, others)
         if event.well_formed:
             values |= {f"well_formed/{names[task]}": share for task, share in event.well_formed.items()}
@@ -83,7 +83,7 @@ class RowBook:
 
     def to_content(self, tags: Mapping[str, str]) -> dict[str, object]:
         """score_matrix.json, with the oracle rows beside; names of the run come from its tags."""
-        others = {name: self.reading(name) for name in self.readings}
+        others = {name: self.variant(name) for name in self.variants}
         seed = tags.get("seed", "0")
         return self.matrix().to_dict(
             stream=tags.get("stream", ""),
@@ -98,13 +98,13 @@ class RowBook:
         )
 
     @classmethod
-    def from_content(cls, content: Mapping[str, object]) -> RowBook:
+    def from_content(cls, content: Mapping[str, object]) -> ScoreHistory:
         """The inverse of `to_content`; raises `MatrixError` when it is no score_matrix.json."""
         matrix = ScoreMatrix.from_dict(content)
-        readings = {
+        variants = {
             name: _by_number(ScoreMatrix.from_dict(other)) for name, other in content.items() if _is_matrix(other)
         }
-        return cls(tasks=matrix.tasks, scores=_by_number(matrix), readings=readings)
+        return cls(tasks=matrix.tasks, scores=_by_number(matrix), variants=variants)
 
     def table(self) -> dict[str, list[str | Cell]]:
         """The matrix by columns: "after", then one column per task."""
@@ -122,10 +122,10 @@ class RowBook:
             cells = ["" if cell is None else f"{cell:.2f}" for cell in row]
             lines.append(f"| {after} | " + " | ".join(cells) + " |")
         figures = [f"- {LABELS[name]}: **{value:.2f}**" for name, value in matrix.summary().items()]
-        oracle = self.reading("oracle")
+        oracle = self.variant("oracle")
         if oracle is not None and "final_average" in oracle.summary():
             figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
-        split = split_if_known(matrix, {name: self.reading(name) for name in self.readings})
+        split = split_if_known(matrix, {name: self.variant(name) for name in self.variants})
         figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
         return "\n".join([*lines, "", *figures])
 

@@ -1,4 +1,4 @@
-"""Patience with a store that may fail for a while: retry, then warn once, pause, and let the caller go on."""
+"""A circuit breaker for a store that may fail for a while: retry, then warn once, pause, and let the caller go on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StoreError(TrackingError):
         self.transient = transient
 
 
-class Patience:
+class CircuitBreaker:
     """Runs store calls. Trouble never raises: `attempt` says False and `on_note` hears of it, once per kind."""
 
     def __init__(self, on_note: Callable[[Note], None] | None, *, wait_s: float = 1.0) -> None:

@@ -110,12 +110,12 @@ def record_reading(
     config: TrackingConfig,
     storage: Path,
     run_id: str,
-    reading: str,
+    variant: str,
     matrix: ScoreMatrix,
     facts: Mapping[str, object],
 ) -> None:
-    """Add another reading of a finished stream's replies to its run: `reading`/accuracy/TASK and /FIGURE over tasks
-    learned, and `reading`_matrix.json with `facts`. Recording again replaces the file and repeats the points.
+    """Add another reading of a finished stream's replies to its run: `variant`/accuracy/TASK and /FIGURE over tasks
+    learned, and `variant`_matrix.json with `facts`. Recording again replaces the file and repeats the points.
 
     Raises:
         TrackingError: the store cannot be reached, or lacks the run.
@@ -127,11 +127,11 @@ def record_reading(
         for number, row in enumerate(matrix.rows):
             learned = number if matrix.has_zero_shot else number + 1
             cells = dict(zip(matrix.tasks, row, strict=True))
-            values = {f"{reading}/accuracy/{names[task]}": cell for task, cell in cells.items() if cell is not None}
-            values |= {f"{reading}/{name}": value for name, value in matrix.at(learned).summary().items()}
+            values = {f"{variant}/accuracy/{names[task]}": cell for task, cell in cells.items() if cell is not None}
+            values |= {f"{variant}/{name}": value for name, value in matrix.at(learned).summary().items()}
             store.put_points(run_id, points(values, step=learned))
         content = matrix.to_dict(stream="", method="", backbone="", seed=0, extra=facts)
-        store.put_json(run_id, content, f"{reading}_matrix.json")
+        store.put_json(run_id, content, f"{variant}_matrix.json")
     except StoreError as error:
         raise TrackingError(f"MLflow at {without_secrets(uri)} cannot be used ({error}).") from error
 

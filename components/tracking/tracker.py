@@ -15,9 +15,9 @@ from components.core.naming import git_commit, metric_names
 from components.evaluation.decisions import DECISIONS_FILE
 from components.tracking.charts import View, stream_view
 from components.tracking.config import DatasetRecord, Status, Tracker
-from components.tracking.history import RowBook
+from components.tracking.history import ScoreHistory
 from components.tracking.registry import LEARNED, SCORE, Version, registered_name
-from components.tracking.retry import Patience
+from components.tracking.retry import CircuitBreaker
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ class Point:
 
 
 class Store(Protocol):
-    """What recording needs from MLflow. Every call may raise `patience.StoreError`; repeating one is harmless."""
+    """What recording needs from MLflow. Every call may raise `breaker.StoreError`; repeating one is harmless."""
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
     def reopen_run(self, run_id: str) -> dict[str, str]:
@@ -94,8 +94,8 @@ class StreamTracker(Tracker):
     ) -> None:
         self._store, self._tags, self.ui = store, dict(tags), ui
         self._description = description or _question(tags)
-        self._patience = Patience(on_note)
-        self._book = RowBook()
+        self._breaker = CircuitBreaker(on_note)
+        self._book = ScoreHistory()
         self._waiting_rows: list[RowScored] = []
         self._waiting_suites: list[SuitesScored] = []
         self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
@@ -122,10 +122,10 @@ class StreamTracker(Tracker):
             self.run_id = resume_run_id
             known = self._store.reopen_run(resume_run_id)
             content = self._store.get_json(resume_run_id, MATRIX_FILE)
-            self._book = RowBook() if content is None else RowBook.from_content(content)
+            self._book = ScoreHistory() if content is None else ScoreHistory.from_content(content)
         changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
         if changed:
-            self._patience.warn(
+            self._breaker.warn(
                 f"MLflow keeps the first values of parameters that changed on resume: {', '.join(changed)}."
             )
         self._store.put_params(self._parent, {key: value for key, value in params.items() if key not in known})
@@ -162,16 +162,16 @@ class StreamTracker(Tracker):
 
     def finish(self, status: Status) -> None:
         """Send what waits, asking a store that failed once more, and close the child and the parent run."""
-        self._patience.end_pause()
+        self._breaker.end_pause()
         self._end_children(status)
         self._send_children()
         self._send_rows()
         self._send_suites()
         if status == "FINISHED":
-            self._patience.attempt("tasks of interrupted runs", self._close_interrupted)
-        closed = self._patience.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
+            self._breaker.attempt("tasks of interrupted runs", self._close_interrupted)
+        closed = self._breaker.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
         if self._children or self._waiting_rows or self._waiting_suites or not closed:
-            self._patience.warn(
+            self._breaker.warn(
                 f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix, "
                 f"{len(self._waiting_suites)} of the general suites and the curves of {len(self._children)} tasks; the "
                 "run's own files are whole."
@@ -209,9 +209,7 @@ class StreamTracker(Tracker):
     def _send_children(self) -> None:
         """Everything that waits, task by task; stops at the first call that fails."""
         self._last_sent_s = time.monotonic()
-        while self._children and self._patience.attempt(
-            "training metrics", lambda: self._send_child(self._children[0])
-        ):
+        while self._children and self._breaker.attempt("training metrics", lambda: self._send_child(self._children[0])):
             if self._children[0].ended is None:
                 return
             del self._children[0]
@@ -244,7 +242,7 @@ class StreamTracker(Tracker):
         """Record the waiting rows in order; those that could not be sent stay for the next time."""
         while self._waiting_rows:
             row = self._waiting_rows[0]
-            if not self._patience.attempt("scores", lambda row=row: self._record_row(row)):
+            if not self._breaker.attempt("scores", lambda row=row: self._record_row(row)):
                 return
             del self._waiting_rows[0]
 
@@ -261,7 +259,7 @@ class StreamTracker(Tracker):
 
         title = self._title()
         self._store.put_image(run_id, "score_matrix", draw_score_matrix(book.matrix(step), title), step)
-        if (oracle := book.reading("oracle", step)) is not None:
+        if (oracle := book.variant("oracle", step)) is not None:
             self._store.put_image(run_id, "score_matrix_oracle", draw_score_matrix(oracle, f"{title}, oracle"), step)
         if row.slot_usage:
             picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")
@@ -275,7 +273,7 @@ class StreamTracker(Tracker):
         self._book = book
         self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
 
-    def _record_checkpoint(self, row: RowScored, book: RowBook) -> str:
+    def _record_checkpoint(self, row: RowScored, book: ScoreHistory) -> str:
         """The checkpoint as a logged model and as a version of the registered one; its files stay where they are."""
         assert row.checkpoint_path is not None
         checkpoint = row.checkpoint_path
@@ -302,7 +300,7 @@ class StreamTracker(Tracker):
         """Record the waiting results in order; those that could not be sent stay for the next time."""
         while self._waiting_suites:
             event = self._waiting_suites[0]
-            if not self._patience.attempt("general suites", lambda event=event: self._record_suites(event)):
+            if not self._breaker.attempt("general suites", lambda event=event: self._record_suites(event)):
                 return
             del self._waiting_suites[0]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
 from components.methods.base import MethodState
-from components.training.evaluate import Row
+from components.training.evaluate import MatrixRow
 
 if TYPE_CHECKING:
     from components.training.entry import WorkerPlan
@@ -23,28 +23,28 @@ TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name
 
 
 @dataclass(kw_only=True)
-class Cursor:
+class StreamState:
     """Where the stream stands. `update` counts optimizer updates of the task at `index`."""
 
     index: int = 0
     update: int = 0
     learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
-    rows: list[Row] = field(default_factory=list)
+    rows: list[MatrixRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """As a checkpoint keeps it."""
         return {**vars(self), "rows": [vars(row) for row in self.rows]}
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Cursor:
+    def of(cls, checkpoint: Checkpoint) -> StreamState:
         """The inverse of `to_json`."""
-        stored = checkpoint.state["cursor"]
+        stored = checkpoint.state.get("stream_state", checkpoint.state.get("cursor"))  # "cursor": before 0.2
         if not isinstance(stored, dict):
             raise CheckpointError("the checkpoint does not say where the stream stands; use another one.")
-        return cls(**{**stored, "rows": [Row.stored(row) for row in stored["rows"]]})
+        return cls(**{**stored, "rows": [MatrixRow.stored(row) for row in stored["rows"]]})
 
 
-class Progress:
+class StreamCheckpointer:
     """A run's checkpoints, written by rank 0. `backbone` is the fingerprint of the frozen weights."""
 
     def __init__(self, plan: WorkerPlan, *, rank: int, backbone: str) -> None:
@@ -66,15 +66,15 @@ class Progress:
                 )
         return checkpoint
 
-    def keep(self, name: str, cursor: Cursor, state: MethodState) -> None:
+    def keep(self, name: str, stream_state: StreamState, state: MethodState) -> None:
         """Write the method after a learned task into the run's folder, for users."""
         if self.rank == 0:
             folder = self.plan.run_dir / "checkpoints" / name
             folder.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(folder, self._content(cursor, state), {"method": state.tensors})
+            write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
 
     def report(
-        self, cursor: Cursor, state: MethodState, unfinished: dict[str, dict[str, Tensor]] | None = None
+        self, stream_state: StreamState, state: MethodState, unfinished: dict[str, dict[str, Tensor]] | None = None
     ) -> None:
         """Hand a checkpoint to Ray Train; every rank reports, rank 0 brings the files.
 
@@ -83,19 +83,21 @@ class Progress:
         checkpoint: ray.train.Checkpoint | None = None
         if self.rank == 0:
             folder = Path(tempfile.mkdtemp(prefix="littoral-"))
-            write_checkpoint(folder, self._content(cursor, state), {"method": state.tensors, **(unfinished or {})})
+            write_checkpoint(
+                folder, self._content(stream_state, state), {"method": state.tensors, **(unfinished or {})}
+            )
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-        metrics = {"task": cursor.index, "update": cursor.update}
+        metrics = {"task": stream_state.index, "update": stream_state.update}
         ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
 
-    def _content(self, cursor: Cursor, state: MethodState) -> dict[str, object]:
+    def _content(self, stream_state: StreamState, state: MethodState) -> dict[str, object]:
         return {
             **self.identity,
             "method_structure": state.structure,
             "config": self.plan.config.to_json(),
             "stream_name": self.plan.stream.name,
             "tasks": self.plan.stream.task_names,
-            "cursor": cursor.to_json(),
+            "stream_state": stream_state.to_json(),
         }
 
 

@@ -55,12 +55,12 @@ def measure_cost(config: MethodConfig, backbone: BackboneConfig) -> MethodCost:
 def _learn(method: Method, model: Backbone, index: int) -> tuple[int, int]:
     """One task of one update: its trainable parameters and the update's forward passes."""
     task = TaskInfo(index=len(method.tasks), name=f"task {index}", instructions=[INSTRUCTIONS[index]])
-    learns = method.trains and not (method.config.learns_from == "first" and index)
+    learns = method.is_trainable and not (method.config.data_scope == "first" and index)
     if not learns:
         return 0, 0
     method.begin_task(model, task)
     batch = _batch(index, task.name, model)
-    method.survey(model, task, iter([batch]), mean_over_workers)
+    method.calibrate(model, task, iter([batch]), mean_over_workers)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=1e-4))
     calls: list[int] = []
     hook = model.language_model.register_forward_hook(lambda *_: calls.append(1))

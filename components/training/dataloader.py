@@ -14,14 +14,14 @@ from components.training.config import RunConfig
 from components.training.streaming import dataset_name, encoded_blocks, encoder_for, examples
 
 
-class Feed:
+class TaskDataLoader:
     """Reads a task's dataset when it is asked to, or ahead of time while the worker does something else."""
 
     def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
         self.backbone, self.rank = config.backbone, rank
         self.size = config.training.micro_size(world_size)
         self.accumulation = config.training.accumulation(world_size)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataloader")
         self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
 
     def read_ahead(self, task: str) -> None:

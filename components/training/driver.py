@@ -42,12 +42,12 @@ from components.evaluation.matrix import ScoreMatrix
 from components.models.source import backbone_fingerprint
 from components.training.config import Chosen, Json, RunConfig, flatten
 from components.training.entry import WorkerPlan, train_stream_per_worker
-from components.training.evaluate import MATRIX_FILE, READINGS, reading_file
+from components.training.evaluate import MATRIX_FILE, VARIANTS, variant_file
 from components.training.lengths import Fitted, fit_to_backbone
-from components.training.pickled import Packed, call_packed
+from components.training.pickled import PickledCallable, call_pickled
 from components.training.run_folder import id_of, sole_user
-from components.training.schedule import Lesson, plan_lessons, require_equal_passes
-from components.training.stopping import STOP_FILE, forget_the_stop
+from components.training.schedule import ScheduledTask, plan_schedule, require_equal_passes
+from components.training.stopping import STOP_FILE, clear_stop
 from components.training.streaming import (
     Slice,
     dataset_name,
@@ -56,7 +56,7 @@ from components.training.streaming import (
     reached_rows,
     training_dataset,
 )
-from components.training.task_cache import shared_tasks
+from components.training.task_cache import cached_tasks
 from components.training.vision_cache import (
     Reached,
     VisionCache,
@@ -77,13 +77,13 @@ class StreamResult:
     """What a finished stream leaves."""
 
     matrix: ScoreMatrix
-    readings: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/evaluate.py
+    variants: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/evaluate.py
     general: GeneralScores  # of the general suites; empty without any
 
     @property
     def oracle(self) -> ScoreMatrix | None:
         """With the task known at test time; None unless it was asked for and the method routes."""
-        return self.readings.get("oracle")
+        return self.variants.get("oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Plan:
 
     config: RunConfig
     stream: TaskStream
-    lessons: tuple[Lesson, ...]
+    schedule: tuple[ScheduledTask, ...]
     suites: tuple[Suite, ...]
     run_dir: Path
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
@@ -115,7 +115,7 @@ def plan_stream(config: RunConfig) -> Plan:
     return Plan(
         config=config,
         stream=stream,
-        lessons=plan_lessons(config, stream),
+        schedule=plan_schedule(config, stream),
         suites=suites,
         run_dir=run_dir,
         fitted=fitted,
@@ -145,12 +145,12 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     """
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
         claim_run_dir(plan)
-        forget_the_stop(plan.run_dir)
+        clear_stop(plan.run_dir)
         check_resources(plan.config)
         datasets = build_datasets(plan, handle)
-        mailbox = Queue(actor_options={"num_cpus": 0})
-        with delivered(mailbox, handle):
-            fit(plan, datasets, mailbox)
+        event_queue = Queue(actor_options={"num_cpus": 0})
+        with delivered(event_queue, handle):
+            fit(plan, datasets, event_queue)
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         return read_result(plan.run_dir)
@@ -182,10 +182,10 @@ def finished_result(plan: Plan) -> StreamResult | None:
 
 def read_result(run_dir: Path) -> StreamResult:
     """The matrices a run has written so far."""
-    files = {name: reading_file(run_dir, name) for name in READINGS}
-    readings = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
+    files = {name: variant_file(run_dir, name) for name in VARIANTS}
+    variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
     general = GeneralScores.read(run_dir / GENERAL_FILE)
-    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), readings=readings, general=general)
+    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), variants=variants, general=general)
 
 
 def check_run_dir(plan: Plan) -> None:
@@ -311,17 +311,17 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     cache = _filled_cache(plan, handle)
     if cache is None:
-        require_equal_passes(config, plan.lessons)
+        require_equal_passes(config, plan.schedule)
     datasets: dict[str, Dataset] = {}
-    for lesson, rank in itertools.product(plan.lessons, range(num_workers)):
-        task = lesson.task
-        if lesson.num_updates:
+    for scheduled, rank in itertools.product(plan.schedule, range(num_workers)):
+        task = scheduled.task
+        if scheduled.num_updates:
             datasets[dataset_name("train", task.name, rank)] = training_dataset(
-                lesson.splits,
+                scheduled.splits,
                 config.backbone,
                 slice=Slice(rank=rank, world_size=num_workers, micro_batch_size=training.micro_size(num_workers)),
-                epochs=lesson.num_epochs(training.global_batch_size),
-                num_rows=lesson.num_updates * training.global_batch_size,
+                epochs=scheduled.num_epochs(training.global_batch_size),
+                num_rows=scheduled.num_updates * training.global_batch_size,
                 seed=config.seed,
                 cache=cache,
             )
@@ -352,11 +352,11 @@ def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
     """By split: the rows that the run learns from or is scored on."""
     batch, seed = plan.config.training.global_batch_size, plan.config.seed
     passes = [
-        (lesson.splits, lesson.num_epochs(batch), lesson.num_updates * batch, seed)
-        for lesson in plan.lessons
-        if lesson.num_updates
+        (scheduled.splits, scheduled.num_epochs(batch), scheduled.num_updates * batch, seed)
+        for scheduled in plan.schedule
+        if scheduled.num_updates
     ]
-    passes += [((lesson.task.test,), 1, _test_rows(plan, lesson.task), None) for lesson in plan.lessons]
+    passes += [((scheduled.task.test,), 1, _test_rows(plan, scheduled.task), None) for scheduled in plan.schedule]
     passes += [((suite.test,), 1, suite.test.num_rows, None) for suite in plan.suites]
     splits: dict[str, Split] = {}
     reached: dict[str, dict[tuple[int, int], set[int]]] = {}
@@ -391,27 +391,27 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     return cache
 
 
-def fit(plan: Plan, datasets: dict[str, Dataset], mailbox: Queue) -> None:
+def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
     """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
     config = plan.config
-    worker_plan = WorkerPlan(
+    entry = WorkerPlan(
         config=config,
         stream=plan.stream,
-        lessons=plan.lessons,
+        schedule=plan.schedule,
         suites=plan.suites,
         run_dir=plan.run_dir,
         code=code_fingerprint(),
         code_root=str(code_root()),
-        mailbox=mailbox,
-        shared=() if plan.shared_dir is None else shared_tasks(plan.shared_dir, config, plan.lessons),
+        event_queue=event_queue,
+        shared=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
     )
     # A worker that reports waits until Ray Train asks it, which is every 2 s by default; here a hundred times a second
     # over all workers, but each ten times at most.
     seconds = max(0.1, config.cluster.num_workers / 100)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
     trainer = TorchTrainer(
-        call_packed,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
-        train_loop_config=Packed(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
+        call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
+        train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, entry)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},
@@ -452,14 +452,14 @@ def user_error(error: BaseException | None) -> LittoralError | None:
 
 
 @contextmanager
-def delivered(mailbox: Queue, handle: EventHandler) -> Iterator[None]:
-    """While open, a thread passes events from the workers' mailbox to `handle`; on exit the rest is delivered."""
+def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
+    """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered."""
     stop = threading.Event()
 
     def pump() -> None:
         while True:
             try:
-                handle(mailbox.get(timeout=0.5))
+                handle(event_queue.get(timeout=0.5))
             except Empty:
                 if stop.is_set():
                     return
@@ -471,4 +471,4 @@ def delivered(mailbox: Queue, handle: EventHandler) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=60)
-        mailbox.shutdown()
+        event_queue.shutdown()

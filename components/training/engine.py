@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from components.core.options import NonNegative, Positive, Share, ShareBelowOne, check_options
-from components.core.runtime import quick_imports
+from components.core.runtime import fast_imports
 from components.data.batch import Batch
 from components.methods.base import Selection
 
@@ -159,7 +159,7 @@ class DeepSpeedEngine:
     ) -> None:
         """`rates`: see `build_optimizer`."""
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-        with quick_imports():
+        with fast_imports():
             import deepspeed  # first import takes seconds: only workers that train pay for it
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -10,13 +10,13 @@ import ray.train
 from ray.util.queue import Queue
 
 from components.core.fingerprint import require_same_code
-from components.core.runtime import quick_imports
+from components.core.runtime import fast_imports
 from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.training.config import RunConfig
-from components.training.dataloader import Feed
-from components.training.schedule import Lesson
-from components.training.task_cache import SharedTask
+from components.training.dataloader import TaskDataLoader
+from components.training.schedule import ScheduledTask
+from components.training.task_cache import CachedTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,32 +25,32 @@ class WorkerPlan:
 
     config: RunConfig
     stream: TaskStream
-    lessons: tuple[Lesson, ...]  # one per task, in stream order
+    schedule: tuple[ScheduledTask, ...]  # one per task, in stream order
     suites: tuple[Suite, ...]  # scored beside the stream, never learned
     run_dir: Path
     code: str  # fingerprint of the driver's sources
     code_root: str
-    mailbox: Queue | None  # events for the driver
-    shared: tuple[SharedTask | None, ...] = ()  # by lesson: where other runs leave and find that task
+    event_queue: Queue | None  # events for the driver
+    shared: tuple[CachedTask | None, ...] = ()  # by scheduled task: where other runs put and find it
 
 
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """Entry point of a Ray Train worker."""
     require_same_code(plan.code, plan.code_root)
-    feed = started_feed(plan)
-    with quick_imports():
+    loader = started_loader(plan)
+    with fast_imports():
         from components.training.worker import train_stream  # imports transformers, which the driver can do without
     gc.freeze()  # collections between tasks need not look through the libraries; the model is not loaded yet
 
-    train_stream(plan, feed)
+    train_stream(plan, loader)
 
 
-def started_feed(plan: WorkerPlan) -> Feed:
-    """This worker's feed. A new run's first task is being read already: both sides import for seconds at first."""
+def started_loader(plan: WorkerPlan) -> TaskDataLoader:
+    """This worker's data loader. A new run prefetches its first task while this process is still importing."""
     context = ray.train.get_context()
-    feed = Feed(plan.config, rank=context.get_world_rank(), world_size=context.get_world_size())
-    first = plan.lessons[0]
-    taken_over = plan.shared and plan.shared[0] is not None and plan.shared[0].found()
-    if first.num_updates and not taken_over and ray.train.get_checkpoint() is None:
-        feed.read_ahead(first.task.name)
-    return feed
+    loader = TaskDataLoader(plan.config, rank=context.get_world_rank(), world_size=context.get_world_size())
+    first = plan.schedule[0]
+    reused = plan.shared and plan.shared[0] is not None and plan.shared[0].hit()
+    if first.num_updates and not reused and ray.train.get_checkpoint() is None:
+        loader.read_ahead(first.task.name)
+    return loader

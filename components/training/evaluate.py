@@ -18,8 +18,7 @@ import torch.distributed as dist
 from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
 from components.data.batch import Example
-from components.data.rows import Row as DataRow
-from components.data.rows import instruction_of, plain_instruction
+from components.data.rows import Row, instruction_of, plain_instruction
 from components.data.suites.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
@@ -43,7 +42,7 @@ ZERO_SHOT = "zero-shot"
 MATRIX_FILE = "score_matrix.json"
 # Other readings of the same rows, by the column of the predictions that they average. oracle: the task was told;
 # repaired: the answer in a wrongly formed reply counts; compat: by the released script's rule for a task of that name.
-READINGS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
+VARIANTS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
 Record = dict[str, object]  # one row of the predictions, by PREDICTIONS_SCHEMA
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
@@ -71,21 +70,23 @@ PREDICTIONS_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MatrixRow:
     """A finished row as the checkpoint keeps it; scores are 0..100, None where a task was not evaluated."""
 
     after: str
     scores: dict[str, float | None]
-    readings: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in READINGS
+    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in READINGS
     served: dict[str, dict[str, Any]] = field(default_factory=dict)  # by task, a `Served` as plain JSON
 
     @classmethod
-    def stored(cls, content: Mapping[str, Any]) -> Row:
+    def stored(cls, content: Mapping[str, Any]) -> MatrixRow:
         """From a checkpoint, also an older one that knew oracle routing only."""
-        older = {name: content.get(f"{name}_scores") for name in READINGS}
-        readings = content.get("readings", {name: scores for name, scores in older.items() if scores})
+        older = {name: content.get(f"{name}_scores") for name in VARIANTS}
+        variants = content.get(
+            "variants", content.get("readings", {name: scores for name, scores in older.items() if scores})
+        )
         served = content.get("served", {})
-        return cls(after=content["after"], scores=content["scores"], readings=readings, served=served)
+        return cls(after=content["after"], scores=content["scores"], variants=variants, served=served)
 
 
 class RowScorer:
@@ -106,7 +107,7 @@ class RowScorer:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
-    def score(self, rows: list[Row], *, learned: int, train_s: float) -> Row:
+    def score(self, rows: list[MatrixRow], *, learned: int, train_s: float) -> MatrixRow:
         """Evaluate the row after `learned` tasks (0 = zero-shot) and return it; rank 0 also writes and announces it."""
         started = time.monotonic()
         stream, evaluation = self.plan.stream, self.plan.config.evaluation
@@ -115,22 +116,22 @@ class RowScorer:
         self.model.eval()
         table: list[Record] = []
         for task in due:
-            told = task.name if evaluation.oracle_routing and self.method.routes and learned else None
+            told = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
             rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
             table += self.records(task, after, num_rows=rows_due, oracle_task=told)
         names = stream.task_names
-        readings = {
-            reading: {name: _mean(table, name, column) for name in names}
-            for reading, column in READINGS.items()
+        variants = {
+            variant: {name: _mean(table, name, column) for name in names}
+            for variant, column in VARIANTS.items()
             if any(record[column] is not None for record in table)
         }
         captions = self._captions(table)
         if whole := {task: figures[MEAN] for task, figures in captions.items() if MEAN in figures}:
-            readings["compat"] = {**readings.get("compat", dict.fromkeys(names)), **whole}
-        row = Row(
+            variants["compat"] = {**variants.get("compat", dict.fromkeys(names)), **whole}
+        row = MatrixRow(
             after=after,
             scores={name: _mean(table, name, "score") for name in names},
-            readings=readings,
+            variants=variants,
             served=_served(table, self.method.owner) if learned else {},
         )
         if self.rank == 0:
@@ -215,7 +216,7 @@ class RowScorer:
             raise DataError(f"{len(replies)} answers of {task.name} belong to no test row; scores would be wrong.")
         return records
 
-    def _compat(self, task: Task | Suite, row: DataRow, reply: str) -> float | None:
+    def _compat(self, task: Task | Suite, row: Row, reply: str) -> float | None:
         """A row as its release's script scores it; None where the release is not known, or scores no single rows."""
         if isinstance(task, Suite):
             return suite_score(task.name, reply, row.answers, _question(row), row.metric)
@@ -236,8 +237,8 @@ class RowScorer:
 
     def _record(
         self,
-        row: Row,
-        rows: list[Row],
+        row: MatrixRow,
+        rows: list[MatrixRow],
         table: list[Record],
         *,
         learned: int,
@@ -254,12 +255,12 @@ class RowScorer:
                 tasks_learned=learned,
                 after=row.after,
                 scores=row.scores,
-                readings=row.readings,
+                variants=row.variants,
                 well_formed=_shares(table, lambda record: bool(record["well_formed"])),
                 routing_accuracy=_shares(
                     table, lambda record: record["routed_to"] == self.method.owner(str(record["task"]))
                 )
-                if self.method.routes and learned
+                if self.method.is_routed and learned
                 else None,
                 slot_usage=_slot_usage(table, self.method.num_slots) if learned else None,
                 decisions=decisions.to_dict() if decisions else None,
@@ -294,28 +295,28 @@ def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> No
     partial.rename(path)
 
 
-def matrix_of(tasks: list[str], rows: list[Row], reading: str | None = None) -> ScoreMatrix:
+def matrix_of(tasks: list[str], rows: list[MatrixRow], variant: str | None = None) -> ScoreMatrix:
     """The score matrix of finished rows, or another reading of them; cells that it has not are empty."""
-    cells = [row.scores if reading is None else row.readings.get(reading, dict.fromkeys(tasks)) for row in rows]
+    cells = [row.scores if variant is None else row.variants.get(variant, dict.fromkeys(tasks)) for row in rows]
     return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=[row.after for row in rows])
 
 
-def reading_file(run_dir: Path, reading: str) -> Path:
+def variant_file(run_dir: Path, variant: str) -> Path:
     """Where a run keeps another reading of its matrix."""
-    return run_dir / f"{reading}_matrix.json"
+    return run_dir / f"{variant}_matrix.json"
 
 
-def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
+def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
     config, tasks = plan.config, plan.stream.task_names
     matrix = matrix_of(tasks, rows)
-    readings = {name: matrix_of(tasks, rows, name) for name in READINGS if any(name in row.readings for row in rows)}
+    variants = {name: matrix_of(tasks, rows, name) for name in VARIANTS if any(name in row.variants for row in rows)}
     splits = {
-        name: {"forgetting_split": split_if_known(matrix, {name: readings[name]})}
+        name: {"forgetting_split": split_if_known(matrix, {name: variants[name]})}
         for name in SPLITS
-        if name in readings
+        if name in variants
     }
-    files = {reading_file(plan.run_dir, name): (other, splits.get(name)) for name, other in readings.items()}
+    files = {variant_file(plan.run_dir, name): (other, splits.get(name)) for name, other in variants.items()}
     for path, (content, extra) in {**files, plan.run_dir / MATRIX_FILE: (matrix, None)}.items():
         content.write(
             path,
@@ -327,7 +328,7 @@ def write_matrix(plan: WorkerPlan, rows: list[Row]) -> None:
         )
 
 
-def write_decisions(plan: WorkerPlan, rows: list[Row], method: Method) -> Decisions:
+def write_decisions(plan: WorkerPlan, rows: list[MatrixRow], method: Method) -> Decisions:
     """Replace decisions.json by what the method decided so far and whom it served, atomically; no file for nothing."""
     served = served_from_json({row.after: row.served for row in rows if row.served})
     decisions = Decisions(tasks=method.decisions(), served=served)
@@ -348,7 +349,7 @@ def _served(table: list[Record], owner: Callable[[str], str]) -> dict[str, dict[
     return found
 
 
-def _question(row: DataRow) -> str:
+def _question(row: Row) -> str:
     """What the scored turn answers: the last question of the row, without the picture's mark."""
     return plain_instruction(next((turn.text for turn in reversed(row.turns) if turn.speaker == "human"), ""))
 

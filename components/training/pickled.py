@@ -13,21 +13,21 @@ from typing import Any
 from ray import cloudpickle
 
 
-class Packed:
-    """A callable that is unpacked in the process that calls it, once."""
+class PickledCallable:
+    """A callable that is unpickled once, in the process that calls it."""
 
     def __init__(self, held: Callable[..., Any]) -> None:
         self._bytes: bytes = cloudpickle.dumps(held)  # pyright: ignore[reportPrivateImportUsage]
 
     def __call__(self, *arguments: Any) -> Any:
-        return _unpacked(self._bytes)(*arguments)
+        return _unpickled(self._bytes)(*arguments)
 
 
-def call_packed(packed: Packed) -> None:
+def call_pickled(pickled: PickledCallable) -> None:
     """A train function whose configuration is all of it."""
-    packed()
+    pickled()
 
 
 @functools.lru_cache(maxsize=8)
-def _unpacked(packed: bytes) -> Callable[..., Any]:
-    return cloudpickle.loads(packed)
+def _unpickled(pickled: bytes) -> Callable[..., Any]:
+    return cloudpickle.loads(pickled)

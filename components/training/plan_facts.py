@@ -35,7 +35,7 @@ def _rows(plan: Plan) -> dict[str, str]:
     for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
         if rows:
             facts[what] = f"{_listed(rows)} rows, which take more than {config.backbone.max_length} tokens"
-    unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.lessons}
+    unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.schedule}
     if any(unseen.values()):
         facts["unseen rows"] = (
             f"{_listed(unseen)} training rows are never learned from: the budget ends before one epoch"

@@ -14,7 +14,7 @@ from components.training.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class ScheduledTask:
     """One position of the stream. Its splits are read as one set, shuffled together."""
 
     task: Task
@@ -36,38 +36,38 @@ class Lesson:
         return math.ceil(self.num_updates * global_batch_size / self.num_rows)
 
 
-def plan_lessons(config: RunConfig, stream: TaskStream) -> tuple[Lesson, ...]:
-    """One lesson per task, in stream order; raises `ConfigError` for a task with fewer rows than one batch.
+def plan_schedule(config: RunConfig, stream: TaskStream) -> tuple[ScheduledTask, ...]:
+    """One entry per task, in stream order; raises `ConfigError` for a task with fewer rows than one batch.
 
     Replay buffers are drawn and written here, on the driver: every node must see the data folder.
     """
     method, training = config.method, config.training
-    budgets = [training.num_updates(task.train.num_rows) if method.trains else 0 for task in stream.tasks]
+    budgets = [training.num_updates(task.train.num_rows) if method.is_trainable else 0 for task in stream.tasks]
     for task, updates in zip(stream.tasks, budgets, strict=True):
-        if updates < 1 and method.trains:
+        if updates < 1 and method.is_trainable:
             raise ConfigError(
                 f"task {task.name} has fewer training rows than training.global_batch_size "
                 f"{training.global_batch_size}; lower it or raise training.epochs."
             )
-    if method.learns_from == "union":
+    if method.data_scope == "union":
         *early, last = stream.tasks
-        unlearned = [Lesson(task=task, splits=(task.train,), num_updates=0, scored=False) for task in early]
+        unlearned = [ScheduledTask(task=task, splits=(task.train,), num_updates=0, scored=False) for task in early]
         union = tuple(task.train for task in stream.tasks)
-        return (*unlearned, Lesson(task=last, splits=union, num_updates=sum(budgets)))
-    lessons: list[Lesson] = []
+        return (*unlearned, ScheduledTask(task=last, splits=union, num_updates=sum(budgets)))
+    schedule: list[ScheduledTask] = []
     stored: list[Split] = []
     for index, (task, updates) in enumerate(zip(stream.tasks, budgets, strict=True)):
         splits = (task.train, *stored)
         if stored:
             updates = training.num_updates(sum(split.num_rows for split in splits))
-        idle = method.learns_from == "first" and index > 0
-        lessons.append(Lesson(task=task, splits=splits, num_updates=0 if idle else updates))
+        idle = method.data_scope == "first" and index > 0
+        schedule.append(ScheduledTask(task=task, splits=splits, num_updates=0 if idle else updates))
         if method.stored_samples and index + 1 < len(stream.tasks):
             stored.append(stored_rows(config.stream, task.train, method.stored_samples, seed=config.seed))
-    return tuple(lessons)
+    return tuple(schedule)
 
 
-def require_equal_passes(config: RunConfig, lessons: Sequence[Lesson]) -> None:
+def require_equal_passes(config: RunConfig, schedule: Sequence[ScheduledTask]) -> None:
     """Raise `ConfigError` where a worker would wait for ever: ZeRO-3, and a vision tower that only some batches run.
 
     For runs without cached vision features.
@@ -75,12 +75,12 @@ def require_equal_passes(config: RunConfig, lessons: Sequence[Lesson]) -> None:
     training = config.training
     if training.engine != "deepspeed" or training.zero_stage != 3 or config.cluster.num_workers == 1:
         return
-    for lesson in lessons:
-        if _is_mixed(lesson.splits):
+    for scheduled in schedule:
+        if _is_mixed(scheduled.splits):
             raise ConfigError(
-                f"task {lesson.task.name} has rows with and without a picture, and under ZeRO-3 all workers must run "
-                "the vision tower in the same passes; cache the features (training.cache_features auto, and a larger "
-                "training.feature_cache_gb), or use ZeRO-2 or one worker."
+                f"task {scheduled.task.name} has rows with and without a picture, and under ZeRO-3 all workers must "
+                "run the vision tower in the same passes; cache the features (training.cache_features auto, and a "
+                "larger training.feature_cache_gb), or use ZeRO-2 or one worker."
             )
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 STOP_FILE = "stop"
 
 
-class StopAsked(Exception):
+class StopRequested(Exception):
     """Leaves a worker's loop; the driver then raises `StreamStopped`."""
 
 
-def ask_to_stop(run_dir: Path) -> None:
+def request_stop(run_dir: Path) -> None:
     """Ask the run in this folder to end before its next update."""
     (run_dir / STOP_FILE).touch()
 
 
-def asked_to_stop(run_dir: Path) -> bool:
+def stop_requested(run_dir: Path) -> bool:
     return (run_dir / STOP_FILE).exists()
 
 
-def forget_the_stop(run_dir: Path) -> None:
+def clear_stop(run_dir: Path) -> None:
     """What going on with a stopped run begins with."""
     (run_dir / STOP_FILE).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 Order. An epoch permutes row groups with a seed, cuts them into windows of `WINDOW_GROUPS` groups and permutes the
 rows inside each window: sequential reads, a shuffle over about a thousand rows (over everything for small tasks), and
-one fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's cursor is one
+one fixed order per (seed, epoch). A position in that order is a global sample count, so a checkpoint's position is one
 number.
 
 Split over workers. Rank r of W takes the positions whose micro-batch index is r modulo W, so that an update sees the
@@ -26,11 +26,11 @@ import ray.train
 import torch
 from ray.data import DataContext, Dataset
 
-from components.core.runtime import quick_imports
+from components.core.runtime import fast_imports
 from components.data.batch import Example
 from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
 from components.models.config import BackboneConfig
-from components.training.pickled import Packed
+from components.training.pickled import PickledCallable
 from components.training.vision_cache import VisionCache
 
 if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
@@ -204,7 +204,7 @@ ENCODED_SCHEMA = pa.schema(
 @functools.lru_cache(maxsize=4)
 def encoder_for(config: BackboneConfig) -> Encoder:
     """The encoder of this process; building one reads tokenizer files, so keep it."""
-    with quick_imports():
+    with fast_imports():
         from components.models.encoding import build_encoder
 
     return build_encoder(config)
@@ -288,7 +288,7 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
         stretches = stretches_of(windows)
         items = ray.data.from_items([{"stretch": each} for each in stretches], override_num_blocks=len(stretches))
         return items.map_batches(
-            Packed(loader),  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
+            PickledCallable(loader),  # type: ignore[arg-type]  (a callable that yields tables, which Ray Data takes)
             batch_size=1,
             batch_format="numpy",
             zero_copy_batch=False,

@@ -14,7 +14,7 @@ from components.core.events import SuitesScored
 from components.data.suites.suite import Suite
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.suite_figures import Scored, figures
-from components.training.evaluate import ZERO_SHOT, Record, Row, RowScorer, matrix_of, write_predictions
+from components.training.evaluate import ZERO_SHOT, MatrixRow, Record, RowScorer, matrix_of, write_predictions
 
 if TYPE_CHECKING:
     from components.training.entry import WorkerPlan
@@ -27,7 +27,7 @@ class SuiteScorer:
         self.plan, self.scorer = plan, scorer
         self.general = GeneralScores.read(plan.run_dir / GENERAL_FILE)
 
-    def score(self, rows: Sequence[Row], *, learned: int) -> None:
+    def score(self, rows: Sequence[MatrixRow], *, learned: int) -> None:
         """Score what is due after `learned` tasks (0 = before any training) and still missing, and tell the driver.
 
         `rows` are the finished rows of the score matrix, for the stream's final average.

@@ -25,33 +25,33 @@ from components.core.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, 
 from components.core.fingerprint import code_fingerprint
 from components.models.source import backbone_fingerprint
 from components.training.config import RunConfig
-from components.training.schedule import Lesson
+from components.training.schedule import ScheduledTask
 
 # Of a configuration: what says where a run is kept and watched, or how it is scored; all the rest is in the key.
 NOT_LEARNED_FROM = ("run_id", "storage", "stream", "evaluation", "tracking")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedTask:
+class CachedTask:
     """The place of one learned task, by key."""
 
     folder: Path
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """One process at a time looks, learns and leaves; the others wait and then find it."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.with_suffix(".lock")):
             yield
 
-    def found(self) -> bool:
+    def hit(self) -> bool:
         return (self.folder / STATE_FILE).is_file()
 
     def read(self) -> Checkpoint:
         """Raises `CheckpointError` for a torn one."""
         return read_checkpoint(self.folder)
 
-    def leave(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def put(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write the task whole or not at all; call it in your turn."""
         partial = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -60,16 +60,16 @@ class SharedTask:
         partial.rename(self.folder)
 
 
-def shared_tasks(root: Path, config: RunConfig, lessons: Sequence[Lesson]) -> tuple[SharedTask | None, ...]:
-    """The place of every lesson of a run below `root`; None where nothing is trained."""
+def cached_tasks(root: Path, config: RunConfig, schedule: Sequence[ScheduledTask]) -> tuple[CachedTask | None, ...]:
+    """Where each scheduled task of a run is cached below `root`; None where nothing is trained."""
     learned: list[object] = []
-    places: list[SharedTask | None] = []
-    for lesson in lessons:
-        learned.append([lesson.task.name, [split.digest for split in lesson.splits], lesson.num_updates])
+    cached: list[CachedTask | None] = []
+    for scheduled in schedule:
+        learned.append([scheduled.task.name, [split.digest for split in scheduled.splits], scheduled.num_updates])
         text = json.dumps([_common(config), learned], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        places.append(SharedTask(folder=root / key) if lesson.num_updates else None)
-    return tuple(places)
+        cached.append(CachedTask(folder=root / key) if scheduled.num_updates else None)
+    return tuple(cached)
 
 
 def _common(config: RunConfig) -> dict[str, object]:

@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from components.core.errors import DataError
-from components.core.runtime import quick_imports
+from components.core.runtime import fast_imports
 from components.data.rows import Row, Split
 from components.models.config import BackboneConfig
 from components.models.source import model_source
@@ -90,7 +90,7 @@ def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> Visi
 
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
-    with quick_imports():
+    with fast_imports():
         from transformers import AutoConfig
 
         from components.models.embedded.pocket import pocket_model
@@ -167,7 +167,7 @@ class FeatureWriter:
     """A Ray Data actor: holds the model once and turns pictures of shards into files of features."""
 
     def __init__(self, backbone: BackboneConfig, cache: VisionCache) -> None:
-        with quick_imports():
+        with fast_imports():
             from components.models.backbone import load_backbone
             from components.models.encoding import build_encoder
 

@@ -1,7 +1,8 @@
 """What every Ray Train worker does: learn the stream's tasks one after another and score them after each.
 
 One `fit()` is one stream. The loop is the same for every method; whatever differs between methods is behind its hooks.
-Resume is Ray Train's own: the latest reported checkpoint holds the method, the optimizer, the cursor and the matrix.
+Resume is Ray Train's own: the latest reported checkpoint holds the method, the optimizer, the stream state and
+the matrix.
 """
 
 from __future__ import annotations
@@ -25,42 +26,42 @@ from components.data.tasks import Task
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
-from components.training.checkpointing import Cursor, Progress, method_state
-from components.training.dataloader import Feed
+from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
+from components.training.dataloader import TaskDataLoader
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.entry import WorkerPlan
-from components.training.evaluate import Row, RowScorer
-from components.training.schedule import Lesson
-from components.training.stopping import StopAsked, asked_to_stop
+from components.training.evaluate import MatrixRow, RowScorer
+from components.training.schedule import ScheduledTask
+from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
 from components.training.suite_evaluation import SuiteScorer
-from components.training.task_cache import SharedTask
+from components.training.task_cache import CachedTask
 
 
-def train_stream(plan: WorkerPlan, feed: Feed) -> None:
+def train_stream(plan: WorkerPlan, loader: TaskDataLoader) -> None:
     """Learn and score the whole stream on this worker, or until the run is asked to stop."""
-    with suppress(StopAsked):
-        StreamWorker(plan, feed).run()
+    with suppress(StopRequested):
+        StreamWorker(plan, loader).run()
 
 
 class StreamWorker:
     """The loop over tasks on one worker."""
 
-    def __init__(self, plan: WorkerPlan, feed: Feed) -> None:
+    def __init__(self, plan: WorkerPlan, loader: TaskDataLoader) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.plan, self.config, self.stream, self.feed = plan, plan.config, plan.stream, feed
+        self.plan, self.config, self.stream, self.loader = plan, plan.config, plan.stream, loader
         torch.set_num_threads(self.config.cluster.threads())
         self.device = ray.train.torch.get_device()
         self.ready_since = time.monotonic()
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone)
-        self.progress = Progress(plan, rank=self.rank, backbone=model.fingerprint)
-        self.unfinished = self.progress.latest()
-        self.cursor = Cursor() if self.unfinished is None else Cursor.of(self.unfinished)
+        self.checkpointer = StreamCheckpointer(plan, rank=self.rank, backbone=model.fingerprint)
+        self.unfinished = self.checkpointer.latest()
+        self.stream_state = StreamState() if self.unfinished is None else StreamState.of(self.unfinished)
         self._attach(model, None if self.unfinished is None else method_state(self.unfinished))
         if self.unfinished is not None:
-            where = f"task {self.cursor.index + 1} of {len(self.stream.tasks)}, update {self.cursor.update}"
+            where = f"task {self.stream_state.index + 1} of {len(self.stream.tasks)}, update {self.stream_state.update}"
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
@@ -72,7 +73,7 @@ class StreamWorker:
         self.method: Method = self.config.method.build(seed=self.config.seed)
         self.method.attach(self.model, state)
         self.model.to(self.device)
-        self.method.prepare([text for lesson in self.plan.lessons for text in lesson_instructions(lesson)])
+        self.method.prepare([text for scheduled in self.plan.schedule for text in scheduled_instructions(scheduled)])
         self.scorer = RowScorer(
             plan=self.plan,
             model=self.model,
@@ -87,112 +88,114 @@ class StreamWorker:
 
     def run(self) -> None:
         """Learn and score every task that is still to do."""
-        if self.cursor == Cursor():  # nothing is learned yet
+        if self.stream_state == StreamState():  # nothing is learned yet
             if self.config.evaluation.zero_shot:
                 self._score_row(train_s=0.0)
-            self.suites.score(self.cursor.rows, learned=0)
+            self.suites.score(self.stream_state.rows, learned=0)
             self.ready_since = time.monotonic()
-        while self.cursor.index < len(self.stream.tasks):
-            lesson = self.plan.lessons[self.cursor.index]
-            if lesson.scored:
-                self._learn_and_score(lesson)
+        while self.stream_state.index < len(self.stream.tasks):
+            scheduled = self.plan.schedule[self.stream_state.index]
+            if scheduled.scored:
+                self._learn_and_score(scheduled)
             else:
-                self.cursor = Cursor(index=self.cursor.index + 1, rows=[*self.cursor.rows, self._empty_row(lesson)])
+                self.stream_state = StreamState(
+                    index=self.stream_state.index + 1, rows=[*self.stream_state.rows, self._empty_row(scheduled)]
+                )
 
-    def _learn_and_score(self, lesson: Lesson) -> None:
-        train_s, number = 0.0, self.cursor.index + 1
-        if not self.cursor.learned:
+    def _learn_and_score(self, scheduled: ScheduledTask) -> None:
+        train_s, number = 0.0, self.stream_state.index + 1
+        if not self.stream_state.learned:
             started = time.monotonic()
-            self._learn_or_take_over(lesson)
+            self._learn_or_reuse(scheduled)
             train_s = time.monotonic() - started
-            self.cursor.learned = True
-            self._save(f"{number:02d}-{lesson.task.name}")
+            self.stream_state.learned = True
+            self._save(f"{number:02d}-{scheduled.task.name}")
         self._score_row(train_s=train_s)
-        self.suites.score(self.cursor.rows, learned=number)
+        self.suites.score(self.stream_state.rows, learned=number)
         self.ready_since = time.monotonic()
-        self.cursor = Cursor(index=number, rows=self.cursor.rows)
-        self._save(f"{number:02d}-{lesson.task.name}-scored")
+        self.stream_state = StreamState(index=number, rows=self.stream_state.rows)
+        self._save(f"{number:02d}-{scheduled.task.name}-scored")
 
-    def _learn_or_take_over(self, lesson: Lesson) -> None:
+    def _learn_or_reuse(self, scheduled: ScheduledTask) -> None:
         """Learn the task, or take it over from a run that has learned just the same."""
-        place = self.plan.shared[self.cursor.index] if self.plan.shared else None
-        if place is None:
-            self._learn(lesson)
+        cached = self.plan.shared[self.stream_state.index] if self.plan.shared else None
+        if cached is None:
+            self._learn(scheduled)
             return
-        with place.turn() if self.rank == 0 else nullcontext():
-            if self._agreed(place.found()):
-                self._take_over(lesson, place)
+        with cached.lock() if self.rank == 0 else nullcontext():
+            if self._agreed(cached.hit()):
+                self._reuse(scheduled, cached)
                 return
-            self._learn(lesson)
+            self._learn(scheduled)
             state = self.method.state_dict(self.model)
             if self.rank == 0:
                 kept = {"method_structure": state.structure, "trainable_parameters": self.trainable}
-                place.leave(kept, {"method": state.tensors})
+                cached.put(kept, {"method": state.tensors})
 
-    def _take_over(self, lesson: Lesson, place: SharedTask) -> None:
-        stored = place.read()
+    def _reuse(self, scheduled: ScheduledTask, cached: CachedTask) -> None:
+        stored = cached.read()
         trainable = stored.state["trainable_parameters"]
         assert isinstance(trainable, int)
-        self.feed.forget_ahead()
+        self.loader.forget_ahead()
         self._attach(load_backbone(self.config.backbone), method_state(stored))
         self.unfinished = None
-        self.cursor.update = lesson.num_updates
-        self._announce(lesson, trainable)
-        self.send(Note(text=f"task {lesson.task.name} was learned by another run just so and is taken over"))
+        self.stream_state.update = scheduled.num_updates
+        self._announce(scheduled, trainable)
+        self.send(Note(text=f"task {scheduled.task.name} was learned by another run just so and is taken over"))
 
-    def _agreed(self, found: bool) -> bool:
+    def _agreed(self, hit: bool) -> bool:
         """What the first worker found: it alone looked in its turn."""
         if self.world_size == 1:
-            return found
-        said = [found]
+            return hit
+        said = [hit]
         dist.broadcast_object_list(said, src=0)
         return said[0]
 
-    def _empty_row(self, lesson: Lesson) -> Row:
-        return Row(after=lesson.task.name, scores=dict.fromkeys(self.stream.task_names))
+    def _empty_row(self, scheduled: ScheduledTask) -> MatrixRow:
+        return MatrixRow(after=scheduled.task.name, scores=dict.fromkeys(self.stream.task_names))
 
     def _score_row(self, *, train_s: float) -> None:
-        learned = self.cursor.index + 1 if self.cursor.learned else 0
-        following = self.plan.lessons[learned : learned + 1]
-        taken_over = any(place is not None and place.found() for place in self.plan.shared[learned : learned + 1])
-        if following and following[0].num_updates and not taken_over:
-            self.feed.read_ahead(following[0].task.name)  # so that the next task starts at once
-        row = self.scorer.score(self.cursor.rows, learned=learned, train_s=train_s)
-        self.cursor.rows = [*self.cursor.rows, row]
+        learned = self.stream_state.index + 1 if self.stream_state.learned else 0
+        following = self.plan.schedule[learned : learned + 1]
+        reused = any(cached is not None and cached.hit() for cached in self.plan.shared[learned : learned + 1])
+        if following and following[0].num_updates and not reused:
+            self.loader.read_ahead(following[0].task.name)  # so that the next task starts at once
+        row = self.scorer.score(self.stream_state.rows, learned=learned, train_s=train_s)
+        self.stream_state.rows = [*self.stream_state.rows, row]
 
     # ---- one task ------------------------------------------------------------------------------------------------
 
-    def _learn(self, lesson: Lesson) -> None:
-        training, task, num_updates = self.config.training, lesson.task, lesson.num_updates
+    def _learn(self, scheduled: ScheduledTask) -> None:
+        training, task, num_updates = self.config.training, scheduled.task, scheduled.num_updates
         if not num_updates:
-            self._announce(lesson)
+            self._announce(scheduled)
             return
-        info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=lesson_instructions(lesson))
+        info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=scheduled_instructions(scheduled))
         self.task_start = self.method.state_dict(self.model)
         self.method.begin_task(self.model, info)
         self.model.to(self.device)
         if not trainable_parameters(self.model):
             raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
-        self._survey(lesson, info)
-        unfinished = self.unfinished.tensors if self.unfinished is not None and self.cursor.update else None
+        self._calibrate(scheduled, info)
+        unfinished = self.unfinished.tensors if self.unfinished is not None and self.stream_state.update else None
         if unfinished is not None:  # what `begin_task` made anew gets its trained values back
             load_parameters(trainable_parameters(self.model), unfinished["trainable"])
             self.method.load_task_state(unfinished["in_task"])
-        updates = self.feed.updates(task.name, first=self.cursor.update)
+        updates = self.loader.updates(task.name, first=self.stream_state.update)
         batches = next(updates)
         probe, before = batches[0], self._probe(batches[0])
-        self._announce(lesson)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
+        self._announce(scheduled)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
         engine = self._build_engine()
         if unfinished is not None:
             engine.load_optimizer_state(unfinished["optimizer"])
         self.unfinished = None
         waited = 0.0
         while True:
-            self._stop_if_asked(engine)
+            self._stop_if_requested(engine)
             self._update(engine, task, batches, num_updates, waited)
-            if self.cursor.update == num_updates:
+            if self.stream_state.update == num_updates:
                 break
-            if self.cursor.update % training.checkpoint_every_updates == 0:
+            if self.stream_state.update % training.checkpoint_every_updates == 0:
                 self._save_unfinished(engine)
             waiting = time.monotonic()
             batches = next(updates)
@@ -200,34 +203,34 @@ class StreamWorker:
         updates.close()
         engine.close()
         unchanged = torch.equal(before, self._probe(probe))
-        self.method.end_task(engine, info, (batch.to(self.device) for batch in self.feed.once_more(task.name)))
+        self.method.end_task(engine, info, (batch.to(self.device) for batch in self.loader.once_more(task.name)))
         if unchanged:
             raise ConfigError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
 
-    def _stop_if_asked(self, engine: Engine) -> None:
+    def _stop_if_requested(self, engine: Engine) -> None:
         """Leave a checkpoint and the loop where the run's folder says so: the first worker looks, all agree."""
-        found = torch.tensor(float(self.rank == 0 and asked_to_stop(self.plan.run_dir)), device=self.device)
-        if not float(engine.mean_over_workers({"stop": found})["stop"]):
+        hit = torch.tensor(float(self.rank == 0 and stop_requested(self.plan.run_dir)), device=self.device)
+        if not float(engine.mean_over_workers({"stop": hit})["stop"]):
             return
-        if self.cursor.update:
+        if self.stream_state.update:
             self._save_unfinished(engine)
-        raise StopAsked
+        raise StopRequested
 
-    def _survey(self, lesson: Lesson, info: TaskInfo) -> None:
+    def _calibrate(self, scheduled: ScheduledTask, info: TaskInfo) -> None:
         """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""
-        updates = math.ceil(self.config.method.survey_share * lesson.num_updates)
-        batches = (batch.to(self.device) for batch in self.feed.first_updates(info.name, updates))
-        self.method.survey(self.model, info, batches, mean_over_workers)
+        updates = math.ceil(self.config.method.calibration_share * scheduled.num_updates)
+        batches = (batch.to(self.device) for batch in self.loader.first_updates(info.name, updates))
+        self.method.calibrate(self.model, info, batches, mean_over_workers)
 
     def _update(self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float) -> None:
         """One optimizer update. Each micro-batch weighs by its answer tokens, so the split over workers is neutral."""
-        training, cursor = self.config.training, self.cursor
+        training, stream_state = self.config.training, self.stream_state
         started = time.monotonic()
-        torch.manual_seed(_step_seed(self.config.seed, cursor.index, cursor.update, self.rank))
-        engine.set_learning_rate(self.config.optimizer.rate_at(cursor.update, num_updates))
+        torch.manual_seed(_step_seed(self.config.seed, stream_state.index, stream_state.update, self.rank))
+        engine.set_learning_rate(self.config.optimizer.rate_at(stream_state.update, num_updates))
         self.model.train()
         counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
         mean_count = float(engine.mean_over_workers({"n": torch.tensor(float(sum(counts)), device=self.device)})["n"])
@@ -248,24 +251,25 @@ class StreamWorker:
         if not stepped:
             raise ConfigError("an update ended without a step of the optimizer; this DeepSpeed is not known.")
         means = engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
-        cursor.update += 1
+        stream_state.update += 1
         loss_value = float(means.pop("loss"))
         if not torch.isfinite(torch.tensor(loss_value)):
             raise ConfigError(
-                f"the loss of task {task.name} became {loss_value} at update {cursor.update}; lower "
+                f"the loss of task {task.name} became {loss_value} at update {stream_state.update}; lower "
                 "training.optimizer.learning_rate or check the data."
             )
         elapsed = time.monotonic() - started + waited
         self.send(
             StepDone(
-                index=cursor.index,
+                index=stream_state.index,
                 task=task.name,
-                update=cursor.update,
+                update=stream_state.update,
                 num_updates=num_updates,
-                global_update=cursor.update + sum(lesson.num_updates for lesson in self.plan.lessons[: cursor.index]),
+                global_update=stream_state.update
+                + sum(scheduled.num_updates for scheduled in self.plan.schedule[: stream_state.index]),
                 loss=loss_value,
                 parts={name: float(value) for name, value in means.items()},
-                learning_rate=self.config.optimizer.rate_at(cursor.update - 1, num_updates),
+                learning_rate=self.config.optimizer.rate_at(stream_state.update - 1, num_updates),
                 grad_norm=engine.grad_norm,
                 samples_per_s=training.global_batch_size / elapsed,
                 data_wait_s=waited,
@@ -293,20 +297,20 @@ class StreamWorker:
         with self.method.select(self.model, batch):
             return self.model(batch).logits.float().cpu()
 
-    def _announce(self, lesson: Lesson, trainable: int | None = None) -> None:
+    def _announce(self, scheduled: ScheduledTask, trainable: int | None = None) -> None:
         if trainable is None:
             trainable = sum(parameter.numel() for parameter in trainable_parameters(self.model).values())
         self.trainable = trainable
         self.send(
             TaskStarted(
-                index=self.cursor.index,
-                task=lesson.task.name,
-                num_samples=lesson.num_rows,
-                num_updates=lesson.num_updates,
+                index=self.stream_state.index,
+                task=scheduled.task.name,
+                num_samples=scheduled.num_rows,
+                num_updates=scheduled.num_updates,
                 trainable_parameters=trainable,
                 total_parameters=sum(p.numel() for p in self.model.parameters()),
                 start_s=time.monotonic() - self.ready_since,
-                resumed_at=self.cursor.update,
+                resumed_at=self.stream_state.update,
             )
         )
 
@@ -315,9 +319,9 @@ class StreamWorker:
     def _save(self, name: str) -> None:
         """Between tasks: report the method's whole memory; a learned task's is also kept for users."""
         state = self.method.state_dict(self.model)
-        if self.cursor.learned:
-            self.progress.keep(name, self.cursor, state)
-        self.progress.report(self.cursor, state)
+        if self.stream_state.learned:
+            self.checkpointer.keep(name, self.stream_state, state)
+        self.checkpointer.report(self.stream_state, state)
 
     def _save_unfinished(self, engine: Engine) -> None:
         """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
@@ -326,17 +330,17 @@ class StreamWorker:
         with engine.full_parameters(trainable_parameters(self.model).values()):
             trainable = copy_tensors(trainable_parameters(self.model))
         unfinished = {"trainable": trainable, "in_task": self.method.task_state(), "optimizer": optimizer}
-        self.progress.report(self.cursor, self.task_start, unfinished)
+        self.checkpointer.report(self.stream_state, self.task_start, unfinished)
 
     def send(self, event: Event) -> None:
         """Tell the driver; only rank 0 speaks."""
-        if self.rank == 0 and self.plan.mailbox is not None:
-            self.plan.mailbox.put(event)
+        if self.rank == 0 and self.plan.event_queue is not None:
+            self.plan.event_queue.put(event)
 
 
-def lesson_instructions(lesson: Lesson) -> list[str]:
-    """First human turns of a lesson's training rows, in stored order, without decoding a picture."""
-    return [instruction_of(str(text)) for split in lesson.splits for text in split.column("conversations")]
+def scheduled_instructions(scheduled: ScheduledTask) -> list[str]:
+    """First human turns of a scheduled task's training rows, in stored order, without decoding a picture."""
+    return [instruction_of(str(text)) for split in scheduled.splits for text in split.column("conversations")]
 
 
 def _step_seed(seed: int, task: int, update: int, rank: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.statistics.mean_std import Spread
+from components.statistics.mean_std import MeanStd
 from components.tuning.objective import DIRECTIONS, Objective, pareto_front
 from components.tuning.space import Values, without
 from components.tuning.trials import Figures, Trial
@@ -43,7 +43,7 @@ class Setting:
     def spread(self, figure: str) -> str:
         """Mean and sample standard deviation over the trials, or nothing where one lacks the figure."""
         values = [trial.figures[figure] for trial in self.trials if figure in trial.figures]
-        return str(Spread.of(values)) if len(values) == len(self.trials) else ""
+        return str(MeanStd.of(values)) if len(values) == len(self.trials) else ""
 
 
 def settings_of(trials: Sequence[Trial], repeated: Sequence[str] = REPEATED) -> list[Setting]:

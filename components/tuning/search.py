@@ -17,7 +17,7 @@ from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
 from components.training.config import ClusterConfig
 from components.training.driver import FINISHED_FILE, ray_session, user_error
-from components.training.stopping import ask_to_stop
+from components.training.stopping import request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
 from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, run_trial, trial_of
@@ -149,7 +149,7 @@ class _EndsInOrder(ASHAScheduler):
         verdict = super().on_trial_result(tune_controller, trial, result)
         folder = self._plan.folder(_values(trial.config))
         if verdict == TrialScheduler.STOP and result[LEARNED] < self._max_t and not (folder / FINISHED_FILE).is_file():
-            ask_to_stop(folder)
+            request_stop(folder)
         return TrialScheduler.CONTINUE
 
 

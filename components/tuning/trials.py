@@ -19,7 +19,7 @@ from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.driver import FINISHED_FILE, finished_result, learned_in, plan_stream, write_json
 from components.training.evaluate import MATRIX_FILE
-from components.training.stopping import asked_to_stop
+from components.training.stopping import stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 
 TRIAL_FILE = "trial.json"
@@ -79,7 +79,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     for learned in range(1, before + 1):
         if learned < last or finished:
             report(figures_after(stream.run_dir, learned))
-    if finished or (plan.keep_stopped and asked_to_stop(stream.run_dir)):
+    if finished or (plan.keep_stopped and stop_requested(stream.run_dir)):
         return
 
     def follow(event: Event) -> None:
@@ -149,7 +149,7 @@ def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
     """The trial of these values as its folder tells it; `error`: what it failed of."""
     folder = plan.folder(values)
     learned = learned_in(folder)
-    state: State = "failed" if error else "stopped" if asked_to_stop(folder) else "unfinished"
+    state: State = "failed" if error else "stopped" if stop_requested(folder) else "unfinished"
     return Trial(
         name=folder.name,
         values=values,

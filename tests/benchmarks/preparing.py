@@ -181,7 +181,8 @@ def compare_memory(what: str, small: Path, large: Path) -> None:
 def peak_of(stream: Path) -> float:
     """Peak resident set in MiB of a fresh process that imports `stream` on one thread."""
     code = (
-        "import sys; from pathlib import Path; from components.data.formats.importing import import_stream, read_stream_file;"
+        "import sys; from pathlib import Path;"
+        "from components.data.formats.importing import import_stream, read_stream_file;"
         "import_stream(read_stream_file(Path(sys.argv[1])), Path(sys.argv[2]));"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
     )

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.config.getoption("--method-contract")
     names = [chosen] if chosen else list(METHODS)
     if "training_methods" in marks:
-        names = [name for name in names if method_config(name).trains]
+        names = [name for name in names if method_config(name).is_trainable]
     metafunc.parametrize("name", names)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_tasks import Toy, attached, fresh_backbone, learn, logits, survey, tiny_config
+from toy_tasks import Toy, attached, calibrate, fresh_backbone, learn, logits, tiny_config
 
 from components.core.errors import CheckpointError, ConfigError
 from components.methods import method_config
@@ -37,7 +37,7 @@ def test_attached_model_answers_like_the_backbone(name: str, toys: list[Toy]) ->
     for task, logit in zip(toys, expected, strict=True):
         assert torch.equal(logits(method, backbone, task.batch), logit)
     method.begin_task(backbone, toys[0].info)
-    survey(method, backbone, toys[0])
+    calibrate(method, backbone, toys[0])
     # where promised, the first task's increments start at zero; elsewhere something must have entered
     assert torch.equal(logits(method, backbone, toys[0].batch), expected[0]) == method.config.starts_as_backbone
 
@@ -77,11 +77,11 @@ def test_only_declared_parameters_change(name: str, toys: list[Toy]) -> None:
             assert set(engine.gradients()) <= declared
 
         learn(method, backbone, task, updates=3, watch=watch)
-        assert bool(declared) == method.trains
+        assert bool(declared) == method.is_trainable
         assert declared <= set(before)
         changed = {key for key, value in method.parameters().items() if not torch.equal(value, before[key])}
         assert changed <= declared
-        assert changed or not method.trains
+        assert changed or not method.is_trainable
 
 
 @training_methods
@@ -145,7 +145,7 @@ def test_a_task_goes_on_from_a_state_taken_in_its_middle(name: str, toys: list[T
     other = attached(tiny_config(name), other_backbone, through_disk(taken[2], tmp_path))
     assert other.tasks == ["colours"]
     other.begin_task(other_backbone, toys[1].info)
-    survey(other, other_backbone, toys[1])  # finds what it found at the task's start
+    calibrate(other, other_backbone, toys[1])  # finds what it found at the task's start
     parameters = other.parameters()
     assert trainable_parameters(other_backbone).keys() <= parameters.keys()
     assert all(torch.equal(parameters[key], taken[2].tensors[key]) for key in parameters)
@@ -202,7 +202,7 @@ def test_same_seed_same_bits_and_another_seed_differs(name: str, toys: list[Toy]
     assert first.keys() == again.keys()
     assert all(torch.equal(again[key], value) for key, value in first.items())
     differs = any(not torch.equal(another[key], value) for key, value in first.items())
-    assert differs == (method.trains and method.config.draws)
+    assert differs == (method.is_trainable and method.config.is_stochastic)
 
 
 @every_method
@@ -229,8 +229,8 @@ def test_routed_methods_name_a_learned_task_and_obey_the_oracle(name: str, toys:
         learn(method, backbone, task, updates=2)
     for task in toys:
         with method.select(backbone, replace(toys[0].prompts, oracle_task=task.info.name)) as selection:
-            assert selection.routed_to == ([task.info.name] * len(toys[0].prompts) if method.routes else None)
-            if method.routes:
+            assert selection.routed_to == ([task.info.name] * len(toys[0].prompts) if method.is_routed else None)
+            if method.is_routed:
                 assert selection.slots is not None, "which slot, expert or group served each sample"
                 assert method.num_slots is not None
                 assert 0 <= int(selection.slots.min()) <= int(selection.slots.max()) < method.num_slots

@@ -17,7 +17,7 @@ Answers = dict[str, Tensor]
 def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Answers]:
     """Of one worker and of two, for all methods in one start of the processes."""
     chosen = request.config.getoption("--method-contract")
-    names = [name for name in ([chosen] if chosen else METHODS) if method_config(name).trains]
+    names = [name for name in ([chosen] if chosen else METHODS) if method_config(name).is_trainable]
     folder = tmp_path_factory.mktemp("two_workers")
     return answers_of(names, world_size=1, folder=folder), answers_of(names, world_size=2, folder=folder)
 

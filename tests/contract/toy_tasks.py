@@ -132,9 +132,9 @@ def logits(method: Method, model: Backbone, batch: Batch) -> torch.Tensor:
         return model(batch).logits
 
 
-def survey(method: Method, model: Backbone, task: Toy) -> None:
+def calibrate(method: Method, model: Backbone, task: Toy) -> None:
     """Let a method look at the task that was begun."""
-    method.survey(model, task.info, iter([task.batch]), mean_over_workers)
+    method.calibrate(model, task.info, iter([task.batch]), mean_over_workers)
 
 
 def learn(
@@ -148,10 +148,10 @@ def learn(
 ) -> list[float]:
     """Train one task to its end with the plain engine; the loss of every update."""
     method.begin_task(model, task.info)
-    if not method.trains:
+    if not method.is_trainable:
         method.end_task(None, task.info, iter(()))
         return []
-    survey(method, model, task)
+    calibrate(method, model, task)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=rate))
     model.train()
     losses = []

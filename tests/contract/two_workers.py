@@ -62,7 +62,7 @@ def _answers(names: Sequence[str], *, rank: int, world_size: int) -> dict[str, T
 def _learn(method: Method, model: Backbone, share: Toy) -> None:
     """As the worker loop does: a share of an update weighs by its answer tokens."""
     method.begin_task(model, share.info)
-    method.survey(model, share.info, iter([share.batch]), mean_over_workers)
+    method.calibrate(model, share.info, iter([share.batch]), mean_over_workers)
     engine = TorchEngine(model, OptimizerConfig(learning_rate=RATE))
     count = float((share.batch.labels[:, 1:] != IGNORE).sum())
     weight = count / float(mean_over_workers({"n": torch.tensor(count)})["n"])

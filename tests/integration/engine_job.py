@@ -111,7 +111,7 @@ def learned(job: Job, rank: int) -> list[float]:
     for index in range(2):
         task = TaskInfo(index=index, name=f"task{index}", instructions=[INSTRUCTIONS[index]])
         method.begin_task(model, task)
-        method.survey(model, task, iter(batches), mean_over_workers)
+        method.calibrate(model, task, iter(batches), mean_over_workers)
         engine = build()
         for update in range(UPDATES):
             if update == job.interrupt_at:

@@ -21,7 +21,7 @@ from components.training.config import ClusterConfig, RunConfig
 from components.training.driver import plan_stream, ray_session, run_stream
 from pipelines.presets import coin_nano
 
-# Each takes another way through the loop: one lesson for all tasks, a survey before the engine.
+# Each takes another way through the loop: one scheduled task for all, a calibration before the engine.
 KINDS = {"joint": 2, "keep_lora": 1}  # with the number of workers
 
 
@@ -81,12 +81,12 @@ def check(config: RunConfig) -> None:
     steps = [(event.task, event.update) for event in events if isinstance(event, StepDone)]
     rows = {event.after: event for event in events if isinstance(event, RowScored)}
     expected = {"each": dict.fromkeys(tasks, 4), "first": {tasks[0]: 4}, "union": {tasks[-1]: 4 * len(tasks)}}
-    planned = expected[config.method.learns_from] if config.method.trains else {}
+    planned = expected[config.method.data_scope] if config.method.is_trainable else {}
     assert steps == [(task, update) for task, total in planned.items() for update in range(1, total + 1)]
     assert result.matrix.after == tasks
-    assert list(rows) == (tasks[-1:] if config.method.learns_from == "union" else tasks)
+    assert list(rows) == (tasks[-1:] if config.method.data_scope == "union" else tasks)
     assert all(score is not None for score in rows[tasks[-1]].scores.values())
     assert "final_average" in result.matrix.summary()
-    if config.method.build(seed=0).routes:
+    if config.method.build(seed=0).is_routed:
         assert result.oracle is not None
         assert rows[tasks[-1]].slot_usage is not None

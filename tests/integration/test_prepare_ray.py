@@ -10,7 +10,7 @@ import pytest
 
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.formats.importing import import_stream, read_stream_file
-from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.ray_map import ray_cluster
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
@@ -27,7 +27,7 @@ max_new_tokens = 16
 
 
 @pytest.fixture(scope="module")
-def on_ray() -> Iterator[InOrder]:
+def on_ray() -> Iterator[OrderedMap]:
     with ray_cluster(None) as in_order:
         yield in_order
 
@@ -49,14 +49,14 @@ def outcome(report: ImportReport) -> tuple[str, list[str]]:
     return open_prepared(report.out_dir).digest, [str(problem) for problem in report.problems]
 
 
-def test_both_paths_write_the_same_shards(on_ray: InOrder, tmp_path: Path) -> None:
+def test_both_paths_write_the_same_shards(on_ray: OrderedMap, tmp_path: Path) -> None:
     trees.chartqa(tmp_path / "downloads")
     trees.pathvqa(tmp_path / "downloads")
     (tmp_path / "downloads/ChartQA Dataset/train/png/train_human_1.png").unlink()
     published = trees.only("coast-domain", "chartqa", "medicalqa")
     stream = read_stream_file(shop(tmp_path / "shop"))
     found = []
-    for name, in_order in (("threads", ONE_BY_ONE), ("ray", on_ray)):
+    for name, in_order in (("threads", SERIAL), ("ray", on_ray)):
         out = tmp_path / name
         own = import_stream(stream, out / "own", max_broken=0.5, in_order=in_order)
         release = prepare_benchmark(

@@ -15,7 +15,7 @@ from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig
 from components.training.driver import Plan, plan_stream, rows_reached
-from components.training.worker import lesson_instructions
+from components.training.worker import scheduled_instructions
 
 TASKS = ("iconqa", "chartqa")
 
@@ -44,11 +44,11 @@ def test_neither_learning_nor_the_cache_sees_validation_rows(config: RunConfig, 
     plan = plan_stream(replace(config, method=METHODS[name].tiny()))
     held = [task.unscored for task in plan.stream.tasks if task.unscored is not None]
     assert len(held) == len(TASKS)
-    learned = [split for lesson in plan.lessons for split in lesson.splits]
+    learned = [split for scheduled in plan.schedule for split in scheduled.splits]
     assert pictures(held).isdisjoint(pictures(learned))
     assert pictures(held).isdisjoint(reached(plan))
     # what stage 1, groups and prototypes are told
-    instructions = [text for lesson in plan.lessons for text in lesson_instructions(lesson)]
+    instructions = [text for scheduled in plan.schedule for text in scheduled_instructions(scheduled)]
     assert sorted(instructions) == sorted(row.instruction for split in learned for row in split.rows(with_image=False))
 
 
@@ -57,7 +57,7 @@ def test_scored_validation_rows_are_in_the_cache_and_still_not_learned_from(conf
     held = [task.test for task in plan.stream.tasks]
     assert {split.split for split in held} == {"validation"}
     assert pictures(held) <= reached(plan)
-    assert pictures(held).isdisjoint(pictures([split for lesson in plan.lessons for split in lesson.splits]))
+    assert pictures(held).isdisjoint(pictures([split for scheduled in plan.schedule for split in scheduled.splits]))
     tests = [task.unscored for task in plan.stream.tasks if task.unscored is not None]
     assert len(tests) == len(TASKS)
     assert pictures(tests).isdisjoint(reached(plan))

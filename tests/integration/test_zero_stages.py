@@ -44,7 +44,7 @@ STRONG: dict[str, MethodConfig] = {
     "continual_llava": replace(ContinualLlavaConfig.tiny(), contextual_learning_rate=0.5),
 }
 CONFIGS: dict[str, MethodConfig] = {
-    **{name: kind.tiny() for name, kind in METHODS.items() if kind.trains},
+    **{name: kind.tiny() for name, kind in METHODS.items() if kind.is_trainable},
     **STRONG,
     "projector": SequentialLoraConfig(rank=4, train_projector=True),
 }

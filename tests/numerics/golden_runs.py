@@ -31,7 +31,7 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig, TrainingConfig
 from components.training.engine import TorchEngine, mean_over_workers
-from components.training.schedule import Lesson, plan_lessons
+from components.training.schedule import ScheduledTask, plan_schedule
 from components.training.streaming import Loader, Slice, encoder_for, examples, plan_windows, stretches_of
 
 METHODS = ("continual_llava", "lcia")
@@ -76,7 +76,7 @@ def golden_config(method: str, *, seed: int = 0) -> RunConfig:
 def golden_lines(config: RunConfig, folder: Path, *, noise: float = 0.0) -> list[str]:
     """Everything the run computes, in its order. `noise`: relative error of the frozen weights, as if by rounding."""
     torch.set_num_threads(1)
-    lessons = plan_lessons(config, golden_stream(folder))
+    schedule = plan_schedule(config, golden_stream(folder))
     model = load_backbone(config.backbone)
     if noise:
         generator = torch.Generator().manual_seed(0)
@@ -85,16 +85,16 @@ def golden_lines(config: RunConfig, folder: Path, *, noise: float = 0.0) -> list
     torch.manual_seed(config.seed)
     method = config.method.build(seed=config.seed)
     method.attach(model, None)
-    method.prepare([text for lesson in lessons for text in instructions_of(lesson)])
+    method.prepare([text for scheduled in schedule for text in instructions_of(scheduled)])
     lines = []
-    for number, lesson in enumerate(lessons):
-        lines += learned_lines(config, lesson, method, model)
+    for number, scheduled in enumerate(schedule):
+        lines += learned_lines(config, scheduled, method, model)
         state = method.state_dict(model).tensors
-        lines += [f"{lesson.task.name} norm {name} {float(state[name].norm()):.9g}" for name in sorted(state)]
-        decisions = method.decisions().get(lesson.task.name, {})
-        lines += [f"{lesson.task.name} decided {name} {value}" for name, value in decisions.items()]
-        for seen in lessons[: number + 1]:
-            lines += [f"{lesson.task.name} after {line}" for line in scored_lines(config, seen, method, model)]
+        lines += [f"{scheduled.task.name} norm {name} {float(state[name].norm()):.9g}" for name in sorted(state)]
+        decisions = method.decisions().get(scheduled.task.name, {})
+        lines += [f"{scheduled.task.name} decided {name} {value}" for name, value in decisions.items()]
+        for seen in schedule[: number + 1]:
+            lines += [f"{scheduled.task.name} after {line}" for line in scored_lines(config, seen, method, model)]
     return lines
 
 
@@ -130,13 +130,15 @@ def golden_stream(folder: Path) -> TaskStream:
     return TaskStream(name="golden", tasks=tuple(tasks))
 
 
-def learned_lines(config: RunConfig, lesson: Lesson, method: Method, model: Backbone) -> list[str]:
+def learned_lines(config: RunConfig, scheduled: ScheduledTask, method: Method, model: Backbone) -> list[str]:
     """Learn one task as a worker does; a line per update: the rows, what serves them, loss and length of gradient."""
-    name, updates = lesson.task.name, lesson.num_updates
-    info = TaskInfo(index=len(method.tasks), name=name, instructions=instructions_of(lesson))
-    batches = [*batches_of(lesson, config, seed=config.seed)]
+    name, updates = scheduled.task.name, scheduled.num_updates
+    info = TaskInfo(index=len(method.tasks), name=name, instructions=instructions_of(scheduled))
+    batches = [*batches_of(scheduled, config, seed=config.seed)]
     method.begin_task(model, info)
-    method.survey(model, info, iter(batches[: math.ceil(config.method.survey_share * updates)]), mean_over_workers)
+    method.calibrate(
+        model, info, iter(batches[: math.ceil(config.method.calibration_share * updates)]), mean_over_workers
+    )
     engine = TorchEngine(model, config.optimizer, rates=method.learning_rates())
     lines = []
     for update, batch in enumerate(batches):
@@ -158,24 +160,24 @@ def learned_lines(config: RunConfig, lesson: Lesson, method: Method, model: Back
 
 
 @torch.no_grad()
-def scored_lines(config: RunConfig, lesson: Lesson, method: Method, model: Backbone) -> Iterator[str]:
+def scored_lines(config: RunConfig, scheduled: ScheduledTask, method: Method, model: Backbone) -> Iterator[str]:
     """What serves a learned task's rows in evaluation, in their stored order, and their loss."""
     model.eval()
-    with method.test_file(instructions_of(lesson)):
-        for batch in batches_of(lesson, config, seed=None):
+    with method.test_file(instructions_of(scheduled)):
+        for batch in batches_of(scheduled, config, seed=None):
             with method.select(model, batch) as selection:
                 loss = float(method.loss(model, batch, model(batch), selection).total)
             served = ",".join(selection.routed_to or ["-"])
             rows = ",".join(batch.sample_ids)
-            yield f"{lesson.task.name} loss {loss:.9g} rows {rows} by {served} slots {slots_text(selection.slots)}"
+            yield f"{scheduled.task.name} loss {loss:.9g} rows {rows} by {served} slots {slots_text(selection.slots)}"
 
 
-def batches_of(lesson: Lesson, config: RunConfig, *, seed: int | None) -> Iterator[Batch]:
+def batches_of(scheduled: ScheduledTask, config: RunConfig, *, seed: int | None) -> Iterator[Batch]:
     """The batches of every update in the order of a run with that seed; None: one pass in stored order."""
-    num_rows = lesson.num_rows if seed is None else lesson.num_updates * BATCH
-    epochs = 1 if seed is None else lesson.num_epochs(BATCH)
-    windows = plan_windows(lesson.splits, epochs=epochs, num_rows=num_rows, seed=seed)
-    loader = Loader(splits=lesson.splits, backbone=config.backbone, mode="train", slice=Slice(), num_rows=num_rows)
+    num_rows = scheduled.num_rows if seed is None else scheduled.num_updates * BATCH
+    epochs = 1 if seed is None else scheduled.num_epochs(BATCH)
+    windows = plan_windows(scheduled.splits, epochs=epochs, num_rows=num_rows, seed=seed)
+    loader = Loader(splits=scheduled.splits, backbone=config.backbone, mode="train", slice=Slice(), num_rows=num_rows)
     rows = [
         example
         for table in loader({"stretch": np.array(stretches_of(windows), dtype=object)})
@@ -185,8 +187,8 @@ def batches_of(lesson: Lesson, config: RunConfig, *, seed: int | None) -> Iterat
         yield collate(rows[start : start + BATCH], pad_id=encoder_for(config.backbone).pad_id, padding_side="right")
 
 
-def instructions_of(lesson: Lesson) -> list[str]:
-    return [row.instruction for split in lesson.splits for row in split.rows(with_image=False)]
+def instructions_of(scheduled: ScheduledTask) -> list[str]:
+    return [row.instruction for split in scheduled.splits for row in split.rows(with_image=False)]
 
 
 def slots_text(slots: torch.Tensor | None) -> str:

@@ -88,7 +88,7 @@ def learn(
 ) -> list[float]:
     """One task from its beginning to its end; the loss of every update. `end_task` gets the rows in `batches` parts."""
     method.begin_task(backbone, info(name))
-    method.survey(backbone, info(name), iter([batch_of(name)]), mean_over_workers)
+    method.calibrate(backbone, info(name), iter([batch_of(name)]), mean_over_workers)
     engine = TorchEngine(backbone, OptimizerConfig(learning_rate=rate))
     losses = train(method, engine, name, updates=updates)
     size = len(TASKS[name]) // batches

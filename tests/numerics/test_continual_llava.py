@@ -310,7 +310,7 @@ def test_contextual_scalars_belong_to_the_module_whose_forward_reads_them() -> N
 
 def test_shared_pool_weighs_frozen_copies_of_earlier_pools() -> None:
     method, backbone = attached(replace(TINY, pool="shared", pool_size=8))
-    assert not method.routes
+    assert not method.is_routed
     for index in range(3):
         learn(method, backbone, index)
     names = {name.split(".groups.")[1].split(".")[0] for name in method.parameters() if ".groups." in name}

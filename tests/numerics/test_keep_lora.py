@@ -35,9 +35,9 @@ def keep_lora(config: KeepLoraConfig = TINY, *, gradient_checkpointing: bool = F
 
 
 def begin(method: KeepLora, backbone: Backbone, name: str, rows: Sequence[Sequence[int]] = ((0, 1, 2, 3),)) -> None:
-    """Begin a task and survey its rows, a batch for each sequence."""
+    """Begin a task and calibrate on its rows, a batch for each sequence."""
     method.begin_task(backbone, info(name))
-    method.survey(backbone, info(name), iter([batch_of(name, part) for part in rows]), mean_over_workers)
+    method.calibrate(backbone, info(name), iter([batch_of(name, part) for part in rows]), mean_over_workers)
 
 
 def learn_rows(method: KeepLora, backbone: Backbone, name: str, rows: Sequence[int], *, updates: int = 8) -> None:
@@ -120,7 +120,7 @@ def test_a_survey_sees_the_gradient_of_w0(checkpointing: bool) -> None:
     expected = written_out_gradients(backbone, method, batches)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
-    assert method.surveyed == 4
+    assert method.calibrated == 4
     assert backbone.training == checkpointing
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
@@ -314,7 +314,7 @@ def test_a_resumed_task_keeps_the_rows_that_up_was_trained_for() -> None:
     other_backbone = pocket()
     other = attached(TINY, other_backbone, start)
     assert isinstance(other, KeepLora)
-    begin(other, other_backbone, "others", [[0], [1]])  # stands for another survey: on another number of workers
+    begin(other, other_backbone, "others", [[0], [1]])  # stands for another calibration: on another number of workers
     name = next(iter(method.bank.layers))
     assert not torch.equal(factor(other, name, 1, "down"), factor(method, name, 1, "down"))
     other.load_task_state(in_task)

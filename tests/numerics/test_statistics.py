@@ -52,7 +52,7 @@ def test_the_rows_of_a_record_add_up_to_its_figures(path: Path, figure: str) -> 
     """Joint training is scored once, so it has a final average and nothing else."""
     recorded = read_run(path)
     run, summary = scored(recorded), recorded.matrix.summary()
-    assert (figure in summary) == (figure == "final_average" or recorded.config.method.learns_from != "union")
+    assert (figure in summary) == (figure == "final_average" or recorded.config.method.data_scope != "union")
     if figure in summary:
         assert contributions(figure, [run]).values() == pytest.approx([summary[figure]], abs=1e-5)
 

@@ -12,7 +12,7 @@ import rich.console
 from components.console.eta import PlannedTask, TimeLeft, duration_text
 from components.console.live import Console
 from components.core.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
-from components.evaluation.headline import in_words
+from components.evaluation.headline import headline
 from components.evaluation.matrix import ScoreMatrix
 
 PLAN = [
@@ -311,7 +311,7 @@ def test_the_parts_of_forgetting_stand_under_it() -> None:
 )
 def test_a_stream_in_one_sentence(rows: list[list[float | None]], majority: dict[str, float], said: str) -> None:
     matrix = ScoreMatrix(TASKS, rows, zero_shot=False)
-    assert in_words(matrix, majority) == said
+    assert headline(matrix, majority) == said
     console, text = screen(Clock(), width=400)
     console.print_summary(matrix, majority)
     assert text.getvalue() == f"In short: {said}\n"

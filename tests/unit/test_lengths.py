@@ -111,7 +111,7 @@ def test_long_rows_are_left_out_on_request(tmp_path: Path) -> None:
     assert [r.sample_id for r in kept] == ["b-1", "b-3", "b-4", "b-5"]
     assert kept[0].image == RED
     assert a.train.digest == open_prepared(folder).tasks[0].train.digest
-    assert [lesson.num_rows for lesson in plan.lessons] == [8, 6]
+    assert [scheduled.num_rows for scheduled in plan.schedule] == [8, 6]
     with pytest.raises(DataError, match="no row of b test is left"):
         planned(stream(tmp_path / "t", train=SHORT, test=[row(LONG, "red")]), max_length=64, too_long="skip")
 
@@ -132,7 +132,7 @@ def test_long_rows_are_cut_on_request(tmp_path: Path) -> None:
     folder = stream(tmp_path / "s", train=[row("What?", LONG), row(LONG, "red"), *SHORT], test=[row(LONG, "red")])
     plan = planned(folder, max_length=64, too_long="cut")
     assert plan.fitted.cut == {"b train": 2, "b test": 1}
-    assert [lesson.num_rows for lesson in plan.lessons] == [8, 8]
+    assert [scheduled.num_rows for scheduled in plan.schedule] == [8, 8]
     impossible = row("<image>\nWhat?", "red", image=RED)
     with pytest.raises(DataError, match=r"rows cannot be cut: a train row 1: .*picture or its answer"):
         planned(stream(tmp_path / "t", train=[impossible] * 4, test=SHORT), max_length=20, too_long="cut")

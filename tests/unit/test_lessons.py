@@ -15,7 +15,7 @@ from components.data.tasks import TaskStream
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
-from components.training.schedule import plan_lessons, require_equal_passes
+from components.training.schedule import plan_schedule, require_equal_passes
 from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
@@ -38,9 +38,9 @@ def run(config: StreamConfig, method: str, **training: int) -> RunConfig:
 
 
 def sizes(config: StreamConfig, stream: TaskStream, method: str, **training: int) -> list[tuple[int, int, bool]]:
-    lessons = plan_lessons(run(config, method, **training), stream)
-    assert [lesson.task.name for lesson in lessons] == stream.task_names
-    return [(lesson.num_rows, lesson.num_updates, lesson.scored) for lesson in lessons]
+    schedule = plan_schedule(run(config, method, **training), stream)
+    assert [scheduled.task.name for scheduled in schedule] == stream.task_names
+    return [(scheduled.num_rows, scheduled.num_updates, scheduled.scored) for scheduled in schedule]
 
 
 def test_rows_and_updates_of_every_kind(config: StreamConfig, stream: TaskStream) -> None:
@@ -53,7 +53,7 @@ def test_rows_and_updates_of_every_kind(config: StreamConfig, stream: TaskStream
 
 def test_rows_that_a_fixed_budget_never_reaches_are_counted(config: StreamConfig, stream: TaskStream) -> None:
     def unseen(method: str, **training: int) -> list[int]:
-        return [each.unseen_rows(8) for each in plan_lessons(run(config, method, **training), stream)]
+        return [each.unseen_rows(8) for each in plan_schedule(run(config, method, **training), stream)]
 
     assert unseen("sequential_lora") == [0, 0]
     assert unseen("sequential_lora", updates_per_task=3) == [8, 8]
@@ -71,7 +71,7 @@ def test_a_fixed_budget_is_the_same_for_all_methods_that_learn_every_task(
 
 def test_a_task_smaller_than_a_batch_is_refused(config: StreamConfig, stream: TaskStream) -> None:
     with pytest.raises(ConfigError, match="task docvqa has fewer training rows than"):
-        plan_lessons(run(config, "sequential_lora", global_batch_size=64), stream)
+        plan_schedule(run(config, "sequential_lora", global_batch_size=64), stream)
 
 
 def test_stored_rows_are_a_seeded_choice_of_whole_rows(config: StreamConfig, stream: TaskStream) -> None:
@@ -94,15 +94,15 @@ def ids(splits: tuple[Split, ...], num_rows: int) -> list[str]:
 
 
 def test_replayed_rows_are_mixed_into_the_new_tasks(config: StreamConfig, stream: TaskStream) -> None:
-    lesson = plan_lessons(run(config, "replay"), stream)[1]
-    order = ids(lesson.splits, lesson.num_rows)
-    stored = {row.sample_id for row in lesson.splits[1].rows(with_image=False)}
+    scheduled = plan_schedule(run(config, "replay"), stream)[1]
+    order = ids(scheduled.splits, scheduled.num_rows)
+    stored = {row.sample_id for row in scheduled.splits[1].rows(with_image=False)}
     new = {row.sample_id for row in stream.tasks[1].train.rows(with_image=False)}
     assert set(order) == stored | new
     assert len(order) == 40
     places = [place for place, sample in enumerate(order) if sample in stored]
     assert places[0] < 20 <= places[-1]  # in both halves: mixed, not appended
-    assert not Path(lesson.splits[1].path).is_relative_to(stream.tasks[0].train.path)
+    assert not Path(scheduled.splits[1].path).is_relative_to(stream.tasks[0].train.path)
 
 
 def test_a_vision_tower_that_only_some_workers_run_is_refused(config: StreamConfig) -> None:
@@ -117,7 +117,7 @@ def test_a_vision_tower_that_only_some_workers_run_is_refused(config: StreamConf
             training=TrainingConfig(zero_stage=stage, cache_features="off"),
             cluster=ClusterConfig(num_workers=num_workers),
         )
-        require_equal_passes(run, plan_lessons(run, open_stream(stream)))
+        require_equal_passes(run, plan_schedule(run, open_stream(stream)))
 
     with pytest.raises(ConfigError, match="scienceqa has rows with and without a picture"):
         check(mixed, 3, 2)

@@ -14,7 +14,8 @@ from components.core import machine
 
 def test_an_affinity_mask_counts() -> None:
     first = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{first}}}); from components.core.machine import usable_cpus as u; print(u())"
+    code = f"import os; os.sched_setaffinity(0, {{{first}}});"
+    code += "from components.core.machine import usable_cpus; print(usable_cpus())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 

@@ -18,7 +18,7 @@ from components.evaluation.matrix import ScoreMatrix
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.runs.results import Cost, FinishedRun, read_run, write_record
-from components.statistics.mean_std import Spread
+from components.statistics.mean_std import MeanStd
 from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig
 from pipelines.report import control_lines, group_lines, grouped, require_comparable
@@ -109,12 +109,12 @@ def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: P
 
 
 def test_a_spread_by_hand() -> None:
-    spread = Spread.of([1.0, 2.0, 4.0])
+    spread = MeanStd.of([1.0, 2.0, 4.0])
     assert spread.mean == pytest.approx(7 / 3)
     assert spread.deviation == pytest.approx((((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2) ** 0.5)
-    assert str(Spread.of([3.0])) == "3.0"
+    assert str(MeanStd.of([3.0])) == "3.0"
     with pytest.raises(ValueError, match="at least one"):
-        Spread.of([])
+        MeanStd.of([])
 
 
 def test_a_record_compares_as_its_run_does_and_says_nothing_of_where_it_ran(

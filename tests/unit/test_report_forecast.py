@@ -29,7 +29,7 @@ def test_recorded_runs_are_forecast_by_the_others(tmp_path: Path) -> None:
     runs = [read_run(path) for path in RECORDS]
     header, lines, notes = forecast_table(forecasts(runs))
     assert {len(line) for line in lines} == {len(header)}
-    learned_in_turn = [run for run in runs if run.config.method.learns_from != "union"]  # the others have one row
+    learned_in_turn = [run for run in runs if run.config.method.data_scope != "union"]  # the others have one row
     assert len(lines) == 3 * len(learned_in_turn) > 0
     assert any("finished runs of other methods support an interval of" in line for line in notes) or len(runs) > 19
     assert "forecasts whose outcome is known" in notes[-1]

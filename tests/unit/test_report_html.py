@@ -248,7 +248,7 @@ def test_files_for_papers_and_spreadsheets(out: Path) -> None:
     assert (out / "table.md").read_text().startswith(f"| method | {DOC} | {ICON} |")
     with (out / "cells.csv").open() as file:
         cells = list(csv.DictReader(file))
-    found = {(row["run"], row["reading"], row["after"], row["task"]): float(row["score"]) for row in cells}
+    found = {(row["run"], row["variant"], row["after"], row["task"]): float(row["score"]) for row in cells}
     assert found["plain", "scores", ICON, DOC] == 50.0
     assert found["routed", "oracle", ICON, DOC] == 68.75
     with (out / "items.csv").open() as file:

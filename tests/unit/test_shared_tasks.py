@@ -17,8 +17,8 @@ from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
-from components.training.schedule import plan_lessons
-from components.training.task_cache import SharedTask, shared_tasks
+from components.training.schedule import plan_schedule
+from components.training.task_cache import CachedTask, cached_tasks
 from pipelines.presets import pocket
 
 ORDER = ("chartqa", "iconqa", "docvqa")
@@ -30,8 +30,8 @@ def run(**changes: object) -> RunConfig:
 
 
 def keys(config: RunConfig) -> list[str | None]:
-    places = shared_tasks(Path("shared"), config, plan_lessons(config, open_stream(config.stream)))
-    return [None if place is None else place.folder.name for place in places]
+    cached = cached_tasks(Path("shared"), config, plan_schedule(config, open_stream(config.stream)))
+    return [None if cached is None else cached.folder.name for cached in cached]
 
 
 def ordered(*order: str) -> RunConfig:
@@ -100,14 +100,14 @@ def test_what_trains_nothing_has_no_place() -> None:
 
 
 def test_a_task_is_left_whole_and_found(tmp_path: Path) -> None:
-    place = SharedTask(folder=tmp_path / "shared" / "key")
-    with place.turn():
-        assert not place.found()
-        place.leave({"method_structure": {"a": 1}}, {"method": {"w": torch.ones(3)}})
-    assert place.found()
-    stored = place.read()
+    cached = CachedTask(folder=tmp_path / "shared" / "key")
+    with cached.lock():
+        assert not cached.hit()
+        cached.put({"method_structure": {"a": 1}}, {"method": {"w": torch.ones(3)}})
+    assert cached.hit()
+    stored = cached.read()
     assert stored.state["method_structure"] == {"a": 1}
     assert torch.equal(stored.tensors["method"]["w"], torch.ones(3))
-    (place.folder / "method.safetensors").write_bytes(b"torn")
+    (cached.folder / "method.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="checksum"):
-        place.read()
+        cached.read()

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from components.core.runtime import quick_imports
+from components.core.runtime import fast_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -15,10 +15,10 @@ def test_the_collector_rests_inside_and_is_as_before_afterwards(enabled: bool) -
     before = gc.isenabled()
     try:
         (gc.enable if enabled else gc.disable)()
-        with quick_imports():
+        with fast_imports():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
-        with pytest.raises(ImportError), quick_imports():
+        with pytest.raises(ImportError), fast_imports():
             raise ImportError
         assert gc.isenabled() == enabled
     finally:
@@ -28,6 +28,6 @@ def test_the_collector_rests_inside_and_is_as_before_afterwards(enabled: bool) -
 def test_libraries_are_quiet_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    with quick_imports():
+    with fast_imports():
         assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
         assert os.environ["TOKENIZERS_PARALLELISM"] == "true"

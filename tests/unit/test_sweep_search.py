@@ -15,7 +15,7 @@ import pytest
 from components.core.errors import ConfigError
 from components.data.streams import open_stream
 from components.training.config import ClusterConfig, RunConfig
-from components.training.stopping import asked_to_stop
+from components.training.stopping import stop_requested
 from components.tuning.objective import parse_objective
 from components.tuning.results import settings_of
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
@@ -87,7 +87,7 @@ def test_asha_asks_those_to_end_that_are_behind_at_equal_tasks(tmp_path: Path) -
     def told(rank: int, learned: int, score: float) -> bool:
         result = {LEARNED: learned, "final_average": score}
         assert scheduler.on_trial_result(None, trials[rank], result) == "CONTINUE"  # pyright: ignore[reportArgumentType]
-        return asked_to_stop(plan.folder({"method.rank": rank}))
+        return stop_requested(plan.folder({"method.rank": rank}))
 
     assert not told(2, 1, 10.0)
     assert not told(1, 1, 1.0)  # far behind, but within the grace

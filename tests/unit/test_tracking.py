@@ -19,7 +19,7 @@ from components.core.fingerprint import code_fingerprint
 from components.evaluation.matrix import ScoreMatrix
 from components.tracking.registry import best_version
 from components.tracking.store import DatasetRecord, Tracker, TrackingConfig, open_tracker, tracking_uri, ui_command
-from components.tracking.store import retry as patience
+from components.tracking.store import retry as breaker
 from components.tracking.store import tracker as stream_tracker
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def row(
         tasks_learned=learned,
         after="zero-shot" if learned == 0 else TASKS[learned - 1],
         scores=dict(zip(TASKS, scores, strict=True)),
-        readings={
+        variants={
             name: dict(zip(TASKS, cells, strict=True))
             for name, cells in {"oracle": oracle, "repaired": repaired}.items()
             if cells is not None
@@ -282,7 +282,7 @@ def test_the_rows_of_another_stream_are_refused(storage: Path, run_id: str) -> N
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "x", {}, TAGS, (), run_id, on_note=notes.append)
     other = row(1, [1.0, None])
-    tracker.handle(RowScored(**{**vars(other), "scores": {"other": 1.0}, "readings": {}}))
+    tracker.handle(RowScored(**{**vars(other), "scores": {"other": 1.0}, "variants": {}}))
     assert "start another run id for another stream" in notes[0].text
     tracker.finish("FINISHED")
 
@@ -354,7 +354,7 @@ def test_turned_off_it_records_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def broken(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tracker, list[Note]]]:
     """A tracker whose artifact folder stopped being writable after opening: a full disk, a lost mount."""
-    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(breaker, "ATTEMPTS", 1)
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "y", {}, TAGS, on_note=notes.append)
     artifacts = storage / "mlflow-artifacts" / str(tracker.run_id)
@@ -396,8 +396,8 @@ class Clock:
 def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is locked by somebody else while a task ends and the next one begins."""
     clock = Clock()
-    monkeypatch.setattr(patience, "ATTEMPTS", 1)
-    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(breaker, "ATTEMPTS", 1)
+    monkeypatch.setattr(breaker, "time", clock)
     monkeypatch.setattr(stream_tracker, "time", clock)
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "outage", {}, TAGS, on_note=notes.append)
@@ -419,7 +419,7 @@ def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, m
         database.rmdir()
         away.rename(database)
     assert notes, "the outage was not noticed"
-    clock.now_s += patience.PAUSE_S + 1
+    clock.now_s += breaker.PAUSE_S + 1
     tracker.handle(step(1, 2))
     tracker.finish("FINISHED")
     experiment_id = client.get_run(run_id).info.experiment_id

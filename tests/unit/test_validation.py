@@ -20,7 +20,7 @@ from components.data.tasks import TaskStream
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
-from components.training.schedule import Lesson, plan_lessons
+from components.training.schedule import ScheduledTask, plan_schedule
 from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
@@ -154,14 +154,14 @@ def test_the_validation_part_takes_the_place_of_the_test_rows(config: StreamConf
 # ---- nothing learns from it
 
 
-def loaded(lesson: Lesson, *, seed: int, workers: int) -> list[str]:
+def loaded(scheduled: ScheduledTask, *, seed: int, workers: int) -> list[str]:
     """The ids that the workers' loaders hand out over two passes."""
     found: list[str] = []
-    num_rows = 2 * lesson.num_rows
-    windows = plan_windows(lesson.splits, epochs=2, num_rows=num_rows, seed=seed)
+    num_rows = 2 * scheduled.num_rows
+    windows = plan_windows(scheduled.splits, epochs=2, num_rows=num_rows, seed=seed)
     for rank in range(workers):
         part = Slice(rank=rank, world_size=workers, micro_batch_size=4)
-        loader = Loader(splits=lesson.splits, backbone=POCKET, mode="train", slice=part, num_rows=num_rows)
+        loader = Loader(splits=scheduled.splits, backbone=POCKET, mode="train", slice=part, num_rows=num_rows)
         blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
         found += [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
     return found
@@ -172,10 +172,10 @@ def test_no_loader_hands_out_a_validation_row(config: StreamConfig, cut: TaskStr
     held: set[str] = set().union(*(ids(task.unscored) for task in cut.tasks))
     run = RunConfig(stream=config, backbone=POCKET, method=METHODS[method].tiny())
     for seed, workers in ((0, 1), (1, 2)):
-        for lesson in plan_lessons(run, cut):
-            found = loaded(lesson, seed=seed, workers=workers)
+        for scheduled in plan_schedule(run, cut):
+            found = loaded(scheduled, seed=seed, workers=workers)
             assert held.isdisjoint(found)
-            assert set(found) == set().union(*(ids(split) for split in lesson.splits))
+            assert set(found) == set().union(*(ids(split) for split in scheduled.splits))
 
 
 # ---- what cannot be served

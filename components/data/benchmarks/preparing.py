@@ -23,7 +23,7 @@ from components.data.benchmarks.readers import FAMILIES
 from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.sampling import Choice, choose, chosen
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
-from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import Orientation, followed
 from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
 from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
@@ -46,7 +46,7 @@ def prepare_benchmark(
     max_broken: float = ALLOWED_LOSS,
     strict: bool = False,
     orientation: Orientation = "apply",
-    in_order: InOrder = ONE_BY_ONE,
+    in_order: OrderedMap = SERIAL,
 ) -> ImportReport:
     """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
 
@@ -121,7 +121,7 @@ class _TaskPreparation:
     task: TaskSpec
     root: Path
     folder: Path
-    in_order: InOrder
+    in_order: OrderedMap
     orientation: Orientation
     test_keys: set[bytes] = field(default_factory=set)
 

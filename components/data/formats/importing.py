@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
 from components.data.formats.items import METRICS, Ids, ItemReader, distinct_items
-from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import ORIENTATIONS, Orientation, followed
 from components.data.formats.sources import FORMATS, Format, Source, open_source
 from components.data.formats.storage import Location, locate, without_secrets
@@ -160,7 +160,7 @@ class _Refused(Exception):
 
 
 def import_stream(
-    stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: InOrder = ONE_BY_ONE
+    stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: OrderedMap = SERIAL
 ) -> ImportReport:
     """Write `stream` to `out_dir`, leaving out broken rows, unless their share in any file exceeds `max_broken`.
 
@@ -201,7 +201,7 @@ def import_stream(
         return report
 
 
-def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_order: InOrder) -> Iterator[Row]:
+def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_order: OrderedMap) -> Iterator[Row]:
     reader = ItemReader(
         task=task.name,
         split=split,

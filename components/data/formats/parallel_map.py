@@ -18,7 +18,7 @@ _CHUNK = 4  # items a thread takes at once: handing over costs as much as a smal
 _AHEAD = 2  # chunks read ahead per thread
 
 
-class InOrder(Protocol):
+class OrderedMap(Protocol):
     """Yields `make(item)` of every item, in their order; `make` must not depend on the order of its calls."""
 
     def __call__(self, make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]: ...
@@ -26,7 +26,7 @@ class InOrder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Threads:
-    """`InOrder` by threads: decoding a picture leaves Python's lock. One thread is the caller's own."""
+    """`OrderedMap` by threads: decoding a picture leaves Python's lock. One thread is the caller's own."""
 
     workers: int = 1
 
@@ -52,7 +52,7 @@ class Threads:
                 yield from waiting.popleft().result()
 
 
-ONE_BY_ONE = Threads()
+SERIAL = Threads()
 
 
 def chunks(items: Iterable[Given], size: int) -> Iterator[list[Given]]:

