@@ -1,9 +1,9 @@
 """The contract of a continual method; sequential_lora.py is its plainest instance.
 
 A method is policy and plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
-order: `attach` (every process, before any engine), then per task `begin_task` and `calibrate` (a look at the task's
-first batches, before the engine), per batch `select` around forward and backward with `loss` inside it, `step` instead
-of the optimizer step, `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
+order: `attach` (every process, before any engine); per task `begin_task` and `calibrate` (a look at the first batches,
+before the engine); per batch `select` around forward and backward, with `loss` inside it, and `step` instead of the
+optimizer step; `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
 next task, a resumed run and evaluation need.
 """
 

@@ -88,7 +88,7 @@ class KeepLora(TaskBranches):
         1 - task_energy of what earlier tasks' samples sent through the layer. A gradient's rows are sums of inputs, so
         "gradients" protects fewer: those that still matter to the loss once the task is learned.
     Cost: a calibration takes the forward and backward passes of `sample_share` of the task's training, and again when
-        the task is resumed; after the task as many forward passes ("gradients": and backward ones). Meanwhile d_in d_out
+        the task is resumed; after it as many forward passes ("gradients": and backward ones). Meanwhile d_in d_out
         float32 values per adapted layer on every worker (o_proj of a 7B model: 2.1 GB), and for C d_in^2 float64 values
         (4.3 GB, all layers at once; "gradients": one layer at a time); an eigendecomposition of [d_in, d_in] per layer
         before and after a task. U: 4 d_in k bytes per layer, in the state. A branch costs R (d_in + d_out) values.

@@ -158,7 +158,8 @@ def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: st
     process.wait()
     assert not (storage / "killed" / "finished.json").exists()
     output = finish(start(storage, "killed", *SUITES))
-    assert re.search(r"continuing at task 3 of 4, update [48]\b", output), output[-3000:]
+    # Inside the task; behind it where a busy machine let the run finish the task before the signal reached it.
+    assert re.search(r"continuing at task (3 of 4, update [48]|3 of 4, update 12|4 of 4, update 0)\b", output), output
     assert matrix(storage, "killed") == matrix(storage, "whole")
     assert general(storage, "killed") == general(storage, "whole")
     assert decisions(storage, "killed") == decisions(storage, "whole")
