@@ -69,7 +69,7 @@ def metric_names(names: Sequence[str]) -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit, "-dirty" behind it when tracked files differ; None outside a checkout or without git."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None  # an installed wheel inside somebody else's checkout has no commit of ours
     try:

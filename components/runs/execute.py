@@ -10,8 +10,8 @@ from components.core.errors import StreamStopped
 from components.core.events import Event
 from components.core.naming import without_secrets
 from components.runs.provenance import add_session
-from components.tracking.config import recorded_uri, tracking_uri, ui_command
-from components.tracking.store import Tracker, dataset_records, open_tracker
+from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
+from components.tracking.store import open_tracker
 from components.training.driver import (
     EventHandler,
     Plan,

@@ -1,4 +1,4 @@
-"""MLflow: one parent run per stream, one child run per task. Only this file and model_registry.py import it, and late.
+"""MLflow: one parent run per stream, one child run per task. Only this package imports it, and late.
 
 The driver opens a tracker and hands it the events of the stream; workers never see MLflow. Everything goes by explicit
 run id through `MlflowClient`, so neither an active run nor MLFLOW_RUN_ID in the environment can divert it. Trouble at
@@ -31,7 +31,6 @@ from components.tracking.config import (
     Status,
     Tracker,
     TrackingConfig,
-    dataset_records,
     sqlite_path,
     tracking_uri,
     ui_command,
@@ -47,16 +46,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from components.evaluation.matrix import ScoreMatrix
-
-__all__ = [
-    "DatasetRecord",
-    "Tracker",
-    "TrackingConfig",
-    "dataset_records",
-    "open_tracker",
-    "tracking_uri",
-    "ui_command",
-]
 
 LOCK_TIMEOUT_S = 60  # how long another run may take to make the tables of a new database
 OPEN_TIMEOUT_S = 8  # how long an unreachable server may keep a run from starting

@@ -16,7 +16,8 @@ from local_servers import free_ports, wait_until_it_answers
 
 from components.core.events import RowScored
 from components.tracking.charts import LOCAL_UI
-from components.tracking.store import TrackingConfig, open_tracker, tracking_uri
+from components.tracking.config import TrackingConfig, tracking_uri
+from components.tracking.store import open_tracker
 from components.tracking.sweep import open_sweep_tracker
 
 if TYPE_CHECKING:

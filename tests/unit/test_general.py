@@ -18,7 +18,8 @@ from components.core.events import SuitesScored
 from components.evaluation.general import FORMAT, GENERAL_FILE, LABELS, GeneralScores, Kept
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.runs.results import FinishedRun, read_run, write_record
-from components.tracking.store import TrackingConfig, open_tracker, tracking_uri
+from components.tracking.config import TrackingConfig, tracking_uri
+from components.tracking.store import open_tracker
 from components.training.config import EvaluationConfig, RunConfig
 from pipelines.report import general_tables
 

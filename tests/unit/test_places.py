@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from components.core.errors import ConfigError, TrackingError
+from components.tracking import config as tracking_config
 from components.tracking.config import (
+    TrackingConfig,
     recorded_uri,
     sqlite_path,
     sqlite_uri,
@@ -22,8 +24,7 @@ from components.tracking.config import (
     tracking_uri,
     ui_command,
 )
-from components.tracking.store import TrackingConfig, open_tracker
-from components.tracking.store import config as tracking_config
+from components.tracking.store import open_tracker
 from components.training.config import RunConfig
 
 NAMES = ["plain", "with space", "50%41", "what?", "1#2", "a%2Fb", "ü+&=;", "it's", "my runs 50%41 #1?x"]

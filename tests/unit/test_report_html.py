@@ -282,7 +282,7 @@ def test_colours_are_readable(theme: str) -> None:
     assert len(colours(theme)) == STEPS + 1
     assert min(contrast(background, ink) for background, ink in colours(theme)) >= 4.5
     assert min(contrast(colour, PAGES[theme]) for colour in COLOURS) >= 3
-    css = (Path(__file__).parents[2] / "components" / "data" / "pages" / "base.css").read_text()
+    css = (Path(__file__).parents[2] / "components" / "data" / "quality" / "pages" / "base.css").read_text()
     assert f"--page: {PAGES[theme]}" in css
 
 

@@ -266,6 +266,6 @@ def _kinds(path: Path) -> set[str]:
 
 
 def test_every_kind_of_fault_is_explained() -> None:
-    kinds = set().union(*(_kinds(path) for path in [*DATA.glob("*.py"), *DATA.glob("benchmarks/*.py")]))
+    kinds = set().union(*(_kinds(path) for path in DATA.rglob("*.py")))
     assert {"leaked", "no rows", "not UTF-8", "duplicate picture"} <= kinds
     assert kinds - set(EXPLANATIONS) == set(), "say in components/data/quality/checks.py what they mean and what to do"

@@ -93,7 +93,7 @@ def test_block4_projector_ships() -> None:
 
 def test_a_missing_projector_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(smol, "projector_path", lambda layer: tmp_path / f"projector-{layer}.safetensors")
-    with pytest.raises(ConfigError, match=r"pipelines/projector\.py --vision-layer final"):
+    with pytest.raises(ConfigError, match=r"pipelines/train_projector\.py --vision-layer final"):
         smol.smol_directory("final")
 
 

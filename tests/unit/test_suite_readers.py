@@ -77,7 +77,7 @@ EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
     ],
 }
 ROWS = {"pope": 6, "mme": 28, "mme-release": 28}  # others: as expected above
-LEFT_OUT = {"mmmu": {"several images": 1}}
+LEFT_OUT = {"mmmu": {"too many images": 1}}
 
 
 def prepared(name: str, tmp_path: Path) -> list[Row]:

@@ -17,10 +17,11 @@ from components.core.errors import ConfigError, TrackingError
 from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
 from components.core.fingerprint import code_fingerprint
 from components.evaluation.matrix import ScoreMatrix
+from components.tracking import retry
+from components.tracking import tracker as stream_tracker
+from components.tracking.config import DatasetRecord, Tracker, TrackingConfig, tracking_uri, ui_command
 from components.tracking.registry import best_version
-from components.tracking.store import DatasetRecord, Tracker, TrackingConfig, open_tracker, tracking_uri, ui_command
-from components.tracking.store import retry as breaker
-from components.tracking.store import tracker as stream_tracker
+from components.tracking.store import open_tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -354,7 +355,7 @@ def test_turned_off_it_records_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def broken(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tracker, list[Note]]]:
     """A tracker whose artifact folder stopped being writable after opening: a full disk, a lost mount."""
-    monkeypatch.setattr(breaker, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "y", {}, TAGS, on_note=notes.append)
     artifacts = storage / "mlflow-artifacts" / str(tracker.run_id)
@@ -396,8 +397,8 @@ class Clock:
 def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is locked by somebody else while a task ends and the next one begins."""
     clock = Clock()
-    monkeypatch.setattr(breaker, "ATTEMPTS", 1)
-    monkeypatch.setattr(breaker, "time", clock)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "time", clock)
     monkeypatch.setattr(stream_tracker, "time", clock)
     notes: list[Note] = []
     tracker = open_tracker(TrackingConfig(), storage, "outage", {}, TAGS, on_note=notes.append)
@@ -419,7 +420,7 @@ def test_an_outage_across_two_tasks_loses_no_point(storage: Path, run_id: str, m
         database.rmdir()
         away.rename(database)
     assert notes, "the outage was not noticed"
-    clock.now_s += breaker.PAUSE_S + 1
+    clock.now_s += retry.PAUSE_S + 1
     tracker.handle(step(1, 2))
     tracker.finish("FINISHED")
     experiment_id = client.get_run(run_id).info.experiment_id

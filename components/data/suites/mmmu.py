@@ -36,7 +36,7 @@ from components.data.suites.tables import parquet_rows, picture_bytes, text_list
 
 LICENCE = "Apache-2.0; pictures of their sources"
 GET = "huggingface.co/datasets/MMMU/MMMU"
-BY_RULE = frozenset({"several images"})  # a row has one picture
+BY_RULE = frozenset({"too many images"})  # a row has one picture
 LAYOUT = "MMMU/SUBJECT/validation-*.parquet"
 _PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 COLUMNS = ("id", "question", "options", "answer", "question_type", *_PICTURES)
@@ -58,12 +58,12 @@ def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
 def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
     given = [item[name] for name in _PICTURES if item[name] is not None]
     if len(given) != 1:
-        raise ItemError("several images", f"a row has one picture, this question has {len(given)}")
+        raise ItemError("too many images", f"a row has one picture, this question has {len(given)}")
     question = _MARK.sub("", text_of(item, "question")).strip()
     if text_of(item, "question_type") == "multiple-choice":
         options = text_list(_literal(text_of(item, "options")), "options")
         if any(_MARK.search(option) for option in options):
-            raise ItemError("several images", "the options are pictures")
+            raise ItemError("too many images", "the options are pictures")
         prompt, answers = lettered(question, options, letter_index(text_of(item, "answer")))
         metric = "choice"
     else:
