@@ -25,13 +25,14 @@ with command_start():
     from rich.console import Console
 
     from components.core.errors import ConfigError
+    from components.core.files import write_json
     from components.core.machine import usable_cpus
     from components.core.shell import pipeline_command
     from components.core.terminal import print_table
     from components.tracking.config import TrackingConfig, tracking_uri, ui_command
     from components.tracking.sweep import SweepTracker, open_sweep_tracker
     from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
-    from components.training.driver import plan_stream, ray_session, require_lasting_storage, write_json
+    from components.training.driver import plan_stream, ray_session, require_lasting_storage
     from components.training.run_folder import id_of, require_id, sole_user
     from components.tuning.objective import Objective, parse_objective
     from components.tuning.results import (

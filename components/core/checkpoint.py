@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.core.errors import CheckpointError
+from components.core.files import write_text
 
 FORMAT = "littoral-checkpoint/1"
 STATE_FILE = "state.json"
@@ -39,9 +40,7 @@ def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[s
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}, file)
         files[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     text = json.dumps({"format": FORMAT, "files": files, **state}, indent=1, allow_nan=False)
-    partial = path / f".{STATE_FILE}.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.rename(path / STATE_FILE)
+    write_text(path / STATE_FILE, text + "\n")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

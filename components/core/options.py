@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -41,6 +43,12 @@ def check_options(options: object, owner: str) -> None:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"].removeprefix("Input ")
             raise ConfigError(f"{owner}.{name} is {value!r}; it {wrong}.") from error
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """` Did you mean rank?`, to go behind a message about an unknown name; empty where no known one is like it."""
+    close = difflib.get_close_matches(given, [*known], n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def require_paths(command: object) -> None:

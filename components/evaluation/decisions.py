@@ -7,7 +7,6 @@ Both halves come from what a checkpoint holds, so a resumed run writes what one 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import DataError
+from components.core.files import write_text
 from components.methods.base import Json
 
 DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"
@@ -86,11 +86,7 @@ class Decisions:
 
     def write(self, path: Path) -> None:
         """Replace the file atomically."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(
-            json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        partial.replace(path)
+        write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Decisions:

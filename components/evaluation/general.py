@@ -15,7 +15,6 @@ retains all of it. Suites are never trained on, so anything above 1 is transfer 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from statistics import fmean
 from typing import cast
 
 from components.core.errors import DataError
+from components.core.files import write_text
 
 GENERAL_FILE = "general.json"
 FORMAT = "littoral-general/1"
@@ -142,10 +142,8 @@ class GeneralScores:
 
     def write(self, path: Path, final_average: float | None = None) -> None:
         """Replace the file atomically."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         text = json.dumps(self.to_dict(final_average), indent=2, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> GeneralScores:

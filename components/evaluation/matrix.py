@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.files import write_text
 from components.evaluation.matrix_rows import ZERO_SHOT, Cell, MatrixError, checked_row, has_zero_shot
 
 # The same figures under the names that papers and other code bases use. "Avg" is not here: some mean the mean
@@ -275,12 +275,7 @@ class ScoreMatrix:
     ) -> None:
         """Write score_matrix.json whole or not at all (a file beside it, then a rename)."""
         content = self.to_dict(stream=stream, method=method, backbone=backbone, seed=seed, extra=extra)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable=True)
 
     @classmethod
     def read(cls, path: Path) -> ScoreMatrix:

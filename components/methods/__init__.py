@@ -8,10 +8,10 @@ A method may also live in a package of its own, which names it under the entry p
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 
 from components.core.errors import ConfigError
+from components.core.options import suggest
 from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.cl_moe import ClMoeConfig
@@ -82,9 +82,7 @@ def method_config(name: str) -> type[MethodConfig]:
     if name in installed:
         return _loaded(installed[name])
     known = [*METHODS, *installed]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"unknown method {name!r}; known are {', '.join(known)}.{hint}")
+    raise ConfigError(f"unknown method {name!r}; known are {', '.join(known)}.{suggest(name, known)}")
 
 
 def installed_methods() -> dict[str, EntryPoint]:

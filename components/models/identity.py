@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.files import write_text
 from components.core.machine import cache_dir
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
@@ -36,16 +36,8 @@ def directory_fingerprint(source: str) -> str:
     for path in files:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    write_atomically(memo, digest.hexdigest())
+    write_text(memo, digest.hexdigest())
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: readers see the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def local_folder(source: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.core.errors import StreamStopped
 from components.core.events import Event
+from components.core.files import write_json
 from components.core.naming import without_secrets
 from components.runs.provenance import add_session
 from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
@@ -20,7 +21,6 @@ from components.training.driver import (
     claim_run_dir,
     ray_session,
     run_stream,
-    write_json,
 )
 from components.training.run_folder import sole_user
 

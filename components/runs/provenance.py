@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit
 
@@ -32,9 +33,7 @@ def add_session(run_dir: Path, *, budget: Mapping[str, object], cores: int, gpu:
     path = run_dir / MADE_WITH_FILE
     sessions = made_with(run_dir).get("sessions", [])
     content = {"budget": dict(budget), "sessions": [*sessions, session(cores=cores, gpu=gpu)]}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, content)
 
 
 def made_with(run_dir: Path) -> Facts:

@@ -7,7 +7,6 @@ and none of what is large or says where it ran: checkpoints, replies, folders, t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from components.core.errors import ConfigError, LittoralError
+from components.core.files import write_text
 from components.data.prepared import open_prepared
 from components.data.streams import StreamConfig, open_stream
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
@@ -149,10 +149,7 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
     if run.decisions:
         content["decisions"] = run.decisions.to_dict()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_text(target, json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
     return target
 
 

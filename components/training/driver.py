@@ -29,6 +29,7 @@ from ray.util.queue import Empty, Queue
 
 from components.core.errors import ConfigError, LittoralError, StreamStopped
 from components.core.events import Event, Note
+from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.machine import cache_dir, require_cache, usable_cpus
 from components.core.ray_session import open_ray
@@ -252,13 +253,6 @@ def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Jso
             + (f" ({len(different)} settings differ)" if len(different) > 1 else "")
             + "; use the same settings to continue it, or another --run-id."
         )
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON beside, then rename: a reader sees all of it or none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 # ---- Ray ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
+from components.core.files import whole_file, write_text
 from components.data.batch import Example
 from components.data.rows import Row, instruction_of, plain_instruction
 from components.data.suites.suite import Suite
@@ -281,18 +282,13 @@ def test_instructions(task: Task | Suite) -> list[str]:
 
 def write_predictions(path: Path, table: list[Record]) -> None:
     """Every reply as Parquet; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
-    partial.rename(path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(table, schema=PREDICTIONS_SCHEMA), partial)
 
 
 def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
     """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_text(path, json.dumps(figures, indent=2) + "\n")
 
 
 def matrix_of(tasks: list[str], rows: list[MatrixRow], variant: str | None = None) -> ScoreMatrix:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from components.core.errors import DataError
+from components.core.files import write_text
 from components.core.fingerprint import code_fingerprint
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
@@ -25,7 +26,7 @@ from components.data.suites.suite import Suite
 from components.data.tasks import TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig
-from components.models.identity import cache_dir, local_folder, write_atomically
+from components.models.identity import cache_dir, local_folder
 from components.models.source import model_source
 from components.training.streaming import encoder_for
 
@@ -143,7 +144,7 @@ def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
     text = "; ".join(named[:SHOWN])
     if len(named) > SHOWN:
         path = cache_dir() / "lengths" / f"too-long-{hashlib.sha256(str(named).encode()).hexdigest()[:16]}.txt"
-        write_atomically(path, "\n".join(named) + "\n")
+        write_text(path, "\n".join(named) + "\n")
         text += f"; and {len(named) - SHOWN} more, all listed in {path}"
     largest = max(size for each in long for size in each.rows.values())
     rows = "row takes" if len(named) == 1 else "rows take"
@@ -217,7 +218,7 @@ def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bo
     if found is not None:
         return SplitLengths(**found)
     lengths = measure_split(encoder_for(backbone), split, answering=answering)
-    write_atomically(path, json.dumps(asdict(lengths)))
+    write_text(path, json.dumps(asdict(lengths)))
     return lengths
 
 
@@ -244,7 +245,7 @@ def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
     if found is None:
         name, why = encoder_for(backbone).template
         found = {"name": name, "why": why}
-        write_atomically(path, json.dumps(found))
+        write_text(path, json.dumps(found))
     return str(found["name"]), str(found["why"])
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from components.core.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, write_checkpoint
+from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
 from components.models.source import backbone_fingerprint
 from components.training.config import RunConfig
@@ -53,11 +52,8 @@ class CachedTask:
 
     def put(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write the task whole or not at all; call it in your turn."""
-        partial = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_checkpoint(partial, state, tensors)
-        partial.rename(self.folder)
+        with whole_folder(self.folder) as partial:
+            write_checkpoint(partial, state, tensors)
 
 
 def cached_tasks(root: Path, config: RunConfig, schedule: Sequence[ScheduledTask]) -> tuple[CachedTask | None, ...]:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from components.core.errors import DataError
+from components.core.files import host_name, write_bytes
 from components.core.runtime import fast_imports
 from components.data.rows import Row, Split
 from components.models.config import BackboneConfig
@@ -154,7 +153,7 @@ def remove_leftovers(root: Path) -> None:
     """Delete partial files that killed runs left in the cache: of dead processes of this host, or long untouched."""
     for path in [path for folder in ("vision", "pictures", "features") for path in (root / folder).rglob("*.partial")]:
         named = re.fullmatch(r"\..+?\.(?:(?P<host>[^.]+)\.)?(?P<pid>\d+)\.partial", path.name)
-        ours = named is not None and named["host"] in (None, _host())
+        ours = named is not None and named["host"] in (None, host_name())
         try:
             old = time.time() - path.stat().st_mtime > STALE_SECONDS
             if old or (ours and named is not None and not psutil.pid_exists(int(named["pid"]))):
@@ -194,7 +193,7 @@ class FeatureWriter:
                 if (picture := pictures[row]) is not None and not self.cache.features_file(picture).is_file()
             }
             count += self._compute(wanted)
-            write_beside(self.cache.picture_list(work.split, work.shard, group), json.dumps(pictures).encode())
+            write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(pictures).encode())
         return count
 
     def _compute(self, wanted: dict[str, tuple[str, bytes]]) -> int:
@@ -204,20 +203,8 @@ class FeatureWriter:
             pixels = torch.stack([self.encoder.pixels(_picture_row(*wanted[name])) for name in chosen])
             features = self.model.vision_features(pixels.to(self.model.device)).cpu()
             for name, value in zip(chosen, features.to(getattr(torch, self.config.dtype)), strict=True):
-                write_beside(self.cache.features_file(name), save({"vision": value.contiguous()}))
+                write_bytes(self.cache.features_file(name), save({"vision": value.contiguous()}))
         return len(names)
-
-
-def write_beside(path: Path, content: bytes) -> None:
-    """Write beside, then rename: two runs may fill the same cache, and a reader sees all of a file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _host() -> str:
-    return socket.gethostname().split(".")[0]
 
 
 def _picture_row(sample_id: str, image: bytes) -> Row:

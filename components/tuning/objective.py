@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from components.core.errors import ConfigError
+from components.core.options import suggest
 
 Mode = Literal["max", "min"]
 
@@ -40,9 +40,8 @@ def parse_objective(text: str) -> Objective:
     """`final_average`, or with a direction of its own `train_s:max`; raises `ConfigError`."""
     name, colon, mode = text.partition(":")
     if name not in DIRECTIONS:
-        near = difflib.get_close_matches(name, DIRECTIONS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no metric {name!r}; a sweep can use {', '.join(DIRECTIONS)}.{hint}")
+        known = ", ".join(DIRECTIONS)
+        raise ConfigError(f"there is no metric {name!r}; a sweep can use {known}.{suggest(name, DIRECTIONS)}")
     if colon and mode not in ("max", "min"):
         raise ConfigError(f"the metric {text!r} has the direction {mode!r}; give {name}:max or {name}:min.")
     return Objective(name=name, mode=mode if mode in ("max", "min") else DIRECTIONS[name])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import math
@@ -27,6 +26,7 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from components.core.errors import ConfigError
+from components.core.options import suggest
 from components.training.config import RunConfig
 
 Value = None | bool | int | float | str | tuple["Value", ...]
@@ -198,9 +198,10 @@ def _changed(holder: HolderT, path: list[str], value: Value, field: str) -> Hold
     name, *rest = path
     names = [item.name for item in dataclasses.fields(holder)]  # type: ignore[arg-type]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}."
-        raise ConfigError(f"the space names {field}, but there is no field {name!r}{hint}")
+        raise ConfigError(
+            f"the space names {field}, but there is no field {name!r}; there are {', '.join(names)}."
+            f"{suggest(name, names)}"
+        )
     if rest:
         inner = getattr(holder, name)
         if not dataclasses.is_dataclass(inner):

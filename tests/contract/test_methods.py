@@ -285,7 +285,7 @@ def test_tensors_of_another_backbone_are_refused() -> None:
 
 
 def test_an_unknown_method_is_named_with_the_nearest_known_one() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'continual_llava'"):
+    with pytest.raises(ConfigError, match="Did you mean continual_llava"):
         method_config("continual_lava")
 
 

@@ -44,7 +44,7 @@ def test_a_space_is_read(text: str, kind: str, arguments: tuple[object, ...]) ->
         (("method.dropout=loguniform(0, 1)",), "no search space"),
         (("method.rank=4,(8",), "cannot be read"),
         (("method.rank=4,__import__('os')",), "is no value"),
-        (("method.rnk=4,8",), "did you mean rank?"),
+        (("method.rnk=4,8",), "Did you mean rank?"),
         (("seed.low=4,8",), "has no fields of its own"),
         (("method.rank=4,eight",), "rank is 'eight'; it should be a valid integer"),
         (("method.rank=uniform(4, 8)",), "it should be a valid integer"),

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.core.errors import ConfigError, DataError
+from components.core.files import whole_file
 from components.data.batch import IGNORE, Batch, Example, collate
 from components.data.rows import Row
 from components.models.backbone import Backbone
@@ -185,10 +186,8 @@ def save_projector(
     weights = backbone.projector.state_dict()
     tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in weights.items()}
     tensors |= {"feature_mean": captions.feature_mean, "feature_std": captions.feature_std}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

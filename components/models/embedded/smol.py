@@ -15,6 +15,8 @@ import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from components.core.errors import ConfigError
+from components.core.files import whole_folder, write_text
 from components.models.config import VisionLayer
 from components.models.embedded.efficientnet import (
     GRID,
@@ -42,7 +45,7 @@ from components.models.embedded.efficientnet import (
     import_weights,
     tower_config,
 )
-from components.models.identity import cache_dir, write_atomically
+from components.models.identity import cache_dir
 from components.models.quiet import without_progress_bars
 
 __all__ = ["projector_path", "smol_directory"]
@@ -91,9 +94,8 @@ def smol_directory(vision_layer: VisionLayer, *, untrained_projector_seed: int |
     folder = cache_dir() / f"smol-{vision_layer}-{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         language = _language_directory(gguf, inputs["language"])
-        partial = _partial(folder)
-        _assemble(partial, language, tower_weights, vision_layer, projector, untrained_projector_seed)
-        _publish(partial, folder)
+        with _published(folder) as partial:
+            _assemble(partial, language, tower_weights, vision_layer, projector, untrained_projector_seed)
     return folder
 
 
@@ -189,22 +191,21 @@ def _language_directory(gguf: Path, digest: str) -> Path:
     folder = cache_dir() / f"smollm2-135m-{digest[:16]}"
     if folder.is_dir():
         return folder
-    partial = _partial(folder)
     with without_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model read from GGUF calls itself quantized although its weights are plain float32: that must not be stored.
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
     settings["dtype"] = "float32"
-    LlamaConfig(**settings).save_pretrained(partial)
     weights = {
         f"model.language_model.{name.removeprefix('model.')}": tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"  # tied to the embedding
     }
-    save_file(weights, partial / "language.safetensors", metadata={"format": "pt"})
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-    _publish(partial, folder)
+    with _published(folder) as partial:
+        LlamaConfig(**settings).save_pretrained(partial)
+        save_file(weights, partial / "language.safetensors", metadata={"format": "pt"})
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
     return folder
 
 
@@ -218,21 +219,15 @@ def _asset(package: str, *parts: str) -> Path:
     return path
 
 
-def _partial(folder: Path) -> Path:
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Rename into place; when another process was faster its identical folder is kept."""
+@contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder`; when another process was faster, its identical one is kept."""
     try:
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            yield partial
     except OSError:
         if not folder.is_dir():
             raise
-        shutil.rmtree(partial)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -254,5 +249,5 @@ def _remembered_sha256(path: Path) -> str:
     key = hashlib.sha256(f"{path}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
     memo = cache_dir() / "fingerprints" / key
     if not memo.is_file():
-        write_atomically(memo, _sha256(path))
+        write_text(memo, _sha256(path))
     return memo.read_text(encoding="utf-8")
