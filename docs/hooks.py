@@ -1,0 +1,219 @@
+"""Pages that mkdocs makes from the code and the records, so that no second copy of them can grow old.
+
+- methods/NAME.md: a method's card (the docstring of its class) and its options.
+- options.md: the options of a run.
+- contributing.md and changelog.md: the files at the root of the repository.
+- `<!-- layers -->` in a page: the layers of the import rules.
+- `<!-- report: FOLDER -->` in a page: what `report.py docs/results/FOLDER/*.json --markdown` prints.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a hook is imported by its path
+
+from components.methods import METHODS  # noqa: E402
+from components.methods.base import MethodConfig  # noqa: E402
+from components.training.config import RunConfig  # noqa: E402
+
+SECTION = re.compile(r"([A-Z][\w ,]{2,24}):(?: (.*)|$)")  # "Paper: ...", "Differs, and why:"
+FORMULA = re.compile(r"=|<-| \* |sum_")
+REPORT = re.compile(r"<!-- report: (\S+) -->")
+BOUNDS = (("ge", "≥"), ("gt", "\\>"), ("le", "≤"), ("lt", "\\<"))
+LAYERS = "<!-- layers -->"
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Every method has its place in the menu."""
+    for entry in config.nav or []:
+        if "Methods" in entry:
+            entry["Methods"] += [{name: f"methods/{name}.md"} for name in METHODS]
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages that are made here."""
+    pages = {f"methods/{name}.md": method_page(kind) for name, kind in METHODS.items()}
+    pages["options.md"] = options_page()
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        pages[f"{name.lower()}.md"] = text.replace("](docs/", "](")
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put tables of recorded runs and the picture of the layers where a page asks for them."""
+    markdown = REPORT.sub(lambda found: report(found[1]), markdown)
+    return markdown.replace(LAYERS, layers()) if LAYERS in markdown else markdown
+
+
+def layers() -> str:
+    """The first of the import rules, a row a layer."""
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    rows = [re.split(r"\s*[:|]\s*", row.strip("()")) for row in rules[0]["layers"]]
+    boxes = ["".join(f"<span>{name.removeprefix('components.')}</span>" for name in row) for row in rows]
+    return '<div class="layers">' + "".join(f"<div>{box}</div>" for box in boxes) + "</div>"
+
+
+def report(folder: str) -> str:
+    """What report.py prints of the records in docs/results/`folder`."""
+    records = sorted(map(str, (ROOT / "docs" / "results" / folder).glob("*.json")))
+    command = [sys.executable, "pipelines/report.py", *records, "--markdown"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def method_page(kind: type[MethodConfig]) -> str:
+    """A method's summary, how it is run, its card and its options."""
+    module = inspect.getmodule(kind)
+    method = getattr(module, kind.build.__annotations__["return"].strip("'\""))
+    source = Path(inspect.getfile(kind)).resolve().relative_to(ROOT)
+    return "\n".join(
+        [
+            f"# {kind.name}",
+            "",
+            f"{escaped(kind.summary())}.",
+            "",
+            f"Run it with `littoral coast --method {kind.name.replace('_', '-')}`; its source is `{source}`.",
+            "",
+            "## Card",
+            "",
+            *card(method.__doc__ or ""),
+            "",
+            "## Options",
+            "",
+            *(options(kind, "method.") or ["It has none."]),
+        ]
+    )
+
+
+def card(text: str) -> list[str]:
+    """The docstring of a method as Markdown: sections in bold, lists as lists, formulas as code."""
+    result: list[str] = []
+    block: list[str] = []
+
+    def finish() -> None:
+        """Lines that belong together, all at one depth."""
+        if block and _depth(block[0]) >= 8 and FORMULA.search("".join(block)):
+            result.extend(["", "```text", *inspect.cleandoc("\n" + "\n".join(block)).split("\n"), "```", ""])
+        else:
+            result.extend(escaped(line.strip()) for line in block)
+        block.clear()
+
+    for line in inspect.cleandoc(text).split("\n"):
+        found = SECTION.match(line)
+        if found:
+            finish()
+            result.extend(["", f"**{found[1]}.** {escaped(found[2] or '')}", ""][:2])
+        elif line.startswith("    - "):
+            finish()
+            if not (result and result[-1].startswith(("- ", "  "))):
+                result.append("")
+            result.append(f"- {escaped(line[6:])}")
+        elif line.startswith("      ") and not line.startswith("        ") and not block:
+            result.append(f"  {escaped(line.strip())}")
+        else:
+            if block and (_depth(line) >= 8) != (_depth(block[0]) >= 8):
+                finish()
+            block.append(line)
+    finish()
+    return result
+
+
+def options_page() -> str:
+    """All options of a run, section by section."""
+    lines = [
+        "# Options of a run",
+        "",
+        "`littoral coast` and `littoral sweep` take every option below, after a preset or alone:",
+        "`--training.epochs 2`. `--no-` in front of a switch's last word turns it off:",
+        "`--evaluation.no-zero-shot`. The options of a method are on [its page](methods/index.md).",
+        "`littoral coast --print-config` prints the values that a command would run with, and",
+        "`littoral X --help-all` lists the options of any command X.",
+    ]
+    hints = get_type_hints(RunConfig)
+    parts = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind) and name != "method"}
+    lines += ["", "## The run itself", "", *options(RunConfig, "")]
+    for name, kind in parts.items():
+        lines += ["", f"## {name.title()}", "", escaped(inspect.getdoc(kind) or ""), "", *options(kind, f"{name}.")]
+    return "\n".join(lines)
+
+
+def options(kind: type[Any], prefix: str) -> list[str]:
+    """A table of a dataclass's fields, and of the dataclasses inside it; [] where it has none."""
+    hints, texts = get_type_hints(kind, include_extras=True), sentences(kind)
+    lines: list[str] = []
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            if prefix:  # a run's own parts have sections of their own
+                lines += options(hint, f"{prefix}{item.name}.")[2:]  # type: ignore[arg-type]
+            continue
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        option = f"--{prefix}{item.name}".replace("_", "-")
+        cells = [f"`{option}`", escaped(texts.get(item.name, "")), allowed(hint), f"`{_shown(default)}`"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return ["| option | meaning | allowed | default |", "| --- | --- | --- | --- |", *lines] if lines else []
+
+
+def sentences(kind: type[Any]) -> dict[str, str]:
+    """The docstring below each field, of the class and of those it inherits from."""
+    found: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(parent):
+            continue
+        body = ast.parse(inspect.getsource(parent)).body[0].body  # type: ignore[attr-defined]
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
+
+
+def allowed(hint: Any) -> str:
+    """What an option takes, in a few words."""
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        limits = [limit for note in notes for limit in getattr(note, "metadata", ())]
+        bounds = [f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in BOUNDS if hasattr(limit, name)]
+        return " ".join([allowed(kind), " and ".join(bounds)]).strip()
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"any number of {allowed(get_args(hint)[0])}"
+    if type(None) in get_args(hint):
+        rest = [allowed(kind) for kind in get_args(hint) if kind is not type(None)]
+        return f"{' or '.join(rest)}, or nothing"
+    if get_origin(hint) is Union or len(get_args(hint)) > 1:
+        return " or ".join(map(allowed, get_args(hint)))
+    words = {"int": "integer", "float": "number", "str": "text", "bool": "switch", "Path": "path"}
+    return words.get(hint.__name__, hint.__name__)
+
+
+def escaped(text: str) -> str:
+    """Plain text whose signs mean nothing to Markdown; what stands between backticks stays."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*_\[\]<>|])", r"\\\1", part) for part in parts)
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
