@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from components.training.config import RunConfig  # noqa: E402
 SECTION = re.compile(r"([A-Z][\w ,]{2,24}):(?: (.*)|$)")  # "Paper: ...", "Differs, and why:"
 FORMULA = re.compile(r"=|<-| \* |sum_")
 REPORT = re.compile(r"<!-- report: (\S+) -->")
-BOUNDS = (("ge", "≥"), ("gt", "\\>"), ("le", "≤"), ("lt", "\\<"))
+BOUNDS = (("ge", "≥"), ("gt", "&gt;"), ("le", "≤"), ("lt", "&lt;"))
 LAYERS = "<!-- layers -->"
 
 
@@ -74,7 +75,8 @@ def report(folder: str) -> str:
     """What report.py prints of the records in docs/results/`folder`."""
     records = sorted(map(str, (ROOT / "docs" / "results" / folder).glob("*.json")))
     command = [sys.executable, "pipelines/report.py", *records, "--markdown"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return f'<div class="report" markdown>\n\n{printed}\n</div>'
 
 
 def method_page(kind: type[MethodConfig]) -> str:
@@ -114,11 +116,11 @@ def card(text: str) -> list[str]:
             result.extend(escaped(line.strip()) for line in block)
         block.clear()
 
-    for line in inspect.cleandoc(text).split("\n"):
-        found = SECTION.match(line)
+    for number, line in enumerate(inspect.cleandoc(text).split("\n")):
+        found = SECTION.match(line) if number else None  # the first line may be "EWC: sequential LoRA whose ..."
         if found:
             finish()
-            result.extend(["", f"**{found[1]}.** {escaped(found[2] or '')}", ""][:2])
+            result.extend(["", f"**{found[1]}:** {escaped(found[2] or '')}", ""][:2])
         elif line.startswith("    - "):
             finish()
             if not (result and result[-1].startswith(("- ", "  "))):
@@ -177,7 +179,7 @@ def sentences(kind: type[Any]) -> dict[str, str]:
         if not dataclasses.is_dataclass(parent):
             continue
         body = ast.parse(inspect.getsource(parent)).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found
@@ -206,7 +208,11 @@ def allowed(hint: Any) -> str:
 def escaped(text: str) -> str:
     """Plain text whose signs mean nothing to Markdown; what stands between backticks stays."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([\\*_\[\]<>|])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else _escaped(part) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\*_\[\]|])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _depth(line: str) -> int:

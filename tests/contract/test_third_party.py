@@ -1,4 +1,4 @@
-"""The README's method of one's own: installed as a package, found by its entry point, run through the contract."""
+"""The method of one's own on the pages: installed as a package, found by its entry point, run through the contract."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ py-modules = ["my_method"]
 """
 
 
-def readme_code() -> str:
-    """The one Python block of the README."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def page_code() -> str:
+    """The one Python block of the page."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "add-a-method.md").read_text(), re.DOTALL)
     return code
 
 
@@ -44,7 +44,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which the example package is installed."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     (source / "pyproject.toml").write_text(PROJECT)
-    (source / "my_method.py").write_text(readme_code())
+    (source / "my_method.py").write_text(page_code())
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*install, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
     return {**os.environ, "PYTHONPATH": str(target)}
@@ -55,7 +55,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
 
 
 def test_the_example_is_short() -> None:
-    assert len(readme_code().splitlines()) < 40
+    assert len(page_code().splitlines()) < 40
 
 
 def test_it_passes_the_contract(environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The README's table of methods is what `pipelines/methods.py` prints: figures measured, not written."""
+"""The table of methods on the pages is what `pipelines/methods.py` prints: figures measured, not written."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from components.methods import METHODS
 from pipelines.methods import HEADER, line, markdown
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods" / "index.md").read_text()
 
 
 @pytest.mark.smol
-def test_the_readme_holds_the_measured_table() -> None:
+def test_the_page_holds_the_measured_table() -> None:
     table = markdown([line(name, "smol") for name in METHODS])
-    rows = [row for row in README.splitlines() if row.startswith(("| `", f"| {HEADER[0]}")) and row.count("|") == 8]
+    rows = [row for row in PAGE.splitlines() if row.startswith(("| `", f"| {HEADER[0]}")) and row.count("|") == 8]
     assert [row for row in table if row not in rows and not row.startswith("| ---")] == []

@@ -43,24 +43,6 @@ STABLE = (
     "--cluster.address",
     "--tracking.uri",
 )
-# In the README, but options of other programs.
-FOREIGN = {"--no-deps", "--address", "--working-dir", "--out", "--help", "--dotted.field", "--method"}
-FOREIGN |= {"--markdown", "--record", "--against", "--forecast", "--picture", "--method-contract", "--root", "--strict"}
-FOREIGN |= {"--price-per-million-input", "--price-per-million-output", "--workers", "--ray"}
-FOREIGN |= {"--space", "--num-samples", "--search", "--metric", "--seeds", "--orders", "--sweep-id", "--choose-on-test"}
-FOREIGN |= {"--stopping", "--grace"}
-FOREIGN |= {
-    "--suite",
-    "--tasks",
-    "--max-broken",
-    "--task",
-    "--annotations",
-    "--predictions",
-    "--mode",
-    "--problems",
-    "--splits",
-    "--html",
-}
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +57,6 @@ def options() -> set[str]:
 
 def test_stable_options_are_there(options: set[str]) -> None:
     assert set(STABLE) - options == set()
-
-
-def test_the_readmes_options_exist(options: set[str]) -> None:
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", (ROOT / "README.md").read_text()))
-    assert named - options - FOREIGN == set()
 
 
 def test_the_documented_command_is_understood() -> None:

@@ -18,10 +18,15 @@ FILES = {
     ".gitignore",
     ".pre-commit-config.yaml",
     ".rayignore",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "assets.txt",
     "constraints.txt",
+    "mkdocs.yml",
     "pyproject.toml",
 }
 SOURCES = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))

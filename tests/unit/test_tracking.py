@@ -238,9 +238,9 @@ def test_each_checkpoint_is_a_logged_model_with_its_scores(client: MlflowClient,
     assert sorted(output.step for output in outputs.model_outputs) == [1, 2]
 
 
-def test_the_readmes_searches_are_understood(client: MlflowClient, run_id: str) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    block = readme.partition("search box answers:\n\n```text\n")[2].partition("```")[0]
+def test_the_pages_searches_are_understood(client: MlflowClient, run_id: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "mlflow.md").read_text()
+    block = page.partition("search box answers:\n\n```text\n")[2].partition("```")[0]
     searches = [line.partition("     ")[0] for line in block.splitlines()]
     assert len(searches) == 7
     experiment = client.get_run(run_id).info.experiment_id

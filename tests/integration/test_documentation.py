@@ -1,0 +1,36 @@
+"""The pages' commands, run in the order of the menu, in one folder, where each finds what those before it left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documented import ROOT, Block, blocks
+
+RUN = [block for block in blocks() if not block.title]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the repository's own paths are found."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("docs", "pipelines"):
+        (folder / name).symlink_to(ROOT / name)
+    command = folder / "bin" / "littoral"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nname=$(echo "$1" | tr - _); shift\nexec python {ROOT}/pipelines/$name.py "$@"\n')
+    command.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("block", RUN, ids=[f"{number:02}-{Path(block.page).stem}" for number, block in enumerate(RUN)])
+def test_a_page(block: Block, place: Path) -> None:
+    path = os.pathsep.join([str(place / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text], cwd=place, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -1,0 +1,124 @@
+"""What the pages say is there: commands and options by the commands' own parsers, files, names, links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import tyro
+from documented import ROOT, Block, blocks, pages, prose
+
+from components.data.benchmarks.catalogue import BENCHMARKS
+from components.data.streams import NAMED_STREAMS
+from components.data.suites.catalogue import SUITES
+from components.methods import METHODS
+from pipelines.command import Command, parse
+from pipelines.judge import Judgement
+from pipelines.methods import Methods
+from pipelines.prepare import Prepare
+from pipelines.presets import DEFAULT_PRESET, PRESETS
+from pipelines.projector import ProjectorRun
+from pipelines.report import Report
+from pipelines.rescore import Rescore
+from pipelines.sweep import SweepCommand
+
+PAGES = pages()
+RUNS: dict[str, tuple[type[Command], str]] = {
+    "coast": (Command, DEFAULT_PRESET),
+    "sweep": (SweepCommand, "coast-nano"),
+}
+OTHERS: dict[str, type[Any]] = {
+    "judge": Judgement,
+    "methods": Methods,
+    "prepare": Prepare,
+    "report": Report,
+    "rescore": Rescore,
+    "train_projector": ProjectorRun,
+}
+# Of `ray start`, `ray job submit`, pytest and ruff.
+OF_OTHER_PROGRAMS = {"--num-gpus", "--working-dir", "--method-contract", "--no-loadscope-reorder", "--check"}
+OF_ALL = {"--help", "--help-all", "--version", "--method"}
+PLANNED = {"--baseline", "components/metrics/", "components/methods/common/", "components/tracking/"}
+PLANNED |= {"components/core/runtime.py", "components/training/checkpointing.py"}
+
+
+def reader(name: str) -> Callable[[Sequence[str]], object]:
+    """The parser of a command; it ends the program where it does not understand."""
+    if name in RUNS:
+        kind, default = RUNS[name]
+        return lambda words: parse(words, program=name, description="", kind=kind, default_preset=default)
+    return lambda words: tyro.cli(OTHERS[name], args=words)
+
+
+@cache
+def options() -> set[str]:
+    """Every option of every command, and of every method."""
+    kinds = [tyro.extras.get_parser(kind) for kind in OTHERS.values()]
+    for kind, default in RUNS.values():
+        for method in METHODS:
+            run = PRESETS[default]().with_method(method)
+            kinds.append(tyro.extras.get_parser(kind, default=kind(run=run)))
+    found = {option for kind in kinds for action in kind._actions for option in action.option_strings}
+    return found | OF_ALL | OF_OTHER_PROGRAMS
+
+
+@pytest.mark.parametrize(
+    "block", [x for x in blocks() if x.commands() and not x.title.startswith("Tested")], ids=lambda block: block.page
+)
+def test_every_command_is_understood(block: Block) -> None:
+    for name, *words in block.commands():
+        if words and words[0].endswith(".json") and not (ROOT / words[0]).is_file():
+            words[0] = DEFAULT_PRESET  # a file that an earlier command leaves
+        if not set(words) & (OF_ALL - {"--method"} | PLANNED):
+            reader(name)(words)
+
+
+@pytest.mark.parametrize("block", [each for each in blocks() if each.title], ids=lambda block: block.page)
+def test_a_block_that_is_not_run_says_why(block: Block) -> None:
+    verb, _, rest = block.title.partition(" ")
+    assert verb == "Needs" or (block.title.startswith("Tested by") and (ROOT / rest.removeprefix("by ")).is_file())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_exists(page: str) -> None:
+    named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z0-9.-]*[a-z0-9])", prose(PAGES[page])))
+    assert named - options() - PLANNED - {f"--no-{option[2:]}" for option in options()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_exists(page: str) -> None:
+    named = re.findall(r"`((?:components|pipelines|tests|docs|clusters)/[\w./-]+)`", PAGES[page])
+    assert [path for path in named if not (ROOT / path).exists() and "NAME" not in path and path not in PLANNED] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """mkdocs looks at the links of its own pages; here the files at the root are looked at too."""
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]) if "://" not in link]
+    made = {"options.md", "contributing.md", "changelog.md"}  # by docs/hooks.py
+    assert [x for x in links if not ((ROOT / page).parent / x).exists() and x.rsplit("/", 1)[-1] not in made] == []
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *NAMED_STREAMS, *METHODS, *SUITES])
+def test_every_name_is_on_a_page(name: str) -> None:
+    assert any(f"`{name}`" in text for text in PAGES.values())
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_is_on_a_page(name: str) -> None:
+    variants = (
+        r"coin(-diverse|-10type)?(-alphabetical|-reversed)?(-full)?|coast-capability-table-order"  # one pattern there
+    )
+    assert re.fullmatch(variants, name) or any(f"`{name}`" in text for text in PAGES.values())
+
+
+def test_no_placeholder_is_left() -> None:
+    marks = r"\b[A-Z]+_PLACEHOLDER\b|\bTODO\b(?!`?s)|\bXXX\b"
+    assert [page for page, text in PAGES.items() if re.search(marks, text)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
