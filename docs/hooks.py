@@ -74,7 +74,7 @@ def layers() -> str:
 def report(folder: str) -> str:
     """What report.py prints of the records in docs/results/`folder`."""
     records = sorted(map(str, (ROOT / "docs" / "results" / folder).glob("*.json")))
-    command = [sys.executable, "pipelines/report.py", *records, "--markdown"]
+    command = [sys.executable, "-m", "pipelines.report", *records, "--markdown"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return f'<div class="report" markdown>\n\n{printed}\n</div>'
 
@@ -147,7 +147,7 @@ def options_page() -> str:
         "`littoral coast --print-config` prints the values that a command would run with, and",
         "`littoral X --help-all` lists the options of any command X.",
     ]
-    hints = get_type_hints(RunConfig)
+    hints: dict[str, type[Any]] = get_type_hints(RunConfig)
     parts = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind) and name != "method"}
     lines += ["", "## The run itself", "", *options(RunConfig, "")]
     for name, kind in parts.items():
@@ -202,7 +202,7 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) is Union or len(get_args(hint)) > 1:
         return " or ".join(map(allowed, get_args(hint)))
     words = {"int": "integer", "float": "number", "str": "text", "bool": "switch", "Path": "path"}
-    return words.get(hint.__name__, hint.__name__)
+    return words[hint.__name__]
 
 
 def escaped(text: str) -> str:
