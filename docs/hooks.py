@@ -64,10 +64,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def layers() -> str:
-    """The first of the import rules, a row a layer."""
+    """The first of the import rules, a row a layer, below what runs."""
     rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    rows = [re.split(r"\s*[:|]\s*", row.strip("()")) for row in rules[0]["layers"]]
-    boxes = ["".join(f"<span>{name.removeprefix('components.')}</span>" for name in row) for row in rows]
+    rows = [row.split(" | ") for row in ("pipelines", *rules[0]["layers"])]
+    boxes = ["".join(f"<span>{name}</span>" for name in row) for row in rows]
     return '<div class="layers">' + "".join(f"<div>{box}</div>" for box in boxes) + "</div>"
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from components.evaluation.heatmap import draw_score_matrix  # noqa: E402
 from components.evaluation.matrix import ScoreMatrix  # noqa: E402
-from components.recorded import read_run  # noqa: E402
+from components.runs.results import read_run  # noqa: E402
 
 RECORDS, IMAGES = ROOT / "docs" / "results" / "mini-coast-domain", ROOT / "docs" / "images"
 BESIDE = {"sequential-lora-s0": "Sequential LoRA", "continual-llava-s0": "Continual LLaVA"}
