@@ -15,7 +15,7 @@ from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.streams import NAMED_STREAMS
 from components.data.suites.catalogue import SUITES
 from components.methods import METHODS
-from pipelines.command import Command, parse
+from pipelines.cli import Command, parse
 from pipelines.judge import Judgement
 from pipelines.methods import Methods
 from pipelines.prepare import Prepare
