@@ -58,7 +58,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put tables of recorded runs and the picture of the layers where a page asks for them."""
+    """Put tables of recorded runs and the picture of the layers where a page asks for them; link the methods' names."""
+    if page.file.src_uri == "methods/index.md":
+        return re.sub(r"(?m)^\| `(\w+)`", r"| [`\1`](\1.md)", markdown)
     markdown = REPORT.sub(lambda found: report(found[1]), markdown)
     return markdown.replace(LAYERS, layers()) if LAYERS in markdown else markdown
 
