@@ -9,6 +9,8 @@ next task, a resumed run and evaluation need.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,18 @@ Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoR
 DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
 MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+CARD = ("Paper", "Idea", "Objective", "Overrides", "Carried between tasks", "Differs")  # of every card, in order
+
+# Names of the first releases. A class that still uses one would be ignored in silence, so it is refused.
+RENAMED_FLAGS = {
+    "draws": "is_stochastic",
+    "trains": "is_trainable",
+    "routes": "is_routed",
+    "learns_from": "data_scope",
+    "survey_share": "calibration_share",
+}
+RENAMED_HOOKS = {"trains": "is_trainable", "routes": "is_routed", "survey": "calibrate"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +121,10 @@ class MethodConfig:
     is_stochastic: ClassVar[bool] = True  # False: it draws no random number; a seed changes only the order of the data
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_renamed(cls, RENAMED_FLAGS)
+
     def __post_init__(self) -> None:
         check_options(self, self.name)
 
@@ -154,6 +172,28 @@ class Method:
     `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `is_trainable`, `is_routed`,
     `owner` and `num_slots`, no more.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_renamed(cls, RENAMED_HOOKS)
+
+    @classmethod
+    def card(cls) -> dict[str, str]:
+        """The sections of the class's docstring by name: those of `CARD`, and others such as Cost or ZeRO.
+
+        The first paragraph is the title and belongs to no section. After it, a section starts with `Name: ` at the
+        margin and goes on in lines that are indented by four.
+        """
+        _, _, body = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        sections: dict[str, list[str]] = {}
+        lines: list[str] = []
+        for line in body.splitlines():
+            heading = re.match(r"([A-Z][\w -]*): ?", line)
+            if heading:
+                lines = sections[heading[1]] = [line[heading.end() :]]
+            else:
+                lines.append(line.removeprefix("    "))
+        return {name: "\n".join(lines).strip("\n") for name, lines in sections.items()}
 
     def __init__(self, config: MethodConfig, *, seed: int) -> None:
         self.config = config
@@ -305,6 +345,13 @@ class Method:
         if not isinstance(tasks, list):
             raise CheckpointError("the checkpoint's method state lists no tasks; it is damaged, start a new run.")
         self.tasks = [str(task) for task in tasks]
+
+
+def refuse_renamed(kind: type, renamed: Mapping[str, str]) -> None:
+    """Raise `ConfigError` when the class body of `kind` still uses an old name."""
+    for old, new in renamed.items():
+        if old in vars(kind):
+            raise ConfigError(f"{kind.__name__} declares {old!r}, which is now called {new!r}; rename it in the class.")
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ class CfRouter(ReadsInstructions, TaskBranches):
         with it the regression has an intercept (which lambda weighs like all the rest).
     Overrides: attach, weights, end_task (one pass over the rows); the rest is `TaskBranches`.
     Carried between tasks: every task's branch, frozen; G and C in float64. A task adds its branch and a column of C.
-    Differs, and why:
+    Differs:
         - The paper reads the language model's last hidden states, averaged: "hidden". The abstract does not say over
           which tokens, nor whether a branch is active; here, tokens that a question has at test too, and no branch. It
           costs another forward pass per answer. "both" costs none and knows the question and the picture before any

@@ -112,11 +112,11 @@ class ClMoe(ReadsInstructions, Method):
     Overrides: attach, prepare, begin_task, select, loss (counts), step, end_task, state_dict, task_state, parameters.
     Carried between tasks: experts and routers, which all tasks share and change; per task its counts and its centre.
         No expert belongs to a task, so `is_routed` is False; `Selection.slots` tells which task's gates G were taken.
-    Not known, and what stands in for it: how the paper finds t at test (task centres; of what, and at what distance)
-        is in no released code, which leaves the line with G out and expects G to be filled in by hand for a known
-        task. Here a centre is the mean of the normalised sentence embeddings of a task's instructions, and the
-        nearest has the largest cosine; beta = 1 serves without it.
-    Differs, and why:
+    Not known: how the paper finds t at test (task centres; of what, and at what distance). The released code leaves the
+        line with G out and expects G to be filled in by hand for a known task. Here a centre is the mean of the
+        normalised sentence embeddings of a task's instructions, and the nearest has the largest cosine; beta = 1
+        serves without it.
+    Differs:
         - The copy of the merging script compares tensor names in a way that no released name passes: by reading it,
           it averages nothing; EasyCL repairs that, with the same shares. Here they are applied as written.
         - specific="old", as written there: experts in the former task's list and not in the new one's take most of

@@ -103,7 +103,7 @@ class CodaPrompt(ReadsInstructions, Method):
     Overrides: attach, begin_task, select, loss (orthogonality), end_task, structure.
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, as far as their queries are not orthogonal to the new keys.
-    Differs, and why:
+    Differs:
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
         - The number of tasks need not be known: M components a task, instead of a pool divided by the task count.

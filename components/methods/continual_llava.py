@@ -180,9 +180,10 @@ class ContinualLlava(ReadsInstructions, Method):
             alpha_m = cos_m / sum cos;  t(m) = the task that owns slot m;  Zbar_l = sum_n cbar[l, n] P_n
         with cbar[l, n] the mean weight of slot n over task l's instructions: increments are linear in their weights,
         so N numbers per task hold Zbar exactly, and one weights matrix [B, N] serves the whole bank.
-    Overrides: attach, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar), state_dict.
+    Overrides: attach, prepare, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar),
+        state_dict, decisions.
     Carried between tasks: keys, increments, cbar, scalars w; all of an earlier task's are frozen.
-    Differs, and why:
+    Differs:
         - Factors are applied one after the other; traces of the authors' code build dense d x d increments.
         - Owned slots, per-instance selection and zero forgetting under an oracle follow from freezing what earlier
           tasks own; "shared" and "batch" keep the other readings. In a shared pool no task owns a slot, Zbar_l uses a

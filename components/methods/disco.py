@@ -46,7 +46,7 @@ class Disco(PrototypeBranches):
         with Q_t the identity token of task t.
     Overrides: weights; the rest is `PrototypeBranches`.
     Carried between tasks: every task's branch, frozen, and its identity token. Grows by one branch a task.
-    Differs, and why:
+    Differs:
         - Central: one learner sees a task's whole data. Left out are the rounds of clients, the weighted averaging of
           their branches and projectors, and the server's matching of clients by identity token: there, updates whose
           tokens have a cosine above 0.9 go to one sub-space, also across tasks. That rule finds out which task a client

@@ -106,7 +106,7 @@ class DualPrompt(ReadsInstructions, Method):
         attention(Q, [p_K; K], [p_V; V]).
     Overrides: attach, begin_task, select, loss (pull), end_task, structure.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
-    Differs, and why:
+    Differs:
         - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen
           twice, and prompts learn little. Give epochs for a fair figure.
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of

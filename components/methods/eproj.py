@@ -87,12 +87,12 @@ class EProj(ReadsInstructions, Method):
         I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; over
         tasks the largest is kept, and source_k is the task it came from.
         At test: argmax_j cos(picture, image key_j) + cos(instruction, text key_j).
-    Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, owner.
+    Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, decisions, owner.
     Carried between tasks: the projectors, a key per task and modality, I and its sources. An own projector is frozen
         when its task ends, until a similar task takes it up.
-    Text-only samples do not pass the projector: the backbone alone answers them (`Selection.matched` is False), and a
-        task without any picture is a ConfigError at its end, since nothing of it can be learned.
-    Differs, and why:
+    Text-only samples: they do not pass the projector, so the backbone alone answers them (`Selection.matched` is
+        False). A task without any picture is a ConfigError at its end, since nothing of it can be learned.
+    Differs:
         - Our reading joins two things: the released `eproj` gives every task its own projector (threshold above 1), and
           `tir` regularises one shared model. The summaries' expansion "when similarity is low" does not say the level;
           0.8 is ours, for cosines of mean MiniLM embeddings. Sweep it.

@@ -68,7 +68,7 @@ class Ewc(SequentialLora):
             quadratics is one again, so this is exactly the paper's one penalty per task, but for a constant.
     Overrides: attach, begin_task, select (the penalty is computed there), loss, end_task (Fisher), state_dict.
     Carried between tasks: the adapter, F and theta* (two more tensors per adapter tensor, however many tasks).
-    Differs, and why:
+    Differs:
         - Only the adapter is learned, so only its entries have a Fisher. The factors are penalised as they are: the
           product up down, which is all the model sees, can stay the same while they move.
         - The empirical Fisher: answers come from the data, not from the model's own distribution.

@@ -24,8 +24,11 @@ class FrozenConfig(SequentialLoraConfig):
 class Frozen(SequentialLora):
     """The frozen control: perfect stability, no plasticity.
 
-    Paper: none. Idea: the adapter stops after the first task, so nothing can be forgotten and nothing is added. A
-        method whose later tasks score no higher has learned nothing from them.
-    Objective: the language-model loss of the first task. Overrides: nothing; the rows are the difference.
-    Carried between tasks: the adapter as the first task left it. Differs: a control, not a published method.
+    Paper: none.
+    Idea: the adapter stops training after the first task, so nothing can be forgotten and nothing is added. A method
+        whose later tasks score no higher than this has learned nothing from them.
+    Objective: the language-model loss of the first task.
+    Overrides: nothing; only the training rows differ.
+    Carried between tasks: the adapter as the first task left it.
+    Differs: a control, not a published method.
     """

@@ -61,7 +61,7 @@ class Hide(PrototypeBranches):
         P_t and Q_t are the means of the pictures' and the instructions' features over the task's training samples.
     Overrides: attach, select (two scopes), weights, end_task, features of `PrototypeBranches`.
     Carried between tasks: every task's branch, frozen, and two prototypes a task.
-    Differs, and why:
+    Differs:
         - How the other layers are fused: the authors' layer adds up the factors, each with coefficient 1, and
           multiplies the sums: "factors". It holds cross terms up_i down_j. A re-implementation (LAMDA-CL/Prism) adds
           whole increments: "sum". Summaries of the paper speak of uniform merging; its formula was not at hand, and

@@ -96,7 +96,7 @@ class KeepLora(TaskBranches):
     Carried between tasks: all branches, frozen, and U per layer. A layer whose inputs are all protected learns nothing
         more; once that holds for every layer, the next task is refused. A layer that has fewer than R directions left,
         or a gradient of lower rank, gets as many as there are, and zeros in the other rows of A.
-    Differs, and why:
+    Differs:
         - The codes disagree on what is protected after a task: for CLIP the dominant directions of layer inputs, for
           LLaVA those of the gradient, G^T G. The first is the default here: it alone gives the guarantee above.
         - The LLaVA code merges a learned branch into the weights. Here it stays beside them, frozen: the same sum, and

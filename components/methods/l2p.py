@@ -93,7 +93,7 @@ class L2P(ReadsInstructions, Method):
         choices of earlier tasks.
     Overrides: attach, begin_task, select, loss (pull), step and end_task (counts), task_state, state_dict.
     Carried between tasks: the pool, its keys, the counts. Nothing is frozen: later tasks overwrite prompts they share.
-    Differs, and why:
+    Differs:
         - Published runs see every row 5 times; under this project's default budget of 60 updates none is seen twice,
           and prompts learn little. Give epochs for a fair figure.
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of

@@ -150,7 +150,8 @@ class Lcia(Method):
     Grouping: TF-IDF cosine of the texts' `instruction_field`, over all pairs with a group's strings. A task whose mean
         reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
         below the threshold the last opened group serves them, and `Selection.matched` says so.
-    Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state, owner.
+    Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state,
+        decisions, owner.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs: no projector is trained; rank 32 on o_proj without dropout, where the code has 128 on every linear layer
         with 0.05. Grouping decides by itself, by one field for all tasks; the released scripts fix its outcome by

@@ -49,7 +49,7 @@ class Lwf(SequentialLora):
         per step. One more copy of the adapter and the teacher's logits [S, vocabulary]. The first task has none of it.
     Overrides: attach, begin_task (teacher), select (the teacher's pass), loss, end_task.
     Carried between tasks: the adapter. The teacher is a copy of it and is dropped when its task ends.
-    Differs, and why:
+    Differs:
         - The paper keeps a classifier head per old task; a language model has one, so the whole distribution over the
           vocabulary is kept, at the answer tokens, with the data's own answer as context.
         - KL instead of the paper's cross entropy: the same gradient, and zero where nothing drifted.

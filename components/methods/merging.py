@@ -63,7 +63,7 @@ class MergingConfig(SequentialLoraConfig):
 class Merging(TaskBranches):
     """Post-hoc merging of one adapter per task.
 
-    Papers: task arithmetic is Ilharco et al. 2022 (arXiv 2212.04089), TIES is Yadav et al. 2023 (arXiv 2306.01708),
+    Paper: task arithmetic is Ilharco et al. 2022 (arXiv 2212.04089), TIES is Yadav et al. 2023 (arXiv 2306.01708),
         DARE is Yu et al. 2023 (arXiv 2311.03099).
     Idea: tasks fine-tuned apart from the same model differ from it by increments, which can be added up. TIES first
         removes what disturbs other tasks (small entries, and those of the losing sign), DARE thins them out at random.
@@ -75,7 +75,7 @@ class Merging(TaskBranches):
                 s = sign(sum_i E_i);  M = c * mean of those E_i that have sign s, entry by entry, 0 if none has
     Overrides: attach, weights, serve, end_task; the rest is `TaskBranches`.
     Carried between tasks: every task's branch, frozen. Merges are made anew from them after each task.
-    Differs, and why:
+    Differs:
         - What is merged are increments, never the factors: a sum of products is not the product of sums. The papers
           merge whole fine-tuned models, so here W0 is the common start; the branches' random `down` differ by task.
         - TIES trims over all adapted layers of a task at once, as the paper does. `keep` of the entries means those

@@ -84,7 +84,7 @@ class ModalPrompt(ReadsInstructions, Method):
     Overrides: attach, begin_task, select, loss, end_task (prototypes), state_dict.
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
-    Differs, and why:
+    Differs:
         - Published runs see every row ten times; under this project's default budget of 60 updates none is seen twice,
           and prompts learn little. Give epochs for a fair figure.
         - Pictures and texts are seen by the tower's mean tokens and the sentence encoder instead of CLIP's two towers,

@@ -83,7 +83,7 @@ class MoeLora(Method):
             balance * mean over layers of (log N - entropy of the layer's mean gates).
     Overrides: attach, begin_task, select (records gates), served, loss (logging, balance), parameters.
     Carried between tasks: experts and routers; all are trained on every task, none is frozen.
-    Differs, and why:
+    Differs:
         - Experts are slices of one flat pair of factors, so that they cost two products instead of 2N.
         - It adapts every linear layer, most other methods here only o_proj: ten times as many values train. Its control
           is sequential_lora with targets="all_linear". In 60 updates the routers hardly move from their even start.

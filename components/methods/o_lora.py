@@ -74,7 +74,7 @@ class OLora(SequentialLora):
     Overrides: attach, begin_task, select (the penalties are computed there), loss, end_task, structure.
     Carried between tasks: all branches; those of earlier tasks are frozen and their bits stay as they are. Every task
         adds R (d_in + d_out) values per adapted layer, and two thin products to every forward pass for good.
-    Differs, and why:
+    Differs:
         - The paper's formula squares the entries; the released code sums their absolute values, which is what its
           lambda 1 belongs to. "absolute" is the default therefore, and since its pull does not fade as the overlap
           shrinks. Entries start well below 1, so squares are far smaller and want a weight of 1 to 10 here.

@@ -55,20 +55,20 @@ class Pgp(SequentialLora):
         inputs x; V [R, l]: those of `down` x. After a task one pass gives C = sum x x^T per layer, and U gains the
         fewest directions with which it holds a share `energy` of trace C, those it had counted; V likewise from
         down C down^T. Each task sets the share anew for its own inputs.
-    What `up` does after the first task, and what that guarantees for old inputs inside span(U):
+    Guarantee: for old inputs inside span(U), by what option `up` lets the up factor do after the first task:
         "project" (default): as above. `down` x, and `up` of it, stay: so does every layer's increment. V has at most R
             directions; where it is full, `up` is frozen and the layer learns through `down` alone. GPM to the letter.
         "freeze": `up` stays as the first task left it. The same guarantee, also where V would be too small: the default
             lets up's answers to `down` x change outside span(V), a share 1 - energy.
         "free": only `down` x stays. The increment on old inputs changes as `up` does: no guarantee, most to learn with.
-        The guarantee is exact at energy 1 with all samples seen (basis_samples 0), to float rounding and for inputs
+        It is exact at energy 1 with all samples seen (basis_samples 0), to float rounding and for inputs
         like those seen; below 1 the part outside U is free and so is its effect. At energy 0 nothing is held.
     Cost: a forward pass over `basis_samples` samples per task. Meanwhile d_in^2 float64 values per adapted layer, on
         every worker: 4.3 GB for o_proj of a 7B model; "all_linear" would take 57 GB. In later tasks a forward pass has
         2 k d_in multiplications per token and layer more, beside the layer's own d_in d_out; k grows with the tasks.
     Overrides: attach, begin_task, end_task, state_dict.
     Carried between tasks: the adapter, U and V per layer. Once they are full in every layer, the next task is refused.
-    Differs, and why:
+    Differs:
         - The projection is part of the forward pass, where the papers project gradients and step SGD or Adam: Adam
           scales entry by entry and would leave the subspace. theta's gradient lies in the complement by itself.
         - GPM's code raises the threshold by 0.003 per task; here it is constant. For the first task the code stops one

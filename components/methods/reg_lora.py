@@ -70,7 +70,7 @@ class RegLora(TaskBranches):
     Overrides: attach, begin_task, select (all branches serve; the penalty is computed there), loss, end_task (marks).
     Carried between tasks: all branches, frozen, their bits as they were; per layer and task the marked places, 4 bytes
         each (o_proj of a 7B model: 1.3 MB per layer and task, ten times a branch of rank 8).
-    Differs, and why:
+    Differs:
         - SEFE's other half, answer style diversification (ASD), rewrites the training data so that every task asks for
           answers of many styles. That is data preparation, not a method: give the stream rewritten rows.
         - The released code merges a learned branch into the weights. Here it stays beside them, frozen: the same

@@ -37,7 +37,7 @@ class Replay(SequentialLora):
     Idea: keep `samples_per_task` random rows of each learned task and train on them together with the new task's rows.
     Objective: the language-model loss over task t's rows and the stored ones, shuffled together; every row counts once
         per pass, so the share of stored rows is their share of the set.
-    Overrides: nothing; the rows are the difference. Not rehearsal-free: it keeps data, and needs the right to.
+    Overrides: nothing; only the training rows differ. Not rehearsal-free: it keeps data, and needs the right to.
     Carried between tasks: the adapter, and the stored rows as Parquet in the data folder.
     Differs: with a fixed number of updates per task the budget stays that of the other methods; with epochs a task
         takes longer by its stored rows.

@@ -89,13 +89,13 @@ class Smolora(ReadsInstructions, Method):
             k(vu) = argmax R_vu z,  z = mean of the layer's own input over the sample's prompt
             k(if) = argmax R_if e,  e = sentence embedding of the instruction
         The choice is made once per sample and layer, the fusion once per token.
-    Overrides: attach, prepare, begin_task, select, served, loss (logging), parameters.
+    Overrides: attach, prepare, begin_task, select, served, loss (logging), end_task, parameters.
     Carried between tasks: routers, blocks and fusion vectors. All tasks share them, so no block belongs to a task
         (`is_routed` is False). `Selection.slots` names both blocks of every layer: block k of layer l's set s is slot
         (2 l + s) K + k.
         Logged, in nats, as means over layers: `vu_usage_entropy` and `if_usage_entropy` of a batch's choices (0: all
         samples take the same block).
-    Differs, and why:
+    Differs:
         - Top-1 in the code is a constant one-hot row: no gradient reaches a router, so they keep their random draw
           (its flags, routers trainable in the first task only, suggest that more was meant). router="fixed" is that;
           "straight_through" is our own: the softmax's gradient in the first task, then frozen.

@@ -26,8 +26,12 @@ class ZeroShotConfig(MethodConfig):
 class ZeroShot(Method):
     """The backbone without adapters: what every other method has to beat.
 
-    Paper: none. Idea: learn nothing. Objective: none. Overrides: attach.
-    Carried between tasks: nothing. Differs: a control, not a published method.
+    Paper: none.
+    Idea: learn nothing.
+    Objective: none.
+    Overrides: attach.
+    Carried between tasks: nothing.
+    Differs: a control, not a published method.
     """
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
