@@ -14,7 +14,7 @@ from components.core.runtime import command_start
 with command_start():
     import tyro
 
-    from components.core.terminal import print_table
+    from components.console.tables import print_table
     from components.methods import METHODS
     from components.models.config import BackboneConfig
     from components.training.cost import measure_cost

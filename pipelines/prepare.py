@@ -37,28 +37,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tyro
 from rich.console import Console
 
+from components.console.preparation import say, show_overlaps, show_report, show_table
 from components.core.errors import ConfigError, LittoralError
 from components.core.options import require_paths
 from components.core.runtime import print_anything
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.formats.importing import Ids, import_stream, read_stream_file
 from components.data.formats.parallel_map import OrderedMap, Threads
 from components.data.formats.pictures import Orientation
+from components.data.generated import GENERATED_STREAMS, listed
+from components.data.importing import Ids, import_stream, read_stream_file
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared
 from components.data.quality.overlaps import Shared, overlaps_of
 from components.data.quality.report import ImportReport, refused_report_path
 from components.data.quality.report_page import pairs_of, pictures_of, write_page
 from components.data.quality.report_tables import ReportTable
-from components.data.quality.report_terminal import say, show_overlaps, show_report, show_table
 from components.data.quality.survey import survey
 from components.data.rows import Split
-from components.data.streams import NAMED_STREAMS, StreamConfig, listed, write_generated_stream
+from components.data.streams import StreamConfig, write_generated_stream
+from components.data.suite import open_suite
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
-from components.data.suites.suite import open_suite
 from components.data.tasks import TaskStream
 
 _RELEASED = ("a published stream", "a published suite")
@@ -125,7 +126,7 @@ def main(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
     require_paths(command)
     _check_options(command)
-    if command.stream in NAMED_STREAMS:
+    if command.stream in GENERATED_STREAMS:
         _generate(command, console)
     else:
         with _openers(command) as in_order:
@@ -145,7 +146,7 @@ def main(command: Prepare, console: Console) -> int:
 
 
 def _kind(stream: str) -> str:
-    known = {"a generated stream": NAMED_STREAMS, "a published suite": SUITES, "a published stream": BENCHMARKS}
+    known = {"a generated stream": GENERATED_STREAMS, "a published suite": SUITES, "a published stream": BENCHMARKS}
     return next((kind for kind, names in known.items() if stream in names), "a stream file")
 
 
@@ -216,7 +217,7 @@ def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportR
         )
     path = Path(command.stream).expanduser()
     if not path.is_file():
-        allowed = listed(command.stream, [*BENCHMARKS, *NAMED_STREAMS, *SUITES])
+        allowed = listed(command.stream, [*BENCHMARKS, *GENERATED_STREAMS, *SUITES])
         raise ConfigError(f"{command.stream!r} is neither a stream file nor a named stream; the names are {allowed}")
     stream = read_stream_file(path)
     given = {"ids": command.ids, "orientation": command.orientation}

@@ -28,9 +28,9 @@ with command_start():
     from rich.console import Console
     from rich.text import Text
 
+    from components.console.tables import print_table
     from components.core.errors import ConfigError
     from components.core.options import require_paths
-    from components.core.terminal import print_table
     from components.evaluation.forgetting import split_if_known
     from components.evaluation.matrix import ScoreMatrix
     from components.reporting.comparison import against

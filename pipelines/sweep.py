@@ -24,11 +24,11 @@ from components.core.runtime import command_start
 with command_start():
     from rich.console import Console
 
+    from components.console.tables import print_table
     from components.core.errors import ConfigError
     from components.core.files import write_json
     from components.core.machine import usable_cpus
     from components.core.shell import pipeline_command
-    from components.core.terminal import print_table
     from components.tracking.config import TrackingConfig, tracking_uri, ui_command
     from components.tracking.sweep import SweepTracker, open_sweep_tracker
     from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten

@@ -1,22 +1,166 @@
-"""When a preparation from a published release is refused: rows that should be there and are not."""
+"""From sources to a prepared folder: the steps that a user's files, published streams and published suites share.
+
+`prepare` writes beside the output folder, asks whether too much was lost, and only then lets the result take the
+output's place, with its report inside. When the preparation is refused, the report is put beside the output folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
-from components.core.errors import ConfigError
-from components.data.quality.report import FileReport
+from filelock import FileLock, Timeout
+
+from components.core.errors import ConfigError, DataError
+from components.data.formats.pictures import followed
+from components.data.quality.report import FileReport, ImportReport, refused_report_path
 
 ALLOWED_LOSS = 0.01  # of the rows of a published split: releases have a few broken rows of their own
+_LOCK = ".lock"
+
+
+class _Refused(Exception):
+    """Leaves the unfinished folder without a result, with the report that says why."""
+
+    def __init__(self, report: ImportReport) -> None:
+        super().__init__(report.refused)
+        self.report = report
+
+
+def prepare(
+    name: str,
+    out_dir: Path,
+    write: Callable[[Path], Iterable[FileReport]],
+    finish: Callable[[Path], None],
+    refusal: Callable[[Sequence[FileReport]], str | None],
+    *,
+    unfinished: Callable[[Path], AbstractContextManager[Path]] | None = None,
+    spec: str | None = None,
+    leaks: tuple[str, ...] | None = None,
+) -> ImportReport:
+    """Write the stream or suite `name` to `out_dir`, and its report.
+
+    `write` puts the splits into a folder and reports on every source; `refusal` judges these reports: a sentence
+    without its period, or None; `finish` adds what makes the folder a prepared one. Refused: `out_dir` stays as it was
+    and the report is `<out_dir>.report.json`; otherwise it is `out_dir`/report.json. `unfinished` is `whole_or_nothing`
+    (the default) or `whole_or_later`; `spec` and `leaks` go into the report. Raises `DataError` for a folder that
+    cannot be written and `ConfigError` for one that may not be replaced.
+    """
+    followed.cache_clear()  # links may have changed since the last preparation of this process
+    try:
+        with (unfinished or whole_or_nothing)(out_dir) as folder:
+            files = tuple(write(folder))
+            refused = refusal(files)
+            report = ImportReport(
+                stream=name,
+                out_dir=out_dir,
+                files=files,
+                refused=refused,
+                spec=spec,
+                leaks=leaks if refused is None else None,
+            )
+            if refused is not None:
+                raise _Refused(report)
+            finish(folder)
+            report.write(folder / "report.json")
+            return report
+    except _Refused as end:
+        end.report.write(refused_report_path(out_dir))
+        return end.report
 
 
 def check_max_broken(max_broken: float) -> None:
-    """Raises `ConfigError` for what is no share."""
+    """Raises `ConfigError` for what is not a share below 1."""
     if not 0 <= max_broken < 1:
         raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
 
 
-def refusal(files: Sequence[FileReport], *, max_broken: float, strict: bool) -> str | None:
+def release_root(root: Path, holds: str) -> Path:
+    """`root` as a full path; raises `ConfigError` when it is not the folder that `holds` the release or releases."""
+    root = root.expanduser().resolve()
+    if not root.is_dir():
+        raise ConfigError(f"--root {root} is no folder; give the folder that holds {holds}.")
+    return root
+
+
+@contextmanager
+def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
+    """A scratch folder beside `out_dir` that takes its place when the block ends well and vanishes when it fails.
+
+    An existing `out_dir` is replaced only when it is empty or holds a prepared stream or suite; else `ConfigError`.
+    """
+    out_dir = out_dir.absolute()
+    _check_replaceable(out_dir)
+    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        _take_place(partial, out_dir)
+    except OSError as error:
+        raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_or_later(out_dir: Path) -> Iterator[Path]:
+    """Like `whole_or_nothing`, but a block that fails finds its scratch folder again at the next call.
+
+    One process at a time may hold it: `ConfigError` for a second one.
+    """
+    out_dir = out_dir.absolute()
+    _check_replaceable(out_dir)
+    partial = out_dir.with_name(f".{out_dir.name}.unfinished")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(partial / _LOCK, timeout=0):
+            yield partial
+            (partial / _LOCK).unlink()
+            _take_place(partial, out_dir)
+    except Timeout as error:
+        raise ConfigError(f"Another process prepares {out_dir}; wait for it, or give another --out.") from error
+    except OSError as error:
+        raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
+
+
+def _check_replaceable(out_dir: Path) -> None:
+    ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
+        raise ConfigError(f"{out_dir} exists and holds no prepared stream; give --out a new or empty folder.")
+
+
+def _take_place(partial: Path, out_dir: Path) -> None:
+    """Rename `partial` to `out_dir`, whose former content goes."""
+    if not out_dir.exists():
+        partial.rename(out_dir)
+        return
+    old = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.old")
+    out_dir.rename(old)
+    partial.rename(out_dir)
+    shutil.rmtree(old)
+
+
+def own_refusal(files: Sequence[FileReport], *, max_broken: float) -> str | None:
+    """Why nothing may be written, or None: a file that breaks off, or the one with the largest share of broken rows."""
+    for file in files:
+        if file.cut:
+            last = next(problem for problem in reversed(file.problems) if problem.file == file.cut)
+            return f"{last}; how many rows follow is not known, so repair it first"
+    worst = max(files, key=lambda report: report.broken_share)
+    if worst.kept and worst.broken_share <= max_broken:
+        return None
+    first = next(problem for problem in worst.problems if problem.kind in worst.counts)
+    row = f"row {first.row}: " if first.row is not None else ""
+    place = row if first.file == worst.file else f"{first.file} {row}"
+    broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"
+    return f"{broken} ({worst.broken_share:.1%}, allowed {max_broken:.1%}); the first: {place}{first.detail}"
+
+
+def release_refusal(files: Sequence[FileReport], *, max_broken: float, strict: bool) -> str | None:
     """Why nothing of a release may be written, in one sentence without its period; None when it may be.
 
     A split refuses without rows, without any picture where its source has some, and when it loses a larger share of

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,29 +16,16 @@ from components.core.errors import ConfigError, DataError
 from components.core.machine import cache_dir
 from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options
 from components.data.benchmarks.catalogue import BENCHMARKS
-from components.data.embedded.facts import Partition
-from components.data.embedded.family import Family
-from components.data.embedded.mini_coast import MINI_COAST, SIZES
-from components.data.embedded.mini_coin.generate import MINI_COIN
-from components.data.formats.importing import RULES, StreamFile, import_stream, read_stream_file
-from components.data.prepared import PreparedTask, open_prepared, whole_or_nothing, write_stream_json
-from components.data.rows import Row, Split, open_split, verify_split, write_split
+from components.data.cache import first_rows, kept_split, kept_subset
+from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream, listed
+from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
+from components.data.preparation import whole_or_nothing
+from components.data.prepared import PreparedTask, open_prepared, write_stream_json
+from components.data.rows import Split
 from components.data.tasks import Task, TaskStream
-from components.data.validation import VALIDATION, part, sides
+from components.data.validation import VALIDATION, cut
 
-_COIN = ("scienceqa", "textvqa", "imagenet", "gqa", "vizwiz", "grounding", "vqav2", "ocrvqa")
-NAMED_STREAMS: dict[str, tuple[str, ...]] = {
-    "mini-coast-domain": ("chartqa", "docvqa", "iconqa", "medicalqa"),
-    "mini-coast-capability": ("conversation", "detail", "reasoning", "referring"),
-    "mini-coast-capability-table-order": ("referring", "detail", "reasoning", "conversation"),
-    "mini-coast-pictures": ("charts", "cards", "icons", "scans"),  # same words, other pictures: routing is hard
-    "mini-coast-dataset": _COIN,  # COAST's dataset-incremental stream learns CoIN's tasks
-    "mini-coin": _COIN,
-    "mini-coin-alphabetical": tuple(sorted(_COIN)),
-    "mini-coin-reversed": _COIN[::-1],
-}
 FORMER = Path(__file__).parent / "former" / "mini_streams.json"  # family, version and size -> task -> its identity
-_FAMILIES: dict[str, Family] = {task: family for family in (MINI_COAST, MINI_COIN) for task in family.tasks}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +54,11 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         check_options(self, "stream")
-        if self.name in NAMED_STREAMS and self.size not in SIZES:
-            raise ConfigError(f"stream.size {self.size!r} is unknown; choose {listed(self.size, SIZES)}")
+        if self.name in GENERATED_STREAMS:
+            _check_size(GENERATED_STREAMS[self.name], self.size)
         doubled = {task for task in self.order if self.order.count(task) > 1}
         if doubled:
             raise ConfigError(f"stream.order names {sorted(doubled)[0]} twice; a task is learned once.")
-
-
-def listed(given: str, allowed: Iterable[str]) -> str:
-    """The allowed names, and the one that `given` was probably meant to be."""
-    names = list(allowed)
-    close = difflib.get_close_matches(given, names, n=1)
-    return f"{', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")
 
 
 def data_root(config: StreamConfig) -> Path:
@@ -102,8 +80,9 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
             "to 0.5."
         )
     path = Path(config.name).expanduser()
-    if config.name in NAMED_STREAMS:
-        stream = _generated(config)
+    generated = generated_stream(config.name)
+    if generated is not None:
+        stream = _generated(generated, config)
     elif path.is_dir():
         stream = open_prepared(path)
     elif path.is_file():
@@ -114,7 +93,7 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
             f"python pipelines/prepare.py {config.name} --root DOWNLOADS --out DIR, then --stream.name DIR."
         )
     else:
-        allowed = listed(config.name, NAMED_STREAMS)
+        allowed = listed(config.name, GENERATED_STREAMS)
         raise ConfigError(
             f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
         )
@@ -127,9 +106,9 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
     tasks = tuple(
         replace(
             task,
-            train=_first_rows(root, task.train, config.train_limit),
-            test=_first_rows(root, task.test, config.test_limit),
-            unscored=None if task.unscored is None else _first_rows(root, task.unscored, config.test_limit),
+            train=first_rows(root, task.train, config.train_limit),
+            test=first_rows(root, task.test, config.test_limit),
+            unscored=None if task.unscored is None else first_rows(root, task.unscored, config.test_limit),
         )
         for task in stream.tasks
     )
@@ -138,15 +117,7 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
 
 def _with_validation(task: Task, config: StreamConfig, scored: str) -> Task:
     """The task with its training rows cut in two, and the part to score as its `test`."""
-    root = data_root(config) / VALIDATION / f"{task.train.digest[:16]}-{config.validation:g}"
-    if not all((root / name / "manifest.json").is_file() for name in ("train", VALIDATION)):
-        held = sides(task.train, config.validation)
-        for name, wanted in (("train", False), (VALIDATION, True)):
-            whole = replace(task.train, split=name)
-            rows = (replace(row, split=name) for row in part(task.train, held, wanted=wanted))
-            facts = {"cut_from": whole.digest, "share": config.validation, "rows": held.count(wanted)}
-            _kept_subset(rows, whole, root / name, facts)
-    train, validation = (_verified(root / name) for name in ("train", VALIDATION))
+    train, validation = cut(task.train, config.validation, data_root(config) / VALIDATION)
     if scored == VALIDATION:
         return replace(task, train=train, test=validation, unscored=task.test)
     return replace(task, train=train, unscored=validation)
@@ -161,23 +132,42 @@ def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
     return replace(stream, tasks=tuple(tasks[name] for name in order)) if order else stream
 
 
-def _generated(config: StreamConfig) -> TaskStream:
-    names = NAMED_STREAMS[config.name]
-    for name in config.order:
-        if name not in names:  # before generating anything
-            raise ConfigError(
-                f"The stream {config.name} has no task {name!r}; stream.order may name {listed(name, names)}"
-            )
+def _check_size(stream: GeneratedStream, size: str) -> None:
+    if size not in stream.sizes:
+        raise ConfigError(f"stream.size {size!r} is unknown; choose {listed(size, stream.sizes)}")
+
+
+def _generated(stream: GeneratedStream, config: StreamConfig) -> TaskStream:
+    """The splits from the cache, or newly written there."""
+    names, generator = _tasks_of(stream, config), stream.load()
+    folder = data_root(config) / generator.folder
+
+    def kept(task: str, split: Literal["train", "test"]) -> Split:
+        def write(out_dir: Path) -> None:
+            generator.generate_split(task, split, size=config.size, seed=config.data_seed, out_dir=out_dir)
+
+        return kept_split(folder / f"{task}-{config.size}-seed{config.data_seed}" / split, write)
+
     tasks = tuple(
         Task(
             name=name,
-            train=_kept_split(name, "train", config),
-            test=_kept_split(name, "test", config),
-            max_new_tokens=_max_new_tokens(name),
+            train=kept(name, "train"),
+            test=kept(name, "test"),
+            max_new_tokens=generator.max_new_tokens(name),
         )
-        for name in (config.order or names)
+        for name in names
     )
     return TaskStream(name=config.name, tasks=tasks)
+
+
+def _tasks_of(stream: GeneratedStream, config: StreamConfig) -> tuple[str, ...]:
+    """The tasks to learn, in order; raises `ConfigError` before anything is generated."""
+    _check_size(stream, config.size)
+    for name in config.order:
+        if name not in stream.tasks:
+            allowed = listed(name, stream.tasks)
+            raise ConfigError(f"The stream {config.name} has no task {name!r}; stream.order may name {allowed}")
+    return config.order or stream.tasks
 
 
 def known_identities(config: StreamConfig, tasks: Sequence[str], *, scored: str) -> Iterator[list[str]]:
@@ -186,39 +176,10 @@ def known_identities(config: StreamConfig, tasks: Sequence[str], *, scored: str)
     Records name the data they were learned on by its digest only, and a generated stream changes with its version.
     """
     yield [task.identity for task in open_stream(replace(config, order=tuple(tasks)), scored=scored).tasks]
-    if config.name in NAMED_STREAMS and config.data_seed == 0 and not config.validation:
+    if config.name in GENERATED_STREAMS and config.data_seed == 0 and not config.validation:
         for folder, identities in json.loads(FORMER.read_text(encoding="utf-8")).items():
             if folder.endswith(f"-{config.size}") and all(task in identities for task in tasks):
                 yield [identities[task] for task in tasks]
-
-
-def _max_new_tokens(task: str) -> int:
-    return _FAMILIES[task].tasks[task].max_new_tokens
-
-
-def _kept_split(task: str, split: Partition, config: StreamConfig) -> Split:
-    """The split from the cache, verified, or newly generated."""
-    family = _FAMILIES[task]
-    path = data_root(config) / family.folder / f"{task}-{config.size}-seed{config.data_seed}" / split
-    if not (path / "manifest.json").is_file():
-        scratch = path.with_name(f".{split}.{os.getpid()}.new")
-        try:
-            family.generate_split(task, split, size=config.size, seed=config.data_seed, out_dir=scratch)
-            _settle(scratch, path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
-        return open_split(path)
-    return _verified(path)
-
-
-def _settle(scratch: Path, path: Path) -> None:
-    """Move a finished split into place; when another process was faster, its equal split stays."""
-    try:
-        scratch.rename(path)
-    except OSError:
-        if not (path / "manifest.json").is_file():
-            raise
-        shutil.rmtree(scratch)
 
 
 def stored_rows(config: StreamConfig, split: Split, count: int, *, seed: int) -> Split:
@@ -228,7 +189,7 @@ def stored_rows(config: StreamConfig, split: Split, count: int, *, seed: int) ->
     chosen = set(np.random.default_rng(seed).choice(split.num_rows, count, replace=False).tolist())
     rows = (row for index, row in enumerate(split.rows()) if index in chosen)
     path = data_root(config) / "stored-rows" / f"{split.digest[:16]}-{count}-seed{seed}"
-    return _kept_subset(rows, split, path, {"stored_rows_of": split.digest, "rows": count, "seed": seed})
+    return kept_subset(rows, split, path, {"stored_rows_of": split.digest, "rows": count, "seed": seed})
 
 
 def rows_left(config: StreamConfig, split: Split, without: frozenset[int]) -> Split:
@@ -238,38 +199,7 @@ def rows_left(config: StreamConfig, split: Split, without: frozenset[int]) -> Sp
     rows = (row for index, row in enumerate(split.rows()) if index not in without)
     name = hashlib.sha256(str(sorted(without)).encode()).hexdigest()[:16]
     path = data_root(config) / "rows-left" / f"{split.digest[:16]}-{name}"
-    return _kept_subset(rows, split, path, {"rows_left_of": split.digest, "rows": split.num_rows - len(without)})
-
-
-def _first_rows(root: Path, split: Split, limit: int | None) -> Split:
-    """A split of the first `limit` rows, kept under the digest of the whole one."""
-    if limit is None or limit >= split.num_rows:
-        return split
-    path = root / f"{split.digest[:16]}-{limit}"
-    return _kept_subset(islice(split.rows(), limit), split, path, {"first_rows_of": split.digest, "rows": limit})
-
-
-def _kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str, object]) -> Split:
-    """Some `rows` of `split` as a split of its own at `path`, written at the first use; `facts` go to its card."""
-    if (path / "manifest.json").is_file():
-        return _verified(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        write_split(rows, scratch, task=split.task, split=split.split, card={**split.card, **facts})
-        _settle(scratch, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}); give another --stream.data-dir.") from error
-    return open_split(path)
-
-
-def _verified(path: Path) -> Split:
-    """A kept split whose files are whole; raises `DataError`."""
-    kept = open_split(path)
-    try:
-        verify_split(kept)
-    except DataError as error:
-        raise DataError(f"{error} Delete {path} to have it written again.") from error
-    return kept
+    return kept_subset(rows, split, path, {"rows_left_of": split.digest, "rows": split.num_rows - len(without)})
 
 
 def _imported(config: StreamConfig, path: Path) -> TaskStream:
@@ -299,16 +229,16 @@ def _fingerprint(path: Path, stream: StreamFile) -> str:
 
 def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
     """Write a named stream to `out_dir` as a prepared folder; raises as `open_stream`."""
-    if config.name not in NAMED_STREAMS:
-        raise ConfigError(
-            f"There is no stream {config.name!r} to generate; choose {listed(config.name, NAMED_STREAMS)}"
-        )
-    names = config.order or NAMED_STREAMS[config.name]
+    stream = generated_stream(config.name)
+    if stream is None:
+        allowed = listed(config.name, GENERATED_STREAMS)
+        raise ConfigError(f"There is no stream {config.name!r} to generate; choose {allowed}")
+    names, generator = _tasks_of(stream, config), stream.load()
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
     with whole_or_nothing(out_dir) as partial:
-        for name in names:
-            for split in ("train", "test"):
-                folder = partial / name / split
-                _FAMILIES[name].generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
-        prepared = [PreparedTask(name=name, max_new_tokens=_max_new_tokens(name)) for name in names]
+        for name, split in product(names, splits):
+            folder = partial / name / split
+            generator.generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
+        prepared = [PreparedTask(name=name, max_new_tokens=generator.max_new_tokens(name)) for name in names]
         write_stream_json(partial, config.name, prepared)
     return open_prepared(out_dir)

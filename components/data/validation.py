@@ -1,6 +1,6 @@
 """A validation part: training rows that are held back, chosen by a hash of what a row shows.
 
-A row's side is decided by its picture, or by its questions where it has none. So rows that share a picture lie on one
+A row's side is decided by its picture, or by its questions where it has none. So rows that share a picture are on one
 side, in whichever task they occur, and the cut depends neither on seeds, orders and workers nor on ids and their order
 in a file. A larger share holds back the rows of a smaller one and more.
 """
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.rows import Row, Split
+from components.data.cache import kept_split
+from components.data.rows import Row, Split, write_split
 
 VALIDATION = "validation"
 
@@ -23,7 +27,26 @@ def held_back(row: Row, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
-def sides(split: Split, share: float) -> list[bool]:
+def cut(split: Split, share: float, root: Path) -> tuple[Split, Split]:
+    """The rows of `split` to train on and those held back, as splits kept below `root`.
+
+    Raises `DataError` where either would be empty.
+    """
+    folder = root / f"{split.digest[:16]}-{share:g}"
+    held = cache(partial(_held, split, share))  # asked for only where a part is not on disk yet
+
+    def kept(name: str, wanted: bool) -> Split:
+        def write(path: Path) -> None:
+            rows = (replace(row, split=name) for row, back in zip(split.rows(), held(), strict=True) if back == wanted)
+            facts = {"cut_from": split.digest, "share": share, "rows": held().count(wanted)}
+            write_split(rows, path, task=split.task, split=name, card={**split.card, **facts})
+
+        return kept_split(folder / name, write)
+
+    return kept("train", False), kept(VALIDATION, True)
+
+
+def _held(split: Split, share: float) -> list[bool]:
     """Of every row in stored order: is it held back? Raises `DataError` where either side would be empty."""
     held = [held_back(row, share) for row in split.rows()]
     if all(held) or not any(held):
@@ -32,11 +55,6 @@ def sides(split: Split, share: float) -> list[bool]:
             f"rows of {split.task}: rows that share a picture stay together. Give another share, or more pictures."
         )
     return held
-
-
-def part(split: Split, held: list[bool], *, wanted: bool) -> Iterator[Row]:
-    """The rows of `split` that are held back (`wanted`), or the others, in stored order."""
-    return (row for row, back in zip(split.rows(), held, strict=True) if back == wanted)
 
 
 def _asked(row: Row) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from components.data.suites.suite import PICTURED, group_of, subset_of
+from components.data.suite import PICTURED, group_of, subset_of
 
 Figures = dict[str, float]
 

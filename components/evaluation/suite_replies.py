@@ -33,9 +33,9 @@ from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.sampling import distinct
+from components.data.suite import PICTURED, group_of, row_id, subset_of
 from components.data.suites.catalogue import SUITES
 from components.data.suites.pope import SETTINGS
-from components.data.suites.suite import PICTURED, group_of, row_id, subset_of
 from components.evaluation.released_files import file_text
 from components.evaluation.suite_figures import Figures, Scored, figures
 from components.metrics import score

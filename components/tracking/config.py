@@ -14,7 +14,7 @@ from components.core.events import Event
 from components.core.machine import usable_cpus
 from components.core.naming import without_secrets
 from components.core.shell import tool_command
-from components.data.suites.suite import Suite
+from components.data.suite import Suite
 from components.data.tasks import TaskStream
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

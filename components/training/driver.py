@@ -34,9 +34,9 @@ from components.core.fingerprint import code_fingerprint, code_root
 from components.core.machine import cache_dir, require_cache, usable_cpus
 from components.core.ray_session import open_ray
 from components.data.rows import Split
-from components.data.streams import open_stream
+from components.data.streams import data_root, open_stream
+from components.data.suite import Suite
 from components.data.suites.opening import open_suites
-from components.data.suites.suite import Suite
 from components.data.tasks import Task, TaskStream
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import ScoreMatrix
@@ -109,7 +109,7 @@ def plan_stream(config: RunConfig) -> Plan:
     require_cache()
     stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
-    suites = open_suites(config.evaluation.suites, config.stream, stream)
+    suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
     stream, suites, fitted = fit_to_backbone(
         config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
     )

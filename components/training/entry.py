@@ -11,7 +11,7 @@ from ray.util.queue import Queue
 
 from components.core.fingerprint import require_same_code
 from components.core.runtime import fast_imports
-from components.data.suites.suite import Suite
+from components.data.suite import Suite
 from components.data.tasks import TaskStream
 from components.training.config import RunConfig
 from components.training.dataloader import TaskDataLoader

@@ -20,7 +20,7 @@ from components.core.events import EvaluationProgress, Event, RowScored
 from components.core.files import whole_file, write_text
 from components.data.batch import Example
 from components.data.rows import Row, instruction_of, plain_instruction
-from components.data.suites.suite import Suite
+from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known

@@ -22,7 +22,7 @@ from components.core.files import write_text
 from components.core.fingerprint import code_fingerprint
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
-from components.data.suites.suite import Suite
+from components.data.suite import Suite
 from components.data.tasks import TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from components.core.events import SuitesScored
-from components.data.suites.suite import Suite
+from components.data.suite import Suite
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.suite_figures import Scored, figures
 from components.training.evaluate import ZERO_SHOT, MatrixRow, Record, RowScorer, matrix_of, write_predictions

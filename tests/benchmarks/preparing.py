@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 
-from components.data.formats.importing import import_stream, read_stream_file
 from components.data.formats.parallel_map import Threads
+from components.data.importing import import_stream, read_stream_file
 from components.data.rows import ROW_GROUP_ROWS, SCHEMA, SHARD_ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,7 +182,7 @@ def peak_of(stream: Path) -> float:
     """Peak resident set in MiB of a fresh process that imports `stream` on one thread."""
     code = (
         "import sys; from pathlib import Path;"
-        "from components.data.formats.importing import import_stream, read_stream_file;"
+        "from components.data.importing import import_stream, read_stream_file;"
         "import_stream(read_stream_file(Path(sys.argv[1])), Path(sys.argv[2]));"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
     )

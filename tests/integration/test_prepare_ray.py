@@ -9,9 +9,9 @@ import benchmark_trees as trees
 import pytest
 
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.formats.importing import import_stream, read_stream_file
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.ray_map import ray_cluster
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
 

@@ -17,7 +17,7 @@ from local_servers import free_ports, wait_until_it_answers
 from pyarrow import fs
 
 from components.core.errors import DataError
-from components.data.formats.importing import import_stream, read_stream_file
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 
 SERVER = shutil.which("moto_server")

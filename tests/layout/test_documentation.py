@@ -12,7 +12,7 @@ import tyro
 from documented import ROOT, Block, blocks, pages, prose
 
 from components.data.benchmarks.catalogue import BENCHMARKS
-from components.data.streams import NAMED_STREAMS
+from components.data.generated import GENERATED_STREAMS
 from components.data.suites.catalogue import SUITES
 from components.methods import METHODS
 from pipelines.cli import Command, parse
@@ -101,7 +101,7 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [x for x in links if not ((ROOT / page).parent / x).exists() and x.rsplit("/", 1)[-1] not in made] == []
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *NAMED_STREAMS, *METHODS, *SUITES])
+@pytest.mark.parametrize("name", [*PRESETS, *GENERATED_STREAMS, *METHODS, *SUITES])
 def test_every_name_is_on_a_page(name: str) -> None:
     assert any(f"`{name}`" in text for text in PAGES.values())
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import BENCHMARKS, LETTER, SHORT
-from components.data.benchmarks.layout import answers_of
 from components.data.benchmarks.preparing import prepare_benchmark
+from components.data.benchmarks.release import answers_of
 from components.data.formats.parallel_map import Threads
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
 

@@ -15,8 +15,9 @@ from components.data.benchmarks.raw import RawItem, question_and_answer
 from components.data.benchmarks.readers import FAMILIES
 from components.data.benchmarks.sampling import choose, chosen
 from components.data.benchmarks.spec import PartSpec, StreamSpec, held_out, rank
-from components.data.quality.report import FileReport, Problem
-from components.data.streams import NAMED_STREAMS
+from components.data.generated import GENERATED_STREAMS
+from components.data.problems import Problem
+from components.data.quality.report import FileReport
 from components.evaluation.ledger import benchmark_of
 
 # Whoever changes what a stream holds changes its digest, and prepared copies of it stop being the same data: say so in
@@ -80,7 +81,7 @@ def test_digests_are_pinned(name: str) -> None:
 
 def test_every_pinned_stream_is_there_and_no_name_is_taken() -> None:
     assert set(DIGESTS) <= set(BENCHMARKS)
-    assert set(BENCHMARKS) & set(NAMED_STREAMS) == set()
+    assert set(BENCHMARKS) & set(GENERATED_STREAMS) == set()
     assert len({stream.digest for stream in BENCHMARKS.values()}) == len(BENCHMARKS)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components.data.formats.items import ItemReader
 from components.data.formats.layouts import as_llava
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 Pairs = list[tuple[str, str]]
 WORDS = st.text("abc XYZ?<>{}", min_size=1, max_size=12).filter(str.strip)

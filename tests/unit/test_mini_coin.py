@@ -18,8 +18,9 @@ from components.data.embedded.mini_coast import MINI_COAST, SIZES
 from components.data.embedded.mini_coast.prompts import SHORT
 from components.data.embedded.mini_coin import prompts, unclear
 from components.data.embedded.mini_coin.generate import MINI_COIN, TASKS
+from components.data.generated import GENERATED_STREAMS
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
-from components.data.streams import NAMED_STREAMS, StreamConfig, open_stream, write_generated_stream
+from components.data.streams import StreamConfig, open_stream, write_generated_stream
 from components.metrics import check_answers, score
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
@@ -134,11 +135,11 @@ def test_the_card_names_packages_versions_and_licences(nano: Nano) -> None:
 
 
 def test_streams_are_the_eight_tasks_in_four_orders() -> None:
-    coin = NAMED_STREAMS["mini-coin"]
+    coin = GENERATED_STREAMS["mini-coin"].tasks
     assert coin == tuple(TASKS)
-    assert NAMED_STREAMS["mini-coast-dataset"] == coin
-    assert NAMED_STREAMS["mini-coin-alphabetical"] == tuple(sorted(coin))
-    assert NAMED_STREAMS["mini-coin-reversed"] == tuple(reversed(coin))
+    assert GENERATED_STREAMS["mini-coast-dataset"].tasks == coin
+    assert GENERATED_STREAMS["mini-coin-alphabetical"].tasks == tuple(sorted(coin))
+    assert GENERATED_STREAMS["mini-coin-reversed"].tasks == tuple(reversed(coin))
     assert MINI_COAST.tasks.keys().isdisjoint(TASKS)
 
 

@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from components.core.errors import DataError
 from components.data.formats.pictures import decoded, open_image, proved
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from components.core.errors import ConfigError, DataError
-from components.data.formats.importing import import_stream, read_stream_file
 from components.data.formats.items import METRICS, distinct_items
 from components.data.formats.json_items import iter_items
 from components.data.formats.parallel_map import Threads
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
 from components.data.streams import StreamConfig, open_stream

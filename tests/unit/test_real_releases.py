@@ -17,9 +17,9 @@ from benchmark_trees import only, picture
 from components.data.benchmarks.chartqa import read_chartqa
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import PartSpec
+from components.data.suite import open_suite
 from components.data.suites.mme import SUBTASKS
 from components.data.suites.preparing import prepare_suite
-from components.data.suites.suite import open_suite
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("LITTORAL_REAL_FILES", CHECKOUT.parent / "shared" / "real-files"))

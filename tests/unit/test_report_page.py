@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.data.formats.importing import import_stream, read_stream_file
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.checks import EXPLANATIONS
 from components.data.quality.overlaps import Leak, Overlap, Shared

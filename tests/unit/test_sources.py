@@ -14,7 +14,7 @@ import pytest
 from benchmark_trees import picture, talk
 
 from components.core.errors import ConfigError, DataError
-from components.data.formats.importing import import_stream, read_stream_file
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
 from components.data.rows import Row

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from components.data.suites.suite import Scoring
+from components.data.suite import Scoring
 from components.evaluation.suite_figures import FIGURES, Scored, figures, said_yes
 
 

@@ -15,12 +15,11 @@ from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.raw import RawItem
 from components.data.quality.report import NOT_STATED
 from components.data.rows import Row
-from components.data.streams import StreamConfig
+from components.data.suite import group_of, open_suite
 from components.data.suites import catalogue
 from components.data.suites.catalogue import SUITES
 from components.data.suites.opening import open_suites
 from components.data.suites.preparing import prepare_suite
-from components.data.suites.suite import group_of, open_suite
 from components.data.tasks import TaskStream
 from components.evaluation.suite_figures import Scored, figures
 from components.metrics import check_answers, score
@@ -109,7 +108,7 @@ def test_a_release_becomes_rows(name: str, tmp_path: Path) -> None:
         Scored(sample_id=row.sample_id, prediction=row.answers[0], answers=row.answers, score=1.0) for row in rows
     ]
     assert figures(suite.scoring, scored)["score"] == 100.0
-    opened = open_suites([str(tmp_path / "out")], StreamConfig(), TaskStream(name="s", tasks=()))
+    opened = open_suites([str(tmp_path / "out")], tmp_path, TaskStream(name="s", tasks=()))
     assert opened == (suite,)
 
 

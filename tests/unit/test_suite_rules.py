@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.data.suite import Scoring
 from components.data.suites.catalogue import SUITES
-from components.data.suites.suite import Scoring
 from components.evaluation.suite_figures import FIGURES, Scored, figures
 from components.metrics import score
 from components.metrics.released.suite_rules import SUITE_RULES, suite_score

@@ -10,11 +10,10 @@ import pytest
 
 from components.core.errors import ConfigError, DataError
 from components.data.embedded.facts import partition_of
-from components.data.embedded.mini_suites import MINI_SUITES
+from components.data.generated import GENERATED_SUITES
 from components.data.rows import IMAGE_TOKEN, Row
-from components.data.streams import StreamConfig
+from components.data.suite import Suite, group_of, open_suite, row_id, subset_of
 from components.data.suites.opening import open_suites
-from components.data.suites.suite import Suite, group_of, open_suite, row_id, subset_of
 from components.data.tasks import Task, TaskStream
 from components.metrics import check_answers, score
 from components.metrics.constraints import constraint
@@ -30,11 +29,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def suites(root: Path) -> dict[str, Suite]:
-    return {suite.name: suite for suite in opened(root, *MINI_SUITES)}
+    return {suite.name: suite for suite in opened(root, *GENERATED_SUITES)}
 
 
 def opened(root: Path, *names: str, tasks: tuple[Task, ...] = ()) -> tuple[Suite, ...]:
-    return open_suites(names, StreamConfig(data_dir=root), TaskStream(name="s", tasks=tasks))
+    return open_suites(names, root, TaskStream(name="s", tasks=tasks))
 
 
 def rows(suite: Suite) -> list[Row]:
@@ -43,15 +42,17 @@ def rows(suite: Suite) -> list[Row]:
 
 def test_suites_are_written_once_and_always_alike(root: Path, suites: dict[str, Suite], tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")}
-    assert {suite.name: suite.digest for suite in opened(root, *MINI_SUITES)} == {
+    assert {suite.name: suite.digest for suite in opened(root, *GENERATED_SUITES)} == {
         name: suite.digest for name, suite in suites.items()
     }
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")} == stamps
-    assert [suite.digest for suite in opened(tmp_path, *MINI_SUITES)] == [suite.digest for suite in suites.values()]
+    assert [suite.digest for suite in opened(tmp_path, *GENERATED_SUITES)] == [
+        suite.digest for suite in suites.values()
+    ]
     assert not list(root.rglob(".*"))
 
 
-@pytest.mark.parametrize("name", MINI_SUITES)
+@pytest.mark.parametrize("name", GENERATED_SUITES)
 def test_every_row_is_whole_and_its_own_reply_scores_in_full(name: str, suites: dict[str, Suite]) -> None:
     found = rows(suites[name])
     assert len({row.sample_id for row in found}) == len(found)

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from components.core.terminal import parts, print_table
+from components.console.tables import parts, print_table
 
 HEADER = ["method", "final average", "[forgetting]", "seeds"]
 LINES = [["`lcia`", "44.6 ± 0.1", "0.0 [-1.0, 1.0]", "0, 1, 2"], ["`moelora`", "37.2 ± 3.3", "13.2 ± 2.5", "0"]]

@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.core.errors import ConfigError
-from components.data.formats.importing import import_stream, read_stream_file
 from components.data.formats.items import ItemReader, distinct_items
 from components.data.formats.json_items import iter_items
 from components.data.formats.pictures import open_image
+from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
-from components.data.quality.report import ImportReport, ItemError
+from components.data.problems import ItemError
+from components.data.quality.report import ImportReport
 from components.data.rows import Row
+from components.data.suite import open_suite
 from components.data.suites.preparing import prepare_suite
-from components.data.suites.suite import open_suite
 
 Item = dict[str, object]
 

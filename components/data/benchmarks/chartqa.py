@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, find, homes, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 LICENCE = "GPL-3.0; the charts belong to the sites they were drawn from"
 GET = "github.com/vis-nlp/ChartQA or huggingface.co/datasets/ahmed-masry/ChartQA"

@@ -49,11 +49,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.layout import find
 from components.data.benchmarks.llava_lists import list_items
 from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.release import find
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 LICENCE = "CC BY 4.0 (lists); every picture source has its own"
 GET = "huggingface.co/datasets/Zacks-Chen/CoIN; pictures from their makers"

@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from components.core.errors import DataError
-from components.data.benchmarks.layout import answers_of, below, find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, below, find, homes, id_of, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 LICENCE = "terms of the DocVQA challenge (research); pages of the UCSF Industry Documents Library"
 GET = "rrc.cvc.uab.es, challenge DocVQA, after registration"

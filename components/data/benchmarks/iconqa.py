@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, find, homes, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 
 LICENCE = "CC BY-NC-SA 4.0"
 GET = "iconqa.github.io"

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.benchmarks.layout import answers_of, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, id_of, text_of
 from components.data.benchmarks.spec import Side
 from components.data.formats.items import conversation
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 from components.data.rows import Turn
 
 _ANSWERS = ("answer_bbox", "answers", "answer", "label")

@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from components.data.benchmarks.layout import find
 from components.data.benchmarks.llava_lists import list_items
 from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.release import find
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 from components.metrics.released.mllm import CHOICE_PICTURES, FORMULA, LISTED
 
 LICENCE = "Apache-2.0 (repository); every source has its own"

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
-from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, find, homes, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 
 LICENCE = "MIT (questions); the pictures belong to the books' publishers"
 GET = "huggingface.co/datasets/flaviagiammarino/path-vqa"

@@ -15,27 +15,32 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 
-from components.core.errors import ConfigError, DataError
+from components.core.errors import DataError
 from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
 from components.data.benchmarks.readers import FAMILIES
 from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.sampling import Choice, choose, chosen
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.formats.parallel_map import SERIAL, OrderedMap
-from components.data.formats.pictures import Orientation, followed
-from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
-from components.data.prepared import PreparedTask, whole_or_later, write_stream_json
-from components.data.quality.report import FileReport, ImportReport, Problem, refused_report_path
+from components.data.formats.pictures import Orientation
+from components.data.preparation import (
+    ALLOWED_LOSS,
+    check_max_broken,
+    prepare,
+    release_refusal,
+    release_root,
+    whole_or_later,
+)
+from components.data.prepared import PreparedTask, write_stream_json
+from components.data.problems import Problem
+from components.data.quality.report import FileReport, ImportReport
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 
 SIDES: tuple[Side, ...] = ("test", "train")  # test first: training rows are compared with it
 _MARK = ".whole"
-
-
-class _Refused(Exception):
-    """Leaves `whole_or_later` without a result."""
 
 
 def prepare_benchmark(
@@ -50,53 +55,34 @@ def prepare_benchmark(
 ) -> ImportReport:
     """Write `stream` from the releases below `root` to `out_dir`; rows that cannot be read are left out and reported.
 
-    Refused is a split that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
-    refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
-    `<out_dir>.report.json`. Raises `DataError` when a release is not below `root`, naming the layout that is expected.
-    `in_order` opens the pictures; `orientation` "leave" takes them as they are stored, as LLaVA's released code does.
+    Refused is a split that loses a larger share of its rows than `max_broken` (see `release_refusal`); `strict` refuses
+    when anything at all was reported. Refused: `out_dir` stays as it was and the report is `<out_dir>.report.json`.
+    Raises `DataError` when a release is not below `root`, naming the layout that is expected. `orientation` "leave"
+    takes pictures as they are stored, as LLaVA's released code does; `in_order` opens them.
     """
     check_max_broken(max_broken)
-    followed.cache_clear()
-    root = _whole_root(root, stream)
-    files: list[FileReport] = []
-    report = partial(ImportReport, stream=stream.name, out_dir=out_dir, spec=stream.digest)
-    refused: str | None = None
-    try:
-        with whole_or_later(out_dir) as scratch:
-            for task in stream.tasks:
-                done = _TaskPreparation(
-                    stream=stream,
-                    task=task,
-                    root=root,
-                    folder=scratch / task.name,
-                    in_order=in_order,
-                    orientation=orientation,
-                )
-                files.extend(done.run())
-            refused = refusal(files, max_broken=max_broken, strict=strict)
-            if refused is not None:
-                raise _Refused
-            _tidy(scratch, stream)
-            prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
-            write_stream_json(scratch, stream.name, prepared)
-            whole = report(files=tuple(files), refused=None)
-            whole.write(scratch / "report.json")
-            return whole
-    except _Refused:
-        result = report(files=tuple(files), refused=refused)
-        result.write(refused_report_path(out_dir))
-        return result
+    root = release_root(root, "the releases")
+    for task, side in product(stream.tasks, SIDES):  # every release must be there before any is read
+        FAMILIES[task.family].read(root, task, side)
 
+    def write(folder: Path) -> Iterator[FileReport]:
+        for task in stream.tasks:
+            yield from _TaskPreparation(
+                stream=stream,
+                task=task,
+                root=root,
+                folder=folder / task.name,
+                in_order=in_order,
+                orientation=orientation,
+            ).run()
 
-def _whole_root(root: Path, stream: StreamSpec) -> Path:
-    """`root` resolved; every release of the stream must be there before any is read."""
-    root = root.expanduser().resolve()
-    if not root.is_dir():
-        raise ConfigError(f"--root {root} is no folder; give the folder that holds the releases.")
-    for task in stream.tasks:
-        for side in SIDES:
-            FAMILIES[task.family].read(root, task, side)
-    return root
+    def finish(folder: Path) -> None:
+        _tidy(folder, stream)
+        tasks = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
+        write_stream_json(folder, stream.name, tasks)
+
+    refusal = partial(release_refusal, max_broken=max_broken, strict=strict)
+    return prepare(stream.name, out_dir, write, finish, refusal, unfinished=whole_or_later, spec=stream.digest)
 
 
 def _tidy(scratch: Path, stream: StreamSpec) -> None:
@@ -207,9 +193,7 @@ class _TaskPreparation:
             if isinstance(one, Problem):
                 report.leave_out(one)
                 continue
-            report.kept += 1
-            report.with_image += one.row.image is not None
-            report.pictures.update(one.done)
+            report.keep(one.row, one.done)
             for note in (*one.notes, *repeats.notes(one)):
                 report.note(note)
             if side == "test":
@@ -226,10 +210,8 @@ def _compare(report: FileReport, part: PartSpec) -> None:
     def note(detail: str) -> None:
         report.note(Problem(kind="count", file=report.file, row=None, detail=detail))
 
-    if part.published and report.rows not in part.published:
-        sizes = " or ".join(f"{size:,}" for size in part.published)
-        note(f"the source holds {report.rows:,} rows, published are {sizes}")
-    elif part.use is not None and not part.published and report.rows < part.use:
+    report.note_size()
+    if part.use is not None and not part.published and report.rows < part.use:
         note(f"the source holds {report.rows:,} rows, the specification takes {part.use:,}")
     if report.missed:
         note(f"{report.missed:,} of the {report.chosen or 0:,} rows that the specification takes could not be read")

@@ -15,7 +15,7 @@ from pathlib import Path
 from components.data.benchmarks.spec import Boxes, Side, TaskSpec
 from components.data.formats.items import check_fit, with_placeholder
 from components.data.formats.pictures import Orientation, Picture, encoded_sheet, picture_path, proved, read_picture
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 from components.data.rows import Row, Turn, plain_instruction
 
 Size = tuple[int, int]

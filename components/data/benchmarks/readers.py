@@ -9,7 +9,7 @@ from pathlib import Path
 from components.data.benchmarks import chartqa, coin, docvqa, iconqa, mllm_cl, pathvqa, svit, trace, ucit, vqacl
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 Reader = Callable[[Path, TaskSpec, Side], Iterator[RawItem | Problem]]
 

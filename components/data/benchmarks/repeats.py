@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from components.data.benchmarks.raw import Checked
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.spec import Side, StreamSpec, TaskSpec, rank
 from components.data.formats.seen_ids import SeenIds
-from components.data.quality.report import FileReport, Problem
+from components.data.problems import Problem
+from components.data.quality.report import FileReport
 
 
 @dataclass(frozen=True, kw_only=True)

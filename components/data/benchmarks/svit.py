@@ -30,12 +30,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.layout import find, homes, id_of
 from components.data.benchmarks.raw import RawItem, parsed
+from components.data.benchmarks.release import find, homes, id_of
 from components.data.benchmarks.spec import Side, TaskSpec, held_out
 from components.data.formats.items import conversation
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 
 LICENCE = "CC BY 4.0; OpenAI's terms for text that GPT-4 wrote"
 GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ranjay/visualgenome"

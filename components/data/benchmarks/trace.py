@@ -26,11 +26,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.layout import answers_of, find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import answers_of, find, homes, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import Problem
+from components.data.problems import Problem
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
 GET = "the archive that github.com/BeyonderXX/TRACE links"

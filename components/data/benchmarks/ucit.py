@@ -32,12 +32,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from components.core.errors import DataError
-from components.data.benchmarks.layout import find
 from components.data.benchmarks.llava_lists import Reference, list_items
 from components.data.benchmarks.raw import RawItem
+from components.data.benchmarks.release import find
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 
 LICENCE = "of the six sources"
 GET = "huggingface.co/datasets/HaiyangGuo/UCIT; some pictures from their makers"

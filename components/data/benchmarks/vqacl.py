@@ -31,11 +31,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.benchmarks.layout import find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import find, homes, id_of, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import ItemError, Problem
+from components.data.problems import ItemError, Problem
 
 LICENCE = "CC BY 4.0 (VQA v2); the partition states none; COCO's terms for pictures"
 GET = "the partition that github.com/zhangxi1997/VQACL links; pictures: cocodataset.org, 2014 train and val"

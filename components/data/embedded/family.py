@@ -48,6 +48,10 @@ class Family:
         """Where a cache keeps the family's splits."""
         return f"{self.name.lower()}-v{self.version}"
 
+    def max_new_tokens(self, task: str) -> int:
+        """How long a reply to the task may get, in tokens."""
+        return self.tasks[task].max_new_tokens
+
     def generate_split(self, task: str, split: Partition, *, size: str, seed: int, out_dir: Path) -> Split:
         """Write one split into the folder `out_dir` (replaced if it exists).
 

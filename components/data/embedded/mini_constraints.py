@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from components.data.rows import Row, Turn
-from components.data.suites.suite import row_id
+from components.data.suite import row_id
 from components.metrics.constraints import Constraint
 
 ROWS = 36

@@ -21,7 +21,7 @@ from components.data.embedded.mini_coin.photo import draw_photo, photos
 from components.data.embedded.mini_coin.scene import a, absent
 from components.data.embedded.mini_coin.science import choices, elements
 from components.data.rows import Row
-from components.data.suites.suite import row_id
+from components.data.suite import row_id
 
 YES_NO = "Answer yes or no."
 LETTER = "Answer with the letter of the right choice."

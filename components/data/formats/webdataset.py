@@ -19,7 +19,7 @@ from components.core.errors import DataError
 from components.data.formats.json_items import Numbered, parsed
 from components.data.formats.layouts import TALKS
 from components.data.formats.storage import Location, reason
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
 _TEXTS = ("json", "txt")

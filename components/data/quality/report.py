@@ -1,53 +1,23 @@
-"""What is wrong with data that is being read: one problem, one file's tally, and the report of a whole preparation."""
+"""The report of a preparation: a tally for each source file, and the outcome of the whole."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from components.core.errors import DataError
+from components.data.problems import Problem
 from components.data.quality.checks import DONE, UNEXPLAINED, explained
+from components.data.rows import Row
 
 _KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
 _WRITTEN = ("task", "split", "file", "rows", "chosen", "kept", "with_image", "repeated_ids", "published", "missed")
 _WRITTEN += ("licence", "get")
 NOT_STATED = "not stated"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is wrong with one row (counted from 1; None for a fault of the whole file)."""
-
-    kind: str
-    file: str
-    row: int | None
-    detail: str
-    rest_lost: bool = False
-    """What stands behind it in the file cannot be read either (see `ItemError`)."""
-
-    def __str__(self) -> str:
-        place = self.file if self.row is None else f"{self.file} row {self.row}"
-        return f"{place}: {self.detail}"
-
-
-class ItemError(Exception):
-    """One item that cannot become a row: a short kind for counting, and a sentence.
-
-    `rest_lost`: what stands behind it in the file cannot be read either, so nobody knows how many rows that are.
-    """
-
-    def __init__(self, kind: str, detail: str, rest_lost: bool = False) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.rest_lost = rest_lost
-
-    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str, bool]]:
-        return ItemError, (self.kind, self.detail, self.rest_lost)  # what pickle would guess lacks the kind
 
 
 @dataclass(kw_only=True)
@@ -131,6 +101,12 @@ class FileReport:
         """Count one problem of this file and keep it while there is room."""
         self.leave_out(Problem(kind=kind, file=self.file, row=row, detail=detail))
 
+    def keep(self, row: Row, done: Iterable[str]) -> None:
+        """Count a row that is written; `done` are keys of `checks.DONE`, what was done to its picture."""
+        self.kept += 1
+        self.with_image += row.image is not None
+        self.pictures.update(done)
+
     def leave_out(self, problem: Problem) -> None:
         """Count a row that is left out."""
         self.counts[problem.kind] += 1
@@ -140,6 +116,13 @@ class FileReport:
         """Count something odd about a row that stays, or about the file."""
         self.notes[problem.kind] += 1
         self._list(problem)
+
+    def note_size(self) -> None:
+        """Note a source whose size is none of the published ones."""
+        if self.published and self.rows not in self.published:
+            sizes = " or ".join(f"{size:,}" for size in self.published)
+            detail = f"the source holds {self.rows:,} rows, published are {sizes}"
+            self.note(Problem(kind="count", file=self.file, row=None, detail=detail))
 
     def _list(self, problem: Problem) -> None:
         if len(self.problems) < _KEPT_PROBLEMS:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem
-from components.data.quality.report import Problem
+from components.data.problems import Problem
+from components.data.suite import Scoring
 from components.data.suites import hallusion, mathvista, mmbench, mme, mmmu, ocrvqa, pope, scienceqa, seed
-from components.data.suites.suite import Scoring
 
 
 @dataclass(frozen=True, kw_only=True)

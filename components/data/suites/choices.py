@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.data.benchmarks.catalogue import LETTER
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.layout import below, find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.quality.report import ItemError, Problem
-from components.data.suites.suite import row_id
-from components.data.suites.tables import json_list
+from components.data.benchmarks.release import below, find, homes, id_of, text_of
+from components.data.problems import ItemError, Problem
+from components.data.suite import row_id
+from components.data.suites.reading import json_list
 
 LICENCE = "BSD-3-Clause"
 GET = "github.com/tianyi-lab/HallusionBench"

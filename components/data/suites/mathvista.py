@@ -21,12 +21,12 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 
-from components.data.benchmarks.layout import find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.quality.report import ItemError, Problem
+from components.data.benchmarks.release import find, homes, id_of, text_of
+from components.data.problems import ItemError, Problem
+from components.data.suite import row_id
 from components.data.suites.choices import LETTERS
-from components.data.suites.suite import row_id
-from components.data.suites.tables import parquet_rows, picture_bytes, text_list
+from components.data.suites.reading import parquet_rows, picture_bytes, text_list
 
 LICENCE = "CC BY-SA 4.0; pictures of their sources"
 GET = "huggingface.co/datasets/AI4Math/MathVista"

@@ -25,11 +25,11 @@ from functools import partial
 from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.benchmarks.layout import find, homes, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.quality.report import ItemError, Problem
+from components.data.benchmarks.release import find, homes, text_of
+from components.data.problems import ItemError, Problem
+from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
-from components.data.suites.suite import row_id
 
 LICENCE = "Apache-2.0 (annotations); pictures of their sources"
 GET = "github.com/open-compass/MMBench"

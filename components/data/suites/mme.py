@@ -28,10 +28,10 @@ from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.layout import below, find, homes
 from components.data.benchmarks.raw import RawItem, question_and_answer
-from components.data.quality.report import Problem
-from components.data.suites.suite import row_id
+from components.data.benchmarks.release import below, find, homes
+from components.data.problems import Problem
+from components.data.suite import row_id
 
 LICENCE = "for research; pictures not to be passed on"
 GET = "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation), on request"

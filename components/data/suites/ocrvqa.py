@@ -22,11 +22,11 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.layout import below, find, homes, id_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.quality.report import ItemError, Problem
-from components.data.suites.suite import row_id
-from components.data.suites.tables import json_file, text_list
+from components.data.benchmarks.release import below, find, homes, id_of
+from components.data.problems import ItemError, Problem
+from components.data.suite import row_id
+from components.data.suites.reading import json_file, text_list
 
 LICENCE = "for research"
 GET = "ocr-vqa.github.io"

@@ -1,26 +1,25 @@
-"""Which suites a run scores: embedded ones by name, or folders that pipelines/prepare.py wrote."""
+"""Which suites a run scores: generated ones by name, or folders that pipelines/prepare.py wrote."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
-from components.data.embedded.mini_suites import MINI_SUITES, VERSION
-from components.data.streams import StreamConfig, data_root, listed
-from components.data.suites.suite import Suite, open_suite
+from components.data.cache import write_once
+from components.data.generated import GENERATED_SUITES, listed, suite_generator
+from components.data.suite import Suite, open_suite
 from components.data.tasks import TaskStream
 
 
-def open_suites(names: Sequence[str], stream_config: StreamConfig, stream: TaskStream) -> tuple[Suite, ...]:
-    """The suites that `names` stand for, in this order; embedded ones are kept where generated splits are.
+def open_suites(names: Sequence[str], root: Path, stream: TaskStream) -> tuple[Suite, ...]:
+    """The suites that `names` stand for, in this order; generated ones are kept below `root`.
 
     Raises `ConfigError` for an unknown name, and for a suite whose name another suite or a task of the stream has:
     methods are told tasks by name.
     """
-    suites = tuple(_open(name, data_root(stream_config)) for name in names)
+    suites = tuple(_open(name, root) for name in names)
     taken = set(stream.task_names)
     for suite in suites:
         if suite.name in taken:
@@ -30,29 +29,22 @@ def open_suites(names: Sequence[str], stream_config: StreamConfig, stream: TaskS
 
 
 def _open(name: str, root: Path) -> Suite:
-    if name in MINI_SUITES:
-        return _kept(name, root / f"suites-v{VERSION}" / name)
+    if name in GENERATED_SUITES:
+        return _kept(name, root)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return open_suite(folder)
     raise ConfigError(
         f"evaluation.suites names {name!r}, which is neither a folder written by pipelines/prepare.py nor one of "
-        f"{listed(name, MINI_SUITES)}"
+        f"{listed(name, GENERATED_SUITES)}"
     )
 
 
-def _kept(name: str, folder: Path) -> Suite:
-    """The embedded suite from the cache, verified, or newly written; a faster process's equal one stays."""
-    if not (folder / "suite.json").is_file():
-        scratch = folder.with_name(f".{name}.{os.getpid()}.new")
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            MINI_SUITES[name].write(name, scratch)
-            scratch.rename(folder)
-        except OSError as error:
-            if not (folder / "suite.json").is_file():
-                raise DataError(f"{folder} cannot be written ({error}); give another --stream.data-dir.") from error
-            shutil.rmtree(scratch)
+def _kept(name: str, root: Path) -> Suite:
+    """The generated suite from the cache, compared with its checksums, or newly written there."""
+    generator = suite_generator(name)
+    folder = root / generator.folder / name
+    write_once(folder, "suite.json", partial(generator.write, name))
     try:
         return open_suite(folder)
     except DataError as error:

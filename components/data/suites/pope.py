@@ -22,11 +22,11 @@ from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
-from components.data.benchmarks.layout import find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
+from components.data.benchmarks.release import find, homes, id_of, text_of
 from components.data.formats.json_items import iter_items
-from components.data.quality.report import ItemError, Problem
-from components.data.suites.suite import row_id
+from components.data.problems import ItemError, Problem
+from components.data.suite import row_id
 
 LICENCE = "MIT (questions); terms of COCO (pictures)"
 GET = "github.com/AoiDragon/POPE; pictures: cocodataset.org (val2014)"

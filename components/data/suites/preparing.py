@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from components.core.errors import ConfigError
 from components.data.benchmarks.raw import Place, RawItem, check_item
 from components.data.benchmarks.sampling import counted, distinct
 from components.data.benchmarks.spec import rank
 from components.data.formats.pictures import Orientation
-from components.data.preparation import ALLOWED_LOSS, check_max_broken, refusal
-from components.data.prepared import whole_or_nothing
-from components.data.quality.report import FileReport, ImportReport, Problem, refused_report_path
+from components.data.preparation import ALLOWED_LOSS, check_max_broken, prepare, release_refusal, release_root
+from components.data.problems import Problem
+from components.data.quality.report import FileReport, ImportReport
 from components.data.rows import Row, write_split
+from components.data.suite import write_suite_json
 from components.data.suites.catalogue import SUITES, SuiteSpec
-from components.data.suites.suite import write_suite_json
-
-
-class _Refused(Exception):
-    """Leaves `whole_or_nothing` without a result."""
 
 
 def prepare_suite(
@@ -33,15 +29,13 @@ def prepare_suite(
 ) -> ImportReport:
     """Write the suite `name`, a key of `SUITES`, from its release below `root`; what cannot be read is left out.
 
-    Refused is a suite that loses a larger share of its rows than `max_broken` (see `preparation.refusal`); `strict`
-    refuses when anything at all was reported. Refused: `out_dir` stays as it was and the report lies in
-    `<out_dir>.report.json`. Raises `DataError` when the release is not below `root`. `orientation` "leave" takes
-    pictures as they are stored.
+    Refused is a suite that loses a larger share of its rows than `max_broken` (see `release_refusal`); `strict` refuses
+    when anything at all was reported. Refused: `out_dir` stays as it was and the report is `<out_dir>.report.json`.
+    Raises `DataError` when a release is not below `root`, naming the layout that is expected. `orientation` "leave"
+    takes pictures as they are stored, as LLaVA's released code does.
     """
     check_max_broken(max_broken)
-    root = root.expanduser().resolve()
-    if not root.is_dir():
-        raise ConfigError(f"--root {root} is no folder; give the folder that holds the release.")
+    root = release_root(root, "the release")
     spec = SUITES[name]
     items = spec.read(root)  # before anything is written: a missing release is an error of its own
     report = FileReport(
@@ -53,32 +47,25 @@ def prepare_suite(
         get=spec.get,
         by_rule=spec.by_rule,
     )
-    refused: str | None = None
-    try:
-        with whole_or_nothing(out_dir) as scratch:
-            card: dict[str, object] = {
-                "name": name,
-                "published_rows": list(spec.published),
-                "drawn_rows": spec.use,
-                "metric": spec.metric,
-                "scoring": spec.scoring,
-                "licence": spec.licence,
-                "pictures": report.pictures,  # written when all are counted
-            }
-            place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="", orientation=orientation)
-            rows = _rows(name, spec, place, items, report)
-            write_split(rows, scratch / "test", task=name, split="test", card=card)
-            refused = refusal((report,), max_broken=max_broken, strict=strict)
-            if refused is not None:
-                raise _Refused
-            write_suite_json(scratch, name, scoring=spec.scoring, max_new_tokens=spec.max_new_tokens)
-            whole = ImportReport(stream=name, out_dir=out_dir, files=(report,), refused=None, leaks=())
-            whole.write(scratch / "report.json")
-            return whole
-    except _Refused:
-        result = ImportReport(stream=name, out_dir=out_dir, files=(report,), refused=refused)
-        result.write(refused_report_path(out_dir))
-        return result
+
+    def write(folder: Path) -> Iterator[FileReport]:
+        card: dict[str, object] = {
+            "name": name,
+            "published_rows": list(spec.published),
+            "drawn_rows": spec.use,
+            "metric": spec.metric,
+            "scoring": spec.scoring,
+            "licence": spec.licence,
+            "pictures": report.pictures,  # the card is written last, when all are counted
+        }
+        place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="", orientation=orientation)
+        rows = _rows(name, spec, place, items, report)
+        write_split(rows, folder / "test", task=name, split="test", card=card)
+        yield report
+
+    finish = partial(write_suite_json, name=name, scoring=spec.scoring, max_new_tokens=spec.max_new_tokens)
+    refusal = partial(release_refusal, max_broken=max_broken, strict=strict)
+    return prepare(name, out_dir, write, finish, refusal, leaks=())  # a suite is never trained on
 
 
 def _rows(
@@ -92,15 +79,10 @@ def _rows(
         if isinstance(checked, Problem):
             report.leave_out(checked)
             continue
-        report.kept += 1
-        report.with_image += checked.row.image is not None
-        report.pictures.update(checked.done)
+        report.keep(checked.row, checked.done)
         yield checked.row
     report.chosen = None if drawn is None else len(drawn)
-    if spec.published and report.rows not in spec.published:
-        sizes = " or ".join(f"{size:,}" for size in spec.published)
-        detail = f"the source holds {report.rows:,} rows, published are {sizes}"
-        report.note(Problem(kind="count", file=name, row=None, detail=detail))
+    report.note_size()
 
 
 def _drawn(name: str, spec: SuiteSpec, root: Path) -> set[str]:

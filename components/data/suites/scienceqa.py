@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.benchmarks.layout import answers_of, below, find, homes, id_of, text_of
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.quality.report import Problem
+from components.data.benchmarks.release import answers_of, below, find, homes, id_of, text_of
+from components.data.problems import Problem
+from components.data.suite import PICTURED, row_id
 from components.data.suites.choices import lettered
-from components.data.suites.suite import PICTURED, row_id
-from components.data.suites.tables import json_file, json_list
+from components.data.suites.reading import json_file, json_list
 
 LICENCE = "CC BY-NC-SA 4.0"
 GET = "scienceqa.github.io"

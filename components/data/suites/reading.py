@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 _BATCH = 32  # rows held at a time; a picture may have megabytes
 

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.core.terminal import print_table
+from components.console.tables import print_table
+from components.data.problems import Problem
 from components.data.quality.overlaps import Overlap, Shared
-from components.data.quality.report import ImportReport, Problem
+from components.data.quality.report import ImportReport
 from components.data.quality.report_tables import ReportTable, pairs_table, splits_table
 
 SHOWN_PROBLEMS, SHOWN_PAIRS = 40, 20  # report.json has more

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.quality.report import ItemError
+from components.data.problems import ItemError
 
 
 def find(root: Path, names: Iterable[str], layout: str) -> str:

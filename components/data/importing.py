@@ -8,17 +8,20 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
 from components.data.formats.items import METRICS, Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap
-from components.data.formats.pictures import ORIENTATIONS, Orientation, followed
+from components.data.formats.pictures import ORIENTATIONS, Orientation
 from components.data.formats.sources import FORMATS, Format, Source, open_source
 from components.data.formats.storage import Location, locate, without_secrets
-from components.data.prepared import PreparedTask, whole_or_nothing, write_stream_json
-from components.data.quality.report import NOT_STATED, FileReport, ImportReport, ItemError, Problem, refused_report_path
+from components.data.preparation import check_max_broken, own_refusal, prepare
+from components.data.prepared import PreparedTask, write_stream_json
+from components.data.problems import ItemError, Problem
+from components.data.quality.report import NOT_STATED, FileReport, ImportReport
 from components.data.rows import Row, write_split
 
 RULES = 3  # how rows are read; a stream that was imported under other rules is imported again
@@ -155,50 +158,36 @@ def _source(texts: Mapping[str, str], key: str, base: Path, where: str) -> Sourc
         raise DataError(f"{where} names {key} = {without_secrets(texts[key])!r}, but: {error}") from error
 
 
-class _Refused(Exception):
-    """Leaves `whole_or_nothing` without a result."""
-
-
 def import_stream(
     stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: OrderedMap = SERIAL
 ) -> ImportReport:
-    """Write `stream` to `out_dir`, leaving out broken rows, unless their share in any file exceeds `max_broken`.
+    """Write `stream` to `out_dir` without its broken rows, unless their share in any file exceeds `max_broken`.
 
     Every file is read to its end either way, so that the report is complete. Refused: nothing is written but
-    `<out_dir>.report.json`. Otherwise the report lies in `out_dir`/report.json. `in_order` opens the pictures.
+    `<out_dir>.report.json`. `in_order` opens the pictures.
     """
-    if not 0 <= max_broken < 1:
-        raise ConfigError(f"max_broken is the share of broken rows to leave out, 0 to below 1; {max_broken} was given.")
-    followed.cache_clear()
-    files: list[FileReport] = []
-    refused: str | None = None
-    try:
-        with whole_or_nothing(out_dir) as partial:
-            for task in stream.tasks:
-                for split, source in (("train", task.train), ("test", task.test)):
-                    report = FileReport(task=task.name, split=split, file=source.shown, licence=task.licence)
-                    files.append(report)
-                    card: dict[str, object] = {
-                        "name": task.name,
-                        "file": source.name,
-                        "metric": task.metric,
-                        "licence": task.licence,
-                        "pictures": report.pictures,  # written when all are counted
-                    }
-                    rows = _rows(task, split, source, report, in_order)
-                    write_split(rows, partial / task.name / split, task=task.name, split=split, card=card)
-            refused = _refusal(files, max_broken)
-            report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
-            if refused is not None:
-                raise _Refused
-            prepared = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
-            write_stream_json(partial, stream.name, prepared)
-            report.write(partial / "report.json")
-            return report
-    except _Refused:
-        report = ImportReport(stream=stream.name, out_dir=out_dir, files=tuple(files), refused=refused)
-        report.write(refused_report_path(out_dir))
-        return report
+    check_max_broken(max_broken)
+
+    def write(folder: Path) -> Iterator[FileReport]:
+        for task in stream.tasks:
+            for split, source in (("train", task.train), ("test", task.test)):
+                report = FileReport(task=task.name, split=split, file=source.shown, licence=task.licence)
+                card: dict[str, object] = {
+                    "name": task.name,
+                    "file": source.name,
+                    "metric": task.metric,
+                    "licence": task.licence,
+                    "pictures": report.pictures,  # the card is written last, when all are counted
+                }
+                rows = _rows(task, split, source, report, in_order)
+                write_split(rows, folder / task.name / split, task=task.name, split=split, card=card)
+                yield report
+
+    def finish(folder: Path) -> None:
+        tasks = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
+        write_stream_json(folder, stream.name, tasks)
+
+    return prepare(stream.name, out_dir, write, finish, partial(own_refusal, max_broken=max_broken))
 
 
 def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_order: OrderedMap) -> Iterator[Row]:
@@ -225,10 +214,8 @@ def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_o
             if read.found.rest_lost:
                 report.cut = file
             continue
-        report.kept += 1
-        report.with_image += read.found.image is not None
+        report.keep(read.found, read.picture)
         _count(report.fields, read.unread)
-        report.pictures.update(read.picture)
         if "grey assumed" in read.picture:
             detail = "the picture does not declare the range of its grey values, so one was assumed"
             report.note(Problem(kind="grey assumed", file=file, row=row, detail=detail))
@@ -246,19 +233,3 @@ def _count(fields: Counter[str], names: Iterable[str]) -> None:
     """Count the fields of one row; names that differ from row to row count as one."""
     for name in names:
         fields[name if name in fields or len(fields) < _FIELDS_LISTED else "others"] += 1
-
-
-def _refusal(files: list[FileReport], max_broken: float) -> str | None:
-    """Why nothing may be written, or None: a file that breaks off, or the one with the largest share of broken rows."""
-    for file in files:
-        if file.cut:
-            last = next(problem for problem in reversed(file.problems) if problem.file == file.cut)
-            return f"{last}; how many rows follow is not known, so repair it first"
-    worst = max(files, key=lambda report: report.broken_share)
-    if worst.kept and worst.broken_share <= max_broken:
-        return None
-    first = next(problem for problem in worst.problems if problem.kind in worst.counts)
-    row = f"row {first.row}: " if first.row is not None else ""
-    place = row if first.file == worst.file else f"{first.file} {row}"
-    broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"
-    return f"{broken} ({worst.broken_share:.1%}, allowed {max_broken:.1%}); the first: {place}{first.detail}"
