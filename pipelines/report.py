@@ -188,8 +188,8 @@ def group_lines(group: Sequence[FinishedRun]) -> list[Line]:
     """One line of the table; a second one under oracle routing where that changes a score."""
     costs = [run.cost for run in group if run.cost is not None]
     facts = [
-        f"{max(cost.trainable_parameters for cost in costs):,}" if costs else "",
-        f"{statistics.fmean(cost.train_s for cost in costs) / 60:.1f} min" if costs else "",
+        f"{max(cost.trainable_parameters for cost in costs):,}" if costs else "unknown",
+        f"{statistics.fmean(cost.train_s for cost in costs) / 60:.1f} min" if costs else "unknown",
         seeds_of(group),
     ]
     lines = [[label(group[0]), *scores([run.matrix for run in group]), *split(group), *facts]]

@@ -65,7 +65,10 @@ def forgetting_lines(groups: Groups) -> list[list[str]]:
 
 
 def cost_lines(groups: Groups) -> list[list[str]]:
-    """Run, line, minutes of training and evaluation, trainable parameters, megabytes kept after the last task."""
+    """Run, line, minutes of training and evaluation, trainable parameters, megabytes kept after the last task.
+
+    Costs of a run that wrote none, as before version 0.2, are unknown.
+    """
     return [
         [
             str(run.config.run_id),
@@ -77,7 +80,7 @@ def cost_lines(groups: Groups) -> list[list[str]]:
                     f"{run.cost.trainable_parameters:,}",
                 ]
                 if run.cost is not None
-                else ["", "", ""]
+                else ["unknown"] * 3
             ),
             _kept(run),
         ]

@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 from components.core.errors import StreamStopped
-from components.core.events import Event
+from components.core.events import Event, RowScored
 from components.core.files import write_json
 from components.core.naming import without_secrets
+from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
 from components.tracking.store import open_tracker
@@ -35,8 +36,12 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     check_run_dir(plan)
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
         tracker = begin_tracking(plan, follow, parent=parent)
+        costs = Costs.read(plan.run_dir)
 
         def handle(event: Event) -> None:
+            costs.add(event)
+            if isinstance(event, RowScored):  # on disk before anybody hears of the row and reads what it cost
+                costs.write(plan.run_dir)
             follow(event)
             tracker.handle(event)
 
@@ -53,6 +58,8 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             raise KeyboardInterrupt from stop
         finally:
             tracker.finish(status)
+            if costs != Costs():
+                costs.write(plan.run_dir)  # with the updates since the last row
 
 
 def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:

@@ -1,4 +1,4 @@
-"""Finished streams read back: from the run's folder and its MLflow run, or from a *record*.
+"""Finished streams read back, from the run's folder alone or from a *record*; neither needs MLflow.
 
 A record is one JSON file with all that comparing runs needs (configuration, matrices, every test row's score, costs),
 and none of what is large or says where it ran: checkpoints, replies, folders, tracking.
@@ -23,22 +23,14 @@ from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
+from components.runs.costs import Cost, Costs
 from components.runs.provenance import made_with
 from components.statistics.contributions import ScoredRun
-from components.tracking.config import TrackingConfig, recorded_uri, sqlite_path, tracking_uri
+from components.tracking.config import TrackingConfig, recorded_uri
 from components.training.config import Chosen, RunConfig
 
 FORMAT = "littoral-record-1"
 ItemScores = dict[str, dict[str, list[float]]]  # after -> task -> 0..1 of every test row, by sample id in order
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a stream took, as recorded while it ran."""
-
-    train_s: float
-    evaluate_s: float
-    trainable_parameters: int  # most in any one task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +52,7 @@ class FinishedRun:
     finished: str  # ISO 8601; empty for a run that has not
     matrix: ScoreMatrix
     oracle: ScoreMatrix | None
-    cost: Cost | None  # None for a run without MLflow
+    cost: Cost | None  # None: unknown, as for runs of a version that wrote no costs.json
     mlflow_id: str | None = None  # None for a record or a run without MLflow
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
@@ -91,6 +83,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         mlflow_id = str(known["run_id"])
         store = recorded_uri(config.tracking, path, known.get("store"))
         config = replace(config, tracking=replace(config.tracking, uri=store))
+    matrix = ScoreMatrix.read(path / "score_matrix.json")
     return FinishedRun(
         path=path,
         config=config,
@@ -98,13 +91,20 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         stream_name=stream_name(config) if name is None else str(name),
         chosen=content.get("chosen"),
         finished=str(json.loads(ended.read_text(encoding="utf-8"))["finished"]) if ended.is_file() else "",
-        matrix=ScoreMatrix.read(path / "score_matrix.json"),
+        matrix=matrix,
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
-        cost=None if mlflow_id is None else read_cost(tracking_uri(config.tracking, path.parent), mlflow_id),
+        cost=Costs.read(path).total(_measured(matrix)) if ended.is_file() else None,
         mlflow_id=mlflow_id,
         general=GeneralScores.read(path / GENERAL_FILE),
         decisions=Decisions.read(path / DECISIONS_FILE),
     )
+
+
+def _measured(matrix: ScoreMatrix) -> list[str]:
+    """What the rows with a score come after: joint learning leaves empty ones."""
+    return [
+        after for after, row in zip(matrix.after, matrix.rows, strict=True) if any(cell is not None for cell in row)
+    ]
 
 
 def stream_name(config: RunConfig) -> str:
@@ -232,25 +232,3 @@ def _from_record(path: Path) -> FinishedRun:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a whole record of a run ({error!r}); make it again.") from error
-
-
-def read_cost(uri: str, run_id: str) -> Cost:
-    """Seconds and parameters of one stream; raises `ConfigError` when the store or the run is gone."""
-    database = sqlite_path(uri)
-    if database is not None and not database.is_file():  # MLflow would create an empty one
-        raise ConfigError(f"the store {uri} is gone; put it back, or record runs with --tracking.no-enabled.")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(tracking_uri=uri)
-    try:
-        run = client.get_run(run_id)
-        children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
-        seconds = {
-            name: sum(point.value for point in client.get_metric_history(run_id, f"cost/{name}"))
-            for name in ("train_s", "evaluate_s")
-        }
-    except MlflowException as error:
-        raise ConfigError(f"MLflow at {uri} does not hold the run {run_id} ({error.message}).") from error
-    trainable = [int(child.data.params.get("trainable_parameters", 0)) for child in children]
-    return Cost(**seconds, trainable_parameters=max(trainable, default=0))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from components.core.errors import StreamStopped
-from components.core.events import Event, RowScored, StepDone, TaskStarted
+from components.core.events import Event, RowScored
 from components.core.files import write_json
 from components.evaluation.matrix import ScoreMatrix
+from components.runs.costs import Costs
 from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.driver import FINISHED_FILE, finished_result, learned_in, plan_stream
@@ -73,7 +74,6 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     """
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
     stream.run_dir.mkdir(parents=True, exist_ok=True)
-    costs = _Costs.read(stream.run_dir, values)
     last = len(stream.stream.tasks)
     finished = finished_result(stream) is not None
     before = last if finished else learned_in(stream.run_dir)
@@ -84,9 +84,8 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
         return
 
     def follow(event: Event) -> None:
-        costs.add(event)
         if isinstance(event, RowScored) and event.tasks_learned:
-            write_json(stream.run_dir / TRIAL_FILE, asdict(costs))
+            _mark_begun(stream.run_dir, values)
             # The last report comes below, when the run is whole.
             if before < event.tasks_learned < last:
                 report(figures_after(stream.run_dir, event.tasks_learned))
@@ -94,35 +93,39 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     try:
         run_and_record(stream, follow, parent=plan.parent)
     except StreamStopped:
-        write_json(stream.run_dir / TRIAL_FILE, asdict(costs))  # with the updates since its last row
+        _mark_begun(stream.run_dir, values)
         return
     report(figures_after(stream.run_dir, last))
 
 
-@dataclass(kw_only=True)
-class _Costs:
-    """What a trial has spent by its last row, kept beside its matrix: a continued trial goes on counting."""
+def _mark_begun(run_dir: Path, values: Values) -> None:
+    """Leave the trial's values in its folder, for `begun_in`. A file of an earlier version also has costs: it stays."""
+    path = run_dir / TRIAL_FILE
+    if not path.is_file():
+        write_json(path, {"values": values})
 
-    values: Values
-    trainable_parameters: int = 0
-    train_s: list[float] = field(default_factory=list)  # by task
-    updates: int = 0  # made by this trial: what it took over from another one does not count
 
-    @classmethod
-    def read(cls, run_dir: Path, values: Values) -> _Costs:
-        path = run_dir / TRIAL_FILE
-        if not path.is_file():
-            return cls(values=values)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "values": values})
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """What a trial has spent: `training_s` by number of tasks learned."""
 
-    def add(self, event: Event) -> None:
-        if isinstance(event, TaskStarted):
-            self.trainable_parameters = max(self.trainable_parameters, event.trainable_parameters)
-        elif isinstance(event, StepDone):
-            self.updates += 1
-        elif isinstance(event, RowScored) and event.tasks_learned:
-            self.train_s[event.tasks_learned - 1 :] = [event.train_s]
+    trainable_parameters: int
+    training_s: dict[int, float]
+    updates: int  # made by this trial: a reused task adds none
+
+
+def _spent(run_dir: Path) -> _Spent:
+    """From the run's costs.json, and from trial.json as earlier versions wrote it."""
+    path, costs = run_dir / TRIAL_FILE, Costs.read(run_dir)
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _Spent(
+        trainable_parameters=max(costs.trainable_parameters, old.get("trainable_parameters", 0)),
+        training_s={
+            **dict(enumerate(old.get("train_s", ()), start=1)),
+            **{row.tasks_learned: row.train_s for row in costs.rows},
+        },
+        updates=costs.updates + old.get("updates", 0),
+    )
 
 
 def begun_in(folder: Path) -> tuple[Values, ...]:
@@ -137,17 +140,17 @@ def begun_in(folder: Path) -> tuple[Values, ...]:
 def figures_after(run_dir: Path, learned: int) -> Figures:
     """The matrix's figures after `learned` tasks and the costs until then."""
     matrix = ScoreMatrix.read(run_dir / MATRIX_FILE).at(learned)
-    costs = _Costs.read(run_dir, {})
+    spent = _spent(run_dir)
     return {
         LEARNED: learned,
         **matrix.summary(),
-        "trainable_parameters": costs.trainable_parameters,
-        "train_s": sum(costs.train_s[:learned]),
+        "trainable_parameters": spent.trainable_parameters,
+        "train_s": sum(seconds for number, seconds in spent.training_s.items() if number <= learned),
     }
 
 
 def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
-    """The trial of these values as its folder tells it; `error`: what it failed of."""
+    """The trial of these values as its folder tells it; `error`: why it failed."""
     folder = plan.folder(values)
     learned = learned_in(folder)
     state: State = "failed" if error else "stopped" if stop_requested(folder) else "unfinished"
@@ -157,7 +160,7 @@ def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
         state="finished" if (folder / FINISHED_FILE).is_file() else state,
         learned=learned,
         figures=figures_after(folder, learned) if learned else {},
-        updates=_Costs.read(folder, values).updates,
+        updates=_spent(folder).updates,
         reason=error,
         mlflow_id=recorded_as(folder),
     )

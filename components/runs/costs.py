@@ -1,0 +1,86 @@
+"""What a run has cost so far, counted from its events and kept in its folder. MLflow shows the same numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from components.core.events import Event, RowScored, StepDone, TaskStarted
+from components.core.files import write_json
+
+COSTS_FILE = "costs.json"
+
+
+@dataclass(kw_only=True)
+class RowCost:
+    """Seconds until one row of the score matrix was there. A row that is scored again adds to its own."""
+
+    after: str  # "zero-shot" or the task just learned
+    tasks_learned: int
+    train_s: float = 0.0
+    evaluate_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a whole stream took."""
+
+    train_s: float
+    evaluate_s: float
+    trainable_parameters: int  # most in any one task
+
+
+@dataclass(kw_only=True)
+class Costs:
+    """The content of costs.json; a continued run goes on counting."""
+
+    trainable_parameters: int = 0  # most in any task so far
+    updates: int = 0  # optimizer updates this run made itself: a reused task adds none
+    rows: list[RowCost] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Costs:
+        """From a run's folder; empty where it has no costs.json."""
+        path = run_dir / COSTS_FILE
+        if not path.is_file():
+            return cls()
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**content, "rows": [RowCost(**row) for row in content["rows"]]})
+
+    def write(self, run_dir: Path) -> None:
+        """Replace the folder's costs.json atomically."""
+        write_json(run_dir / COSTS_FILE, asdict(self))
+
+    def add(self, event: Event) -> None:
+        """Count one event of the running stream."""
+        match event:
+            case TaskStarted():
+                self.trainable_parameters = max(self.trainable_parameters, event.trainable_parameters)
+            case StepDone():
+                self.updates += 1
+            case RowScored():
+                row = self._row(event)
+                row.train_s += event.train_s
+                row.evaluate_s += event.evaluate_s
+            case _:
+                pass
+
+    def total(self, measured: Iterable[str]) -> Cost | None:
+        """The cost of the rows after `measured`; None where one was not counted, as in runs of an earlier version."""
+        counted = {row.after: row for row in self.rows}
+        if not counted or not counted.keys() >= set(measured):
+            return None
+        return Cost(
+            train_s=sum(row.train_s for row in self.rows),
+            evaluate_s=sum(row.evaluate_s for row in self.rows),
+            trainable_parameters=self.trainable_parameters,
+        )
+
+    def _row(self, event: RowScored) -> RowCost:
+        for row in self.rows:
+            if row.after == event.after and row.tasks_learned == event.tasks_learned:
+                return row
+        self.rows.append(RowCost(after=event.after, tasks_learned=event.tasks_learned))
+        return self.rows[-1]
