@@ -16,6 +16,7 @@ import itertools
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -31,7 +32,6 @@ from components.methods import METHODS  # noqa: E402
 from components.methods.base import MethodConfig  # noqa: E402
 from components.training.config import RunConfig  # noqa: E402
 
-SECTION = re.compile(r"([A-Z][\w ,]{2,24}):(?: (.*)|$)")  # "Paper: ...", "Differs, and why:"
 FORMULA = re.compile(r"=|<-| \* |sum_")
 REPORT = re.compile(r"<!-- report: (\S+) -->")
 BOUNDS = (("ge", "≥"), ("gt", "&gt;"), ("le", "≤"), ("lt", "&lt;"))
@@ -85,6 +85,7 @@ def method_page(kind: type[MethodConfig]) -> str:
     """A method's summary, how it is run, its card and its options."""
     module = inspect.getmodule(kind)
     method = getattr(module, kind.build.__annotations__["return"].strip("'\""))
+    title = inspect.cleandoc(method.__doc__).partition("\n\n")[0].replace("\n", " ")
     source = Path(inspect.getfile(kind)).resolve().relative_to(ROOT)
     return "\n".join(
         [
@@ -96,7 +97,8 @@ def method_page(kind: type[MethodConfig]) -> str:
             "",
             "## Card",
             "",
-            *card(method.__doc__ or ""),
+            escaped(title),
+            *(line for name, text in method.card().items() for line in section(name, text)),
             "",
             "## Options",
             "",
@@ -105,37 +107,20 @@ def method_page(kind: type[MethodConfig]) -> str:
     )
 
 
-def card(text: str) -> list[str]:
-    """The docstring of a method as Markdown: sections in bold, lists as lists, formulas as code."""
-    result: list[str] = []
-    block: list[str] = []
-
-    def finish() -> None:
-        """Lines that belong together, all at one depth."""
-        if block and _depth(block[0]) >= 8 and FORMULA.search("".join(block)):
-            result.extend(["", "```text", *inspect.cleandoc("\n" + "\n".join(block)).split("\n"), "```", ""])
-        else:
-            result.extend(escaped(line.strip()) for line in block)
-        block.clear()
-
-    for number, line in enumerate(inspect.cleandoc(text).split("\n")):
-        found = SECTION.match(line) if number else None  # the first line may be "EWC: sequential LoRA whose ..."
-        if found:
-            finish()
-            result.extend(["", f"**{found[1]}:** {escaped(found[2] or '')}", ""][:2])
-        elif line.startswith("    - "):
-            finish()
-            if not (result and result[-1].startswith(("- ", "  "))):
-                result.append("")
-            result.append(f"- {escaped(line[6:])}")
-        elif line.startswith("      ") and not line.startswith("        ") and not block:
-            result.append(f"  {escaped(line.strip())}")
-        else:
-            if block and (_depth(line) >= 8) != (_depth(block[0]) >= 8):
-                finish()
-            block.append(line)
-    finish()
-    return result
+def section(name: str, text: str) -> list[str]:
+    """A section of a card: its lists stay lists, and what is indented becomes code where it is a formula."""
+    lines = ["", f"**{name}:**"]
+    for deep, group in itertools.groupby(text.split("\n"), key=lambda line: line.startswith("    ")):
+        block = list(group)
+        if deep and FORMULA.search("".join(block)):
+            lines += ["", "```text", *textwrap.dedent("\n".join(block)).split("\n"), "```", ""]
+            continue
+        for line in block:
+            item = line.startswith("- ")
+            if item and not lines[-1].startswith(("- ", "  ")):
+                lines.append("")
+            lines.append(("- " if item else "  " * line.startswith("  ")) + escaped(line[2 * item :].strip()))
+    return lines
 
 
 def options_page() -> str:
@@ -215,10 +200,6 @@ def escaped(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([\\*_\[\]|])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _depth(line: str) -> int:
-    return len(line) - len(line.lstrip())
 
 
 def _shown(value: object) -> str:
