@@ -1,3 +1,5 @@
+"""Loading backbones, what they adapt, and what they refuse."""
+
 from __future__ import annotations
 
 import copy

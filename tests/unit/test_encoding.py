@@ -1,3 +1,5 @@
+"""Rows as token ids, labels and pixels, held against the processor's own."""
+
 from __future__ import annotations
 
 import io

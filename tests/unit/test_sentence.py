@@ -1,3 +1,5 @@
+"""Sentence encoders: what a method compares instructions by."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -1,3 +1,5 @@
+"""The embedded backbone `smol`: its parts, its assembly, and what is said when a part is missing."""
+
 from __future__ import annotations
 
 import importlib.util
