@@ -39,14 +39,14 @@ from rich.console import Console
 
 from components.console.preparation import say, show_overlaps, show_report, show_table
 from components.core.errors import ConfigError, LittoralError
-from components.core.options import require_paths
+from components.core.options import listed, require_paths
 from components.core.runtime import print_anything
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.formats.parallel_map import OrderedMap, Threads
 from components.data.formats.pictures import Orientation
-from components.data.generated import GENERATED_STREAMS, listed
+from components.data.generated import GENERATED_STREAMS
 from components.data.importing import Ids, import_stream, read_stream_file
 from components.data.preparation import ALLOWED_LOSS
 from components.data.prepared import open_prepared

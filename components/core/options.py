@@ -51,6 +51,12 @@ def suggest(given: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
+def listed(given: str, known: Iterable[str]) -> str:
+    """`alpha, rank. Did you mean rank?`, the end of a message about the unknown name `given`."""
+    names = [*known]
+    return f"{', '.join(names)}.{suggest(given, names)}"
+
+
 def require_paths(command: object) -> None:
     """Refuse URIs in the fields of a command's dataclass that hold paths; raises `ConfigError`."""
     for item in dataclasses.fields(command):  # type: ignore[arg-type]

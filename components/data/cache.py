@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
 from components.core.errors import DataError
+from components.core.files import whole_folder
 from components.data.rows import Row, Split, open_split, verify_split, write_split
 
 SPLIT_MARK = "manifest.json"  # the file that a whole split has
 
 
 def write_once(folder: Path, mark: str, write: Callable[[Path], object]) -> bool:
-    """Let `write` make `folder` unless it already has the file `mark`; returns whether it was written.
+    """Let `write` fill `folder` unless it already has the file `mark`; returns whether it was written.
 
-    It appears whole or not at all. When another process is faster, its equal folder stays. Raises `DataError`.
+    The folder appears whole or not at all. When another process is faster, its equal folder stays. Raises `DataError`.
     """
     if (folder / mark).is_file():
         return False
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        write(scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not (folder / mark).is_file():
-                raise
-            shutil.rmtree(scratch)
+        with whole_folder(folder) as partial:
+            write(partial)
     except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}); give another --stream.data-dir.") from error
+        if not (folder / mark).is_file():
+            raise DataError(f"{folder} cannot be written ({error}); give another --stream.data-dir.") from error
     return True
 
 

@@ -9,8 +9,6 @@ Another package adds a stream under the entry point group `littoral.streams`; th
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -65,7 +63,7 @@ class SuiteGenerator(Protocol):
         ...
 
     def write(self, name: str, folder: Path) -> None:
-        """Write the suite called `name` into the new folder `folder`, the same bytes at every call."""
+        """Write the suite called `name` into the empty folder `folder`, the same bytes at every call."""
         ...
 
 
@@ -114,10 +112,3 @@ def generated_stream(name: str) -> GeneratedStream | None:
 def suite_generator(name: str) -> SuiteGenerator:
     """What writes the suite `name`, a key of `GENERATED_SUITES`."""
     return cast(SuiteGenerator, resolve_name(GENERATED_SUITES[name]))
-
-
-def listed(given: str, allowed: Iterable[str]) -> str:
-    """The allowed names, and the one that `given` was probably meant to be."""
-    names = list(allowed)
-    close = difflib.get_close_matches(given, names, n=1)
-    return f"{', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
+from components.core.options import listed
 from components.data.formats.items import METRICS, Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import ORIENTATIONS, Orientation
@@ -86,9 +86,7 @@ def read_stream_file(path: Path) -> StreamFile:
 def _check_keys(table: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{where} has the unknown field {key!r}; allowed are {', '.join(allowed)}.{hint}")
+            raise ConfigError(f"{where} has the unknown field {key!r}; allowed are {listed(key, allowed)}")
 
 
 def _task_source(path: Path, index: int, table: object, shared: Mapping[str, object]) -> TaskSource:
@@ -205,10 +203,10 @@ def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_o
         report.repeated_ids += 1
 
     ids = "refuse" if task.ids == "auto" and split == "test" else task.ids  # predictions are joined by id
-    items = distinct_items(reading.items(), reading.place_in_words, ids=ids, renewed=renewed)
+    items = distinct_items(reading.items(), reading.described, ids=ids, renewed=renewed)
     for read in in_order(reader.read, items):
         report.rows += 1
-        file, row = reading.place(read.number)
+        file, row = reading.locate(read.number)
         if isinstance(read.found, ItemError):
             report.leave_out(Problem(kind=read.found.kind, file=file, row=row, detail=read.found.detail))
             if read.found.rest_lost:
@@ -221,7 +219,7 @@ def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_o
             report.note(Problem(kind="grey assumed", file=file, row=row, detail=detail))
         yield read.found
     for number, detail in reading.remarks:
-        file, row = reading.place(number)
+        file, row = reading.locate(number)
         report.note(Problem(kind="lists joined", file=file, row=row, detail=detail))
     for name in reading.unread():
         report.fields[name] = report.kept

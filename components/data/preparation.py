@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.core.errors import ConfigError, DataError
+from components.core.files import partial_path
 from components.data.formats.pictures import followed
 from components.data.quality.report import FileReport, ImportReport, refused_report_path
 
@@ -94,7 +95,7 @@ def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
     """
     out_dir = out_dir.absolute()
     _check_replaceable(out_dir)
-    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    partial = partial_path(out_dir)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
+from components.core.files import whole_folder
 
 FORMAT = "littoral-rows/1"
 IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, at the start of the question that shows the row's picture
@@ -184,31 +184,28 @@ class Split:
 def write_split(
     rows: Iterable[Row], path: Path, *, task: str, split: str, card: dict[str, object] | None = None
 ) -> Split:
-    """Stream `rows` into `path`; the folder appears whole (written beside, then renamed) or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shards: list[Shard] = []
-    pending = iter(rows)
-    while not shards or shards[-1].rows == SHARD_ROWS:
-        shard = _write_shard(islice(pending, SHARD_ROWS), partial / f"part-{len(shards):05d}.parquet")
-        if shard.rows or not shards:
-            shards.append(shard)
-        else:
-            (partial / shard.file).unlink()
-            break
-    manifest = {
-        "format": FORMAT,
-        "task": task,
-        "split": split,
-        "rows": sum(shard.rows for shard in shards),
-        "shards": [asdict(shard) for shard in shards],
-        "card": card or {},
-    }
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(path)
+    """Stream `rows` into the folder `path`, which is replaced or appears as a whole, or not at all."""
+    with whole_folder(path) as partial:
+        shards: list[Shard] = []
+        pending = iter(rows)
+        while not shards or shards[-1].rows == SHARD_ROWS:
+            shard = _write_shard(islice(pending, SHARD_ROWS), partial / f"part-{len(shards):05d}.parquet")
+            if shard.rows or not shards:
+                shards.append(shard)
+            else:
+                (partial / shard.file).unlink()
+                break
+        manifest = {
+            "format": FORMAT,
+            "task": task,
+            "split": split,
+            "rows": sum(shard.rows for shard in shards),
+            "shards": [asdict(shard) for shard in shards],
+            "card": card or {},
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (partial / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)  # an earlier split, only now that the new one is whole
     return open_split(path)
 
 

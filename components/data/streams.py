@@ -14,10 +14,10 @@ import numpy as np
 
 from components.core.errors import ConfigError, DataError
 from components.core.machine import cache_dir
-from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options
+from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options, listed
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.cache import first_rows, kept_split, kept_subset
-from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream, listed
+from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream
 from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
 from components.data.preparation import whole_or_nothing
 from components.data.prepared import PreparedTask, open_prepared, write_stream_json

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from components.core.errors import ConfigError
 from components.data.benchmarks.catalogue import BENCHMARKS, COIN_ORDER
 from components.data.benchmarks.raw import RawItem, question_and_answer
-from components.data.benchmarks.readers import FAMILIES
-from components.data.benchmarks.sampling import choose, chosen
+from components.data.benchmarks.readers import READERS
+from components.data.benchmarks.sampling import select, selected
 from components.data.benchmarks.spec import PartSpec, StreamSpec, held_out, rank
 from components.data.generated import GENERATED_STREAMS
 from components.data.problems import Problem
@@ -68,8 +68,8 @@ def _drawn(ids: list[str], use: int, seed: int = 0) -> list[str]:
     task = replace(BENCHMARKS["coast-domain"].tasks[0], train=PartSpec(source="train", use=use))
     stream = StreamSpec(name="s", tasks=(task,), seed=seed)
     report = FileReport(task=task.name, split="train", file="f")
-    choice = choose(_items(ids), stream, task, "train", report)
-    drawn = [item.item_id for item in chosen(_items(ids), choice, stream, task, "train")]
+    selection = select(_items(ids), stream, task, "train", report)
+    drawn = [item.item_id for item in selected(_items(ids), selection, stream, task, "train")]
     assert report.chosen == len(drawn)
     return drawn
 
@@ -106,7 +106,7 @@ def test_a_specification_is_plain_json_that_names_its_readers(name: str) -> None
     stream = BENCHMARKS[name]
     plain = json.loads(stream.canonical())
     assert [task["name"] for task in plain["tasks"]] == list(stream.task_names)
-    assert {task.family for task in stream.tasks} <= set(FAMILIES)
+    assert {task.family for task in stream.tasks} <= set(READERS)
 
 
 def test_the_digest_follows_every_part_of_the_specification() -> None:
@@ -146,7 +146,7 @@ def test_unreadable_items_take_no_place_in_the_draw() -> None:
     stream = StreamSpec(name="s", tasks=(task,))
     broken = Problem(kind="empty answer", file="f", row=1, detail="nothing")
     report = FileReport(task=task.name, split="train", file="f")
-    choose([broken, *_items(ids), *_items(ids[:3])], stream, task, "train", report)
+    select([broken, *_items(ids), *_items(ids[:3])], stream, task, "train", report)
     assert (report.rows, report.chosen) == (44, 10)
     assert report.counts == {"empty answer": 1, "duplicate id": 3}
 

@@ -247,7 +247,7 @@ def test_a_missing_field_names_task_and_field(source: Path, key: str) -> None:
     [
         ('name = "my-stream"', "", '"name"'),
         ('metric = "exact"', 'metric = "blue"', "'blue'; allowed are exact"),
-        ("metric =", "metrik =", "Did you mean 'metric'"),
+        ("metric =", "metrik =", "Did you mean metric"),
         ("= 16", "= 0", "max_new_tokens = 0"),
         ('"shop/train.json"', '"none.json"', "none.json"),
         ('"shop/images"', '"none"', "is no folder"),

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, homes, text_of
+from components.data.benchmarks.release import answers_of, find, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
 from components.data.problems import Problem
@@ -35,7 +35,7 @@ LAYOUT = "ChartQA Dataset/{train,val}/{PART_human.json, PART_augmented.json, png
 def read_chartqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one part; raises `DataError` at the call when its files are not there."""
     part = task.part(side).source
-    folders = homes("ChartQA Dataset", "ChartQA/ChartQA Dataset", "ChartQA")
+    folders = roots("ChartQA Dataset", "ChartQA/ChartQA Dataset", "ChartQA")
     human = find(root, [f"{folder}{part}/{part}_human.json" for folder in folders], LAYOUT)
     generated = find(root, [human.replace("_human.json", "_augmented.json")], LAYOUT)
     return chain.from_iterable(_items(root, file, task) for file in (human, generated))

@@ -75,6 +75,6 @@ WORDINGS = {
 def read_coin(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it is not there."""
     part = f"{task.subset}/{task.part(side).source}"
-    homes = ("", "playground/", "CoIN/", "CoIN/playground/")
-    file = find(root, [f"{home}{folder}/{part}" for home in homes for folder in WORDINGS[task.variant]], LAYOUT)
-    return list_items(root, file, side, lambda image: tuple(f"{home}{image}" for home in _PICTURES))
+    roots = ("", "playground/", "CoIN/", "CoIN/playground/")
+    file = find(root, [f"{base}{folder}/{part}" for base in roots for folder in WORDINGS[task.variant]], LAYOUT)
+    return list_items(root, file, side, lambda image: tuple(f"{base}{image}" for base in _PICTURES))

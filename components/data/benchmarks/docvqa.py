@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, below, find, homes, id_of, text_of
+from components.data.benchmarks.release import answers_of, below, find, id_of, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import Problem
 
@@ -37,23 +37,23 @@ def read_docvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pr
     """The items of one part; raises `DataError` at the call when its file is not there or not DocVQA's."""
     part = task.part(side).source
     inner = ("spdocvqa_qas/", f"{part}/", "")
-    names = [f"{home}{folder}{part}_v1.0*.json" for home in homes("DocVQA", "docvqa") for folder in inner]
+    names = [f"{base}{folder}{part}_v1.0*.json" for base in roots("DocVQA", "docvqa") for folder in inner]
     file = find(root, names, LAYOUT)
-    home = file.rpartition("/")[0].removesuffix("spdocvqa_qas").removesuffix(part).rstrip("/")
-    return _items(root, file, home, task, part)
+    base = file.rpartition("/")[0].removesuffix("spdocvqa_qas").removesuffix(part).rstrip("/")
+    return _items(root, file, base, task, part)
 
 
-def _items(root: Path, file: str, home: str, task: TaskSpec, part: str) -> Iterator[RawItem | Problem]:
+def _items(root: Path, file: str, base: str, task: TaskSpec, part: str) -> Iterator[RawItem | Problem]:
     def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
         answers = answers_of(item, "answers")
         name = text_of(item, "image")
-        places = (name, f"{part}/{name}", f"spdocvqa_images/{PurePosixPath(name).name}")
+        candidates = (name, f"{part}/{name}", f"spdocvqa_images/{PurePosixPath(name).name}")
         return [
             RawItem(
                 item_id=id_of(item, "questionId"),
                 turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
                 answers=answers,
-                images=tuple(below(home, place) for place in places),
+                images=tuple(below(base, path) for path in candidates),
                 file=file,
                 number=number,
             )

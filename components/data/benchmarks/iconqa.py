@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, homes, text_of
+from components.data.benchmarks.release import answers_of, find, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import ItemError, Problem
 
@@ -40,7 +40,7 @@ def read_iconqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pr
     Raises `DataError` at the call when a kind's folder is not there.
     """
     part = task.part(side).source
-    folders = homes("iconqa_data/iconqa", "iconqa", "IconQA/iconqa_data/iconqa")
+    folders = roots("iconqa_data/iconqa", "iconqa", "IconQA/iconqa_data/iconqa")
     found = [find(root, [f"{folder}{part}/{kind}" for folder in folders], LAYOUT) for kind in KINDS]
     return chain.from_iterable(_kind(root, folder, task.prompts) for folder in found)
 

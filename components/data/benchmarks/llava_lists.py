@@ -40,11 +40,11 @@ def list_items(
     root: Path,
     file: str,
     side: Side,
-    places: Callable[[str], Sequence[str]],
+    candidates: Callable[[str], Sequence[str]],
     references: Callable[[int, str], Reference] | None = None,
     metric_of: Callable[[dict[str, object]], str] | None = None,
 ) -> Iterator[RawItem | Problem]:
-    """The items of one list. `places` tells where a named picture may lie below the root.
+    """The items of one list. `candidates` gives the paths below the root where a named picture may be.
 
     `references` finds the accepted answers of a test item by its number and its picture, if they are kept apart;
     `metric_of` an item's metric, where a task's items are scored differently.
@@ -68,7 +68,7 @@ def list_items(
                 item_id=f"{given}~{times[given]}" if again else given,
                 turns=turns,
                 answers=answers,
-                images=tuple(places(image)) if image is not None else (),
+                images=tuple(candidates(image)) if image is not None else (),
                 file=file,
                 number=number,
                 stated=_stated_size(item),

@@ -37,12 +37,14 @@ LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,A
 def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it is not there."""
     file = find(
-        root, [f"{home}{task.part(side).source}" for home in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")], LAYOUT
+        root,
+        [f"{base}{task.part(side).source}" for base in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")],
+        LAYOUT,
     )
     folder = file.rpartition("/")[0]
     metric_of = {"science": _science, "ocr": _ocr}.get(task.name)
-    places = lambda image: (image, f"{folder}/{image}", f"{folder}/images/{image}")  # noqa: E731
-    return list_items(root, file, side, places, metric_of=metric_of)
+    candidates = lambda image: (image, f"{folder}/{image}", f"{folder}/images/{image}")  # noqa: E731
+    return list_items(root, file, side, candidates, metric_of=metric_of)
 
 
 def _science(item: dict[str, object]) -> str:

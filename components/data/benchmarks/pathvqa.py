@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, homes, text_of
+from components.data.benchmarks.release import answers_of, find, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import ItemError, Problem
 
@@ -39,9 +39,9 @@ _BATCH = 32  # rows held at a time; a picture may have megabytes
 def read_pathvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one part; raises `DataError` at the call when its files are missing or the original pickles."""
     part = task.part(side).source
-    folders = homes("path-vqa", "path_vqa", "PathVQA", "pathvqa")
+    folders = roots("path-vqa", "path_vqa", "PathVQA", "pathvqa")
     try:
-        first = find(root, [f"{home}{data}{part}-*.parquet" for home in folders for data in ("data/", "")], LAYOUT)
+        first = find(root, [f"{base}{data}{part}-*.parquet" for base in folders for data in ("data/", "")], LAYOUT)
     except DataError:
         _refuse_pickles(root, folders)
         raise

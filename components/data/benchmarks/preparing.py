@@ -19,10 +19,10 @@ from itertools import product
 from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.benchmarks.raw import Checked, Place, RawItem, check_item, question_keys
-from components.data.benchmarks.readers import FAMILIES
+from components.data.benchmarks.raw import Checked, RawItem, SplitContext, check_item, question_keys
+from components.data.benchmarks.readers import READERS
 from components.data.benchmarks.repeats import RepeatedPictures
-from components.data.benchmarks.sampling import Choice, choose, chosen
+from components.data.benchmarks.sampling import Selection, select, selected
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import Orientation
@@ -63,7 +63,7 @@ def prepare_benchmark(
     check_max_broken(max_broken)
     root = release_root(root, "the releases")
     for task, side in product(stream.tasks, SIDES):  # every release must be there before any is read
-        FAMILIES[task.family].read(root, task, side)
+        READERS[task.family].read(root, task, side)
 
     def write(folder: Path) -> Iterator[FileReport]:
         for task in stream.tasks:
@@ -118,7 +118,7 @@ class _TaskPreparation:
     def _split(self, side: Side) -> FileReport:
         part = self.task.part(side)
         where = " ".join(filter(None, (self.task.family, self.task.variant, self.task.subset, part.source)))
-        family = FAMILIES[self.task.family]
+        family = READERS[self.task.family]
         report = FileReport(
             task=self.task.name,
             split=side,
@@ -128,28 +128,28 @@ class _TaskPreparation:
             get=family.get,
             by_rule=family.by_rule,
         )
-        choice = choose(self._items(side), self.stream, self.task, side, report)
-        if not self._kept(side, choice, report):
-            self._written(side, choice, report)
+        selection = select(self._items(side), self.stream, self.task, side, report)
+        if not self._kept(side, selection, report):
+            self._written(side, selection, report)
         _compare(report, part)
         return report
 
     def _items(self, side: Side) -> Iterator[RawItem | Problem]:
-        return FAMILIES[self.task.family].read(self.root, self.task, side)
+        return READERS[self.task.family].read(self.root, self.task, side)
 
     def _mark(self, side: Side) -> Path:
         return self.folder / f"{side}{_MARK}"
 
-    def _state(self, side: Side, choice: Choice) -> str:
+    def _state(self, side: Side, selection: Selection) -> str:
         """What a split depends on; the training part also on the test part, which it is compared with."""
         compared = b"".join(sorted(self.test_keys)) if side == "train" else b""
-        parts = f"{self.stream.digest}\n{self.root}\n{choice.digest}\n{self.orientation}\n".encode()
+        parts = f"{self.stream.digest}\n{self.root}\n{selection.digest}\n{self.orientation}\n".encode()
         return hashlib.sha256(parts + compared).hexdigest()
 
-    def _kept(self, side: Side, choice: Choice, report: FileReport) -> bool:
+    def _kept(self, side: Side, selection: Selection, report: FileReport) -> bool:
         """Take over a split that an earlier call wrote whole from the same annotations, if there is one."""
         mark = self._mark(side)
-        if not mark.is_file() or mark.read_text(encoding="utf-8") != self._state(side, choice):
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != self._state(side, selection):
             return False
         try:
             split = open_split(self.folder / side)
@@ -164,10 +164,10 @@ class _TaskPreparation:
             self.test_keys.update(key for row in split.rows() for key in question_keys(row))
         return True
 
-    def _written(self, side: Side, choice: Choice, report: FileReport) -> Split:
+    def _written(self, side: Side, selection: Selection, report: FileReport) -> Split:
         self._mark(side).unlink(missing_ok=True)
-        items = chosen(self._items(side), choice, self.stream, self.task, side)
-        check = partial(check_item, place=Place.of(self.root, self.task, side, self.orientation))
+        items = selected(self._items(side), selection, self.stream, self.task, side)
+        check = partial(check_item, context=SplitContext.of(self.root, self.task, side, self.orientation))
         part = self.task.part(side)
         faults = report.counts.total()
         card: dict[str, object] = {
@@ -178,13 +178,13 @@ class _TaskPreparation:
             "source_rows": report.rows,
             "published_rows": list(part.published),
             "metric": self.task.metric,
-            "licence": FAMILIES[self.task.family].licence,
+            "licence": READERS[self.task.family].licence,
             "pictures": report.pictures,  # written when all are counted
         }
         rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
         if report.counts.total() == faults and not report.notes:
-            self._mark(side).write_text(self._state(side, choice), encoding="utf-8")
+            self._mark(side).write_text(self._state(side, selection), encoding="utf-8")
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:

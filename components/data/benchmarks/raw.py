@@ -52,7 +52,7 @@ class RawItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class SplitContext:
     """Where items of one split come from and what they are to become."""
 
     root: Path
@@ -63,7 +63,7 @@ class Place:
     orientation: Orientation = "apply"
 
     @classmethod
-    def of(cls, root: Path, task: TaskSpec, side: Side, orientation: Orientation = "apply") -> Place:
+    def of(cls, root: Path, task: TaskSpec, side: Side, orientation: Orientation = "apply") -> SplitContext:
         return cls(root=root, task=task.name, side=side, metric=task.metric, boxes=task.boxes, orientation=orientation)
 
 
@@ -79,7 +79,7 @@ class Checked:
     picture: tuple[bytes, str] | None
     """A digest of the picture's bytes and its file below the root; None without a file."""
     done: tuple[str, ...] = ()
-    """What is done to the picture: keys of `faults.DONE`."""
+    """What is done to the picture: keys of `quality.checks.DONE`."""
 
 
 def parsed(
@@ -104,28 +104,28 @@ def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
     return (Turn(speaker="human", text=question), Turn(speaker="gpt", text=answer))
 
 
-def check_item(item: RawItem, place: Place) -> Checked | Problem:
+def check_item(item: RawItem, context: SplitContext) -> Checked | Problem:
     """Open the item's picture and build its row, or say what is wrong with it."""
     try:
-        shown, name = _picture(item, place)
+        shown, name = _picture(item, context)
         turns = with_placeholder(list(item.turns), has_image=shown is not None)
-        if place.side == "test":
-            check_fit(item.metric or place.metric, item.answers)
+        if context.side == "test":
+            check_fit(item.metric or context.metric, item.answers)
     except ItemError as error:
         return Problem(kind=error.kind, file=item.file, row=item.number, detail=error.detail)
     row = Row(
         sample_id=item.item_id,
-        task=place.task,
-        split=place.side,
+        task=context.task,
+        split=context.side,
         turns=turns,
         answers=item.answers,
-        metric=item.metric or place.metric,
+        metric=item.metric or context.metric,
         source=f"{item.file}#{item.number}",
         image=shown.data if shown else None,
         width=shown.size[0] if shown else None,
         height=shown.size[1] if shown else None,
     )
-    notes = _notes(item, place, shown.size if shown else None)
+    notes = _notes(item, context, shown.size if shown else None)
     picture = (hashlib.sha256(shown.data).digest()[:8], name) if shown is not None and name else None
     keys = question_keys(row)
     done = shown.done if shown else ()
@@ -139,20 +139,20 @@ def question_keys(row: Row) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(picture + " ".join(text.casefold().split()).encode()).digest()[:16] for text in asked)
 
 
-def _picture(item: RawItem, place: Place) -> tuple[Picture | None, str]:
+def _picture(item: RawItem, context: SplitContext) -> tuple[Picture | None, str]:
     """The picture and its file below the root (empty for one without a file of its own)."""
     if item.data is not None:
-        return proved(item.data, f"of item {item.item_id}", place.orientation), ""
+        return proved(item.data, f"of item {item.item_id}", context.orientation), ""
     if not item.images:
         return None, ""
-    path = _first_there(place.root, item.images)
-    picture = read_picture(path, item.images[0], place.orientation)
+    path = _first_there(context.root, item.images)
+    picture = read_picture(path, item.images[0], context.orientation)
     if item.choices:
-        names = [(picture_path(place.root, name), name) for name in item.choices]
-        choices = [read_picture(path, name, place.orientation).data for path, name in names]
+        names = [(picture_path(context.root, name), name) for name in item.choices]
+        choices = [read_picture(path, name, context.orientation).data for path, name in names]
         data, size = encoded_sheet(picture.data, choices)
         picture = replace(picture, data=data, size=size)
-    return picture, path.relative_to(place.root.resolve()).as_posix()
+    return picture, path.relative_to(context.root.resolve()).as_posix()
 
 
 def _first_there(root: Path, names: tuple[str, ...]) -> Path:
@@ -169,14 +169,14 @@ def _first_there(root: Path, names: tuple[str, ...]) -> Path:
     raise missing
 
 
-def _notes(item: RawItem, place: Place, size: Size | None) -> tuple[Problem, ...]:
+def _notes(item: RawItem, context: SplitContext, size: Size | None) -> tuple[Problem, ...]:
     told: tuple[Problem, ...] = ()
     if item.note is not None:
         kind, detail = item.note
         told = (Problem(kind=kind, file=item.file, row=item.number, detail=detail),)
     if size is None:
         return told
-    return (*told, *_wrong_size(item, size), *(_box_outside(item, place.boxes, size) if place.boxes else ()))
+    return (*told, *_wrong_size(item, size), *(_box_outside(item, context.boxes, size) if context.boxes else ()))
 
 
 def _wrong_size(item: RawItem, size: Size) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ Reader = Callable[[Path, TaskSpec, Side], Iterator[RawItem | Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkFamily:
+class ReleaseReader:
     """A release: its reader, which raises `DataError` at the call when files are missing, its licence and its place."""
 
     read: Reader
@@ -25,15 +25,15 @@ class BenchmarkFamily:
     """Kinds of rows that are left out on purpose, see `FileReport.by_rule`."""
 
 
-FAMILIES: dict[str, BenchmarkFamily] = {
-    "chartqa": BenchmarkFamily(read=chartqa.read_chartqa, licence=chartqa.LICENCE, get=chartqa.GET),
-    "docvqa": BenchmarkFamily(read=docvqa.read_docvqa, licence=docvqa.LICENCE, get=docvqa.GET),
-    "iconqa": BenchmarkFamily(read=iconqa.read_iconqa, licence=iconqa.LICENCE, get=iconqa.GET),
-    "pathvqa": BenchmarkFamily(read=pathvqa.read_pathvqa, licence=pathvqa.LICENCE, get=pathvqa.GET),
-    "svit": BenchmarkFamily(read=svit.read_svit, licence=svit.LICENCE, get=svit.GET, by_rule=svit.BY_RULE),
-    "coin": BenchmarkFamily(read=coin.read_coin, licence=coin.LICENCE, get=coin.GET),
-    "ucit": BenchmarkFamily(read=ucit.read_ucit, licence=ucit.LICENCE, get=ucit.GET),
-    "mllm_cl": BenchmarkFamily(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE, get=mllm_cl.GET),
-    "trace": BenchmarkFamily(read=trace.read_trace, licence=trace.LICENCE, get=trace.GET),
-    "vqacl": BenchmarkFamily(read=vqacl.read_vqacl, licence=vqacl.LICENCE, get=vqacl.GET),
+READERS: dict[str, ReleaseReader] = {
+    "chartqa": ReleaseReader(read=chartqa.read_chartqa, licence=chartqa.LICENCE, get=chartqa.GET),
+    "docvqa": ReleaseReader(read=docvqa.read_docvqa, licence=docvqa.LICENCE, get=docvqa.GET),
+    "iconqa": ReleaseReader(read=iconqa.read_iconqa, licence=iconqa.LICENCE, get=iconqa.GET),
+    "pathvqa": ReleaseReader(read=pathvqa.read_pathvqa, licence=pathvqa.LICENCE, get=pathvqa.GET),
+    "svit": ReleaseReader(read=svit.read_svit, licence=svit.LICENCE, get=svit.GET, by_rule=svit.BY_RULE),
+    "coin": ReleaseReader(read=coin.read_coin, licence=coin.LICENCE, get=coin.GET),
+    "ucit": ReleaseReader(read=ucit.read_ucit, licence=ucit.LICENCE, get=ucit.GET),
+    "mllm_cl": ReleaseReader(read=mllm_cl.read_mllm_cl, licence=mllm_cl.LICENCE, get=mllm_cl.GET),
+    "trace": ReleaseReader(read=trace.read_trace, licence=trace.LICENCE, get=trace.GET),
+    "vqacl": ReleaseReader(read=vqacl.read_vqacl, licence=vqacl.LICENCE, get=vqacl.GET),
 }

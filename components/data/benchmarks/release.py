@@ -28,7 +28,7 @@ def below(folder: str, name: str) -> str:
     return name if folder in ("", ".") else f"{folder}/{name}"
 
 
-def homes(*names: str) -> tuple[str, ...]:
+def roots(*names: str) -> tuple[str, ...]:
     """Prefixes of folders where a release may lie: each of `names`, or the root itself."""
     return (*(f"{name}/" for name in names), "")
 

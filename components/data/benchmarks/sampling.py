@@ -19,7 +19,7 @@ from components.data.quality.report import FileReport
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Selection:
     """What the first pass found: the largest rank that is used (None: all are) and a digest of every whole item."""
 
     largest: int | None
@@ -64,9 +64,9 @@ def _cut(last: RawItem | Problem) -> str:
     return last.file if broken else ""
 
 
-def choose(
+def select(
     items: Iterable[RawItem | Problem], stream: StreamSpec, task: TaskSpec, side: Side, report: FileReport
-) -> Choice:
+) -> Selection:
     """Read a source to its end; `report` gets its size, its faults and how many items are used."""
     use = task.part(side).use
     smallest: list[int] = []  # a heap of the used ranks, negated: its first is the largest
@@ -79,24 +79,24 @@ def choose(
         report.repeated_ids += item.repeated
         digest.update(_identity(item))
         if use is not None:
-            place = -rank(stream.seed, task.name, side, item.item_id)
+            key = -rank(stream.seed, task.name, side, item.item_id)
             if len(smallest) < use:
-                heapq.heappush(smallest, place)
+                heapq.heappush(smallest, key)
             else:
-                heapq.heappushpop(smallest, place)
+                heapq.heappushpop(smallest, key)
     report.chosen = whole if use is None else min(use, whole)
     largest = -smallest[0] if use is not None and whole > use else None
-    return Choice(largest=largest, digest=digest.hexdigest())
+    return Selection(largest=largest, digest=digest.hexdigest())
 
 
-def chosen(
-    items: Iterable[RawItem | Problem], choice: Choice, stream: StreamSpec, task: TaskSpec, side: Side
+def selected(
+    items: Iterable[RawItem | Problem], selection: Selection, stream: StreamSpec, task: TaskSpec, side: Side
 ) -> Iterator[RawItem]:
     """The used items, in the order of the source."""
     for item in distinct(items):
         if isinstance(item, Problem):
             continue
-        if choice.largest is None or rank(stream.seed, task.name, side, item.item_id) <= choice.largest:
+        if selection.largest is None or rank(stream.seed, task.name, side, item.item_id) <= selection.largest:
             yield item
 
 

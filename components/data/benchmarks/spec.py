@@ -16,7 +16,6 @@ Two rules belong to the format `littoral-spec/1`:
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from components.core.errors import ConfigError
+from components.core.options import listed
 from components.data.formats.items import METRICS
 
 SPEC_FORMAT = "littoral-spec/1"
@@ -51,7 +51,7 @@ class TaskSpec:
 
     name: str
     family: str
-    """Which reader, a key of components.data.benchmarks.readers.FAMILIES."""
+    """Which reader, a key of components.data.benchmarks.readers.READERS."""
     subset: str = ""
     variant: str = ""
     train: PartSpec
@@ -112,11 +112,8 @@ class StreamSpec:
         """
         for name in names:
             if name not in self.task_names:
-                close = difflib.get_close_matches(name, self.task_names, n=1)
-                meant = f" Did you mean {close[0]}?" if close else ""
-                raise ConfigError(
-                    f"{self.name} has no task {name!r}; its tasks are {', '.join(self.task_names)}.{meant}"
-                )
+                known = listed(name, self.task_names)
+                raise ConfigError(f"{self.name} has no task {name!r}; its tasks are {known}")
         kept = tuple(task for task in self.tasks if task.name in names)
         if len(kept) == len(self.tasks):
             return self

@@ -3,7 +3,7 @@
 COAST's capability tasks carry exactly the names of SVIT's four files, which makes it the near-certain source.
 
 **Get it**: huggingface.co/datasets/BAAI/SVIT, the four archives of `data/`; the pictures `images.zip` and
-`images2.zip` of homes.cs.washington.edu/~ranjay/visualgenome.
+`images2.zip` of roots.cs.washington.edu/~ranjay/visualgenome.
 
     ROOT/svit/{conversation,detail_description,complex_reasoning,referring_qa}.json
     ROOT/visual_genome/{VG_100K,VG_100K_2}/ID.jpg
@@ -31,14 +31,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed
-from components.data.benchmarks.release import find, homes, id_of
+from components.data.benchmarks.release import find, id_of, roots
 from components.data.benchmarks.spec import Side, TaskSpec, held_out
 from components.data.formats.items import conversation
 from components.data.formats.json_items import iter_items
 from components.data.problems import ItemError, Problem
 
 LICENCE = "CC BY 4.0; OpenAI's terms for text that GPT-4 wrote"
-GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ranjay/visualgenome"
+GET = "huggingface.co/datasets/BAAI/SVIT; pictures: roots.cs.washington.edu/~ranjay/visualgenome"
 LAYOUT = (
     "svit/{conversation,detail_description,complex_reasoning,referring_qa}.json with visual_genome/{VG_100K,VG_100K_2}/"
 )
@@ -48,9 +48,9 @@ _SPEAKERS = {"user": "human", "human": "human", "gpt": "gpt", "assistant": "gpt"
 
 def read_svit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The conversations about one side's pictures; raises `DataError` at the call when files are missing."""
-    file = find(root, [f"{home}{task.subset}.json" for home in homes("svit", "SVIT", "svit/data", "SVIT/data")], LAYOUT)
-    genome = homes("visual_genome", "VG", "vg")
-    folders = [find(root, [f"{home}{name}" for home in genome], LAYOUT) for name in ("VG_100K", "VG_100K_2")]
+    file = find(root, [f"{base}{task.subset}.json" for base in roots("svit", "SVIT", "svit/data", "SVIT/data")], LAYOUT)
+    genome = roots("visual_genome", "VG", "vg")
+    folders = [find(root, [f"{base}{name}" for base in genome], LAYOUT) for name in ("VG_100K", "VG_100K_2")]
 
     def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
         image_id = id_of(item, "image_id")

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, homes, text_of
+from components.data.benchmarks.release import answers_of, find, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
 from components.data.problems import Problem
@@ -41,7 +41,7 @@ _VARIANT = "LLM-CL-Benchmark_5000"
 def read_trace(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it is not there."""
     part = task.part(side).source
-    folders = homes(f"TRACE-Benchmark/{_VARIANT}", f"TRACE/{_VARIANT}", _VARIANT)
+    folders = roots(f"TRACE-Benchmark/{_VARIANT}", f"TRACE/{_VARIANT}", _VARIANT)
     file = find(root, [f"{folder}{task.subset}/{part}" for folder in folders], LAYOUT)
 
     def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:

@@ -42,7 +42,7 @@ from components.data.problems import ItemError, Problem
 LICENCE = "of the six sources"
 GET = "huggingface.co/datasets/HaiyangGuo/UCIT; some pictures from their makers"
 LAYOUT = "instructions/TASK/{train*.json, test_3000.json} or UCIT/TASK/{train.json, test.json}, pictures in datasets/"
-_HOMES = ("instructions/", "UCIT/instructions/", "UCIT/annotations/", "UCIT/", "annotations/", "")
+_ROOTS = ("instructions/", "UCIT/instructions/", "UCIT/annotations/", "UCIT/", "annotations/", "")
 _ALIASES = {"CLEVR": ("CLEVR-Math",), "Flickr30k": ("Flickr30k-cap",), "VizWiz": ("VizWiz-caption", "VizWiz-cap")}
 _PICTURES = ("datasets/", "UCIT/datasets/", "UCIT/", "")
 
@@ -50,26 +50,26 @@ _PICTURES = ("datasets/", "UCIT/datasets/", "UCIT/", "")
 def read_ucit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at the call when it, or a caption task's references, are not there."""
     names = (task.subset, *_ALIASES.get(task.subset, ()))
-    folders = [f"{home}{name}" for home in _HOMES for name in names]
+    folders = [f"{base}{name}" for base in _ROOTS for name in names]
     lists = (task.part(side).source, f"{side}.json")
     file = find(root, [f"{folder}/{name}" for folder in folders for name in lists], LAYOUT)
 
-    def places(image: str) -> tuple[str, ...]:
-        return tuple(f"{home}{image}" for home in _PICTURES)
+    def candidates(image: str) -> tuple[str, ...]:
+        return tuple(f"{base}{image}" for base in _PICTURES)
 
     if side == "train" or task.variant != "captions":
-        return list_items(root, file, side, places)
+        return list_items(root, file, side, candidates)
     where = find(root, [f"{folder}/val_coco_type_3000.json" for folder in folders], LAYOUT)
     captions = _captions(root / where)
     pictures = [_picture_of(item) for _, item in iter_items(root / file)]
     if any(name in captions.by_name for name in pictures):
-        return list_items(root, file, side, places, captions.named)
+        return list_items(root, file, side, candidates, captions.named)
     if len(pictures) != len(captions.in_order):
         raise DataError(
             f"{root / where} names no picture of {file}, and its {len(captions.in_order):,} pictures cannot be paired "
             f"with {len(pictures):,} rows by their places; download both again."
         )
-    return list_items(root, file, side, places, captions.placed)
+    return list_items(root, file, side, candidates, captions.placed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import find, homes, id_of, text_of
+from components.data.benchmarks.release import find, id_of, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.formats.json_items import iter_items
 from components.data.problems import ItemError, Problem
@@ -47,9 +47,9 @@ _PEOPLE, _SCORE = 3, 0.9  # who must agree for a whole point of VQA accuracy, an
 def read_vqacl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; `task.prompts` ask for a short answer. Raises `DataError` at the call without the list."""
     part = task.part(side).source
-    folders = homes("VQACL/datasets", "VQACL", "datasets")
+    folders = roots("VQACL/datasets", "VQACL", "datasets")
     file = find(root, [f"{folder}vqa/Partition_Q/{part}" for folder in folders], LAYOUT)
-    home = file.partition("vqa/Partition_Q/")[0]
+    base = file.partition("vqa/Partition_Q/")[0]
 
     def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
         image = text_of(item, "img_id")
@@ -57,13 +57,13 @@ def read_vqacl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pro
         if found is None:
             raise ItemError("wrong field", f'"img_id" must name a picture of COCO 2014, this is {image!r:.60}')
         answers = _accepted(item)
-        places = (f"{home}COCO/images/{found[1]}", f"{home}COCO/{found[1]}", f"COCO2014/{found[1]}")
+        candidates = (f"{base}COCO/images/{found[1]}", f"{base}COCO/{found[1]}", f"COCO2014/{found[1]}")
         return [
             RawItem(
                 item_id=id_of(item, "question_id"),
                 turns=question_and_answer("\n".join((text_of(item, "sent"), *task.prompts)), answers[0]),
                 answers=answers,
-                images=tuple(f"{place}/{image}.jpg" for place in places),
+                images=tuple(f"{folder}/{image}.jpg" for folder in candidates),
                 file=file,
                 number=number,
             )

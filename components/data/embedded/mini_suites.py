@@ -31,7 +31,7 @@ class MiniSuite:
         return f"suites-v{VERSION}"
 
     def write(self, name: str, folder: Path) -> None:
-        """Write the suite into `folder`; raises `DataError` when a package that holds its facts is not installed."""
+        """Write the suite into the empty `folder`; raises `DataError` when a package it draws from is missing."""
         rows = self.make()
         card: dict[str, object] = {
             "name": name,
@@ -43,7 +43,6 @@ class MiniSuite:
             "rendered": self.rendered,
             "packages": package_facts(self.packages),
         }
-        folder.mkdir(parents=True)
         write_split(rows, folder / "test", task=name, split="test", card=card)
         write_suite_json(folder, name, scoring=self.scoring, max_new_tokens=self.max_new_tokens)
 

@@ -87,15 +87,15 @@ def _png_range(data: bytes, values: NDArray[np.float64]) -> tuple[float, float] 
 
 def _significant_bits(data: bytes) -> int | None:
     """What the sBIT chunk of a grey PNG says."""
-    place = 8
-    while place + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"sBIT" and length:
-            bits = data[place + 8]
+            bits = data[at + 8]
             return bits if 0 < bits <= 16 else None
         if kind == b"IDAT":
             return None
-        place += 12 + length
+        at += 12 + length
     return None
 
 

@@ -34,7 +34,7 @@ _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 def distinct_items(
     items: Iterable[Numbered],
-    place: Callable[[int], str] = "row {}".format,
+    where: Callable[[int], str] = "row {}".format,
     *,
     ids: Ids = "refuse",
     renewed: Callable[[], None] = lambda: None,
@@ -42,7 +42,7 @@ def distinct_items(
     """The same items, under LLaVA's names where they have them; an id that was used before is an error or renewed.
 
     A renewed id gets a number behind "~", as in the published benchmarks, and `renewed` is called. With "auto", items
-    that say something else than the earlier one are renewed, and the same item again is an error. `place` names where
+    that say something else than the earlier one are renewed, and the same item again is an error. `where` names where
     an item of a number was found. Memory: 16 bytes for each item, twice as many with "auto".
     """
     seen, said = SeenIds(), SeenIds()
@@ -60,7 +60,7 @@ def distinct_items(
         first = seen.first_use(given, number)
         again = None if ids != "auto" else said.first_use(_content(item), number)
         if first is not None and (ids == "refuse" or again is not None):
-            detail = f"the id {given!r} was used in {place(first if again is None else again)} already"
+            detail = f"the id {given!r} was used in {where(first if again is None else again)} already"
             yield number, ItemError("duplicate id", detail if again is None else f"{detail}, by the same row")
             continue
         if first is not None:
@@ -90,7 +90,7 @@ class ReadItem:
     unread: tuple[str, ...] = ()
     """Its fields that mean nothing here."""
     picture: tuple[str, ...] = ()
-    """What was done to its picture: keys of `faults.DONE`."""
+    """What was done to its picture: keys of `quality.checks.DONE`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,10 +74,10 @@ class _Decoder:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
         self._doubled: set[str] = set()
 
-    def value(self, text: str, place: int = 0) -> tuple[object | ItemError, int]:
-        """The value at a place, and where it ends."""
+    def value(self, text: str, position: int = 0) -> tuple[object | ItemError, int]:
+        """The value at a position, and where it ends."""
         self._doubled.clear()
-        value, end = self._decoder.raw_decode(text, place)
+        value, end = self._decoder.raw_decode(text, position)
         if not self._doubled:
             return value, end
         names = ", ".join(map(repr, sorted(self._doubled)))
@@ -96,41 +96,41 @@ class _Buffer:
 
     file: TextIO
     text: str = ""
-    place: int = 0
+    position: int = 0
     lines: int = 0
-    """Line ends before `place`."""
+    """Line ends before `position`."""
     ended: bool = False
 
     def more(self, size: int) -> bool:
         """Read on; false at the end of the file."""
         read = self.file.read(size)
         self.ended = not read
-        self.text, self.place = self.text[self.place :] + read, 0
+        self.text, self.position = self.text[self.position :] + read, 0
         return not self.ended
 
     def use(self, end: int) -> str:
         """The text up to `end`, which is used now."""
-        used = self.text[self.place : end]
+        used = self.text[self.position : end]
         self.lines += used.count("\n")
-        self.place = end
+        self.position = end
         return used
 
     def skip(self, gap: re.Pattern[str]) -> str:
         """Use a gap and return the character behind it, which stays; "" at the end of the file."""
         while True:
-            found = gap.match(self.text, self.place)
-            self.use(found.end() if found else self.place)
-            if self.place < len(self.text):
-                return self.text[self.place]
+            found = gap.match(self.text, self.position)
+            self.use(found.end() if found else self.position)
+            if self.position < len(self.text):
+                return self.text[self.position]
             if not self.more(_CHUNK):
                 return ""
 
     def line(self, beyond: int = 0) -> int:
         """Characters from the place to the end of the line, or of the one that holds character `beyond` from there."""
         while True:
-            if (end := self.text.find("\n", self.place + beyond)) >= 0:
-                return end + 1 - self.place
-            held = len(self.text) - self.place
+            if (end := self.text.find("\n", self.position + beyond)) >= 0:
+                return end + 1 - self.position
+            held = len(self.text) - self.position
             if held > _LARGEST_ITEM or not self.more(max(_CHUNK, held)):
                 return held
 
@@ -154,7 +154,7 @@ class _Values:
             lists += start == "["
             if start == "[":
                 self._by_line = False
-                self._buffer.use(self._buffer.place + 1)
+                self._buffer.use(self._buffer.position + 1)
                 if not (yield from self._list()):
                     return
             else:
@@ -184,15 +184,15 @@ class _Values:
         buffer, size, gap = self._buffer, _CHUNK, _SPACE
         while True:
             if buffer.skip(gap) == "]":
-                buffer.use(buffer.place + 1)
+                buffer.use(buffer.position + 1)
                 return True
             try:
-                value, end = self._decoded(buffer.text, buffer.place)
+                value, end = self._decoded(buffer.text, buffer.position)
             except json.JSONDecodeError as error:
-                if len(buffer.text) - buffer.place <= _LARGEST_ITEM and buffer.more(size):
+                if len(buffer.text) - buffer.position <= _LARGEST_ITEM and buffer.more(size):
                     size *= 2  # doubling keeps retries on a long item linear
                     continue
-                why = error.msg if buffer.place < len(buffer.text) else "unexpected end of the file"
+                why = error.msg if buffer.position < len(buffer.text) else "unexpected end of the file"
                 yield self._next(), self._lost(f"the list is not JSON from here on ({why})")
                 return False
             except UNREADABLE as error:
@@ -202,7 +202,7 @@ class _Values:
             size, gap = _CHUNK, _COMMA
 
     def _lost(self, detail: str) -> ItemError:
-        stray = _stray_byte(self._buffer.text[self._buffer.place :])
+        stray = _stray_byte(self._buffer.text[self._buffer.position :])
         return ItemError(stray.kind if stray else "broken JSON", stray.detail if stray else detail, rest_lost=True)
 
     def _value(self) -> Iterator[Numbered]:
@@ -210,7 +210,7 @@ class _Values:
         buffer, number, more_lines = self._buffer, self._buffer.lines + 1, 1
         first = size = buffer.line()
         while True:
-            text = buffer.text[buffer.place : buffer.place + size]
+            text = buffer.text[buffer.position : buffer.position + size]
             try:
                 value, used = self._decoded(text)
                 break
@@ -223,15 +223,15 @@ class _Values:
                     if size > len(text):
                         continue
                 broken = ItemError("broken JSON", f"the line is not JSON ({why_unreadable(error)})")
-                yield self._next(number), _stray_byte(buffer.use(buffer.place + first)) or broken
+                yield self._next(number), _stray_byte(buffer.use(buffer.position + first)) or broken
                 return
         self._by_line &= not text[used:].strip() and "\n" not in text[:used]
-        yield from self._found(buffer.use(buffer.place + used), value, number)
+        yield from self._found(buffer.use(buffer.position + used), value, number)
         rest = buffer.line()
-        behind = buffer.text[buffer.place : buffer.place + rest].lstrip(" \t\r\ufeff,")
+        behind = buffer.text[buffer.position : buffer.position + rest].lstrip(" \t\r\ufeff,")
         if behind and behind[0] not in "[{\n":
             detail = f"behind the value stands {behind.strip()!r:.40}, which is not JSON"
-            yield self._next(), _stray_byte(buffer.use(buffer.place + rest)) or ItemError("broken JSON", detail)
+            yield self._next(), _stray_byte(buffer.use(buffer.position + rest)) or ItemError("broken JSON", detail)
 
 
 def _inside(value: object) -> list[object] | None:

@@ -51,7 +51,7 @@ class Picture:
     data: bytes
     size: tuple[int, int]
     done: tuple[str, ...] = ()
-    """What is done to it before it is learned: keys of `faults.DONE`."""
+    """What is done to it before it is learned: keys of `quality.checks.DONE`."""
 
 
 def picture_path(root: Path, name: str) -> Path:

@@ -27,9 +27,9 @@ class SeenIds:
         if key in self._recent:
             return self._recent[key]
         for keys, numbers in self._sorted:
-            place = int(np.searchsorted(keys, np.uint64(key)))
-            if place < len(keys) and int(keys[place]) == key:
-                return int(numbers[place])
+            at = int(np.searchsorted(keys, np.uint64(key)))
+            if at < len(keys) and int(keys[at]) == key:
+                return int(numbers[at])
         self._recent[key] = number
         if len(self._recent) == _RECENT:
             self._settle()

@@ -92,13 +92,13 @@ class Reading:
         arrow = self.source.format == "datasets"
         return list(dict.fromkeys(name for file in self.source.files for name in unread_columns(file, arrow=arrow)))
 
-    def place(self, number: int) -> tuple[str, int]:
+    def locate(self, number: int) -> tuple[str, int]:
         """The file that holds item `number`, and its row in it."""
         file = bisect_right(self._before, number - 1) - 1
         return self.source.files[file].shown, number - self._before[file]
 
-    def place_in_words(self, number: int) -> str:
-        file, row = self.place(number)
+    def described(self, number: int) -> str:
+        file, row = self.locate(number)
         return f"row {row}" if len(self.source.files) == 1 else f"row {row} of {file.rpartition('/')[2]}"
 
 

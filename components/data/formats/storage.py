@@ -121,8 +121,8 @@ def locate(given: str, base: Path) -> Location:
     if is_pattern(folder.rpartition("/")[2]):  # its signs are not allowed in a URI
         folder, _, pattern = folder.rpartition("/")
     filesystem, path = _opened(uri[1], f"{uri[1]}://{folder}{uri[3] or ''}")
-    place = Location(filesystem=filesystem, path=path, shown=without_secrets(f"{uri[1]}://{folder}"))
-    return place.below(pattern) if pattern else place
+    location = Location(filesystem=filesystem, path=path, shown=without_secrets(f"{uri[1]}://{folder}"))
+    return location.below(pattern) if pattern else location
 
 
 def _opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:

@@ -34,7 +34,7 @@ _MIX = 0x9E3779B97F4A7C15  # an odd number that spreads bits: a picture's key an
 _64 = (1 << 64) - 1
 
 Keys = NDArray[np.uint64]
-Places = NDArray[np.intp]
+RowNumbers = NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,9 @@ class _Set:
     """The same as arrays; `distinct` keys are sorted, and `first` is the first row that has each."""
 
     keys: Keys
-    rows: Places
+    rows: RowNumbers
     distinct: Keys
-    first: Places
+    first: RowNumbers
 
     def rows_in(self, others: Keys) -> int:
         """How many rows have a key that is one of `others`."""
@@ -239,8 +239,8 @@ def _overlap(first: _Seen, second: _Seen) -> Overlap:
     )
     early = np.argsort(first.pictures.first[here])[:EXAMPLES]
     names = [
-        seen.sample_ids([int(row) for row in seen.pictures.first[places[early]]])
-        for seen, places in ((first, here), (second, there))
+        seen.sample_ids([int(row) for row in seen.pictures.first[chosen[early]]])
+        for seen, chosen in ((first, here), (second, there))
     ]
     return Overlap(
         first=first.name, second=second.name, **second.shared_with(first), examples=tuple(zip(*names, strict=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.core.errors import DataError
+from components.core.files import write_bytes
 from components.data.problems import Problem
 from components.data.quality.checks import DONE, UNEXPLAINED, explained
 from components.data.rows import Row
@@ -49,7 +50,7 @@ class FileReport:
     pictured: bool = False
     """Whether a row of the source names a picture."""
     pictures: Counter[str] = field(default_factory=Counter)
-    """Rows by what is done to their picture before it is learned: keys of `faults.DONE`."""
+    """Rows by what is done to their picture before it is learned: keys of `quality.checks.DONE`."""
     fields: Counter[str] = field(default_factory=Counter)
     """Rows, by a field that they have and that means nothing here."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -296,7 +297,7 @@ class ImportReport:
         }
         try:
             text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            write_bytes(path, text.encode(errors="backslashreplace"))  # file names need not be Unicode
         except OSError as error:
             raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.core.errors import DataError
+from components.core.files import write_text
 from components.data.quality.overlaps import EXAMPLES, Overlap, Shared
 from components.data.quality.report import ImportReport
 from components.data.quality.report_tables import (
@@ -102,7 +103,7 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
         )
     )
     try:
-        path.write_text(page, encoding="utf-8")
+        write_text(path, page)
     except OSError as error:
         raise DataError(f"the page {path} cannot be written ({error.strerror}).") from error
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, homes, id_of, text_of
+from components.data.benchmarks.release import below, find, id_of, roots, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.reading import json_list
@@ -39,7 +39,7 @@ _ANSWERS = {"0": "no", "1": "yes"}
 
 def read_hallusion(root: Path) -> Iterator[RawItem | Problem]:
     """All questions; raises `DataError` at the call when the file is not there."""
-    file = find(root, [f"{home}HallusionBench.json" for home in homes("HallusionBench")], LAYOUT)
+    file = find(root, [f"{base}HallusionBench.json" for base in roots("HallusionBench")], LAYOUT)
     return parsed(file, enumerate(json_list(root / file), start=1), partial(_parse, file))
 
 
@@ -47,15 +47,15 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     given = id_of(item, "gt_answer")
     if given not in _ANSWERS:
         raise ItemError("wrong field", f'"gt_answer" must be 0 or 1, this is {given!r:.60}')
-    answer, home = _ANSWERS[given], file.rpartition("/")[0]
+    answer, base = _ANSWERS[given], file.rpartition("/")[0]
     images: tuple[str, ...] = ()
     if id_of(item, "visual_input") != "0":
-        images = _places(home, text_of(item, "filename"))
+        images = _candidates(base, text_of(item, "filename"))
     group = f"{text_of(item, 'subcategory')}_{id_of(item, 'set_id')}"
-    place = f"{id_of(item, 'figure_id')}-{id_of(item, 'question_id')}"
+    question = f"{id_of(item, 'figure_id')}-{id_of(item, 'question_id')}"
     return [
         RawItem(
-            item_id=row_id(text_of(item, "category"), group, place),
+            item_id=row_id(text_of(item, "category"), group, question),
             turns=question_and_answer(f"{text_of(item, 'question')}\n{SHORT}", answer),
             answers=(answer,),
             images=images,
@@ -65,8 +65,8 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     ]
 
 
-def _places(home: str, name: str) -> tuple[str, ...]:
+def _candidates(base: str, name: str) -> tuple[str, ...]:
     """Where a named figure may lie: beside the list or in the archive's folder there, or below the root."""
     figure = name.removeprefix("./").removeprefix(_ARCHIVE)
     inside = f"{_ARCHIVE}{figure}"
-    return tuple(dict.fromkeys((below(home, inside), below(home, figure), inside, figure)))
+    return tuple(dict.fromkeys((below(base, inside), below(base, figure), inside, figure)))

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import find, homes, id_of, text_of
+from components.data.benchmarks.release import find, id_of, roots, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.choices import LETTERS
@@ -37,7 +37,7 @@ COLUMNS = ("pid", "query", "choices", "answer", "question_type", "answer_type", 
 
 def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
     """All of testmini; raises `DataError` at the call when its table is not there."""
-    folders = [f"{home}{data}" for home in homes("MathVista", "mathvista") for data in ("data/", "")]
+    folders = [f"{base}{data}" for base in roots("MathVista", "mathvista") for data in ("data/", "")]
     file = find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
     return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))
 

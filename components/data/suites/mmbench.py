@@ -26,7 +26,7 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import find, homes, text_of
+from components.data.benchmarks.release import find, roots, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
@@ -43,7 +43,7 @@ _CELL = 1 << 28  # characters; csv refuses cells beyond 131,072 unless told
 def read_mmbench(root: Path) -> Iterator[RawItem | Problem]:
     """All rows of the development part; raises `DataError` at the call when it is not there or has other columns."""
     names = ("mmbench_dev_20230712.tsv", "mmbench_dev_en_20231003.tsv")
-    file = find(root, [f"{home}{name}" for home in homes("MMBench", "mmbench") for name in names], LAYOUT)
+    file = find(root, [f"{base}{name}" for base in roots("MMBench", "mmbench") for name in names], LAYOUT)
     pictures = {row["index"]: row["image"] for row in _rows(root / file) if len(row["image"] or "") > _REFERENCE}
     return parsed(file, enumerate(_rows(root / file), start=1), partial(_parse, file, pictures))
 

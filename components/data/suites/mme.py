@@ -29,7 +29,7 @@ from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, question_and_answer
-from components.data.benchmarks.release import below, find, homes
+from components.data.benchmarks.release import below, find, roots
 from components.data.problems import Problem
 from components.data.suite import row_id
 
@@ -57,7 +57,7 @@ def read_mme_release(root: Path) -> Iterator[RawItem | Problem]:
 
 def _read(root: Path, prompt: Callable[[str], str]) -> Iterator[RawItem | Problem]:
     release = "MME_Benchmark_release_version"
-    folders = homes(f"{release}/MME_Benchmark", release, f"MME/{release}/MME_Benchmark", f"MME/{release}", "MME")
+    folders = roots(f"{release}/MME_Benchmark", release, f"MME/{release}/MME_Benchmark", f"MME/{release}", "MME")
     found = [find(root, [f"{folder}{subtask}" for folder in folders], LAYOUT) for subtask in SUBTASKS]
     return chain.from_iterable(_subtask(root, folder, prompt) for folder in found)
 
@@ -68,7 +68,7 @@ def _subtask(root: Path, folder: str, prompt: Callable[[str], str]) -> Iterator[
     if not paths:
         yield Problem(kind="no rows", file=texts, row=None, detail="the folder holds no text files of questions")
     for path in paths:
-        pictures = tuple(f"{home}/{path.stem}{suffix}" for home in (f"{folder}/images", folder) for suffix in _SUFFIXES)
+        pictures = tuple(f"{base}/{path.stem}{suffix}" for base in (f"{folder}/images", folder) for suffix in _SUFFIXES)
         yield from _picture(path, f"{texts}/{path.name}", pictures, folder.rpartition("/")[2], prompt)
 
 

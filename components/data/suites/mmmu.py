@@ -28,7 +28,7 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import homes, text_of
+from components.data.benchmarks.release import roots, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
@@ -45,8 +45,8 @@ _MARK = re.compile(r"<image \d+>")
 
 def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
     """All subjects in alphabetical order; raises `DataError` at the call when none is there."""
-    for home in homes("MMMU", "mmmu"):
-        files = sorted(path.relative_to(root).as_posix() for path in (root / home).glob("*/validation-*.parquet"))
+    for base in roots("MMMU", "mmmu"):
+        files = sorted(path.relative_to(root).as_posix() for path in (root / base).glob("*/validation-*.parquet"))
         if files:
             return chain.from_iterable(
                 parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))

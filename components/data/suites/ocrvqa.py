@@ -23,7 +23,7 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, homes, id_of
+from components.data.benchmarks.release import below, find, id_of, roots
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.reading import json_file, text_list
@@ -37,7 +37,7 @@ _SUFFIXES = (".jpg", ".png", ".gif", ".jpeg")
 
 def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
     """The test part in the file's order; raises `DataError` at the call when the file is not there."""
-    file = find(root, [f"{home}dataset.json" for home in homes("OCR-VQA", "ocr_vqa", "ocrvqa", "OCRVQA")], LAYOUT)
+    file = find(root, [f"{base}dataset.json" for base in roots("OCR-VQA", "ocr_vqa", "ocrvqa", "OCRVQA")], LAYOUT)
     table = json_file(root / file)
     if not isinstance(table, dict):
         raise DataError(f"{root / file} holds no object of covers; download it again.")
@@ -47,18 +47,18 @@ def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
 
 
 def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
-    name, home = id_of(item, "id"), file.rpartition("/")[0]
+    name, base = id_of(item, "id"), file.rpartition("/")[0]
     questions, answers = text_list(item.get("questions"), "questions"), text_list(item.get("answers"), "answers")
     if len(questions) != len(answers) or not all(text.strip() for text in (*questions, *answers)):
         raise ItemError("wrong field", f"{len(questions)} questions have {len(answers)} answers, or one is empty")
     return [
         RawItem(
-            item_id=row_id("all", name, place),
+            item_id=row_id("all", name, at),
             turns=question_and_answer(f"{question.strip()}\n{SHORT}", answer.strip()),
             answers=(answer.strip(),),
-            images=tuple(below(home, f"images/{name}{suffix}") for suffix in _SUFFIXES),
+            images=tuple(below(base, f"images/{name}{suffix}") for suffix in _SUFFIXES),
             file=file,
             number=number,
         )
-        for place, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1)
+        for at, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1)
     ]

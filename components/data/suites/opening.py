@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
+from components.core.options import listed
 from components.data.cache import write_once
-from components.data.generated import GENERATED_SUITES, listed, suite_generator
+from components.data.generated import GENERATED_SUITES, suite_generator
 from components.data.suite import Suite, open_suite
 from components.data.tasks import TaskStream
 

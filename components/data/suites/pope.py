@@ -23,7 +23,7 @@ from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import find, homes, id_of, text_of
+from components.data.benchmarks.release import find, id_of, roots, text_of
 from components.data.formats.json_items import iter_items
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
@@ -36,7 +36,7 @@ SETTINGS = ("random", "popular", "adversarial")
 
 def read_pope(root: Path) -> Iterator[RawItem | Problem]:
     """All three settings; raises `DataError` at the call when one is not there."""
-    folders = homes("POPE/output/coco", "output/coco", "POPE/coco", "coco", "POPE", "pope/coco", "pope")
+    folders = roots("POPE/output/coco", "output/coco", "POPE/coco", "coco", "POPE", "pope/coco", "pope")
     files = {name: find(root, [f"{folder}coco_pope_{name}.json" for folder in folders], LAYOUT) for name in SETTINGS}
     return chain.from_iterable(_setting(root, file, name) for name, file in files.items())
 

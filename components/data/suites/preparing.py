@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from components.data.benchmarks.raw import Place, RawItem, check_item
+from components.data.benchmarks.raw import RawItem, SplitContext, check_item
 from components.data.benchmarks.sampling import counted, distinct
 from components.data.benchmarks.spec import rank
 from components.data.formats.pictures import Orientation
@@ -58,8 +58,8 @@ def prepare_suite(
             "licence": spec.licence,
             "pictures": report.pictures,  # the card is written last, when all are counted
         }
-        place = Place(root=root, task=name, side="test", metric=spec.metric, boxes="", orientation=orientation)
-        rows = _rows(name, spec, place, items, report)
+        context = SplitContext(root=root, task=name, side="test", metric=spec.metric, boxes="", orientation=orientation)
+        rows = _rows(name, spec, context, items, report)
         write_split(rows, folder / "test", task=name, split="test", card=card)
         yield report
 
@@ -69,13 +69,13 @@ def prepare_suite(
 
 
 def _rows(
-    name: str, spec: SuiteSpec, place: Place, items: Iterator[RawItem | Problem], report: FileReport
+    name: str, spec: SuiteSpec, context: SplitContext, items: Iterator[RawItem | Problem], report: FileReport
 ) -> Iterator[Row]:
-    drawn = None if spec.use is None else _drawn(name, spec, place.root)
+    drawn = None if spec.use is None else _drawn(name, spec, context.root)
     for item in counted(distinct(items), report):
         if isinstance(item, Problem) or (drawn is not None and item.item_id not in drawn):
             continue
-        checked = check_item(item, place)
+        checked = check_item(item, context)
         if isinstance(checked, Problem):
             report.leave_out(checked)
             continue

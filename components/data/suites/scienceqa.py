@@ -21,7 +21,7 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, below, find, homes, id_of, text_of
+from components.data.benchmarks.release import answers_of, below, find, id_of, roots, text_of
 from components.data.problems import Problem
 from components.data.suite import PICTURED, row_id
 from components.data.suites.choices import lettered
@@ -34,7 +34,7 @@ LAYOUT = "ScienceQA/data/scienceqa/{problems.json, pid_splits.json} with images/
 
 def read_scienceqa(root: Path) -> Iterator[RawItem | Problem]:
     """The test part in its published order; raises `DataError` at the call when a file is not there or broken."""
-    folders = homes("ScienceQA/data/scienceqa", "data/scienceqa", "ScienceQA/data", "ScienceQA", "scienceqa", "data")
+    folders = roots("ScienceQA/data/scienceqa", "data/scienceqa", "ScienceQA/data", "ScienceQA", "scienceqa", "data")
     problems = find(root, [f"{folder}problems.json" for folder in folders], LAYOUT)
     splits = find(root, [f"{folder}pid_splits.json" for folder in folders], LAYOUT)
     table = json_file(root / problems)
@@ -46,18 +46,18 @@ def read_scienceqa(root: Path) -> Iterator[RawItem | Problem]:
 
 
 def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
-    pid, home, hint = id_of(item, "pid"), file.rpartition("/")[0], str(item.get("hint") or "").strip()
+    pid, base, hint = id_of(item, "pid"), file.rpartition("/")[0], str(item.get("hint") or "").strip()
     index = id_of(item, "answer")
     question = "\n".join(filter(None, (hint, text_of(item, "question"))))
     prompt, answers = lettered(question, answers_of(item, "choices"), int(index) if index.isdecimal() else -1)
     image = str(item.get("image") or "").strip()
-    places = [f"{folder}{split}{pid}/{image}" for folder in ("images/", "") for split in ("test/", "")]
+    candidates = [f"{folder}{split}{pid}/{image}" for folder in ("images/", "") for split in ("test/", "")]
     return [
         RawItem(
             item_id=row_id(text_of(item, "subject"), PICTURED if image else "text", pid),
             turns=question_and_answer(prompt, answers[0]),
             answers=answers,
-            images=tuple(below(home, place) for place in places) if image else (),
+            images=tuple(below(base, path) for path in candidates) if image else (),
             file=file,
             number=number,
         )

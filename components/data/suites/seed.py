@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, homes, id_of, text_of
+from components.data.benchmarks.release import below, find, id_of, roots, text_of
 from components.data.problems import Problem
 from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
@@ -37,7 +37,7 @@ LAYOUT_PLUS = "SEED-Bench-2-plus-text-rich.json with SEED-Bench-2-plus-image/tex
 
 def read_seed(root: Path) -> Iterator[RawItem | Problem]:
     """SEED-Bench's questions about pictures; raises `DataError` at the call when the file is not there."""
-    file = find(root, [f"{home}SEED-Bench.json" for home in homes("SEED-Bench", "seed_bench")], LAYOUT)
+    file = find(root, [f"{base}SEED-Bench.json" for base in roots("SEED-Bench", "seed_bench")], LAYOUT)
     kinds = json_file(root / file, "question_type")
     names = {str(number): str(name) for name, number in kinds.items()} if isinstance(kinds, dict) else {}
     questions = enumerate(json_list(root / file, "questions"), start=1)
@@ -50,7 +50,7 @@ def read_seed(root: Path) -> Iterator[RawItem | Problem]:
 def read_seed_plus(root: Path) -> Iterator[RawItem | Problem]:
     """SEED-Bench-2-Plus; raises `DataError` at the call when the file is not there."""
     name = "SEED-Bench-2-plus-text-rich.json"
-    file = find(root, [f"{home}{name}" for home in homes("SEED-Bench-2-plus", "SEED-Bench-2-Plus")], LAYOUT_PLUS)
+    file = find(root, [f"{base}{name}" for base in roots("SEED-Bench-2-plus", "SEED-Bench-2-Plus")], LAYOUT_PLUS)
     questions = enumerate(json_list(root / file, "questions"), start=1)
     return parsed(file, questions, partial(_parse, file, {}, "SEED-Bench-2-plus-image"))
 
@@ -60,14 +60,14 @@ def _parse(
 ) -> list[RawItem | Problem]:
     options = [text_of(item, f"choice_{letter}") for letter in "abcd"]
     prompt, answers = lettered(text_of(item, "question"), options, letter_index(text_of(item, "answer")))
-    name, home = text_of(item, "data_id"), file.rpartition("/")[0]
+    name, base = text_of(item, "data_id"), file.rpartition("/")[0]
     kind = str(item.get("question_type_id", item.get("question_image_type", "all")))
     return [
         RawItem(
             item_id=row_id(kinds.get(kind, kind), name, id_of(item, "question_id")),
             turns=question_and_answer(prompt, answers[0]),
             answers=answers,
-            images=(below(home, f"{pictures}/{name}"), below(home, name)),
+            images=(below(base, f"{pictures}/{name}"), below(base, name)),
             file=file,
             number=number,
         )

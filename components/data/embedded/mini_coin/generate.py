@@ -1,4 +1,4 @@
-"""mini-CoIN: the eight tasks of CoIN in miniature, in CoIN's order; `mini_coast.family` writes their splits."""
+"""mini-CoIN: the eight tasks of CoIN in miniature, in CoIN's order; `embedded.family` writes their splits."""
 
 from __future__ import annotations
 
