@@ -2,8 +2,8 @@
 
     python docs/pictures.py
 
-- images/forgetting.png: the score matrices of two recorded runs.
-- images/samples.png: the first test row of each task of mini-COAST's domain stream.
+- images/RECORD.png: the score matrices of two recorded runs.
+- images/TASK.png: the first test row of each task of mini-COAST's domain stream.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from components.runs.results import read_run  # noqa: E402
 RECORDS, IMAGES = ROOT / "docs" / "results" / "mini-coast-domain", ROOT / "docs" / "images"
 BESIDE = {"sequential-lora-s0": "Sequential LoRA", "continual-llava-s0": "Continual LLaVA"}
 TASKS = ("chartqa", "docvqa", "iconqa", "medicalqa")
-SIDE, MARGIN, TEXT_HEIGHT = 448, 24, 190  # pixels
+SIDE, TEXT_HEIGHT = 448, 190  # pixels
 
 
 def main() -> None:
-    """Draw both."""
-    save(beside([draw_score_matrix(learned(name), title) for name, title in BESIDE.items()]), "forgetting.png")
+    """Draw all."""
+    for record, title in BESIDE.items():
+        save(draw_score_matrix(learned(record), title), record)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stream"
         command = [sys.executable, "pipelines/prepare.py", "mini-coast-domain", "--size", "nano", "--out", str(out)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        save(beside([sample(out / task / "test") for task in TASKS]), "samples.png")
+        for task in TASKS:
+            save(sample(out / task / "test"), task)
 
 
 def learned(record: str) -> ScoreMatrix:
@@ -60,20 +62,9 @@ def sample(split: Path) -> Image.Image:
     return card
 
 
-def beside(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures in one row, on white."""
-    width = sum(picture.width for picture in pictures) + MARGIN * (len(pictures) + 1)
-    row = Image.new("RGB", (width, max(picture.height for picture in pictures) + 2 * MARGIN), "white")
-    left = MARGIN
-    for picture in pictures:
-        row.paste(picture, (left, MARGIN))
-        left += picture.width + MARGIN
-    return row
-
-
 def save(picture: Image.Image, name: str) -> None:
     """Few colours, since the pictures are flat."""
-    picture.quantize(128, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    picture.quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
