@@ -13,7 +13,7 @@ Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,14 +21,14 @@ from typing import Annotated
 from components.core.runtime import command_start
 
 with command_start():
-    import pyarrow.parquet as pq
     import tyro
     from rich.progress import Progress
 
     from components.console.live import Console
     from components.core.errors import ConfigError
     from components.core.options import require_paths
-    from components.evaluation.matrix import ScoreMatrix
+    from components.evaluation.matrix import ScoreMatrix, variant_file
+    from components.evaluation.predictions import run_predictions
     from components.judging.backends import WEAKNESS, JudgeConfig
     from components.judging.protocol import (
         Exchange,
@@ -44,7 +44,7 @@ with command_start():
     from components.tracking.store import record_reading
     from pipelines.cli import guarded, wrapped
 
-MATRIX_FILE, CACHE_FILE = "judged_matrix.json", "judge_cache.jsonl"
+CACHE_FILE = "judge_cache.jsonl"
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)
 
 
@@ -91,7 +91,7 @@ def main() -> int:
     matrix = matrix_of(run, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
     facts = facts_of(judge, cells, asked, price)
     matrix.write(
-        path / MATRIX_FILE,
+        variant_file(path, "judged"),
         stream=run.config.stream.name,
         method=run.config.method.name,
         backbone=run.config.backbone.name,
@@ -106,7 +106,7 @@ def main() -> int:
 
 def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, list[Verdict]]:
     """The verdicts of every cell of the matrix, and each verdict once: equal exchanges are asked once."""
-    exchanges = dict(cells_of(path, command.limit))
+    exchanges = cells_of(path, command.limit)
     cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
     everything = [exchange for found in exchanges.values() for exchange in found]
     with Progress(transient=True) as progress:
@@ -116,26 +116,19 @@ def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, li
     return {key: [next(left) for _ in found] for key, found in exchanges.items()}, list(asked.values())
 
 
-def cells_of(path: Path, limit: int | None) -> Iterator[tuple[tuple[str, str], list[Exchange]]]:
-    """(after, task) and its replies, in the order of the predictions' files; raises `ConfigError` without any."""
-    files = sorted((path / "predictions").glob("*.parquet"))
-    if not files:
+def cells_of(path: Path, limit: int | None) -> dict[tuple[str, str], list[Exchange]]:
+    """The replies by (after, task), in the order they were made; raises `ConfigError` without any."""
+    columns = ["prompt", "prediction", "answers", "metric"]
+    cells: dict[tuple[str, str], list[Exchange]] = {}
+    for one in run_predictions(path, columns):
+        found = cells.setdefault((one.after, one.task), [])
+        if limit is None or len(found) < limit:
+            found.append(
+                Exchange(question=one.prompt, answers=tuple(one.answers), reply=one.prediction, box=one.metric == "iou")
+            )
+    if not cells:
         raise ConfigError(f"{path} holds no predictions to judge; judge the folder of a finished run.")
-    for file in files:
-        columns = ["after", "task", "prompt", "prediction", "answers", "metric"]
-        cells: dict[tuple[str, str], list[Exchange]] = {}
-        for row in pq.read_table(file, columns=columns).to_pylist():
-            found = cells.setdefault((row["after"], row["task"]), [])
-            if limit is None or len(found) < limit:
-                found.append(
-                    Exchange(
-                        question=row["prompt"],
-                        answers=tuple(row["answers"]),
-                        reply=row["prediction"],
-                        box=row["metric"] == "iou",
-                    )
-                )
-        yield from cells.items()
+    return cells
 
 
 def matrix_of(run: FinishedRun, cells: dict[tuple[str, str], float | None]) -> ScoreMatrix:
@@ -167,7 +160,7 @@ def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, o
     console = Console()
     console.print_matrix(matrix)
     told = {name: "unknown" if value is None else str(value) for name, value in facts.items()}
-    console.print_outcome({**told, "written": str(path / MATRIX_FILE)})
+    console.print_outcome({**told, "written": str(variant_file(path, "judged"))})
     if WEAKNESS[command.judge.kind]:
         print(f"Read it with care: {WEAKNESS[command.judge.kind]}")
 

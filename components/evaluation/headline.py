@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from components.evaluation.majority import majority_average
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 
 SAME = 0.05  # points: figures that print alike
 NAMED = 3  # tasks at most that a sentence lists

@@ -13,14 +13,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.errors import ConfigError
 from components.core.files import write_text
-from components.evaluation.matrix_rows import ZERO_SHOT, Cell, MatrixError, checked_row, has_zero_shot
+
+ZERO_SHOT = "zero-shot"  # the name of row 0 in score_matrix.json and in events.RowScored.after
+MATRIX_FILE = "score_matrix.json"
+# Other score variants of the same replies, by the column of the predictions that they average. oracle: the task was
+# known; repaired: the answer in a wrongly formed reply counts; compat: by the released script's rule for that task.
+VARIANTS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
+
+Cell = float | None
 
 # The same figures under the names that papers and other code bases use. "Avg" is not here: some mean the mean
 # average by it (HiDe-LLaVA), some the final average (LCIA). "Forgetting" of Continual-NExT is `forgetting_diagonal`.
@@ -49,6 +58,10 @@ LABELS: dict[str, str] = {
 }
 
 
+class MatrixError(ConfigError, ValueError):
+    """Rows that do not form a score matrix, or a figure whose cells were not evaluated."""
+
+
 class ScoreMatrix:
     """Scores of every task after every task.
 
@@ -73,14 +86,14 @@ class ScoreMatrix:
             raise MatrixError("A score matrix needs at least one task, none was given.")
         if len(set(self.tasks)) < len(self.tasks) or ZERO_SHOT in self.tasks:
             raise MatrixError(f"Task names must differ from each other and from {ZERO_SHOT!r}, given: {self.tasks}.")
-        self.has_zero_shot = has_zero_shot(self.tasks, len(rows), after, zero_shot)
+        self.has_zero_shot = _has_zero_shot(self.tasks, len(rows), after, zero_shot)
         self.num_learned = len(rows) - self.has_zero_shot
         if self.num_learned > len(self.tasks):
             raise MatrixError(f"{len(rows)} rows were given for {len(self.tasks)} tasks; allowed is one a task.")
         # Row i = after i tasks; row 0 stays empty (NaN) without zero-shot, so that indices mean the same either way.
         self._cells = np.full((self.num_learned + 1, len(self.tasks)), np.nan)
         for number, row in enumerate(rows):
-            self._cells[number + (not self.has_zero_shot)] = checked_row(row, number, self.tasks)
+            self._cells[number + (not self.has_zero_shot)] = _checked_row(row, number, self.tasks)
 
     @classmethod
     def from_scores(cls, tasks: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Cell]]]) -> ScoreMatrix:
@@ -287,3 +300,67 @@ class ScoreMatrix:
         if not isinstance(content, dict):
             raise MatrixError(f"{path} is not a score_matrix.json: it holds no JSON object.")
         return cls.from_dict(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """A finished row as a checkpoint keeps it; scores are 0..100, None where a task was not evaluated."""
+
+    after: str
+    scores: dict[str, float | None]
+    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in `VARIANTS`
+    served: dict[str, dict[str, Any]] = field(default_factory=dict)  # by task, a `decisions.Served` as plain JSON
+
+    @classmethod
+    def stored(cls, content: Mapping[str, Any]) -> MatrixRow:
+        """From a checkpoint; earlier versions said "readings", and before that `oracle_scores`."""
+        older = {name: scores for name in VARIANTS if (scores := content.get(f"{name}_scores"))}
+        variants = content.get("variants", content.get("readings", older))
+        return cls(
+            after=content["after"], scores=content["scores"], variants=variants, served=content.get("served", {})
+        )
+
+
+def matrix_of(tasks: list[str], rows: Sequence[MatrixRow], variant: str | None = None) -> ScoreMatrix:
+    """The score matrix of finished rows, or a variant of it; cells without that variant are empty."""
+    cells = [row.scores if variant is None else row.variants.get(variant, dict.fromkeys(tasks)) for row in rows]
+    return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=[row.after for row in rows])
+
+
+def variant_file(run_dir: Path, variant: str) -> Path:
+    """Where a run keeps a variant of its matrix."""
+    return run_dir / f"{variant}_matrix.json"
+
+
+def _has_zero_shot(tasks: list[str], num_rows: int, after: Sequence[str] | None, zero_shot: bool | None) -> bool:
+    """Which rows were given, by the rules in `ScoreMatrix`."""
+    if after is not None:
+        found = bool(after) and after[0] == ZERO_SHOT
+        expected = [ZERO_SHOT] * found + tasks
+        if len(after) != num_rows or list(after) != expected[:num_rows]:
+            raise MatrixError(
+                f"{num_rows} rows must come after {expected[: max(num_rows, 1)]}, in this order; given: {list(after)}."
+            )
+        if zero_shot is not None and zero_shot != found:
+            raise MatrixError(f"zero_shot={zero_shot} contradicts the row names {list(after)}; give one of the two.")
+        return found
+    if zero_shot is not None:
+        if zero_shot and num_rows == 0:
+            raise MatrixError("zero_shot=True needs at least the zero-shot row, no rows were given.")
+        return zero_shot
+    if num_rows not in (0, len(tasks), len(tasks) + 1):
+        raise MatrixError(
+            f"{num_rows} rows for {len(tasks)} tasks can be read with or without a zero-shot row; "
+            f"give {len(tasks)} or {len(tasks) + 1} rows, or say which with zero_shot= or after=."
+        )
+    return num_rows == len(tasks) + 1
+
+
+def _checked_row(row: Sequence[Cell], number: int, tasks: list[str]) -> list[float]:
+    """One row as floats, NaN for None; raises on a wrong length or a value that is not a finite number."""
+    if len(row) != len(tasks):
+        raise MatrixError(f"Row {number} holds {len(row)} cells for {len(tasks)} tasks; use None for unseen cells.")
+    for task, cell in zip(tasks, row, strict=True):
+        if cell is not None and (isinstance(cell, bool | str) or not math.isfinite(cell)):
+            raise MatrixError(f"Row {number} scores {task!r} with {cell!r}; allowed are finite numbers and None.")
+    return [math.nan if cell is None else float(cell) for cell in row]

@@ -6,10 +6,11 @@ A figure that has no rows to stand on is left out: precision where nothing was c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 from components.data.suite import PICTURED, group_of, subset_of
+from components.evaluation.predictions import Prediction
 
 Figures = dict[str, float]
 
@@ -24,44 +25,32 @@ MME_PERCEPTION = (
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """One answered row of a suite: its id (SUBSET/GROUP/NUMBER), the reply, accepted answers, and 0..1."""
-
-    sample_id: str
-    prediction: str
-    answers: tuple[str, ...]
-    score: float
-    compat: float | None = None
-    """The same as the suite's release reads the reply; None where it has no rule (`scorers.suite_rules`)."""
-
-
-def figures(scoring: str, rows: Sequence[Scored]) -> Figures:
+def figures(scoring: str, rows: Sequence[Prediction]) -> Figures:
     """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty.
 
     Where every row has a compat score, the main figures are there once more by it, as "compat" and "compat NAME".
     """
     found = FIGURES[scoring](rows)
-    if any(row.compat is None for row in rows):
+    if any(row.compat_score is None for row in rows):
         return found
-    other = FIGURES[scoring]([replace(row, score=row.compat or 0.0) for row in rows])
+    other = FIGURES[scoring]([replace(row, score=row.compat_score or 0.0) for row in rows])
     return {**found, COMPAT: other["score"], **{f"{COMPAT} {name}": other[name] for name in MAIN if name in other}}
 
 
-def mean(rows: Sequence[Scored]) -> Figures:
+def mean(rows: Sequence[Prediction]) -> Figures:
     """The mean over rows, and over each subset's rows where there are several subsets."""
     subsets = _by(rows, subset_of)
     parts = {subset: _percent(found) for subset, found in subsets.items()} if len(subsets) > 1 else {}
     return {"score": _percent(rows), **parts}
 
 
-def pictured(rows: Sequence[Scored]) -> Figures:
+def pictured(rows: Sequence[Prediction]) -> Figures:
     """The mean over rows and subsets, and over the rows that have a picture (ScienceQA's SQA-IMG)."""
     seen = [row for row in rows if group_of(row.sample_id).rpartition("/")[2] == PICTURED]
     return {**mean(rows), **({WITH_PICTURE: _percent(seen)} if seen else {})}
 
 
-def pope(rows: Sequence[Scored]) -> Figures:
+def pope(rows: Sequence[Prediction]) -> Figures:
     """POPE's figures (2305.10355): accuracy, precision, recall and F1 of "yes", and how often yes was said, percent.
 
     Each is the mean over the settings (random, popular, adversarial), as tables print it; `score` is F1, the paper's
@@ -82,7 +71,7 @@ def said_yes(reply: str) -> bool:
     return not {"No", "no", "not"} & set(words)
 
 
-def _of_yes(rows: Sequence[Scored]) -> Figures:
+def _of_yes(rows: Sequence[Prediction]) -> Figures:
     said = [said_yes(row.prediction) for row in rows]
     true = [row.answers[0].casefold() == "yes" for row in rows]
     hits = sum(given and wanted for given, wanted in zip(said, true, strict=True))
@@ -99,7 +88,7 @@ def _of_yes(rows: Sequence[Scored]) -> Figures:
     return found
 
 
-def mme(rows: Sequence[Scored]) -> Figures:
+def mme(rows: Sequence[Prediction]) -> Figures:
     """MME's points (2306.13394): of every subtask accuracy plus accuracy+ (both questions of a picture right), 0..200.
 
     `perception` and `cognition` are the sums over their subtasks; `score` is all points as percent of the points that
@@ -117,19 +106,17 @@ def mme(rows: Sequence[Scored]) -> Figures:
     return {"score": sum(points.values()) / (2.0 * len(points)), **sums, **points}
 
 
-def grouped(rows: Sequence[Scored]) -> Figures:
+def grouped(rows: Sequence[Prediction]) -> Figures:
     """MMBench's circular evaluation (2307.06281): a question is right when it is right in every order of its choices.
 
     `vanilla` is the mean over single rows. A suite whose questions come in one order each has the same for both.
     """
     groups = _by(rows, group_of)
-    whole = [
-        Scored(sample_id=f"{name}/all", prediction="", answers=(), score=_all(found)) for name, found in groups.items()
-    ]
+    whole = [replace(found[0], sample_id=f"{name}/all", score=_all(found)) for name, found in groups.items()]
     return {**mean(whole), "vanilla": _percent(rows)}
 
 
-def hallusion(rows: Sequence[Scored]) -> Figures:
+def hallusion(rows: Sequence[Prediction]) -> Figures:
     """HallusionBench's accuracies (2310.14566): per question (`score`), per figure and per question pair, percent.
 
     Ids are SUBSET/SET/FIGURE-QUESTION. Per figure: all questions about one figure are right, questions of visual
@@ -150,12 +137,12 @@ def _figure_and_question(sample_id: str) -> tuple[str, str]:
     return figure, question
 
 
-def constraints(rows: Sequence[Scored]) -> Figures:
+def constraints(rows: Sequence[Prediction]) -> Figures:
     """The share of fulfilled constraints, mean over rows, and the share of rows that fulfil all (strict in IFEval)."""
     return {**mean(rows), "all_fulfilled": 100.0 * fmean(row.score == 1.0 for row in rows)}
 
 
-FIGURES: dict[str, Callable[[Sequence[Scored]], Figures]] = {
+FIGURES: dict[str, Callable[[Sequence[Prediction]], Figures]] = {
     "mean": mean,
     "pictured": pictured,
     "pope": pope,
@@ -166,16 +153,16 @@ FIGURES: dict[str, Callable[[Sequence[Scored]], Figures]] = {
 }
 
 
-def _by(rows: Sequence[Scored], key: Callable[[str], str]) -> Mapping[str, list[Scored]]:
-    found: dict[str, list[Scored]] = {}
+def _by(rows: Sequence[Prediction], key: Callable[[str], str]) -> Mapping[str, list[Prediction]]:
+    found: dict[str, list[Prediction]] = {}
     for row in rows:
         found.setdefault(key(row.sample_id), []).append(row)
     return found
 
 
-def _percent(rows: Sequence[Scored]) -> float:
+def _percent(rows: Sequence[Prediction]) -> float:
     return 100.0 * fmean(row.score for row in rows)
 
 
-def _all(rows: Sequence[Scored]) -> float:
+def _all(rows: Sequence[Prediction]) -> float:
     return float(all(row.score == 1.0 for row in rows))

@@ -36,8 +36,9 @@ from components.data.benchmarks.sampling import distinct
 from components.data.suite import PICTURED, group_of, row_id, subset_of
 from components.data.suites.catalogue import SUITES
 from components.data.suites.pope import SETTINGS
+from components.evaluation.predictions import Prediction
 from components.evaluation.released_files import file_text
-from components.evaluation.suite_figures import Figures, Scored, figures
+from components.evaluation.suite_figures import Figures, figures
 from components.metrics import score
 from components.metrics.released.references import shown
 from components.metrics.released.suite_rules import suite_score
@@ -112,21 +113,24 @@ def score_suite(
     )
 
 
-def _scored(suite: str, item: RawItem, reply: Reply | None) -> Scored:
+def _scored(suite: str, item: RawItem, reply: Reply | None) -> Prediction:
     text = "" if reply is None else reply.text
     read = text if reply is None or reply.extracted is None else reply.extracted
     prompt, metric = item.turns[0].text, item.metric or SUITES[suite].metric
-    return Scored(
+    return Prediction(
+        after="",
+        task=suite,
         sample_id=item.item_id,
         prediction=text,
         answers=item.answers,
         score=score(metric, text, item.answers, prompt),
-        compat=suite_score(suite, read, item.answers, prompt, metric),
+        metric=metric,
+        compat_score=suite_score(suite, read, item.answers, prompt, metric),
     )
 
 
-def _compat(rows: Sequence[Scored]) -> float | None:
-    values = [row.compat for row in rows if row.compat is not None]
+def _compat(rows: Sequence[Prediction]) -> float | None:
+    values = [row.compat_score for row in rows if row.compat_score is not None]
     return sum(values) if len(values) == len(rows) else None
 
 

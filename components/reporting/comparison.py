@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.errors import ConfigError
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError
 from components.reporting.groups import Line, grouped, named, orders_of, require_comparable, seeds_of
 from components.reporting.summary import below_majority
 from components.runs.results import FinishedRun, scored

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.evaluation.forgetting import SPLITS, split_if_known
+from components.evaluation.predictions import Prediction
 from components.reporting.facts import Groups, variants_of
-from components.reporting.replies import Reply
 from components.runs.results import FinishedRun
 from components.statistics.contributions import ItemScores
 
@@ -99,7 +99,7 @@ def figure_rows(groups: Groups) -> Iterable[list[object]]:
 
 
 def item_rows(
-    groups: Groups, items: Mapping[str, ItemScores], replies: Mapping[str, Sequence[Reply]]
+    groups: Groups, items: Mapping[str, ItemScores], replies: Mapping[str, Sequence[Prediction]]
 ) -> Iterable[list[object]]:
     """run, method, seed, after, task, row, sample id, score, oracle score, repaired score (0..1) of every test row.
 
@@ -108,7 +108,7 @@ def item_rows(
     for run in _runs(groups):
         run_id = str(run.config.run_id)
         ordered = sorted(replies[run_id], key=lambda one: one.sample_id)
-        named: dict[tuple[str, str], list[Reply]] = {}
+        named: dict[tuple[str, str], list[Prediction]] = {}
         for reply in ordered:
             named.setdefault((reply.after, reply.task), []).append(reply)
         for after, by_task in items[run_id].items():
@@ -127,12 +127,12 @@ def _who(run: FinishedRun) -> list[object]:
     return [run.config.run_id, run.config.method.name, run.config.seed]
 
 
-def _name(reply: Reply) -> str:
+def _name(reply: Prediction) -> str:
     """The sample id, with a mark before what a spreadsheet would compute."""
     return f"'{reply.sample_id}" if reply.sample_id.startswith(("=", "+", "-", "@", "\t")) else reply.sample_id
 
 
-def _others(reply: Reply) -> list[float | None]:
+def _others(reply: Prediction) -> list[float | None]:
     return [reply.oracle_score, reply.repaired_score]
 
 

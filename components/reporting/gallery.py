@@ -14,7 +14,8 @@ from itertools import zip_longest
 from components.core.errors import ConfigError
 from components.data.quality.thumbnails import Album, Thumbnail
 from components.data.tasks import TaskStream
-from components.reporting.replies import LostRow, Reply, lost_rows
+from components.evaluation.predictions import Prediction
+from components.reporting.replies import LostRow, lost_rows
 from components.runs.results import FinishedRun
 
 CARDS = 60
@@ -70,7 +71,7 @@ class Gallery:
 
 
 def gallery(
-    groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Reply]], stream: TaskStream | None
+    groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Prediction]], stream: TaskStream | None
 ) -> Gallery:
     """What the runs lost; `replies` are those of `replies_of` by run id, `stream` None where there are none.
 
@@ -134,7 +135,7 @@ def _card(key: Key, losses: Sequence[Loss], picture: Thumbnail | None) -> Card:
         task=key[0],
         sample_id=key[1],
         prompt=first.prompt,
-        answers=first.answers,
+        answers=tuple(first.answers),
         picture=picture,
         losses=tuple(losses),
     )

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import ZERO_SHOT
+from components.evaluation.matrix import ZERO_SHOT, ScoreMatrix
 
 STEPS = 20  # colours of 0..100 after the first, one for every 5 points
 _SCALES = {  # from 0 to 100

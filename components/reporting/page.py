@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from components.data.quality.report_page import PAGES, page_environment
 from components.data.tasks import TaskStream
 from components.evaluation.forgetting import SPLITS
+from components.evaluation.predictions import Prediction
 from components.reporting.charts import Chart, curve_chart, looks, split_chart
 from components.reporting.curves import Curves, curves
 from components.reporting.decisions import decision_tables
@@ -35,7 +36,7 @@ from components.reporting.facts import (
 )
 from components.reporting.gallery import Gallery, gallery
 from components.reporting.heatmap_table import HeatMap, heat_css, score_map
-from components.reporting.replies import KINDS, UNTOLD, Reply, row_scores
+from components.reporting.replies import KINDS, UNKNOWN_KIND, row_scores
 from components.reporting.routing import routing
 from components.reporting.summary import glance
 
@@ -73,7 +74,7 @@ class Content:
 
     groups: Groups
     stream: TaskStream | None  # for the pictures of rows; None where no run has replies
-    replies: dict[str, list[Reply]]
+    replies: dict[str, list[Prediction]]
     overview: Table
     generals: tuple[Table, ...] = ()  # general ability, where it was measured
     compared: tuple[Line, list[Line], list[str]] | None = None  # against a baseline: header, lines, verdicts
@@ -90,7 +91,7 @@ def page(content: Content) -> str:
     curve_charts = [(curve_chart(number, one, lines), one) for number, one in enumerate(drawn)]
     split_charts = _split_charts(groups)
     lost = gallery(groups, replies, content.stream)
-    kinds = [kind for kind in (*KINDS, UNTOLD) if any(kind in counts for counts in lost.counts.values())]
+    kinds = [kind for kind in (*KINDS, UNKNOWN_KIND) if any(kind in counts for counts in lost.counts.values())]
     charts = [chart for chart, _ in (*curve_charts, *split_charts)]
     scripts = [get_plotlyjs(), (_FOLDER / "comparison.js").read_text(encoding="utf-8")]
     environment = page_environment(_FOLDER, PAGES)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.evaluation.predictions import CORRECT_FROM, Prediction
 from components.reporting.heatmap_table import HeatMap, share_map
-from components.reporting.replies import RIGHT, Reply
 from components.runs.results import FinishedRun
 
 SLOTS = 16  # shown of one run, those that served most; the others stand together
@@ -24,7 +24,7 @@ class Routing:
     rescued: tuple[tuple[str, int, int], ...]  # task, rows right only with the task known, rows; empty without oracle
 
 
-def routing(line: str, run: FinishedRun, replies: Sequence[Reply]) -> Routing | None:
+def routing(line: str, run: FinishedRun, replies: Sequence[Prediction]) -> Routing | None:
     """The run's routing after its last task; None for one that routes nothing, or whose replies are not there."""
     last = [reply for reply in replies if reply.after == run.matrix.after[-1]]
     routed = {task: [reply for reply in last if reply.task == task] for task in run.matrix.tasks}
@@ -42,7 +42,7 @@ def routing(line: str, run: FinishedRun, replies: Sequence[Reply]) -> Routing | 
     )
 
 
-def _served(title: str, seed: str, routed: dict[str, list[Reply]]) -> HeatMap:
+def _served(title: str, seed: str, routed: dict[str, list[Prediction]]) -> HeatMap:
     shares = {
         task: _shares(Counter(reply.routed_to or "none" for reply in rows), len(rows)) for task, rows in routed.items()
     }
@@ -52,12 +52,12 @@ def _served(title: str, seed: str, routed: dict[str, list[Reply]]) -> HeatMap:
     return share_map(f"{title}: routed to", "rows of", ordered, f"{seed}; percent of the task's rows")
 
 
-def _slots(title: str, seed: str, routed: dict[str, list[Reply]], run: FinishedRun) -> HeatMap | None:
+def _slots(title: str, seed: str, routed: dict[str, list[Prediction]], run: FinishedRun) -> HeatMap | None:
     """Uses of slots as shares of the task's uses; a row may use several.
 
     None where slots are many and alike, as the blocks of every layer are: most uses would stand under "others".
     """
-    uses = {task: Counter(slot for reply in rows for slot in reply.slots) for task, rows in routed.items()}
+    uses = {task: Counter(slot for reply in rows for slot in reply.slots or ()) for task, rows in routed.items()}
     total = sum(uses.values(), Counter[int]())
     kept = sorted(slot for slot, _ in total.most_common(SLOTS))
     if sum(total[slot] for slot in kept) < sum(total.values()) / 2:
@@ -76,10 +76,10 @@ def _shares(counts: dict[str, int], total: int) -> dict[str, float]:
     return {name: count / max(total, 1) for name, count in counts.items()}
 
 
-def _rescued(routed: dict[str, list[Reply]]) -> tuple[tuple[str, int, int], ...]:
+def _rescued(routed: dict[str, list[Prediction]]) -> tuple[tuple[str, int, int], ...]:
     if not any(reply.oracle_score is not None for rows in routed.values() for reply in rows):
         return ()
     return tuple(
-        (task, sum((reply.oracle_score or 0.0) >= RIGHT and not reply.right for reply in rows), len(rows))
+        (task, sum((reply.oracle_score or 0.0) >= CORRECT_FROM and not reply.is_correct for reply in rows), len(rows))
         for task, rows in routed.items()
     )

@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from components.core.errors import ConfigError, LittoralError
 from components.core.files import write_text
 from components.data.prepared import open_prepared
@@ -23,6 +21,7 @@ from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.predictions import run_predictions
 from components.runs.costs import Cost, Costs
 from components.runs.provenance import made_with
 from components.statistics.contributions import ScoredRun
@@ -153,21 +152,22 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
     return target
 
 
-def item_scores(folder: Path) -> ItemScores:
-    """Every test row's score from the predictions in a run's folder."""
-    found: ItemScores = {}
-    for path in sorted((folder / "predictions").glob("*.parquet")):
-        table = pq.read_table(path, columns=["after", "task", "sample_id", "score"]).sort_by("sample_id")
-        for row in table.to_pylist():
-            found.setdefault(row["after"], {}).setdefault(row["task"], []).append(round(row["score"], 6))
-    return found
+def item_scores(path: Path) -> ItemScores:
+    """Every test row's score, from the predictions in a run's folder or from a record."""
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))["item_scores"]
+    cells: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for one in run_predictions(path, ["score"]):
+        cells.setdefault(one.after, {}).setdefault(one.task, []).append((one.sample_id, round(one.score, 6)))
+    return {
+        after: {task: [score for _, score in sorted(rows)] for task, rows in row.items()}
+        for after, row in cells.items()
+    }
 
 
 def scored(run: FinishedRun) -> ScoredRun:
     """The run with every test row's score; raises `ConfigError` for a run or record without them."""
-    items = (
-        item_scores(run.path) if run.path.is_dir() else json.loads(run.path.read_text(encoding="utf-8"))["item_scores"]
-    )
+    items = item_scores(run.path)
     if not items:
         raise ConfigError(
             f"{run.path} holds no scores of single test rows; record it again from a folder with its predictions."

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError
 from components.statistics.forecast import FIGURES, PastRun, distinct, forecast
 from components.statistics.intervals import Interval
 

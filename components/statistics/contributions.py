@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 
 ROUNDING = 0.01  # points by which a cell may differ from the mean of its rows; recorded rows have six decimals
 

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 from components.statistics.intervals import LEVEL, Interval
 
 FIGURES = ("final_average", "forgetting")

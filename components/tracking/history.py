@@ -12,8 +12,7 @@ from components.core.events import RowScored
 from components.core.naming import metric_names
 from components.evaluation.decisions import Decisions
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
-from components.evaluation.matrix import LABELS, ScoreMatrix
-from components.evaluation.matrix_rows import ZERO_SHOT, Cell
+from components.evaluation.matrix import LABELS, ZERO_SHOT, Cell, ScoreMatrix
 
 Scores = dict[str, Cell]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
+from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
-from components.training.evaluate import MatrixRow
 
 if TYPE_CHECKING:
     from components.training.entry import WorkerPlan

@@ -39,11 +39,10 @@ from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import Task, TaskStream
 from components.evaluation.general import GENERAL_FILE, GeneralScores
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
 from components.models.source import backbone_fingerprint
 from components.training.config import Chosen, Json, RunConfig, flatten
 from components.training.entry import WorkerPlan, train_stream_per_worker
-from components.training.evaluate import MATRIX_FILE, VARIANTS, variant_file
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.run_folder import id_of, sole_user

@@ -23,6 +23,7 @@ from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
 from components.data.tasks import Task
+from components.evaluation.matrix import MatrixRow
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
@@ -30,11 +31,10 @@ from components.training.checkpointing import StreamCheckpointer, StreamState, m
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.entry import WorkerPlan
-from components.training.evaluate import MatrixRow, RowScorer
+from components.training.evaluate import RowScorer, SuiteScorer
 from components.training.schedule import ScheduledTask
 from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
-from components.training.suite_evaluation import SuiteScorer
 from components.training.task_cache import CachedTask
 
 

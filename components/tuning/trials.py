@@ -15,12 +15,11 @@ from typing import Literal
 from components.core.errors import StreamStopped
 from components.core.events import Event, RowScored
 from components.core.files import write_json
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.costs import Costs
 from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.driver import FINISHED_FILE, finished_result, learned_in, plan_stream
-from components.training.evaluate import MATRIX_FILE
 from components.training.stopping import stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 from components.statistics.forecast import PastRun, distinct, forecast
 
 NAMES = ["a", "b", "c", "d"]

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from simulated_runs import SHARES, final_averages, true_average
 
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError
 from components.statistics.contributions import Contributions, Draw
 from components.statistics.intervals import Variance, over_both, variance_of
 from components.statistics.paired import (

@@ -12,8 +12,7 @@ import pytest
 from scipy import stats
 from simulated_runs import final_averages, true_average
 
-from components.evaluation.matrix import ALIASES, ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import ALIASES, MatrixError, ScoreMatrix
 from components.runs.results import read_run, scored
 from components.statistics.contributions import Contributions, Draw, ScoredRun, contributions, weights_of
 from components.statistics.intervals import (

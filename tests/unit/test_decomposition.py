@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.evaluation.forgetting import split_forgetting, split_if_known
-from components.evaluation.matrix import ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 
 TASKS = ["a", "b", "c"]
 # Own routing: a falls 90 -> 50, b 80 -> 60. With the task known: a falls 90 -> 80, b stays at 85.

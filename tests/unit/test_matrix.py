@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
-from components.evaluation.matrix import ALIASES, LABELS, ScoreMatrix
-from components.evaluation.matrix_rows import MatrixError
+from components.evaluation.matrix import ALIASES, LABELS, MatrixError, ScoreMatrix
 
 SCORES = st.floats(0, 100, allow_nan=False)
 

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from reported_runs import DOC, HOSTILE, ICON, three_runs
 
 from components.core.errors import ConfigError
+from components.evaluation.predictions import Prediction
 from components.methods.base import MethodConfig
 from components.methods.cf_router import CfRouterConfig
 from components.methods.continual_llava import ContinualLlavaConfig
@@ -30,7 +31,6 @@ from components.reporting.gallery import CARDS, PICTURE_ROOM, drawn_evenly
 from components.reporting.groups import grouped, named
 from components.reporting.heatmap_table import STEPS, colours, contrast
 from components.reporting.html import write_html
-from components.reporting.replies import Reply
 from components.reporting.routing import routing
 from components.runs.results import FinishedRun
 from pipelines.report import Report, general_tables, table_of
@@ -176,10 +176,7 @@ def test_routing_is_told(page: Page, text: str) -> None:
 @pytest.mark.parametrize(("alike", "shown"), [(16, True), (17, True), (40, False)])
 def test_many_slots_that_serve_alike_make_no_table(runs: list[FinishedRun], alike: int, shown: bool) -> None:
     """Every layer's blocks under one numbering: 16 columns of next to nothing told nobody anything."""
-    reply = Reply(
-        after=ICON, task=ICON, sample_id="0", prompt="", text="", answers=("a",), score=1.0, oracle_score=None,
-        repaired_score=None, routed_to=None, slots=tuple(range(alike)),
-    )  # fmt: skip
+    reply = Prediction(after=ICON, task=ICON, sample_id="0", score=1.0, slots=tuple(range(alike)))
     found = routing("line", runs[0], [reply])
     assert found is not None
     assert (found.slots is not None) == shown

@@ -7,14 +7,15 @@ from typing import get_args
 import pytest
 
 from components.data.suite import Scoring
-from components.evaluation.suite_figures import FIGURES, Scored, figures, said_yes
+from components.evaluation.predictions import Prediction
+from components.evaluation.suite_figures import FIGURES, figures, said_yes
 
 
-def row(sample_id: str, score: float, prediction: str = "", answer: str = "yes") -> Scored:
-    return Scored(sample_id=sample_id, prediction=prediction, answers=(answer,), score=score)
+def row(sample_id: str, score: float, prediction: str = "", answer: str = "yes") -> Prediction:
+    return Prediction(after="", task="", sample_id=sample_id, prediction=prediction, answers=(answer,), score=score)
 
 
-def said(sample_id: str, prediction: str, answer: str) -> Scored:
+def said(sample_id: str, prediction: str, answer: str) -> Prediction:
     return row(sample_id, float(prediction.casefold() == answer), prediction, answer)
 
 

@@ -21,7 +21,8 @@ from components.data.suites.catalogue import SUITES
 from components.data.suites.opening import open_suites
 from components.data.suites.preparing import prepare_suite
 from components.data.tasks import TaskStream
-from components.evaluation.suite_figures import Scored, figures
+from components.evaluation.predictions import Prediction
+from components.evaluation.suite_figures import figures
 from components.metrics import check_answers, score
 from pipelines.prepare import Prepare, main
 
@@ -105,7 +106,15 @@ def test_a_release_becomes_rows(name: str, tmp_path: Path) -> None:
     suite = open_suite(tmp_path / "out")
     assert (suite.name, suite.scoring) == (name, SUITES[name].scoring)
     scored = [
-        Scored(sample_id=row.sample_id, prediction=row.answers[0], answers=row.answers, score=1.0) for row in rows
+        Prediction(
+            after="",
+            task=name,
+            sample_id=row.sample_id,
+            prediction=row.answers[0],
+            answers=row.answers,
+            score=1.0,
+        )
+        for row in rows
     ]
     assert figures(suite.scoring, scored)["score"] == 100.0
     opened = open_suites([str(tmp_path / "out")], tmp_path, TaskStream(name="s", tasks=()))

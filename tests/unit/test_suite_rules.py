@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from components.data.suite import Scoring
 from components.data.suites.catalogue import SUITES
-from components.evaluation.suite_figures import FIGURES, Scored, figures
+from components.evaluation.predictions import Prediction
+from components.evaluation.suite_figures import FIGURES, figures
 from components.metrics import score
 from components.metrics.released.suite_rules import SUITE_RULES, suite_score
 from tests.unit import released_rules_too as naive
@@ -135,12 +136,12 @@ def test_any_reply_can_be_read(reply: str) -> None:
 def test_figures_tell_the_released_reading_besides() -> None:
     """One of two right by ours, both by the release; of the row with a picture ours is right."""
     rows = [
-        Scored(sample_id="a/picture/1", prediction="", answers=("A",), score=1.0, compat=1.0),
-        Scored(sample_id="a/text/2", prediction="", answers=("A",), score=0.0, compat=1.0),
+        Prediction(after="", task="a", sample_id="a/picture/1", score=1.0, compat_score=1.0),
+        Prediction(after="", task="a", sample_id="a/text/2", score=0.0, compat_score=1.0),
     ]
     found = figures("pictured", rows)
     assert found == {"score": 50.0, "with a picture": 100.0, "compat": 100.0, "compat with a picture": 100.0}
-    assert "compat" not in figures("mean", [*rows, Scored(sample_id="a/text/3", prediction="", answers=(), score=1.0)])
+    assert "compat" not in figures("mean", [*rows, Prediction(after="", task="a", sample_id="a/text/3", score=1.0)])
     assert set(FIGURES) == set(get_args(Scoring))
 
 
