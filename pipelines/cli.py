@@ -1,26 +1,18 @@
-"""The command line of a run: [PRESET] [--method NAME] [--dotted.field VALUE ...], and how errors reach a person."""
+"""The command line of a run: [PRESET] [--method NAME] [--dotted.field VALUE ...]."""
 
 from __future__ import annotations
 
-import atexit
-import gc
-import logging
-import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from components.core.errors import LittoralError
+from components.console.tables import listed, wrapped
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset, preset_notes
-
-MOST_COLUMNS = 100  # of a description; longer lines are hard to read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +20,7 @@ class Command:
     """What was asked for on the command line."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: tyro.conf.Suppress[str] = ""
+    preset: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     """The preset, or the file, that the run's options start from."""
     print_config: bool = False
     """Print the resolved configuration as JSON and stop."""
@@ -79,53 +71,11 @@ def parse(
     )
 
 
-def wrapped(text: str) -> str:
-    """A paragraph of a description, which tyro does not wrap: as wide as the terminal, 100 columns at most.
-
-    Lines after the first are indented, since tyro joins lines that begin with a letter.
-    """
-    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    return textwrap.fill(
-        " ".join(text.split()), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
-
-
-def listed(texts: Mapping[str, str]) -> str:
-    """Names with what they mean, in two columns of a description."""
-    column = max(map(len, texts)) + 4
-    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    return "\n".join(
-        textwrap.fill(
-            f"  {name}".ljust(column) + text,
-            width,
-            subsequent_indent=" " * column,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, text in texts.items()
-    )
-
-
-def guarded(main: Callable[[], int]) -> int:
-    """Run `main`; an error a user can act on becomes one sentence on stderr and exit code 1 (130 for interrupts)."""
-    atexit.register(gc.freeze)  # the interpreter's last collection would look through all libraries for seconds
-    debug = "--debug" in sys.argv
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("littoral").setLevel(logging.DEBUG if debug else logging.WARNING)
-    try:
-        return main()
-    except LittoralError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head`, for one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
-        print("stopped: whoever read this command's output has closed it", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command with the same --run-id to continue", file=sys.stderr)
-        return 130
+def with_names(kind: type[CommandT]) -> type[CommandT]:
+    """`kind` with the option --method, which `parse` takes before tyro sees the rest: for shell completion."""
+    names = tuple(name.replace("_", "-") for name in (*METHODS, *installed_methods()))
+    method = Annotated[Literal[names], tyro.conf.arg(name="method")]  # type: ignore[valid-type]
+    return make_dataclass(kind.__name__, [("method_name", method, names[0])], bases=(kind,), frozen=True, kw_only=True)
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

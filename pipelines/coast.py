@@ -6,23 +6,30 @@ seen so far after each one. By default: Continual LLaVA on mini-COAST's domain s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("coast"))
+
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from components.core.runtime import command_start
-
-with command_start():
-    from components.console.live import Console, PlannedTask
-    from components.core.events import Note
-    from components.evaluation.ledger import differences, run_protocol
-    from components.evaluation.majority import majority_scores
-    from components.runs.execute import run_and_record, where_to_look
-    from components.training.driver import Plan, StreamResult, default_run_id, finished_result, plan_stream
-    from components.training.plan_facts import plan_facts
-    from pipelines.cli import guarded, parse
-    from pipelines.presets import data_note, how_chosen
+from components.console.live import Console, PlannedTask
+from components.core.events import Note
+from components.evaluation.ledger import differences, run_protocol
+from components.evaluation.majority import majority_scores
+from components.runs.execute import run_and_record, where_to_look
+from components.training.driver import Plan, StreamResult, default_run_id, finished_result, plan_stream
+from components.training.plan_facts import plan_facts
+from pipelines.cli import parse
+from pipelines.littoral import program
+from pipelines.presets import data_note, how_chosen
 
 EXAMPLES = """\
   coast.py pocket                       a minute or so: see how a run goes
@@ -31,11 +38,11 @@ EXAMPLES = """\
   coast.py record.json --seed 1         a recorded run with another seed"""
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Plan, train and score the stream, record it, and show the score matrix."""
     command = parse(
-        sys.argv[1:],
-        program="coast.py",
+        arguments,
+        program=program("coast"),
         description=" ".join((__doc__ or "").split("\n\n")[0].split()),
         examples=EXAMPLES,
     )
@@ -104,7 +111,3 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     paths = {name: str(plan.run_dir / Path(name)) for name in names}
     console.print_outcome(paths, where_to_look(plan))
     console.print_summary(result.matrix, majority)
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -12,37 +12,41 @@ Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where i
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("judge"))
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from components.core.runtime import command_start
+import tyro
+from rich.progress import Progress
 
-with command_start():
-    import tyro
-    from rich.progress import Progress
-
-    from components.console.live import Console
-    from components.core.errors import ConfigError
-    from components.core.options import require_paths
-    from components.evaluation.matrix import ScoreMatrix, variant_file
-    from components.evaluation.predictions import run_predictions
-    from components.judging.backends import WEAKNESS, JudgeConfig
-    from components.judging.protocol import (
-        Exchange,
-        Judge,
-        Price,
-        Verdict,
-        VerdictCache,
-        cell,
-        judged,
-        total_usage,
-    )
-    from components.runs.results import FinishedRun, read_run
-    from components.tracking.store import record_reading
-    from pipelines.cli import guarded, wrapped
+from components.console.live import Console
+from components.core.errors import ConfigError
+from components.evaluation.matrix import ScoreMatrix, variant_file
+from components.evaluation.predictions import run_predictions
+from components.judging.backends import WEAKNESS, JudgeConfig
+from components.judging.protocol import (
+    Exchange,
+    Judge,
+    Price,
+    Verdict,
+    VerdictCache,
+    cell,
+    judged,
+    total_usage,
+)
+from components.runs.results import FinishedRun, read_run
+from components.tracking.store import record_reading
+from pipelines.littoral import read_options
 
 CACHE_FILE = "judge_cache.jsonl"
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)
@@ -81,10 +85,9 @@ class Judgement:
         return Price(input=given[0], output=given[1])
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Judge every reply, write the matrix, show it."""
-    command = tyro.cli(Judgement, prog="judge.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
-    require_paths(command)
+    command = read_options(Judgement, arguments, name="judge", description=(__doc__ or "").split("\n\n")[0])
     path, price = command.run.expanduser().resolve(), command.price
     run, judge = read_run(path), command.judge.build()
     cells, asked = judge_cells(command, path, judge)
@@ -163,7 +166,3 @@ def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, o
     console.print_outcome({**told, "written": str(variant_file(path, "judged"))})
     if WEAKNESS[command.judge.kind]:
         print(f"Read it with care: {WEAKNESS[command.judge.kind]}")
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -5,20 +5,23 @@ python pipelines/methods.py [--backbone smol|pocket|DIR] [--markdown]
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("methods"))
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.core.runtime import command_start
-
-with command_start():
-    import tyro
-
-    from components.console.tables import print_table
-    from components.methods import METHODS
-    from components.models.config import BackboneConfig
-    from components.training.cost import measure_cost
-    from pipelines.cli import guarded, wrapped
+from components.console.tables import print_table
+from components.methods import METHODS
+from components.models.config import BackboneConfig
+from components.training.cost import measure_cost
+from pipelines.littoral import read_options
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
 
@@ -35,9 +38,9 @@ class Methods:
     """A traceback instead of one sentence."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure every method and print the table."""
-    command = tyro.cli(Methods, prog="methods.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
+    command = read_options(Methods, arguments, name="methods", description=(__doc__ or "").split("\n\n")[0])
     lines = [line(name, command.backbone) for name in METHODS]
     if command.markdown:
         print("\n".join(markdown(lines)))
@@ -70,7 +73,3 @@ def count(number: int) -> str:
 def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *lines)]
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -21,26 +21,30 @@ result with `coast.py --stream.name DIR`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("prepare"))
+
 import json
 import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import tyro
 from rich.console import Console
 
 from components.console.preparation import say, show_overlaps, show_report, show_table
-from components.core.errors import ConfigError, LittoralError
-from components.core.options import listed, require_paths
-from components.core.runtime import print_anything
+from components.core.errors import ConfigError
+from components.core.options import listed
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
@@ -61,6 +65,7 @@ from components.data.suite import open_suite
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
 from components.data.tasks import TaskStream
+from pipelines.littoral import read_options
 
 _RELEASED = ("a published stream", "a published suite")
 _ONLY_OF = {
@@ -122,9 +127,15 @@ class Prepare:
     """A traceback instead of one sentence."""
 
 
-def main(command: Prepare, console: Console) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prepare and report; returns the exit code."""
-    require_paths(command)
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    command = read_options(Prepare, arguments, name="prepare", description=__doc__)
+    return prepare(command, Console(width=_PIPED if piped else None))
+
+
+def prepare(command: Prepare, console: Console) -> int:
+    """Prepare and report; returns the exit code."""
     _check_options(command)
     if command.stream in GENERATED_STREAMS:
         _generate(command, console)
@@ -289,25 +300,3 @@ def _overlaps(stream: TaskStream, command: Prepare) -> Shared:
     content = json.dumps(asdict(shared), indent=2, ensure_ascii=False)
     (command.out / "overlaps.json").write_text(content + "\n", encoding="utf-8")
     return shared
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Paragraphs filled to `width`, lines indented by one space: tyro joins those that begin with a letter."""
-    paragraphs = [part if part.startswith(" ") else textwrap.fill(part, width - 2) for part in text.split("\n\n")]
-    return "\n\n".join(paragraphs).replace("\n", "\n ")
-
-
-if __name__ == "__main__":
-    print_anything()
-    description = _wrapped(__doc__ or "", min(shutil.get_terminal_size().columns, 100))
-    arguments = tyro.cli(Prepare, prog="prepare.py", description=description)
-    try:
-        piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-        sys.exit(main(arguments, Console(width=_PIPED if piped else None)))
-    except LittoralError as error:
-        if arguments.debug:
-            raise
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written; the same command begins again, or goes on.", file=sys.stderr)
-        sys.exit(130)

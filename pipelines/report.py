@@ -13,37 +13,41 @@ learned -> at the end*.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("report"))
+
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from components.core.runtime import command_start
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.text import Text
 
-with command_start():
-    import numpy as np
-    import tyro
-    from rich.console import Console
-    from rich.text import Text
-
-    from components.console.tables import print_table
-    from components.core.errors import ConfigError
-    from components.core.options import require_paths
-    from components.evaluation.forgetting import split_if_known
-    from components.evaluation.matrix import ScoreMatrix
-    from components.reporting.comparison import against
-    from components.reporting.decisions import decision_tables
-    from components.reporting.export import markdown
-    from components.reporting.facts import chosen_notes, known_facts
-    from components.reporting.forecast import forecast_table, forecasts, write_calibration
-    from components.reporting.groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
-    from components.reporting.html import write_html
-    from components.reporting.summary import below_majority
-    from components.runs.results import FinishedRun, read_run, write_record
-    from components.statistics.mean_std import MeanStd
-    from pipelines.cli import guarded, wrapped
+from components.console.tables import print_table
+from components.core.errors import ConfigError
+from components.evaluation.forgetting import split_if_known
+from components.evaluation.matrix import ScoreMatrix
+from components.reporting.comparison import against
+from components.reporting.decisions import decision_tables
+from components.reporting.export import markdown
+from components.reporting.facts import chosen_notes, known_facts
+from components.reporting.forecast import forecast_table, forecasts, write_calibration
+from components.reporting.groups import Line, grouped, headline_first, label, named, require_comparable, seeds_of
+from components.reporting.html import write_html
+from components.reporting.summary import below_majority
+from components.runs.results import FinishedRun, read_run, write_record
+from components.statistics.mean_std import MeanStd
+from pipelines.littoral import read_options
 
 CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
@@ -87,10 +91,9 @@ class Report:
             raise ConfigError("--picture draws how right forecasts are; give --forecast as well.")
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Read, group, print."""
-    command = tyro.cli(Report, prog="report.py", description=wrapped((__doc__ or "").split("\n\n")[0]))
-    require_paths(command)
+    command = read_options(Report, arguments, name="report", description=(__doc__ or "").split("\n\n")[0])
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:
         for run in runs:
@@ -242,7 +245,3 @@ def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
         row = [f"{scored[task]:.1f}" for task in tasks]
         lines.append(["zero-shot", *row, f"{measured[0].zero_shot_average():.1f}", *CONTROL])
     return lines
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -16,22 +16,26 @@ are for people.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("rescore"))
+
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import tyro
-
-from components.core.errors import ConfigError, DataError, LittoralError
-from components.core.options import require_paths
-from components.core.runtime import print_anything
+from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.evaluation.suite_replies import Missing, score_suite
 from components.metrics.released.tasks import MODES, Mode, released_task
+from pipelines.littoral import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,9 @@ class Rescore:
     """A traceback instead of one sentence."""
 
 
-def main(command: Rescore) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Read, score in both modes, print; returns the exit code."""
-    require_paths(command)
+    command = read_options(Rescore, arguments, name="rescore", description=__doc__)
     if (command.task is None) == (command.suite is None):
         raise ConfigError("Give either --task or --suite.")
     if command.suite is not None:
@@ -133,14 +137,3 @@ def show_other(task: str, annotations: list[Annotation], predictions: list[Predi
         show(score_file(task, annotations, predictions, mode))
     except DataError as error:
         print(f"{released_task(task)}, {mode}: not scored. {error}")
-
-
-if __name__ == "__main__":
-    print_anything()
-    arguments = tyro.cli(Rescore, prog="rescore.py", description=__doc__)
-    try:
-        sys.exit(main(arguments))
-    except LittoralError as error:
-        if arguments.debug:
-            raise
-        sys.exit(f"error: {error}")

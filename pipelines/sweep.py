@@ -10,58 +10,64 @@ the same rows and is scored on the test rows.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("sweep"))
+
 import itertools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from components.core.runtime import command_start
+from rich.console import Console
 
-with command_start():
-    from rich.console import Console
-
-    from components.console.tables import print_table
-    from components.core.errors import ConfigError
-    from components.core.files import write_json
-    from components.core.machine import usable_cpus
-    from components.core.shell import pipeline_command
-    from components.tracking.config import TrackingConfig, tracking_uri, ui_command
-    from components.tracking.sweep import SweepTracker, open_sweep_tracker
-    from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
-    from components.training.driver import plan_stream, ray_session, require_lasting_storage
-    from components.training.run_folder import id_of, require_id, sole_user
-    from components.tuning.objective import Objective, parse_objective
-    from components.tuning.results import (
-        ORDER,
-        SEED,
-        Setting,
-        best_of,
-        draw_pareto,
-        settings_of,
-        table,
-        tied_with,
-        verdict,
-    )
-    from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine
-    from components.tuning.space import (
-        GRID,
-        WHERE,
-        Axis,
-        configured,
-        orders_axis,
-        parse_axis,
-        points,
-        require_space,
-        trial_name,
-    )
-    from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in
-    from pipelines.cli import Command, guarded, parse
-    from pipelines.presets import how_chosen
-    from pipelines.report import markdown
+from components.console.tables import print_table
+from components.core.errors import ConfigError
+from components.core.files import write_json
+from components.core.machine import usable_cpus
+from components.core.shell import pipeline_command
+from components.tracking.config import TrackingConfig, tracking_uri, ui_command
+from components.tracking.sweep import SweepTracker, open_sweep_tracker
+from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
+from components.training.driver import plan_stream, ray_session, require_lasting_storage
+from components.training.run_folder import id_of, require_id, sole_user
+from components.tuning.objective import Objective, parse_objective
+from components.tuning.results import (
+    ORDER,
+    SEED,
+    Setting,
+    best_of,
+    draw_pareto,
+    settings_of,
+    table,
+    tied_with,
+    verdict,
+)
+from components.tuning.search import Progress, Search, Stopping, run_trials, streams_of_this_machine
+from components.tuning.space import (
+    GRID,
+    WHERE,
+    Axis,
+    configured,
+    orders_axis,
+    parse_axis,
+    points,
+    require_space,
+    trial_name,
+)
+from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, begun_in
+from pipelines.cli import Command, parse
+from pipelines.littoral import program
+from pipelines.presets import how_chosen
+from pipelines.report import markdown
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
 FEW_ROWS = 20  # validation rows of a task below which a choice by them is mostly chance
@@ -119,11 +125,11 @@ class Sweep:
     began_with: Chosen | None = None  # how an earlier sweep chose the options that all trials share
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Check the space, run the trials, show what they found."""
     command = parse(
-        sys.argv[1:],
-        program="sweep.py",
+        arguments,
+        program=program("sweep"),
         description=(__doc__ or "").split("\n\n")[0],
         kind=SweepCommand,
         default_preset="coast-nano",
@@ -443,7 +449,3 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
     if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
         console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", soft_wrap=True, markup=False)
         console.print(f"and open: {view}", soft_wrap=True, markup=False)
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

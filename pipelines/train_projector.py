@@ -8,22 +8,25 @@ needs to run this to use the system. Run it alone on the machine (see `--threads
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("train_projector"))
+
 import json
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-import tyro
 
-from components.core.errors import LittoralError
 from components.core.machine import cache_dir
-from components.core.options import require_paths
-from components.core.runtime import print_anything
 from components.data.embedded.mini_coast import generate_split
 from components.data.rows import Split, open_split, verify_split
 from components.models.backbone import load_backbone
@@ -38,6 +41,7 @@ from components.models.embedded.projection import (
 )
 from components.models.embedded.smol import projector_path, smol_directory
 from components.models.encoding import build_encoder
+from pipelines.littoral import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +50,22 @@ class ProjectorRun:
 
     vision_layer: VisionLayer = "block4"
     """Where the tower is tapped: the projector is trained for it."""
-    size: str = "mini"  # of the generated `align` split: nano, mini or small
-    data: Path | None = None  # a prepared split with captions instead of the generated one
-    output: Path | None = None  # default: the file that ships with Littoral
+    size: str = "mini"
+    """Size of the generated `align` split: nano, mini or small."""
+    data: Path | None = None
+    """A prepared split with captions instead of the generated one."""
+    output: Path | None = None
+    """Where to write the projector; default: the file that ships with Littoral."""
     threads: int = 2
     """torch threads; the result depends on their number in the last digits."""
     stage: StageOneConfig = field(default_factory=StageOneConfig)
+    debug: bool = False
+    """A traceback instead of one sentence."""
 
 
-def main(run: ProjectorRun) -> None:
-    require_paths(run)
+def main(arguments: Sequence[str]) -> int:
+    """Encode the captions, train word vectors and then captions, and write the projector after every held-out check."""
+    run = read_options(ProjectorRun, arguments, name="train_projector", description=__doc__)
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.stage.seed)
     start = time.monotonic()
@@ -103,6 +113,7 @@ def main(run: ProjectorRun) -> None:
         report=lambda update, loss: check("captions", update, loss),
     )
     _say(start, f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    return 0
 
 
 def _captions(run: ProjectorRun) -> Split:
@@ -118,11 +129,3 @@ def _captions(run: ProjectorRun) -> Split:
 
 def _say(start: float, text: str) -> None:
     print(f"[{time.monotonic() - start:6.0f} s] {text}", flush=True)
-
-
-if __name__ == "__main__":
-    print_anything()
-    try:
-        main(tyro.cli(ProjectorRun, description=__doc__))
-    except LittoralError as error:
-        sys.exit(f"error: {error}")

@@ -1,14 +1,17 @@
-"""Tables in a terminal: one too wide for it is printed in parts below each other, each with the first column again."""
+"""Text in a terminal: paragraphs and lists as wide as it is, tables in parts where they are wider."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+MOST_COLUMNS = 100  # of a paragraph; longer lines are hard to read
 BORDER = 3  # of a column: two spaces and a line
 
 
@@ -35,3 +38,30 @@ def parts(widths: Sequence[int], room: int) -> list[list[int]]:
         found[-1].append(number)
         used += width
     return found
+
+
+def wrapped(text: str) -> str:
+    """A paragraph of a description, which tyro does not wrap: as wide as the terminal, 100 columns at most.
+
+    Lines after the first are indented, since tyro joins lines that begin with a letter.
+    """
+    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    return textwrap.fill(
+        " ".join(text.split()), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def listed(texts: Mapping[str, str]) -> str:
+    """Names with what they mean, in two columns of a description."""
+    column = max(map(len, texts)) + 4
+    width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+    return "\n".join(
+        textwrap.fill(
+            f"  {name}".ljust(column) + text,
+            width,
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in texts.items()
+    )

@@ -29,30 +29,6 @@ def print_anything() -> None:
 
 
 @contextmanager
-def command_start() -> Iterator[None]:
-    """The imports of a command: `fast_imports`, and a sentence with exit code 1 where a library cannot be imported.
-
-    Several ask for a home folder or a temporary one as soon as they are imported.
-    """
-    print_anything()
-    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home() raises instead
-        sys.exit(
-            "error: this process has no home folder (HOME is not set, and its user is in no list); set HOME to a "
-            "folder that can be written, such as HOME=/tmp/home."
-        )
-    try:
-        with fast_imports():
-            yield
-    except (RuntimeError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        sys.exit(f"error: the libraries cannot be loaded ({' '.join(str(error).split())}); look at HOME and TMPDIR.")
-    except KeyboardInterrupt:
-        print("interrupted: nothing was begun", file=sys.stderr)
-        sys.exit(130)
-
-
-@contextmanager
 def fast_imports() -> Iterator[None]:
     """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
     through the libraries again and again while they grow."""

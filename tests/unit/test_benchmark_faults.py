@@ -15,7 +15,7 @@ from rich.console import Console
 from components.core.errors import DataError
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.prepared import open_prepared
-from pipelines.prepare import Prepare, main
+from pipelines.prepare import Prepare, prepare
 
 TRAIN = "ChartQA Dataset/train/train_human.json"
 
@@ -281,9 +281,8 @@ def test_one_damaged_tree_is_told_whole_on_the_terminal_in_json_and_on_the_page(
     root, out = tmp_path / "downloads", tmp_path / "out"
     _damaged_coin(root)
     shown = io.StringIO()
-    assert (
-        main(Prepare(stream="coin", root=root, out=out, workers=1, max_broken=0.9), Console(file=shown, width=160)) == 0
-    )
+    command = Prepare(stream="coin", root=root, out=out, workers=1, max_broken=0.9)
+    assert prepare(command, Console(file=shown, width=160)) == 0
     terminal = shown.getvalue()
     report = json.loads((out / "report.json").read_text())
     page = (out / "report.html").read_text()
@@ -317,7 +316,7 @@ def test_a_refused_preparation_leaves_its_page_beside_the_folder(tmp_path: Path)
     _damaged_coin(root)
     shown = io.StringIO()
     command = Prepare(stream="coin", root=root, out=out, workers=1, max_broken=0.9, strict=True)
-    assert main(command, Console(file=shown, width=160)) == 1
+    assert prepare(command, Console(file=shown, width=160)) == 1
     assert not out.exists()
     page = (tmp_path / "out.report.html").read_text()
     assert "Refused, nothing was written: --strict: " in page

@@ -6,6 +6,7 @@ python -m pytest tests/unit/test_command.py
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,30 +17,29 @@ from components.data.streams import StreamConfig
 from components.runs import execute as recording
 from components.training.config import RunConfig
 from pipelines import coast
-from pipelines.cli import guarded, parse
+from pipelines.cli import parse
+from pipelines.littoral import COMMANDS, guarded
 from pipelines.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Refusal:
     """Runs coast.py in this process and returns what it said when it refused."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
 
     def __call__(self, *arguments: str) -> str:
-        self._monkeypatch.setattr(sys, "argv", ["coast.py", *arguments])
-        try:
-            code = guarded(coast.main)
-        except SystemExit as stop:  # tyro's own way out for unknown options
-            code = stop.code
+        code = guarded(lambda: coast.main(arguments))
         said = self._capsys.readouterr()
-        assert code not in (0, None), said.out
+        assert code == 1, said.out
         return " ".join((said.err + said.out).split())
 
 
 def test_output_that_nobody_reads_to_its_end() -> None:
     """As `coast.py --help | head -1` has it: no traceback."""
-    talks = "import sys; from pipelines.cli import guarded; sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
+    talks = "import sys; from pipelines.littoral import guarded; sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
     command = subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert command.stdout is not None
     assert command.stdout.readline() == "line\n"
@@ -50,8 +50,8 @@ def test_output_that_nobody_reads_to_its_end() -> None:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
-    return Refusal(monkeypatch, capsys)
+def refused(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(capsys)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,58 @@ def test_the_learning_rate_follows_the_method() -> None:
         == sequential.method.default_learning_rate
         != continual.optimizer.learning_rate
     )
+
+
+def outside(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command as a user starts it: from any folder, Littoral neither installed nor on PYTHONPATH."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_a_script_runs_its_own_checkout_beside_an_installed_copy(tmp_path: Path) -> None:
+    for name in ("components", "pipelines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the other copy')")
+    done = outside(str(ROOT / "pipelines" / "rescore.py"), "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_wrong_options_and_wrong_names_have_the_same_exit_code(tmp_path: Path) -> None:
+    script = str(ROOT / "pipelines" / "rescore.py")
+    option = outside(script, "--predictoins", "x", cwd=tmp_path)
+    name = outside(script, "--task", "nonesuch", "--predictions", "x", cwd=tmp_path)
+    command = outside(str(ROOT / "pipelines" / "littoral.py"), "rescor", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert [done.returncode for done in (option, name, command)] == [1, 1, 1]
+    assert "Did you mean rescore?" in command.stderr
+    assert all("Traceback" not in done.stderr for done in (option, name, command))
+
+
+def test_the_list_of_commands_imports_no_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipelines.littoral import COMMANDS, guarded, show_commands; guarded(show_commands); "
+        "sys.exit(bool({'torch', 'tyro', 'ray', 'numpy'} & set(sys.modules)))"
+    )
+    done = outside("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT), COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {name.replace('_', '-')} " in done.stdout for name in COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_ctrl_c_during_imports_is_one_sentence_even_where_a_library_swallows_it(tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    )
+    done = outside(str(ROOT / "pipelines" / "rescore.py"), cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was begun\n")
+
+
+def test_ctrl_c_during_a_command_says_how_to_go_on(tmp_path: Path) -> None:
+    code = (
+        "import importlib, os, signal, sys, time, types; from pipelines import littoral\n"
+        "stopped = lambda arguments: os.kill(os.getpid(), signal.SIGINT) or time.sleep(60)\n"
+        "importlib.import_module = lambda name: types.SimpleNamespace(main=stopped)\n"
+        "sys.exit(littoral.run('sweep', []))"
+    )
+    done = outside("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    said = "interrupted: run the same command with the same --sweep-id to continue\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)

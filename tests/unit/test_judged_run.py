@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 from pipelines import judge
-from pipelines.cli import guarded
+from pipelines.littoral import guarded
 
 
 def reply(after: str, task: str, prediction: str) -> dict[str, object]:
@@ -40,13 +39,12 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
-def judged(run: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["judge.py", str(run), "--judge.model", "hash", *options])
-    return guarded(judge.main)
+def judged(run: Path, *options: str) -> int:
+    return guarded(lambda: judge.main([str(run), "--judge.model", "hash", *options]))
 
 
-def test_every_cell_is_judged(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert judged(run, monkeypatch) == 0
+def test_every_cell_is_judged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judged(run) == 0
     matrix = ScoreMatrix.read(run / "judged_matrix.json")
     assert matrix.after == TASKS
     assert matrix.rows == [[pytest.approx(50.0), None], [0.0, pytest.approx(100.0)]]  # by hand: 10 and 0; 0; 10
@@ -55,7 +53,7 @@ def test_every_cell_is_judged(run: Path, monkeypatch: pytest.MonkeyPatch, capsys
     out = capsys.readouterr().out
     assert "Read it with care: cosine of sentence embeddings" in out
     assert len((run.parent / "judge_cache.jsonl").read_text().splitlines()) == 2, "two different replies"
-    assert judged(run, monkeypatch, "--limit", "1") == 0
+    assert judged(run, "--limit", "1") == 0
     assert ScoreMatrix.read(run / "judged_matrix.json").rows[0] == [pytest.approx(100.0), None]
 
 
@@ -86,7 +84,7 @@ def test_prices_without_a_bill_are_refused(
     options: list[str],
     words: str,
 ) -> None:
-    assert judged(run, monkeypatch, *options) == 1
+    assert judged(run, *options) == 1
     assert words in capsys.readouterr().err
 
 
@@ -95,6 +93,6 @@ def test_a_run_without_predictions_is_refused(
 ) -> None:
     for file in (run / "predictions").iterdir():
         file.unlink()
-    assert judged(run, monkeypatch) != 0
+    assert judged(run) != 0
     assert "holds no predictions to judge" in capsys.readouterr().err
     assert not (run / "judged_matrix.json").exists()

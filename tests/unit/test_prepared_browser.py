@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines.prepare import Prepare, main
+from pipelines.prepare import Prepare, prepare
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,7 +32,7 @@ def page_of_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toml = "".join(f'[[task]]\nname = "{name}"\n{task}' for name in (NAME, "other"))
     (folder / "s.toml").write_text(f'name = "s"\n{toml}')
     command = Prepare(stream=str(folder / "s.toml"), out=folder / "out", max_broken=0.1)
-    assert main(command, Console(quiet=True)) == 0
+    assert prepare(command, Console(quiet=True)) == 0
     return folder / "out" / "report.html"
 
 

@@ -24,7 +24,7 @@ from components.data.tasks import TaskStream
 from components.evaluation.predictions import Prediction
 from components.evaluation.suite_figures import figures
 from components.metrics import check_answers, score
-from pipelines.prepare import Prepare, main
+from pipelines.prepare import Prepare, prepare
 
 # By suite: (id, question's first line, accepted answers, metric, has a picture). By hand from the trees.
 EXPECTED: dict[str, list[tuple[str, str, tuple[str, ...], str, bool]]] = {
@@ -286,10 +286,12 @@ def test_the_command_prepares_a_suite_and_says_how_to_score_it(
 ) -> None:
     trees.pope(tmp_path / "root")
     out = tmp_path / "out"
-    assert main(Prepare(stream="pope", root=tmp_path / "root", out=out), Console(width=200)) == 0
+    assert prepare(Prepare(stream="pope", root=tmp_path / "root", out=out), Console(width=200)) == 0
     assert f"--evaluation.suites {out}" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
     assert report["files"][0]["kept"] == 6
-    assert main(Prepare(stream="pope", root=tmp_path / "root", out=out), Console(width=200)) == 0, "it may be replaced"
+    assert prepare(Prepare(stream="pope", root=tmp_path / "root", out=out), Console(width=200)) == 0, (
+        "it may be replaced"
+    )
     with pytest.raises(ConfigError, match="give its folder with --root"):
-        main(Prepare(stream="pope", out=out), Console())
+        prepare(Prepare(stream="pope", out=out), Console())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from components.data.rows import Row
 from components.data.texts import TextFacts, special_tokens
-from pipelines.prepare import Prepare, main
+from pipelines.prepare import Prepare, prepare
 from tests.unit.sample_rows import picture, row
 
 
@@ -61,7 +61,7 @@ def test_prepare_says_both(tmp_path: Path) -> None:
         "max_new_tokens = 8\n"
     )
     console = Console(record=True, width=400)
-    assert main(Prepare(stream=str(tmp_path / "s.toml"), out=tmp_path / "out", overlaps=False), console) == 0
+    assert prepare(Prepare(stream=str(tmp_path / "s.toml"), out=tmp_path / "out", overlaps=False), console) == 0
     said = console.export_text()
     assert "a train: 3 of 3 rows have names of special tokens in their texts (<|im_end|> 3)" in said
     assert "a test: 3 of 3 answers look longer than max_new_tokens = 8" in said

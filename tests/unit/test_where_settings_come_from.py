@@ -70,23 +70,20 @@ def test_what_was_not_chosen_on_test_rows_carries_no_warning(tmp_path: Path, cho
 
 
 def test_reports_say_which_runs_settings_were_chosen_on_test_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(tmp_path, best(tmp_path, TEST))
     said = "Settings chosen by scores on test rows, which are therefore no test of them: r."
-    monkeypatch.setattr("sys.argv", ["report.py", str(run.path), "--markdown"])
-    assert report() == 0
+    assert report([str(run.path), "--markdown"]) == 0
     assert said in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["report.py", str(run.path), "--html", str(tmp_path / "page")])
-    assert report() == 0
+    assert report([str(run.path), "--html", str(tmp_path / "page")]) == 0
     assert said in (tmp_path / "page" / "report.html").read_text()
 
 
 def test_a_configuration_that_is_printed_keeps_how_it_was_chosen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["coast.py", best(tmp_path, TEST), "--print-config"])
-    assert coast() == 0
+    assert coast([best(tmp_path, TEST), "--print-config"]) == 0
     (tmp_path / "mine.json").write_text(capsys.readouterr().out)
     assert how_chosen(str(tmp_path / "mine.json")) == TEST
 

@@ -1,0 +1,64 @@
+"""Print a script that completes `littoral` and its options on Tab: littoral completion bash|zsh|fish.
+
+eval "$(littoral completion bash)"                           in ~/.bashrc
+littoral completion zsh > ~/.zfunc/_littoral                 with ~/.zfunc in fpath
+littoral completion fish > ~/.config/fish/completions/littoral.fish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pipelines.cli import Command, with_names
+from pipelines.judge import Judgement
+from pipelines.littoral import read_options
+from pipelines.methods import Methods
+from pipelines.prepare import Prepare
+from pipelines.presets import DEFAULT_PRESET, preset
+from pipelines.report import Report
+from pipelines.rescore import Rescore
+from pipelines.sweep import SweepCommand
+from pipelines.train_projector import ProjectorRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """For which shell."""
+
+    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    """The shell that reads the script."""
+    debug: bool = False
+    """A traceback instead of one sentence."""
+
+
+OPTIONS: dict[str, type[Any]] = {
+    "coast": Command,
+    "sweep": SweepCommand,
+    "prepare": Prepare,
+    "report": Report,
+    "judge": Judgement,
+    "rescore": Rescore,
+    "methods": Methods,
+    "train-projector": ProjectorRun,
+    "completion": Completion,
+}  # by command, as `littoral` has it
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print tyro's script for all commands together."""
+    shell = read_options(Completion, arguments, name="completion", description=__doc__).shell
+    kinds = []
+    for name, kind in OPTIONS.items():
+        if issubclass(kind, Command):
+            kind = with_names(kind)
+            kinds.append(Annotated[kind, tyro.conf.subcommand(name, default=kind(run=preset(DEFAULT_PRESET)))])
+        else:
+            kinds.append(Annotated[kind, tyro.conf.subcommand(name)])
+    tyro.cli(reduce(or_, kinds), prog="littoral", args=["--tyro-print-completion", shell])
+    return 0

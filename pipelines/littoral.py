@@ -1,0 +1,199 @@
+"""The `littoral` command, and the door that every command goes through: imports, errors, Ctrl-C and closed pipes.
+
+    littoral COMMAND [ARGUMENTS ...]               once installed, from any folder
+    python pipelines/COMMAND.py [ARGUMENTS ...]    this checkout's code, whatever else is installed
+
+Exit codes: 0 when all went well, 1 after an error (one sentence on stderr), 130 after Ctrl-C.
+
+Light on purpose: it imports the standard library alone, so that Ctrl-C is handled before the long imports begin and
+`littoral --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from components.core.errors import ConfigError, LittoralError
+from components.core.runtime import fast_imports, print_anything
+
+OptionsT = TypeVar("OptionsT")
+HERE = Path(__file__).resolve().parent
+COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
+    "coast": "run the same command with the same --run-id to continue",
+    "sweep": "run the same command with the same --sweep-id to continue",
+    "prepare": "nothing was written; run the same command again",
+    "report": "run the same command again",
+    "judge": "run the same command again; it keeps the verdicts that it has",
+    "rescore": "run the same command again",
+    "methods": "run the same command again",
+    "train_projector": "the projector file holds the state at the last held-out figures",
+    "completion": "run the same command again",
+}
+
+
+def main() -> int:
+    """The console script `littoral`."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        return guarded(show_commands)
+    if name in ("-V", "--version"):
+        return guarded(show_version)
+    return run(name.replace("-", "_"), rest)
+
+
+def run(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Import the command `name`, run its `main` on `arguments` (default: those of the process); the exit code.
+
+    While libraries are imported, Ctrl-C ends the process on the spot: nothing was begun, and an exception that is
+    raised inside somebody's import may be swallowed there.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # False below nohup, and so it stays
+    if interruptible:
+        signal.signal(signal.SIGINT, _nothing_begun)
+
+    def imported_and_run() -> int:
+        command = _import(name)
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return command(given)
+
+    try:
+        return guarded(imported_and_run, after_interrupt=COMMANDS.get(name, ""))
+    finally:
+        if interruptible:  # libraries shut down after this, and their tracebacks would follow a second Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]) -> int:
+    """Run `main`; an error a user can act on becomes one sentence on stderr. Returns the exit code."""
+    print_anything()
+    atexit.register(gc.freeze)  # the interpreter's last collection would look through all libraries for seconds
+    debug = "--debug" in sys.argv
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("littoral").setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        try:
+            code = main()
+        except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after an option that it does not know
+            code = 1 if stop.code else 0
+        sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last moments
+        return code
+    except LittoralError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head`, for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
+        print("stopped: whoever read this command's output has closed it", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {after_interrupt}", file=sys.stderr)
+        return 130
+
+
+def program(name: str) -> str:
+    """How the command `name` was called, for its own help: `littoral coast` or `coast.py`."""
+    return f"littoral {name.replace('_', '-')}" if Path(sys.argv[0]).stem == "littoral" else f"{name}.py"
+
+
+def read_options(kind: type[OptionsT], arguments: Sequence[str], *, name: str, description: str | None) -> OptionsT:
+    """The options of a command as its dataclass `kind`; `description`: its module's docstring."""
+    import tyro
+
+    from components.console.tables import wrapped
+    from components.core.options import require_paths
+
+    given = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    paragraphs = [part if part.startswith(" ") else wrapped(part) for part in (description or "").split("\n\n")]
+    options = tyro.cli(kind, prog=program(name), description="\n\n".join(paragraphs), args=given)
+    require_paths(options)
+    return options
+
+
+def show_commands() -> int:
+    """Every command with the first sentence of its module."""
+    from components.console.tables import listed
+
+    print("usage: littoral COMMAND [ARGUMENTS ...]\n\nMultimodal continual instruction tuning.\n\nCommands:")
+    print(listed({name.replace("_", "-"): summary(name) for name in COMMANDS}))
+    print("\nMore: littoral COMMAND --help, littoral --version")
+    return 0
+
+
+def summary(name: str) -> str:
+    """The first sentence of a command's docstring, read without importing it."""
+    import ast
+
+    said = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    sentence = " ".join(said.partition("\n\n")[0].split()).partition(". ")[0]
+    return sentence.rstrip(".")
+
+
+def show_version() -> int:
+    """The version, and the folder that the code is imported from."""
+    from importlib import metadata
+
+    try:
+        version = metadata.version("littoral")
+    except metadata.PackageNotFoundError:
+        version = "(not installed)"
+    print(f"littoral {version} from {HERE.parent}")
+    return 0
+
+
+def _import(name: str) -> Callable[[Sequence[str]], int]:
+    """The `main` of a command; raises `ConfigError` where there is none or where its libraries cannot be loaded."""
+    if name not in COMMANDS:
+        from components.core.options import suggest
+
+        known, given = [command.replace("_", "-") for command in COMMANDS], name.replace("_", "-")
+        raise ConfigError(f"unknown command {given!r}; there are {', '.join(known)}.{suggest(given, known)}")
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home() raises instead
+        raise ConfigError(
+            "this process has no home folder (HOME is not set, and its user is in no list); set HOME to a folder that "
+            "can be written, such as HOME=/tmp/home."
+        )
+    import components
+
+    if Path(components.__path__[0]).resolve().parent != HERE.parent:
+        raise ConfigError(
+            f"the command is {HERE / name}.py, but `components` is imported from {components.__path__[0]}; remove the "
+            "other copy from PYTHONPATH, or uninstall it."
+        )
+    if (HERE.parent / "pyproject.toml").is_file():
+        # For Ray's workers on this machine, which would otherwise import an installed copy, or find none.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    try:
+        with fast_imports():
+            importlib.import_module("tyro")  # what `read_options` needs
+            return importlib.import_module(f"pipelines.{name}").main
+    except ModuleNotFoundError as error:
+        if "--debug" in sys.argv:
+            raise
+        raise ConfigError(f"a library is missing ({error}); install what Littoral needs: pip install -e .") from error
+    except (RuntimeError, OSError) as error:  # several ask for a home folder or a temporary one when imported
+        if "--debug" in sys.argv:
+            raise
+        said = " ".join(str(error).split())
+        raise ConfigError(f"the libraries cannot be loaded ({said}); look at HOME and TMPDIR.") from error
+
+
+def _nothing_begun(signum: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted: nothing was begun\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
