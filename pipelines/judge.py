@@ -45,7 +45,7 @@ from components.judging.protocol import (
     total_usage,
 )
 from components.runs.results import FinishedRun, read_run
-from components.tracking.store import record_reading
+from components.tracking.store import record_variant
 from pipelines.littoral import read_options
 
 CACHE_FILE = "judge_cache.jsonl"
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         extra=facts,
     )
     if run.mlflow_id is not None:
-        record_reading(run.config.tracking, path.parent, run.mlflow_id, "judged", matrix, facts)
+        record_variant(run.config.tracking, path.parent, run.mlflow_id, "judged", matrix, facts)
     show(command, path, matrix, facts)
     return 0
 

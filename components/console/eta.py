@@ -1,4 +1,4 @@
-"""How long a stream still takes: updates to make and test rows to answer, at the speeds seen so far."""
+"""Time left of a stream: updates to make and test rows to answer, at the speeds seen so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a stream runs: live bars on a terminal, quiet lines elsewhere, tables at both ends."""
+"""What a person sees of a running stream: live bars in a terminal, plain lines elsewhere, tables at both ends."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Console:
                 self._say(Text(("Warning: " if event.warning else "") + event.text, style=style))
 
     def close(self) -> None:
-        """Take the live bars away; printing goes on as usual. Safe to call twice."""
+        """Remove the live bars; printing goes on as usual. Safe to call twice."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -194,7 +194,7 @@ class Console:
         variants: Mapping[str, ScoreMatrix] | None = None,
         majority: Mapping[str, float] | None = None,
     ) -> None:
-        """The score matrix and its figures; of other readings the last row, and their figures beside.
+        """The score matrix and its figures; of each variant the last row and its figures.
 
         `majority` is what the majority answer scores on each task, where it is known.
         """
@@ -208,7 +208,7 @@ class Console:
         self._say(Text.assemble(("In short: ", "bold"), headline(matrix, majority)))
 
     def print_general(self, scores: GeneralScores, final_average: float | None = None) -> None:
-        """What is left of the general suites, and the means over them; nothing without suites."""
+        """How much of the general suites is retained, and the means over them; nothing without suites."""
         self.close()
         kept = scores.kept()
         if not kept:
@@ -225,7 +225,7 @@ class Console:
             self._say(Text.assemble((f"{general.LABELS[name]}: ", "bold"), f"{value:.2f}"))
 
     def print_ledger(self, differences: Sequence[Difference]) -> None:
-        """The run against published results of its method: ours minus theirs, and what was done otherwise."""
+        """The run beside published results of its method: ours minus theirs, and the protocol differences."""
         self.close()
         for difference in differences:
             row = difference.row
@@ -240,7 +240,7 @@ class Console:
         self.close()
         for name, path in paths.items():
             self._say(Text.assemble((f"{name}: ", "bold"), path), is_path=True)
-        for text, title in zip(look, ("Look at it", "and open"), strict=False):
+        for text, title in zip(look, ("MLflow UI", "Comparison"), strict=False):
             self._say(Text.assemble((f"{title}: ", "bold"), (text, "cyan")), is_path=True)
 
 

@@ -1,4 +1,4 @@
-"""Chart layouts for MLflow's UI, laid down with the runs: what a person would otherwise put together by hand.
+"""Chart layouts for MLflow's UI, stored with the runs, so that nobody has to arrange charts by hand.
 
 MLflow keeps a view that somebody shared as a tag of the experiment and opens it by a link with the tag's key. That form
 is the UI's own and nowhere promised (seen in MLflow 3.17); a UI that no longer knows it shows its usual charts.

@@ -1,4 +1,4 @@
-"""Where and what a run records, free of mlflow: the options, data set records, and the tracker that records nothing."""
+"""Light on purpose (no mlflow): where and what a run records, and the tracker that records nothing."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def tracking_uri(config: TrackingConfig, storage: Path) -> str:
 
 
 def tracking_source(config: TrackingConfig, storage: Path) -> tuple[str, str]:
-    """The URI a run records to, and who says so."""
+    """The URI a run records to, and where that setting comes from."""
     if config.uri is not None:
         return config.uri, "tracking.uri"
     if given := os.environ.get(URI_VARIABLE):

@@ -1,4 +1,4 @@
-"""The rows of a running stream as they arrive, and what a tracker records of them: metrics, JSON, table, Markdown."""
+"""The rows of a running stream, and what a tracker records of them: metrics, JSON, a table, Markdown."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ScoreHistory:
 
     tasks: list[str] = field(default_factory=list)  # known from the first row on
     scores: dict[int, Scores] = field(default_factory=dict)
-    variants: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other readings of the rows, by name
+    variants: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other ways to score the same rows, by name
 
     def with_row(self, event: RowScored) -> ScoreHistory | None:
-        """A book that also holds this row; None when it holds just this already. `TrackingError`: other tasks."""
+        """The history with this row added; None if it is there already. Raises `TrackingError` for other tasks."""
         tasks = list(event.scores)
         if self.tasks and tasks != self.tasks:
             raise TrackingError(
@@ -37,15 +37,15 @@ class ScoreHistory:
         variants = dict(self.variants)
         for name, cells in event.variants.items():
             variants[name] = variants.get(name, {}) | {event.tasks_learned: dict(cells)}
-        book = ScoreHistory(tasks=tasks, scores=scores, variants=variants)
-        return None if book == self else book
+        history = ScoreHistory(tasks=tasks, scores=scores, variants=variants)
+        return None if history == self else history
 
     def matrix(self, num_learned: int | None = None) -> ScoreMatrix:
         """The matrix as recorded, optionally only up to `num_learned` tasks."""
         return _matrix(self.tasks, self.scores, num_learned)
 
     def variant(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
-        """Another reading of the matrix, such as "oracle"; None when it was not measured."""
+        """A variant of the matrix, such as "oracle"; None if it was not measured."""
         rows = self.variants.get(name)
         return None if rows is None else _matrix(self.tasks, rows, num_learned)
 
@@ -58,7 +58,7 @@ class ScoreHistory:
         others = {name: self.variant(name, event.tasks_learned) for name in event.variants}
         for variant, cells in event.variants.items():
             other = others[variant]
-            assert other is not None, "the event's row is in the book"
+            assert other is not None, "the event's row is in the history"
             values |= {f"{variant}/accuracy/{names[task]}": cell for task, cell in cells.items()}
             values |= {f"{variant}/{name}": value for name, value in other.summary().items()}
         values |= split_if_known(matrix, others)
@@ -130,7 +130,7 @@ class ScoreHistory:
 
 
 def _matrix(tasks: list[str], rows: Mapping[int, Scores], num_learned: int | None) -> ScoreMatrix:
-    """Rows in between that were never scored become empty rows."""
+    """Rows in between that were not scored are empty."""
     known = [number for number in rows if num_learned is None or number <= num_learned]
     numbers = range(0 if 0 in known else 1, max(known, default=0) + 1)
     pairs = [(ZERO_SHOT if number == 0 else tasks[number - 1], rows.get(number, {})) for number in numbers]

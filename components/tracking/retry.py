@@ -11,7 +11,7 @@ from components.core.errors import TrackingError
 from components.core.events import Note
 
 ATTEMPTS = 3  # per call, about 1 s and 2 s apart
-PAUSE_S = 60.0  # how long a store that failed is left alone
+PAUSE_S = 60.0  # how long the breaker stays open after a failure
 
 
 class StoreError(TrackingError):
@@ -23,7 +23,7 @@ class StoreError(TrackingError):
 
 
 class CircuitBreaker:
-    """Runs store calls. Trouble never raises: `attempt` says False and `on_note` hears of it, once per kind."""
+    """Runs store calls. A failure never raises: `attempt` returns False and `on_note` is warned once per kind."""
 
     def __init__(self, on_note: Callable[[Note], None] | None, *, wait_s: float = 1.0) -> None:
         self._on_note, self._wait_s = on_note, wait_s
@@ -31,7 +31,7 @@ class CircuitBreaker:
         self._warned: set[str] = set()
 
     def attempt(self, what: str, call: Callable[[], None]) -> bool:
-        """True when `call` went through; False when it failed or the store is being left alone."""
+        """True if `call` succeeded; False if it failed or the breaker is open."""
         if time.monotonic() < self._paused_until_s:
             return False
         retrying = tenacity.Retrying(
@@ -51,7 +51,7 @@ class CircuitBreaker:
         return True
 
     def end_pause(self) -> None:
-        """The next call is tried at once."""
+        """Close the breaker: the next call is tried at once."""
         self._paused_until_s = 0.0
 
     def warn(self, text: str) -> None:

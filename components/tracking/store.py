@@ -95,7 +95,7 @@ def open_tracker(
     return tracker
 
 
-def record_reading(
+def record_variant(
     config: TrackingConfig,
     storage: Path,
     run_id: str,
@@ -103,7 +103,7 @@ def record_reading(
     matrix: ScoreMatrix,
     facts: Mapping[str, object],
 ) -> None:
-    """Add another reading of a finished stream's replies to its run: `variant`/accuracy/TASK and /FIGURE over tasks
+    """Add a variant of a finished stream's scores to its run: `variant`/accuracy/TASK and /FIGURE over tasks
     learned, and `variant`_matrix.json with `facts`. Recording again replaces the file and repeats the points.
 
     Raises:
@@ -184,7 +184,7 @@ def _alone_at(uri: str) -> Iterator[None]:
 
 
 class MlflowStore:
-    """`stream_tracker.Store` over one MLflow experiment."""
+    """`tracker.Store` over one MLflow experiment."""
 
     def __init__(self, client: MlflowClient, experiment_id: str, *, served: bool) -> None:
         self._client, self._experiment_id, self._served = client, experiment_id, served
@@ -330,7 +330,7 @@ def _short(tags: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what MLflow, its HTTP client or the disk raise into a `StoreError` of one line, without credentials."""
+    """Turn errors of MLflow, its HTTP client and the disk into a one-line `StoreError` without credentials."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

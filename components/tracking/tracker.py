@@ -1,4 +1,4 @@
-"""What is recorded of a stream, and how patiently: events in, store calls out. Knows no MLflow (see `Store`)."""
+"""Turns the events of a stream into calls of a store, buffering while it is down. Knows no MLflow (see `Store`)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Point:
 
 
 class Store(Protocol):
-    """What recording needs from MLflow. Every call may raise `breaker.StoreError`; repeating one is harmless."""
+    """What recording needs from MLflow. Every call may raise `retry.StoreError`; repeating one does no harm."""
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
     def reopen_run(self, run_id: str) -> dict[str, str]:
-        """Set a run going again; its parameters so far."""
+        """Reopen a run and return the parameters it has so far."""
         ...
 
     def close_run(self, run_id: str, status: Status) -> None: ...
@@ -51,7 +51,7 @@ class Store(Protocol):
         ...
 
     def unfinished(self, run_id: str) -> list[str]:
-        """Run ids of the tasks below a stream's run that have another status than FINISHED."""
+        """Run ids of the tasks below a stream's run whose status is not FINISHED."""
         ...
 
     def last_step(self, run_id: str, key: str) -> int: ...
@@ -95,7 +95,7 @@ class StreamTracker(Tracker):
         self._store, self._tags, self.ui = store, dict(tags), ui
         self._description = description or _question(tags)
         self._breaker = CircuitBreaker(on_note)
-        self._book = ScoreHistory()
+        self._history = ScoreHistory()
         self._waiting_rows: list[RowScored] = []
         self._waiting_suites: list[SuitesScored] = []
         self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
@@ -114,7 +114,7 @@ class StreamTracker(Tracker):
         resume_run_id: str | None,
         tasks: Sequence[str],
     ) -> None:
-        """Create the parent run, or take the old one up again. Raises `StoreError`: nothing is retried here."""
+        """Create the parent run or reopen the old one. Raises `StoreError`; nothing is retried here."""
         known: dict[str, str] = {}
         if resume_run_id is None:
             self.run_id = self._store.create_run(run_name, {})
@@ -122,7 +122,7 @@ class StreamTracker(Tracker):
             self.run_id = resume_run_id
             known = self._store.reopen_run(resume_run_id)
             content = self._store.get_json(resume_run_id, MATRIX_FILE)
-            self._book = ScoreHistory() if content is None else ScoreHistory.from_content(content)
+            self._history = ScoreHistory() if content is None else ScoreHistory.from_content(content)
         changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
         if changed:
             self._breaker.warn(
@@ -140,7 +140,7 @@ class StreamTracker(Tracker):
         self.view = self._store.view_link(view.key)
 
     def handle(self, event: Event) -> None:
-        """Record one event. Trouble with the store never raises; `on_note` hears of it."""
+        """Record one event. A failing store never raises; `on_note` receives a warning."""
         match event:
             case TaskStarted():
                 self._end_children("FINISHED")
@@ -161,7 +161,7 @@ class StreamTracker(Tracker):
                 pass  # notes and progress are for the console
 
     def finish(self, status: Status) -> None:
-        """Send what waits, asking a store that failed once more, and close the child and the parent run."""
+        """Send what is buffered, retry a store that failed, and close the child and the parent run."""
         self._breaker.end_pause()
         self._end_children(status)
         self._send_children()
@@ -178,7 +178,7 @@ class StreamTracker(Tracker):
             )
 
     def _close_interrupted(self) -> None:
-        """Tasks that an interrupted run had learned, and that were only scored after it went on."""
+        """Close tasks that an interrupted run learned and that were scored only after it was resumed."""
         still_open = {child.run_id for child in self._children}
         for run_id in self._store.unfinished(self._parent):
             if run_id not in still_open:
@@ -207,7 +207,7 @@ class StreamTracker(Tracker):
             child.ended = child.ended or status
 
     def _send_children(self) -> None:
-        """Everything that waits, task by task; stops at the first call that fails."""
+        """Send all that is buffered, task by task; stop at the first call that fails."""
         self._last_sent_s = time.monotonic()
         while self._children and self._breaker.attempt("training metrics", lambda: self._send_child(self._children[0])):
             if self._children[0].ended is None:
@@ -239,7 +239,7 @@ class StreamTracker(Tracker):
     # ---- rows of the score matrix
 
     def _send_rows(self) -> None:
-        """Record the waiting rows in order; those that could not be sent stay for the next time."""
+        """Record the buffered rows in order; those that could not be sent stay buffered."""
         while self._waiting_rows:
             row = self._waiting_rows[0]
             if not self._breaker.attempt("scores", lambda row=row: self._record_row(row)):
@@ -248,18 +248,18 @@ class StreamTracker(Tracker):
 
     def _record_row(self, row: RowScored) -> None:
         """One row on the parent run. score_matrix.json comes last: a row that is in it is recorded whole."""
-        book = self._book.with_row(row)
-        if book is None:
+        history = self._history.with_row(row)
+        if history is None:
             return  # a resumed stream reports its rows again
         step, run_id = row.tasks_learned, self._parent
-        model_id = self._record_checkpoint(row, book) if row.checkpoint_path else None
-        self._store.put_points(run_id, points(book.metrics(row), step=step), model_id)
+        model_id = self._record_checkpoint(row, history) if row.checkpoint_path else None
+        self._store.put_points(run_id, points(history.metrics(row), step=step), model_id)
         # Matplotlib takes about a second to import, and only rows need it.
         from components.evaluation.heatmap import draw_score_matrix, draw_slot_usage
 
         title = self._title()
-        self._store.put_image(run_id, "score_matrix", draw_score_matrix(book.matrix(step), title), step)
-        if (oracle := book.variant("oracle", step)) is not None:
+        self._store.put_image(run_id, "score_matrix", draw_score_matrix(history.matrix(step), title), step)
+        if (oracle := history.variant("oracle", step)) is not None:
             self._store.put_image(run_id, "score_matrix_oracle", draw_score_matrix(oracle, f"{title}, oracle"), step)
         if row.slot_usage:
             picture = draw_slot_usage(row.slot_usage, f"Slots that served each task, after {row.after}")
@@ -268,20 +268,20 @@ class StreamTracker(Tracker):
             self._store.put_json(run_id, row.decisions, DECISIONS_FILE)
         if row.samples:
             self._store.put_table(run_id, _columns(row.samples), f"predictions_sample/{step:02d}.json")
-        self._store.put_table(run_id, book.table(), "score_matrix_table.json")
-        self._store.put_json(run_id, book.to_content(self._tags), MATRIX_FILE)
-        self._book = book
+        self._store.put_table(run_id, history.table(), "score_matrix_table.json")
+        self._store.put_json(run_id, history.to_content(self._tags), MATRIX_FILE)
+        self._history = history
         self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
 
-    def _record_checkpoint(self, row: RowScored, book: ScoreHistory) -> str:
-        """The checkpoint as a logged model and as a version of the registered one; its files stay where they are."""
+    def _record_checkpoint(self, row: RowScored, history: ScoreHistory) -> str:
+        """Log the checkpoint as a model and register it as a version; its files stay where they are."""
         assert row.checkpoint_path is not None
         checkpoint = row.checkpoint_path
         uri = checkpoint if "://" in checkpoint else Path(checkpoint).absolute().as_uri()
         tags = self._tags | {"checkpoint": uri, "after": row.after, LEARNED: str(row.tasks_learned)}
         name = f"{self._tags.get('method', 'adapter')} after {row.tasks_learned:02d} {row.after}"
         model_id = self._store.put_model(self._parent, name, tags, row.tasks_learned)
-        score = book.matrix(row.tasks_learned).summary().get("final_average")
+        score = history.matrix(row.tasks_learned).summary().get("final_average")
         if score is not None:
             version = Version(
                 name=registered_name(self._tags),
@@ -297,7 +297,7 @@ class StreamTracker(Tracker):
     # ---- general suites
 
     def _send_suites(self) -> None:
-        """Record the waiting results in order; those that could not be sent stay for the next time."""
+        """Record the buffered results in order; those that could not be sent stay buffered."""
         while self._waiting_suites:
             event = self._waiting_suites[0]
             if not self._breaker.attempt("general suites", lambda event=event: self._record_suites(event)):
@@ -321,13 +321,13 @@ class StreamTracker(Tracker):
         return " on ".join(name for name in names if name) or "Score matrix"
 
     def _note_content(self) -> str:
-        if not self._book.scores:
+        if not self._history.scores:
             return self._description
-        return f"{self._description}\n\n{self._book.markdown()}\n"
+        return f"{self._description}\n\n{self._history.markdown()}\n"
 
 
 def points(values: Mapping[str, float], *, step: int) -> list[Point]:
-    """Points of now. Finite values only: SQL stores change NaN and infinity into other numbers."""
+    """Points with the current time. Finite values only: SQL stores change NaN and infinity into other numbers."""
     now = int(time.time() * 1000)
     finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return [Point(key=key, value=value, step=step, timestamp_ms=now) for key, value in finite.items()]

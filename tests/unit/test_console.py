@@ -167,7 +167,7 @@ def test_the_outcome_never_wraps_paths() -> None:
     look = ["mlflow ui --backend-store-uri sqlite:////a/b.db", "http://127.0.0.1:5000/#/x"]
     console.print_outcome({"score matrix": "/storage/" + "x" * 60}, look)
     assert "/storage/" + "x" * 60 in text.getvalue()
-    assert f"Look at it: {look[0]}\nand open: {look[1]}\n" in text.getvalue()
+    assert f"MLflow UI: {look[0]}\nComparison: {look[1]}\n" in text.getvalue()
 
 
 def test_time_left_counts_updates_and_evaluations() -> None:
