@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 import tyro
@@ -48,6 +48,10 @@ def parse(
     config = preset(name)
     for note in preset_notes(name):
         print(f"Warning: {note}", file=sys.stderr)
+    # A method's options follow the backbone, wherever on the line that is named; tyro reads the rest on top of them.
+    _, backbone = _taken(rest, "--backbone.name")
+    if backbone is not None:
+        config = replace(config, backbone=replace(config.backbone, name=backbone))
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = config.with_method(method)
@@ -79,8 +83,8 @@ def with_names(kind: type[CommandT]) -> type[CommandT]:
 
 
 def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """`arguments` without `flag VALUE` (or `flag=VALUE`), and the value."""
-    for index, argument in enumerate(arguments):
+    """`arguments` without the last `flag VALUE` (or `flag=VALUE`), and the value."""
+    for index, argument in reversed(list(enumerate(arguments))):
         if argument.startswith(f"{flag}="):
             return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
         if argument == flag and index + 1 < len(arguments):

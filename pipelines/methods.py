@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.console.tables import print_table
-from components.methods import METHODS
+from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
 from components.training.cost import measure_cost
 from pipelines.littoral import read_options
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def line(name: str, backbone: str) -> list[str]:
     """One method: its summary and its costs."""
-    kind = METHODS[name]
-    cost = measure_cost(kind(), BackboneConfig(name=backbone))
+    kind, config = METHODS[name], BackboneConfig(name=backbone)
+    cost = measure_cost(options_for(name, config), config)
     return [
         f"`{name}`",
         kind.summary(),

@@ -39,6 +39,7 @@ from components.methods.replay import ReplayConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.smolora import SmoloraConfig
 from components.methods.zero_shot import ZeroShotConfig
+from components.models.config import BackboneConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "zero_shot": ZeroShotConfig,
@@ -83,6 +84,14 @@ def method_config(name: str) -> type[MethodConfig]:
         return _loaded(installed[name])
     known = [*METHODS, *installed]
     raise ConfigError(f"unknown method {name!r}; known are {', '.join(known)}.{suggest(name, known)}")
+
+
+def options_for(name: str, backbone: BackboneConfig) -> MethodConfig:
+    """The options that a run of method `name` on `backbone` starts from: the published ones, or those that the method
+    declares for small backbones (`MethodConfig.tiny`). Raises `ConfigError` as `method_config` does.
+    """
+    kind = method_config(name)
+    return kind.tiny() if backbone.is_small else kind()
 
 
 def installed_methods() -> dict[str, EntryPoint]:

@@ -135,7 +135,10 @@ class MethodConfig:
 
     @classmethod
     def tiny(cls) -> Self:
-        """Options for tests: the defaults without anything that is slow or needs a download."""
+        """The options for small backbones, which have few layers and know no language: what a run on one starts from.
+
+        Besides what suits such a model they leave out what is slow or needs a download, so tests take them, too.
+        """
         return cls()
 
     @classmethod
@@ -164,6 +167,15 @@ class MethodConfig:
     def options(self) -> dict[str, Json]:
         """The options as plain JSON values."""
         return cast("dict[str, Json]", asdict(self))
+
+    def small_backbone_options(self) -> dict[str, Json]:
+        """Those options that have the value for small backbones (`tiny`) where the default is another."""
+        published, small = type(self)().options(), type(self).tiny().options()
+        return {
+            name: value
+            for name, value in self.options().items()
+            if value == small[name] and small[name] != published[name]
+        }
 
 
 class Method:

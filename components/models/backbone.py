@@ -18,19 +18,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch
 from components.models.config import BackboneConfig
-from components.models.embedded import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoModel)
-from components.models.embedded.pocket import pocket_model
 from components.models.encoding import build_encoder
-from components.models.quiet import without_progress_bars
-from components.models.source import DTYPES, backbone_fingerprint, model_source
-
-ATTENTION_OUTPUT = r"self_attn\.o_proj"
-ALL_LINEAR = r"self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj"
+from components.models.source import DTYPES, model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,24 +274,8 @@ class Backbone(nn.Module):
 
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
-    end_id = build_encoder(config).end_id
-    if config.name == "pocket":
-        backbone = Backbone(pocket_model(), config=config, fingerprint=backbone_fingerprint(config), end_id=end_id)
-        return backbone.to(DTYPES[config.dtype])
-    source, attention = model_source(config), config.attention
-    if attention == "auto":
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
-    try:
-        with without_progress_bars():
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=DTYPES[config.dtype], attn_implementation=attention
-            )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f'backbone {config.name!r} cannot be loaded ({_first_line(error)}); give "smol", "pocket", a directory '
-            "or a hub id of a LLaVA-1.5 style model."
-        ) from error
-    return Backbone(model, config=config, fingerprint=backbone_fingerprint(config), end_id=end_id)
+    source, end_id = model_source(config), build_encoder(config).end_id
+    return Backbone(source.model(), config=config, fingerprint=source.fingerprint(), end_id=end_id)
 
 
 def _positions(attention_mask: Tensor) -> Tensor:
@@ -313,7 +291,3 @@ def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
     stops = [index for index, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

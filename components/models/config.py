@@ -1,4 +1,4 @@
-"""Which backbone a run takes. Importing this imports no model library: a command's help must not wait for one."""
+"""Which backbone a run takes. Light on purpose: a command's help must not wait for a model library."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 from components.core.errors import ConfigError
 from components.core.options import Count, check_options
+from components.models.registry import EMBEDDED, accepted_names
 
 VisionLayer = Literal["block4", "block10", "final"]
 
@@ -39,4 +40,9 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         check_options(self, "backbone")
         if not self.name:
-            raise ConfigError('backbone.name is empty; give "smol", "pocket", a model directory or a hub id.')
+            raise ConfigError(f"backbone.name is empty; give {accepted_names()}.")
+
+    @property
+    def is_small(self) -> bool:
+        """A few layers that know no language: methods start from their options for small backbones."""
+        return self.name in EMBEDDED and EMBEDDED[self.name].is_small

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE, Example
@@ -22,8 +22,6 @@ from components.data.formats.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
-from components.models.embedded import efficientnet as _efficientnet  # noqa: F401  (registers the tower with AutoConfig)
-from components.models.embedded.pocket import pocket_processor
 from components.models.source import model_source
 from components.models.templates import Choice, Said, choose_template
 from components.models.user_text import TextTokenizer
@@ -217,23 +215,8 @@ def build_encoder(config: BackboneConfig) -> Encoder:
 
 @lru_cache(maxsize=4)
 def _load_parts(config: BackboneConfig) -> _Parts:
-    if config.name == "pocket":
-        processor = pocket_processor()
-    else:
-        source = model_source(config)
-        try:
-            processor = AutoProcessor.from_pretrained(source)
-            model_config = AutoConfig.from_pretrained(source)
-        except (OSError, ValueError, ImportError) as error:
-            raise ConfigError(f"the processor of backbone {config.name!r} cannot be loaded: {error}") from error
-        if not isinstance(processor, LlavaProcessor):
-            raise ConfigError(
-                f"backbone {config.name!r} has a {type(processor).__name__}; Littoral needs a LlavaProcessor."
-            )
-        if processor.patch_size is None:  # early conversions of LLaVA-1.5 left these to the model's configuration
-            processor.patch_size = model_config.vision_config.patch_size
-            processor.vision_feature_select_strategy = model_config.vision_feature_select_strategy
-            processor.num_additional_image_tokens = 1
+    source = model_source(config)
+    processor = source.processor()
     tokenizer = processor.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"backbone {config.name!r} has no fast tokenizer (tokenizer.json); labels need its offsets.")
@@ -241,7 +224,7 @@ def _load_parts(config: BackboneConfig) -> _Parts:
     blank = Image.new("RGB", (64, 64))
     probe = processor(images=blank, text=processor.image_token)["input_ids"]
     probe = probe[0] if isinstance(probe[0], list) else probe
-    choice = choose_template(config.template, config.name, processor)
+    choice = choose_template(config.template, processor, trained_with=source.template)
     end_id = tokenizer.convert_tokens_to_ids(choice.end)
     tokenise = TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id))
     tokenise.finds_controls = _learned_end(tokenise, choice) == end_id

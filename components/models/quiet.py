@@ -1,4 +1,7 @@
-"""Hugging Face's progress bars, switched off for a while: many workers load at once and share one terminal."""
+"""Hugging Face's progress bars, switched off for a while: many workers load at once and share one terminal.
+
+Stays apart: it imports transformers, which the modules that a command's help imports must not.
+"""
 
 from __future__ import annotations
 

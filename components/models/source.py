@@ -1,55 +1,194 @@
-"""Where a backbone's weights lie, what identifies them and how large they are, all without loading the model.
+"""Where a backbone comes from: its configuration, processor and weights, what identifies them and how large they are.
 
 Modules that import transformers are imported where they are needed: planning a run of a directory needs none of them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from safetensors import safe_open
 
 from components.core.errors import ConfigError
+from components.core.files import write_text
+from components.core.machine import cache_dir
 from components.models.config import BackboneConfig
-from components.models.identity import directory_fingerprint, local_folder
+from components.models.registry import EMBEDDED, accepted_names
+
+if TYPE_CHECKING:
+    from transformers import LlavaProcessor, PreTrainedConfig, PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+# Fields that say how a directory was written or is to be loaded, not what it is.
+VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+_NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
-def model_source(config: BackboneConfig) -> str:
-    """What `from_pretrained` is given; converts `smol` into the cache at the first use."""
-    if config.name == "smol":
-        from components.models.embedded.smol import smol_directory
+class ModelSource:
+    """A model directory or a hub id in Hugging Face's layout. Embedded backbones override what differs.
 
-        return str(smol_directory(config.vision_layer))
-    path = Path(config.name).expanduser()
-    if not path.is_dir() and (path.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1):
-        raise ConfigError(
-            f'backbone.name {config.name!r} is not a directory; give "smol", "pocket", a model directory or a hub id.'
+    Every method raises `ConfigError` where the model or a part of it cannot be found. Nothing is loaded before it is
+    asked for.
+    """
+
+    template: ClassVar[str | None] = None
+    """The conversation template that the model was trained with; None: its own chat template or tokenizer decides."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        self.config = config
+
+    def location(self) -> str:
+        """What `from_pretrained` is given."""
+        name = self.config.name
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return str(path)
+        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise ConfigError(f"backbone.name {name!r} is not a directory; give {accepted_names()}.")
+        return name
+
+    def fingerprint(self) -> str:
+        """SHA-256 over configuration and weight files, independent of dtype.
+
+        Hashing 14 GB takes about a minute, so the result is remembered per file list, sizes and modification times.
+        """
+        folder = self._folder()
+        files = sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)})
+        if not files:
+            raise ConfigError(
+                f"{folder} has no weight file ({', '.join(WEIGHT_PATTERNS)}); give a complete model directory."
+            )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+        def computed() -> str:
+            digest = hashlib.sha256(json.dumps(_stable(config), sort_keys=True).encode())
+            for path in files:
+                digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
+            return digest.hexdigest()
+
+        return remembered(json.dumps([str(folder), state, config], sort_keys=True), computed)
+
+    def num_weights(self) -> int:
+        """Number of frozen weights, from the headers of the safetensors files."""
+        count = 0
+        for path in sorted(self._folder().glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return count
+
+    def tokenizer_files(self) -> list[Path]:
+        """Files that decide how texts become tokens, beside code and libraries."""
+        files = (path for path in sorted(self._folder().iterdir()) if path.is_file())
+        return [path for path in files if not path.name.endswith(_NOT_TOKENIZER)]
+
+    def model_config(self) -> PreTrainedConfig:
+        """The architecture."""
+        from transformers import AutoConfig
+
+        _register_tower()
+        try:
+            return AutoConfig.from_pretrained(self.location())
+        except (OSError, ValueError) as error:
+            raise self._not_loaded("configuration", error) from error
+
+    def processor(self) -> LlavaProcessor:
+        """Tokenizer and image processor."""
+        from transformers import AutoProcessor, LlavaProcessor
+
+        config = self.model_config()
+        try:
+            processor = AutoProcessor.from_pretrained(self.location())
+        except (OSError, ValueError, ImportError) as error:
+            raise self._not_loaded("processor", error) from error
+        if not isinstance(processor, LlavaProcessor):
+            raise ConfigError(
+                f"backbone {self.config.name!r} has a {type(processor).__name__}, but Littoral needs a LlavaProcessor; "
+                "give a LLaVA-1.5 style model."
+            )
+        if processor.patch_size is None:  # early conversions of LLaVA-1.5 left these to the model's configuration
+            processor.patch_size = config.vision_config.patch_size
+            processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+            processor.num_additional_image_tokens = 1
+        return processor
+
+    def model(self) -> PreTrainedModel:
+        """The model with its weights, on the CPU, in the precision and with the attention of the configuration."""
+        from transformers import AutoModelForImageTextToText
+
+        from components.models.quiet import without_progress_bars
+
+        _register_tower()
+        attention = self.config.attention
+        if attention == "auto":
+            attention = "sdpa" if torch.cuda.is_available() else "eager"
+        try:
+            with without_progress_bars():
+                return AutoModelForImageTextToText.from_pretrained(
+                    self.location(), dtype=DTYPES[self.config.dtype], attn_implementation=attention
+                )
+        except (OSError, ValueError) as error:
+            raise self._not_loaded("model", error) from error
+
+    def _folder(self) -> Path:
+        """Where the files are: the directory, or the hub's snapshot in Hugging Face's cache."""
+        location = self.location()
+        if Path(location).is_dir():
+            return Path(location).resolve()
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file(location, "config.json")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{location} is neither a model directory nor a reachable hub id: {error}") from error
+        assert found is not None
+        return Path(found).parent
+
+    def _not_loaded(self, part: str, error: Exception) -> ConfigError:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        return ConfigError(
+            f"the {part} of backbone {self.config.name!r} cannot be loaded ({first}); give {accepted_names()} of a "
+            "LLaVA-1.5 style model."
         )
-    return str(path) if path.is_dir() else config.name
 
 
-def backbone_fingerprint(config: BackboneConfig) -> str:
-    """SHA-256 identity of the weights and the architecture, independent of dtype; the model need not be loaded."""
-    if config.name == "pocket":
-        from components.models.embedded.pocket import pocket_fingerprint
-
-        return pocket_fingerprint()
-    return directory_fingerprint(model_source(config))
+def model_source(config: BackboneConfig) -> ModelSource:
+    """The source of the backbone called `config.name`."""
+    embedded = EMBEDDED.get(config.name)
+    return ModelSource(config) if embedded is None else embedded.source(config)
 
 
 def weight_bytes(config: BackboneConfig) -> int:
-    """Memory of the frozen weights in one worker, read from the safetensors headers without loading anything."""
-    if config.name == "pocket":
-        from components.models.embedded.pocket import pocket_model
+    """Memory of the frozen weights in one worker, found without loading them."""
+    return model_source(config).num_weights() * DTYPES[config.dtype].itemsize
 
-        count = sum(parameter.numel() for parameter in pocket_model().parameters())
-        return count * DTYPES[config.dtype].itemsize
-    count = 0
-    for path in sorted(local_folder(model_source(config)).glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return count * DTYPES[config.dtype].itemsize
+
+def remembered(key: str, compute: Callable[[], str]) -> str:
+    """`compute()`, kept in the cache below `key`."""
+    memo = cache_dir() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
+    if not memo.is_file():
+        write_text(memo, compute())
+    return memo.read_text(encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _register_tower() -> None:
+    """Tell transformers about the tower of assembled `smol` directories, which may be given by their path, too."""
+    from components.models.embedded import efficientnet  # noqa: F401
+
+
+def _stable(config: dict[str, object]) -> dict[str, object]:
+    stable = {name: value for name, value in config.items() if name not in VOLATILE_FIELDS}
+    return {name: _stable(value) if isinstance(value, dict) else value for name, value in stable.items()}

@@ -78,7 +78,6 @@ SYSTEM = (
 )
 VICUNA_SYSTEM, LLAVA_SYSTEM = SYSTEM.format("user"), SYSTEM.format("human")
 OWN, WRITTEN = "chat", ("vicuna_v1", "llava_v1", "chatml")
-EMBEDDED = ("smol", "pocket")
 
 
 def vicuna(system: str, image_token: str) -> Template:
@@ -123,11 +122,11 @@ def chatml(image_token: str) -> Template:
     return template
 
 
-def choose_template(name: str, backbone: str, processor: LlavaProcessor) -> Choice:
-    """The template called `name` of the backbone called `backbone`, and why it is this one; raises `ConfigError`.
+def choose_template(name: str, processor: LlavaProcessor, *, trained_with: str | None = None) -> Choice:
+    """The template called `name`, and why it is this one; raises `ConfigError` where it does not suit the model.
 
-    "auto" is the model's own chat template where it can carry training, else the written one that goes with the
-    tokenizer. The embedded models keep chatml, under which their projector was trained.
+    "auto" is the written template that the model was trained with (`trained_with`), where that is known; else the
+    model's own chat template where it can carry training, else the written one that goes with the tokenizer.
     """
     if name in WRITTEN:
         return _written(name, processor, "as asked for")
@@ -139,8 +138,8 @@ def choose_template(name: str, backbone: str, processor: LlavaProcessor) -> Choi
     if name != "auto":
         allowed = ", ".join(("auto", *WRITTEN, OWN))
         raise ConfigError(f"backbone.template is {name!r}; allowed: {allowed}.")
-    if backbone in EMBEDDED:
-        return _written("chatml", processor, "the embedded models were trained with it")
+    if trained_with is not None:
+        return _written(trained_with, processor, "the model was trained with it")
     try:
         if "strftime_now" in (_source(processor) or ""):
             raise _UnusableError("writes the date of the day into every prompt")

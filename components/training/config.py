@@ -15,7 +15,7 @@ from components.core.machine import usable_cpus
 from components.core.naming import without_secrets
 from components.core.options import Count, CountOrZero, NonNegative, check_options
 from components.data.streams import StreamConfig
-from components.methods import method_config
+from components.methods import method_config, options_for
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
@@ -168,10 +168,11 @@ class RunConfig:
         return replace(self.training.optimizer, learning_rate=rate)
 
     def with_method(self, name: str) -> RunConfig:
-        """The same run of another method, with that method's own options; raises `ConfigError` for an unknown one."""
-        kind = method_config(name.replace("-", "_"))
-        # pocket has three layers and no real sentences: a method's options for tests are those that suit it
-        return replace(self, method=kind.tiny() if self.backbone.name == "pocket" else kind())
+        """The same run of another method, with the options that it has on this run's backbone (`options_for`).
+
+        Raises `ConfigError` for an unknown method.
+        """
+        return replace(self, method=options_for(name.replace("-", "_"), self.backbone))
 
     def to_json(self) -> dict[str, Json]:
         """The resolved configuration as plain JSON; `method` carries its name."""

@@ -40,7 +40,7 @@ from components.data.suites.opening import open_suites
 from components.data.tasks import Task, TaskStream
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
-from components.models.source import backbone_fingerprint
+from components.models.source import model_source
 from components.training.config import Chosen, Json, RunConfig, flatten
 from components.training.entry import WorkerPlan, train_stream_per_worker
 from components.training.lengths import Fitted, fit_to_backbone
@@ -379,7 +379,7 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
             )
         )
         return None
-    cache = vision_cache(backbone, cache_dir(), backbone_fingerprint(backbone))
+    cache = vision_cache(backbone, cache_dir(), model_source(backbone).fingerprint())
     cache_features(reached, backbone, cache)
     return cache
 

@@ -20,13 +20,13 @@ import torch
 from components.core.errors import DataError
 from components.core.files import write_text
 from components.core.fingerprint import code_fingerprint
+from components.core.machine import cache_dir
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
 from components.data.suite import Suite
 from components.data.tasks import TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig
-from components.models.identity import cache_dir, local_folder
 from components.models.source import model_source
 from components.training.streaming import encoder_for
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from components.models.encoding import Encoder
 
 SHOWN = 20  # rows named in a message; more are listed in a file
-_NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +261,6 @@ def _encoder_key(backbone: BackboneConfig) -> str:
     for package in ("transformers", "tokenizers"):
         digest.update(importlib.metadata.version(package).encode())
     digest.update(f"{backbone.name} {backbone.template} {backbone.vision_layer}".encode())
-    if backbone.name not in ("smol", "pocket"):
-        for path in sorted(local_folder(model_source(backbone)).iterdir()):
-            if path.is_file() and not path.name.endswith(_NOT_TOKENIZER):
-                digest.update(path.name.encode() + path.read_bytes())
+    for path in model_source(backbone).tokenizer_files():
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

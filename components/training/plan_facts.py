@@ -5,6 +5,7 @@ from __future__ import annotations
 from components.core.naming import without_secrets
 from components.models.source import weight_bytes
 from components.tracking.config import tracking_source
+from components.training.config import RunConfig
 from components.training.driver import Plan
 
 
@@ -18,7 +19,7 @@ def _who(plan: Plan) -> dict[str, str]:
     facts = {
         "run": str(plan.run_dir),
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
-        "method": config.method.name,
+        "method": _method(config),
         "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
         "memory": f"{weight_bytes(config.backbone) / 2**30:.2f} GiB of frozen weights in each worker",
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
@@ -27,6 +28,14 @@ def _who(plan: Plan) -> dict[str, str]:
     if plan.fitted.template:
         facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
     return facts
+
+
+def _method(config: RunConfig) -> str:
+    """The method, and which of its options are those for small backbones rather than the published ones."""
+    name, small = config.method.name, config.method.small_backbone_options()
+    if not (small and config.backbone.is_small):
+        return name
+    return f"{name}, with options for small backbones: {', '.join(f'{key} {value}' for key, value in small.items())}"
 
 
 def _rows(plan: Plan) -> dict[str, str]:

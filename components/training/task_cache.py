@@ -22,7 +22,7 @@ from torch import Tensor
 from components.core.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, write_checkpoint
 from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
-from components.models.source import backbone_fingerprint
+from components.models.source import model_source
 from components.training.config import RunConfig
 from components.training.schedule import ScheduledTask
 
@@ -78,6 +78,6 @@ def _common(config: RunConfig) -> dict[str, object]:
         "options": options,
         "threads": config.cluster.threads(),
         "code": code_fingerprint(),
-        "backbone": backbone_fingerprint(config.backbone),
+        "backbone": model_source(config.backbone).fingerprint(),
         "torch": torch.__version__,
     }

@@ -90,15 +90,10 @@ def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> Visi
 def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
     """(V, C) of one picture's features, without loading the model."""
     with fast_imports():
-        from transformers import AutoConfig
-
-        from components.models.embedded.pocket import pocket_model
         from components.models.encoding import build_encoder
 
-    encoder = build_encoder(backbone)
-    pocket = backbone.name == "pocket"
-    # Any: the library does not type what a configuration holds.
-    config: Any = pocket_model().config if pocket else AutoConfig.from_pretrained(model_source(backbone))
+        encoder = build_encoder(backbone)
+        config: Any = model_source(backbone).model_config()  # Any: the library does not type its fields
     layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
     return encoder.image_tokens, layers * config.vision_config.hidden_size
 

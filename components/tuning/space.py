@@ -180,13 +180,15 @@ def plain(value: object) -> Value:
 def configured(base: RunConfig, values: Mapping[str, Value]) -> RunConfig:
     """`base` with these fields; raises `ConfigError` for unknown fields and for values that a field cannot have."""
     config = base
-    if "method" in values:
-        config = config.with_method(str(values["method"]))
-    for field, value in values.items():
+    # A method's options follow the backbone (`with_method`), and its fields are those of the method chosen: backbone
+    # first, then the method, then everything else.
+    for field in sorted(values, key=lambda field: (field != "backbone.name", field != "method")):
         if field.partition(".")[0] in WHERE:
             raise ConfigError(f"{field} says where a run happens and cannot be swept; vary what it does.")
-        if field != "method":
-            config = _changed(config, field.split("."), value, field)
+        if field == "method":
+            config = config.with_method(str(values[field]))
+        else:
+            config = _changed(config, field.split("."), values[field], field)
     return config
 
 

@@ -50,7 +50,7 @@ from contestants import (
 from components.core.machine import usable_cpus
 from components.data.batch import Example
 from components.evaluation.generation import answer
-from components.methods import METHODS
+from components.methods import METHODS, options_for
 from components.methods.base import MethodConfig
 from components.methods.moelora import MoeLoraConfig
 from components.models.config import BackboneConfig
@@ -169,9 +169,9 @@ def compare_routing(options: Benchmark, backbone: BackboneConfig, data: Data) ->
     batches = [[example for part in parts for example in part] for parts in mixed]
     for targets in ("o_proj", "all_linear"):
         plain = f"LoRA, {targets}"
-        contestants = {plain: replace(lora_config(), targets=targets)}
+        contestants: dict[str, MethodConfig] = {plain: replace(lora_config(), targets=targets)}
         for name, kind in METHODS.items():
-            config = kind.tiny() if options.backbone == "pocket" else kind()
+            config = options_for(name, backbone)
             routed = kind.export != "plain" and not kind.needs_task_id and name in (options.only or METHODS)
             if routed and getattr(config, "targets", "o_proj") == targets:
                 contestants[name] = config

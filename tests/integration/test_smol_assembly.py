@@ -13,7 +13,8 @@ import torch
 
 from components.data.batch import collate
 from components.data.rows import Row, Turn
-from components.models.backbone import ATTENTION_OUTPUT, load_backbone
+from components.methods.base import TARGETS
+from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.embedded import smol
 from components.models.encoding import build_encoder
@@ -52,7 +53,7 @@ def test_it_speaks_like_smollm2(assembled: Path, monkeypatch: pytest.MonkeyPatch
     config = BackboneConfig(name="smol")
     backbone, encoder = load_backbone(config), build_encoder(config)
     assert encoder.image_tokens == 16
-    assert len(backbone.target_modules(ATTENTION_OUTPUT)) == 30
+    assert len(backbone.target_modules(TARGETS["o_proj"])) == 30
     assert backbone.model.lm_head.weight is backbone.language_model.get_input_embeddings().weight
     prompts = [encoder.prompt_example(question("What is the capital of France?"))]
     answer = backbone.generate(collate(prompts, pad_id=encoder.pad_id, padding_side="left"), max_new_tokens=12)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from components.core.errors import ConfigError
 from components.data.batch import IGNORE, Batch, collate
 from components.data.rows import Row
-from components.models.backbone import ALL_LINEAR, ATTENTION_OUTPUT, Backbone, load_backbone
+from components.methods.base import TARGETS
+from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from tests.unit.llava_checkpoint import write_checkpoint
@@ -228,9 +229,9 @@ def test_a_missing_picture_is_noticed(backbone: Backbone, encoder: Encoder) -> N
 
 def test_targets_are_in_the_language_model_only(backbone: Backbone) -> None:
     layers = backbone.model.config.text_config.num_hidden_layers
-    output = backbone.target_modules(ATTENTION_OUTPUT)
+    output = backbone.target_modules(TARGETS["o_proj"])
     assert len(output) == layers
-    assert len(backbone.target_modules(ALL_LINEAR)) == 7 * layers
+    assert len(backbone.target_modules(TARGETS["all_linear"])) == 7 * layers
     # The CLIP tower has a q_proj in each of its layers too.
     query = backbone.target_modules(r"self_attn\.q_proj")
     assert len(query) == layers
@@ -261,7 +262,7 @@ class Shifted(nn.Module):
 
 def add_adapters(backbone: Backbone, *, rank: int = 4) -> list[nn.Parameter]:
     torch.manual_seed(0)
-    adapters = {name: Shifted(linear, rank) for name, linear in backbone.target_modules(ATTENTION_OUTPUT).items()}
+    adapters = {name: Shifted(linear, rank) for name, linear in backbone.target_modules(TARGETS["o_proj"]).items()}
     for name, adapter in adapters.items():
         backbone.set_submodule(name, adapter)
     return [p for adapter in adapters.values() for p in (adapter.down, adapter.up)]

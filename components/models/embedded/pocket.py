@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -26,6 +28,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+
+from components.models.source import DTYPES, ModelSource
 
 SEED = 20240229
 VERSION = 1  # raise when the construction below changes
@@ -43,6 +47,35 @@ WORD_LIST = (
 )
 
 
+class PocketSource(ModelSource):
+    """The model and its processor, built by this module."""
+
+    template = "chatml"
+
+    def fingerprint(self) -> str:
+        """Identity of the weights: they are a function of these values."""
+        recipe = {"config": _config().to_dict(), "seed": SEED, "version": VERSION}
+        recipe["config"].pop("transformers_version", None)
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+
+    def num_weights(self) -> int:
+        return sum(parameter.numel() for parameter in pocket_model().parameters())
+
+    def tokenizer_files(self) -> list[Path]:
+        return []
+
+    def model_config(self) -> LlavaConfig:
+        return _config()
+
+    def processor(self) -> LlavaProcessor:
+        return pocket_processor()
+
+    def model(self) -> LlavaForConditionalGeneration:
+        model = pocket_model()
+        cast(nn.Module, model).to(DTYPES[self.config.dtype])  # the library's own type of `to` names other arguments
+        return model
+
+
 def pocket_model() -> LlavaForConditionalGeneration:
     """The model with its seeded weights, float32; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
@@ -52,13 +85,6 @@ def pocket_model() -> LlavaForConditionalGeneration:
     end = _vocabulary()[0]["<|im_end|>"]
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
     return model.eval()
-
-
-def pocket_fingerprint() -> str:
-    """Identity of the weights: they are a function of these values."""
-    recipe = {"config": _config().to_dict(), "seed": SEED, "version": VERSION}
-    recipe["config"].pop("transformers_version", None)
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def pocket_processor() -> LlavaProcessor:

