@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -60,6 +61,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that a reader sees all of it or none; a number that JSON does not have raises `ValueError`."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content in hex digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial_path(path: Path) -> Path:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
-from components.core.files import whole_folder
+from components.core.files import file_sha256, whole_folder
 
 FORMAT = "littoral-rows/1"
 IMAGE_TOKEN = "<image>"  # LLaVA's placeholder, at the start of the question that shows the row's picture
@@ -252,9 +252,3 @@ def verify_split(split: Split) -> None:
         rows = pq.ParquetFile(path).metadata.num_rows
         if rows != shard.rows:
             raise DataError(f"{path} holds {rows} rows, its manifest says {shard.rows}; prepare the stream again.")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from components.core.errors import ConfigError
-from components.core.files import write_text
+from components.core.files import file_sha256, write_text
 from components.core.machine import cache_dir
 from components.models.config import BackboneConfig
 from components.models.registry import EMBEDDED, accepted_names
@@ -176,12 +176,6 @@ def remembered(key: str, compute: Callable[[], str]) -> str:
     if not memo.is_file():
         write_text(memo, compute())
     return memo.read_text(encoding="utf-8")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _register_tower() -> None:

@@ -35,7 +35,7 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from components.core.errors import ConfigError
-from components.core.files import whole_folder
+from components.core.files import file_sha256, whole_folder
 from components.core.machine import cache_dir
 from components.models.config import VisionLayer
 from components.models.embedded.efficientnet import (
@@ -47,7 +47,7 @@ from components.models.embedded.efficientnet import (
     tower_config,
 )
 from components.models.quiet import without_progress_bars
-from components.models.source import ModelSource, file_sha256, remembered
+from components.models.source import ModelSource, remembered
 
 RECIPE = 3  # raise when the assembled directory changes for the same inputs
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
