@@ -25,8 +25,9 @@ from components.core.events import Note
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
-from components.training.driver import Plan, StreamResult, default_run_id, finished_result, plan_stream
+from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import plan_facts
+from components.training.run_folder import StreamResult, finished_result
 from pipelines.cli import parse
 from pipelines.littoral import program
 from pipelines.presets import data_note, how_chosen

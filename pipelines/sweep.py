@@ -32,13 +32,15 @@ from rich.console import Console
 from components.console.tables import print_table
 from components.core.errors import ConfigError
 from components.core.files import write_json
+from components.core.lock import sole_user
 from components.core.machine import usable_cpus
+from components.core.naming import id_of, require_id
+from components.core.ray_session import ray_session
 from components.core.shell import pipeline_command
 from components.tracking.config import TrackingConfig, tracking_uri, ui_command
 from components.tracking.sweep import SweepTracker, open_sweep_tracker
 from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
-from components.training.driver import plan_stream, ray_session, require_lasting_storage
-from components.training.run_folder import id_of, require_id, sole_user
+from components.training.plan import plan_stream, require_lasting_storage
 from components.tuning.objective import Objective, parse_objective
 from components.tuning.results import (
     ORDER,
@@ -143,10 +145,11 @@ def main(arguments: Sequence[str]) -> int:
     show_plan(sweep, console)
     if command.dry_run:
         return 0
-    together = command.at_once or streams_of_this_machine(sweep.base.cluster)
+    cluster = sweep.base.cluster
+    together = command.at_once or streams_of_this_machine(cluster)
     with sole_user(sweep.folder, f"sweep {sweep.id}"):
         claim_folder(sweep)
-        with ray_session(sweep.base, trials=together):
+        with ray_session(cluster.address, num_workers=cluster.num_workers, trials=together):
             trials, view = run_and_follow(sweep, command.at_once, console)
     show_results(sweep, trials, view, console)
     return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1

@@ -5,6 +5,7 @@ Plain frozen dataclasses: they cross process borders by cloudpickle inside one R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,3 +87,4 @@ class Note:
 
 
 Event = TaskStarted | StepDone | EvaluationProgress | RowScored | SuitesScored | Note
+EventHandler = Callable[[Event], None]

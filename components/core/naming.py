@@ -1,4 +1,4 @@
-"""What a run is, as plain text for records: flat parameters without secrets, legal names, the commit."""
+"""Names and plain texts for records: legal run ids and metric names, flat parameters without secrets, the commit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+from components.core.errors import ConfigError
+
 MAX_VALUE_CHARS = 1000  # of a recorded parameter; MLflow stores up to 6000, a page shows far fewer
 MAX_NAME_CHARS = 200  # of a metric's or parameter's name; MLflow allows 250 with its prefixes
 
+MAX_ID_BYTES = 200  # of a run's or a sweep's id; file systems allow 255, and files of ours append to it
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_RESERVED = re.compile(r"mlflow\.db.*|mlflow-artifacts|mlruns", re.IGNORECASE)  # MLflow's own, beside the runs
 _USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/\s@]*@")
 _QUERY_SECRET = re.compile(
     r"(?P<key>[?&](?:\w*token|\w*secret|\w*password|\w*key|sig|signature)=)[^&\s]*", re.IGNORECASE
@@ -65,6 +71,24 @@ def metric_names(names: Sequence[str]) -> dict[str, str]:
             candidate = f"{short}-{number}"
         legal[name] = candidate
     return legal
+
+
+def require_id(name: str, kind: str = "run") -> None:
+    """Raise `ConfigError` for a run's (or a sweep's) id that cannot be a folder of its own in the storage."""
+    if not _ID.fullmatch(name):
+        raise ConfigError(
+            f"{kind} id {name!r} may hold letters, digits, '-', '_' and '.' only, and must not begin with '.'."
+        )
+    if len(name) > MAX_ID_BYTES:
+        raise ConfigError(f"{kind} id {name[:40]}... has {len(name)} letters; give at most {MAX_ID_BYTES}.")
+    if _RESERVED.fullmatch(name):
+        raise ConfigError(f"{kind} id {name!r} is the name of MLflow's own file or folder there; give another one.")
+
+
+def id_of(*parts: str) -> str:
+    """A legal id put together from any texts: `id_of("my stream", "l2p")` -> `my-stream-l2p`."""
+    words = (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") for part in parts)
+    return "-".join(word for word in words if word)[:MAX_ID_BYTES].strip("-.") or "run"
 
 
 def git_commit() -> str | None:

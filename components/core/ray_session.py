@@ -24,12 +24,38 @@ import ray._private.services as services
 from ray.exceptions import RayError
 
 from components.core.errors import ConfigError
+from components.core.machine import usable_cpus
 
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
 _SOCKET_BYTES = 107  # the longest path of a socket
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's
+
+
+@contextmanager
+def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> Iterator[None]:
+    """Join the cluster at `address`, or that of a submitted job; otherwise start Ray inside this process.
+
+    `trials` streams with `num_workers` workers each run in it at the same time. Inside an open session nothing happens.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    level = logging.ERROR if quiet else logging.INFO
+    if quiet:
+        logging.getLogger("ray").setLevel(level)
+    # Logical CPUs: Ray Data must find some beside the workers, even on two cores.
+    cpus = max(4, usable_cpus(), trials * (num_workers + 2))
+    open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
+    for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def open_ray(address: str | None, *, num_cpus: int, **options: Any) -> None:  # Any: ray.init's own options

@@ -7,23 +7,18 @@ import math
 from pathlib import Path
 
 from components.core.errors import StreamStopped
-from components.core.events import Event, RowScored
+from components.core.events import Event, EventHandler, RowScored
 from components.core.files import write_json
+from components.core.lock import sole_user
 from components.core.naming import without_secrets
+from components.core.ray_session import ray_session
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
 from components.tracking.store import open_tracker
-from components.training.driver import (
-    EventHandler,
-    Plan,
-    StreamResult,
-    check_run_dir,
-    claim_run_dir,
-    ray_session,
-    run_stream,
-)
-from components.training.run_folder import sole_user
+from components.training.driver import run_stream
+from components.training.plan import Plan
+from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir
 
 LINK_FILE = "mlflow.json"
 
@@ -34,7 +29,9 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     Raises `ConfigError` while another process runs it. Ray comes first: where it cannot start, nothing is written.
     """
     check_run_dir(plan)
-    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
+    cluster = plan.config.cluster
+    session = ray_session(cluster.address, num_workers=cluster.num_workers)
+    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:
         tracker = begin_tracking(plan, follow, parent=parent)
         costs = Costs.read(plan.run_dir)
 

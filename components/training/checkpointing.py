@@ -16,7 +16,7 @@ from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
 
 if TYPE_CHECKING:
-    from components.training.entry import WorkerPlan
+    from components.training.plan import WorkerPlan
 
 
 TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
-from components.core.naming import without_secrets
+from components.core.naming import require_id, without_secrets
 from components.core.options import Count, CountOrZero, NonNegative, check_options
 from components.data.streams import StreamConfig
 from components.methods import method_config, options_for
@@ -21,7 +21,6 @@ from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
 from components.training.engine import OptimizerConfig
-from components.training.run_folder import require_id
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 import ray
 import ray.train
@@ -27,27 +23,23 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from components.core.errors import ConfigError, LittoralError, StreamStopped
-from components.core.events import Event, Note
+from components.core.errors import ConfigError, LittoralError
+from components.core.events import EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
-from components.core.machine import cache_dir, require_cache, usable_cpus
-from components.core.ray_session import open_ray
+from components.core.lock import sole_user
+from components.core.machine import cache_dir
+from components.core.ray_session import ray_session
 from components.data.rows import Split
-from components.data.streams import data_root, open_stream
-from components.data.suite import Suite
-from components.data.suites.opening import open_suites
-from components.data.tasks import Task, TaskStream
-from components.evaluation.general import GENERAL_FILE, GeneralScores
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
+from components.data.tasks import Task
 from components.models.source import model_source
-from components.training.config import Chosen, Json, RunConfig, flatten
-from components.training.entry import WorkerPlan, train_stream_per_worker
-from components.training.lengths import Fitted, fit_to_backbone
+from components.training.config import RunConfig
+from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
-from components.training.run_folder import id_of, sole_user
-from components.training.schedule import ScheduledTask, plan_schedule, require_equal_passes
-from components.training.stopping import STOP_FILE, clear_stop
+from components.training.plan import Plan, WorkerPlan
+from components.training.run_folder import FINISHED_FILE, StreamResult, claim_run_dir, read_result, require_whole
+from components.training.schedule import require_equal_passes
+from components.training.stopping import clear_stop
 from components.training.streaming import (
     Slice,
     dataset_name,
@@ -66,76 +58,6 @@ from components.training.vision_cache import (
     vision_shape,
 )
 
-CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
-SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
-
-EventHandler = Callable[[Event], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamResult:
-    """What a finished stream leaves."""
-
-    matrix: ScoreMatrix
-    variants: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/evaluate.py
-    general: GeneralScores  # of the general suites; empty without any
-
-    @property
-    def oracle(self) -> ScoreMatrix | None:
-        """With the task known at test time; None unless it was asked for and the method routes."""
-        return self.variants.get("oracle")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run would do, before anything starts."""
-
-    config: RunConfig
-    stream: TaskStream
-    schedule: tuple[ScheduledTask, ...]
-    suites: tuple[Suite, ...]
-    run_dir: Path
-    fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
-    chosen: Chosen | None = None  # how a sweep chose the options; None: nobody says
-    shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
-
-
-def plan_stream(config: RunConfig) -> Plan:
-    """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process."""
-    if config.run_id is None:
-        raise ConfigError("a run needs an id; give --run-id NAME.")
-    require_lasting_storage(config.storage)
-    require_cache()
-    stream = open_stream(config.stream, scored=config.evaluation.split)
-    run_dir = config.storage.expanduser().resolve() / config.run_id
-    suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
-    stream, suites, fitted = fit_to_backbone(
-        config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
-    )
-    return Plan(
-        config=config,
-        stream=stream,
-        schedule=plan_schedule(config, stream),
-        suites=suites,
-        run_dir=run_dir,
-        fitted=fitted,
-    )
-
-
-def require_lasting_storage(storage: Path) -> None:
-    """Raise `ConfigError` for a relative folder inside a submitted job: it would be deleted with the job's copy."""
-    if SUBMITTED_JOB in os.environ and not storage.expanduser().is_absolute():
-        raise ConfigError(
-            f"storage {str(storage)!r} is relative, and a submitted job works in a copy that is deleted afterwards; "
-            "give --storage an absolute folder that every node sees."
-        )
-
-
-def default_run_id(config: RunConfig) -> str:
-    """A readable id: stream, method, time."""
-    stream = Path(config.stream.name).stem
-    return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")
-
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     """Run (or continue) the stream; every event of the workers goes to `handle` on this process.
@@ -143,7 +65,11 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     Raises `StreamStopped` when the run was asked to end early (see training/stopping.py) and `ConfigError` while
     another process runs it.
     """
-    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), ray_session(plan.config):
+    cluster = plan.config.cluster
+    with (
+        sole_user(plan.run_dir, f"run {plan.run_dir.name}"),
+        ray_session(cluster.address, num_workers=cluster.num_workers),
+    ):
         claim_run_dir(plan)
         clear_stop(plan.run_dir)
         check_resources(plan.config)
@@ -156,130 +82,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         return read_result(plan.run_dir)
 
 
-def require_whole(plan: Plan) -> None:
-    """Raise `StreamStopped` where the workers ended before the last task."""
-    learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
-    if learned < num_tasks:
-        raise StreamStopped(
-            f"run {plan.run_dir.name} was asked to end by {plan.run_dir / STOP_FILE} and stands after {learned} of "
-            f"{num_tasks} tasks; the same command goes on from there."
-        )
-
-
-def learned_in(run_dir: Path) -> int:
-    """Tasks that are learned and scored in a run's folder."""
-    path = run_dir / MATRIX_FILE
-    return ScoreMatrix.read(path).num_learned if path.is_file() else 0
-
-
-def finished_result(plan: Plan) -> StreamResult | None:
-    """The result of a run that is complete already, after checking that it is this run."""
-    if not (plan.run_dir / FINISHED_FILE).is_file():
-        return None
-    check_run_dir(plan)
-    return read_result(plan.run_dir)
-
-
-def read_result(run_dir: Path) -> StreamResult:
-    """The matrices a run has written so far."""
-    files = {name: variant_file(run_dir, name) for name in VARIANTS}
-    variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
-    general = GeneralScores.read(run_dir / GENERAL_FILE)
-    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), variants=variants, general=general)
-
-
-def check_run_dir(plan: Plan) -> None:
-    """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
-    path = plan.run_dir / CONFIG_FILE
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
-        known = {"rows": _rows(_before_rows_were_kept(plan))}
-        _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
-    existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
-
-
-def claim_run_dir(plan: Plan) -> None:
-    """Create the run's folder with its configuration, or check that the existing one is the same run."""
-    check_run_dir(plan)
-    try:
-        plan.run_dir.mkdir(parents=True, exist_ok=True)
-        if not (plan.run_dir / CONFIG_FILE).is_file():
-            write_json(plan.run_dir / CONFIG_FILE, _identity(plan))
-    except OSError as error:
-        raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
-
-
-def _identity(plan: Plan) -> dict[str, Json]:
-    digests: dict[str, Json] = {suite.name: suite.digest for suite in plan.suites}
-    facts: dict[str, Json] = {
-        "stream_name": plan.stream.name,
-        "stream_digest": plan.stream.digest,
-        "suite_digests": digests,
-    }
-    if plan.chosen is not None:
-        facts["chosen"] = {**plan.chosen}
-    return {**plan.config.to_json(), **facts, "rows": _rows(plan.fitted)}
-
-
-def _rows(fitted: Fitted) -> dict[str, Json]:
-    """How rows become a model's input: what a run's record says of it, and what a continued run must have again."""
-    return {"template": fitted.template, "left_out": {**fitted.left_out}, "cut": {**fitted.cut}}
-
-
-def _before_rows_were_kept(plan: Plan) -> Fitted:
-    """What holds for a run whose record says nothing of its rows: no row was too long, and only chatml is unchanged."""
-    template = plan.fitted.template
-    return Fitted(template=template if template == "chatml" else "as in an earlier version")
-
-
-def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
-    ignored = ("run_id", "storage", "tracking", "cluster", "stream_name", "chosen")
-    old = flatten({name: value for name, value in stored.items() if name not in ignored})
-    new = flatten({name: value for name, value in wanted.items() if name not in ignored})
-    if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):
-        # The limit says only which rows take part, and the digests tell the same.
-        for name in ("backbone.max_length", "backbone.too_long"):
-            old.pop(name, None)
-            new.pop(name, None)
-    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if different:
-        name = different[0]
-        raise ConfigError(
-            f"run {plan.config.run_id} exists with {name} = {old.get(name)}, this command has {new.get(name)}"
-            + (f" ({len(different)} settings differ)" if len(different) > 1 else "")
-            + "; use the same settings to continue it, or another --run-id."
-        )
-
-
 # ---- Ray ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def ray_session(config: RunConfig, *, trials: int = 1) -> Iterator[None]:
-    """Join the cluster of a submitted job or of `cluster.address`; otherwise start one inside this process.
-
-    For a sweep, `trials` streams run in it at the same time.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    level = logging.ERROR if quiet else logging.INFO
-    if quiet:
-        logging.getLogger("ray").setLevel(level)
-    # Logical CPUs: Ray Data must find some beside the workers, also on two cores.
-    cpus = max(4, usable_cpus(), trials * (config.cluster.num_workers + 2))
-    open_ray(config.cluster.address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
-    for name in ("ray.data", "ray.train", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def check_resources(config: RunConfig) -> None:
@@ -387,16 +190,12 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
 def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
     """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
     config = plan.config
-    entry = WorkerPlan(
-        config=config,
-        stream=plan.stream,
-        schedule=plan.schedule,
-        suites=plan.suites,
-        run_dir=plan.run_dir,
+    worker_plan = WorkerPlan(
+        **vars(plan),
         code=code_fingerprint(),
         code_root=str(code_root()),
         event_queue=event_queue,
-        shared=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
+        cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
     )
     # A worker that reports waits until Ray Train asks it, which is every 2 s by default; here a hundred times a second
     # over all workers, but each ten times at most.
@@ -404,7 +203,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
     trainer = TorchTrainer(
         call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
-        train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, entry)),  # type: ignore[arg-type]
+        train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},

@@ -51,7 +51,7 @@ from components.training.streaming import dataset_name, encoded_blocks, examples
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
     from components.models.encoding import Encoder
-    from components.training.entry import WorkerPlan
+    from components.training.plan import WorkerPlan
 
 WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 

@@ -6,7 +6,7 @@ from components.core.naming import without_secrets
 from components.models.source import weight_bytes
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
-from components.training.driver import Plan
+from components.training.plan import Plan
 
 
 def plan_facts(plan: Plan) -> dict[str, str]:

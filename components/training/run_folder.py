@@ -1,108 +1,131 @@
-"""A run's folder: what it may be called, and the lock that keeps a second command out while one is at work in it."""
+"""A run's folder: which run it belongs to, how far that run is, and what it has written."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
+import json
 import os
-import re
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, StreamStopped
+from components.core.files import write_json
+from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
+from components.training.config import Json, RunConfig, flatten
+from components.training.lengths import Fitted
+from components.training.plan import Plan
+from components.training.stopping import STOP_FILE
 
-LOCK_FILE = ".lock"
-MAX_ID_BYTES = 200  # file systems allow 255; the rest is for what our own files append
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_RESERVED = re.compile(r"mlflow\.db.*|mlflow-artifacts|mlruns", re.IGNORECASE)  # MLflow's own, beside the runs
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-
-_held: set[Path] = set()  # by this process
+CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
 
 
-def require_id(name: str, kind: str = "run") -> None:
-    """Raise `ConfigError` for a run's (or a sweep's) id that cannot be a folder of its own in the storage."""
-    if not _ID.fullmatch(name):
-        raise ConfigError(
-            f"{kind} id {name!r} may hold letters, digits, '-', '_' and '.' only, and must not begin with '.'."
+@dataclass(frozen=True, kw_only=True)
+class StreamResult:
+    """What a finished stream leaves."""
+
+    matrix: ScoreMatrix
+    variants: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/evaluate.py
+    general: GeneralScores  # of the general suites; empty without any
+
+    @property
+    def oracle(self) -> ScoreMatrix | None:
+        """With the task known at test time; None unless it was asked for and the method routes."""
+        return self.variants.get("oracle")
+
+
+def require_whole(plan: Plan) -> None:
+    """Raise `StreamStopped` where the workers ended before the last task."""
+    learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
+    if learned < num_tasks:
+        raise StreamStopped(
+            f"run {plan.run_dir.name} was asked to end by {plan.run_dir / STOP_FILE} and stands after {learned} of "
+            f"{num_tasks} tasks; the same command goes on from there."
         )
-    if len(name) > MAX_ID_BYTES:
-        raise ConfigError(f"{kind} id {name[:40]}... has {len(name)} letters; give at most {MAX_ID_BYTES}.")
-    if _RESERVED.fullmatch(name):
-        raise ConfigError(f"{kind} id {name!r} is the name of MLflow's own file or folder there; give another one.")
 
 
-def id_of(*parts: str) -> str:
-    """A legal id put together from any texts: `id_of("my stream", "l2p")` -> `my-stream-l2p`."""
-    words = (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") for part in parts)
-    return "-".join(word for word in words if word)[:MAX_ID_BYTES].strip("-.") or "run"
+def learned_in(run_dir: Path) -> int:
+    """Tasks that are learned and scored in a run's folder."""
+    path = run_dir / MATRIX_FILE
+    return ScoreMatrix.read(path).num_learned if path.is_file() else 0
 
 
-@contextmanager
-def sole_user(folder: Path, what: str) -> Iterator[None]:
-    """While open, no other process is in here with the same folder, which is made if it is missing.
+def finished_result(plan: Plan) -> StreamResult | None:
+    """The result of a run that is complete already, after checking that it is this run."""
+    if not (plan.run_dir / FINISHED_FILE).is_file():
+        return None
+    check_run_dir(plan)
+    return read_result(plan.run_dir)
 
-    The lock is the kernel's, on a file in the folder: it ends with its process, however that ends. Where the file
-    system knows no locks, a warning says so. Folders that were made and stay empty are removed again.
 
-    Raises:
-        ConfigError: another process holds it, or the folder cannot be written. `what` is named: "run first".
-    """
-    folder = folder.resolve()
-    if folder in _held:
-        yield
-        return
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+def read_result(run_dir: Path) -> StreamResult:
+    """The matrices a run has written so far."""
+    files = {name: variant_file(run_dir, name) for name in VARIANTS}
+    variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
+    general = GeneralScores.read(run_dir / GENERAL_FILE)
+    return StreamResult(matrix=ScoreMatrix.read(run_dir / MATRIX_FILE), variants=variants, general=general)
+
+
+def check_run_dir(plan: Plan) -> None:
+    """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
+    path = plan.run_dir / CONFIG_FILE
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
+        known = {"rows": _rows(_before_rows_were_kept(plan))}
+        _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
+    existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
+
+
+def claim_run_dir(plan: Plan) -> None:
+    """Create the run's folder with its configuration, or check that the existing one is the same run."""
+    check_run_dir(plan)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(folder / LOCK_FILE, what)
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        if not (plan.run_dir / CONFIG_FILE).is_file():
+            write_json(plan.run_dir / CONFIG_FILE, _identity(plan))
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose a writable --storage.") from error
-    _held.add(folder)
-    try:
-        yield
-    finally:
-        _held.discard(folder)
-        (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is held: nobody else has the same file locked
-        os.close(descriptor)
-        with suppress(OSError):  # the rule: the first of them holds a run
-            for each in made:
-                each.rmdir()
+        raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
 
 
-def _locked(path: Path, what: str) -> int:
-    """The open lock file, with the holder's name in it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        except FileNotFoundError:  # its holder has just ended and removed it
-            pass
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-                os.close(descriptor)
-                raise ConfigError(
-                    f"{what} is at work already in {path.parent}, by {holder}; wait until it ends, or stop that "
-                    "process and give the same command again."
-                ) from None
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-            logging.getLogger("littoral").warning(
-                "%s is on a file system without locks (%s): see to it that only one command uses it.",
-                path.parent,
-                error.strerror,
-            )
-            break
-        os.close(descriptor)
-    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
-    return descriptor
+def _identity(plan: Plan) -> dict[str, Json]:
+    digests: dict[str, Json] = {suite.name: suite.digest for suite in plan.suites}
+    facts: dict[str, Json] = {
+        "stream_name": plan.stream.name,
+        "stream_digest": plan.stream.digest,
+        "suite_digests": digests,
+    }
+    if plan.chosen is not None:
+        facts["chosen"] = {**plan.chosen}
+    return {**plan.config.to_json(), **facts, "rows": _rows(plan.fitted)}
+
+
+def _rows(fitted: Fitted) -> dict[str, Json]:
+    """How rows become a model's input: what a run's record says of it, and what a continued run must have again."""
+    return {"template": fitted.template, "left_out": {**fitted.left_out}, "cut": {**fitted.cut}}
+
+
+def _before_rows_were_kept(plan: Plan) -> Fitted:
+    """What holds for a run whose record says nothing of its rows: no row was too long, and only chatml is unchanged."""
+    template = plan.fitted.template
+    return Fitted(template=template if template == "chatml" else "as in an earlier version")
+
+
+def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
+    ignored = ("run_id", "storage", "tracking", "cluster", "stream_name", "chosen")
+    old = flatten({name: value for name, value in stored.items() if name not in ignored})
+    new = flatten({name: value for name, value in wanted.items() if name not in ignored})
+    if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):
+        # The limit says only which rows take part, and the digests tell the same.
+        for name in ("backbone.max_length", "backbone.too_long"):
+            old.pop(name, None)
+            new.pop(name, None)
+    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if different:
+        name = different[0]
+        raise ConfigError(
+            f"run {plan.config.run_id} exists with {name} = {old.get(name)}, this command has {new.get(name)}"
+            + (f" ({len(different)} settings differ)" if len(different) > 1 else "")
+            + "; use the same settings to continue it, or another --run-id."
+        )

@@ -30,8 +30,8 @@ from components.models.encoding import Encoder
 from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
-from components.training.entry import WorkerPlan
 from components.training.evaluate import RowScorer, SuiteScorer
+from components.training.plan import WorkerPlan
 from components.training.schedule import ScheduledTask
 from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
@@ -118,7 +118,7 @@ class StreamWorker:
 
     def _learn_or_reuse(self, scheduled: ScheduledTask) -> None:
         """Learn the task, or take it over from a run that has learned just the same."""
-        cached = self.plan.shared[self.stream_state.index] if self.plan.shared else None
+        cached = self.plan.cached[self.stream_state.index] if self.plan.cached else None
         if cached is None:
             self._learn(scheduled)
             return
@@ -157,7 +157,7 @@ class StreamWorker:
     def _score_row(self, *, train_s: float) -> None:
         learned = self.stream_state.index + 1 if self.stream_state.learned else 0
         following = self.plan.schedule[learned : learned + 1]
-        reused = any(cached is not None and cached.hit() for cached in self.plan.shared[learned : learned + 1])
+        reused = any(cached is not None and cached.hit() for cached in self.plan.cached[learned : learned + 1])
         if following and following[0].num_updates and not reused:
             self.loader.read_ahead(following[0].task.name)  # so that the next task starts at once
         row = self.scorer.score(self.stream_state.rows, learned=learned, train_s=train_s)

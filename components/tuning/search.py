@@ -15,8 +15,10 @@ from ray.tune.search import Searcher
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
+from components.core.ray_session import ray_session
 from components.training.config import ClusterConfig
-from components.training.driver import FINISHED_FILE, ray_session, user_error
+from components.training.driver import user_error
+from components.training.run_folder import FINISHED_FILE
 from components.training.stopping import request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
@@ -58,7 +60,8 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     wanted = at_once or streams_of_this_machine(plan.base.cluster)
     folder = tempfile.mkdtemp(prefix="littoral-tune-")  # Tune's own notes; a sweep continues from its trials' folders
     try:
-        with ray_session(plan.base, trials=wanted):
+        cluster = plan.base.cluster
+        with ray_session(cluster.address, num_workers=cluster.num_workers, trials=wanted):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(_tune_trial, plan=plan), {"CPU": TRIAL_CPUS}),
                 param_space={} if search.axes else {VALUES: tune.grid_search([dict(each) for each in search.listed])},

@@ -19,7 +19,8 @@ from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.costs import Costs
 from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
-from components.training.driver import FINISHED_FILE, finished_result, learned_in, plan_stream
+from components.training.plan import plan_stream
+from components.training.run_folder import FINISHED_FILE, finished_result, learned_in
 from components.training.stopping import stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 

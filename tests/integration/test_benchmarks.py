@@ -13,13 +13,15 @@ from pathlib import Path
 import benchmark_trees as trees
 import pytest
 
+from components.core.ray_session import ray_session
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.streams import StreamConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig
-from components.training.driver import plan_stream, ray_session, run_stream
+from components.training.driver import run_stream
+from components.training.plan import plan_stream
 from pipelines.presets import pocket
 
 TREES = {
@@ -51,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
         evaluation=EvaluationConfig(zero_shot=False),
         tracking=TrackingConfig(enabled=False),
     )
-    with ray_session(run):
+    with ray_session(None, num_workers=run.cluster.num_workers):
         yield run
 
 

@@ -16,9 +16,11 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone
+from components.core.ray_session import ray_session
 from components.methods import METHODS
 from components.training.config import ClusterConfig, RunConfig
-from components.training.driver import plan_stream, ray_session, run_stream
+from components.training.driver import run_stream
+from components.training.plan import plan_stream
 from pipelines.presets import coin_nano
 
 # Each takes another way through the loop: one scheduled task for all, a calibration before the engine.
@@ -52,7 +54,7 @@ def config_of(name: str, storage: Path, num_workers: int) -> RunConfig:
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("methods")
-    with ray_session(config_of("zero_shot", folder, 2)):
+    with ray_session(None, num_workers=2):
         yield folder
 
 

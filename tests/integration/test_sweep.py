@@ -21,12 +21,12 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
+from components.core.ray_session import ray_session
 from components.data.streams import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig
-from components.training.driver import ray_session
 from components.tuning.objective import parse_objective
 from components.tuning.search import Search, run_trials
 from components.tuning.space import parse_axis, points
@@ -164,7 +164,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
         evaluation=EvaluationConfig(zero_shot=False),
         tracking=TrackingConfig(enabled=False),
     )
-    with ray_session(run, trials=2):
+    with ray_session(None, num_workers=1, trials=2):
         yield run
 
 

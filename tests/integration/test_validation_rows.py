@@ -14,7 +14,8 @@ from components.data.streams import StreamConfig
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig
-from components.training.driver import Plan, plan_stream, rows_reached
+from components.training.driver import rows_reached
+from components.training.plan import Plan, plan_stream
 from components.training.worker import scheduled_instructions
 
 TASKS = ("iconqa", "chartqa")

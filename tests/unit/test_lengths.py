@@ -20,8 +20,9 @@ from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig, TrainingConfig
-from components.training.driver import Plan, check_run_dir, claim_run_dir, plan_stream
 from components.training.lengths import measure_split
+from components.training.plan import Plan, plan_stream
+from components.training.run_folder import check_run_dir, claim_run_dir
 from tests.unit.sample_rows import picture, row
 
 RED = picture((250, 0, 0))

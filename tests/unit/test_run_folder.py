@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ConfigError
+from components.core.lock import LOCK_FILE, sole_user
+from components.core.naming import MAX_ID_BYTES, id_of, require_id
 from components.training.config import RunConfig
-from components.training.run_folder import LOCK_FILE, MAX_ID_BYTES, id_of, require_id, sole_user
 
 HOLD = """
 import sys
 from pathlib import Path
-from components.training.run_folder import sole_user
+from components.core.lock import sole_user
 with sole_user(Path(sys.argv[1]), "run first"):
     print("held", flush=True)
     sys.stdin.read()
@@ -72,7 +73,7 @@ def test_the_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> 
         with pytest.raises(ConfigError) as refused, sole_user(folder, "run first"):
             pass
         said = str(refused.value)
-        assert said.startswith(f"run first is at work already in {folder}, by process {process.pid} on ")
+        assert said.startswith(f"run first is already running in {folder} (process {process.pid} on ")
         assert socket.gethostname() in said
         assert " since 2" in said
         assert "\n" not in said

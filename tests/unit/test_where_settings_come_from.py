@@ -16,7 +16,8 @@ from components.reporting.facts import chosen_notes, published_differences, stre
 from components.runs.results import FinishedRun, read_run, write_record
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
-from components.training.driver import check_run_dir, claim_run_dir, plan_stream
+from components.training.plan import plan_stream
+from components.training.run_folder import check_run_dir, claim_run_dir
 from pipelines.cli import parse
 from pipelines.coast import main as coast
 from pipelines.presets import how_chosen, preset, preset_notes

@@ -1,0 +1,89 @@
+"""The lock of a folder: it keeps a second command out while one is at work there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from components.core.errors import ConfigError
+
+LOCK_FILE = ".lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+_held: set[Path] = set()  # by this process
+
+
+@contextmanager
+def sole_user(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of `folder` while open; the folder is made if it is missing.
+
+    The lock is the kernel's, on a file in the folder, so it ends with its process in any case. On a file system without
+    locks a warning is logged instead. Folders made here that are still empty at the end are removed.
+
+    Raises:
+        ConfigError: another process holds the lock, or the folder cannot be written. The message begins with `what`,
+            such as "run first".
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        yield
+        return
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(folder / LOCK_FILE, what)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose a writable --storage.") from error
+    _held.add(folder)
+    try:
+        yield
+    finally:
+        _held.discard(folder)
+        (folder / LOCK_FILE).unlink(
+            missing_ok=True
+        )  # before the lock is released, or it could be another process's file by then
+        os.close(descriptor)
+        with suppress(OSError):  # as a rule the first of them is not empty
+            for each in made:
+                each.rmdir()
+
+
+def _locked(path: Path, what: str) -> int:
+    """The open lock file, with the holder's name in it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        except FileNotFoundError:  # its holder has just ended and removed it
+            pass
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                raise ConfigError(
+                    f"{what} is already running in {path.parent} ({holder}); wait until it ends, or stop that process "
+                    "and give the same command again."
+                ) from None
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            logging.getLogger("littoral").warning(
+                "%s is on a file system without locks (%s); make sure that only one command uses it at a time.",
+                path.parent,
+                error.strerror,
+            )
+            break
+        os.close(descriptor)
+    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+    return descriptor

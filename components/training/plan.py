@@ -1,0 +1,88 @@
+"""What a run would do, before anything starts; and the same with what its workers need to know."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.core.errors import ConfigError
+from components.core.machine import require_cache
+from components.core.naming import id_of
+from components.data.streams import data_root, open_stream
+from components.data.suite import Suite
+from components.data.suites.opening import open_suites
+from components.data.tasks import TaskStream
+from components.training.config import Chosen, RunConfig
+from components.training.lengths import Fitted, fit_to_backbone
+from components.training.schedule import ScheduledTask, plan_schedule
+
+if TYPE_CHECKING:
+    from ray.util.queue import Queue
+
+    from components.training.task_cache import CachedTask
+
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do, before anything starts."""
+
+    config: RunConfig
+    stream: TaskStream
+    schedule: tuple[ScheduledTask, ...]  # one per task, in stream order
+    suites: tuple[Suite, ...]  # scored beside the stream, never learned
+    run_dir: Path
+    fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
+    chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
+    shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPlan(Plan):
+    """The plan as the driver sends it to its workers: plain data, pickled by Ray."""
+
+    code: str  # fingerprint of the driver's sources
+    code_root: str
+    event_queue: Queue | None  # events for the driver
+    cached: tuple[CachedTask | None, ...] = ()  # by scheduled task: where runs of one sweep leave and find it
+
+
+def plan_stream(config: RunConfig) -> Plan:
+    """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process."""
+    if config.run_id is None:
+        raise ConfigError("a run needs an id; give --run-id NAME.")
+    require_lasting_storage(config.storage)
+    require_cache()
+    stream = open_stream(config.stream, scored=config.evaluation.split)
+    run_dir = config.storage.expanduser().resolve() / config.run_id
+    suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
+    stream, suites, fitted = fit_to_backbone(
+        config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
+    )
+    return Plan(
+        config=config,
+        stream=stream,
+        schedule=plan_schedule(config, stream),
+        suites=suites,
+        run_dir=run_dir,
+        fitted=fitted,
+    )
+
+
+def require_lasting_storage(storage: Path) -> None:
+    """Raise `ConfigError` for a relative folder inside a submitted job: it would be deleted with the job's copy."""
+    if SUBMITTED_JOB in os.environ and not storage.expanduser().is_absolute():
+        raise ConfigError(
+            f"storage {str(storage)!r} is relative, and a submitted job works in a copy that is deleted afterwards; "
+            "give --storage an absolute folder that every node sees."
+        )
+
+
+def default_run_id(config: RunConfig) -> str:
+    """A readable id: stream, method, time."""
+    stream = Path(config.stream.name).stem
+    return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")
