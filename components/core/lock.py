@@ -46,9 +46,7 @@ def sole_user(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         _held.discard(folder)
-        (folder / LOCK_FILE).unlink(
-            missing_ok=True
-        )  # before the lock is released, or it could be another process's file by then
+        (folder / LOCK_FILE).unlink(missing_ok=True)  # while still locked: later it could be another process's file
         os.close(descriptor)
         with suppress(OSError):  # as a rule the first of them is not empty
             for each in made:

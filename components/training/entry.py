@@ -1,4 +1,4 @@
-"""Entry point of a worker. Light on purpose: the training loop (worker.py) imports transformers, the driver need not."""
+"""Entry point of a worker. Light on purpose: the loop itself (worker.py) imports transformers, the driver need not."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_process_may_take_its_own_lock_again_and_keeps_it(tmp_path: Path) -> N
         with sole_user(tmp_path, "run first"):
             pass
         held_by_us = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True)
-        assert f"by process {os.getpid()} on" in held_by_us.stderr
+        assert f"(process {os.getpid()} on" in held_by_us.stderr
 
 
 def test_what_was_made_and_stays_empty_is_removed(tmp_path: Path) -> None:
