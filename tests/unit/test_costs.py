@@ -79,7 +79,7 @@ def test_a_continued_run_goes_on_counting(tmp_path: Path) -> None:
 
 
 def test_a_copied_run_is_reported_in_full_without_its_mlflow_store(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, copied = tmp_path / "runs", tmp_path / "elsewhere" / "a"
     storage.mkdir()
@@ -100,16 +100,13 @@ def test_a_copied_run_is_reported_in_full_without_its_mlflow_store(
     shutil.rmtree(storage)
 
     assert read_run(copied).cost == Cost(train_s=90.0, evaluate_s=6.0, trainable_parameters=1234)
-    table = ["report.py", str(copied), "--markdown"]
-    monkeypatch.setattr("sys.argv", table)
-    report.main()
+    report.main([str(copied), "--markdown"])
     told = capsys.readouterr().out
     assert "1,234 | 1.5 min" in told
-    monkeypatch.setattr("sys.argv", ["report.py", str(copied), "--html", str(tmp_path / "page")])
-    report.main()
+    report.main([str(copied), "--html", str(tmp_path / "page")])
     assert "1,234" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     (copied / "costs.json").unlink()
     assert read_run(copied).cost is None
-    monkeypatch.setattr("sys.argv", table)
-    report.main()
+    capsys.readouterr()
+    report.main([str(copied), "--markdown"])
     assert "unknown | unknown" in capsys.readouterr().out
