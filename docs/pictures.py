@@ -29,7 +29,7 @@ from components.runs.results import read_run  # noqa: E402
 RECORDS, IMAGES = ROOT / "docs" / "results" / "mini-coast-domain", ROOT / "docs" / "images"
 BESIDE = {"sequential-lora-s0": "Sequential LoRA", "continual-llava-s0": "Continual LLaVA"}
 TASKS = ("chartqa", "docvqa", "iconqa", "medicalqa")
-SIDE, TEXT_HEIGHT = 448, 190  # pixels
+SIDE, TEXT_HEIGHT = 300, 250  # pixels
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def sample(split: Path) -> Image.Image:
     card = Image.new("RGB", (SIDE, SIDE + TEXT_HEIGHT), "white")
     card.paste(ImageOps.fit(Image.open(io.BytesIO(row["image"])).convert("RGB"), (SIDE, SIDE)))
     draw, font = ImageDraw.Draw(card), ImageFont.load_default(20)
-    lines = [line for part in question.split("\n")[1:] for line in textwrap.wrap(part, 44)]
+    lines = [line for part in question.split("\n")[1:] for line in textwrap.wrap(part, 30)]
     draw.multiline_text((0, SIDE + 14), "\n".join([*lines, f"-> {answer}"]), fill="#1b2a33", font=font, spacing=8)
     return card
 
