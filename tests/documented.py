@@ -51,9 +51,9 @@ def prose(text: str) -> str:
 
 def _named(words: list[str]) -> list[str]:
     if words[0] == "littoral":
-        return [words[1].replace("-", "_"), *words[2:]]
+        return words[1:]
     script = next(number for number, word in enumerate(words) if word.endswith(".py"))
-    return [Path(words[script]).stem, *words[script + 1 :]]
+    return [Path(words[script]).stem.replace("_", "-"), *words[script + 1 :]]
 
 
 def _title(rest: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from documented import ROOT, Block, blocks
 
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+MODULE, FUNCTION = SCRIPTS["littoral"].split(":")
 RUN = [block for block in blocks() if not block.title]
 
 
@@ -19,9 +22,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name in ("docs", "pipelines"):
         (folder / name).symlink_to(ROOT / name)
-    command = folder / "bin" / "littoral"
+    command = folder / "bin" / "littoral"  # as pip writes it, whether Littoral is installed or not
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nname=$(echo "$1" | tr - _); shift\nexec python {ROOT}/pipelines/$name.py "$@"\n')
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom {MODULE} import {FUNCTION}\nsys.exit({FUNCTION}())\n")
     command.chmod(0o755)
     return folder
 

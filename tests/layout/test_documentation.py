@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import pytest
 import tyro
@@ -16,63 +15,37 @@ from components.data.generated import GENERATED_STREAMS
 from components.data.suites.catalogue import SUITES
 from components.methods import METHODS
 from pipelines.cli import Command, parse
-from pipelines.judge import Judgement
-from pipelines.methods import Methods
-from pipelines.prepare import Prepare
-from pipelines.presets import DEFAULT_PRESET, PRESETS
-from pipelines.report import Report
-from pipelines.rescore import Rescore
-from pipelines.sweep import SweepCommand
-from pipelines.train_projector import ProjectorRun
+from pipelines.completion import OPTIONS
+from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 
 PAGES = pages()
-RUNS: dict[str, tuple[type[Command], str]] = {
-    "coast": (Command, DEFAULT_PRESET),
-    "sweep": (SweepCommand, "coast-nano"),
-}
-OTHERS: dict[str, type[Any]] = {
-    "judge": Judgement,
-    "methods": Methods,
-    "prepare": Prepare,
-    "report": Report,
-    "rescore": Rescore,
-    "train_projector": ProjectorRun,
-}
 # Of `ray start`, `ray job submit`, pytest and ruff.
 OF_OTHER_PROGRAMS = {"--num-gpus", "--working-dir", "--method-contract", "--no-loadscope-reorder", "--check"}
 OF_ALL = {"--help", "--help-all", "--version", "--method"}
 PLANNED = {"--baseline"}
 
 
-def reader(name: str) -> Callable[[Sequence[str]], object]:
-    """The parser of a command; it ends the program where it does not understand."""
-    if name in RUNS:
-        kind, default = RUNS[name]
-        return lambda words: parse(words, program=name, description="", kind=kind, default_preset=default)
-    return lambda words: tyro.cli(OTHERS[name], args=words)
+def read(name: str, arguments: Sequence[str]) -> None:
+    """By the command's own parser, which ends the program where it does not understand."""
+    kind = OPTIONS[name]
+    if issubclass(kind, Command):
+        parse(arguments, program=name, description="", kind=kind)
+    else:
+        tyro.cli(kind, args=arguments)
 
 
 @cache
 def options() -> set[str]:
     """Every option of every command, and of every method."""
-    kinds = [tyro.extras.get_parser(kind) for kind in OTHERS.values()]
-    for kind, default in RUNS.values():
-        for method in METHODS:
-            run = PRESETS[default]().with_method(method)
-            kinds.append(tyro.extras.get_parser(kind, default=kind(run=run)))
-    found = {option for kind in kinds for action in kind._actions for option in action.option_strings}
-    return found | OF_ALL | OF_OTHER_PROGRAMS
-
-
-@pytest.mark.parametrize(
-    "block", [x for x in blocks() if x.commands() and not x.title.startswith("Tested")], ids=lambda block: block.page
-)
-def test_every_command_is_understood(block: Block) -> None:
-    for name, *words in block.commands():
-        if words and words[0].endswith(".json") and not (ROOT / words[0]).is_file():
-            words[0] = DEFAULT_PRESET  # a file that an earlier command leaves
-        if not set(words) & (OF_ALL - {"--method"} | PLANNED):
-            reader(name)(words)
+    run = preset(DEFAULT_PRESET)
+    parsers = [
+        tyro.extras.get_parser(kind, default=kind(run=run.with_method(method)))
+        for kind in OPTIONS.values()
+        if issubclass(kind, Command)
+        for method in METHODS
+    ]
+    parsers += [tyro.extras.get_parser(kind) for kind in OPTIONS.values() if not issubclass(kind, Command)]
+    return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
 
 @pytest.mark.parametrize("block", [each for each in blocks() if each.title], ids=lambda block: block.page)
@@ -84,7 +57,10 @@ def test_a_block_that_is_not_run_says_why(block: Block) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_exists(page: str) -> None:
     named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z0-9.-]*[a-z0-9])", prose(PAGES[page])))
-    assert named - options() - PLANNED - {f"--no-{option[2:]}" for option in options()} == set()
+    assert (
+        named - options() - OF_ALL - OF_OTHER_PROGRAMS - PLANNED - {f"--no-{option[2:]}" for option in options()}
+        == set()
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
