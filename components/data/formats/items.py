@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from components.core.errors import DataError
+from components.data.formats.fields import Item
 from components.data.formats.json_items import Numbered
-from components.data.formats.layouts import Item, as_llava, turn_weight, unread
+from components.data.formats.layouts import as_llava, turn_weight, unread
 from components.data.formats.pictures import Orientation, Picture, picture_of, proved
 from components.data.formats.seen_ids import SeenIds
 from components.data.formats.storage import Location

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from components.core.errors import DataError
-from components.data.formats.layouts import TALKS
+from components.data.formats.fields import TALKS
 from components.data.formats.storage import Location, here, reason
 from components.data.problems import ItemError
 

@@ -26,35 +26,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from components.data.formats.fields import CONTENT, PAIRS, PICTURES, SYSTEM, TALKS, Item, check_content, filled
 from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN
 
-Item = dict[str, object]
-
-TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them says what was asked
-PICTURES = ("image", "images")
-SYSTEM = (
-    "system", "system_prompt", "system_message", "system_instruction", "sys_prompt",
-    "systemprompt", "systemmessage", "systeminstruction", "sysprompt",
-)  # fmt: skip
-# What rows cannot hold, and what kind of fault that is.
-CONTENT = {
-    **dict.fromkeys(("video", "videos", "audio", "audios"), "video or audio"),
-    **dict.fromkeys(("tools", "functions"), "tools"),
-    **dict.fromkeys(
-        ("chosen", "rejected", "rejected_response", "rejected_messages", "rejected_images", "kto_tag"), "preferences"
-    ),
-    "objects": "objects",
-}
-_PAIRS = {"instruction": ("output", "input", "history"), "query": ("response", "history")}
-_OTHER_PICTURES = frozenset(
-    ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture", "photo")
-)
-_NUMBERED_PICTURE = re.compile(r"images?_?\d+")
-_PICTURE_FILE = re.compile(r"[^\n]+\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp)", re.IGNORECASE)
-_MEDIA_FILE = re.compile(r"[^\n]+\.(?:avi|flac|m4a|mkv|mov|mp3|mp4|ogg|opus|wav|webm)", re.IGNORECASE)
-# All fields of an item that are looked at, besides its id and accepted answers.
-FIELDS = frozenset((*TALKS, *PICTURES, *SYSTEM, *CONTENT, *(name for names in _PAIRS.values() for name in names)))
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "model": "gpt", "chatgpt": "gpt"}
 _SYSTEM_SPEAKERS = ("system", "developer")
 _FLAGS = ("weight", "loss", "loss_scale", "train", "training")
@@ -73,12 +48,11 @@ _OTHER_FLAGS = (
 _TURN_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "train_detail",
                  "training_detail", *_OTHER_FLAGS, *PICTURES, *CONTENT)  # fmt: skip
 _SHOWN = "pictures"  # of a turn that is being read
-_READ_AS_TEXT = ("id", "answers", *TALKS)
 _TURN_KNOWN = {"from", "role", "value", "content", "human", "assistant", *_FLAGS, *_TURN_CONTENT}
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 # Placeholders that are nothing else, and tags that are placeholders at one end of a question; amid other words they are
 # code that a text is about, unless the row has a picture.
-_PLACES = re.compile(
+_PLACEHOLDERS = re.compile(
     r"<image[_ -]?\d+>|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>|<ImageHere>|"
     r"<image_placeholder>|<image_soft_token>|<IMG_CONTEXT>|<(?:video|audio)>\S+</(?:video|audio)>"
 )
@@ -100,7 +74,7 @@ def as_llava(item: Item, number: int) -> Item:
         raise ItemError("several layouts", f"the item has {names}, and only one of them can be the conversation")
     if not talks:
         return item
-    _check_content(item, talks[0])
+    check_content(item, talks[0])
     if talks[0] == "conversations" and _is_own(item):
         return item
     system, turns, pictures = _turns(item, talks[0])
@@ -114,30 +88,15 @@ def as_llava(item: Item, number: int) -> Item:
     return llava
 
 
-def other_picture(name: str) -> bool:
-    """Whether a field has the name of a picture, and not the one that is read."""
-    plain = _plain(name)
-    return plain in _OTHER_PICTURES or _NUMBERED_PICTURE.fullmatch(plain) is not None or plain in PICTURES != name
-
-
-def is_content(name: str) -> bool:
-    """Whether a field has the name of content, in any spelling, that rows cannot hold or that is called otherwise."""
-    return _plain(name) in FIELDS or other_picture(name)
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold().replace("-", "_")
-
-
 def unread(item: Item) -> list[str]:
     """Fields of an item, or of its turns, that say something and mean nothing here."""
     talk = next(iter(_talks(item)), "")
-    known = {"id", "answers", talk, *PICTURES, *SYSTEM, *_PAIRS.get(talk, ())}
-    names = [name for name in item if name not in known and _said(item[name])]
+    known = {"id", "answers", talk, *PICTURES, *SYSTEM, *PAIRS.get(talk, ())}
+    names = [name for name in item if name not in known and filled(item[name])]
     turns = item.get(talk)
     for turn in turns if isinstance(turns, list) else []:
         if isinstance(turn, dict):
-            names += [f"{name} of a turn" for name in turn if name not in _TURN_KNOWN and _said(turn[name])]
+            names += [f"{name} of a turn" for name in turn if name not in _TURN_KNOWN and filled(turn[name])]
     return list(dict.fromkeys(names))
 
 
@@ -161,58 +120,7 @@ def turn_weight(turn: Mapping[str, object], index: int, speaker: str) -> float:
 def _talks(item: Item) -> list[str]:
     """The fields that hold the conversation: those that say something, or else the first that is there."""
     there = [name for name in TALKS if item.get(name) is not None]
-    return [name for name in there if _said(item[name])] or there[:1]
-
-
-def _said(value: object) -> bool:
-    """Whether a field says anything: not null, not empty, not only blanks."""
-    return bool(value.strip()) if isinstance(value, str) else value is not None and value not in ([], {}, b"", ())
-
-
-def _check_content(item: Item, talk: str) -> None:
-    """Raise `ItemError` for content that a row cannot hold."""
-    places = _PAIRS.get(talk, ())
-    pictured = any(_said(item.get(name)) for name in PICTURES)
-    for name, value in item.items():
-        if name in PICTURES or not _said(value):
-            continue
-        plain = _plain(name)
-        if plain in SYSTEM:
-            raise ItemError("system text", f"the item has the system text {value!r:.60}, which a row cannot hold")
-        if plain in CONTENT:
-            raise ItemError(CONTENT[plain], f"the item has {name!r}, which a row cannot hold")
-        if plain in ("history", "input", "output", "response") and name not in places:
-            raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
-        if _NUMBERED_PICTURE.fullmatch(plain) or (not pictured and (other_picture(name) or _shows(name, value, talk))):
-            raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
-        if not pictured and name not in _READ_AS_TEXT and any(map(_MEDIA_FILE.fullmatch, _paths(value))):
-            raise ItemError("video or audio", f"the item names {value!r:.60} in {name!r}; a row has neither")
-
-
-def _shows(name: str, value: object, talk: str) -> bool:
-    """Whether a field that is not read holds pictures: paths of them, or bytes."""
-    if name in _READ_AS_TEXT or name in (talk, *_PAIRS.get(talk, ())):
-        return False
-    return _holds_bytes(value) or any(
-        path.startswith("data:image/") or _PICTURE_FILE.fullmatch(path) for path in _paths(value)
-    )
-
-
-def _holds_bytes(value: object) -> bool:
-    if isinstance(value, list):
-        return any(map(_holds_bytes, value))
-    return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
-
-
-def _paths(value: object) -> Iterator[str]:
-    """The texts of a field that may be paths: itself, those in a list, or of an object of `path` or `url`."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for one in value:
-            yield from _paths(one)
-    elif isinstance(value, dict):
-        yield from (path for path in (value.get("path"), value.get("url")) if isinstance(path, str))
+    return [name for name in there if filled(item[name])] or there[:1]
 
 
 def _is_own(item: Item) -> bool:
@@ -232,27 +140,27 @@ def _is_other(turn: Item) -> bool:
         return True
     if isinstance(text, list) or any(field in turn for field in ("role", "content")):
         return True
-    if any(_said(turn.get(field)) for field in _TURN_CONTENT):
+    if any(filled(turn.get(field)) for field in _TURN_CONTENT):
         return True
-    return isinstance(text, str) and any(tags.search(text) for tags in (_PLACES, _PICTURE_TAGS, _AT_END))
+    return isinstance(text, str) and any(tags.search(text) for tags in (_PLACEHOLDERS, _PICTURE_TAGS, _AT_END))
 
 
 def _turns(item: Item, talk: str) -> tuple[str, list[Item], list[object]]:
     """The system text, the turns in LLaVA's form, and the pictures that they hold."""
-    turns = list(_of_pairs(item, talk) if talk in _PAIRS else _spoken(_list(item[talk], talk), talk))
+    turns = list(_of_pairs(item, talk) if talk in PAIRS else _spoken(_list(item[talk], talk), talk))
     system = [str(turn["value"]) for turn in turns if turn["from"] in _SYSTEM_SPEAKERS]
     turns = [turn for turn in turns if turn["from"] not in _SYSTEM_SPEAKERS]
     pictures: list[object] = []
-    pictured = any(_said(item.get(name)) for name in PICTURES)
+    pictured = any(filled(item.get(name)) for name in PICTURES)
     for index, turn in enumerate(turns, start=1):
         turn["value"] = _placed(turn, index, pictures, pictured=pictured)
     return "".join(system).strip(), turns, pictures
 
 
 def _of_pairs(item: Item, question: str) -> Iterator[Item]:
-    answer = _PAIRS[question][0]
+    answer = PAIRS[question][0]
     asked = [item.get(question), item.get("input") if question == "instruction" else None]
-    parts = [part for text in asked if _said(text) for part in (text if isinstance(text, list) else [text])]
+    parts = [part for text in asked if filled(text) for part in (text if isinstance(text, list) else [text])]
     for pair in [*_list(item.get("history") or [], "history"), [parts, item.get(answer)]]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ItemError("wrong field", '"history" must be a list of pairs of a question and an answer')
@@ -265,13 +173,13 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
         if not isinstance(turn, dict):
             raise ItemError("wrong field", f"turn {index} of {talk!r} must be an object with speaker and text")
         for name in _TURN_CONTENT:
-            if _said(turn.get(name)):
+            if filled(turn.get(name)):
                 raise ItemError(_kind_of(name), f"turn {index} has {name!r}, which a row cannot hold")
         flags = {name: turn[name] for name in _FLAGS if turn.get(name) is not None}
         if "from" in turn or "role" in turn:
             name = _one(turn, ("from", "role"), index)
-            said = _joined(_one(turn, ("value", "content"), index), f"value of turn {index}")
-            yield {"from": _SPEAKERS.get(str(name), name), **said, **flags}
+            spoken = _joined(_one(turn, ("value", "content"), index), f"value of turn {index}")
+            yield {"from": _SPEAKERS.get(str(name), name), **spoken, **flags}
             continue
         pair = [(name, turn[name]) for name in ("system", "human", "user", "assistant", "gpt") if name in turn]
         if not pair:
@@ -282,7 +190,7 @@ def _spoken(given: Sequence[object], talk: str) -> Iterator[Item]:
 
 
 def _kind_of(name: str) -> str:
-    """The kind of fault that a field of a turn is."""
+    """The kind of problem that a field of a turn is."""
     if name in _OTHER_FLAGS or name.endswith("detail"):
         return "turn weight"
     return CONTENT.get(name, "turn content")
@@ -324,7 +232,7 @@ def _part(part: object, name: str) -> tuple[str, object]:
         return text, None
     if kind not in ("image", "image_url", "input_image"):
         raise ItemError("wrong field", f"a part of a message must be a text or an image, this is {kind!r}")
-    given = next((part[key] for key in ("image", "image_url", "path", "url") if _said(part.get(key))), None)
+    given = next((part[key] for key in ("image", "image_url", "path", "url") if filled(part.get(key))), None)
     return IMAGE_TOKEN, given if given is None else _reference(given)
 
 
@@ -338,7 +246,7 @@ def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -
     pictures += [*shown, *_TAGGED.findall(text)]
     text = _TAGGED.sub(IMAGE_TOKEN, text)
     found = (
-        _PLACES.search(text) or _AT_END.search(text) or (_PICTURE_TAGS.search(text) if pictured or pictures else None)
+        _PLACEHOLDERS.search(text) or _AT_END.search(text) or (_PICTURE_TAGS.search(text) if pictured or pictures else None)
     )
     if found is None:
         return text

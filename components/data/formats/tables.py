@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
+from components.data.formats.fields import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.json_items import Numbered, parsed
-from components.data.formats.layouts import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 from components.data.rows import SCHEMA

@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 from typing import Protocol, cast
 
 from components.core.errors import DataError
+from components.data.formats.fields import TALKS
 from components.data.formats.json_items import Numbered, parsed
-from components.data.formats.layouts import TALKS
 from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 
