@@ -32,7 +32,7 @@ def say(text: str, console: Console, *, indent: str = "") -> None:
 
 
 def show_table(table: ReportTable, console: Console) -> None:
-    """A table whose names are folded where there is no room; it is printed in parts where that leaves none either."""
+    """A table whose names are folded when it is too wide, or that is printed in parts when that does not suffice."""
     heads = (*table.names, *table.numbers)
     widths = [max(len(line[at]) for line in (heads, *table.lines)) + _GAP for at in range(len(heads))]
     if (console.width - sum(widths[len(table.names) :])) // len(table.names) < _NAME_ROOM:
@@ -50,24 +50,24 @@ def show_table(table: ReportTable, console: Console) -> None:
 
 
 def show_report(report: ImportReport, console: Console) -> None:
-    """The outcome, one line a split, every kind of fault, the first problems, and the licences.
+    """The outcome, one line a split, every kind of problem, the first problems, and the licences.
 
-    A refusal's own sentence is left to whoever ends the program with it.
+    The sentence of a refusal is printed by the caller, as the program's error.
     """
     if report.refused is None:
         say(report.verdict, console)
         for sentence in report.leaks or ():
             say(f"{sentence}.", console, indent="  ")
     show_table(splits_table(report, sources=False), console)
-    for fault in report.faults:
-        where = ", ".join(f"{name} {count:,}" for name, count in fault.splits)
-        say(f"{fault.kind}: {fault.outcome} ({where}). {fault.meaning} {fault.advice}", console)
+    for found in report.kinds:
+        where = ", ".join(f"{name} {count:,}" for name, count in found.splits)
+        say(f"{found.kind}: {found.outcome} ({where}). {found.meaning} {found.advice}", console)
     for remark in report.remarks:
         say(remark, console)
     problems = [(file.name, problem) for file in report.files for problem in file.problems]
     for problem in _various(problems):
         say(str(problem), console, indent="  ")
-    left = sum(file.faults.total() for file in report.files) - SHOWN_PROBLEMS
+    left = sum(file.found.total() for file in report.files) - SHOWN_PROBLEMS
     if left > 0:
         say(f"and {left:,} more; the report lists the first thousand of a split", console, indent="  ")
     for licence in report.licences:

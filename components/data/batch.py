@@ -52,7 +52,7 @@ class Batch:
         return replace(self, **moved)
 
     def singles(self, image_token_id: int) -> Iterator[Batch]:
-        """Every sample as a batch of its own, padding included; its picture is known by the image tokens."""
+        """Every sample as a separate batch, padding included; its image tokens say whether it has a picture."""
         has_picture = (self.input_ids == image_token_id).any(dim=1).tolist()
         picture = 0
         for index, pictured in enumerate(has_picture):

@@ -42,7 +42,7 @@ def kept_split(path: Path, write: Callable[[Path], object]) -> Split:
 
 
 def kept_subset(rows: Iterable[Row], split: Split, path: Path, facts: dict[str, object]) -> Split:
-    """Some `rows` of `split` as a split of its own at `path`, written at the first use; `facts` go to its card."""
+    """Some `rows` of `split` as a separate split at `path`, written at the first use; `facts` go to its card."""
 
     def write(folder: Path) -> None:
         write_split(rows, folder, task=split.task, split=split.split, card={**split.card, **facts})

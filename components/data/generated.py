@@ -94,7 +94,7 @@ GENERATED_SUITES: dict[str, str] = {  # import paths of a `SuiteGenerator`
 def generated_stream(name: str) -> GeneratedStream | None:
     """The generated stream of this name, ours or an installed package's.
 
-    Raises `ConfigError` for an entry point that cannot be imported or holds no `GeneratedStream`.
+    Raises `ConfigError` for an entry point that cannot be imported or is not a `GeneratedStream`.
     """
     if name in GENERATED_STREAMS:
         return GENERATED_STREAMS[name]
@@ -104,7 +104,7 @@ def generated_stream(name: str) -> GeneratedStream | None:
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"the stream {name!r} ({point.value}) cannot be imported ({error}).") from error
         if not isinstance(stream, GeneratedStream):
-            raise ConfigError(f"the entry point {name!r} names {point.value}, which is no GeneratedStream.")
+            raise ConfigError(f"the entry point {name!r} names {point.value}, which is not a GeneratedStream.")
         return stream
     return None
 

@@ -45,10 +45,10 @@ class TaskSource:
     metric: str
     max_new_tokens: int
     ids: Ids = "auto"
-    """A row whose id was used before is left out as broken (refuse) or gets a number behind "~" (renew). auto: it is
-    renewed in training data where it says something else than the earlier row, and left out otherwise."""
+    """A row whose id was used before is left out as broken (refuse) or gets "~" and a number appended (renew). auto: it
+    is renewed in training data when its content differs from the earlier row's, and left out otherwise."""
     orientation: Orientation = "apply"
-    """Whether pictures are turned upright as EXIF says, or learned as they are stored."""
+    """Whether pictures are turned upright by their EXIF orientation, or learned as stored."""
     licence: str = NOT_STATED
     """The terms of the data, for the report and the prepared splits."""
 
@@ -224,7 +224,7 @@ def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_o
     for name in reading.unread():
         report.fields[name] = report.kept
     if report.rows == 0:
-        report.add("no rows", None, "the file holds no rows")
+        report.add("no rows", None, "the file has no rows")
 
 
 def _count(fields: Counter[str], names: Iterable[str]) -> None:

@@ -131,7 +131,7 @@ def whole_or_later(out_dir: Path) -> Iterator[Path]:
 def _check_replaceable(out_dir: Path) -> None:
     ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
     if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
-        raise ConfigError(f"{out_dir} exists and holds no prepared stream; give --out a new or empty folder.")
+        raise ConfigError(f"{out_dir} exists and is not a prepared stream; give --out a new or empty folder.")
 
 
 def _take_place(partial: Path, out_dir: Path) -> None:
@@ -168,14 +168,14 @@ def release_refusal(files: Sequence[FileReport], *, max_broken: float, strict: b
     its rows than `max_broken`; `strict` refuses everything that was reported.
     """
     for file in files:
-        first = str(file.problems[0]).rstrip(".") if file.problems else "the source holds no items"
+        first = str(file.problems[0]).rstrip(".") if file.problems else "the source is empty"
         if not file.kept:
             return f"no row of {file.name} could be read; {first}"
         if file.pictured and not file.with_image:
             return f"no row of {file.name} has its picture, {file.lost:,} rows would be left out; the first: {first}"
     odd = [file for file in files if file.problems]
     if strict and odd:
-        found = sum(file.faults.total() for file in odd)
+        found = sum(file.found.total() for file in odd)
         splits = ", ".join(file.name for file in odd)
         return f"--strict: {found} problems in {splits}; the first: {odd[0].problems[0]}".rstrip(".")
     worst = max(files, key=lambda file: file.lost_share)

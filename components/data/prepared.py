@@ -15,7 +15,7 @@ STREAM_FORMAT = "littoral-stream/1"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTask:
-    """One entry of stream.json; the splits lie in `<name>/train` and `<name>/test`."""
+    """One entry of stream.json; its splits are in `<name>/train` and `<name>/test`."""
 
     name: str
     max_new_tokens: int
@@ -29,7 +29,7 @@ def write_stream_json(folder: Path, name: str, tasks: list[PreparedTask]) -> Non
 
 
 def open_prepared(folder: Path) -> TaskStream:
-    """The stream that `folder` holds, every shard compared with its checksum; raises `DataError`."""
+    """The stream in `folder`, every shard compared with its checksum; raises `DataError`."""
     path = folder / "stream.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -156,7 +156,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the shards' checksums: the identity of the data, wherever it lies."""
+        """SHA-256 over the shards' checksums: the identity of the data, wherever it is stored."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def shard_paths(self) -> list[Path]:
@@ -222,10 +222,10 @@ def _write_shard(rows: Iterator[Row], path: Path) -> Shard:
 
 
 def open_split(path: Path) -> Split:
-    """Read a split's manifest; raises `DataError` when there is none or it is not ours."""
+    """Read a split's manifest; raises `DataError` when it is missing or of another format."""
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
-        raise DataError(f"{path} holds no manifest.json; prepare the stream first (pipelines/prepare.py).")
+        raise DataError(f"{path} has no manifest.json; prepare the stream first (pipelines/prepare.py).")
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
@@ -233,7 +233,7 @@ def open_split(path: Path) -> Split:
         shards = tuple(Shard(**shard) for shard in manifest["shards"])
         for shard in shards:
             if Path(shard.file).name != shard.file:
-                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard lies beside its manifest.")
+                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard must be beside its manifest.")
         return Split(
             path=path.resolve(), task=manifest["task"], split=manifest["split"], shards=shards, card=manifest["card"]
         )
@@ -251,4 +251,4 @@ def verify_split(split: Split) -> None:
             raise DataError(f"{path} differs from its manifest's checksum; prepare the stream again.")
         rows = pq.ParquetFile(path).metadata.num_rows
         if rows != shard.rows:
-            raise DataError(f"{path} holds {rows} rows, its manifest says {shard.rows}; prepare the stream again.")
+            raise DataError(f"{path} has {rows} rows, its manifest says {shard.rows}; prepare the stream again.")

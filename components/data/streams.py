@@ -171,7 +171,7 @@ def _tasks_of(stream: GeneratedStream, config: StreamConfig) -> tuple[str, ...]:
 
 
 def known_identities(config: StreamConfig, tasks: Sequence[str], *, scored: str) -> Iterator[list[str]]:
-    """`Task.identity` of the `tasks` in this order: as they are here, then as earlier versions generated them.
+    """`Task.identity` of the `tasks` in this order: of the present data, then of what earlier versions generated.
 
     Records name the data they were learned on by its digest only, and a generated stream changes with its version.
     """

@@ -17,7 +17,7 @@ from components.core.errors import DataError
 from components.data.rows import Split, open_split, verify_split
 
 SUITE_FORMAT = "littoral-suite/1"
-PICTURED = "picture"  # the group of rows that have a picture, in suites that tell
+PICTURED = "picture"  # the group of rows that have a picture, in suites that distinguish them
 Scoring = Literal["mean", "pictured", "pope", "mme", "grouped", "hallusion", "constraints"]
 
 
@@ -47,7 +47,7 @@ def subset_of(sample_id: str) -> str:
 
 
 def group_of(sample_id: str) -> str:
-    """Subset and group of a row: rows with the same one are looked at together."""
+    """Subset and group of a row: rows with the same one are scored together."""
     return sample_id.rpartition("/")[0]
 
 
@@ -58,7 +58,7 @@ def write_suite_json(folder: Path, name: str, *, scoring: Scoring, max_new_token
 
 
 def open_suite(folder: Path) -> Suite:
-    """The suite that `folder` holds, every shard compared with its checksum; raises `DataError`."""
+    """The suite in `folder`, every shard compared with its checksum; raises `DataError`."""
     path = folder / "suite.json"
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What to know about the texts of rows before any model sees them: names of special tokens, answers that are long."""
+"""Checks of texts that need no model: names of special tokens, and answers that are longer than replies may be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPECIAL = re.compile("|".join([*map(re.escape, _NAMES), r"<\|[A-Za-z0-9_/-]{1,4
 
 
 def special_tokens(row: Row) -> set[str]:
-    """Names of special tokens that stand in what users wrote; the picture's own placeholder is none."""
+    """Names of special tokens in what users wrote, apart from the picture's own placeholder."""
     texts = [turn.text for turn in row.turns]
     if row.image is not None or row.width is not None:
         at = next((at for at, turn in enumerate(row.turns) if turn.speaker == "human" and IMAGE_TOKEN in turn.text), 0)
@@ -30,7 +30,7 @@ def special_tokens(row: Row) -> set[str]:
 
 @dataclass(kw_only=True)
 class TextFacts:
-    """What the texts of one split hold."""
+    """Counts over the texts of one split."""
 
     rows: int = 0
     special_rows: int = 0
@@ -60,7 +60,7 @@ class TextFacts:
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know, as sentences without their subject."""
+        """What a user should know, as sentences without a period."""
         said: list[str] = []
         if self.special_rows:
             names = ", ".join(f"{name} {count:,}" for name, count in sorted(self.special.items(), key=_by_count))

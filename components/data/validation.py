@@ -47,7 +47,7 @@ def cut(split: Split, share: float, root: Path) -> tuple[Split, Split]:
 
 
 def _held(split: Split, share: float) -> list[bool]:
-    """Of every row in stored order: is it held back? Raises `DataError` where either side would be empty."""
+    """Whether each row, in stored order, is held back. Raises `DataError` when either side would be empty."""
     held = [held_back(row, share) for row in split.rows()]
     if all(held) or not any(held):
         raise DataError(

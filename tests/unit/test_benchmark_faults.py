@@ -32,8 +32,8 @@ def root(tmp_path: Path) -> Path:
 
 CHANGES: list[tuple[str, dict[str, object], str, str]] = [
     ("no answer", {"label": None}, "empty answer", "label"),
-    ("empty answer", {"label": "  "}, "empty answer", "holds no answer"),
-    ("empty list", {"label": []}, "empty answer", "holds no answer"),
+    ("empty answer", {"label": "  "}, "empty answer", "has no answer"),
+    ("empty list", {"label": []}, "empty answer", "has no answer"),
     ("no question", {"query": ""}, "wrong field", '"query"'),
     ("image of a wrong kind", {"imgname": 7}, "wrong field", '"imgname"'),
     ("missing image", {"imgname": "none.png"}, "missing image", "none.png is missing"),

@@ -188,7 +188,7 @@ def test_a_changed_test_part_has_training_rows_compared_again(tmp_path: Path) ->
 def test_other_folders_are_not_replaced(root: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds no prepared stream"):
+    with pytest.raises(ConfigError, match="is not a prepared stream"):
         prepare_benchmark(CHARTS, root, tmp_path / "out")
     with pytest.raises(ConfigError, match="is no folder"):
         prepare_benchmark(CHARTS, tmp_path / "none", tmp_path / "new")

@@ -87,7 +87,7 @@ def test_a_prepared_folder_opens_by_path(stream: TaskStream, data_dir: Path, tmp
 
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds no prepared stream"):
+    with pytest.raises(ConfigError, match="is not a prepared stream"):
         write_generated_stream(StreamConfig(size="nano", order=("iconqa",)), tmp_path)
     assert (tmp_path / "letters.txt").read_text() == "mine"
 

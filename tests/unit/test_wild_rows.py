@@ -190,7 +190,7 @@ def test_every_layout_of_a_picture_is_the_same_row(tmp_path: Path, layout: str) 
     report, (row,) = prepared(tmp_path, json.dumps([WITH_PICTURE[layout]]), max_broken=0.0)
     assert (row.turns[0].text, row.answers) == ("<image>\nWhat?", ("A",))
     assert row.image == (tmp_path / "img" / "a.png").read_bytes()
-    assert not report.faults
+    assert not report.kinds
     assert not report.files[0].fields
 
 
@@ -208,7 +208,7 @@ def test_a_text_about_tags_is_a_text(tmp_path: Path, text: str) -> None:
     items: list[Item] = [{"id": "1", "conversations": talk(text, code)}, {"messages": messages(text, code)}]
     report, rows = prepared(tmp_path, json.dumps(items), max_broken=0.0)
     assert [[turn.text for turn in row.turns] for row in rows] == [[text, code]] * 2
-    assert not report.faults
+    assert not report.kinds
 
 
 def test_a_picture_in_a_data_uri_is_the_rows(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_fields_that_mean_nothing_are_counted(tmp_path: Path) -> None:
     ]
     report, _ = prepared(tmp_path, json.dumps(items))
     assert dict(report.files[0].fields) == {"topic": 2, "mood of a turn": 1}
-    assert not report.faults
+    assert not report.kinds
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["files"][0]["fields_not_read"] == {"topic": 2, "mood of a turn": 1}
     assert any("topic 2, mood of a turn 1" in remark for remark in written["remarks"])
@@ -431,7 +431,7 @@ def test_a_picture_inside_a_message_is_the_rows(tmp_path: Path) -> None:
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([{"messages": messages(parts, answer)}]), file)
     report, (row,) = prepared(tmp_path, file.getvalue(), name="train.parquet")
-    assert not report.faults
+    assert not report.kinds
     assert (row.image, row.width, row.height) == (data.getvalue(), 7, 9)
     assert [turn.text for turn in row.turns] == ["<image>\nWhat?", "A"]
 
@@ -549,7 +549,7 @@ def test_rows_have_the_size_of_what_is_learned(tmp_path: Path, orientation: str,
     else:
         assert row.image == data
         assert dict(report.files[0].pictures) == {"turned": 1}
-    assert not report.faults
+    assert not report.kinds
 
 
 def test_a_published_suite_and_stream_are_turned_or_left_too(tmp_path: Path) -> None:
@@ -623,7 +623,7 @@ BROKEN_TEXTS: dict[str, tuple[object, str]] = {
     "a byte that is no text": ([SOUND.encode().replace(b"Q", b"\xe9"), SOUND.encode()], "byte 0xe9"),
     "a field twice": ([TWICE, SOUND], "'value' twice"),
     "half a character": ([HALF, SOUND], "half of an escaped character"),
-    "more behind the list": ([f"{SOUND} {SOUND}", SOUND], "more stands behind its end"),
+    "more behind the list": ([f"{SOUND} {SOUND}", SOUND], "more follows its end"),
 }  # fmt: skip
 
 

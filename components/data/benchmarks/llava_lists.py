@@ -6,7 +6,7 @@ besides, which is the reference, and `size`, the picture's width and height; som
 training items.
 
 Ids of training lists often name the picture, not the row (UCIT: 20,559 ids for 40,000 VizWiz rows). There, a repeated
-id is given a number behind "~". In test lists predictions are joined by id, so a repeated one is a fault.
+id gets "~" and a number appended. In test lists predictions are joined by id, so a repeated one is an error.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def list_items(
 
 
 def _stated_size(item: dict[str, object]) -> tuple[int, int] | None:
-    """Width and height as the item tells them, as `size` or by name; None when it does not, or not as whole numbers."""
+    """Width and height as the item states them, as `size` or by name; None unless both are whole numbers."""
     size = item.get("size", [item.get("width"), item.get("height")])
     if not isinstance(size, list) or len(size) != len(("width", "height")):
         return None

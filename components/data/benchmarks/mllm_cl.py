@@ -30,7 +30,7 @@ from components.metrics.released.mllm import CHOICE_PICTURES, FORMULA, LISTED
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
 GET = "huggingface.co/datasets/MLLM-CL/MLLM-CL"
-# What tells the kinds of rows that the released scripts score differently.
+# What marks the kinds of rows that the released scripts score differently.
 LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,APP}/ and {OCR,Math,VP,APP}_test/"
 
 

@@ -90,5 +90,5 @@ def _picture(item: dict[str, object]) -> bytes:
     image = item.get("image")
     data = image.get("bytes") if isinstance(image, dict) else None
     if not isinstance(data, bytes) or not data:
-        raise ItemError("missing image", "the column image holds no bytes")
+        raise ItemError("missing image", "the column image has no bytes")
     return data

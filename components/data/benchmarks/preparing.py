@@ -4,8 +4,8 @@ Every source is read twice. The first pass reads annotations only and decides wh
 and decodes their pictures and writes them shard by shard. Nothing but the annotation file, where it is one JSON
 object, a few rows per worker, and a digest and name of every picture of one split is in memory.
 
-A preparation that was interrupted goes on: splits that were written whole and without a fault are kept beside the
-output until the same command, over the same annotations, ends. Pictures that changed in between are not noticed.
+An interrupted preparation can be resumed: splits that were written whole and without problems are kept beside the
+output until the same command, over the same annotations, ends. Pictures that changed in between go unnoticed.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _TaskPreparation:
         return hashlib.sha256(parts + compared).hexdigest()
 
     def _kept(self, side: Side, selection: Selection, report: FileReport) -> bool:
-        """Take over a split that an earlier call wrote whole from the same annotations, if there is one."""
+        """Reuse a split that an earlier call wrote whole from the same annotations, if there is one."""
         mark = self._mark(side)
         if not mark.is_file() or mark.read_text(encoding="utf-8") != self._state(side, selection):
             return False
@@ -169,7 +169,7 @@ class _TaskPreparation:
         items = selected(self._items(side), selection, self.stream, self.task, side)
         check = partial(check_item, context=SplitContext.of(self.root, self.task, side, self.orientation))
         part = self.task.part(side)
-        faults = report.counts.total()
+        before = report.counts.total()
         card: dict[str, object] = {
             "name": f"{self.stream.name}/{self.task.name}",
             "spec": self.stream.digest,
@@ -183,7 +183,7 @@ class _TaskPreparation:
         }
         rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
-        if report.counts.total() == faults and not report.notes:
+        if report.counts.total() == before and not report.notes:
             self._mark(side).write_text(self._state(side, selection), encoding="utf-8")
         return split
 
@@ -205,13 +205,13 @@ class _TaskPreparation:
 
 
 def _compare(report: FileReport, part: PartSpec) -> None:
-    """Note a source that has not its published size, or too few rows for the specification."""
+    """Note a source without its published size, or with too few rows for the specification."""
 
     def note(detail: str) -> None:
         report.note(Problem(kind="count", file=report.file, row=None, detail=detail))
 
     report.note_size()
     if part.use is not None and not part.published and report.rows < part.use:
-        note(f"the source holds {report.rows:,} rows, the specification takes {part.use:,}")
+        note(f"the source has {report.rows:,} rows, the specification takes {part.use:,}")
     if report.missed:
         note(f"{report.missed:,} of the {report.chosen or 0:,} rows that the specification takes could not be read")

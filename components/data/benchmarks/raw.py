@@ -36,24 +36,24 @@ class RawItem:
     """Annotation file below the root, and `number` the item in it, from 1."""
     number: int
     images: tuple[str, ...] = ()
-    """Paths below the root where the picture may lie; the first that is there counts. None for a row without one."""
+    """Paths below the root where the picture may be; the first that exists counts. Empty for a row without one."""
     choices: tuple[str, ...] = ()
     """Paths of pictures to choose from; they are put below the picture, from left to right."""
     data: bytes | None = None
     """The encoded picture, of a release that holds pictures inside its tables."""
     stated: Size | None = None
-    """Width and height of the picture, where the annotation tells them."""
+    """Width and height of the picture, where the annotation states them."""
     metric: str = ""
-    """Of a release whose rows are scored differently: this row's metric in the place of the task's."""
+    """Of a release whose rows are scored differently: this row's metric instead of the task's."""
     note: tuple[str, str] | None = None
-    """A kind and a sentence that the report tells of this row, which stays."""
+    """A kind and a sentence for the report about this row, which is kept."""
     repeated: bool = False
     """The id was used before in a release whose ids name pictures; this row got a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitContext:
-    """Where items of one split come from and what they are to become."""
+    """What the items of one split have in common: where they come from and the split that they become."""
 
     root: Path
     task: str
@@ -140,7 +140,7 @@ def question_keys(row: Row) -> tuple[bytes, ...]:
 
 
 def _picture(item: RawItem, context: SplitContext) -> tuple[Picture | None, str]:
-    """The picture and its file below the root (empty for one without a file of its own)."""
+    """The picture and its file below the root (empty for a picture without its own file)."""
     if item.data is not None:
         return proved(item.data, f"of item {item.item_id}", context.orientation), ""
     if not item.images:
@@ -170,13 +170,13 @@ def _first_there(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _notes(item: RawItem, context: SplitContext, size: Size | None) -> tuple[Problem, ...]:
-    told: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
     if item.note is not None:
         kind, detail = item.note
-        told = (Problem(kind=kind, file=item.file, row=item.number, detail=detail),)
+        notes = (Problem(kind=kind, file=item.file, row=item.number, detail=detail),)
     if size is None:
-        return told
-    return (*told, *_wrong_size(item, size), *(_box_outside(item, context.boxes, size) if context.boxes else ()))
+        return notes
+    return (*notes, *_wrong_size(item, size), *(_box_outside(item, context.boxes, size) if context.boxes else ()))
 
 
 def _wrong_size(item: RawItem, size: Size) -> Iterator[Problem]:

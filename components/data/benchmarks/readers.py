@@ -16,7 +16,7 @@ Reader = Callable[[Path, TaskSpec, Side], Iterator[RawItem | Problem]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseReader:
-    """A release: its reader, which raises `DataError` at the call when files are missing, its licence and its place."""
+    """A release: its licence, where to get it, and its reader, which raises `DataError` at once for missing files."""
 
     read: Reader
     licence: str

@@ -1,4 +1,4 @@
-"""Finding a release's files below the root, and the texts of its fields; one sentence when it is not there."""
+"""Finding a release's files below the root and reading its fields, with one sentence for what is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find(root: Path, names: Iterable[str], layout: str) -> str:
         for path in sorted((root / folder).glob(last)) if "*" in last else [root / name]:
             if path.exists():
                 return path.relative_to(root).as_posix()
-    raise DataError(f"{root} holds none of {', '.join(names)}; expected is {layout}.")
+    raise DataError(f"{root} has none of {', '.join(names)}; expected is {layout}.")
 
 
 def below(folder: str, name: str) -> str:
@@ -29,7 +29,7 @@ def below(folder: str, name: str) -> str:
 
 
 def roots(*names: str) -> tuple[str, ...]:
-    """Prefixes of folders where a release may lie: each of `names`, or the root itself."""
+    """Prefixes of folders where a release may be: each of `names`, or the root itself."""
     return (*(f"{name}/" for name in names), "")
 
 
@@ -59,7 +59,7 @@ def id_of(item: dict[str, object], *keys: str) -> str:
 def answers_of(item: dict[str, object], *keys: str) -> tuple[str, ...]:
     """Accepted answers in the first of the fields `keys` that is there: a text, a number, or a list of them.
 
-    Releases drift between these forms. Raises `ItemError` when there is none, or an empty one.
+    Releases vary between these forms. Raises `ItemError` when there is no answer, or an empty one.
     """
     value = next((item[key] for key in keys if item.get(key) is not None), None)
     given = value if isinstance(value, list) else [value]
@@ -69,5 +69,5 @@ def answers_of(item: dict[str, object], *keys: str) -> tuple[str, ...]:
             raise ItemError("empty answer", f'"{keys[0]}" must hold at least one text, this is {value!r:.60}')
         answers.append(str(one).strip())
     if not answers or not all(answers):
-        raise ItemError("empty answer", f'"{keys[0]}" holds no answer or an empty one')
+        raise ItemError("empty answer", f'"{keys[0]}" has no answer or an empty one')
     return tuple(answers)

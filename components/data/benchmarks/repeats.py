@@ -1,4 +1,4 @@
-"""Pictures that lie in a release twice: the same bytes under several names within one split."""
+"""Pictures that a release has twice: the same bytes under several names within one split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from components.data.problems import Problem
 
 @dataclass(kw_only=True)
 class RepeatedPictures:
-    """Remembers the pictures of one split by a digest of their bytes; each surplus file is told once.
+    """Remembers the pictures of one split by a digest of their bytes; each surplus file is reported once.
 
     Several questions about one file are no repetition, nor is one file under two spellings of its path.
     """
 
     first: dict[bytes, str] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
     def notes(self, one: Checked) -> Iterator[Problem]:
         """A note when the row's picture has the bytes of an earlier one with another name."""
@@ -25,8 +25,8 @@ class RepeatedPictures:
             return
         digest, name = one.picture
         earlier = self.first.setdefault(digest, name)
-        if name == earlier or name in self.told:
+        if name == earlier or name in self.reported:
             return
-        self.told.add(name)
+        self.reported.add(name)
         detail = f"the picture {name} has the same bytes as {earlier}"
         yield Problem(kind="duplicate picture", file=one.file, row=one.number, detail=detail)

@@ -41,7 +41,7 @@ def distinct(items: Iterable[RawItem | Problem]) -> Iterator[RawItem | Problem]:
 
 
 def counted(items: Iterable[RawItem | Problem], report: FileReport) -> Iterator[RawItem | Problem]:
-    """The same items; `report` gets their number, what cannot be read, a file that breaks off, and if they show any."""
+    """The same items; `report` gets their number, unreadable ones, a file that breaks off, and if any has a picture."""
     last: RawItem | Problem | None = None
     for item in items:
         report.rows += 1
@@ -67,7 +67,7 @@ def _cut(last: RawItem | Problem) -> str:
 def select(
     items: Iterable[RawItem | Problem], stream: StreamSpec, task: TaskSpec, side: Side, report: FileReport
 ) -> Selection:
-    """Read a source to its end; `report` gets its size, its faults and how many items are used."""
+    """Read a source to its end; `report` gets its size, its problems and how many items are used."""
     use = task.part(side).use
     smallest: list[int] = []  # a heap of the used ranks, negated: its first is the largest
     digest = hashlib.sha256()

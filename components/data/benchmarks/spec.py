@@ -1,8 +1,8 @@
 """What a published stream is, to the last row: tasks in order, where their rows come from, how many are used and which.
 
 COAST was never released and its counts were never published, CoIN's published figures come from subsets whose ids are
-not known. So each stream here is pinned by a specification of our own: whoever prepares the same stream from the same
-releases gets the same rows. Its digest is the SHA-256 of its canonical JSON (sorted keys, no spaces, UTF-8), and goes
+not known. So each stream here is pinned by a specification of our own: preparing the same stream from the same
+releases gives the same rows. Its digest is the SHA-256 of its canonical JSON (sorted keys, no spaces, UTF-8), and goes
 into every manifest's card.
 
 Two rules belong to the format `littoral-spec/1`:
@@ -106,9 +106,9 @@ class StreamSpec:
         return replace(self, name=name, tasks=tuple(tasks[task] for task in order))
 
     def part(self, names: Sequence[str]) -> StreamSpec:
-        """Some tasks, in this stream's order, as a stream of another name: its figures are none of the whole one's.
+        """Some tasks, in this stream's order, as a stream of another name: its figures are not those of the whole.
 
-        All of the tasks are the stream itself. Raises `ConfigError` for a name that it has not.
+        All of the tasks are the stream itself. Raises `ConfigError` for an unknown name.
         """
         for name in names:
             if name not in self.task_names:
@@ -121,7 +121,7 @@ class StreamSpec:
 
 
 def rank(seed: int, task: str, side: Side, item_id: str) -> int:
-    """Where an item stands in the draw: a number below 2**128, the smallest are used."""
+    """The rank of an item in the selection, below 2**128; the smallest are used."""
     text = "\0".join((str(seed), task, side, item_id))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 

@@ -73,7 +73,7 @@ def read_vqacl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pro
 
 
 def _accepted(item: dict[str, object]) -> tuple[str, ...]:
-    """What three people answered or more, the most frequent first; where there is none, the most frequent answer."""
+    """Answers given by three people or more, the most frequent first; without any, the most frequent answer."""
     given, label = item.get("answers"), item.get("label")
     if isinstance(given, list) and given:
         said = [one.get("answer") if isinstance(one, dict) else one for one in given]

@@ -1,4 +1,4 @@
-"""Where the generated tasks' facts come from: tables inside installed packages, each row in one partition for good.
+"""Where the generated tasks' facts come from: tables inside installed packages, each row always in the same partition.
 
 Every source row (a country-year, an order line, a slice block, an emoji) belongs to exactly one of align, train and
 test, so no split can leak into another. Tables are read straight from the packages' files: importing bokeh_sampledata

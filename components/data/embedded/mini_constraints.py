@@ -38,7 +38,7 @@ _STEPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """An instruction, what it may ask for besides, and a reply that fulfils whatever of that is asked."""
+    """An instruction, what it may also ask for, and a reply that meets all of that."""
 
     task: str
     offers: tuple[tuple[str, Constraint], ...]  # how the instruction says it, and the constraint; the first is kept

@@ -2,7 +2,7 @@
 
 | file | its range |
 |---|---|
-| TIFF | SMinSampleValue to SMaxSampleValue, or MinSampleValue to MaxSampleValue, where no value lies outside |
+| TIFF | SMinSampleValue to SMaxSampleValue, or MinSampleValue to MaxSampleValue, where no value is outside |
 | TIFF of 12 bits | BitsPerSample |
 | PNG with sBIT below 16 | the 16 bits when values were scaled to them as PNG asks, else the bits that sBIT names |
 | JPEG 2000, PGM | what their header says; Pillow has scaled the values to 16 bits |

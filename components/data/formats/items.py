@@ -42,9 +42,9 @@ def distinct_items(
 ) -> Iterator[Numbered]:
     """The same items, under LLaVA's names where they have them; an id that was used before is an error or renewed.
 
-    A renewed id gets a number behind "~", as in the published benchmarks, and `renewed` is called. With "auto", items
-    that say something else than the earlier one are renewed, and the same item again is an error. `where` names where
-    an item of a number was found. Memory: 16 bytes for each item, twice as many with "auto".
+    A renewed id ends in "~" and a number, as in the published benchmarks, and `renewed` is called. With "auto", items
+    whose content differs from the earlier one are renewed, and the same item again is an error. `where` says where the
+    item of a number was found. Memory: 16 bytes for each item, twice as many with "auto".
     """
     seen, said = SeenIds(), SeenIds()
     times: dict[str, int] = {}  # of ids that were used before
@@ -66,7 +66,7 @@ def distinct_items(
             continue
         if first is not None:
             renewed()
-        while first is not None:  # somebody may have written the new id, too
+        while first is not None:  # the new id may occur in the file too
             times[given] = times.get(given, 1) + 1
             sample_id = f"{given}~{times[given]}"
             first = seen.first_use(sample_id, number)
@@ -89,7 +89,7 @@ class ReadItem:
     number: int
     found: Row | ItemError
     unread: tuple[str, ...] = ()
-    """Its fields that mean nothing here."""
+    """Its fields that are ignored."""
     picture: tuple[str, ...] = ()
     """What was done to its picture: keys of `quality.checks.DONE`."""
 

@@ -34,7 +34,7 @@ def iter_items(where: Path | Location, remark: Callable[[int, str], None] = lamb
     """Number and parsed value of every item of a JSON or JSONL file, or why it cannot be parsed.
 
     While every value is an object on a line of its own, numbers are those of the lines; else items are counted. An item
-    whose text is not UTF-8 is a fault of that item. `remark` is told once, with an item's number, that a list is not
+    whose text is not UTF-8 is an error of that item. `remark` is told once, with an item's number, that a list is not
     all that the file holds. Raises `DataError` when the file cannot be opened.
     """
     location = here(where) if isinstance(where, Path) else where
@@ -51,7 +51,7 @@ def parsed(text: str, name: str) -> object:
     try:
         value, end = _Decoder().value(text)
         if end < len(text):
-            raise ValueError("more stands behind its end")
+            raise ValueError("more follows its end")
     except UNREADABLE as error:
         raise ItemError("broken JSON", f"{name} is not JSON ({why_unreadable(error)})") from error
     found = value if isinstance(value, ItemError) else readable(text, value)
@@ -68,7 +68,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 class _Decoder:
-    """JSON values. Of a field that stands in an object twice only the last would be seen, so it is a fault."""
+    """JSON values. A field that an object has twice is an error: only the last one would be seen."""
 
     def __init__(self) -> None:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
@@ -116,7 +116,7 @@ class _Buffer:
         return used
 
     def skip(self, gap: re.Pattern[str]) -> str:
-        """Use a gap and return the character behind it, which stays; "" at the end of the file."""
+        """Skip a gap and return the next character without using it; "" at the end of the file."""
         while True:
             found = gap.match(self.text, self.position)
             self.use(found.end() if found else self.position)
@@ -149,7 +149,7 @@ class _Values:
         lists = 0
         while start := self._buffer.skip(_COMMA if self._number else _SPACE):
             if self._remark is not None and (lists or (start == "[" and self._number)):
-                self._remark(self._number + 1, "more stands here, behind a list or object; it was read, too")
+                self._remark(self._number + 1, "more follows a list or object here; it was read too")
                 self._remark = None
             lists += start == "["
             if start == "[":
@@ -180,7 +180,7 @@ class _Values:
             yield from self._found(json.dumps(item, ensure_ascii=False) if suspect else "", item)
 
     def _list(self) -> Iterator[Numbered]:
-        """The items of a list whose opening bracket was used; returns whether the file can be read on behind it."""
+        """The items of a list whose opening bracket was used; returns whether the rest of the file can be read."""
         buffer, size, gap = self._buffer, _CHUNK, _SPACE
         while True:
             if buffer.skip(gap) == "]":
@@ -206,7 +206,7 @@ class _Values:
         return ItemError(stray.kind if stray else "broken JSON", stray.detail if stray else detail, rest_lost=True)
 
     def _value(self) -> Iterator[Numbered]:
-        """What stands at this place outside a list: a value, or a line that is none."""
+        """What is at this position outside a list: a value, or a line that is not one."""
         buffer, number, more_lines = self._buffer, self._buffer.lines + 1, 1
         first = size = buffer.line()
         while True:
@@ -230,12 +230,12 @@ class _Values:
         rest = buffer.line()
         behind = buffer.text[buffer.position : buffer.position + rest].lstrip(" \t\r\ufeff,")
         if behind and behind[0] not in "[{\n":
-            detail = f"behind the value stands {behind.strip()!r:.40}, which is not JSON"
+            detail = f"the value is followed by {behind.strip()!r:.40}, which is not JSON"
             yield self._next(), _stray_byte(buffer.use(buffer.position + rest)) or ItemError("broken JSON", detail)
 
 
 def _inside(value: object) -> list[object] | None:
-    """The items of a value that is none itself but holds them: a list of them, or an object around one such list.
+    """The items inside a value that is not an item itself: a list of them, or an object around one such list.
 
     Raises `ItemError` for an object around several lists of objects, of which one cannot be chosen.
     """
@@ -253,7 +253,7 @@ def _inside(value: object) -> list[object] | None:
 
 
 def _is_group(value: list[object]) -> bool:
-    """Whether the elements of a list are items, right or wrong; an empty one has none. Turns are none."""
+    """Whether the elements of a list are items, right or wrong, and not turns; an empty list has none."""
     if not value or any(_is_item(item) or isinstance(item, list) for item in value):
         return True
     objects = [item for item in value if isinstance(item, dict)]

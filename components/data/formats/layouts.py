@@ -15,8 +15,8 @@
 An answer that is only context says so in its turn: `loss` or `loss_scale` (ms-swift), `weight` (OpenAI), `train` or
 `training` (axolotl); false is 0, true 1.
 
-Nothing is guessed and no content is passed over: a system text, a second picture, a video or tools, which a row cannot
-hold, are named and the item left out. `unread` names all other fields that mean nothing here.
+Nothing is guessed and no content is dropped silently: an item with a system text, a second picture, a video or tools,
+which a row cannot hold, is left out and reported. `unread` names all other fields that are ignored.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _is_own(item: Item) -> bool:
 
 
 def _is_other(turn: Item) -> bool:
-    """Whether a turn has what LLaVA's turns have not."""
+    """Whether a turn has something that LLaVA's turns do not have."""
     name, text = turn.get("from"), turn.get("value")
     if isinstance(name, str) and name in {*_SPEAKERS, *_SYSTEM_SPEAKERS} - {"human", "gpt"}:
         return True
@@ -245,9 +245,9 @@ def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -
         return text
     pictures += [*shown, *_TAGGED.findall(text)]
     text = _TAGGED.sub(IMAGE_TOKEN, text)
-    found = (
-        _PLACEHOLDERS.search(text) or _AT_END.search(text) or (_PICTURE_TAGS.search(text) if pictured or pictures else None)
-    )
+    found = _PLACEHOLDERS.search(text) or _AT_END.search(text)
+    if found is None and (pictured or pictures):
+        found = _PICTURE_TAGS.search(text)
     if found is None:
         return text
     tag = found.group().strip()
@@ -267,7 +267,7 @@ def _pictures(item: Item) -> Iterator[object]:
 
 
 def _reference(picture: object) -> object:
-    """A picture's bytes, or else its path; or whatever else stands there."""
+    """A picture's bytes, or else its path, or else the value itself."""
     if not isinstance(picture, dict):
         return picture
     named = (picture.get(key) for key in ("bytes", "path", "url"))

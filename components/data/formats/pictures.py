@@ -1,6 +1,6 @@
 """Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole.
 
-What is learned of a picture is its first frame, turned upright as its EXIF orientation says, in RGB of 8 bits: see-
+Learned is the first frame of a picture, turned upright by its EXIF orientation, in RGB of 8 bits: see-
 through parts on white, grey of more bits by the range its file declares (`grey`). The same function opens a picture
 here and when it is learned, so a row's width and height are those of what is learned, and nothing fails later.
 """
@@ -27,7 +27,7 @@ from components.data.problems import ItemError
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 Orientation = Literal["apply", "leave"]
-"""Whether pictures are turned upright as EXIF says, or learned as they are stored."""
+"""Whether pictures are turned upright by their EXIF orientation, or learned as stored."""
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
 _ADDRESS = re.compile(r"(?:https?|ftp|s3|gs)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -46,7 +46,7 @@ _GAP = 16  # pixels between the pictures of a sheet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A whole picture: its encoded bytes, and width and height of what is learned of it."""
+    """A whole picture: its encoded bytes, and width and height as learned."""
 
     data: bytes
     size: tuple[int, int]
@@ -125,7 +125,7 @@ def proved(data: bytes, name: str, orientation: Orientation = "apply") -> Pictur
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
-    """What is learned of the picture that `data` encodes; raises `ItemError` naming it by `name`."""
+    """The picture that `data` encodes, as it is learned; raises `ItemError` naming it by `name`."""
     return _named(data, name, "apply")[0]
 
 
@@ -139,7 +139,7 @@ def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Imag
 
 
 def open_image(data: bytes, *, sample_id: str) -> Image.Image:
-    """What is learned of a row's picture, in RGB; raises `DataError` naming `sample_id` when it is broken."""
+    """A row's picture as it is learned, in RGB; raises `DataError` naming `sample_id` when it is broken."""
     try:
         return _learned(data, "apply")[0]
     except PICTURE_ERRORS as error:
@@ -147,7 +147,7 @@ def open_image(data: bytes, *, sample_id: str) -> Image.Image:
 
 
 def small_image(data: bytes, side: int) -> Image.Image:
-    """What is learned of a picture, decoded at once to not much more than `side` pixels where its format can do that.
+    """A picture as it is learned, decoded at once to not much more than `side` pixels where its format can do that.
 
     Raises one of `PICTURE_ERRORS`.
     """
@@ -191,7 +191,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded picture, 1 to 8; 1 where there is none that can be read."""
+    """The EXIF orientation of a loaded picture, 1 to 8; 1 where it is missing or unreadable."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except PICTURE_ERRORS:

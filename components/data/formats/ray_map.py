@@ -2,7 +2,7 @@
 
 Items go out in windows, so that neither they nor the pictures that come back are ever all in memory; a window is one
 execution of Ray Data, its blocks come back in order, and the same code writes the same shards as without Ray. What
-travels is pickled from process to process. Pictures must lie where every node finds them: a shared folder or a URI.
+travels is pickled from process to process. Pictures must be where every node finds them: a shared folder or a URI.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class Reading:
 def open_source(
     location: Location, split: str, *, given: Format | None = None, instruction: str | None = None
 ) -> Source:
-    """The files behind `location`, which must be there; `split` is looked for in a folder of several splits.
+    """The files of `location`, which must exist; `split` is looked for in a folder of several splits.
 
     Raises `DataError` when there is nothing, or nothing of a known format.
     """
@@ -152,7 +152,7 @@ def _saved_files(folder: Location, split: str, names: list[str]) -> list[Locatio
     files = [file.get("filename") if isinstance(file, dict) else None for file in described]
     for name in files:
         if not isinstance(name, str) or PurePosixPath(name).name != name or name == "..":
-            raise DataError(f"{folder.shown}/state.json names the file {name!r}; it must lie beside it.")
+            raise DataError(f"{folder.shown}/state.json names the file {name!r}; it must be beside it.")
     return [folder.below(str(name)) for name in files]
 
 

@@ -1,4 +1,4 @@
-"""Where files lie: a path of this machine, or a URI of any file system that pyarrow or fsspec knows.
+"""Where files are: a path of this machine, or a URI of any file system that pyarrow or fsspec knows.
 
 `s3://bucket/folder`, `gs://`, `hdfs://` and `file://` are pyarrow's own; any other scheme is fsspec's. Credentials come
 from where the file system looks for them (environment, profile, instance); an S3-compatible store is named by
@@ -66,7 +66,7 @@ class Location:
         try:
             return cast(Sequence[fs.FileInfo], self.filesystem.get_file_info([self.path]))[0]
         except OSError as error:
-            raise DataError(f"{self.shown} cannot be looked at ({reason(error)}).") from None
+            raise DataError(f"{self.shown} cannot be read ({reason(error)}).") from None
 
     def listing(self, *, recursive: bool = False) -> list[fs.FileInfo]:
         """What the folder holds, by path; raises `DataError`."""
@@ -81,7 +81,7 @@ class Location:
         return cast(BinaryIO, self.filesystem.open_input_stream(self.path, buffer_size=_PIECE))
 
     def matches(self) -> list[Location]:
-        """The files that a pattern names: `*` for any text and {000..003} for numbers, in the last part of the path.
+        """The files that a pattern matches: `*` for any text and {000..003} for numbers, in the last part of the path.
 
         Raises `DataError` when a named one is missing or none is there.
         """
@@ -103,7 +103,7 @@ class Location:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a file's name stands for several."""
+    """Whether a file's name is a pattern for several files."""
     return "*" in name or _RANGE.search(name) is not None
 
 

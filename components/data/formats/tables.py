@@ -28,7 +28,7 @@ _PIECE = 1 << 20  # bytes of a column read at a time
 
 
 def parquet_rows(location: Location) -> Iterator[Numbered]:
-    """Number and item of every row of a Parquet file. Raises `DataError` when it is none, or names no conversation."""
+    """Number and item of every row of a Parquet file. Raises `DataError` for other files and missing columns."""
     with _parquet(location) as table:
         columns = _known(table.schema_arrow, location)
         yield from _numbered(table.iter_batches(_ROWS, columns=columns))
@@ -124,7 +124,7 @@ def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
 
 
 def _records(batch: pa.RecordBatch) -> Iterable[dict[str, object] | ItemError]:
-    """The rows of a batch; one whose texts are not UTF-8, which nothing checks when a table is written, is a fault."""
+    """The rows of a batch; one whose texts are not UTF-8, which nothing checks when a table is written, is an error."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError as error:

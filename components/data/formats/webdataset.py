@@ -1,6 +1,6 @@
 """WebDataset shards sample by sample: tar archives read from start to end, nothing of them ever written to disk.
 
-Members that stand together and share their path up to the first dot of the name are one sample: a `.json` with an item
+Neighbouring members that share their path up to the first dot of the name are one sample: a `.json` with an item
 of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and at most one picture. Members with
 other endings are not read, and counted as fields of their ending; sound and film, links and devices are refused. A
 sample without an id is named SHARD/KEY.
@@ -124,7 +124,7 @@ def _item(sample: _Sample, shard: str, instruction: str | None) -> dict[str, obj
 
 
 def _told(sample: _Sample, instruction: str | None) -> dict[str, object]:
-    """What the sample's texts say: its .json; or its .txt, beside a .json that only tells of it."""
+    """The sample's item: its .json, or its .txt beside a .json that only describes it."""
     texts = {name: _decoded(sample, name) for name in _TEXTS if name in sample.members}
     if not texts:
         raise ItemError("missing field", f"the sample {sample.key} has neither a .json nor a .txt")

@@ -1,4 +1,4 @@
-"""What every kind of fault means and what to do about it: the words of a preparation's report."""
+"""What every kind of problem means and what to do about it, for a preparation's report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One kind of fault."""
+    """One kind of problem."""
 
     meaning: str
     advice: str
@@ -16,7 +16,7 @@ class Explanation:
 
 
 UNEXPLAINED = Explanation(
-    meaning="This kind of fault has no explanation yet.", advice="Read what the problems below say of it."
+    meaning="This kind of problem has no explanation yet.", advice="Read what the problems below say of it."
 )
 
 
@@ -29,7 +29,7 @@ DONE: dict[str, str] = {  # to pictures before they are learned
 
 
 def explained(kind: str) -> Explanation | None:
-    """What is known about a kind of fault."""
+    """What is known about a kind of problem."""
     return EXPLANATIONS.get(kind)
 
 
@@ -39,12 +39,12 @@ def _of(meaning: str, advice: str, own: str = "") -> Explanation:
 
 EXPLANATIONS: dict[str, Explanation] = {
     "answer does not fit": _of(
-        "No reply could score on this answer under the task's metric: yes_no needs yes or no, iou needs a box.",
+        "No reply could score on this answer with the task's metric: yes_no needs yes or no, iou needs a box.",
         "Correct the answer, or give the task another metric.",
     ),
     "box outside": _of(
         "A box in the texts leaves the picture or is turned over.",
-        "Check whether boxes are relative to the picture or to the padded square; a few are the release's own faults.",
+        "Check whether boxes are relative to the picture or to the padded square; a few are the release's own errors.",
     ),
     "broken JSON": _of(
         "The line is not JSON, or the list is not from there on; what follows in a list cannot be read.",
@@ -57,17 +57,17 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Replace the picture with a whole one, or remove the row.",
     ),
     "count": _of(
-        "The source has not the size that its publishers or the specification name, or rows of the draw are missing.",
+        "The source does not have its published or specified size, or selected rows are missing.",
         "Check that the release is complete and the version meant; results are not comparable with published ones.",
     ),
     "duplicate id": _of(
-        "An id was used before in a file whose ids tell rows apart.",
+        "An id occurs twice in a file whose ids must be unique.",
         "Keep one of the rows; predictions are joined by id.",
         'Keep one of the rows, or write ids = "renew" into the stream file; predictions are joined by id.',
     ),
     "duplicate picture": _of(
-        "The same bytes lie under several names within one split; every surplus file is counted once.",
-        "Harmless for training; look whether the questions are repeated too, which would weigh them twice.",
+        "The same picture is stored under several names within one split; every surplus file is counted once.",
+        "Harmless for training; check whether the questions are repeated too, which would count them twice.",
     ),
     "no instruction": _of(
         "A sample of an archive has an answer and does not say what was asked.",
@@ -78,8 +78,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Pack the file itself.",
     ),
     "paired by place": _of(
-        "Reference captions name other pictures than the list, so each row has the references at its own place.",
-        "Compare a few rows with their references; the released scripts pair them so, too.",
+        "Reference captions name other pictures than the list, so rows and references were paired by position.",
+        "Compare a few rows with their references; the released scripts pair them this way too.",
     ),
     "path outside": _of(
         "A member of an archive has a name that leads outside it.",
@@ -87,11 +87,11 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "repeated member": _of(
         "An archive holds two members of one name, and only one can be meant.",
-        "Pack it again with a name of its own for every file.",
+        "Pack it again with a unique name for every file.",
     ),
     "too large": _of(
         "A member of an archive is larger than any sample should be.",
-        "Look at what it is; pack pictures and texts one by one.",
+        "Check what it is; pack pictures and texts one by one.",
     ),
     "empty answer": _of(
         "There is no accepted answer, or an empty one.",
@@ -105,7 +105,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "image outside folder": _of(
         "A picture's path leads out of the picture folder; it was not opened.",
-        "Mistrust the file: correct the path, or leave the row out.",
+        "Do not trust the file: correct the path, or leave the row out.",
     ),
     "leaked": _of(
         "A training row asks a question of the test part about the same picture: its score is partly memory.",
@@ -125,7 +125,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "A row names a picture, but its task names no folder of pictures.",
         'Add images = "FOLDER" to the task in the stream file.',
     ),
-    "no rows": _of("The file holds nothing.", "Download it again, or correct the path in the stream file."),
+    "no rows": _of("The file is empty.", "Download it again, or correct the path in the stream file."),
     "not UTF-8": _of(
         "The row's text cannot be read as UTF-8: it was saved in another encoding or cut inside a character.",
         "Convert the file to UTF-8 from the encoding in which it was saved.",
@@ -142,7 +142,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Move it into the first question, or remove it.",
     ),
     "too many images": _of(
-        "A row shows several pictures; a row here has one.", "Put the pictures together into one, or split the row."
+        "A row shows several pictures; a row here has one.", "Combine the pictures into one, or split the row."
     ),
     "video or audio": _of(
         "A row has a video or a sound, or a tag for one; rows here have a picture at most.",
@@ -157,31 +157,31 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Keep the better answer as the last turn and remove the other fields.",
     ),
     "objects": _of(
-        "A row keeps boxes apart from its texts.",
+        "A row has its boxes outside its texts.",
         "Write the boxes into the texts, as the metric iou reads them: [x1,y1,x2,y2].",
     ),
     "several layouts": _of(
-        "Fields of two layouts stand in one row and say different things, so one would have to be dropped.",
+        "A row has fields of two layouts that say different things, so one would have to be dropped.",
         "Remove the fields that are not meant.",
     ),
     "several lists": _of(
-        "An object holds several lists of rows, of which none is named by the stream file.",
-        "Write each list to a file of its own, and name those that are meant.",
+        "An object has several lists of rows, and none of them is named by the stream file.",
+        "Write each list to its own file, and name those that are meant.",
     ),
     "other picture": _of(
         "A row names its picture in a field that is not read, so it would be learned without.",
         'Call the field "image".',
     ),
     "other placeholder": _of(
-        "A question marks the place of its picture as another model does, which would be learned as text.",
+        "A question marks its picture's position as another model does, which would be learned as text.",
         "Write <image> there, once.",
     ),
     "picture in an answer": _of(
-        "A picture, or its placeholder, stands in an answer; a model that writes text cannot answer so.",
+        "An answer contains a picture or its placeholder; a model that writes text cannot produce one.",
         "Move it into the question, or correct the answer.",
     ),
     "turn weight": _of(
-        "A turn says in a way that cannot be followed whether it is learned.",
+        "A turn states in an unreadable way whether it is learned.",
         'Write "weight": 0 or "loss": false at each answer that is only context, and nothing at questions.',
     ),
     "turn content": _of(
@@ -200,11 +200,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         "An object names a field twice, and JSON keeps only the last.", "Remove the one that is not meant."
     ),
     "lists joined": _of(
-        "A file holds several JSON values where one list is usual: lists written one after the other, or one a line.",
-        "Nothing was lost; look whether the file was put together as you meant it.",
+        "A file has several JSON values where one list is usual: lists written one after the other, or one a line.",
+        "Nothing was lost; check that the file was put together as you meant.",
     ),
     "wrong field": _of(
-        "A field holds another kind of value than it should.",
+        "A field has the wrong kind of value.",
         "Compare the file's layout with the page of its benchmark.",
         "Compare the file with the layouts in components/data/formats/layouts.py.",
     ),

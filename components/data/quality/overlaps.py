@@ -27,7 +27,7 @@ from components.data.rows import Row, Split, plain_instruction
 from components.data.tasks import TaskStream
 
 FIELDS = 8
-STEP = 4  # grey levels that two neighbouring fields must differ by to be told apart
+STEP = 4  # grey levels by which neighbouring fields must differ to count as different
 TOLD_APART = 10  # of 64 pairs of neighbours: a picture with fewer is nearly blank
 EXAMPLES = 3
 _MIX = 0x9E3779B97F4A7C15  # an odd number that spreads bits: a picture's key and a question's become one key
@@ -77,7 +77,7 @@ class Leak(Counts):
 
     @property
     def sentence(self) -> str:
-        """The counts that are not 0, in words."""
+        """The counts that are not 0, as a sentence."""
         counts = (
             (self.pictures, "look like a training picture"),
             (self.questions, "ask a training question"),

@@ -46,7 +46,7 @@ class FileReport:
     unread: int = 0
     """Rows that were lost before it was known whether they are taken: their annotation cannot be read."""
     cut: str = ""
-    """A file that breaks off: nobody knows how many rows are behind."""
+    """A file that breaks off, so that the number of its rows is unknown."""
     pictured: bool = False
     """Whether a row of the source names a picture."""
     pictures: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class FileReport:
         return self.rows if self.chosen is None else self.chosen
 
     @property
-    def faults(self) -> Counter[str]:
+    def found(self) -> Counter[str]:
         """Everything that was found, by kind."""
         return self.counts + self.notes
 
@@ -119,7 +119,7 @@ class FileReport:
         self._list(problem)
 
     def note_size(self) -> None:
-        """Note a source whose size is none of the published ones."""
+        """Note a source that does not have a published size."""
         if self.published and self.rows not in self.published:
             sizes = " or ".join(f"{size:,}" for size in self.published)
             detail = f"the source holds {self.rows:,} rows, published are {sizes}"
@@ -131,8 +131,8 @@ class FileReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One kind of fault in a whole preparation: how often in which splits, what it means and what to do."""
+class ProblemKind:
+    """One kind of problem in a whole preparation: how often in which splits, what it means and what to do."""
 
     kind: str
     count: int
@@ -169,7 +169,7 @@ class ImportReport:
     spec: str | None = None
     """Digest of the specification of a published stream."""
     leaks: tuple[str, ...] | None = None
-    """What test rows share with training rows, a sentence a task; None: nobody looked."""
+    """What test rows share with training rows, one sentence a task; None where this was not checked."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -196,16 +196,16 @@ class ImportReport:
 
     @property
     def state(self) -> Literal["refused", "problems", "shared", "whole", "clean"]:
-        """What the headline says: `shared` when test rows are like training rows, `whole` when nobody looked."""
+        """What the headline says: `shared` when test rows resemble training rows, `whole` when that was not checked."""
         if self.refused is not None:
             return "refused"
-        if self.faults:
+        if self.kinds:
             return "problems"
         return "whole" if self.leaks is None else "shared" if self.leaks else "clean"
 
     @property
     def verdict(self) -> str:
-        """The outcome in one sentence; what test rows share with training rows is told in `leaks`."""
+        """The outcome in one sentence; `leaks` says what test rows share with training rows."""
         if self.refused is not None:
             return f"Refused, nothing was written: {self.refused}."
         rows = sum(file.kept for file in self.files)
@@ -213,21 +213,21 @@ class ImportReport:
         written = f"{rows:,} rows in {len(self.files)} {'split' if len(self.files) == 1 else 'splits'} were written"
         outcome = {
             "problems": f"{self._found()}: {written}, {_rows_were(left)} left out",
-            "shared": f"Test rows are like training rows: {written}, nothing is broken",
-            "whole": f"Nothing is broken: {written}; nobody looked for what splits share",
+            "shared": f"Test rows resemble training rows: {written}, nothing is broken",
+            "whole": f"Nothing is broken: {written}; overlaps between splits were not checked",
             "clean": f"Clean: {written}, nothing is wrong",
         }[self.state]
         return f"{outcome}."
 
     def _found(self) -> str:
-        found = sum(fault.count for fault in self.faults)
-        where = sum(bool(file.faults) for file in self.files)
+        found = sum(kind.count for kind in self.kinds)
+        where = sum(bool(file.found) for file in self.files)
         return f"{found:,} {'problem' if found == 1 else 'problems'} in {where} {'split' if where == 1 else 'splits'}"
 
     @property
-    def faults(self) -> tuple[Fault, ...]:
-        """Every kind of fault that was found, those that cost rows first, then by count."""
-        found: list[Fault] = []
+    def kinds(self) -> tuple[ProblemKind, ...]:
+        """Every kind of problem that was found, those that cost rows first, then by count."""
+        found: list[ProblemKind] = []
         for left_out in (True, False):
             tables = {file.name: file.counts if left_out else file.notes for file in self.files}
             for kind in dict.fromkeys(kind for table in tables.values() for kind in table):
@@ -235,7 +235,7 @@ class ImportReport:
                 known = explained(kind) or UNEXPLAINED
                 count = sum(number for _, number in splits)
                 found.append(
-                    Fault(
+                    ProblemKind(
                         kind=kind,
                         count=count,
                         splits=splits,
@@ -244,7 +244,7 @@ class ImportReport:
                         advice=known.own_advice if self.own and known.own_advice else known.advice,
                     )
                 )
-        return tuple(sorted(found, key=lambda fault: (not fault.left_out, -fault.count, fault.kind)))
+        return tuple(sorted(found, key=lambda kind: (not kind.left_out, -kind.count, kind.kind)))
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ class ImportReport:
         )
 
     def write(self, path: Path, more: Mapping[str, object] | None = None) -> None:
-        """The report as JSON, with `more` behind it; raises `DataError`."""
+        """Write the report as JSON, with the entries of `more` added; raises `DataError`."""
         plain = {
             "stream": self.stream,
             "spec": self.spec,
@@ -279,7 +279,7 @@ class ImportReport:
             "verdict": self.verdict,
             "refused": self.refused,
             "leaks": None if self.leaks is None else list(self.leaks),
-            "faults": [asdict(fault) for fault in self.faults],
+            "faults": [asdict(kind) for kind in self.kinds],
             "remarks": list(self.remarks),
             "licences": [asdict(licence) for licence in self.licences],
             "files": [
@@ -307,5 +307,5 @@ def _rows_were(count: int) -> str:
 
 
 def refused_report_path(out_dir: Path) -> Path:
-    """Where the report of a refused preparation lies."""
+    """The path of the report of a refused preparation."""
     return out_dir.absolute().with_name(f"{out_dir.absolute().name}.report.json")

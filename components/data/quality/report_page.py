@@ -1,6 +1,6 @@
 """A preparation's report as one HTML page: everything in one file, no scripts, nothing loaded from elsewhere.
 
-Texts and pictures come from data that nobody has checked: texts are escaped and cut, pictures are copies that
+Texts and pictures come from unchecked data: texts are escaped and cut, pictures are copies that
 components/data/quality/thumbnails.py made, and the page forbids its browser to run or fetch anything.
 """
 
@@ -34,7 +34,7 @@ _TEXT = 400  # characters shown of one text
 _HEADLINES = {
     "clean": "✓ Clean",
     "whole": "✓ Nothing is broken",
-    "shared": "! Test rows are like training rows",
+    "shared": "! Test rows resemble training rows",
     "problems": "! Problems found",
     "refused": "✗ Refused",
 }

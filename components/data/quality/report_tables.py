@@ -21,7 +21,7 @@ class ReportTable:
 
 
 def splits_table(report: ImportReport, *, sources: bool) -> ReportTable:
-    """One line a split, with its source if wanted; columns that mean nothing for this stream are left out."""
+    """One line for each split, with its source if wanted; columns without a meaning for this stream are left out."""
     columns: list[tuple[str, bool, Callable[[FileReport], str]]] = [
         ("rows read", True, lambda file: f"{file.rows:,}"),
         ("published", report.released, lambda file: " or ".join(f"{size:,}" for size in file.published) or "-"),
@@ -29,7 +29,7 @@ def splits_table(report: ImportReport, *, sources: bool) -> ReportTable:
         ("kept", True, lambda file: f"{file.kept:,}"),
         ("with picture", True, lambda file: f"{file.with_image:,}"),
         ("new ids", report.renewed, lambda file: f"{file.repeated_ids:,}"),
-        ("problems", True, lambda file: f"{file.faults.total():,}"),
+        ("problems", True, lambda file: f"{file.found.total():,}"),
     ]
     shown = [(name, cell) for name, wanted, cell in columns if wanted]
     return ReportTable(
@@ -46,9 +46,9 @@ _SHARED = ("pictures", "questions", "both", "near-blank")
 
 
 def leaks_table(shared: Shared) -> ReportTable:
-    """One line a task whose test rows are like training rows."""
+    """One line for each task whose test rows resemble training rows."""
     return ReportTable(
-        caption="Test rows that are like any training row of the stream",
+        caption="Test rows that resemble a training row of the stream",
         names=("test rows of",),
         numbers=_SHARED,
         lines=tuple((leak.task, *_counts(leak)) for leak in shared.leaks),
@@ -56,10 +56,10 @@ def leaks_table(shared: Shared) -> ReportTable:
 
 
 def pairs_table(pairs: Sequence[Overlap]) -> ReportTable:
-    """One line a pair of splits."""
+    """One line for each pair of splits."""
     return ReportTable(
-        caption="Rows of one split that are like rows of another one",
-        names=("rows of", "are like"),
+        caption="Rows of one split that resemble rows of another",
+        names=("rows of", "resemble"),
         numbers=_SHARED,
         lines=tuple((pair.second, pair.first, *_counts(pair)) for pair in pairs),
     )
@@ -72,7 +72,7 @@ def _counts(of: Counts) -> tuple[str, ...]:
 
 
 def pictures_table(seen: StreamSurvey) -> ReportTable:
-    """One line a split with pictures."""
+    """One line for each split with pictures."""
     return ReportTable(
         caption="Width and height in pixels and size of the encoded file: smallest, median and largest row",
         names=("split",),
@@ -94,7 +94,7 @@ def pictures_table(seen: StreamSurvey) -> ReportTable:
 
 
 def answers_table(seen: StreamSurvey) -> ReportTable:
-    """One line a split."""
+    """One line for each split."""
     return ReportTable(
         caption="Characters of the first accepted answer: smallest, median and largest row",
         names=("split",),
@@ -104,9 +104,9 @@ def answers_table(seen: StreamSurvey) -> ReportTable:
 
 
 def licences_table(report: ImportReport) -> ReportTable:
-    """One line for the sources of the same terms."""
+    """One line for all sources with the same terms."""
     return ReportTable(
-        caption="Terms of every source, and where it is found; the terms themselves are the publishers' to tell",
+        caption="Terms of every source, and where to get it; the publishers' own terms are what counts",
         names=("tasks", "licence", "where to get it"),
         lines=tuple((", ".join(one.tasks), one.licence, one.get or "your own files") for one in report.licences),
     )
@@ -118,7 +118,7 @@ def _spread(of: Range, words: Callable[[int], str] = "{:,}".format) -> str:
 
 
 def size(count: int) -> str:
-    """A file's size in words."""
+    """A file's size for reading, such as 1.2 MB."""
     for unit, factor in (("MB", 1_000_000), ("kB", 1_000)):
         if count >= factor:
             return f"{count / factor:,.1f} {unit}"

@@ -22,7 +22,7 @@ _QUALITY = 70
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A small copy and its size in pixels, or why there is none (`uri` is empty then)."""
+    """A small copy and its size in pixels, or why it is missing (`uri` is then empty)."""
 
     uri: str = ""
     width: int = 0
@@ -38,7 +38,7 @@ class Album:
     """Characters that the data URIs may still take."""
 
     def thumbnail(self, data: bytes) -> Thumbnail:
-        """A small copy of an encoded picture, or why there is none."""
+        """A small copy of an encoded picture, or why it cannot be made."""
         if self.room <= 0:
             return Thumbnail(missing="left out to keep the page small")
         try:

@@ -13,7 +13,7 @@ LETTERS = "ABCDEFGHIJ"
 def lettered(question: str, options: Sequence[str], answer: int) -> tuple[str, tuple[str, ...]]:
     """The prompt (LLaVA-1.5's wording), and what is accepted: the letter, and the right option's words.
 
-    `answer` counts from 0. Raises `ItemError` when it is none of the options, or there are too many of them.
+    `answer` counts from 0. Raises `ItemError` when that is not an option, or when there are too many options.
     """
     if not 0 <= answer < len(options) <= len(LETTERS):
         raise ItemError("wrong field", f"the answer must be one of 1 to {len(LETTERS)} options, it is {answer + 1}")
@@ -22,7 +22,7 @@ def lettered(question: str, options: Sequence[str], answer: int) -> tuple[str, t
 
 
 def letter_index(letter: str) -> int:
-    """The place of a letter from 0; raises `ItemError`."""
+    """The position of a letter, from 0; raises `ItemError`."""
     if len(letter) != 1 or letter not in LETTERS:
         raise ItemError("wrong field", f"the answer must be a letter up to {LETTERS[-1]}, this is {letter!r:.60}")
     return LETTERS.index(letter)

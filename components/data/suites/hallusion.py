@@ -66,7 +66,7 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
 
 
 def _candidates(base: str, name: str) -> tuple[str, ...]:
-    """Where a named figure may lie: beside the list or in the archive's folder there, or below the root."""
+    """Where a named figure may be: beside the list or in the archive's folder there, or below the root."""
     figure = name.removeprefix("./").removeprefix(_ARCHIVE)
     inside = f"{_ARCHIVE}{figure}"
     return tuple(dict.fromkeys((below(base, inside), below(base, figure), inside, figure)))

@@ -48,7 +48,7 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
     if kind == "multi_choice":
         options = text_list(item["choices"], "choices")
         if answer not in options or len(options) > len(LETTERS):
-            raise ItemError("wrong field", f"the answer {answer!r:.60} is none of the choices")
+            raise ItemError("wrong field", f"the answer {answer!r:.60} is not one of the choices")
         answers = (LETTERS[options.index(answer)], answer)
     elif text_of(item, "answer_type") == "float":
         answers = (_rounded(answer, item["precision"]),)

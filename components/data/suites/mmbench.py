@@ -37,7 +37,7 @@ LAYOUT = "mmbench_dev_20230712.tsv or mmbench_dev_en_20231003.tsv"
 COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 _ORDERS = 1_000_000  # what the index of a question's next order of choices is larger by
 _REFERENCE = 64  # characters; a shorter "picture" is the index of the row that holds it
-_CELL = 1 << 28  # characters; csv refuses cells beyond 131,072 unless told
+_CELL = 1 << 28  # characters; the default limit of csv is 131,072
 
 
 def read_mmbench(root: Path) -> Iterator[RawItem | Problem]:

@@ -66,7 +66,7 @@ def _subtask(root: Path, folder: str, prompt: Callable[[str], str]) -> Iterator[
     texts = below(folder, _TEXTS) if (root / folder / _TEXTS).is_dir() else folder
     paths = sorted((root / texts).glob("*.txt"))
     if not paths:
-        yield Problem(kind="no rows", file=texts, row=None, detail="the folder holds no text files of questions")
+        yield Problem(kind="no rows", file=texts, row=None, detail="the folder has no text files of questions")
     for path in paths:
         pictures = tuple(f"{base}/{path.stem}{suffix}" for base in (f"{folder}/images", folder) for suffix in _SUFFIXES)
         yield from _picture(path, f"{texts}/{path.name}", pictures, folder.rpartition("/")[2], prompt)
@@ -75,7 +75,7 @@ def _subtask(root: Path, folder: str, prompt: Callable[[str], str]) -> Iterator[
 def _picture(
     path: Path, file: str, pictures: tuple[str, ...], subtask: str, prompt: Callable[[str], str]
 ) -> Iterator[RawItem | Problem]:
-    """The questions of one text file; `pictures` are the places of their picture."""
+    """The questions of one text file; `pictures` are the paths where their picture may be."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

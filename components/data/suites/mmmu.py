@@ -52,7 +52,7 @@ def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
                 parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))
                 for file in files
             )
-    raise DataError(f"{root} holds no validation table of MMMU; expected is {LAYOUT}.")
+    raise DataError(f"{root} has no validation table of MMMU; expected is {LAYOUT}.")
 
 
 def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:

@@ -40,7 +40,7 @@ def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
     file = find(root, [f"{base}dataset.json" for base in roots("OCR-VQA", "ocr_vqa", "ocrvqa", "OCRVQA")], LAYOUT)
     table = json_file(root / file)
     if not isinstance(table, dict):
-        raise DataError(f"{root / file} holds no object of covers; download it again.")
+        raise DataError(f"{root / file} is not a JSON object of covers; download it again.")
     covers = ((name, item) for name, item in table.items() if not isinstance(item, dict) or item.get("split") == _TEST)
     named = ({**item, "id": name} if isinstance(item, dict) else item for name, item in covers)
     return parsed(file, enumerate(named, start=1), partial(_parse, file))

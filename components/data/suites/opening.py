@@ -15,10 +15,10 @@ from components.data.tasks import TaskStream
 
 
 def open_suites(names: Sequence[str], root: Path, stream: TaskStream) -> tuple[Suite, ...]:
-    """The suites that `names` stand for, in this order; generated ones are kept below `root`.
+    """The suites called `names`, in this order; generated ones are kept below `root`.
 
     Raises `ConfigError` for an unknown name, and for a suite whose name another suite or a task of the stream has:
-    methods are told tasks by name.
+    methods know tasks by name.
     """
     suites = tuple(_open(name, root) for name in names)
     taken = set(stream.task_names)

@@ -16,7 +16,7 @@ _BATCH = 32  # rows held at a time; a picture may have megabytes
 
 
 def json_file(path: Path, key: str | None = None) -> object:
-    """What a JSON file holds, or what lies under `key` of its object; raises `DataError`."""
+    """The content of a JSON file, or the value of `key` in its object; raises `DataError`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         return content if key is None else content[key]
@@ -29,7 +29,7 @@ def json_list(path: Path, key: str | None = None) -> list[object]:
     """A JSON file that must hold a list; raises `DataError`."""
     content = json_file(path, key)
     if not isinstance(content, list):
-        raise DataError(f"{path} holds no list where one is expected; download it again.")
+        raise DataError(f"{path} is not a list as expected; download it again.")
     return content
 
 
@@ -50,7 +50,7 @@ def picture_bytes(value: object) -> bytes:
     """The encoded picture of a struct of `bytes` and `path`; raises `ItemError`."""
     data = value.get("bytes") if isinstance(value, dict) else None
     if not isinstance(data, bytes) or not data:
-        raise ItemError("missing image", "the picture's column holds no bytes")
+        raise ItemError("missing image", "the picture's column has no bytes")
     return data
 
 

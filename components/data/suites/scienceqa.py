@@ -39,7 +39,7 @@ def read_scienceqa(root: Path) -> Iterator[RawItem | Problem]:
     splits = find(root, [f"{folder}pid_splits.json" for folder in folders], LAYOUT)
     table = json_file(root / problems)
     if not isinstance(table, dict):
-        raise DataError(f"{root / problems} holds no object of problems; download it again.")
+        raise DataError(f"{root / problems} is not a JSON object of problems; download it again.")
     asked = [(str(pid), table.get(str(pid))) for pid in json_list(root / splits, "test")]
     numbered = enumerate(({**item, "pid": pid} if isinstance(item, dict) else item for pid, item in asked), start=1)
     return parsed(problems, numbered, partial(_parse, problems))

@@ -16,7 +16,7 @@ from components.data.rows import IMAGE_TOKEN, Turn
 
 Box = tuple[int, int, int, int]
 
-_CLEARLY_ABOVE = 24  # pixels between two middles: less than that nobody would call "above"
+_CLEARLY_ABOVE = 24  # pixels between two middles: anything less is not clearly "above"
 _NUMBERS = ("0", "1", "2", "3", "4", "5")
 
 

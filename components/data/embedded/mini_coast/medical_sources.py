@@ -70,18 +70,18 @@ def _mni(kind: str) -> Pixels:
     folder = package_dir("nilearn", "nilearn") / "datasets" / "data"
     path = folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
-        raise DataError(f"nilearn holds no {path.name}; install nilearn 0.14.1.")
+        raise DataError(f"nilearn has no {path.name}; install nilearn 0.14.1.")
     return np.asarray(Nifti1Image.from_filename(path).dataobj, dtype=np.uint8)
 
 
 def _half(plane: str, index: int) -> str | None:
-    """Which half of the brain a slice lies in; None within 10 mm of the middle (sagittal: never asked)."""
+    """Which half of the brain a slice is from; None within 10 mm of the middle (sagittal: never asked)."""
     middle, low, high = {"axial": (88, "lower", "upper"), "coronal": (117, "back", "front")}.get(plane, (0, "", ""))
     return None if not low or abs(index - middle) < 10 else (low if index < middle else high)
 
 
 def _gray_rich(share: float) -> bool | None:
-    """Above 60 % grey matter (about half of the slices); None within 3 points of it, where nobody could tell."""
+    """Above 60 % grey matter (about half of the slices); None within 3 points of it, where it cannot be seen."""
     return None if abs(share - 0.6) < 0.03 else share > 0.6
 
 

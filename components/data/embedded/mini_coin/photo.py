@@ -48,7 +48,7 @@ def photos(partition: Partition) -> tuple[Photo, ...]:
         for file, shows in pictures:
             path = package_dir(module, distribution) / folder / file
             if not path.is_file():
-                raise DataError(f"{distribution} holds no {file}; install the version that constraints.txt names.")
+                raise DataError(f"{distribution} has no {file}; install the version that constraints.txt names.")
             with Image.open(path) as image:
                 whole = image.convert("RGB")
             names = {f"{distribution}/{file}/quarter{index}": index for index in range(4)}

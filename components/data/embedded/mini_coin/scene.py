@@ -22,7 +22,7 @@ def a(kind: str) -> str:
 
 
 def absent(icons: Collection[Icon]) -> list[str]:
-    """Kinds that nobody could find among `icons`: what a question with the answer "no" may ask for."""
+    """Kinds that are clearly not among `icons`: what a question with the answer "no" may ask for."""
     names, present = {icon.name for icon in icons}, {icon.kind for icon in icons}
     if present & {"food", "plant", "animal"} or "house with garden" in names:
         present |= {"food", "plant"}  # a carrot is a plant too, a lobster is food, and the garden has a tree
