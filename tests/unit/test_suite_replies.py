@@ -206,7 +206,7 @@ def test_the_command(tmp_path: Path) -> None:
     for options, words in (
         (("--predictions", str(path)), "Give either --task or --suite."),
         (("--suite", "pope", "--predictions", str(path)), "--suite pope needs --root"),
-        (("--suite", "pope", "--root", str(tmp_path), "--predictions", str(path)), "holds none of"),
+        (("--suite", "pope", "--root", str(tmp_path), "--predictions", str(path)), "has none of"),
     ):
         code, shown, said = command(*options)
         assert (code, shown) == (1, [])
