@@ -1,4 +1,4 @@
-"""The methods and what each costs, measured on a backbone. `--markdown` prints the README's table.
+"""The methods and what each costs, measured on a backbone. `--markdown` prints the table of the pages.
 
 python pipelines/methods.py [--backbone smol|pocket|DIR] [--markdown]
 """
@@ -33,7 +33,7 @@ class Methods:
     backbone: str = "smol"
     """The backbone to measure on: smol, pocket, or a directory or hub id."""
     markdown: bool = False
-    """Print the README's Markdown table instead of one for the terminal."""
+    """Print the Markdown table of the pages instead of one for the terminal."""
     debug: bool = False
     """A traceback instead of one sentence."""
 

@@ -30,7 +30,7 @@ from components.training.engine import OptimizerConfig
 def coast_domain() -> RunConfig:
     """Continual LLaVA on mini-COAST's four domain tasks with the embedded model: the default run."""
     return RunConfig(
-        # The budget of the README's table: right after it was learned, a task is well above its majority answer.
+        # The budget of the pages' main table: right after it was learned, a task is well above its majority answer.
         training=TrainingConfig(global_batch_size=4, updates_per_task=60, checkpoint_every_updates=30),
         evaluation=EvaluationConfig(oracle_routing=True),
     )
