@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -178,11 +178,15 @@ class MethodConfig:
         }
 
 
-class Method:
-    """The eight hooks with their defaults; a method overrides what it needs.
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
-    `tasks` lists the names of the tasks learned so far. Outside code reads `tasks`, `is_trainable`, `is_routed`,
-    `owner` and `num_slots`, no more.
+
+class Method(Generic[ConfigT]):
+    """The hooks with their defaults; a method overrides what it needs.
+
+    `Method[MyConfig]` says of which type `self.config` is; a subclass may leave it out. `tasks` lists the names of the
+    tasks learned so far. Outside code reads `config`, `tasks`, `is_trainable`, `is_routed`, `owner` and `num_slots`
+    and calls the hooks.
     """
 
     def __init_subclass__(cls) -> None:
@@ -207,7 +211,7 @@ class Method:
                 lines.append(line.removeprefix("    "))
         return {name: "\n".join(lines).strip("\n") for name, lines in sections.items()}
 
-    def __init__(self, config: MethodConfig, *, seed: int) -> None:
+    def __init__(self, config: ConfigT, *, seed: int) -> None:
         self.config = config
         self.seed = seed
         self.tasks: list[str] = []
@@ -234,6 +238,11 @@ class Method:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
         return {}
+
+    def freeze(self) -> None:
+        """Let nothing the method added train."""
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(False)
 
     def learning_rates(self) -> dict[str, float]:
         """By parameter name, peak rates of what trains at a rate of its own (on the run's schedule) in the task begun;

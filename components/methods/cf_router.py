@@ -56,7 +56,7 @@ class CfRouterConfig(SequentialLoraConfig):
         return CfRouter(self, seed=seed)
 
 
-class CfRouter(ReadsInstructions, TaskBranches):
+class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     """CF-Router: hard routing to per-task adapters by regularised least squares.
 
     Paper: Li et al. 2026, "CF-Router: Closed-Form Solution for Expert Selection in Multimodal Agent Lifelong Learning"
@@ -90,7 +90,6 @@ class CfRouter(ReadsInstructions, TaskBranches):
 
     def __init__(self, config: CfRouterConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.routing = config
         self.router = torch.zeros(0, 0, dtype=torch.float64)  # V [D, T], on the CPU
         self.projection: Tensor | None = None  # P of `expansion`
 
@@ -140,14 +139,14 @@ class CfRouter(ReadsInstructions, TaskBranches):
     def _solve(self) -> None:
         """V from G and C; G + lambda I is positive definite."""
         gram = self.memory[GRAM]
-        regular = gram + self.routing.ridge * torch.eye(len(gram), dtype=gram.dtype)
+        regular = gram + self.config.ridge * torch.eye(len(gram), dtype=gram.dtype)
         self.router = torch.cholesky_solve(self.memory[CROSS], torch.linalg.cholesky(regular))
 
     def _dim(self, model: Backbone) -> int:
         """D, the constant included."""
-        kind = self.routing.features
-        if self.routing.expansion:
-            return self.routing.expansion + 1
+        kind = self.config.features
+        if self.config.expansion:
+            return self.config.expansion + 1
         if kind == "hidden":
             return model.hidden_size + 1
         text = self.encoder.dim if kind in ("both", "instruction") else 0
@@ -156,7 +155,7 @@ class CfRouter(ReadsInstructions, TaskBranches):
     @torch.no_grad()
     def _features(self, model: Backbone, batch: Batch) -> Tensor:
         """What the router reads of each sample [B, D] float64, on the CPU."""
-        kind, parts = self.routing.features, []
+        kind, parts = self.config.features, []
         if kind in ("both", "instruction"):
             parts.append(self.encoder.encode(batch.instructions))
         if kind in ("both", "picture"):
@@ -164,13 +163,13 @@ class CfRouter(ReadsInstructions, TaskBranches):
         if kind == "hidden":
             parts.append(self._hidden(model, batch))
         rows = torch.cat([F.normalize(part.cpu().double(), dim=1) for part in parts], dim=1)
-        if self.routing.expansion:
+        if self.config.expansion:
             rows = self._expanded(rows)
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
     def _expanded(self, rows: Tensor) -> Tensor:
         """relu(P^T x) / sqrt(E) of rows [B, plain D]; P is standard normal and the same for the whole stream."""
-        num = self.routing.expansion
+        num = self.config.expansion
         if self.projection is None:
             generator = seeded_generator(self.seed, "expansion")
             self.projection = torch.randn(rows.shape[1], num, generator=generator, dtype=torch.float64)

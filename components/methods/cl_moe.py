@@ -17,7 +17,6 @@ from components.core.options import Count, Positive, Share, ShareBelowOne
 from components.methods.base import (
     Engine,
     Loss,
-    Method,
     MethodConfig,
     MethodState,
     Selection,
@@ -93,7 +92,7 @@ class ClMoeConfig(MethodConfig):
         return ClMoe(self, seed=seed)
 
 
-class ClMoe(ReadsInstructions, Method):
+class ClMoe(ReadsInstructions[ClMoeConfig]):
     """CL-MoE, dual momentum mixture of experts.
 
     Paper: Huai et al., CVPR 2025, "CL-MoE: Enhancing Multimodal Large Language Model with Dual Momentum
@@ -132,7 +131,6 @@ class ClMoe(ReadsInstructions, Method):
 
     def __init__(self, config: ClMoeConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.experts: DualRouterExperts
         self.centres: list[Tensor] = []  # [E] of every learned task
         self.uses: list[Tensor] = []  # [L, N] float64, of every learned task
@@ -143,15 +141,15 @@ class ClMoe(ReadsInstructions, Method):
         self.interrupted: dict[str, Tensor] = {}  # of a state that was taken inside a task
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        options = self.options
+        config = self.config
         self.experts = inject_dual_router(
             model,
-            model.target_modules(target_pattern(options.targets)),
-            num_experts=options.num_experts,
-            rank=options.rank,
-            scale=options.alpha / options.rank,
-            dropout=options.dropout,
-            beta=options.beta,
+            model.target_modules(target_pattern(config.targets)),
+            num_experts=config.num_experts,
+            rank=config.rank,
+            scale=config.alpha / config.rank,
+            dropout=config.dropout,
+            beta=config.beta,
             seed=self.seed,
         )
         if state is not None:
@@ -168,7 +166,7 @@ class ClMoe(ReadsInstructions, Method):
         self.experts.set_trainable(False)
 
     def prepare(self, instructions: Sequence[str]) -> None:
-        if self.options.beta < 1.0:
+        if self.config.beta < 1.0:
             self.encoder.encode(evenly_spaced(instructions, PREPARED_TEXTS))
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
@@ -183,7 +181,7 @@ class ClMoe(ReadsInstructions, Method):
                 for name, parameter in self.parameters().items()
                 if not name.endswith(".router")
             }
-        shape = len(self.experts.layers), self.options.num_experts
+        shape = len(self.experts.layers), self.config.num_experts
         empty = torch.zeros(shape, dtype=torch.float64, device=model.device)
         self.counts = self.interrupted.get("counts", empty).to(model.device)
         self.pending = torch.zeros_like(empty)
@@ -192,9 +190,9 @@ class ClMoe(ReadsInstructions, Method):
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         rows, selection = None, Selection()
-        if not self.training and self.tasks and self.options.beta < 1.0:
+        if not self.training and self.tasks and self.config.beta < 1.0:
             nearest = self._nearest(batch.instructions)
-            gates = torch.stack([task_gates(uses, self.options.top_experts) for uses in self._pooled()])  # [T, L, N]
+            gates = torch.stack([task_gates(uses, self.config.top_experts) for uses in self._pooled()])  # [T, L, N]
             rows = gates[nearest].transpose(0, 1).to(model.device, torch.float32)
             selection = Selection(slots=nearest.unsqueeze(1))
         with self.experts.task_gates.using(rows), self.experts.record.recording(batch.attention_mask):
@@ -227,10 +225,8 @@ class ClMoe(ReadsInstructions, Method):
         self.centres.append(F.normalize(embedded, dim=1).mean(dim=0))
         if self.before:
             old, new = self._pooled()[-2:]
-            options = self.options
-            shares = former_shares(
-                old, new, top=options.top_experts, momentum=options.momentum, specific=options.specific
-            )
+            config = self.config
+            shares = former_shares(old, new, top=config.top_experts, momentum=config.momentum, specific=config.specific)
             self.experts.average(self.before, shares)
         self.experts.set_trainable(False)
         self.before, self.training = {}, False
@@ -256,7 +252,7 @@ class ClMoe(ReadsInstructions, Method):
 
     def _pooled(self) -> list[Tensor]:
         """Uses [L, N] of every learned task, the same in all layers where layers count together."""
-        if self.options.statistics == "layer":
+        if self.config.statistics == "layer":
             return self.uses
         return [uses.sum(dim=0, keepdim=True).expand_as(uses) for uses in self.uses]
 

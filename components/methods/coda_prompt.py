@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -19,20 +19,11 @@ from components.adapters.prompts import (
     orthonormal_rows,
     parse_layers,
 )
-from components.core.errors import CheckpointError, ConfigError
+from components.core.errors import ConfigError
 from components.core.options import Count, NonNegative
-from components.methods.base import (
-    Engine,
-    Json,
-    Loss,
-    Method,
-    MethodConfig,
-    MethodState,
-    Selection,
-    TaskInfo,
-    load_parameters,
-)
+from components.methods.base import Json, Loss, MethodConfig, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
+from components.methods.common.growing import GrowingMethod
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -89,7 +80,7 @@ class CodaPromptConfig(MethodConfig):
         return CodaPrompt(self, seed=seed)
 
 
-class CodaPrompt(ReadsInstructions, Method):
+class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptConfig]):
     """CODA-Prompt.
 
     Paper: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for Rehearsal-Free Continual
@@ -100,7 +91,7 @@ class CodaPrompt(ReadsInstructions, Method):
         loss. Each layer has its own components; a half of p is its keys, the other its values.
     Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
-    Overrides: attach, begin_task, select, loss (orthogonality), end_task, structure.
+    Overrides: attach, select, loss (orthogonality).
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, as far as their queries are not orthogonal to the new keys.
     Differs:
@@ -125,10 +116,7 @@ class CodaPrompt(ReadsInstructions, Method):
 
     def __init__(self, config: CodaPromptConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.layers = parse_layers(config.layers)
-        self.begun = 0  # tasks that have components, learned or not
-        self.current: TaskInfo | None = None  # between begin_task and end_task
         self.components: PromptComponents
         self.attention: PrefixedAttention
         self.distance: Tensor  # of the components in `select` from orthonormal ones
@@ -138,33 +126,21 @@ class CodaPrompt(ReadsInstructions, Method):
         depth = model.language_model.config.num_hidden_layers
         if self.layers[-1] >= depth:
             raise ConfigError(
-                f"coda_prompt.layers {self.options.layers} needs {self.layers[-1] + 1} layers, the language model has "
+                f"coda_prompt.layers {self.config.layers} needs {self.layers[-1] + 1} layers, the language model has "
                 f"{depth}."
             )
-        if self.options.components_per_task > self.encoder.dim:
+        if self.config.components_per_task > self.encoder.dim:
             raise ConfigError(
-                f"coda_prompt.components_per_task is {self.options.components_per_task}; give at most "
-                f"{self.encoder.dim}, the dimensions of {self.options.sentence_encoder!r}."
+                f"coda_prompt.components_per_task is {self.config.components_per_task}; give at most "
+                f"{self.encoder.dim}, the dimensions of {self.config.sentence_encoder!r}."
             )
-        self.attention = PrefixedAttention(model.language_model, self.layers, self.options.prefix_space)
+        self.attention = PrefixedAttention(model.language_model, self.layers, self.config.prefix_space)
         self.components = PromptComponents()
         model.add_module(COMPONENTS, self.components)
-        if state is not None:
-            self.restore(state)
-            begun = state.structure.get("begun")
-            if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
-                raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
-            for _ in range(begun):
-                self._grow(model)
-            load_parameters(self.parameters(), state.tensors)
-        self.components.requires_grad_(False)
+        super().attach(model, state)
 
-    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        super().begin_task(model, task)
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            self._grow(model)
-        self.components.set_trainable(task.index)
-        self.current = task
+    def set_trainable(self, index: int) -> None:
+        self.components.set_trainable(index)
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -173,29 +149,20 @@ class CodaPrompt(ReadsInstructions, Method):
             yield Selection()
             return
         queries = self.encoder.encode(batch.instructions).to(model.device)
-        _, prompts, self.distance = self.components(queries, num_tasks, self.options.penalty)
+        _, prompts, self.distance = self.components(queries, num_tasks, self.config.penalty)
         pairs = prompts.unflatten(2, (2, -1))  # [S, B, 2, L / 2, W]: keys are the first half
         with self.attention.using({index: pairs[row] for row, index in enumerate(self.layers)}):
             yield Selection()
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
-        total = outputs.loss + self.options.orthogonality * self.distance
+        total = outputs.loss + self.config.orthogonality * self.distance
         return Loss(total=total, parts={"gram_distance": self.distance})
-
-    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
-        super().end_task(engine, task, batches)
-        self.components.requires_grad_(False)
-        self.current = None
-
-    def structure(self) -> dict[str, Json]:
-        return {**super().structure(), "begun": self.begun}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{COMPONENTS}.{name}": parameter for name, parameter in self.components.named_parameters()}
 
-    def _grow(self, model: Backbone) -> None:
-        """Append the components of the next task."""
-        index, count, length = self.begun, self.options.components_per_task, self.options.prompt_length
+    def grow(self, model: Backbone, index: int) -> None:
+        count, length = self.config.components_per_task, self.config.prompt_length
         sizes = {"keys": self.encoder.dim, "attention": self.encoder.dim, "prompts": length * self.attention.width}
         drawn: dict[str, Tensor] = {}
         for part, size in sizes.items():
@@ -206,4 +173,3 @@ class CodaPrompt(ReadsInstructions, Method):
             drawn[part] = torch.stack(rows).to(model.device)
         drawn["prompts"] = drawn["prompts"].unflatten(2, (length, -1))
         self.components.add_task(index, **drawn)
-        self.begun += 1

@@ -17,20 +17,9 @@ from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank, scales_from_weights, seeded_generator
 from components.core.errors import CheckpointError, ConfigError
 from components.core.options import Count, CountOrZero, NonNegative, Positive
-from components.methods.base import (
-    Engine,
-    Json,
-    Loss,
-    Method,
-    MethodConfig,
-    MethodState,
-    Selection,
-    TaskInfo,
-    copy_tensors,
-    load_parameters,
-    target_pattern,
-)
+from components.methods.base import Engine, Json, Loss, MethodConfig, MethodState, Selection, TaskInfo, target_pattern
 from components.methods.common.features import ReadsInstructions
+from components.methods.common.growing import GrowingMethod
 from components.methods.common.key_selection import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
 from components.methods.common.slot_pool import SHARED, PoolOptions, SlotPool, distinct
 
@@ -166,7 +155,7 @@ class ContinualLlavaConfig(MethodConfig):
         return ContinualLlava(self, seed=seed)
 
 
-class ContinualLlava(ReadsInstructions, Method):
+class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[ContinualLlavaConfig]):
     """Continual LLaVA.
 
     Paper: Cao et al. 2024, "Continual LLaVA: Continual Instruction Tuning in Large Vision-Language Models",
@@ -203,13 +192,12 @@ class ContinualLlava(ReadsInstructions, Method):
         - With selection="batch", cbar is recorded over batches of `alignment_batch_size`, not those of training.
     """
 
+    MEMORY = "routing."
+
     def __init__(self, config: ContinualLlavaConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.pool = SlotPool(config.pool_options)
         self.groups: list[str] = []  # of the bank, in column order
-        self.begun = 0  # tasks that have slots, learned or not
-        self.current: TaskInfo | None = None  # between begin_task and end_task
         self.num_clamped = 0  # in the last batch
         self.bank: Bank
         self.context: ContextScalars
@@ -218,49 +206,39 @@ class ContinualLlava(ReadsInstructions, Method):
     def encoder(self) -> SentenceEncoder:
         """The frozen query encoder, after checking that keys can be cut into `key_groups`."""
         encoder = super().encoder
-        if encoder.dim % self.options.key_groups:
+        if encoder.dim % self.config.key_groups:
             raise ConfigError(
-                f"continual_llava.key_groups is {self.options.key_groups}, which does not divide the "
-                f"{encoder.dim} dimensions of {self.options.sentence_encoder!r}; give a divisor."
+                f"continual_llava.key_groups is {self.config.key_groups}, which does not divide the "
+                f"{encoder.dim} dimensions of {self.config.sentence_encoder!r}; give a divisor."
             )
         return encoder
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        self.bank = inject_bank(model, model.target_modules(target_pattern(self.options.targets)))
-        self.context = ContextScalars(self.options.contextual_range)
+        self.bank = inject_bank(model, model.target_modules(target_pattern(self.config.targets)))
+        self.context = ContextScalars(self.config.contextual_range)
         model.add_module(CONTEXT, self.context)
-        if state is None:
-            return
-        self.restore(state)
-        begun = state.structure.get("begun")
-        if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
-            raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
-        for _ in range(begun):
-            self._grow()
-        tensors = dict(state.tensors)
-        keys, shares = tensors.pop("routing.keys", None), tensors.pop("routing.shares", None)
-        if keys is None or shares is None:
-            raise CheckpointError("the checkpoint's state has no keys or shares; it is damaged, start a new run.")
-        self.pool.keys, self.pool.shares = keys.clone(), shares.clone()
-        load_parameters(self.parameters(), tensors)
-        self._freeze()
+        super().attach(model, state)
+        if state is not None:
+            if self.memory.keys() != {"keys", "shares"}:
+                raise CheckpointError("the checkpoint's state has no keys or shares; it is damaged, start a new run.")
+            self.pool.keys, self.pool.shares = self.memory["keys"], self.memory["shares"]
 
     def prepare(self, instructions: Sequence[str]) -> None:
         self.encoder.encode(evenly_spaced(instructions, PREPARED_TEXTS))  # so that a new task starts at once
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        self.check_next(task)
         if not task.instructions:
             raise ConfigError(f"task {task.name!r} has no instructions to align keys with; give it training rows.")
-        self._freeze()
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            self._grow()
+        interrupted = self.begun > task.index  # its keys were aligned before the state was taken
+        super().begin_task(model, task)
+        if not interrupted:
             generator = seeded_generator(self.seed, "keys", str(task.index))
             self.pool.align(task.index, *self._queries(task), generator)
-        self.bank.set_trainable(self._trained_group(task.index), True)
-        if self.options.contextual == "learned":
-            self.context.set_trainable(task.index)
-        self.current = task
+
+    def set_trainable(self, index: int) -> None:
+        self.bank.set_trainable(self._trained_group(index), True)
+        if self.config.contextual == "learned":
+            self.context.set_trainable(index)
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -271,8 +249,8 @@ class ContinualLlava(ReadsInstructions, Method):
             return
         choice = self._route(batch, names)
         mass = self.pool.owner_mass(choice, len(names))
-        scales = scales_from_weights(self._weights(choice, mass), self.groups, rank=self.options.rank)
-        served = [names[index] for index in mass.argmax(dim=1).tolist()] if self.options.pool == "owned" else None
+        scales = scales_from_weights(self._weights(choice, mass), self.groups, rank=self.config.rank)
+        served = [names[index] for index in mass.argmax(dim=1).tolist()] if self.config.pool == "owned" else None
         with self.bank.mixing.using(scales):
             yield Selection(slots=choice.slots, routed_to=served)
 
@@ -282,14 +260,10 @@ class ContinualLlava(ReadsInstructions, Method):
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
         self.pool.record_shares(task.index, *self._queries(task))
-        self.current = None
 
     def state_dict(self, model: Backbone) -> MethodState:
-        routing = {"routing.keys": self.pool.keys, "routing.shares": self.pool.shares}
-        return MethodState(tensors=copy_tensors({**self.parameters(), **routing}), structure=self.structure())
-
-    def structure(self) -> dict[str, Json]:
-        return {**super().structure(), "begun": self.begun}
+        self.memory = {"keys": self.pool.keys, "shares": self.pool.shares}
+        return super().state_dict(model)
 
     def decisions(self) -> dict[str, dict[str, Json]]:
         """slots: the mean weight of each of the task's slots over its instructions, in order, and how many are used;
@@ -308,12 +282,12 @@ class ContinualLlava(ReadsInstructions, Method):
         return found
 
     def learning_rates(self) -> dict[str, float]:
-        rate = self.options.contextual_learning_rate
+        rate = self.config.contextual_learning_rate
         return {} if rate is None else {name: rate for name in self.parameters() if name.startswith(f"{CONTEXT}.")}
 
     @property
     def is_routed(self) -> bool:
-        return self.options.pool == "owned"  # in a shared pool no slot belongs to a task
+        return self.config.pool == "owned"  # in a shared pool no slot belongs to a task
 
     @property
     def num_slots(self) -> int:
@@ -325,18 +299,17 @@ class ContinualLlava(ReadsInstructions, Method):
 
     # What the hooks are made of.
 
-    def _grow(self) -> None:
-        """Append the bank groups and scalars of the next task."""
-        options, index = self.options, self.begun
-        self.begun += 1
-        if options.pool == "owned" or index == 0:
+    def grow(self, model: Backbone, index: int) -> None:
+        """Append the task's bank groups and scalars."""
+        config = self.config
+        if config.pool == "owned" or index == 0:
             name, size = self._trained_group(index), self.pool.options.group_size
-            init = "kaiming" if options.increment_init == "lora" else "paper"
-            self.bank.add_group(name, num_pairs=size, rank=options.rank, init=init, seed=self.seed)
+            init = "kaiming" if config.increment_init == "lora" else "paper"
+            self.bank.add_group(name, num_pairs=size, rank=config.rank, init=init, seed=self.seed)
             self.groups.append(name)
-        if not options.adds_context or index == 0:
+        if not config.adds_context or index == 0:
             return
-        if options.pool == "shared":
+        if config.pool == "shared":
             self.bank.copy_group(SHARED, str(index - 1))
             self.groups.append(str(index - 1))
         device = next(iter(self.bank.layers.values())).weight.device
@@ -344,25 +317,21 @@ class ContinualLlava(ReadsInstructions, Method):
 
     def _start(self, index: int) -> float:
         """Where the scalars of task `index` start, before the range is enforced."""
-        return 1.0 / index if self.options.contextual_start == "even" else SMALL_START
+        return 1.0 / index if self.config.contextual_start == "even" else SMALL_START
 
     def _trained_group(self, index: int) -> str:
-        return str(index) if self.options.pool == "owned" else SHARED
-
-    def _freeze(self) -> None:
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(False)
+        return str(index) if self.config.pool == "owned" else SHARED
 
     def _queries(self, task: TaskInfo) -> tuple[Tensor, Tensor]:
         """Embeddings of the task's distinct instructions, and the one each sample has."""
-        texts, samples = distinct(evenly_spaced(task.instructions, self.options.alignment_samples))
+        texts, samples = distinct(evenly_spaced(task.instructions, self.config.alignment_samples))
         return self.encoder.encode(texts), samples
 
     def _route(self, batch: Batch, names: list[str]) -> Choice:
         """Only the current task's slots compete in training; all of them, or the oracle's, otherwise."""
         queries = self.encoder.encode(batch.instructions)
         if self.current is not None:
-            allowed, rule = self.pool.competing(self.current.index), self.options.selection
+            allowed, rule = self.pool.competing(self.current.index), self.config.selection
         elif batch.oracle_task in names:
             allowed, rule = self.pool.competing(names.index(batch.oracle_task)), "instance"
         else:  # also an oracle's task that was not learned yet: it has no slots of its own
@@ -377,9 +346,9 @@ class ContinualLlava(ReadsInstructions, Method):
         device = next(iter(self.bank.layers.values())).weight.device
         alpha = choice.spread(len(self.pool.keys))
         intrinsic = F.pad(alpha, (0, num_columns - alpha.shape[1])).to(device)
-        if not self.options.adds_context:
+        if not self.config.adds_context:
             return intrinsic
         contextual = mass.to(device) @ self.context(self.pool.column_shares(num_tasks, num_columns).to(device))
-        if self.options.components == "contextual" and self.current is None:
+        if self.config.components == "contextual" and self.current is None:
             return contextual
         return intrinsic + contextual

@@ -32,7 +32,7 @@ class DiscoConfig(PrototypeConfig):
         return Disco(self, seed=seed)
 
 
-class Disco(PrototypeBranches):
+class Disco(PrototypeBranches[DiscoConfig]):
     """DISCO (dynamic knowledge organisation and subspace selective activation), without its federated half.
 
     Paper: Guo et al. 2025, "Federated Continual Instruction Tuning", ICCV, arXiv 2503.12897. Code: Ghy0501/FCIT; a
@@ -67,13 +67,9 @@ class Disco(PrototypeBranches):
     ZeRO: all stages. Training uses one branch; prototypes are gathered on the plain model after the engine.
     """
 
-    def __init__(self, config: DiscoConfig, *, seed: int) -> None:
-        super().__init__(config, seed=seed)
-        self.disco = config
-
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
         texts, _ = self.features(model, batch)[TEXT]
         likeness = self.cosines(TEXT, texts)
-        if self.disco.activation == "nearest":
+        if self.config.activation == "nearest":
             return F.one_hot(likeness.argmax(dim=1), likeness.shape[1]).float()
-        return torch.softmax(likeness / self.disco.temperature, dim=1)
+        return torch.softmax(likeness / self.config.temperature, dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -19,20 +19,11 @@ from components.adapters.prompts import (
     parse_layers,
     random_words,
 )
-from components.core.errors import CheckpointError, ConfigError
+from components.core.errors import ConfigError
 from components.core.options import Count, NonNegative
-from components.methods.base import (
-    Engine,
-    Json,
-    Loss,
-    Method,
-    MethodConfig,
-    MethodState,
-    Selection,
-    TaskInfo,
-    load_parameters,
-)
+from components.methods.base import Loss, MethodConfig, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
+from components.methods.common.growing import GrowingMethod
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -94,7 +85,7 @@ class DualPromptConfig(MethodConfig):
         return DualPrompt(self, seed=seed)
 
 
-class DualPrompt(ReadsInstructions, Method):
+class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptConfig]):
     """DualPrompt.
 
     Paper: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV, arXiv
@@ -104,7 +95,7 @@ class DualPrompt(ReadsInstructions, Method):
         at test the expert whose key is nearest to the sample's query does.
     Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
         attention(Q, [p_K; K], [p_V; V]).
-    Overrides: attach, begin_task, select, loss (pull), end_task, structure.
+    Overrides: attach, select, loss (pull).
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs:
         - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen
@@ -127,13 +118,10 @@ class DualPrompt(ReadsInstructions, Method):
 
     def __init__(self, config: DualPromptConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.general_layers, self.expert_layers = (
             parse_layers(config.general_layers),
             parse_layers(config.expert_layers),
         )
-        self.begun = 0  # tasks that have an expert, learned or not
-        self.current: TaskInfo | None = None  # between begin_task and end_task
         self.prefixes: GeneralAndExpertPrefixes
         self.attention: PrefixedAttention
         self.distances: Tensor  # [B] of the batch in `select`: 1 - cos of the current task's key
@@ -143,29 +131,17 @@ class DualPrompt(ReadsInstructions, Method):
         layers, depth = [*self.general_layers, *self.expert_layers], model.language_model.config.num_hidden_layers
         if max(layers) >= depth:
             raise ConfigError(
-                f"dual_prompt.general_layers {self.options.general_layers} and expert_layers "
-                f"{self.options.expert_layers} need {max(layers) + 1} layers, the language model has {depth}."
+                f"dual_prompt.general_layers {self.config.general_layers} and expert_layers "
+                f"{self.config.expert_layers} need {max(layers) + 1} layers, the language model has {depth}."
             )
-        self.attention = PrefixedAttention(model.language_model, layers, self.options.prefix_space)
-        general = self._new_prefix(model, self.general_layers, self.options.general_length, "general")
+        self.attention = PrefixedAttention(model.language_model, layers, self.config.prefix_space)
+        general = self._new_prefix(model, self.general_layers, self.config.general_length, "general")
         self.prefixes = GeneralAndExpertPrefixes(general)
         model.add_module(PREFIXES, self.prefixes)
-        if state is not None:
-            self.restore(state)
-            begun = state.structure.get("begun")
-            if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
-                raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
-            for _ in range(begun):
-                self._grow(model)
-            load_parameters(self.parameters(), state.tensors)
-        self.prefixes.requires_grad_(False)
+        super().attach(model, state)
 
-    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        super().begin_task(model, task)
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            self._grow(model)
-        self.prefixes.set_trainable(task.index)
-        self.current = task
+    def set_trainable(self, index: int) -> None:
+        self.prefixes.set_trainable(index)
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -188,15 +164,7 @@ class DualPrompt(ReadsInstructions, Method):
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         distance = self.distances[outputs.rows].mean()  # over answer tokens, as the language-model loss
-        return Loss(total=outputs.loss + self.options.pull * distance, parts={"key_distance": distance})
-
-    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
-        super().end_task(engine, task, batches)
-        self.prefixes.requires_grad_(False)
-        self.current = None
-
-    def structure(self) -> dict[str, Json]:
-        return {**super().structure(), "begun": self.begun}
+        return Loss(total=outputs.loss + self.config.pull * distance, parts={"key_distance": distance})
 
     @property
     def num_slots(self) -> int:
@@ -205,21 +173,18 @@ class DualPrompt(ReadsInstructions, Method):
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{PREFIXES}.{name}": parameter for name, parameter in self.prefixes.named_parameters()}
 
-    def _grow(self, model: Backbone) -> None:
-        """Append key and expert of the next task."""
-        index = self.begun
-        if index and self.options.expert_start == "previous":
+    def grow(self, model: Backbone, index: int) -> None:
+        if index and self.config.expert_start == "previous":
             expert = self.prefixes.get_parameter(f"expert_{index - 1}").detach().clone()
         else:
-            expert = self._new_prefix(model, self.expert_layers, self.options.expert_length, f"expert {index}")
+            expert = self._new_prefix(model, self.expert_layers, self.config.expert_length, f"expert {index}")
         key = new_keys((self.encoder.dim,), seeded_generator(self.seed, "key", str(index))).to(model.device)
         self.prefixes.add_task(index, key=key, expert=expert)
-        self.begun += 1
 
     def _new_prefix(self, model: Backbone, layers: range, length: int, label: str) -> Tensor:
         """[S, 2, L, W] on the model's device."""
         generator = seeded_generator(self.seed, label)
-        if self.options.prefix_start == "uniform":
+        if self.config.prefix_start == "uniform":
             prefix = torch.empty(len(layers), 2, length, self.attention.width)
             return prefix.uniform_(0.0, 0.01, generator=generator).to(model.device)
         embedding = model.language_model.get_input_embeddings()

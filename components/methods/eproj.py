@@ -20,7 +20,6 @@ from components.methods.base import (
     Export,
     Json,
     Loss,
-    Method,
     MethodConfig,
     MethodState,
     Selection,
@@ -72,7 +71,7 @@ class EProjConfig(MethodConfig):
         return EProj(self, seed=seed)
 
 
-class EProj(ReadsInstructions, Method):
+class EProj(ReadsInstructions[EProjConfig]):
     """EProj with task-similarity-informed regularisation (TIR).
 
     Paper: He et al. 2023, "Continual Instruction Tuning for Large Multimodal Models", arXiv 2311.16206. Its text was
@@ -109,7 +108,6 @@ class EProj(ReadsInstructions, Method):
 
     def __init__(self, config: EProjConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.homes: list[int] = []  # per begun task the number of its projector
         self.keys: dict[str, Tensor] = {}  # "image" [T, C] and "text" [T, Q], unit rows, on the CPU
         self.importance: dict[str, Tensor] = {}  # I by parameter name, on the CPU
@@ -147,7 +145,7 @@ class EProj(ReadsInstructions, Method):
             raise ConfigError(f"task {task.name!r} has no instructions to compare; give it training rows.")
         similarity = self.similarity(task)
         if len(self.homes) == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            shared = bool((similarity >= self.options.threshold).any())
+            shared = bool((similarity >= self.config.threshold).any())
             home = self.homes[int(similarity.argmax())] if shared else self._num_copies(self.homes)
             if shared:
                 self.anchor = copy_tensors(self.projectors.copy_parameters(str(home)))
@@ -182,7 +180,7 @@ class EProj(ReadsInstructions, Method):
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.distance is None:
             return Loss(total=outputs.loss)
-        task_loss, penalty = outputs.loss, self.options.penalty_weight * self.distance
+        task_loss, penalty = outputs.loss, self.config.penalty_weight * self.distance
         return Loss(total=task_loss + penalty, parts={"task_loss": task_loss, "tir_penalty": penalty})
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -260,9 +258,9 @@ class EProj(ReadsInstructions, Method):
         else:
             by_picture = F.normalize(pictures, dim=1) @ self.keys["image"].T  # zero without a picture
             by_text = F.normalize(self.encoder.encode(batch.instructions), dim=1) @ self.keys["text"].T
-            if self.options.keys == "image":
+            if self.config.keys == "image":
                 by_text = by_text * ~pictured.unsqueeze(1)
-            elif self.options.keys == "text":
+            elif self.config.keys == "text":
                 by_picture = torch.zeros_like(by_picture)
             chosen = (by_picture + by_text).argmax(dim=1).tolist()
             routed = [self.owner(self.tasks[index]) for index in chosen]
@@ -282,7 +280,7 @@ class EProj(ReadsInstructions, Method):
             total += F.normalize(pictures, dim=1).sum(dim=0)
             count += int(pictured.sum())
             for sample, has_picture in zip(batch.singles(model.image_token_id), pictured.tolist(), strict=True):
-                if not has_picture or seen == (self.options.importance_samples or -1):
+                if not has_picture or seen == (self.config.importance_samples or -1):
                     continue
                 seen += 1
                 with self.projectors.using(str(self.homes[task.index])):

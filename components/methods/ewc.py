@@ -51,7 +51,7 @@ class EwcConfig(SequentialLoraConfig):
         return Ewc(self, seed=seed)
 
 
-class Ewc(SequentialLora):
+class Ewc(SequentialLora[EwcConfig]):
     """EWC: sequential LoRA whose important parameters are held near the values that earlier tasks gave them.
 
     Paper: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks" (arXiv 1612.00796); the
@@ -86,7 +86,6 @@ class Ewc(SequentialLora):
 
     def __init__(self, config: EwcConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.ewc = config
         self.fisher: dict[str, Tensor] = {}  # by parameter name, on the CPU; empty before the first task's end
         self.anchor: dict[str, Tensor] = {}
         self.penalty: PenaltySum | None = None
@@ -117,7 +116,7 @@ class Ewc(SequentialLora):
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.distance is None:
             return Loss(total=outputs.loss)
-        task_loss, penalty = outputs.loss, 0.5 * self.ewc.penalty_weight * self.distance
+        task_loss, penalty = outputs.loss, 0.5 * self.config.penalty_weight * self.distance
         return Loss(total=task_loss + penalty, parts={"task_loss": task_loss, "ewc_penalty": penalty})
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -180,17 +179,17 @@ class Ewc(SequentialLora):
         """What one backward pass looks at, until `fisher_samples` samples have been seen."""
         seen = 0
         for batch in batches:
-            for piece in batch.singles(model.image_token_id) if self.ewc.estimator == "sample" else [batch]:
+            for piece in batch.singles(model.image_token_id) if self.config.estimator == "sample" else [batch]:
                 yield piece
                 seen += len(piece)
-                if self.ewc.fisher_samples and seen >= self.ewc.fisher_samples:
+                if self.config.fisher_samples and seen >= self.config.fisher_samples:
                     return
 
     def _consolidate(self, name: str, fisher: Tensor, theta: Tensor) -> None:
         """Merge the quadratic (fisher, theta) of the latest task into the stored one."""
         old = self.fisher.get(name)
-        if old is None or self.ewc.accumulate == "online":
-            self.fisher[name] = fisher if old is None else self.ewc.decay * old + fisher
+        if old is None or self.config.accumulate == "online":
+            self.fisher[name] = fisher if old is None else self.config.decay * old + fisher
             self.anchor[name] = theta
             return
         total = old + fisher

@@ -21,7 +21,7 @@ class FrozenConfig(SequentialLoraConfig):
         return Frozen(self, seed=seed)
 
 
-class Frozen(SequentialLora):
+class Frozen(SequentialLora[FrozenConfig]):
     """The frozen control: perfect stability, no plasticity.
 
     Paper: none.

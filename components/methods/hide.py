@@ -43,7 +43,7 @@ class HideConfig(PrototypeConfig):
         return Hide(self, seed=seed)
 
 
-class Hide(PrototypeBranches):
+class Hide(PrototypeBranches[HideConfig]):
     """HiDe-LLaVA (hierarchical decoupling).
 
     Paper: Guo et al. 2025, "HiDe-LLaVA: Hierarchical Decoupling for Continual Instruction Tuning of Multimodal Large
@@ -83,7 +83,6 @@ class Hide(PrototypeBranches):
 
     def __init__(self, config: HideConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.hide = config
         self.general = Mixing()  # of all layers but the last; the bank's own is the last one's
         self.general_layers: list[BankedLinear] = []
 
@@ -106,7 +105,7 @@ class Hide(PrototypeBranches):
         text, (pictures, pictured) = self.cosines(TEXT, features[TEXT][0]), features[IMAGE]
         both = (text + self.cosines(IMAGE, pictures)) / 2
         likeness = torch.where(pictured.unsqueeze(1), both, text)
-        return torch.softmax(likeness / self.hide.temperature, dim=1)
+        return torch.softmax(likeness / self.config.temperature, dim=1)
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
@@ -127,9 +126,9 @@ class Hide(PrototypeBranches):
             return {str(self.current.index): self.scale}
         if not self.tasks:
             return {}
-        if self.hide.fusion == "factors":
+        if self.config.fusion == "factors":
             return {FUSED: self.scale}
-        share = 1.0 if self.hide.fusion == "sum" else 1.0 / len(self.tasks)
+        share = 1.0 if self.config.fusion == "sum" else 1.0 / len(self.tasks)
         return {str(index): self.scale * share for index in range(len(self.tasks))}
 
     def _fuse(self) -> None:

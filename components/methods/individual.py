@@ -28,7 +28,7 @@ class IndividualConfig(SequentialLoraConfig):
         return Individual(self, seed=seed)
 
 
-class Individual(TaskBranches):
+class Individual(TaskBranches[IndividualConfig]):
     """Individual learning: what each task reaches alone.
 
     Paper: none; reported by MCITlib and others as "Individual".

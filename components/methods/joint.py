@@ -21,7 +21,7 @@ class JointConfig(SequentialLoraConfig):
         return Joint(self, seed=seed)
 
 
-class Joint(SequentialLora):
+class Joint(SequentialLora[JointConfig]):
     """Joint (multitask) learning.
 
     Paper: none; every benchmark's upper bound ("Multitask" in CoIN).

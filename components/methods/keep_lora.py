@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from components.adapters.low_rank import Scale
 from components.adapters.projected import InputGrams, grown_basis, leading_directions
 from components.adapters.weight_gradients import WeightGradients
 from components.core.errors import CheckpointError, ConfigError
@@ -69,7 +68,7 @@ class KeepLoraConfig(SequentialLoraConfig):
         return KeepLora(self, seed=seed)
 
 
-class KeepLora(TaskBranches):
+class KeepLora(TaskBranches[KeepLoraConfig]):
     """KeepLoRA: learn in the residual space, where the pretrained weights and earlier tasks have little to lose.
 
     Paper: Luo et al. 2026, "KeepLoRA: Continual Learning with Residual Gradient Adaptation" (ICLR 2026); code
@@ -114,7 +113,6 @@ class KeepLora(TaskBranches):
 
     def __init__(self, config: KeepLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.keep = config
         self.starts: dict[str, Tensor] = {}  # A by layer while a task is trained: ZeRO-3 empties the parameters
         self.calibrated = 0  # this worker's samples of the task's calibration
 
@@ -134,7 +132,7 @@ class KeepLora(TaskBranches):
         for name, layer in self.bank.layers.items():
             if f"{BASIS}{name}" not in self.memory:  # the first task
                 weight = layer.weight.detach().double()
-                self._protect(name, weight.T @ weight, energy=self.keep.weight_energy)
+                self._protect(name, weight.T @ weight, energy=self.config.weight_energy)
 
     def calibrate(
         self, model: Backbone, task: TaskInfo, batches: Iterable[Batch], mean_over_workers: MeanOverWorkers
@@ -143,7 +141,7 @@ class KeepLora(TaskBranches):
         strongest = 0.0
         for name in self.bank.layers:  # one layer at a time: these matrices are large
             gram = _row_gram(mean_over_workers({name: gradients.pop(name)})[name])
-            rows = leading_directions(self.memory[f"{BASIS}{name}"], gram, count=self.keep.rank).T
+            rows = leading_directions(self.memory[f"{BASIS}{name}"], gram, count=self.config.rank).T
             self._start(name, rows, task.index)
             strongest = max(strongest, float(gram.trace()))
         if not strongest > 0:
@@ -151,13 +149,13 @@ class KeepLora(TaskBranches):
         if not any(start.any() for start in self.starts.values()):
             raise ConfigError(
                 f"keep_lora protects all input directions that the gradient of task {task.name!r} has in any layer, "
-                f"nothing is left to learn it with; keep_lora.weight_energy is {self.keep.weight_energy} and "
-                f"task_energy {self.keep.task_energy}, start a new run with less."
+                f"nothing is left to learn it with; keep_lora.weight_energy is {self.config.weight_energy} and "
+                f"task_energy {self.config.task_energy}, start a new run with less."
             )
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        with self.bank.mixing.using(self._first_branches(len(self.begun))):
+        with self.bank.mixing.using(self.first_branches(self.begun)):
             yield Selection()
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -167,8 +165,8 @@ class KeepLora(TaskBranches):
         recorded = self._recorded(engine.model, first_samples(batches, self.calibrated))
         for name in self.bank.layers:
             found = engine.mean_over_workers({name: recorded.pop(name)})[name]
-            gram = found if self.keep.protects == "inputs" else _row_gram(found)
-            self._protect(name, gram, energy=self.keep.task_energy)
+            gram = found if self.config.protects == "inputs" else _row_gram(found)
+            self._protect(name, gram, energy=self.config.task_energy)
         self.starts, self.calibrated = {}, 0
 
     def task_state(self) -> dict[str, Tensor]:
@@ -181,13 +179,10 @@ class KeepLora(TaskBranches):
 
     # What the hooks are made of.
 
-    def _first_branches(self, count: int) -> dict[str, Scale]:
-        return {str(index): self.scale for index in range(count)}
-
     def _gradients(self, model: Backbone, batches: Iterable[Batch], *, branches: int) -> WeightGradients:
         """G per layer, summed over this worker's answer tokens, with the first `branches` branches in force."""
         gradients, self.calibrated = WeightGradients(self.bank.layers), 0
-        with without_dropout(model, self.bank), self.bank.mixing.using(self._first_branches(branches)):
+        with without_dropout(model, self.bank), self.bank.mixing.using(self.first_branches(branches)):
             for batch in batches:
                 with gradients.recording():
                     outputs = model(batch)
@@ -197,9 +192,9 @@ class KeepLora(TaskBranches):
 
     def _recorded(self, model: Backbone, batches: Iterable[Batch]) -> InputGrams | WeightGradients:
         """What is protected after a task, of the model that has learned it."""
-        if self.keep.protects == "inputs":
+        if self.config.protects == "inputs":
             return input_grams(self, model, self.bank, batches)
-        return self._gradients(model, batches, branches=len(self.begun))
+        return self._gradients(model, batches, branches=self.begun)
 
     def _protect(self, layer: str, gram: Tensor, *, energy: float) -> None:
         basis = self.memory.get(f"{BASIS}{layer}", torch.zeros(len(gram), 0))

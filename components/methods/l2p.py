@@ -17,7 +17,6 @@ from components.core.options import Count, NonNegative
 from components.methods.base import (
     Engine,
     Loss,
-    Method,
     MethodConfig,
     MethodState,
     Selection,
@@ -80,7 +79,7 @@ class L2PConfig(MethodConfig):
         return L2P(self, seed=seed)
 
 
-class L2P(ReadsInstructions, Method):
+class L2P(ReadsInstructions[L2PConfig]):
     """Learning to Prompt.
 
     Paper: Wang et al. 2022, "Learning to Prompt for Continual Learning", CVPR, arXiv 2112.08654; for image
@@ -115,7 +114,6 @@ class L2P(ReadsInstructions, Method):
 
     def __init__(self, config: L2PConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.current: TaskInfo | None = None  # between begin_task and end_task
         self.pool: PromptPool
         self.earlier = torch.zeros(config.pool_size)  # choices in learned tasks, per worker
@@ -125,13 +123,13 @@ class L2P(ReadsInstructions, Method):
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)
-        options, generator = self.options, seeded_generator(self.seed, "pool")
-        keys = new_keys((options.pool_size, self.encoder.dim), generator)
-        size = (options.pool_size, options.prompt_length)
+        config, generator = self.config, seeded_generator(self.seed, "pool")
+        keys = new_keys((config.pool_size, self.encoder.dim), generator)
+        size = (config.pool_size, config.prompt_length)
         embedding = model.language_model.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
         unit = rms(unit_words(embedding))
-        if options.prompt_start == "words":
+        if config.prompt_start == "words":
             prompts = random_words(embedding, size[0] * size[1], generator).unflatten(0, size) / unit
         else:
             prompts = torch.empty(*size, model.hidden_size).uniform_(0.0, 0.01, generator=generator)
@@ -168,14 +166,14 @@ class L2P(ReadsInstructions, Method):
         assert selection.slots is not None, "a task is trained with prompts"
         self.pending.append(selection.slots)
         distance = self.distances[outputs.rows].mean()  # over answer tokens, as the language-model loss
-        return Loss(total=outputs.loss + self.options.pull * distance, parts={"key_distance": distance})
+        return Loss(total=outputs.loss + self.config.pull * distance, parts={"key_distance": distance})
 
     def step(self, engine: Engine) -> bool:
         stepped = super().step(engine)
         if stepped:
-            if self.options.diversify:  # every worker must hold the same counts
+            if self.config.diversify:  # every worker must hold the same counts
                 chosen = torch.cat([ids.flatten() for ids in self.pending])
-                counts = chosen.bincount(minlength=self.options.pool_size).float()
+                counts = chosen.bincount(minlength=self.config.pool_size).float()
                 self.counts += engine.mean_over_workers({"counts": counts})["counts"].cpu()
             self.pending = []
         return stepped
@@ -199,7 +197,7 @@ class L2P(ReadsInstructions, Method):
 
     @property
     def num_slots(self) -> int:
-        return self.options.pool_size
+        return self.config.pool_size
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{POOL}.{name}": parameter for name, parameter in self.pool.named_parameters()}
@@ -207,12 +205,12 @@ class L2P(ReadsInstructions, Method):
     def _choose(self, cosines: Tensor) -> Tensor:
         """Ids [B, K] in ascending order for cosines [B, N]."""
         scores, training = cosines, self.current is not None
-        if training and self.options.diversify and self.tasks:
+        if training and self.config.diversify and self.tasks:
             shares = (self.earlier + 1.0) / (self.earlier + 1.0).sum()
             scores = (cosines - 1.0) * shares.to(cosines.device)
-        chosen = scores.topk(self.options.top_k, dim=1).indices
-        if training and self.options.selection == "batch":
-            votes = chosen.flatten().bincount(minlength=self.options.pool_size)
-            winners = votes.argsort(descending=True, stable=True)[: self.options.top_k]
+        chosen = scores.topk(self.config.top_k, dim=1).indices
+        if training and self.config.selection == "batch":
+            votes = chosen.flatten().bincount(minlength=self.config.pool_size)
+            winners = votes.argsort(descending=True, stable=True)[: self.config.top_k]
             chosen = winners.expand(len(cosines), -1)
         return chosen.sort(dim=1).values

@@ -134,7 +134,7 @@ class LciaConfig(MethodConfig):
         return Lcia(self, seed=seed)
 
 
-class Lcia(Method):
+class Lcia(Method[LciaConfig]):
     """LCIA, Large Continual Instruction Assistant (LLaCA in its first drafts, CIA in its authors' later toolkit).
 
     Paper: Qiao et al., ICML 2025, PMLR 267:50189-50213; what is followed here is the released code and, for the
@@ -169,7 +169,6 @@ class Lcia(Method):
 
     def __init__(self, config: LciaConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.bank: Bank
         self.codebook = Codebook(config.codebook_options)
         self.current: Decision | None = None  # while a task is learned
@@ -178,7 +177,7 @@ class Lcia(Method):
         self.file: tuple[int, bool] | None = None  # while a test file is answered: its group, and whether that matched
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        self.bank = inject_bank(model, model.target_modules(target_pattern(self.options.targets)))
+        self.bank = inject_bank(model, model.target_modules(target_pattern(self.config.targets)))
         if state is None:
             return
         self.restore(state)
@@ -189,13 +188,13 @@ class Lcia(Method):
             if key.startswith(IN_TASK):
                 self.interrupted[key.removeprefix(IN_TASK)] = value
         load_parameters(self.parameters(), {k: v for k, v in state.tensors.items() if not k.startswith(IN_TASK)})
-        self._freeze()
+        self.freeze()
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         self.check_next(task)
         if not task.instructions:
             raise ConfigError(f"task {task.name!r} has no instructions to compare; give it training rows.")
-        self._freeze()
+        self.freeze()
         parent = self.codebook.decisions[-1].group if self.codebook.decisions else None
         self.current = self.codebook.decide(task.name, task.instructions)
         name = str(self.current.group)
@@ -203,14 +202,14 @@ class Lcia(Method):
             self._add(self.current.group, parent)
         self.bank.set_trainable(name, True)
         if self.current.reused:
-            self.average = BalancedAverage(self.options.balance_options, self.bank.group_parameters(name))
+            self.average = BalancedAverage(self.config.balance_options, self.bank.group_parameters(name))
             if self.interrupted:
                 self.average.load(self.interrupted)
         self.interrupted = {}
 
     @contextmanager
     def test_file(self, instructions: Sequence[str]) -> Iterator[None]:
-        if self.options.allocation == "file" and self.tasks and instructions:
+        if self.config.allocation == "file" and self.tasks and instructions:
             self.file = self.codebook.allocate_file(instructions)
         try:
             yield
@@ -304,11 +303,11 @@ class Lcia(Method):
 
     def _add(self, group: int, parent: int | None = None) -> None:
         """Append an adapter; with a parent, and unless new groups start fresh, with that one's values."""
-        options = self.options
+        config = self.config
         self.bank.add_group(
-            str(group), num_pairs=1, rank=options.rank, init="kaiming", seed=self.seed, dropout=options.dropout
+            str(group), num_pairs=1, rank=config.rank, init="kaiming", seed=self.seed, dropout=config.dropout
         )
-        if parent is not None and options.new_group == "parent":
+        if parent is not None and config.new_group == "parent":
             pairs = zip(
                 self.bank.group_parameters(str(group)).values(),
                 self.bank.group_parameters(str(parent)).values(),
@@ -317,10 +316,6 @@ class Lcia(Method):
             with torch.no_grad():
                 for parameter, value in pairs:
                     parameter.copy_(value)
-
-    def _freeze(self) -> None:
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(False)
 
     def _allocate(self, batch: Batch) -> tuple[list[int], list[bool]]:
         """The group that serves each sample, and whether it is similar enough."""
@@ -336,7 +331,7 @@ class Lcia(Method):
         return self.codebook.allocate(batch.instructions)
 
     def _scales(self, groups: Sequence[int]) -> dict[str, Scale]:
-        scale = self.options.alpha / self.options.rank
+        scale = self.config.alpha / self.config.rank
         used = sorted(set(groups))
         if len(used) == 1:
             return {str(used[0]): scale}

@@ -37,7 +37,7 @@ class LwfConfig(SequentialLoraConfig):
         return Lwf(self, seed=seed)
 
 
-class Lwf(SequentialLora):
+class Lwf(SequentialLora[LwfConfig]):
     """LwF: sequential LoRA that keeps answering the new task's questions a little as before the task.
 
     Paper: Li and Hoiem 2016, "Learning without Forgetting" (arXiv 1606.09282).
@@ -64,7 +64,6 @@ class Lwf(SequentialLora):
 
     def __init__(self, config: LwfConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.lwf = config
         self.teacher_logits: Tensor | None = None  # [S, vocabulary], inside `select`
 
     @property
@@ -100,8 +99,8 @@ class Lwf(SequentialLora):
         if self.teacher_logits is None:
             return Loss(total=outputs.loss)
         task_loss = outputs.loss
-        drift = softened_kl(self.teacher_logits, outputs.logits, self.lwf.temperature)
-        total = task_loss + self.lwf.distillation_weight * drift
+        drift = softened_kl(self.teacher_logits, outputs.logits, self.config.temperature)
+        total = task_loss + self.config.distillation_weight * drift
         return Loss(total=total, parts={"task_loss": task_loss, "distillation": drift})
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from components.adapters.dense_increment import (
-    DenseIncrement,
-    drop_and_rescale,
-    elect_and_average,
-    kth_magnitude,
-    trim,
-)
+from components.adapters.dense_increment import DenseIncrement, drop_and_rescale, elect_and_average, kth_magnitude, trim
 from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
 from components.core.errors import ConfigError
 from components.core.options import Positive, PositiveShare, ShareBelowOne
@@ -60,7 +54,7 @@ class MergingConfig(SequentialLoraConfig):
         return Merging(self, seed=seed)
 
 
-class Merging(TaskBranches):
+class Merging(TaskBranches[MergingConfig]):
     """Post-hoc merging of one adapter per task.
 
     Paper: task arithmetic is Ilharco et al. 2022 (arXiv 2212.04089), TIES is Yadav et al. 2023 (arXiv 2306.01708),
@@ -93,16 +87,12 @@ class Merging(TaskBranches):
     ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it for itself.
     """
 
-    def __init__(self, config: MergingConfig, *, seed: int) -> None:
-        super().__init__(config, seed=seed)
-        self.merging = config
-
     @property
     def coefficient(self) -> float:
         """c after the tasks learned so far."""
-        if self.merging.rule == "average":
+        if self.config.rule == "average":
             return 1.0 / len(self.tasks)
-        return COEFFICIENTS[self.merging.rule] if self.merging.coefficient is None else self.merging.coefficient
+        return COEFFICIENTS[self.config.rule] if self.config.coefficient is None else self.config.coefficient
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         super().attach(model, state)
@@ -112,7 +102,7 @@ class Merging(TaskBranches):
         return torch.full((len(batch), len(self.tasks)), self.coefficient, dtype=torch.float64)
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
-        if self.merging.rule in ("ties", "dare"):
+        if self.config.rule in ("ties", "dare"):
             return {MERGED: 1.0}, Selection()
         return super().serve(model, batch)
 
@@ -124,12 +114,12 @@ class Merging(TaskBranches):
 
     def _merge(self) -> None:
         """Put the dense merge of all learned branches into every layer, for the rules that need one."""
-        tasks, options = range(len(self.tasks)), self.merging
-        if not tasks or options.rule not in ("ties", "dare"):
+        tasks, config = range(len(self.tasks)), self.config
+        if not tasks or config.rule not in ("ties", "dare"):
             return
-        thresholds = [self._threshold(task) for task in tasks] if options.rule == "ties" else []
+        thresholds = [self._threshold(task) for task in tasks] if config.rule == "ties" else []
         for name, layer in self.bank.layers.items():
-            if options.rule == "ties":
+            if config.rule == "ties":
                 merged = elect_and_average(trim(self._increment(name, i), thresholds[i]) for i in tasks)
             else:
                 merged = torch.zeros(layer.weight.shape)
@@ -146,11 +136,11 @@ class Merging(TaskBranches):
     def _threshold(self, task: int) -> float:
         """The smallest magnitude of a task's entries that survives trimming."""
         total = sum(layer.in_features * layer.out_features for layer in self.bank.layers.values())
-        kept = max(1, round(self.merging.keep * total))
+        kept = max(1, round(self.config.keep * total))
         return kth_magnitude(lambda: (self._increment(layer, task) for layer in self.bank.layers), kept)
 
     def _thinned(self, layer: str) -> Iterator[Tensor]:
         """Every task's increment after dropping and rescaling."""
         for task in range(len(self.tasks)):
             generator = seeded_generator(self.seed, "dare", str(task), layer)
-            yield drop_and_rescale(self._increment(layer, task), self.merging.drop_rate, generator)
+            yield drop_and_rescale(self._increment(layer, task), self.config.drop_rate, generator)

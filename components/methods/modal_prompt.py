@@ -16,26 +16,15 @@ from components.adapters.prompts import random_words, rms, unit_words
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
 from components.core.errors import CheckpointError
 from components.core.options import Count, NonNegative, Share
-from components.methods.base import (
-    Engine,
-    Json,
-    Loss,
-    Method,
-    MethodConfig,
-    MethodState,
-    Selection,
-    TaskInfo,
-    copy_tensors,
-    load_parameters,
-)
+from components.methods.base import Engine, Loss, MethodConfig, MethodState, Selection, TaskInfo
 from components.methods.common.features import ReadsInstructions, picture_features
+from components.methods.common.growing import GrowingMethod
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
 PROMPTS, HEAD = "modal_prompts", "modal_prompt_head"  # the modules in the model
-PROTOTYPES = "prototypes."  # prefix in the state
 STEP = 50.0  # a prompt's numbers move this many times as far as the head's, in units of the model's embeddings
 
 
@@ -70,7 +59,7 @@ class ModalPromptConfig(MethodConfig):
         return ModalPrompt(self, seed=seed)
 
 
-class ModalPrompt(ReadsInstructions, Method):
+class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromptConfig]):
     """ModalPrompt.
 
     Paper: Zeng et al., EMNLP 2025, "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with
@@ -81,7 +70,7 @@ class ModalPrompt(ReadsInstructions, Method):
         earlier ones, frozen, before it (fusion).
     Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
         guide_j = share cos(picture, p_j) + (1 - share) cos(text, p_j);  p = mean over tokens of W2 silu(W1 prompt)
-    Overrides: attach, begin_task, select, loss, end_task (prototypes), state_dict.
+    Overrides: attach, select, loss, end_task (prototypes).
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
     Differs:
@@ -102,48 +91,39 @@ class ModalPrompt(ReadsInstructions, Method):
     ZeRO: all stages. Prompts and head are read in their own forwards, inside the engine's.
     """
 
+    MEMORY = "prototypes."  # "image" [T, C] and "text" [T, Q] of learned tasks
+
     def __init__(self, config: ModalPromptConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
-        self.begun = 0  # tasks that have a prompt, learned or not
-        self.current: TaskInfo | None = None  # between begin_task and end_task
-        self.prototypes: dict[str, Tensor] = {}  # of learned tasks: "image" [T, C], "text" [T, Q], on the CPU
+        self.prompts: TaskPrompts
         self.head: PrototypeHead | None = None  # while a task is learned
         self.unit = 1.0  # root mean square of the model's embeddings
         self.distances: tuple[Tensor, Tensor] | None = None  # [B] each, inside `select`
-        self.prompts: TaskPrompts
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)
         self.unit = rms(unit_words(self._words(model)))
         self.prompts = TaskPrompts(STEP * self.unit)
         model.add_module(PROMPTS, self.prompts)
-        if state is None:
-            return
-        self.restore(state)
-        begun = state.structure.get("begun")
-        if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
-            raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
-        tensors = dict(state.tensors)
-        for name in [name for name in tensors if name.startswith(PROTOTYPES)]:
-            self.prototypes[name.removeprefix(PROTOTYPES)] = tensors.pop(name).clone()
-        if self.tasks and self.prototypes.keys() != {"image", "text"}:
+        super().attach(model, state)
+        if self.tasks and self.memory.keys() != {"image", "text"}:
             raise CheckpointError("the checkpoint's state has no prototypes; it is damaged, start a new run.")
-        for _ in range(begun):
-            self._grow(model)
-        if begun == len(self.tasks):
-            self._drop_head(model)
-        load_parameters(self.parameters(), tensors)
-        self._freeze()
 
-    def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        super().begin_task(model, task)
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            self._grow(model)
-        self.prompts.set_trainable(task.index)
+    def grow(self, model: Backbone, index: int) -> None:
+        """Append a prompt, embeddings of random tokens, and give the task that is not learned yet a fresh head."""
+        generator = seeded_generator(self.seed, "prompt", str(index))
+        self.prompts.add_task(index, random_words(self._words(model), self.config.prompt_length, generator))
+        if index < len(self.tasks):
+            return
+        generator = seeded_generator(self.seed, "head", str(index))
+        head = PrototypeHead(model.hidden_size, model.vision_channels, self.encoder.dim, generator).to(model.device)
+        self.head = head
+        model.add_module(HEAD, head)
+
+    def set_trainable(self, index: int) -> None:
+        self.prompts.set_trainable(index)
         assert self.head is not None
         self.head.requires_grad_(True)
-        self.current = task
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -153,7 +133,7 @@ class ModalPrompt(ReadsInstructions, Method):
         names = [*self.tasks] if self.current is None else [*self.tasks, self.current.name]
         prompts = self.prompts(len(names))
         by_image, by_text, pictured = self._cosines(model, batch, prompts)
-        share = self.options.image_share * pictured.float().unsqueeze(1)
+        share = self.config.image_share * pictured.float().unsqueeze(1)
         # without a picture the text alone orders the prompts, at any share
         guide = torch.where(pictured.unsqueeze(1), share * by_image + (1.0 - share) * by_text, by_text).detach()
         chosen = self._choose(guide, names, batch.oracle_task)
@@ -170,7 +150,7 @@ class ModalPrompt(ReadsInstructions, Method):
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         assert self.distances is not None, "a task is trained with prompts"
         image, text = (distance[outputs.rows].mean() for distance in self.distances)  # over answer tokens
-        total = outputs.loss + self.options.image_pull * image + self.options.text_pull * text
+        total = outputs.loss + self.config.image_pull * image + self.config.text_pull * text
         return Loss(total=total, parts={"image_distance": image, "text_distance": text})
 
     @torch.no_grad()
@@ -180,18 +160,10 @@ class ModalPrompt(ReadsInstructions, Method):
         super().end_task(engine, task, batches)
         found = self.head(self.prompts(self.begun)[-1] / self.unit)
         for name, prototype in zip(("image", "text"), found, strict=True):
-            earlier = [self.prototypes[name]] if name in self.prototypes else []
-            self.prototypes[name] = torch.cat([*earlier, prototype.cpu().unsqueeze(0)])
-        self._drop_head(engine.model)
-        self._freeze()
-        self.current = None
-
-    def state_dict(self, model: Backbone) -> MethodState:
-        memory = {f"{PROTOTYPES}{name}": value for name, value in self.prototypes.items()}
-        return MethodState(tensors=copy_tensors({**self.parameters(), **memory}), structure=self.structure())
-
-    def structure(self) -> dict[str, Json]:
-        return {**super().structure(), "begun": self.begun}
+            earlier = [self.memory[name]] if name in self.memory else []
+            self.memory[name] = torch.cat([*earlier, prototype.cpu().unsqueeze(0)])
+        delattr(engine.model, HEAD)
+        self.head = None
 
     @property
     def num_slots(self) -> int:
@@ -210,31 +182,10 @@ class ModalPrompt(ReadsInstructions, Method):
         assert isinstance(embedding, nn.Embedding)
         return embedding
 
-    def _grow(self, model: Backbone) -> None:
-        """Append the next task's prompt, embeddings of random tokens, and give it a fresh head."""
-        index, device = self.begun, model.device
-        generator = seeded_generator(self.seed, "prompt", str(index))
-        self.prompts.add_task(index, random_words(self._words(model), self.options.prompt_length, generator))
-        self._drop_head(model)
-        generator = seeded_generator(self.seed, "head", str(index))
-        head = PrototypeHead(model.hidden_size, model.vision_channels, self.encoder.dim, generator).to(device)
-        self.head = head
-        model.add_module(HEAD, head)
-        self.begun += 1
-
-    def _drop_head(self, model: Backbone) -> None:
-        if self.head is not None:
-            delattr(model, HEAD)
-            self.head = None
-
-    def _freeze(self) -> None:
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(False)
-
     def _cosines(self, model: Backbone, batch: Batch, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cosines with every prototype by picture [B, T] and by text [B, T], and which samples have a picture [B]."""
         pictures, pictured = picture_features(model, batch)
-        image, text = ([self.prototypes[name].to(model.device)] if self.tasks else [] for name in ("image", "text"))
+        image, text = ([self.memory[name].to(model.device)] if self.tasks else [] for name in ("image", "text"))
         if self.current is not None:
             assert self.head is not None
             own = self.head(prompts[-1] / self.unit)
@@ -248,9 +199,9 @@ class ModalPrompt(ReadsInstructions, Method):
         if self.current is None and oracle in names:
             known = names.index(oracle)
         if known is None:
-            return guide.topk(min(self.options.top_k, len(names)), dim=1).indices.flip(1)
+            return guide.topk(min(self.config.top_k, len(names)), dim=1).indices.flip(1)
         own = torch.full((len(guide), 1), known, device=guide.device)
-        partners = guide[:, :known].topk(min(self.options.top_k - 1, known), dim=1).indices.flip(1)
+        partners = guide[:, :known].topk(min(self.config.top_k - 1, known), dim=1).indices.flip(1)
         return torch.cat([partners, own], dim=1)
 
 

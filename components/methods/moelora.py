@@ -69,7 +69,7 @@ class MoeLoraConfig(MethodConfig):
         return MoeLora(self, seed=seed)
 
 
-class MoeLora(Method):
+class MoeLora(Method[MoeLoraConfig]):
     """MoELoRA, the method that came with the CoIN benchmark.
 
     Paper: Chen et al. 2024, "CoIN: A Benchmark of Continual Instruction Tuning for Multimodal Large Language Models",
@@ -101,18 +101,17 @@ class MoeLora(Method):
 
     def __init__(self, config: MoeLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.experts: Experts
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        options = self.options
+        config = self.config
         self.experts = inject_experts(
             model,
-            model.target_modules(target_pattern(options.targets)),
-            num_experts=options.num_experts,
-            rank=options.rank,
-            scale=options.alpha / options.rank,
-            dropout=options.dropout,
+            model.target_modules(target_pattern(config.targets)),
+            num_experts=config.num_experts,
+            rank=config.rank,
+            scale=config.alpha / config.rank,
+            dropout=config.dropout,
             seed=self.seed,
         )
         if state is not None:
@@ -136,22 +135,22 @@ class MoeLora(Method):
         means = self.experts.record.means()
         if means is None:
             return selection
-        first = torch.arange(len(means), device=means.device) * self.options.num_experts
+        first = torch.arange(len(means), device=means.device) * self.config.num_experts
         return Selection(slots=means.argmax(dim=2).T + first)
 
     @property
     def num_slots(self) -> int:
-        return self.options.num_experts * len(self.experts.layers)
+        return self.config.num_experts * len(self.experts.layers)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         gates = self.experts.record.take()
         if gates is None:  # a forward pass without gradients, outside training
             return Loss(total=outputs.loss)
-        with torch.set_grad_enabled(self.options.balance > 0):
+        with torch.set_grad_enabled(self.config.balance > 0):
             tokens = gates[:, batch.attention_mask.bool()]  # [L, tokens, N] without padding
             router_entropy = torch.special.entr(tokens).sum(dim=-1).mean()
             usage_entropy = torch.special.entr(tokens.mean(dim=1)).sum(dim=-1).mean()
         total = outputs.loss
-        if self.options.balance > 0:
-            total = total + self.options.balance * (math.log(self.options.num_experts) - usage_entropy)
+        if self.config.balance > 0:
+            total = total + self.config.balance * (math.log(self.config.num_experts) - usage_entropy)
         return Loss(total=total, parts={"router_entropy": router_entropy, "usage_entropy": usage_entropy})

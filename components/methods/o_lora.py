@@ -7,23 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from components.adapters.inject import inject_bank
 from components.adapters.penalties import NormPenalty, OverlapPenalty, PenaltySum
-from components.core.errors import CheckpointError
 from components.core.options import Count, NonNegative, Positive
-from components.methods.base import (
-    Engine,
-    Json,
-    Loss,
-    MethodState,
-    Selection,
-    TaskInfo,
-    load_parameters,
-    target_pattern,
-)
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.methods.base import Engine, Loss, Selection, TaskInfo
+from components.methods.common.branches import TaskBranches
+from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -62,7 +52,7 @@ class OLoraConfig(SequentialLoraConfig):
         return OLora(self, seed=seed)
 
 
-class OLora(SequentialLora):
+class OLora(TaskBranches[OLoraConfig]):
     """O-LoRA: every task learns a LoRA branch of its own, whose input directions avoid those of earlier branches.
 
     Paper: Wang et al. 2023, "Orthogonal Subspace Learning for Language Model Continual Learning" (arXiv 2310.14152).
@@ -71,7 +61,8 @@ class OLora(SequentialLora):
             W = W0 + (alpha / R) sum_{i <= t} B_i A_i
             language-model loss + lambda 1 * sum_layers sum_{i < t} L(A_i A_t^T) + lambda 2 * sum_layers (|A_t| + |B_t|)
         "absolute": L = sum of |entries|;  "squared": L = sum of squared entries;  |.| is the Frobenius norm.
-    Overrides: attach, begin_task, select (the penalties are computed there), loss, end_task, structure.
+    Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task; the rest is
+        `TaskBranches`.
     Carried between tasks: all branches; those of earlier tasks are frozen and their bits stay as they are. Every task
         adds R (d_in + d_out) values per adapted layer, and two thin products to every forward pass for good.
     Differs:
@@ -93,36 +84,17 @@ class OLora(SequentialLora):
 
     def __init__(self, config: OLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.o_lora = config
-        self.begun = 0  # tasks that have a branch, learned or not
         self.penalties: dict[str, PenaltySum] = {}  # by their name in the model
         self.values: dict[str, Tensor] = {}  # of the penalties, inside `select`
 
-    def attach(self, model: Backbone, state: MethodState | None) -> None:
-        self.bank = inject_bank(model, model.target_modules(target_pattern(self.options.targets)))
-        if state is None:
-            return
-        self.restore(state)
-        begun = state.structure.get("begun")
-        if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
-            raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
-        for _ in range(begun):
-            self._grow()
-        load_parameters(self.parameters(), state.tensors)
-        self._freeze()
-
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        self.check_next(task)
-        self._freeze()
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
-            self._grow()
-        self.bank.set_trainable(str(task.index), True)
-        factors = [self._factors(layer, task.index) for layer in self.bank.layers]
+        super().begin_task(model, task)
+        factors = [self.factors(layer, task.index) for layer in self.bank.layers]
         if task.index:
-            old = [[self._factors(layer, i)[0] for i in range(task.index)] for layer in self.bank.layers]
+            old = [[self.factors(layer, i)[0] for i in range(task.index)] for layer in self.bank.layers]
             pairs = zip(factors, old, strict=True)
-            self.penalties[OVERLAP] = PenaltySum(OverlapPenalty(new[0], o, self.o_lora.penalty) for new, o in pairs)
-        if self.o_lora.norm_weight:
+            self.penalties[OVERLAP] = PenaltySum(OverlapPenalty(new[0], o, self.config.penalty) for new, o in pairs)
+        if self.config.norm_weight:
             self.penalties[NORM] = PenaltySum(NormPenalty(both) for both in factors)
         for name, penalty in self.penalties.items():
             model.add_module(name, penalty)
@@ -131,14 +103,15 @@ class OLora(SequentialLora):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         self.values = {name: penalty() for name, penalty in self.penalties.items()}
         try:
-            yield Selection()
+            with self.bank.mixing.using(self.first_branches(self.begun)):
+                yield Selection()
         finally:
             self.values = {}
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if not self.values:
             return Loss(total=outputs.loss)
-        weights = {OVERLAP: self.o_lora.orthogonality_weight, NORM: self.o_lora.norm_weight}
+        weights = {OVERLAP: self.config.orthogonality_weight, NORM: self.config.norm_weight}
         total = task_loss = outputs.loss
         for name, value in self.values.items():
             total = total + weights[name] * value
@@ -151,26 +124,3 @@ class OLora(SequentialLora):
         for name in self.penalties:
             delattr(engine.model, name)
         self.penalties = {}
-
-    def structure(self) -> dict[str, Json]:
-        return {**super().structure(), "begun": self.begun}
-
-    # What the hooks are made of.
-
-    def _grow(self) -> None:
-        """Append the branch of the next task: up = 0, so the model stays what it was."""
-        options, name = self.options, str(self.begun)
-        self.bank.add_group(
-            name, num_pairs=1, rank=options.rank, init=options.init, seed=self.seed, dropout=options.dropout
-        )
-        self.bank.mixing.rest_at(name, options.alpha / options.rank)
-        self.begun += 1
-
-    def _freeze(self) -> None:
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(False)
-
-    def _factors(self, layer: str, index: int) -> tuple[nn.Parameter, nn.Parameter]:
-        """`down` [R, d_in] and `up` [d_out, R] of task `index`'s branch in one layer."""
-        group = self.bank.layers[layer].groups[str(index)]
-        return group.get_parameter("down"), group.get_parameter("up")

@@ -41,7 +41,7 @@ class PgpConfig(SequentialLoraConfig):
         return Pgp(self, seed=seed)
 
 
-class Pgp(SequentialLora):
+class Pgp(SequentialLora[PgpConfig]):
     """Gradient projection (GPM, PGP) on one LoRA adapter.
 
     Paper: the rule is GPM's, Saha et al. 2021 (arXiv 2103.09762), code sahagobinda/GPM; PGP is its use on prompts, Qiao
@@ -85,7 +85,6 @@ class Pgp(SequentialLora):
 
     def __init__(self, config: PgpConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.pgp = config
         self.bases: dict[str, Tensor] = {}  # by prefix and layer, float32 on the CPU; empty before the first task's end
         self.pairs: dict[str, ProjectedPairs] = {}  # by layer
 
@@ -114,11 +113,11 @@ class Pgp(SequentialLora):
             up = self.bases.get(UP + name, down.new_zeros(pairs.rank, 0))
             pairs.protect(down, up)
             pairs.down.requires_grad_(down.shape[1] < len(down))
-            pairs.up.requires_grad_(self.pgp.up != "freeze" and up.shape[1] < pairs.rank)
+            pairs.up.requires_grad_(self.config.up != "freeze" and up.shape[1] < pairs.rank)
         if not any(parameter.requires_grad for parameter in self.parameters().values()):
             raise ConfigError(
                 f"pgp holds all directions of every layer's inputs, nothing is left to learn task {task.name!r} with; "
-                f"pgp.energy is {self.pgp.energy}, start a new run with less."
+                f"pgp.energy is {self.config.energy}, start a new run with less."
             )
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -132,10 +131,10 @@ class Pgp(SequentialLora):
             gram = engine.mean_over_workers({name: grams.pop(name)})[name]
             if not gram.trace() > 0:
                 raise ConfigError(f"pgp got no training batch of task {task.name!r} to take input directions from.")
-            self.bases[DOWN + name] = grown_basis(bases[DOWN + name], gram, energy=self.pgp.energy)
-            if self.pgp.up == "project":
+            self.bases[DOWN + name] = grown_basis(bases[DOWN + name], gram, energy=self.config.energy)
+            if self.config.up == "project":
                 down = pairs.down.detach().double()
-                self.bases[UP + name] = grown_basis(bases[UP + name], down @ gram @ down.T, energy=self.pgp.energy)
+                self.bases[UP + name] = grown_basis(bases[UP + name], down @ gram @ down.T, energy=self.config.energy)
 
     def state_dict(self, model: Backbone) -> MethodState:
         """Inside a task the adapter is written as it acts. Going on from there is the same path: what is left of theta
@@ -153,10 +152,10 @@ class Pgp(SequentialLora):
     def _empty(self) -> dict[str, Tensor]:
         """Bases without directions."""
         empty = {DOWN + name: torch.zeros(pairs.down.shape[1], 0) for name, pairs in self.pairs.items()}
-        if self.pgp.up == "project":
+        if self.config.up == "project":
             empty |= {UP + name: torch.zeros(pairs.rank, 0) for name, pairs in self.pairs.items()}
         return empty
 
     def _input_grams(self, model: Backbone, batches: Iterable[Batch]) -> InputGrams:
         """Of this worker's first `basis_samples` samples (whole batches), padding left out."""
-        return input_grams(self, model, self.bank, first_samples(batches, self.pgp.basis_samples))
+        return input_grams(self, model, self.bank, first_samples(batches, self.config.basis_samples))

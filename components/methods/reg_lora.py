@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.adapters.penalties import MarkedPenalty, PenaltySum
 from components.core.errors import CheckpointError, ConfigError
@@ -54,7 +54,7 @@ class RegLoraConfig(SequentialLoraConfig):
         return RegLora(self, seed=seed)
 
 
-class RegLora(TaskBranches):
+class RegLora(TaskBranches[RegLoraConfig]):
     """RegLoRA, the model half of SEFE: later updates avoid the key elements of earlier ones.
 
     Paper: Chen et al. 2025, "SEFE: Superficial and Essential Forgetting Eliminator for Multimodal Continual Instruction
@@ -91,7 +91,6 @@ class RegLora(TaskBranches):
 
     def __init__(self, config: RegLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.reg_lora = config
         self.penalty: PenaltySum | None = None  # while a task after the first is trained
         self.marked: Tensor | None = None  # mean magnitude of marked entries, inside `select`
 
@@ -108,7 +107,7 @@ class RegLora(TaskBranches):
         super().begin_task(model, task)
         if task.index:
             self.penalty = PenaltySum(
-                MarkedPenalty(*self._factors(layer, task.index), self.memory[f"{MARKS}{layer}"])
+                MarkedPenalty(*self.factors(layer, task.index), self.memory[f"{MARKS}{layer}"])
                 for layer in self.bank.layers
             )
             model.add_module(PENALTY, self.penalty)
@@ -117,7 +116,7 @@ class RegLora(TaskBranches):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         self.marked = None if self.penalty is None else self.penalty() / len(self.bank.layers)
         try:
-            with self.bank.mixing.using({str(index): self.scale for index in range(len(self.begun))}):
+            with self.bank.mixing.using(self.first_branches(self.begun)):
                 yield Selection()
         finally:
             self.marked = None
@@ -125,7 +124,7 @@ class RegLora(TaskBranches):
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.marked is None:
             return Loss(total=outputs.loss)
-        total = outputs.loss + self.reg_lora.penalty_weight * self.marked
+        total = outputs.loss + self.config.penalty_weight * self.marked
         return Loss(total=total, parts={"task_loss": outputs.loss, "marked": self.marked})
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -135,17 +134,12 @@ class RegLora(TaskBranches):
             delattr(engine.model, PENALTY)
             self.penalty = None
         for layer in self.bank.layers:
-            marks = self._largest(*self._factors(layer, task.index))
+            marks = self._largest(*self.factors(layer, task.index))
             old = self.memory.get(f"{MARKS}{layer}", marks.new_zeros(0))
             marks = torch.cat([old, marks])
-            self.memory[f"{MARKS}{layer}"] = marks.unique() if self.reg_lora.repeated == "union" else marks
+            self.memory[f"{MARKS}{layer}"] = marks.unique() if self.config.repeated == "union" else marks
 
     # What the hooks are made of.
-
-    def _factors(self, layer: str, index: int) -> tuple[nn.Parameter, nn.Parameter]:
-        """`down` [R, d_in] and `up` [d_out, R] of task `index`'s branch in one layer."""
-        group = self.bank.layers[layer].groups[str(index)]
-        return group.get_parameter("down"), group.get_parameter("up")
 
     @torch.no_grad()
     def _largest(self, down: Tensor, up: Tensor) -> Tensor:
@@ -153,5 +147,5 @@ class RegLora(TaskBranches):
         sizes = (up @ down).abs().flatten()
         if sizes.numel() >= 2**31:
             raise ConfigError(f"reg_lora marks places of a layer in 32 bits; one of {sizes.numel()} weights has more.")
-        count = max(1, int(self.reg_lora.marked_share * sizes.numel()))
+        count = max(1, int(self.config.marked_share * sizes.numel()))
         return sizes.topk(count).indices.sort().values.int().cpu()

@@ -30,7 +30,7 @@ class ReplayConfig(SequentialLoraConfig):
         return Replay(self, seed=seed)
 
 
-class Replay(SequentialLora):
+class Replay(SequentialLora[ReplayConfig]):
     """Experience replay.
 
     Paper: an old idea (Robins 1995; Chaudhry et al. 2019, "On Tiny Episodic Memories"); CoIN reports it as an ablation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from torch import nn
 
@@ -12,15 +12,7 @@ from components.adapters.low_rank import Bank
 from components.adapters.projectors import ProjectorBank, inject_projectors
 from components.core.errors import ConfigError
 from components.core.options import Count, Positive, ShareBelowOne
-from components.methods.base import (
-    Export,
-    Method,
-    MethodConfig,
-    MethodState,
-    TaskInfo,
-    load_parameters,
-    target_pattern,
-)
+from components.methods.base import Export, Method, MethodConfig, MethodState, TaskInfo, load_parameters, target_pattern
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
@@ -65,7 +57,10 @@ class SequentialLoraConfig(MethodConfig):
         return SequentialLora(self, seed=seed)
 
 
-class SequentialLora(Method):
+LoraConfigT = TypeVar("LoraConfigT", bound=SequentialLoraConfig)
+
+
+class SequentialLora(Method[LoraConfigT]):
     """Sequential LoRA, the plainest continual learner and the usual lower bound.
 
     Paper: LoRA is Hu et al. 2021 (arXiv 2106.09685); trained sequentially it is every benchmark's baseline.
@@ -82,22 +77,21 @@ class SequentialLora(Method):
 
     GROUP = "lora"
 
-    def __init__(self, config: SequentialLoraConfig, *, seed: int) -> None:
+    def __init__(self, config: LoraConfigT, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.bank: Bank
         self.projectors: ProjectorBank | None = None  # if the projector trains
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        options = self.options
-        self.bank = inject_bank(model, model.target_modules(target_pattern(options.targets)))
+        config = self.config
+        self.bank = inject_bank(model, model.target_modules(target_pattern(config.targets)))
         self.bank.add_group(
-            self.GROUP, num_pairs=1, rank=options.rank, init=options.init, seed=self.seed, dropout=options.dropout
+            self.GROUP, num_pairs=1, rank=config.rank, init=config.init, seed=self.seed, dropout=config.dropout
         )
-        self.bank.mixing.rest_at(self.GROUP, options.alpha / options.rank)
-        if options.train_projector:
+        self.bank.mixing.rest_at(self.GROUP, config.alpha / config.rank)
+        if config.train_projector:
             self.projectors = inject_projectors(model)
-            self.projectors.add_copy(self.GROUP, unit=options.projector_rate)
+            self.projectors.add_copy(self.GROUP, unit=config.projector_rate)
             self.projectors.serving = self.GROUP
         if state is not None:
             self.restore(state)

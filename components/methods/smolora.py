@@ -16,7 +16,6 @@ from components.data.batch import IGNORE
 from components.methods.base import (
     Engine,
     Loss,
-    Method,
     MethodConfig,
     MethodState,
     Selection,
@@ -76,7 +75,7 @@ class SmoloraConfig(MethodConfig):
         return Smolora(self, seed=seed)
 
 
-class Smolora(ReadsInstructions, Method):
+class Smolora(ReadsInstructions[SmoloraConfig]):
     """SMoLoRA, separable mixture of low-rank adaptation.
 
     Paper: Wang et al., ICCV 2025, "SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual
@@ -114,18 +113,17 @@ class Smolora(ReadsInstructions, Method):
 
     def __init__(self, config: SmoloraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.options = config
         self.layers: SeparableLayers
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        options = self.options
+        config = self.config
         self.layers = inject_separable(
             model,
-            model.target_modules(target_pattern(options.targets)),
-            blocks=options.blocks,
-            rank=options.rank,
-            scale=options.alpha / options.rank,
-            dropout=options.dropout,
+            model.target_modules(target_pattern(config.targets)),
+            blocks=config.blocks,
+            rank=config.rank,
+            scale=config.alpha / config.rank,
+            dropout=config.dropout,
             embedding=self.encoder.dim,
             seed=self.seed,
         )
@@ -140,12 +138,12 @@ class Smolora(ReadsInstructions, Method):
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         super().begin_task(model, task)
-        learnable = self.options.router == "straight_through" and task.index == 0
+        learnable = self.config.router == "straight_through" and task.index == 0
         self.layers.set_trainable(routers=learnable, rest=True)
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        weights = averaging_weights(batch, model.image_token_id if self.options.vu_reads == "picture" else None)
+        weights = averaging_weights(batch, model.image_token_id if self.config.vu_reads == "picture" else None)
         embedded = self.encoder.encode([self._field(text) for text in batch.instructions])
         with self.layers.inputs.using(weights, embedded.to(weights.device)), self.layers.record.recording():
             yield Selection()
@@ -155,12 +153,12 @@ class Smolora(ReadsInstructions, Method):
         if choices is None:
             return selection
         blocks = choices.argmax(dim=-1).permute(1, 0, 2).flatten(1)  # [B, 2 L]
-        first = torch.arange(blocks.shape[1], device=blocks.device) * self.options.blocks
+        first = torch.arange(blocks.shape[1], device=blocks.device) * self.config.blocks
         return Selection(slots=blocks + first)
 
     @property
     def num_slots(self) -> int:
-        return 2 * self.options.blocks * len(self.layers.layers)
+        return 2 * self.config.blocks * len(self.layers.layers)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         choices = self.layers.record.take()  # [L, B, 2, K]
@@ -177,7 +175,7 @@ class Smolora(ReadsInstructions, Method):
         return self.layers.parameters()
 
     def _field(self, instruction: str) -> str:
-        return compared_text(instruction, self.options.instruction_field)
+        return compared_text(instruction, self.config.instruction_field)
 
 
 def averaging_weights(batch: Batch, image_token_id: int | None) -> Tensor:

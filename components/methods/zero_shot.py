@@ -23,7 +23,7 @@ class ZeroShotConfig(MethodConfig):
         return ZeroShot(self, seed=seed)
 
 
-class ZeroShot(Method):
+class ZeroShot(Method[ZeroShotConfig]):
     """The backbone without adapters: what every other method has to beat.
 
     Paper: none.

@@ -125,7 +125,7 @@ def test_a_reused_group_ends_as_the_average_of_its_training() -> None:
     method.begin_task(backbone, info(2))
     engine = TorchEngine(backbone, OptimizerConfig(learning_rate=1e-2, max_grad_norm=1e-3))
     start = {name: value.detach().clone() for name, value in trainable_parameters(backbone).items()}
-    expected, gradients = BalancedAverage(method.options.balance_options, start), {}
+    expected, gradients = BalancedAverage(method.config.balance_options, start), {}
 
     def watch(moment: str) -> None:
         if moment == "before step":

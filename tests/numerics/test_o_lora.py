@@ -116,10 +116,10 @@ def test_earlier_branches_stay_bit_identical_and_a_new_one_starts_without_effect
     for index, rows in enumerate(("names", "others", "names", "others")):
         task = replace(info(rows), index=index, name=f"task{index}")
         backbone.eval()
-        with torch.no_grad():
+        with torch.no_grad(), method.select(backbone, batch):
             before = backbone(batch).logits
         method.begin_task(backbone, task)
-        with torch.no_grad():
+        with torch.no_grad(), method.select(backbone, batch):
             assert torch.equal(backbone(batch).logits, before)
         assert set(trainable_parameters(backbone)) == set(branch(method, index))
         engine = TorchEngine(backbone, OptimizerConfig(learning_rate=1e-2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from components.methods.base import MethodConfig
+from components.methods.base import ConfigT, Method
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from components.models.sentence import SentenceEncoder
 
 
-class ReadsInstructions:
-    """Part of a method whose options name a `sentence_encoder`."""
-
-    config: MethodConfig
+class ReadsInstructions(Method[ConfigT]):
+    """Base of methods whose options name a `sentence_encoder`."""
 
     @cached_property
     def encoder(self) -> SentenceEncoder:

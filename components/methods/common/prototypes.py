@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,16 +49,15 @@ class PrototypeConfig(SequentialLoraConfig):
         return cls(sentence_encoder="hash")
 
 
-class PrototypeBranches(ReadsInstructions, TaskBranches):
+PrototypeConfigT = TypeVar("PrototypeConfigT", bound=PrototypeConfig)
+
+
+class PrototypeBranches(ReadsInstructions[PrototypeConfigT], TaskBranches[PrototypeConfigT]):
     """A branch per task and, in `memory`, a prototype per task and kind of feature: the mean over its samples [T, D].
 
     Prototypes are gathered after a task's last step from its training batches, as sums and counts over all workers.
     Features and cosines are compared on the CPU, so the weights do not depend on where the model runs.
     """
-
-    def __init__(self, config: PrototypeConfig, *, seed: int) -> None:
-        super().__init__(config, seed=seed)
-        self.routing = config
 
     def widths(self, model: Backbone) -> dict[str, int]:
         """D of every kind of feature."""
@@ -100,7 +99,7 @@ class PrototypeBranches(ReadsInstructions, TaskBranches):
         for batch in batches:
             for kind, (values, present) in self.features(model, batch).items():
                 values = values[present]
-                values = F.normalize(values, dim=1) if self.routing.prototype == "unit" else values
+                values = F.normalize(values, dim=1) if self.config.prototype == "unit" else values
                 sums[kind] += values.double().sum(dim=0)
                 counts[kind] += len(values)
         # sums and counts are averaged apart: a worker with fewer samples must not weigh more per sample
