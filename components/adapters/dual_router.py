@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.experts import ExpertLinear, Experts, GateRecord
+from components.adapters.inject import replace_linear
 from components.adapters.low_rank import seeded_generator
 
 
@@ -102,14 +103,10 @@ def inject_dual_router(
     seed: int,
 ) -> DualRouterExperts:
     """As `inject_experts`, with the same draw, but with `DualRouterLinear` layers."""
-    assert targets, "no layer to put experts into"
-    model.requires_grad_(False)
-    record, task_gates = GateRecord(), TaskGates(beta)
-    layers: dict[str, DualRouterLinear] = {}
-    for position, (name, linear) in enumerate(targets.items()):
-        assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
-        assert not isinstance(linear, ExpertLinear), f"{name} carries experts already; attach to a fresh backbone"
-        layers[name] = DualRouterLinear(
+    record, task_gates, names = GateRecord(), TaskGates(beta), list(targets)
+
+    def adapted(name: str, linear: nn.Linear) -> DualRouterLinear:
+        layer = DualRouterLinear(
             linear,
             num_experts=num_experts,
             rank=rank,
@@ -117,8 +114,9 @@ def inject_dual_router(
             dropout=dropout,
             record=record,
             task_gates=task_gates,
-            position=position,
+            position=names.index(name),
         )
-        layers[name].draw(seeded_generator(seed, "experts", name))
-        model.set_submodule(name, layers[name])
-    return DualRouterExperts(layers, record, task_gates)
+        layer.draw(seeded_generator(seed, "experts", name))
+        return layer
+
+    return DualRouterExperts(replace_linear(model, targets, adapted), record, task_gates)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from components.adapters.low_rank import seeded_generator
+from components.adapters.inject import replace_linear
+from components.adapters.low_rank import AdaptedLinear, seeded_generator
 
 DOWN_STD = 0.01  # of the released initial draw
 
@@ -72,10 +73,9 @@ class GateRecord:
         return torch.stack(gates) if gates else None
 
 
-class ExpertLinear(nn.Linear):
+class ExpertLinear(AdaptedLinear):
     """A frozen linear layer that owns a router and N low-rank experts, all float32.
 
-    It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
     Everything is read in `forward`, around which ZeRO-3 makes this module's own parameters whole.
     """
 
@@ -84,9 +84,7 @@ class ExpertLinear(nn.Linear):
     ) -> None:
         """`rank` is that of all experts together."""
         assert rank % num_experts == 0, f"{num_experts} experts do not divide rank {rank}"
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.num_experts = num_experts
         self.scale = scale
         self.dropout = dropout
@@ -95,7 +93,6 @@ class ExpertLinear(nn.Linear):
         self.router = nn.Parameter(torch.empty(num_experts, linear.in_features, device=device, dtype=torch.float32))
         self.down = nn.Parameter(torch.empty(rank, linear.in_features, device=device, dtype=torch.float32))
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=torch.float32))
-        self.train(linear.training)
 
     def draw(self, generator: torch.Generator) -> None:
         """Router as PyTorch starts a linear layer, `down` normal; on the CPU, so that every worker gets the same."""
@@ -206,19 +203,13 @@ def inject_experts(
 ) -> Experts:
     """Freeze `model` and replace each of `targets` (name in `model` -> layer) by an `ExpertLinear`.
 
-    The names in the model's state dict stay as they were, and so do its outputs until the experts are trained. The
-    draw depends on (seed, layer) only.
+    The model's outputs stay as they were until the experts are trained. The draw depends on (seed, layer) only.
     """
-    assert targets, "no layer to put experts into"
-    model.requires_grad_(False)
     record = GateRecord()
-    layers: dict[str, ExpertLinear] = {}
-    for name, linear in targets.items():
-        assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
-        assert not isinstance(linear, ExpertLinear), f"{name} carries experts already; attach to a fresh backbone"
-        layers[name] = ExpertLinear(
-            linear, num_experts=num_experts, rank=rank, scale=scale, dropout=dropout, record=record
-        )
-        layers[name].draw(seeded_generator(seed, "experts", name))
-        model.set_submodule(name, layers[name])
-    return Experts(layers, record)
+
+    def adapted(name: str, linear: nn.Linear) -> ExpertLinear:
+        layer = ExpertLinear(linear, num_experts=num_experts, rank=rank, scale=scale, dropout=dropout, record=record)
+        layer.draw(seeded_generator(seed, "experts", name))
+        return layer
+
+    return Experts(replace_linear(model, targets, adapted), record)

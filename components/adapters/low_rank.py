@@ -100,19 +100,26 @@ class LowRankPairs(nn.Module):
         return F.linear(F.linear(x, self.down) * scale, self.up)
 
 
-class BankedLinear(nn.Linear):
-    """A frozen linear layer with groups of low-rank pairs beside it.
+class AdaptedLinear(nn.Linear):
+    """Base of frozen linear layers that add an increment of their own to the output.
 
     It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
     """
 
-    def __init__(self, linear: nn.Linear, mixing: Mixing) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight = linear.weight
         self.bias = linear.bias
+        self.train(linear.training)
+
+
+class BankedLinear(AdaptedLinear):
+    """A frozen linear layer with groups of low-rank pairs beside it."""
+
+    def __init__(self, linear: nn.Linear, mixing: Mixing) -> None:
+        super().__init__(linear)
         self.mixing = mixing
         self.groups = nn.ModuleDict()
-        self.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
         """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; increments are computed in float32."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.experts import DOWN_STD, GateRecord
-from components.adapters.low_rank import seeded_generator
+from components.adapters.inject import replace_linear
+from components.adapters.low_rank import AdaptedLinear, seeded_generator
 
 ROUTERS = ("vu_router", "if_router")
 TRAINED = ("down", "up", "fusion")
@@ -47,10 +48,9 @@ class RouterInputs:
             self.weights, self.instructions, self.held = before
 
 
-class SeparableLinear(nn.Linear):
+class SeparableLinear(AdaptedLinear):
     """A frozen linear layer that owns two routers, 2K low-rank blocks and the fusion's two vectors, all float32.
 
-    It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
     Everything is read in `forward`, around which ZeRO-3 makes this module's own parameters whole.
     """
 
@@ -67,9 +67,7 @@ class SeparableLinear(nn.Linear):
         record: GateRecord,
     ) -> None:
         """`blocks` in each set, `rank` of each block, `embedding` = E."""
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.blocks = blocks
         self.scale = scale
         self.dropout = dropout
@@ -81,7 +79,6 @@ class SeparableLinear(nn.Linear):
         self.down = nn.Parameter(torch.zeros(width, linear.in_features, device=device))
         self.up = nn.Parameter(torch.zeros(linear.out_features, width, device=device))
         self.fusion = nn.Parameter(torch.zeros(2, linear.out_features, device=device))
-        self.train(linear.training)
 
     def draw(self, generator: torch.Generator) -> None:
         """`down` normal, `up` zero, the rest as PyTorch starts a linear layer; on the CPU: the same in every worker."""
@@ -166,17 +163,12 @@ def inject_separable(
 ) -> SeparableLayers:
     """Freeze `model` and replace each of `targets` (name in `model` -> layer) by a `SeparableLinear`.
 
-    The names in the model's state dict stay as they were, and so do its outputs until the blocks are trained. The draw
-    depends on (seed, layer) only.
+    The model's outputs stay as they were until the blocks are trained. The draw depends on (seed, layer) only.
     """
-    assert targets, "no layer to put blocks into"
-    model.requires_grad_(False)
     inputs, record = RouterInputs(), GateRecord()
-    layers: dict[str, SeparableLinear] = {}
-    for name, linear in targets.items():
-        assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
-        assert not isinstance(linear, SeparableLinear), f"{name} carries blocks already; attach to a fresh backbone"
-        layers[name] = SeparableLinear(
+
+    def adapted(name: str, linear: nn.Linear) -> SeparableLinear:
+        layer = SeparableLinear(
             linear,
             blocks=blocks,
             rank=rank,
@@ -186,6 +178,7 @@ def inject_separable(
             inputs=inputs,
             record=record,
         )
-        layers[name].draw(seeded_generator(seed, "separable", name))
-        model.set_submodule(name, layers[name])
-    return SeparableLayers(layers, inputs, record)
+        layer.draw(seeded_generator(seed, "separable", name))
+        return layer
+
+    return SeparableLayers(replace_linear(model, targets, adapted), inputs, record)

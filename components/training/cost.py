@@ -27,8 +27,6 @@ class MethodCost:
     trainable: int  # parameters that train, most in any task
     total: int  # parameters the method has added
     growth: int  # parameters that one more task adds at most: the tasks have nothing in common
-    kept_bytes: int  # its memory between tasks, as a checkpoint holds it
-    growth_bytes: int  # what one more task adds to that
     forward_passes: int  # of the language model, per update, most in any task
 
 
@@ -37,17 +35,14 @@ def measure_cost(config: MethodConfig, backbone: BackboneConfig) -> MethodCost:
     model = load_backbone(backbone)
     method = config.build(seed=0)
     method.attach(model, None)
-    totals, kept, learned = [], [], []
+    totals, learned = [], []
     for index in range(len(INSTRUCTIONS)):
         learned.append(_learn(method, model, index))
         totals.append(sum(parameter.numel() for parameter in method.parameters().values()))
-        kept.append(sum(tensor.nbytes for tensor in method.state_dict(model).tensors.values()))
     return MethodCost(
         trainable=max(trainable for trainable, _ in learned),
         total=totals[-1],
         growth=totals[2] - totals[1],
-        kept_bytes=kept[-1],
-        growth_bytes=kept[2] - kept[1],
         forward_passes=max(passes for _, passes in learned),
     )
 

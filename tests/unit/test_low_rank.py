@@ -54,7 +54,7 @@ def test_state_dict_names_of_the_base_stay() -> None:
 def test_a_layer_is_adapted_once() -> None:
     net = Net()
     banked(net)
-    with pytest.raises(AssertionError, match="carries a bank already"):
+    with pytest.raises(AssertionError, match="is adapted already"):
         banked(net)
 
 
