@@ -15,6 +15,7 @@ from components.core.errors import CheckpointError, ConfigError
 from components.methods import method_config
 from components.methods.base import MethodState
 from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.merging import MergingConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.training.engine import TorchEngine, trainable_parameters
 
@@ -271,6 +272,17 @@ def test_a_checkpoint_older_than_an_option_has_its_default() -> None:
     attached(SequentialLoraConfig(), fresh_backbone(), state)
     with pytest.raises(CheckpointError, match="train_projector = False, this run asks for True"):
         attached(SequentialLoraConfig(train_projector=True), fresh_backbone(), state)
+
+
+def test_an_older_checkpoint_that_lists_the_begun_tasks_by_name_is_read(encoded: list[Toy]) -> None:
+    backbone = fresh_backbone()
+    method = attached(MergingConfig(rank=4), backbone)
+    learn(method, backbone, encoded[0], updates=1)
+    state = method.state_dict(backbone)
+    assert state.structure["begun"] == 1
+    older = MethodState(tensors=state.tensors, structure={**state.structure, "begun": ["colours"]})
+    other = attached(MergingConfig(rank=4), other_backbone := fresh_backbone(), older)
+    assert other.state_dict(other_backbone).structure == state.structure
 
 
 def test_tensors_of_another_backbone_are_refused() -> None:

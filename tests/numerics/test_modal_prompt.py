@@ -90,8 +90,8 @@ def test_a_kept_prototype_is_what_the_head_gave_at_the_end() -> None:
     assert head is not None
     learn_rest(method, backbone)
     image, text = written_prototypes(head, method.prompts(1)[0] / method.unit)
-    torch.testing.assert_close(method.prototypes["image"][0], image, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(method.prototypes["text"][0], text, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.memory["image"][0], image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.memory["text"][0], text, rtol=1e-4, atol=1e-5)
     assert method.head is None
     assert not any("head" in name for name in method.parameters())
 
@@ -116,7 +116,7 @@ def test_prototypes_reach_the_optimum_of_their_pull() -> None:
         "text": tokens @ F.normalize(method.encoder.encode(batch.instructions), dim=1),
     }
     for name, direction in wanted.items():
-        assert cosine(direction, method.prototypes[name][0]) > 0.98
+        assert cosine(direction, method.memory[name][0]) > 0.98
 
 
 def test_the_guide_weighs_picture_and_text_and_the_most_similar_stands_last() -> None:
@@ -131,9 +131,9 @@ def test_the_guide_weighs_picture_and_text_and_the_most_similar_stands_last() ->
         for row in range(4):
             guide = []
             for task in range(2):
-                by_text = cosine(queries[row], method.prototypes["text"][task])
+                by_text = cosine(queries[row], method.memory["text"][task])
                 if row in places:
-                    by_image = cosine(pictures[places[row]], method.prototypes["image"][task])
+                    by_image = cosine(pictures[places[row]], method.memory["image"][task])
                     guide.append(0.3 * by_image + 0.7 * by_text)
                 else:
                     guide.append(by_text)
@@ -150,7 +150,7 @@ def test_at_test_the_k_most_similar_prompts_serve() -> None:
     with torch.no_grad(), method.select(backbone, batch) as selection:
         assert selection.slots is not None
         for row, query in enumerate(queries):
-            ranked = sorted(range(3), key=lambda task: cosine(query, method.prototypes["text"][task]))
+            ranked = sorted(range(3), key=lambda task: cosine(query, method.memory["text"][task]))
             assert selection.slots[row].tolist() == ranked[1:]
             chosen.append(tuple(ranked))
     assert len(set(chosen)) > 1  # the samples do differ
@@ -185,7 +185,7 @@ def test_training_puts_the_current_prompt_last_behind_the_most_similar_earlier_o
         outputs = backbone(batch)
         assert selection.slots is not None
         for row, query in enumerate(queries):
-            nearest = max(range(2), key=lambda task: cosine(query, method.prototypes["text"][task]))
+            nearest = max(range(2), key=lambda task: cosine(query, method.memory["text"][task]))
             assert selection.slots[row].tolist() == [nearest, 2]
         method.loss(backbone, batch, outputs, selection).total.backward()
     gradients = {name: value.grad is not None for name, value in method.parameters().items()}
@@ -202,9 +202,9 @@ def test_earlier_prompts_keep_their_bits_and_the_oracle_forgets_nothing() -> Non
     batch = replace(training_batch(questions()), oracle_task="forms")
     with torch.no_grad(), method.select(backbone, batch):
         before = backbone(batch).logits
-    kept = copy_tensors({**method.parameters(), **method.prototypes})
+    kept = copy_tensors({**method.parameters(), **method.memory})
     learn_text(method, backbone, 2)
-    now = {**method.parameters(), **{name: value[:2] for name, value in method.prototypes.items()}}
+    now = {**method.parameters(), **{name: value[:2] for name, value in method.memory.items()}}
     assert all(torch.equal(now[name], value) for name, value in kept.items())
     with torch.no_grad(), method.select(backbone, batch) as selection:
         assert torch.equal(backbone(batch).logits, before)
