@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
 from components.core.options import listed
-from components.data.formats.items import METRICS, Ids, ItemReader, distinct_items
+from components.data.formats.items import Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import ORIENTATIONS, Orientation
 from components.data.formats.sources import FORMATS, Format, Source, open_source
@@ -23,8 +23,9 @@ from components.data.prepared import PreparedTask, write_stream_json
 from components.data.problems import ItemError, Problem
 from components.data.quality.report import NOT_STATED, FileReport, ImportReport
 from components.data.rows import Row, write_split
+from components.metrics import SCORERS
 
-RULES = 3  # how rows are read; a stream that was imported under other rules is imported again
+RULES = 4  # how rows are read; a stream that was imported under other rules is imported again
 IDS: tuple[Ids, ...] = ("auto", "refuse", "renew")
 _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images", "format", "instruction")
@@ -101,8 +102,8 @@ def _task_source(path: Path, index: int, table: object, shared: Mapping[str, obj
     texts = _texts({**shared, **table}, where)
     if not _NAME.fullmatch(texts["name"]):
         raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only.')
-    if texts["metric"] not in METRICS:
-        raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(METRICS)}.")
+    if texts["metric"] not in SCORERS:
+        raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(SCORERS)}.")
     tokens = table["max_new_tokens"]
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise ConfigError(f"{where} has max_new_tokens = {tokens!r}; it must be a whole number above 0.")

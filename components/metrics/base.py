@@ -15,11 +15,11 @@ from decimal import Decimal, InvalidOperation
 from rapidfuzz.distance.Levenshtein import distance as levenshtein
 
 from components.core.errors import ConfigError, DataError
-from components.metrics.choice import choice
+from components.metrics.choice import choice, is_letter
 from components.metrics.constrained import constraints
 from components.metrics.constraints import constraint
 from components.metrics.released.captions import caption
-from components.metrics.texts import contains, edit_ratio, formula, leading_letter, rouge_l, sari
+from components.metrics.texts import LEADING_LETTER, contains, edit_ratio, formula, leading_letter, rouge_l, sari
 
 Scorer = Callable[[str, Sequence[str]], float]
 Box = tuple[float, float, float, float]
@@ -173,24 +173,40 @@ def scorer(metric: str) -> Scorer:
     return SCORERS[metric]
 
 
+_FREE_TEXT = ("rouge_l", "edit", "sari", "caption")  # any text can be met, and scoring it takes milliseconds
+_NEEDS = {  # what an answer must hold, where that is more than a text
+    "iou": "a box '[x1,y1,x2,y2]' with x1 < x2 and y1 < y2",
+    "yes_no": "'yes' or 'no'",
+    "choice": "the capital letter of an option",
+    "leading_letter": "a capital letter at its beginning",
+    "recall": "the name of an object",
+}
+
+
 def check_answers(metric: str, answers: Sequence[str]) -> None:
-    """Raise `DataError` when no prediction could score on these references: none, empty, or of the wrong form."""
-    scorer(metric)
-    if not any(answer.strip() for answer in answers):
-        raise DataError("A row needs at least one answer that is not empty; none was given.")
-    if metric == "iou" and all(parse_box(answer) is None for answer in answers):
-        raise DataError(f"Metric iou needs an answer '[x1,y1,x2,y2]' with x1 < x2 and y1 < y2, given: {list(answers)}.")
-    if metric == "yes_no" and all(_first_yes_no(answer) is None for answer in answers):
-        raise DataError(f"Metric yes_no needs 'yes' or 'no' as an answer, given: {list(answers)}.")
-    if metric == "choice" and not any(re.fullmatch(r"[A-Z]", answer) for answer in answers):
-        raise DataError(f"Metric choice needs a capital letter as an answer, given: {list(answers)}.")
-    if metric == "leading_letter" and all(
-        re.match(r"(?:Answer:\s*)?\(?[A-Z]\b", answer.strip()) is None for answer in answers
-    ):
-        raise DataError(f"Metric leading_letter needs an answer that begins with a letter, given: {list(answers)}.")
+    """Raise `DataError` unless a reply in the form that the metric asks for could score on these accepted answers.
+
+    One of several is enough, except for `constraints`, each of which must be readable. Raises `ConfigError` for an
+    unknown metric.
+    """
     if metric == "constraints":
         for answer in answers:
             constraint(answer)
+    if not any(_can_be_met(metric, answer) for answer in answers):
+        needs = _NEEDS.get(metric, "a text that is not empty")
+        raise DataError(f"the metric {metric} needs {needs} as an answer, given: {', '.join(map(repr, answers))}.")
+
+
+def _can_be_met(metric: str, answer: str) -> bool:
+    """Whether some reply scores on this answer alone; for most metrics the answer itself does, if any does."""
+    own = scorer(metric)
+    if metric == "choice":
+        return is_letter(answer)  # an option's words are accepted too, but only beside its letter
+    if metric == "leading_letter":
+        return LEADING_LETTER.match(answer.strip()) is not None
+    if metric == "constraints" or metric in _FREE_TEXT:
+        return bool(answer.strip())
+    return own(answer, [answer]) > 0.0
 
 
 def parse_box(text: str) -> Box | None:

@@ -127,6 +127,11 @@ def chosen_letter(reply: str, options: Options) -> str | None:
     return lone.pop() if len(lone) == 1 else None
 
 
+def is_letter(answer: str) -> bool:
+    """Whether an accepted answer is an option's letter, not its words."""
+    return re.fullmatch(r"[A-Z]", answer) is not None
+
+
 def choice(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
     """1 when the reply chooses the right letter, in whatever style (`chosen_letter`).
 
@@ -135,7 +140,7 @@ def choice(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
     The released scripts of MMBench, MMMU and ScienceQA look for a letter in like ways, and guess where they find none;
     nothing is guessed here.
     """
-    right = [answer for answer in answers if re.fullmatch(r"[A-Z]", answer)]
+    right = list(filter(is_letter, answers))
     letter = chosen_letter(prediction, options_in(prompt))
     words = [answer for answer in answers if answer not in right]
     given = _plain(_DECORATION.sub(" ", prediction.translate(_SIGNS)))

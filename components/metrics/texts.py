@@ -21,7 +21,7 @@ from components.metrics.choice import chosen_letter, options_in
 
 SARI_ORDER = 4  # n-grams of up to four words
 _LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
-_LEADING_LETTER = re.compile(r"(?:Answer:\s*)?\(?([A-Z])\b")
+LEADING_LETTER = re.compile(r"(?:Answer:\s*)?\(?([A-Z])\b")
 # mteval-v13a: marks stand alone, periods and commas unless between digits, a dash after a digit.
 _TOKEN_RULES = (
     (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
@@ -69,8 +69,8 @@ def sari(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
 
 def leading_letter(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
     """1 when the reply chooses the letter that an answer begins with; what the answer says then does not count."""
-    letters = {found[1] for answer in answers if (found := _LEADING_LETTER.match(answer.strip()))}
-    head = _LEADING_LETTER.match(prediction.strip())
+    letters = {found[1] for answer in answers if (found := LEADING_LETTER.match(answer.strip()))}
+    head = LEADING_LETTER.match(prediction.strip())
     letter = chosen_letter(prediction, options_in(prompt))
     if letter is None and head is not None:
         letter = head[1]

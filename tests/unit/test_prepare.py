@@ -15,14 +15,13 @@ import pytest
 from PIL import Image
 
 from components.core.errors import ConfigError, DataError
-from components.data.formats.items import METRICS, distinct_items
+from components.data.formats.items import distinct_items
 from components.data.formats.json_items import iter_items
 from components.data.formats.parallel_map import Threads
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
 from components.data.streams import StreamConfig, open_stream
-from components.metrics import SCORERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """name = "my-stream"
@@ -266,10 +265,6 @@ def test_the_same_task_twice_is_refused(source: Path) -> None:
     (source / "stream.toml").write_text(TOML + TOML.split("\n", 1)[1])
     with pytest.raises(ConfigError, match="shop twice"):
         read_stream_file(source / "stream.toml")
-
-
-def test_metrics_of_stream_files_are_those_that_can_be_scored() -> None:
-    assert set(METRICS) == set(SCORERS)
 
 
 def test_a_stream_file_opens_by_path_and_follows_its_files(source: Path, tmp_path: Path) -> None:

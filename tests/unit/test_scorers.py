@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
+from components.data.formats.items import require_scorable
+from components.data.problems import ItemError
 from components.metrics import (
     SCORERS,
     box_iou,
@@ -143,10 +145,16 @@ def test_unknown_metric() -> None:
     ("metric", "answers"),
     [
         ("exact", []),
+        ("exact", [""]),
         ("exact", [" "]),
+        ("exact", ["."]),  # nothing is left to compare
+        ("recall", [", ,"]),
         ("iou", ["[0,0,0,1]", "x"]),
         ("yes_no", ["maybe"]),
-        ("choice", ["a dog"]),
+        ("choice", ["a"]),
+        ("choice", ["a dog"]),  # its letter is missing, and most replies are letters
+        ("leading_letter", ["the first"]),
+        ("constraints", []),
         ("constraints", ["max_words: few"]),
         ("constraints", ["include: x", "case: title"]),
     ],
@@ -154,12 +162,30 @@ def test_unknown_metric() -> None:
 def test_references_that_cannot_score(metric: str, answers: list[str]) -> None:
     with pytest.raises(DataError):
         check_answers(metric, answers)
+    assert metric in ("choice", "constraints") or all(score(metric, one, answers) == 0.0 for one in answers)
+    with pytest.raises(ItemError, match="metric|constraint"):
+        require_scorable(metric, tuple(answers))
 
 
-@pytest.mark.parametrize(("metric", "answers"), [("exact", ["a"]), ("iou", ["[0,0,1,1]"]), ("yes_no", ["Yes."])])
+@pytest.mark.parametrize(
+    ("metric", "answers"),
+    [
+        ("exact", ["a"]),
+        ("exact", ["", "a"]),
+        ("iou", ["[0,0,1,1]"]),
+        ("iou", ["[-0.1,0,1,1]"]),
+        ("iou", ["[ +0.1, 0.2, 0.5, 0.6 ]"]),
+        ("yes_no", ["Yes."]),
+        ("choice", ["B", "a dog"]),
+        ("leading_letter", ["(B) because"]),
+        ("sari", ["short"]),
+        ("caption", ["a dog"]),
+    ],
+)
 def test_references_that_can_score(metric: str, answers: list[str]) -> None:
     check_answers(metric, answers)
-    assert score(metric, answers[0], answers) == 1.0
+    require_scorable(metric, tuple(answers))
+    assert max(score(metric, one, answers, "long") for one in answers) == 1.0
 
 
 def test_an_accented_letter_is_one_character_or_two() -> None:

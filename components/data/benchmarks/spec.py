@@ -24,7 +24,7 @@ from typing import Literal
 
 from components.core.errors import ConfigError
 from components.core.options import listed
-from components.data.formats.items import METRICS
+from components.metrics import SCORERS
 
 SPEC_FORMAT = "littoral-spec/1"
 
@@ -65,8 +65,8 @@ class TaskSpec:
     """Frame of the boxes in the texts, 0 to 1: the picture, or the picture padded to a square around its centre."""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigError(f"The metric of {self.name} is {self.metric!r}; allowed are {', '.join(METRICS)}.")
+        if self.metric not in SCORERS:
+            raise ConfigError(f"The metric of {self.name} is {self.metric!r}; allowed are {', '.join(SCORERS)}.")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens of {self.name} is {self.max_new_tokens}; give at least 1.")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,18 +18,10 @@ from components.data.formats.seen_ids import SeenIds
 from components.data.formats.storage import Location
 from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, Turn
-from components.metrics.constraints import constraint
+from components.metrics import check_answers
 
-# The keys of evaluation's SCORERS; a test compares.
-METRICS = (
-    "exact", "relaxed", "anls", "iou", "yes_no", "recall", "choice", "constraints", "number", "contains", "formula",
-    "leading_letter", "rouge_l", "edit", "sari", "caption",
-)  # fmt: skip
 Ids = Literal["refuse", "renew", "auto"]
 _UNREAD = "\0unread"  # a name that no file has for the fields of an item that mean nothing
-_BOX = re.compile(r"\[" + r"\s*,\s*".join([r"\s*(\d*\.?\d+)\s*"] * 4) + r"\]")
-_LETTER = re.compile(r"[A-Z]")
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 def distinct_items(
@@ -226,32 +217,16 @@ def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
         raise ItemError("empty answer", "an accepted answer is empty")
     if any(IMAGE_TOKEN in answer for answer in answers):
         raise ItemError("picture in an answer", f"an accepted answer holds {IMAGE_TOKEN}, which no reply can")
-    check_fit(metric, answers)
+    require_scorable(metric, answers)
     return answers
 
 
-def check_fit(metric: str, answers: tuple[str, ...]) -> None:
-    """Raise `ItemError` when no prediction could score on these answers under `metric`."""
-    if metric == "yes_no" and not any(_YES_NO.search(answer) for answer in answers):
-        raise ItemError("answer does not fit", f"the metric yes_no needs yes or no, the answer is {answers[0]!r}")
-    if metric == "iou" and not any(_is_box(answer) for answer in answers):
-        raise ItemError("answer does not fit", f"the metric iou needs [x1,y1,x2,y2], the answer is {answers[0]!r}")
-    if metric == "choice" and not any(_LETTER.fullmatch(answer) for answer in answers):
-        raise ItemError("answer does not fit", f"the metric choice needs a letter, the answer is {answers[0]!r}")
-    if metric == "constraints":
-        try:
-            for answer in answers:
-                constraint(answer)
-        except DataError as error:
-            raise ItemError("answer does not fit", str(error).rstrip(".")) from error
-
-
-def _is_box(answer: str) -> bool:
-    match = _BOX.search(answer)
-    if match is None:
-        return False
-    x1, y1, x2, y2 = map(float, match.groups())
-    return x1 < x2 and y1 < y2
+def require_scorable(metric: str, answers: tuple[str, ...]) -> None:
+    """Raise `ItemError` when no reply could score on these answers under `metric`."""
+    try:
+        check_answers(metric, answers)
+    except DataError as error:
+        raise ItemError("answer does not fit", str(error).rstrip(".")) from error
 
 
 def with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
