@@ -27,7 +27,7 @@ from components.evaluation.released_files import (
     read_questions,
     read_split,
 )
-from components.metrics.released.captions import INSTALL, MEAN, caption_figures, java_home
+from components.metrics.captions import INSTALL, MEAN, caption_figures, java_home
 from components.metrics.released.references import accepted_answers
 from components.metrics.released.tasks import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
 

@@ -41,7 +41,7 @@ from components.evaluation.released_files import file_text
 from components.evaluation.suite_figures import Figures, figures
 from components.metrics import score
 from components.metrics.released.references import shown
-from components.metrics.released.suite_rules import suite_score
+from components.metrics.released.suites import suite_score
 
 Missing = Literal["refuse", "wrong", "leave_out"]
 Record = Mapping[str, object]

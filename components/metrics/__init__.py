@@ -1,53 +1,5 @@
-"""Scores of single predictions: metrics by name, and the rules of released benchmarks. Pure functions, no torch."""
+"""Scores of single replies: metrics by name, and the rules of released benchmarks. Pure functions, no torch."""
 
-from components.metrics.base import (
-    ANLS_THRESHOLD,
-    IOU_THRESHOLD,
-    RELAXED_TOLERANCE,
-    SCORERS,
-    Box,
-    Scorer,
-    anls,
-    box_iou,
-    check_answers,
-    exact,
-    iou,
-    levenshtein,
-    normalise,
-    parse_box,
-    recall,
-    relaxed,
-    score,
-    scorer,
-    yes_no,
-)
-from components.metrics.released.tasks import COAST, COIN, MODES, RELEASED, Mode, released_task, score_item
+from components.metrics.scorers import SCORERS, check_answers, score
 
-__all__ = [
-    "ANLS_THRESHOLD",
-    "COAST",
-    "COIN",
-    "IOU_THRESHOLD",
-    "MODES",
-    "RELAXED_TOLERANCE",
-    "RELEASED",
-    "SCORERS",
-    "Box",
-    "Mode",
-    "Scorer",
-    "anls",
-    "box_iou",
-    "check_answers",
-    "exact",
-    "iou",
-    "levenshtein",
-    "normalise",
-    "parse_box",
-    "recall",
-    "relaxed",
-    "released_task",
-    "score",
-    "score_item",
-    "scorer",
-    "yes_no",
-]
+__all__ = ["SCORERS", "check_answers", "score"]

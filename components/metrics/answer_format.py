@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from components.metrics import normalise, score
 from components.metrics.choice import chosen_letter, options_in
+from components.metrics.scorers import normalise, score
 
 Form = Literal["letter", "yes_no", "number", "box", "phrase", "text"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,6 +55,23 @@ def constraint(text: str) -> Constraint:
     """From "NAME: VALUE"; raises `DataError`."""
     name, _, value = text.partition(":")
     return Constraint(name=name.strip(), value=value.strip())
+
+
+def constraints(prediction: str, answers: Sequence[str]) -> float:
+    """The share of constraints that the reply fulfils; each of `answers` is a constraint as text.
+
+    One that cannot be read counts as not fulfilled; `check_answers` finds it early.
+    """
+    if not prediction.strip() or not answers:
+        return 0.0
+    return sum(_fulfilled(prediction, text) for text in answers) / len(answers)
+
+
+def _fulfilled(prediction: str, text: str) -> bool:
+    try:
+        return constraint(text).fulfilled(prediction)
+    except DataError:
+        return False
 
 
 def words(text: str) -> list[str]:

@@ -44,8 +44,9 @@ from components.evaluation.suite_figures import figures
 from components.methods.base import Method
 from components.metrics import score
 from components.metrics.answer_format import FormRepair, form_of, obeys
-from components.metrics.released.suite_rules import suite_score
-from components.metrics.released.tasks import MEAN, compat_row_score, compat_task_figures
+from components.metrics.captions import MEAN
+from components.metrics.released.suites import suite_score
+from components.metrics.released.tasks import compat_row_score, compat_task_figures
 from components.training.streaming import dataset_name, encoded_blocks, examples
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.metrics import score
-from components.metrics.released.captions import MEAN, SEVEN, caption_figures, java_home, plain_tokens
+from components.metrics.captions import MEAN, SEVEN, caption_figures, java_home, plain_tokens
 from components.metrics.released.tasks import compat_task_figures
 
 # The example in aac-metrics' documentation, whose BLEU-1 and CIDEr-D are printed there: 0.4278 and 0.9614.

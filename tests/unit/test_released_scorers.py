@@ -12,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
-from components.metrics import COAST, COIN, MODES, RELEASED, score, score_item
+from components.metrics import score
 from components.metrics.released.evalai import processed, soft_accuracy
-from components.metrics.released.tasks import compat_row_score, is_caption_task
+from components.metrics.released.tasks import (
+    COAST,
+    COIN,
+    MODES,
+    RELEASED,
+    compat_row_score,
+    is_caption_task,
+    score_item,
+)
 from tests.unit import released_rules
 
 Record = dict[str, Any]

@@ -11,7 +11,7 @@ import pytest
 from components.core.errors import DataError
 from components.evaluation.released_files import read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
-from components.metrics.released.captions import SEVEN, java_home
+from components.metrics.captions import SEVEN, java_home
 from components.metrics.released.tasks import Mode
 
 CAPTIONS = {

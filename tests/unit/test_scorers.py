@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from components.core.errors import ConfigError, DataError
 from components.data.formats.items import require_scorable
 from components.data.problems import ItemError
-from components.metrics import (
-    SCORERS,
-    box_iou,
-    check_answers,
-    levenshtein,
-    parse_box,
-    score,
-)
+from components.metrics import SCORERS, check_answers, score
+from components.metrics.scorers import box_iou, levenshtein, parse_box
 
 TEXT = st.text(max_size=30)
 COORDINATE = st.integers(0, 100).map(lambda value: value / 100)

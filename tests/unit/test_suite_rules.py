@@ -14,7 +14,7 @@ from components.data.suites.catalogue import SUITES
 from components.evaluation.predictions import Prediction
 from components.evaluation.suite_figures import FIGURES, figures
 from components.metrics import score
-from components.metrics.released.suite_rules import SUITE_RULES, suite_score
+from components.metrics.released.suites import SUITE_RULES, suite_score
 from tests.unit import released_rules_too as naive
 
 QUESTION = "Who made it?\nA. Monet\nB. Georges Seurat\nC. A. Warhol\nAnswer with the letter."

@@ -9,7 +9,7 @@
 **Counts**: about 60k/10k, 23k/10k, 60k/10k, 33k/8k and 60k/10k (train/test) for the domains, from memory of the
 paper: no exact size is compared. **Licence**: Apache-2.0 for the repository; each source has its own. **Metric**:
 exact match, but of MapQA the share of listed states or occurrence, and of OCR occurrence. Published figures have looser
-rules, one a script, mostly occurrence inside the reply: they are the compat reading (`metrics/released/mllm.py`).
+rules, one a script, mostly occurrence inside the reply: they are the compat reading (`metrics/released/mllm_cl.py`).
 
 **Traps**: the router and replay lists beside the task folders are not tasks. Ability tests are other benchmarks
 (OCRBench, MathVista with an LLM that extracts the answer, CV-Bench, MMT-Bench through a server), so an exact match is
@@ -26,7 +26,7 @@ from components.data.benchmarks.raw import RawItem
 from components.data.benchmarks.release import find
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import Problem
-from components.metrics.released.mllm import CHOICE_PICTURES, FORMULA, LISTED
+from components.metrics.released.mllm_cl import CHOICE_PICTURES, FORMULA, LISTED
 
 LICENCE = "Apache-2.0 (repository); every source has its own"
 GET = "huggingface.co/datasets/MLLM-CL/MLLM-CL"

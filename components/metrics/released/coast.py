@@ -8,8 +8,8 @@ exact match. Only ChartQA's `fixed` differs: see `metrics.relaxed`.
 
 from __future__ import annotations
 
-from components.metrics.base import RELAXED_TOLERANCE, anls, exact, relaxed
 from components.metrics.released.references import Reference, accepted_answers
+from components.metrics.scorers import RELAXED_TOLERANCE, anls, exact, relaxed
 
 
 def chartqa_compat(prediction: str, reference: Reference) -> float:

@@ -13,9 +13,9 @@ import re
 from typing import cast
 
 from components.core.errors import DataError
-from components.metrics.base import IOU_THRESHOLD, Box, box_iou, exact, parse_box
 from components.metrics.released.evalai import processed, soft_accuracy
 from components.metrics.released.references import Reference, list_field, shown, ten_answers, text_field
+from components.metrics.scorers import IOU_THRESHOLD, Box, box_iou, exact, parse_box
 
 LETTERS = ("A", "B", "C", "D", "E")
 _SINGLE = re.compile(r"\b(\w)\b")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.core.errors import ConfigError, DataError
-from components.metrics.released import coast, coin, mllm, trace, ucit
-from components.metrics.released.captions import MEAN, caption_figures, java_home
+from components.metrics.captions import caption_figures, java_home
+from components.metrics.released import coast, coin, mllm_cl, trace, ucit
 from components.metrics.released.references import Reference, Rule
 
 Mode = Literal["compat", "fixed"]
@@ -52,15 +52,15 @@ COAST: dict[str, Rules] = {
     "medicalqa": Rules(compat=coast.exact_match, fixed=coast.exact_match),
 }
 MLLM_DCL: dict[str, Rules] = {
-    "remote-sensing": Rules(compat=mllm.words_compat, fixed=mllm.exact_fixed),
-    "medical": Rules(compat=mllm.medical_compat, fixed=mllm.exact_fixed),
-    "driving": Rules(compat=mllm.words_compat, fixed=mllm.exact_fixed),
-    "science": Rules(compat=mllm.science_compat, fixed=mllm.science_fixed),
-    "finance": Rules(compat=mllm.finance_compat, fixed=mllm.exact_fixed),
+    "remote-sensing": Rules(compat=mllm_cl.words_compat, fixed=mllm_cl.exact_fixed),
+    "medical": Rules(compat=mllm_cl.medical_compat, fixed=mllm_cl.exact_fixed),
+    "driving": Rules(compat=mllm_cl.words_compat, fixed=mllm_cl.exact_fixed),
+    "science": Rules(compat=mllm_cl.science_compat, fixed=mllm_cl.science_fixed),
+    "finance": Rules(compat=mllm_cl.finance_compat, fixed=mllm_cl.exact_fixed),
 }
 MLLM_ACL: dict[str, Rules] = {
-    "ocr": Rules(compat=mllm.ocr_compat, fixed=mllm.ocr_fixed),
-    "perception": Rules(compat=mllm.perception_compat, fixed=mllm.exact_fixed),
+    "ocr": Rules(compat=mllm_cl.ocr_compat, fixed=mllm_cl.ocr_fixed),
+    "perception": Rules(compat=mllm_cl.perception_compat, fixed=mllm_cl.exact_fixed),
 }
 _EXACT = Rules(compat=trace.accuracy_compat, fixed=trace.exact_fixed)
 TRACE: dict[str, Rules] = {
@@ -137,8 +137,8 @@ def compat_row_score(
         "answers": list(answers),
         "prompt": prompt,
         "text": prompt,
-        "image": f"{mllm.CHOICE_PICTURES[0]}_" if metric == "exact" else "",
-        "answer_type": mllm.FORMULA if metric == "formula" else "",
+        "image": f"{mllm_cl.CHOICE_PICTURES[0]}_" if metric == "exact" else "",
+        "answer_type": mllm_cl.FORMULA if metric == "formula" else "",
     }
     try:
         return rules.compat(prediction, reference)
@@ -163,9 +163,3 @@ def _of_stream(stream: str) -> dict[str, Rules]:
     """The rules by task of the benchmark that a stream belongs to; its orders and variants are its name and "-..."."""
     named = next((name for name in _NAMED if stream == name or stream.startswith(f"{name}-")), None)
     return COIN | COAST if named is None else _NAMED[named]
-
-
-__all__ = [
-    "COAST", "COIN", "MEAN", "MLLM_ACL", "MLLM_DCL", "MODES", "RELEASED", "TRACE", "UCIT", "Mode", "Rules",
-    "compat_row_score", "compat_task_figures", "is_caption_task", "released_task", "score_item",
-]  # fmt: skip

@@ -7,8 +7,8 @@ is left out: no figure of the paper is one.
 
 from __future__ import annotations
 
-from components.metrics.base import exact
 from components.metrics.released.references import Reference, text_field
+from components.metrics.scorers import exact
 from components.metrics.texts import edit_ratio, leading_letter, rouge_l, sari
 
 

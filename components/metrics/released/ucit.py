@@ -6,9 +6,9 @@ part that asks a language model is switched off. Captions are scored as whole fi
 
 from __future__ import annotations
 
-from components.metrics.base import exact
-from components.metrics.released.captions import caption
+from components.metrics.captions import caption
 from components.metrics.released.references import Reference, accepted_answers, text_field
+from components.metrics.scorers import exact
 
 
 def answer_compat(prediction: str, reference: Reference) -> float:

@@ -8,8 +8,8 @@ a language model's help and the GUI tasks by a server, so they have no rule. A r
 
 from __future__ import annotations
 
-from components.metrics.base import exact, recall
 from components.metrics.released.references import Reference, accepted_answers, text_field
+from components.metrics.scorers import exact, recall
 from components.metrics.texts import contains, formula
 
 CHOICE_PICTURES = ("AI2D", "TQA", "VQA", "SciVerse")  # science: what such pictures' names begin with; the rest is MapQA

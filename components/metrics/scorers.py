@@ -15,10 +15,9 @@ from decimal import Decimal, InvalidOperation
 from rapidfuzz.distance.Levenshtein import distance as levenshtein
 
 from components.core.errors import ConfigError, DataError
+from components.metrics.captions import caption
 from components.metrics.choice import choice, is_letter
-from components.metrics.constrained import constraints
-from components.metrics.constraints import constraint
-from components.metrics.released.captions import caption
+from components.metrics.constraints import constraint, constraints
 from components.metrics.texts import LEADING_LETTER, contains, edit_ratio, formula, leading_letter, rouge_l, sari
 
 Scorer = Callable[[str, Sequence[str]], float]
