@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
-from components.metrics import score, score_item
-from components.metrics.released.tasks import compat_row_score, compat_task_figures, is_caption_task
+from components.metrics import score
+from components.metrics.released.tasks import compat_row_score, compat_task_figures, is_caption_task, score_item
 from tests.unit import released_rules_too as naive
 
 Record = dict[str, Any]

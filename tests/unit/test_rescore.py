@@ -14,7 +14,7 @@ import pytest
 from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import Annotation, Prediction, read_predictions
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
-from components.metrics import COIN
+from components.metrics.released.tasks import COIN
 from tests.unit import released_rules
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -157,7 +157,7 @@ def test_references_that_cannot_score(metric: str, answers: list[str]) -> None:
     with pytest.raises(DataError):
         check_answers(metric, answers)
     assert metric in ("choice", "constraints") or all(score(metric, one, answers) == 0.0 for one in answers)
-    with pytest.raises(ItemError, match="metric|constraint"):
+    with pytest.raises(ItemError, match=r"metric|constraint"):
         require_scorable(metric, tuple(answers))
 
 
