@@ -27,7 +27,7 @@ from random import Random
 import torch
 
 from components.core.machine import cache_dir
-from components.data.embedded.mini_coast import generate_split
+from components.data.embedded.mini_coast.generate import MINI_COAST
 from components.data.rows import Split, open_split, verify_split
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig, VisionLayer
@@ -122,7 +122,7 @@ def _captions(run: ProjectorRun) -> Split:
         split = open_split(run.data)
         verify_split(split)
         return split
-    return generate_split(
+    return MINI_COAST.generate_split(
         "align", "align", size=run.size, seed=run.stage.seed, out_dir=cache_dir() / "align" / run.size
     )
 

@@ -14,8 +14,10 @@ from PIL import Image
 from components.core.errors import ConfigError
 from components.data.embedded.drawing import COLORS, SIZE
 from components.data.embedded.facts import Mark, partition_of, partition_ranked
-from components.data.embedded.mini_coast import SIZES, TASKS, capability, chart, generate_split
+from components.data.embedded.family import SIZES
+from components.data.embedded.mini_coast import capability, chart
 from components.data.embedded.mini_coast.document import make_card, ocr_tokens
+from components.data.embedded.mini_coast.generate import MINI_COAST, TASKS
 from components.data.embedded.mini_coast.icon import icons
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
 from components.metrics import check_answers, score
@@ -35,7 +37,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Nano:
     def get(task: str, split: str) -> Split:
         path = root / task / split
         if not path.exists():
-            generate_split(task, split, size="nano", seed=0, out_dir=path)  # pyright: ignore[reportArgumentType]
+            MINI_COAST.generate_split(task, split, size="nano", seed=0, out_dir=path)  # pyright: ignore[reportArgumentType]
         return open_split(path)
 
     return get
@@ -49,17 +51,17 @@ def _sources(split: Split) -> set[str]:
 @pytest.mark.parametrize("task", TASKS)
 def test_same_arguments_write_the_same_bytes(task: str, nano: Nano, tmp_path: Path) -> None:
     split = "align" if task == "align" else "test"
-    again = generate_split(task, split, size="nano", seed=0, out_dir=tmp_path / "again")
+    again = MINI_COAST.generate_split(task, split, size="nano", seed=0, out_dir=tmp_path / "again")
     assert again.digest == nano(task, split).digest
 
 
 def test_another_seed_writes_other_rows(nano: Nano, tmp_path: Path) -> None:
-    other = generate_split("iconqa", "test", size="nano", seed=1, out_dir=tmp_path / "other")
+    other = MINI_COAST.generate_split("iconqa", "test", size="nano", seed=1, out_dir=tmp_path / "other")
     assert other.digest != nano("iconqa", "test").digest
 
 
 def test_a_smaller_size_is_the_beginning_of_a_larger_one(nano: Nano, tmp_path: Path) -> None:
-    mini = generate_split("chartqa", "test", size="mini", seed=0, out_dir=tmp_path / "mini")
+    mini = MINI_COAST.generate_split("chartqa", "test", size="mini", seed=0, out_dir=tmp_path / "mini")
     assert list(mini.rows())[:16] == list(nano("chartqa", "test").rows())
 
 
@@ -116,7 +118,7 @@ def test_rows_are_whole_and_their_answers_score(task: str, nano: Nano) -> None:
 
 @pytest.mark.parametrize("task", ["chartqa", "docvqa", "iconqa", "medicalqa"])
 def test_no_answer_dominates_a_domain_task(task: str, tmp_path: Path) -> None:
-    card = generate_split(task, "test", size="mini", seed=0, out_dir=tmp_path / "mini").card
+    card = MINI_COAST.generate_split(task, "test", size="mini", seed=0, out_dir=tmp_path / "mini").card
     assert float(str(card["majority_share"])) <= 0.25
 
 
@@ -187,5 +189,5 @@ def test_icon_colours_of_known_emoji() -> None:
 )
 def test_unknown_names_say_what_is_allowed(task: str, split: str, size: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
-        generate_split(task, split, size=size, seed=0, out_dir=tmp_path / "x")  # pyright: ignore[reportArgumentType]
+        MINI_COAST.generate_split(task, split, size=size, seed=0, out_dir=tmp_path / "x")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "x").exists()

@@ -14,7 +14,8 @@ from PIL import Image
 from components.core.errors import ConfigError
 from components.data.batch import IGNORE
 from components.data.embedded.drawing import SIZE
-from components.data.embedded.mini_coast import MINI_COAST, SIZES
+from components.data.embedded.family import SIZES
+from components.data.embedded.mini_coast.generate import MINI_COAST
 from components.data.embedded.mini_coast.prompts import SHORT
 from components.data.embedded.mini_coin import prompts, unclear
 from components.data.embedded.mini_coin.generate import MINI_COIN, TASKS

@@ -21,7 +21,7 @@ from components.data.quality.checks import EXPLANATIONS
 from components.data.quality.overlaps import Leak, Overlap, Shared
 from components.data.quality.report import FileReport, ImportReport
 from components.data.quality.report_page import PAIRS, pairs_of, pictures_of, write_page
-from components.data.quality.survey import SAMPLES, Range, StreamSurvey, spread, survey
+from components.data.quality.survey import SAMPLES, Range, StreamSurvey, range_of, survey
 from components.data.quality.thumbnails import LARGEST, SIDE, Album
 
 DATA = Path(__file__).resolve().parents[2] / "components" / "data"
@@ -168,7 +168,7 @@ def test_a_survey_by_hand(seen: StreamSurvey) -> None:
     assert train.answer_characters == Range(smallest=1, median=3, largest=len(HOSTILE))
     assert (len(train.samples), len(test.samples)) == (SAMPLES, 1)
     assert set(seen.pictures) == {("t test", "7")}
-    assert spread([4, 1, 3, 2]) == Range(smallest=1, median=2, largest=4)
+    assert range_of([4, 1, 3, 2]) == Range(smallest=1, median=2, largest=4)
 
 
 def test_samples_are_the_same_at_every_call_and_follow_the_seed(prepared: ImportReport) -> None:

@@ -25,7 +25,7 @@ SIZES: dict[str, dict[Partition, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSpec:
+class GeneratedTask:
     """How one task is made and what its data card says."""
 
     make: Maker
@@ -41,7 +41,7 @@ class Family:
 
     name: str
     version: int  # part of the cache's key
-    tasks: Mapping[str, TaskSpec]
+    tasks: Mapping[str, GeneratedTask]
 
     @property
     def folder(self) -> str:

@@ -28,7 +28,7 @@ from components.data.tasks import TaskStream
 
 FIELDS = 8
 STEP = 4  # grey levels by which neighbouring fields must differ to count as different
-TOLD_APART = 10  # of 64 pairs of neighbours: a picture with fewer is nearly blank
+CONTRASTS = 10  # of 64 pairs of neighbours: a picture with fewer is nearly blank
 EXAMPLES = 3
 _MIX = 0x9E3779B97F4A7C15  # an odd number that spreads bits: a picture's key and a question's become one key
 _64 = (1 << 64) - 1
@@ -175,25 +175,13 @@ def overlaps_of(stream: TaskStream, *, in_order: OrderedMap = SERIAL) -> Shared:
     return Shared(pairs=tuple(pair for pair in pairs if pair.found), leaks=tuple(leak for leak in leaks if leak.found))
 
 
-def picture_hash(data: bytes) -> int | None:
-    """The difference hash of an encoded picture, or None for one that is nearly blank."""
-    fields = _grey_fields(data)
-    return None if _nearly_blank(fields) else _difference_hash(fields)
-
-
-def _grey_fields(data: bytes) -> NDArray[np.int16]:
-    """Grey levels of 8 rows of 9 fields."""
+def picture_hash(data: bytes) -> tuple[int, bool]:
+    """The difference hash of an encoded picture, and whether the picture is nearly blank."""
     small = small_image(data, 8 * FIELDS).convert("L").resize((FIELDS + 1, FIELDS), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.int16)
-
-
-def _nearly_blank(fields: NDArray[np.int16]) -> bool:
-    return int((np.abs(np.diff(fields, axis=1)) >= STEP).sum()) < TOLD_APART
-
-
-def _difference_hash(fields: NDArray[np.int16]) -> int:
-    brighter = fields[:, :-1] > fields[:, 1:]
-    return int.from_bytes(np.packbits(brighter).tobytes(), "big")
+    grey = np.asarray(small, dtype=np.int16)  # [8, 9]
+    contrasts = int((np.abs(np.diff(grey, axis=1)) >= STEP).sum())
+    brighter = grey[:, :-1] > grey[:, 1:]
+    return int.from_bytes(np.packbits(brighter).tobytes(), "big"), contrasts < CONTRASTS
 
 
 def _seen(split: Split, in_order: OrderedMap) -> _Seen:
@@ -221,10 +209,8 @@ def _marks(row: Row) -> tuple[int | None, int | None, list[int]]:
     asked = [_digest(" ".join(text.casefold().split()).encode()) for text in texts]
     if row.image is None:
         return None, None, asked
-    fields = _grey_fields(row.image)
-    if _nearly_blank(fields):
-        return _digest(row.image), _difference_hash(fields), asked
-    return _difference_hash(fields), None, asked
+    found, nearly_blank = picture_hash(row.image)
+    return (_digest(row.image), found, asked) if nearly_blank else (found, None, asked)
 
 
 def _digest(data: bytes) -> int:

@@ -82,9 +82,9 @@ def pictures_table(seen: StreamSurvey) -> ReportTable:
                 split.name,
                 f"{split.pictures.rows:,}",
                 f"{split.pictures.distinct:,}",
-                _spread(split.pictures.width),
-                _spread(split.pictures.height),
-                _spread(split.pictures.file_bytes, size),
+                _range(split.pictures.width),
+                _range(split.pictures.height),
+                _range(split.pictures.file_bytes, size),
                 f"{split.pictures.large:,}",
             )
             for split in seen.splits
@@ -99,7 +99,7 @@ def answers_table(seen: StreamSurvey) -> ReportTable:
         caption="Characters of the first accepted answer: smallest, median and largest row",
         names=("split",),
         numbers=("rows", "characters"),
-        lines=tuple((split.name, f"{split.rows:,}", _spread(split.answer_characters)) for split in seen.splits),
+        lines=tuple((split.name, f"{split.rows:,}", _range(split.answer_characters)) for split in seen.splits),
     )
 
 
@@ -112,7 +112,7 @@ def licences_table(report: ImportReport) -> ReportTable:
     )
 
 
-def _spread(of: Range, words: Callable[[int], str] = "{:,}".format) -> str:
+def _range(of: Range, words: Callable[[int], str] = "{:,}".format) -> str:
     ends = [words(value) for value in (of.smallest, of.median, of.largest)]
     return ends[0] if len(set(ends)) == 1 else " / ".join(ends)
 

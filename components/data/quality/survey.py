@@ -104,14 +104,14 @@ class _Numbers:
         return PictureFacts(
             rows=len(self.sizes),
             distinct=len(self.digests),
-            width=spread(self.widths),
-            height=spread(self.heights),
-            file_bytes=spread(self.sizes),
+            width=range_of(self.widths),
+            height=range_of(self.heights),
+            file_bytes=range_of(self.sizes),
             large=self.large,
         )
 
 
-def spread(numbers: Collection[int]) -> Range:
+def range_of(numbers: Collection[int]) -> Range:
     """Smallest, median and largest; there must be one number at least."""
     ordered = sorted(numbers)
     return Range(smallest=ordered[0], median=ordered[(len(ordered) - 1) // 2], largest=ordered[-1])
@@ -149,7 +149,7 @@ def survey(
                 name=name,
                 rows=split.num_rows,
                 pictures=numbers.pictures(),
-                answer_characters=spread(numbers.answers),
+                answer_characters=range_of(numbers.answers),
                 texts=texts,
                 samples=tuple(rows),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.data.embedded.family import Family, TaskSpec
+from components.data.embedded.family import Family, GeneratedTask
 from components.data.embedded.mini_coast import align, capability, chart, document, icon, medical, shared_wording
 
 GENERATOR_VERSION = 3  # raise it whenever the same arguments would write other rows: it is part of the cache's key
@@ -13,21 +13,21 @@ _MEDICAL = ("nilearn", "pydicom", "pydicom-data", "scikit-image")
 _SHARED = "charts, cards, icons and scans ask in the same words, row by row"
 _SCENE = "OpenMoji emoji on our layouts; kinds are our own labels, boxes come from the drawing itself"
 
-TASKS: dict[str, TaskSpec] = {
-    "chartqa": TaskSpec(
+TASKS: dict[str, GeneratedTask] = {
+    "chartqa": GeneratedTask(
         make=chart.make_sample,
         max_new_tokens=8,
         packages=_CHART,
         rendered="charts drawn by us from real country, element and labour tables; colours are random",
     ),
-    "docvqa": TaskSpec(
+    "docvqa": GeneratedTask(
         make=document.make_sample,
         max_new_tokens=16,
         packages=("bokeh-sampledata",),
         rendered="cards typeset by us from real records; the OCR tokens in the prompt are the known text",
     ),
-    "iconqa": TaskSpec(make=icon.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
-    "medicalqa": TaskSpec(
+    "iconqa": GeneratedTask(make=icon.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
+    "medicalqa": GeneratedTask(
         make=medical.make_sample,
         max_new_tokens=8,
         packages=_MEDICAL,
@@ -36,49 +36,49 @@ TASKS: dict[str, TaskSpec] = {
             "few DICOM pictures cut into disjoint tiles: splits share patients, never pixels"
         ),
     ),
-    "conversation": TaskSpec(
+    "conversation": GeneratedTask(
         make=capability.make_conversation,
         max_new_tokens=8,
         packages=(*_CHART, *_ICON),
         rendered=f"charts of real tables; {_SCENE}; two turns, the last one is scored",
     ),
-    "detail": TaskSpec(make=capability.make_detail, max_new_tokens=48, packages=_ICON, rendered=_SCENE),
-    "reasoning": TaskSpec(
+    "detail": GeneratedTask(make=capability.make_detail, max_new_tokens=48, packages=_ICON, rendered=_SCENE),
+    "reasoning": GeneratedTask(
         make=capability.make_reasoning,
         max_new_tokens=8,
         packages=(*_CHART, *_ICON),
         rendered=f"charts of real tables; {_SCENE}; every question needs two facts",
     ),
-    "referring": TaskSpec(make=capability.make_referring, max_new_tokens=24, packages=_ICON, rendered=_SCENE),
-    "charts": TaskSpec(
+    "referring": GeneratedTask(make=capability.make_referring, max_new_tokens=24, packages=_ICON, rendered=_SCENE),
+    "charts": GeneratedTask(
         make=shared_wording.make_charts,
         max_new_tokens=8,
         packages=_CHART,
         rendered=f"charts drawn by us from real country, element and labour tables; colours are random; {_SHARED}",
         draws="pictures",
     ),
-    "cards": TaskSpec(
+    "cards": GeneratedTask(
         make=shared_wording.make_cards,
         max_new_tokens=8,
         packages=("bokeh-sampledata",),
         rendered=f"cards typeset by us from real records, without OCR tokens; {_SHARED}",
         draws="pictures",
     ),
-    "icons": TaskSpec(
+    "icons": GeneratedTask(
         make=shared_wording.make_icons,
         max_new_tokens=8,
         packages=_ICON,
         rendered=f"one OpenMoji emoji; kinds are our own labels, colours measured; {_SHARED}",
         draws="pictures",
     ),
-    "scans": TaskSpec(
+    "scans": GeneratedTask(
         make=shared_wording.make_scans,
         max_new_tokens=8,
         packages=_MEDICAL,
         rendered=f"real slices and tiles, slightly turned, zoomed and brightened; {_SHARED}",
         draws="pictures",
     ),
-    "align": TaskSpec(
+    "align": GeneratedTask(
         make=align.make_sample,
         max_new_tokens=32,
         packages=(*_CHART, *_ICON, *_MEDICAL),
@@ -87,4 +87,3 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 MINI_COAST = Family(name="mini-COAST", version=GENERATOR_VERSION, tasks=TASKS)
-generate_split = MINI_COAST.generate_split

