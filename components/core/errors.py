@@ -17,8 +17,12 @@ class CheckpointError(LittoralError):
     """A checkpoint that does not belong to this backbone, method or stream, or cannot be read."""
 
 
+class TrainingError(LittoralError):
+    """Training that cannot go on or did nothing: a diverged loss, an update without a step, adapters without effect."""
+
+
 class StreamStopped(LittoralError):
-    """A run that was asked to end early; started again, it goes on."""
+    """A run that was asked to end early; the same command continues it."""
 
 
 class TrackingError(LittoralError):

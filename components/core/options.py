@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 from urllib.parse import unquote
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,9 +24,11 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareUpToHalf = Annotated[float, Field(ge=0, le=0.5)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/.*|$)", re.DOTALL)
 
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+T = TypeVar("T")
 
 
 def check_options(options: object, owner: str) -> None:
@@ -41,8 +44,29 @@ def check_options(options: object, owner: str) -> None:
         try:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
-            wrong = error.errors()[0]["msg"].removeprefix("Input ")
-            raise ConfigError(f"{owner}.{name} is {value!r}; it {wrong}.") from error
+            raise _first_wrong(error, f"{owner}.{name}") from error
+
+
+def to_plain(options: object) -> Any:
+    """A dataclass of options, or the value of a field of one, as plain JSON (`Json`)."""
+    return _adapter(type(options)).dump_python(options, mode="json")
+
+
+def from_plain(kind: type[T], plain: Json, owner: str) -> T:
+    """The inverse of `to_plain`: absent fields have their defaults, unknown ones are left out.
+
+    Nothing is converted: a text is no number. Raises `ConfigError` that names the first wrong field as `owner.field`.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        raise _first_wrong(error, owner) from error
+
+
+def _first_wrong(error: ValidationError, owner: str) -> ConfigError:
+    first = error.errors()[0]
+    name = ".".join((owner, *map(str, first["loc"])))
+    return ConfigError(f"{name} is {first['input']!r}; it {first['msg'].removeprefix('Input ')}.")
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
@@ -81,6 +105,11 @@ def require_no_uri(path: Path, option: str) -> None:
     raise ConfigError(
         f"{option} is {given}, a URI; give a path of this machine, such as that of a folder where it is mounted."
     )
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @cache

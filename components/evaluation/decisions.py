@@ -15,7 +15,7 @@ from typing import Any
 
 from components.core.errors import DataError
 from components.core.files import write_text
-from components.methods.base import Json
+from components.core.options import Json
 
 DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.errors import CheckpointError, ConfigError
-from components.core.options import check_options
+from components.core.options import Json, check_options
 
 if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # listing methods must not import transformers
 Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
 DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
 MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 CARD = ("Paper", "Idea", "Objective", "Overrides", "Carried between tasks", "Differs")  # of every card, in order
 

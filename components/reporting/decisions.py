@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from components.core.options import Json
 from components.evaluation.decisions import Served
-from components.methods.base import Json
 from components.reporting.facts import Groups
 from components.runs.results import FinishedRun
 

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, get_type_hints
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
 from components.core.naming import require_id, without_secrets
-from components.core.options import Count, CountOrZero, NonNegative, check_options
+from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.data.streams import StreamConfig
 from components.methods import method_config, options_for
 from components.methods.base import MethodConfig
@@ -21,8 +21,6 @@ from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
 from components.training.engine import OptimizerConfig
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,33 +176,25 @@ class RunConfig:
         tracking = self.tracking
         if tracking.uri is not None and without_secrets(tracking.uri) != tracking.uri:
             tracking = replace(tracking, uri=None)  # passwords are not written down
-        plain = _plain(replace(self, tracking=tracking, training=replace(self.training, optimizer=self.optimizer)))
-        assert isinstance(plain, dict)
-        method = plain["method"]
-        assert isinstance(method, dict)
-        plain["method"] = {"name": self.method.name, **method}
-        return plain
+        shown = replace(self, tracking=tracking, training=replace(self.training, optimizer=self.optimizer))
+        # Field by field, because the type of `method` is known from its value only.
+        plain = {item.name: to_plain(getattr(shown, item.name)) for item in dataclasses.fields(shown)}
+        return plain | {"method": {"name": self.method.name, **plain["method"]}}
 
     @staticmethod
-    def from_json(plain: dict[str, Json]) -> RunConfig:
-        """The inverse of `to_json`; a field that did not exist when it was written has its default, or
-        what the method was then (`MethodConfig.older`).
+    def from_json(plain: Mapping[str, Json]) -> RunConfig:
+        """The inverse of `to_json`. A field added since it was written has its default, or what a method did before
+        (`MethodConfig.older`).
+
+        Raises:
+            ConfigError: a value of a wrong type or out of bounds, or an unknown method.
+            KeyError, TypeError, ValueError: this is no configuration.
         """
         method = dict(_mapping(plain["method"]))
         kind = method_config(str(method.pop("name")))
-        training = dict(_mapping(plain["training"]))
-        return RunConfig(
-            run_id=None if plain["run_id"] is None else str(plain["run_id"]),
-            storage=Path(str(plain["storage"])),
-            seed=int(str(plain["seed"])),
-            stream=_build(StreamConfig, plain["stream"]),
-            backbone=_build(BackboneConfig, plain["backbone"]),
-            method=_build(kind, kind.older(method)),
-            training=_build(TrainingConfig, {**training, "optimizer": _build(OptimizerConfig, training["optimizer"])}),
-            evaluation=_build(EvaluationConfig, plain["evaluation"]),
-            cluster=_build(ClusterConfig, plain["cluster"]),
-            tracking=_build(TrackingConfig, plain["tracking"]),
-        )
+        kinds: dict[str, Any] = get_type_hints(RunConfig, include_extras=True) | {"method": kind}
+        values = {**plain, "method": kind.older(method)}
+        return RunConfig(**{name: from_plain(kinds[name], values[name], name) for name in kinds})
 
 
 Chosen = Mapping[str, Json]  # what best.json says of the choice: sweep, on (which rows), by, value, ...
@@ -264,9 +254,6 @@ def read_config(path: Path) -> StoredConfig:
     )
 
 
-T = TypeVar("T")
-
-
 def flatten(plain: dict[str, Json], prefix: str = "") -> dict[str, str]:
     """`{"a": {"b": 1}}` -> `{"a.b": "1"}`: parameters for MLflow and for comparing two configurations."""
     flat: dict[str, str] = {}
@@ -278,36 +265,7 @@ def flatten(plain: dict[str, Json], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _plain(value: object) -> Json:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if not (value is None or isinstance(value, bool | int | float | str)):
-        raise TypeError(f"{value!r} cannot be written as JSON")
-    return value
-
-
 def _mapping(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise TypeError(f"a mapping is needed, not {value!r}")
     return value
-
-
-def _build(kind: type[T], plain: object) -> T:
-    """A dataclass from its JSON: tuples and paths are restored from the field's annotation."""
-    if not isinstance(plain, dict):
-        raise TypeError(f"a mapping is needed, not {plain!r}")
-    values: dict[str, object] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.name not in plain:
-            continue
-        value = plain[item.name]
-        if isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, str) and "Path" in str(item.type):
-            value = Path(value)
-        values[item.name] = value
-    return kind(**values)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.core.errors import ConfigError
+from components.core.errors import TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import IGNORE, Batch
 from components.data.rows import instruction_of
@@ -175,7 +175,7 @@ class StreamWorker:
         self.method.begin_task(self.model, info)
         self.model.to(self.device)
         if not trainable_parameters(self.model):
-            raise ConfigError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
+            raise TrainingError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
         self._calibrate(scheduled, info)
         unfinished = self.unfinished.tensors if self.unfinished is not None and self.stream_state.update else None
         if unfinished is not None:  # what `begin_task` made anew gets its trained values back
@@ -205,7 +205,7 @@ class StreamWorker:
         unchanged = torch.equal(before, self._probe(probe))
         self.method.end_task(engine, info, (batch.to(self.device) for batch in self.loader.once_more(task.name)))
         if unchanged:
-            raise ConfigError(
+            raise TrainingError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
@@ -249,12 +249,12 @@ class StreamWorker:
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach() * weight
             stepped = self.method.step(engine)
         if not stepped:
-            raise ConfigError("an update ended without a step of the optimizer; this DeepSpeed is not known.")
+            raise TrainingError("an update ended without a step of the optimizer; this DeepSpeed is not known.")
         means = engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
         stream_state.update += 1
         loss_value = float(means.pop("loss"))
         if not torch.isfinite(torch.tensor(loss_value)):
-            raise ConfigError(
+            raise TrainingError(
                 f"the loss of task {task.name} became {loss_value} at update {stream_state.update}; lower "
                 "training.optimizer.learning_rate or check the data."
             )

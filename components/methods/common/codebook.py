@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from components.core.errors import CheckpointError
-from components.methods.base import Json
+from components.core.options import Json
 from components.methods.common.key_selection import evenly_spaced
 from components.methods.common.tfidf import PairwiseTfidf
 
