@@ -144,6 +144,7 @@ def pocket() -> RunConfig:
     return RunConfig(
         stream=StreamConfig(size="nano"),
         backbone=BackboneConfig(name="pocket"),
+        # With the published length of stage 1. `--method continual-llava` has the shorter one for small backbones.
         method=ContinualLlavaConfig(sentence_encoder="hash"),
         training=TrainingConfig(epochs=2, global_batch_size=8, optimizer=OptimizerConfig(learning_rate=1e-2)),
         evaluation=EvaluationConfig(oracle_routing=True),

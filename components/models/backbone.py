@@ -37,7 +37,7 @@ class Outputs:
     logits: Tensor  # [S, vocabulary]
     targets: Tensor  # [S] int64
     rows: Tensor  # [S] int64
-    weights: Tensor | None = None  # [S] float32, of the loss of each prediction; None: all 1
+    weights: Tensor | None = None  # [S] float32, of each prediction's loss; None: all 1
 
     @property
     def num_targets(self) -> int:
@@ -45,7 +45,7 @@ class Outputs:
 
     @property
     def loss(self) -> Tensor:
-        """Mean cross entropy in float32 over the S positions; a batch without any is a caller's mistake.
+        """Mean cross entropy in float32 over the S positions, of which there must be at least one.
 
         With weights it is the weighted mean: the sum of weight times cross entropy over the sum of weights.
         """
@@ -127,7 +127,7 @@ class Backbone(nn.Module):
 
     @contextmanager
     def prefixed(self, prefix: Tensor) -> Iterator[None]:
-        """Put the embeddings `prefix` [B, P, D] in front of the rows in `forward` and `generate`; undone on exit.
+        """Put the embeddings `prefix` [B, P, D] in front of the rows in `forward` and `generate`, until the scope ends.
 
         Gradients flow back to `prefix`. In a left-padded row the padding lies between prefix and text. It is masked
         and positions follow the mask, so every row is prefix (positions 0 to P - 1) and text (from P on) to the model.
@@ -213,7 +213,7 @@ class Backbone(nn.Module):
         return DTYPES[self.config.dtype]
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, P + T, D] and attention mask [B, P + T] of the rows, behind the prefix in force."""
+        """Embeddings [B, P + T, D] and attention mask [B, P + T] of the rows, after the current prefix if any."""
         embeddings, mask, prefix = self._embed(batch), batch.attention_mask, self._prefix
         if prefix is None:
             return embeddings, mask
@@ -231,12 +231,12 @@ class Backbone(nn.Module):
         num_features = 0 if features is None else features.shape[0] * features.shape[1]
         if int(places.sum()) != num_features:
             raise ConfigError(
-                f"{int(places.sum())} image tokens stand for {num_features} picture features: the processor's files do "
-                "not belong to this model's weights; give a complete model directory."
+                f"the batch has {int(places.sum())} image tokens but {num_features} picture features: the processor's "
+                "files do not belong to this model's weights; give a complete model directory."
             )
         if features is None:
-            # No picture: the projector still runs, on nothing. Under ZeRO all workers must gather it in each pass, and
-            # the gradient of one that trains is zero instead of missing.
+            # No picture: the projector still runs, on no rows. Under ZeRO all workers must gather it in each pass, and
+            # the gradient of a trained projector must be zero, not missing.
             features = embeddings.new_zeros(0, 1, self.vision_channels)
         projected = self.projector(features.to(embeddings.dtype))
         return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))
@@ -249,12 +249,12 @@ class Backbone(nn.Module):
         named = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         found = list(dict.fromkeys(([] if self.end_id is None else [self.end_id]) + named))
         if not found:
-            raise ConfigError("the model names no token that ends a text; set eos_token_id in generation_config.json.")
+            raise ConfigError("the model has no end-of-text token; set eos_token_id in generation_config.json.")
         return found
 
     @contextmanager
     def _without_defaults(self) -> Iterator[None]:
-        """For a while, a generation configuration in which nothing is set: transformers fills gaps from the model's."""
+        """Empties the model's generation configuration for a while: transformers would fill gaps in ours from it."""
         own, self.model.generation_config = self.model.generation_config, GenerationConfig()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Rows that are longer than the limit, cut to it: which of their tokens stay."""
+"""Cutting rows that are longer than the limit: which of their tokens stay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import groupby
 def kept_of_training(
     size: int, limit: int, *, picture: Sequence[int], labelled: Sequence[int], asked: Sequence[int]
 ) -> list[int] | None:
-    """Places that stay of a conversation of `size` tokens, or None when it cannot be cut to `limit`.
+    """Positions to keep of a conversation of `size` tokens, or None when it cannot be cut to `limit`.
 
-    The end goes, as in LLaVA, where the picture and at least one token of an answer stay; else the middle of the
-    longest questions, whose beginning and end stay. All arguments are places: of the picture's tokens, of tokens with a
-    label, of tokens of the questions' texts.
+    The end is cut, as in LLaVA, if that leaves the picture and at least one token of an answer; otherwise the middles
+    of the longest questions. The sequences hold positions: of the picture's tokens, of tokens with a label, of tokens
+    of the questions' texts.
     """
     if labelled[0] < limit and (not picture or picture[-1] < limit):
         return list(range(limit))
@@ -21,7 +21,7 @@ def kept_of_training(
 
 
 def without_middles(size: int, limit: int, free: Sequence[int]) -> list[int] | None:
-    """Places that stay when the middles of the longest stretches of `free` places go; None when that is not enough."""
+    """Positions left when the middles of the longest runs of `free` ones are cut; None when that is not enough."""
     stretches = [[place for _, place in group] for _, group in groupby(enumerate(free), lambda item: item[1] - item[0])]
     surplus, gone = size - limit, set[int]()
     for stretch in sorted(stretches, key=len, reverse=True):

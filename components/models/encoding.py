@@ -59,7 +59,7 @@ class Encoder:
         return self._parts.choice.name, self._parts.choice.why
 
     def decode(self, ids: list[int] | Tensor) -> str:
-        """Text of generated ids, without special tokens and outer blanks."""
+        """Text of generated ids, without special tokens and surrounding whitespace."""
         text = self._parts.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
@@ -68,13 +68,13 @@ class Encoder:
 
         Answers of weight 0 are context and have no label; other weights than 1 come along. With `features` [V, C]
         (cached tower output) the picture is not decoded. Raises `DataError` naming the row when turns do not alternate,
-        an answer is empty, no answer has a weight, the picture is broken, or the row exceeds `max_length` and is not to
-        be cut or cannot be.
+        an answer is empty, no answer has a weight, the picture is broken, or the row exceeds `max_length` and may not
+        or cannot be cut.
         """
         return self._example(row, self._encoded_training(row), features, answering=False)
 
     def prompt_example(self, row: Row, *, features: Tensor | None = None) -> Example:
-        """The conversation up to its last answer, which is left for the model to give; no labels."""
+        """The conversation without its last answer, which the model is to generate; no labels."""
         return self._example(row, self._encoded_prompt(row), features, answering=True)
 
     def num_tokens(self, row: Row, *, answering: bool) -> int:
@@ -82,7 +82,7 @@ class Encoder:
         return len((self._encoded_prompt(row) if answering else self._encoded_training(row)).ids)
 
     def reply_ids(self, row: Row, answer: str) -> list[int]:
-        """The tokens of a reply to `row` that says `answer` as training would teach it, without the end token."""
+        """The tokens of the reply `answer` to `row`, tokenised as in training, without the end token."""
         encoded = self._encoded(row, (*_without_last_answer(row), Turn(speaker="gpt", text=answer)), answering=False)
         last = max(encoded.answers)
         return [token for token, number in zip(encoded.ids, encoded.answers, strict=True) if number == last][:-1]
@@ -108,8 +108,8 @@ class Encoder:
             raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
         if not any(turn.weight for turn in row.turns if turn.speaker == "gpt"):
             raise DataError(
-                f"row {row.sample_id}: all its answers have weight 0, so nothing in it can be learned; leave the row "
-                "out or give an answer a weight above 0."
+                f"row {row.sample_id}: all its answers have weight 0, so there is nothing to learn from it; leave the "
+                "row out or give an answer a weight above 0."
             )
         return self._encoded(row, row.turns, answering=False)
 
@@ -119,7 +119,7 @@ class Encoder:
         return self._encoded(row, turns, answering=True)
 
     def _encoded(self, row: Row, turns: tuple[Turn, ...], *, answering: bool) -> _Encoded:
-        """Ids of the conversation, with the picture's tokens and what the tokenizer puts before every text."""
+        """Ids of the conversation, with the picture's tokens and the tokenizer's prefix."""
         parts = self._parts
         rendered = parts.choice.render(_said(row, turns), answering)
         tokens = parts.tokenise(rendered)
@@ -163,7 +163,7 @@ class Encoder:
     def _places_within_limit(
         self, row: Row, encoded: _Encoded, weights: list[float], *, answering: bool
     ) -> Sequence[int]:
-        """Which tokens of a row that is too long stay; raises `DataError` when it is not to be cut or cannot be."""
+        """Positions of the tokens that stay of a row that is too long; `DataError` when it may not or cannot be cut."""
         size, limit = len(encoded.ids), self.config.max_length
         what = f"row {row.sample_id} takes {size} tokens, more than backbone.max_length = {limit}"
         if self.config.too_long != "cut":
@@ -198,7 +198,7 @@ class _Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
     choice: Choice
     tokenise: TextTokenizer
-    start_ids: list[int]  # what the tokenizer puts before every text
+    start_ids: list[int]  # the tokenizer's prefix of every text
     end_id: int
     image_token_id: int
     image_tokens: int
@@ -209,7 +209,7 @@ def build_encoder(config: BackboneConfig) -> Encoder:
     """The encoder of `config`'s backbone; reads tokenizer and image processor now, so mistakes show at once."""
     encoder = Encoder(config)
     if encoder.image_tokens < 1:
-        raise ConfigError(f"{config.name} gives no token to a picture; give a model of the LLaVA family.")
+        raise ConfigError(f"backbone {config.name!r} has no tokens for pictures; give a LLaVA-1.5 style model.")
     return encoder
 
 
@@ -224,7 +224,7 @@ def _load_parts(config: BackboneConfig) -> _Parts:
     blank = Image.new("RGB", (64, 64))
     probe = processor(images=blank, text=processor.image_token)["input_ids"]
     probe = probe[0] if isinstance(probe[0], list) else probe
-    choice = choose_template(config.template, processor, trained_with=source.template)
+    choice = choose_template(config.template, processor, expected=source.template)
     end_id = tokenizer.convert_tokens_to_ids(choice.end)
     tokenise = TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id))
     tokenise.finds_controls = _learned_end(tokenise, choice) == end_id
@@ -247,7 +247,7 @@ def _load_parts(config: BackboneConfig) -> _Parts:
 
 
 def _controls(tokenizer: PreTrainedTokenizerFast, choice: Choice, image_token_id: int) -> frozenset[int]:
-    """Tokens that no user may write: special ones, and added ones that the template writes (some are not marked)."""
+    """Tokens that user text must not become: special ones, and added ones of the template (some are not marked)."""
     example = choice.render((Said("human", (None,)), Said("gpt", ("",))), True)
     added = tokenizer.added_tokens_decoder.items()
     written = (token for token, name in added if name.content.strip() and name.content in example.text)
@@ -262,7 +262,7 @@ def _learned_end(tokenise: TextTokenizer, choice: Choice) -> int:
 
 
 def _start_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """What the tokenizer puts before a text, usually its start token; what it puts behind would end every prompt."""
+    """What the tokenizer puts before a text, usually its start token; what it appends would end every prompt."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     return whole[: whole.index(plain[0])]
@@ -270,7 +270,7 @@ def _start_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 def _check_turns(row: Row, turns: tuple[Turn, ...]) -> None:
     if not turns:
-        raise DataError(f"row {row.sample_id} holds no question.")
+        raise DataError(f"row {row.sample_id} has no question.")
     for index, turn in enumerate(turns):
         speaker = ("human", "gpt")[index % 2]
         if turn.speaker != speaker:
@@ -291,7 +291,7 @@ def _said(row: Row, turns: Sequence[Turn]) -> list[Said]:
     pictures = 0 if row.image is None else 1
     if found != pictures:
         raise DataError(
-            f"row {row.sample_id}: its questions hold {found} picture placeholders for {pictures} pictures; write "
+            f"row {row.sample_id}: its questions have {found} picture placeholders for {pictures} pictures; write "
             f"{IMAGE_TOKEN} exactly once in a row that has a picture, and nowhere else."
         )
     said: list[Said] = []

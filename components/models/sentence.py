@@ -34,7 +34,7 @@ class TextEmbedder(Protocol):
 
 
 class SentenceEncoder:
-    """Texts to vectors, remembered: the same instruction comes back in every epoch and every row of the matrix."""
+    """Texts to vectors, memoised: instructions recur in every epoch and every row of the matrix."""
 
     def __init__(self, embed: TextEmbedder, *, name: str, batch_size: int = 64, memo_texts: int = MEMO_TEXTS) -> None:
         self.name = name
@@ -50,8 +50,8 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Vectors [n, D] float32 on the CPU, not normalised.
 
-        A text's vector depends on the texts embedded along with it by rounding only (below 1e-6 with minilm, by the
-        padding and the batch's size; not at all with hash), so what a run in pieces compares may differ in last bits.
+        Which texts share a batch changes a vector by rounding only (below 1e-6 with minilm, from padding and batch
+        size; not at all with hash), so an interrupted run may compare vectors that differ in their last bits.
         """
         wanted = dict.fromkeys(texts)
         found = {text: self._memo[text] for text in wanted if text in self._memo}

@@ -39,7 +39,7 @@ class ModelSource:
     """
 
     template: ClassVar[str | None] = None
-    """The conversation template that the model was trained with; None: its own chat template or tokenizer decides."""
+    """The conversation template that the model expects; None: its own chat template or its tokenizer decides."""
 
     def __init__(self, config: BackboneConfig) -> None:
         self.config = config
@@ -147,7 +147,7 @@ class ModelSource:
         try:
             found = cached_file(location, "config.json")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{location} is neither a model directory nor a reachable hub id: {error}") from error
+            raise self._not_loaded("configuration", error) from error
         assert found is not None
         return Path(found).parent
 

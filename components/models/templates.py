@@ -1,7 +1,7 @@
-"""Conversation templates: turns become one string, which knows what users wrote in it and where the answers are.
+"""Conversation templates: turns become one string that records which characters users wrote and where the answers are.
 
-Three templates are written here; a model's own chat template (Jinja) is the fourth. Nothing that a user writes is ever
-looked at by a template: the model's own is run on stand-ins, whose places the texts take afterwards.
+Three templates are defined here; a model's own chat template (Jinja) is the fourth. No template sees what users write:
+the model's own is run on markers, which the texts then replace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Span = tuple[int, int]  # characters, the end not included
 
 
 class Said(NamedTuple):
-    """One turn as a template takes it: texts, and None where the picture stands."""
+    """One turn as a template takes it: texts, and None for the picture."""
 
     speaker: str  # "human" or "gpt"
     parts: tuple[str | None, ...]
@@ -30,7 +30,7 @@ class Said(NamedTuple):
 
 @dataclass(kw_only=True)
 class Rendered:
-    """A conversation as text. What lies outside of `said` is the template's."""
+    """A conversation as text; what is outside `said` comes from the template."""
 
     text: str = ""
     said: list[Span] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Rendered:
         self.text += text
 
     def say(self, turn: Said, image_token: str) -> None:
-        """Text of a user, with the picture's token in it."""
+        """Text of a user, with the picture's token where the picture belongs."""
         for part in turn.parts:
             if part is None:
                 self.text += image_token
@@ -53,7 +53,7 @@ class Rendered:
 
 
 class Template(Protocol):
-    """Renders turns; `answering` ends the text where the model is to go on."""
+    """Renders turns; with `answering`, the text ends where the model is to continue."""
 
     def __call__(self, turns: Sequence[Said], answering: bool) -> Rendered: ...
 
@@ -92,7 +92,7 @@ def vicuna(system: str, image_token: str) -> Template:
                 out.add(" ")
             else:
                 out.add("ASSISTANT:")
-                start = len(out.text)  # a prompt ends here, so the blank is the model's to give
+                start = len(out.text)  # a prompt ends here, so the model generates the blank
                 out.add(" ")
                 out.say(turn, image_token)
                 out.add("</s>")
@@ -122,11 +122,11 @@ def chatml(image_token: str) -> Template:
     return template
 
 
-def choose_template(name: str, processor: LlavaProcessor, *, trained_with: str | None = None) -> Choice:
+def choose_template(name: str, processor: LlavaProcessor, *, expected: str | None = None) -> Choice:
     """The template called `name`, and why it is this one; raises `ConfigError` where it does not suit the model.
 
-    "auto" is the written template that the model was trained with (`trained_with`), where that is known; else the
-    model's own chat template where it can carry training, else the written one that goes with the tokenizer.
+    "auto" is the template that an embedded model expects (`expected`), else the model's own chat template where it can
+    carry training, else the one of ours that goes with the tokenizer.
     """
     if name in WRITTEN:
         return _written(name, processor, "as asked for")
@@ -138,14 +138,14 @@ def choose_template(name: str, processor: LlavaProcessor, *, trained_with: str |
     if name != "auto":
         allowed = ", ".join(("auto", *WRITTEN, OWN))
         raise ConfigError(f"backbone.template is {name!r}; allowed: {allowed}.")
-    if trained_with is not None:
-        return _written(trained_with, processor, "the model was trained with it")
+    if expected is not None:
+        return _written(expected, processor, "the model expects it")
     try:
         if "strftime_now" in (_source(processor) or ""):
             raise _UnusableError("writes the date of the day into every prompt")
         return own_template(processor, "the model's own, which can carry training")
     except _UnusableError as error:
-        reason = f"the model's own chat template {error}" if _source(processor) else "the model has none of its own"
+        reason = f"the model's own chat template {error}" if _source(processor) else "the model has no chat template"
     if "<|im_start|>" in processor.tokenizer.get_vocab():
         return _written("chatml", processor, reason)
     if processor.tokenizer.eos_token == "</s>":
@@ -164,7 +164,7 @@ def _written(name: str, processor: LlavaProcessor, why: str) -> Choice:
     render, end = templates[name]
     if end not in processor.tokenizer.get_vocab():
         raise ConfigError(
-            f"backbone.template {name} ends answers with {end}, which is no token of this backbone; "
+            f"backbone.template {name} ends answers with {end}, which is not a token of this backbone; "
             "choose another template."
         )
     return Choice(name=name, why=why, render=render, end=end)
@@ -185,15 +185,15 @@ def _source(processor: LlavaProcessor) -> str | None:
 
 _QUESTION, _ANSWER = Said("human", ("?",)), Said("gpt", ("!",))
 _PICTURE = Said("human", (None, "?"))
-# What a template must be able to carry: a picture in any question, several turns, and no picture at all.
+# What a template must handle: a picture in any question, several turns, and no picture at all.
 _PROBES = ((_QUESTION, _ANSWER), (_PICTURE, _ANSWER, _QUESTION, _ANSWER), (_QUESTION, _ANSWER, _PICTURE, _ANSWER))
 
 
 def own_template(processor: LlavaProcessor, why: str) -> Choice:
     """The model's own chat template, its system turn included; raises `_UnusableError` where it cannot carry training.
 
-    It must take turns as they come, keep what it wrote before as the conversation grows, show every picture once, and
-    end each answer with the same token.
+    It must keep the turns as they are and in order, extend its own text as the conversation grows, show every picture
+    once, and end each answer with the same token.
     """
     source = _source(processor)
     if source is None:
@@ -214,7 +214,7 @@ def own_template(processor: LlavaProcessor, why: str) -> Choice:
 
 
 Shape = tuple[tuple[str, tuple[bool, ...]], ...]  # of each turn: who speaks, and which parts are texts
-_MARK = re.compile("\ue000\\d+\ue001")  # stands in for a text
+_MARK = re.compile("\ue000\\d+\ue001")  # takes the place of a text
 
 
 class _Skeleton(NamedTuple):
@@ -226,7 +226,7 @@ class _Skeleton(NamedTuple):
 
 
 class _Own:
-    """A Jinja template, run on stand-ins. Which texts a conversation has does not matter, so each shape is run once."""
+    """A Jinja template, run on markers. The texts themselves do not matter, so it is run once for each shape."""
 
     def __init__(self, processor: LlavaProcessor, source: str, *, in_parts: bool) -> None:
         self.processor = processor
@@ -304,7 +304,7 @@ class _Own:
         return {"role": role, "content": parts}
 
     def _without_edges(self, turn: Said) -> Said:
-        """Without the blanks between picture and text: the template writes its own."""
+        """Without the whitespace between picture and text: the template writes its own."""
         if None not in turn.parts:
             return turn
         at = turn.parts.index(None)
@@ -322,6 +322,6 @@ def _shape(turns: Sequence[Said]) -> Shape:
 
 
 def _place(text: str, at: int) -> tuple[int, int]:
-    """A place in a text with stand-ins: the number of the piece between them, and the characters into that piece."""
+    """A position in a text with markers: the number of the piece between them, and the characters into that piece."""
     before = list(_MARK.finditer(text, 0, at))
     return len(before), at - (before[-1].end() if before else 0)

@@ -1,8 +1,8 @@
-"""User text is text: tokens in which a special token of the model stands only where the template wrote it.
+"""Tokenises conversations so that special tokens come from the template alone, never from what a user wrote.
 
-Tokenizers look for the names of their special tokens everywhere, so `<s>` in a web page would become the start of a
-text, and `<|im_end|>` in a question the end of a turn. Where that would happen, the text is tokenised by a copy of the
-tokenizer whose special tokens have names that nobody can write; the template's are renamed with them, the users' stay.
+Tokenizers find the names of their special tokens everywhere, so `<s>` in a web page would become the start of a text,
+and `<|im_end|>` in a question the end of a turn. Where that would happen, the text goes through a copy of the tokenizer
+whose special tokens have secret names: those in the template are renamed with them, those in user text are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.models.templates import Rendered, Span
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A rendered conversation as token ids, without what the tokenizer puts before every text."""
+    """A rendered conversation as token ids, without the tokenizer's prefix."""
 
     ids: list[int]
     said: list[int]
@@ -33,13 +33,13 @@ class Tokens:
 
 
 class TextTokenizer:
-    """Tokenises conversations of one template. `controls` are the tokens that no user may write."""
+    """Tokenises conversations of one template. `controls` are the tokens that user text must not become."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, controls: frozenset[int]) -> None:
         self.tokenizer = tokenizer
         self.controls = controls
         self.finds_controls = True
-        """Off: the tokenizer overlooks its own special tokens between words, as some early conversions of Llama do."""
+        """False: the tokenizer overlooks its own special tokens between words, as some early Llama conversions do."""
 
     def __call__(self, rendered: Rendered) -> Tokens:
         """Ids equal those of the plain string unless a user wrote the name of a special token."""
@@ -94,7 +94,7 @@ class TextTokenizer:
 
 
 class _Moved:
-    """A text some of whose pieces are replaced, and where its places have gone."""
+    """A text with some pieces replaced; maps positions in the old text to the new one."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -118,7 +118,7 @@ class _Moved:
 
 
 def _owners(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
-    """For each token the number of the span that its characters touch, or -1; both go forward in the text."""
+    """For each token the index of the span that its characters touch, or -1; both are in text order."""
     owners, number = [-1] * len(offsets), 0
     for index, (first, last) in enumerate(offsets):
         while number < len(spans) and spans[number][1] <= first:

@@ -50,17 +50,7 @@ def byte_tokenizer(template: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if start is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, vocabulary[start])]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=start,
-        eos_token=end,
-        pad_token=end,
-        additional_special_tokens=[token for token in special if token not in (start, end)],
-    )
+    return _fast(tokenizer, special, start=start, end=end)
 
 
 def word_tokenizer(tokens: list[str], special: list[str], *, start: str | None, end: str) -> PreTrainedTokenizerFast:
@@ -68,9 +58,14 @@ def word_tokenizer(tokens: list[str], special: list[str], *, start: str | None, 
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*special, *tokens]))}
     tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<none>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?[^\s]+| "), "isolated")
+    return _fast(tokenizer, special, start=start, end=end)
+
+
+def _fast(tokenizer: Tokenizer, special: list[str], *, start: str | None, end: str) -> PreTrainedTokenizerFast:
+    """Puts `start` before every text and ends turns with `end`."""
     if start is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, vocabulary[start])]
+            single=f"{start} $A", special_tokens=[(start, tokenizer.token_to_id(start))]
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

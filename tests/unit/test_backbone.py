@@ -223,7 +223,7 @@ def test_text_only_batch(backbone: Backbone, encoder: Encoder) -> None:
 
 def test_a_missing_picture_is_noticed(backbone: Backbone, encoder: Encoder) -> None:
     batch = replace(training_batch(encoder), pixel_values=None)
-    with pytest.raises(ConfigError, match="image tokens stand for 0 picture features"):
+    with pytest.raises(ConfigError, match="image tokens but 0 picture features"):
         backbone(batch)
 
 

@@ -172,7 +172,7 @@ def test_a_template_that_cannot_carry_training_is_not_taken(fault: str, tmp_path
 
 def test_a_template_needs_its_end_token(tmp_path: Path) -> None:
     folder = write_chat_model(tmp_path, PLAIN)
-    with pytest.raises(ConfigError, match=r"<\|im_end\|>, which is no token of this backbone"):
+    with pytest.raises(ConfigError, match=r"<\|im_end\|>, which is not a token of this backbone"):
         build_encoder(BackboneConfig(name=str(folder), template="chatml"))
 
 

@@ -121,12 +121,12 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLiteTower(PreTrainedModel):
-    """Pictures [N, 3, 224, 224] -> one hidden state [N, 16, C]; blocks behind the tap are not built."""
+    """Pictures [N, 3, 224, 224] -> one hidden state [N, 16, C]; blocks after the tap are not built."""
 
     config_class = EfficientNetLiteConfig
     main_input_name = "pixel_values"
     base_model_prefix = "tower"
-    # It has no attention at all, so any implementation asked for the whole LLaVA suits it.
+    # It has no attention, so it accepts any implementation that is chosen for the whole LLaVA.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -158,7 +158,7 @@ class EfficientNetLiteTower(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing to do: a tower is only ever loaded, and torch's own initialisation serves tests."""
+        """Nothing to do: weights are always loaded, and torch's own initialisation serves tests."""
 
     def feature_map(self, pixel_values: Tensor) -> Tensor:
         """The tapped map [N, channels, h, w], neither standardised nor cut."""

@@ -1,8 +1,8 @@
 """`pocket`: a LLaVA of a few small layers, built in code without any download, for tests and trials of the machinery.
 
 CLIP tower (64 px, 16 visual tokens) + two-layer projector + three Llama layers of width 64, about 0.25 M parameters,
-milliseconds per step. It has never seen text, so all that adapters can use is what the random frozen layers carry, and
-the weights are drawn with that in mind: two of four heads compare tokens with themselves (keys = queries) and so pass
+milliseconds per step. It has never seen text, so adapters can use only what the random frozen layers pass on, and the
+weights are drawn with that in mind: two of four heads compare tokens with themselves (keys = queries) and so pass
 the current token on; the others average over the sequence and so pass the picture and the question on. Adapters on the
 attention output can therefore learn small tasks (short answers from colours and words). It knows no language.
 """

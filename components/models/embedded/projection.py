@@ -1,4 +1,4 @@
-"""Stage 1: teach the projector to say in the language model's own space what the frozen tower sees.
+"""Stage 1: train the projector to express in the language model's embedding space what the frozen tower sees.
 
 Tower and language model stay frozen, only the two-layer projector learns, on short captions. Two phases:
 
@@ -79,7 +79,7 @@ class HeldOut:
 
     @property
     def gap(self) -> float:
-        """What the pictures are worth; near zero means the model ignores them."""
+        """How much the pictures help; near zero means the model ignores them."""
         return self.swapped_loss - self.loss
 
 
@@ -171,7 +171,7 @@ def learn_captions(
 @torch.no_grad()
 def held_out_loss(backbone: Backbone, examples: Sequence[Example], *, pad_id: int) -> HeldOut:
     """Token-weighted caption loss with right and with swapped pictures."""
-    half = len(examples) // 2  # rows come grouped by nothing in particular; half a turn gives everyone a stranger
+    half = len(examples) // 2  # rows come grouped by nothing in particular; half a turn pairs each with a stranger
     swapped = [
         replace(example, features=_features(examples[(index + half) % len(examples)]))
         for index, example in enumerate(examples)

