@@ -4,8 +4,6 @@
     python pipelines/judge.py runs/first --judge.kind endpoint --judge.base-url http://127.0.0.1:8000/v1 --judge.model M
     python pipelines/judge.py runs/first --judge.kind local --judge.model DIR
 
-With --price-per-million-input and --price-per-million-output the summary tells the cost of an endpoint's verdicts, each
-counted once, whether it was asked now or is in the cache; it is unknown where the endpoint did not count its tokens.
 Writes `judged_matrix.json` into the run's folder (0..100, ten times the mean grade) and adds it to the run in MLflow.
 Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where it stopped, and asks nothing twice.
 """
@@ -37,12 +35,10 @@ from components.judging.backends import WEAKNESS, JudgeConfig
 from components.judging.protocol import (
     Exchange,
     Judge,
-    Price,
     Verdict,
     VerdictCache,
     cell,
     judged,
-    total_usage,
 )
 from components.runs.results import FinishedRun, read_run
 from components.tracking.store import record_variant
@@ -65,34 +61,18 @@ class Judgement:
     """Share of a cell's replies that may stay without a grade; with more, the cell is missing. None counts as zero."""
     cache: Path | None = None
     """File of verdicts; default: judge_cache.jsonl beside the run's folder."""
-    price_per_million_input: float | None = None
-    """What the endpoint charges for a million tokens of prompts, in any currency."""
-    price_per_million_output: float | None = None
-    """The same for a million tokens of replies; give both prices or none."""
     debug: bool = False
     """A traceback instead of one sentence."""
-
-    @property
-    def price(self) -> Price | None:
-        """The endpoint's prices, if they were given; raises `ConfigError` for half of them or for another judge."""
-        given = (self.price_per_million_input, self.price_per_million_output)
-        if given == (None, None):
-            return None
-        if given[0] is None or given[1] is None:
-            raise ConfigError("one price is missing; give --price-per-million-input and --price-per-million-output.")
-        if self.judge.kind != "endpoint":
-            raise ConfigError(f"the judge is {self.judge.kind}, which charges nothing; prices belong to an endpoint.")
-        return Price(input=given[0], output=given[1])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Judge every reply, write the matrix, show it."""
     command = read_options(Judgement, arguments, name="judge", description=(__doc__ or "").split("\n\n")[0])
-    path, price = command.run.expanduser().resolve(), command.price
+    path = command.run.expanduser().resolve()
     run, judge = read_run(path), command.judge.build()
     cells, asked = judge_cells(command, path, judge)
     matrix = matrix_of(run, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
-    facts = facts_of(judge, cells, asked, price)
+    facts = facts_of(judge, cells, asked)
     matrix.write(
         variant_file(path, "judged"),
         stream=run.config.stream.name,
@@ -107,16 +87,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, list[Verdict]]:
-    """The verdicts of every cell of the matrix, and each verdict once: equal exchanges are asked once."""
+def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, int]:
+    """The verdicts of every cell of the matrix, and how many differ: equal exchanges are judged once."""
     exchanges = cells_of(path, command.limit)
     cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
     everything = [exchange for found in exchanges.values() for exchange in found]
     with Progress(transient=True) as progress:
         bar = progress.add_task("judging", total=len(everything))
         verdicts = judged(judge, everything, cache, lambda done: progress.update(bar, completed=done))
-    asked, left = dict(zip(everything, verdicts, strict=True)), iter(verdicts)
-    return {key: [next(left) for _ in found] for key, found in exchanges.items()}, list(asked.values())
+    left = iter(verdicts)
+    return {key: [next(left) for _ in found] for key, found in exchanges.items()}, len(set(everything))
 
 
 def cells_of(path: Path, limit: int | None) -> dict[tuple[str, str], list[Exchange]]:
@@ -141,28 +121,22 @@ def matrix_of(run: FinishedRun, cells: dict[tuple[str, str], float | None]) -> S
     return ScoreMatrix.from_scores(tasks, rows)
 
 
-def facts_of(judge: Judge, cells: Cells, asked: Sequence[Verdict], price: Price | None) -> dict[str, object]:
-    """What a reader needs to trust or distrust the figures, and what they cost; None stands for unknown."""
+def facts_of(judge: Judge, cells: Cells, asked: int) -> dict[str, object]:
+    """What a reader needs to trust or distrust the figures."""
     verdicts = [verdict for found in cells.values() for verdict in found]
-    usage = total_usage(asked)
-    facts: dict[str, object] = {
+    return {
         "judge": judge.identity,
         "judged": len(verdicts),
         "failed": sum(verdict.score is None for verdict in verdicts),
-        "asked": len(asked),
-        "input_tokens": None if usage is None else usage.input,
-        "output_tokens": None if usage is None else usage.output,
+        "asked": asked,
     }
-    if price is not None:
-        facts["cost"] = None if usage is None else round(price.of(usage), 6)
-    return facts
 
 
 def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, object]) -> None:
     """The judged matrix, and what to think of it."""
     console = Console()
     console.print_matrix(matrix)
-    told = {name: "unknown" if value is None else str(value) for name, value in facts.items()}
+    told = {name: str(value) for name, value in facts.items()}
     console.print_outcome({**told, "written": str(variant_file(path, "judged"))})
     if WEAKNESS[command.judge.kind]:
         print(f"Read it with care: {WEAKNESS[command.judge.kind]}")

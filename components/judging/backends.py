@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.core.errors import ConfigError
-from components.judging.protocol import HIGHEST, Exchange, Judge, Parser, Usage, Verdict, parse_grade, prompt_text
+from components.judging.protocol import HIGHEST, Exchange, Judge, Parser, Verdict, parse_grade, prompt_text
 
 if TYPE_CHECKING:
     import requests
     from torch import Tensor
-    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["similarity", "local", "endpoint"]
 WEAKNESS: dict[Kind, str] = {
@@ -134,11 +134,10 @@ class LocalJudge:
 
         model, tokenizer = self._loaded
         chats = [[{"role": "user", "content": prompt_text(self.config.prompt, exchange)}] for exchange in exchanges]
-        encoded = tokenizer.apply_chat_template(
+        encoded = cast("Any", tokenizer).apply_chat_template(
             chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
-        inputs = cast("dict[str, Tensor]", dict(cast("BatchEncoding", encoded)))
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        inputs: dict[str, Tensor] = {name: encoded[name] for name in ("input_ids", "attention_mask")}
         sampling: dict[str, bool | float] = {"do_sample": False}
         if self.config.temperature:
             sampling = {"do_sample": True, "temperature": self.config.temperature}
@@ -188,10 +187,9 @@ class EndpointJudge:
         try:
             content = answer.json()
             said = str(content["choices"][0]["message"]["content"])
-            usage = _usage(content)
         except (ValueError, KeyError, IndexError, TypeError):
             return Verdict(score=None, failure="its answer is no chat completion")
-        return _verdict(said, self.config.parser, usage)
+        return _verdict(said, self.config.parser)
 
     def _post(self, prompt: str) -> requests.Response:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
@@ -222,19 +220,10 @@ def _asked(config: JudgeConfig) -> str:
     return f"{config.model} {config.prompt} {config.parser} t{config.temperature:g} n{config.max_tokens}"
 
 
-def _usage(content: dict[str, Any]) -> Usage | None:  # Any: the JSON of a chat completion
-    """The tokens of an answer's usage block; None where the endpoint counts none."""
-    usage = content.get("usage") or {}
-    asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(asked, int) or not isinstance(said, int):
-        return None
-    return Usage(input=asked, output=said)
-
-
-def _verdict(said: str, parser: Parser, usage: Usage | None = None) -> Verdict:
+def _verdict(said: str, parser: Parser) -> Verdict:
     grade = parse_grade(said, parser)
     failure = None if grade is not None else f"it gave no grade from 0 to 10 ({parser} parser)"
-    return Verdict(score=grade, said=said.strip(), failure=failure, usage=usage)
+    return Verdict(score=grade, said=said.strip(), failure=failure)
 
 
 def _passing(error: BaseException) -> bool:

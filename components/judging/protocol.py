@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -60,48 +59,12 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
-    """Tokens that one verdict took, as the endpoint counts them."""
-
-    input: int
-    output: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """One judged exchange. `score` is 0..10; None: the judge failed, and `failure` says how."""
 
     score: float | None
     said: str = ""  # the judge's own words
     failure: str | None = None
-    usage: Usage | None = None  # None: nobody counted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """What an endpoint charges for a million tokens, in the currency of its price list."""
-
-    input: float
-    output: float
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.input < math.inf and 0 <= self.output < math.inf):
-            raise ConfigError(f"the prices per million tokens are {self.input} and {self.output}; give 0 or more.")
-
-    def of(self, usage: Usage) -> float:
-        """What these tokens cost."""
-        return (usage.input * self.input + usage.output * self.output) / 1e6
-
-
-def total_usage(verdicts: Sequence[Verdict]) -> Usage | None:
-    """The tokens of all verdicts; None, unknown and not zero, when those of one were not counted or there is none.
-
-    A request that never got an answer has no usage, so one lost request makes the total unknown too.
-    """
-    counted = [verdict.usage for verdict in verdicts if verdict.usage is not None]
-    if not counted or len(counted) < len(verdicts):
-        return None
-    return Usage(input=sum(usage.input for usage in counted), output=sum(usage.output for usage in counted))
 
 
 class Judge(Protocol):
@@ -172,10 +135,7 @@ class VerdictCache:
     def _take(self, line: str) -> None:
         try:
             entry = json.loads(line)
-            usage = entry.get("usage")  # older lines hold the sum alone, which has no price
-            self._known[entry["key"]] = Verdict(
-                score=float(entry["score"]), said=entry["said"], usage=None if usage is None else Usage(**usage)
-            )
+            self._known[entry["key"]] = Verdict(score=float(entry["score"]), said=entry["said"])
         except (ValueError, KeyError, TypeError):
             return  # cut off: it will be judged again
 
@@ -192,8 +152,7 @@ class VerdictCache:
         good = {key: verdict for key, verdict in verdicts.items() if verdict.score is not None}
         self._known |= good
         lines = [
-            json.dumps({"key": key, "score": verdict.score, "said": verdict.said, "usage": _plain(verdict.usage)})
-            for key, verdict in good.items()
+            json.dumps({"key": key, "score": verdict.score, "said": verdict.said}) for key, verdict in good.items()
         ]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +189,3 @@ def cell(verdicts: Sequence[Verdict], *, max_failed: float) -> float | None:
     if not grades or len(verdicts) - len(grades) > max_failed * len(verdicts):
         return None
     return 100.0 * sum(grades) / (HIGHEST * len(grades))
-
-
-def _plain(usage: Usage | None) -> dict[str, int] | None:
-    return None if usage is None else asdict(usage)

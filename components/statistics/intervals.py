@@ -1,19 +1,17 @@
-"""Intervals of a run's figures: over test rows, over seeds, and over both.
+"""Intervals of a run's figures: over test rows, and over test rows and seeds together.
 
-Three questions, three intervals:
+Two questions, two intervals:
 
 - `over_rows`: these trained models, other test rows of the same kind. Rows are drawn again within their task
   (stratified bootstrap, percentile), since the figures average tasks, whatever their sizes.
-- `over_seeds`: the same test rows, other seeds. Student's t over the runs' figures. Resampling 3 seeds instead covers
-  about 70 % where it promises 95: the variance of a resampled mean is (R - 1)/R of the true one's estimate, and three
-  values cannot show a tail. `tests/numerics/test_statistics.py` shows both.
 - `over_both`: other rows and other seeds, the one to compare methods by. Every seed answers the same rows, so rows and
   seeds are crossed random effects; with c[r, k] what row k adds in run r, the mean's variance is estimated by
 
       (between runs) + (between row means) - (their interplay, which both of the others hold)
 
-  with Satterthwaite's degrees of freedom (Searle, Casella, McCulloch, Variance Components, 1992, chapters 2 and 4). A
-  bootstrap of rows within resampled seeds would shrink with 3 seeds as the one over seeds does. With two runs the
+  with Satterthwaite's degrees of freedom (Searle, Casella, McCulloch, Variance Components, 1992, chapters 2 and 4).
+  Seeds are not resampled: with R = 3 that covers about 70 % where it promises 95, since the variance of a resampled
+  mean is (R - 1)/R of the true one's estimate, and three values cannot show a tail. With two runs the
   degrees of freedom are one at most: Satterthwaite's formula takes a variance estimated from one difference at its
   word, and calls equal methods different in 10 % of cases where runs differ by 4 to 6 points.
 
@@ -90,15 +88,6 @@ def over_rows(figure: Contributions, *, level: float = LEVEL, resamples: int = R
         sums += draws.multinomial(len(rows), counts / len(rows), size=resamples) @ values / len(rows)
     low, high = np.quantile(sums, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate=float(figure.values().mean()), low=float(low), high=float(high), level=level)
-
-
-def over_seeds(values: Sequence[float] | Array, *, level: float = LEVEL) -> Interval:
-    """Student's t over the figures of runs with different seeds; raises `StatisticsError` for fewer than two."""
-    _require_level(level)
-    if len(values) < 2:
-        raise StatisticsError(f"{len(values)} run has no spread over seeds; give runs of at least two seeds.")
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return _student(float(np.mean(values)), error, len(values) - 1, level)
 
 
 def over_both(figure: Contributions, *, level: float = LEVEL) -> Interval:

@@ -21,7 +21,6 @@ from components.statistics.intervals import (
     holm,
     over_both,
     over_rows,
-    over_seeds,
     variance_of,
 )
 
@@ -100,18 +99,6 @@ def test_orders_are_draws_whose_last_tasks_add_nothing_to_forgetting() -> None:
         alone.minus(contributions("forgetting", [second]))
 
 
-def test_over_seeds_is_scipys_t_interval() -> None:
-    values = [46.3, 49.4, 41.0, 50.2]
-    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    interval = over_seeds(values)
-    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
-    assert interval.estimate == pytest.approx(46.725)
-    with pytest.raises(StatisticsError, match="1 run has no spread"):
-        over_seeds([46.3])
-    with pytest.raises(StatisticsError, match="level 95 does not exist"):
-        over_seeds(values, level=95)
-
-
 def test_over_rows_is_scipys_stratified_bootstrap() -> None:
     """Two independent resamplings of 9999: their ends differ by some hundredths of the interval's width."""
     figure = final_averages(np.random.default_rng(5), num_runs=1, num_rows=100)
@@ -136,14 +123,16 @@ def test_the_variance_in_parts_by_hand() -> None:
     assert variance.total == 0.0625
     with pytest.raises(StatisticsError, match="at least two seeds"):
         over_both(one_task([[1, 0]]))
+    with pytest.raises(StatisticsError, match="level 95 does not exist"):
+        over_both(one_task([[1, 0], [1, 1]]), level=95)
 
 
 def test_over_both_has_the_simple_intervals_as_its_limits() -> None:
     """Rows that never differ leave the t interval over seeds; runs that never differ that of the rows' mean."""
-    alike = one_task([[v] * 50 for v in (40.0, 44.0, 45.0)])
-    assert (over_both(alike).low, over_both(alike).high) == pytest.approx(
-        (over_seeds([40.0, 44.0, 45.0]).low, over_seeds([40.0, 44.0, 45.0]).high)
-    )
+    seeds = [40.0, 44.0, 45.0]
+    alike = over_both(one_task([[score] * 50 for score in seeds]))
+    expected = stats.ttest_1samp(seeds, 0.0).confidence_interval(0.95)
+    assert (alike.low, alike.high) == pytest.approx((expected.low, expected.high))
     rows = np.random.default_rng(0).uniform(0, 100, size=40)
     same = over_both(one_task([rows.tolist()] * 3))
     expected = stats.ttest_1samp(rows, 0.0).confidence_interval(0.95)
@@ -168,16 +157,6 @@ def test_coverage_over_rows_and_seeds(num_runs: int, seed_effect: float) -> None
         for _ in range(SIMULATIONS)
     ]
     assert 0.93 < coverage(intervals, true_average(seed_effect=seed_effect, row_effect=1.0)) < 0.97
-
-
-@pytest.mark.parametrize("num_runs", [3, 5])
-def test_coverage_over_seeds_and_why_they_are_not_resampled(num_runs: int) -> None:
-    draws = np.random.default_rng(num_runs)
-    values = 50.0 + 3.0 * draws.normal(size=(SIMULATIONS, num_runs))
-    assert 0.93 < coverage([over_seeds(run) for run in values], 50.0) < 0.97
-    means = values[:, draws.integers(num_runs, size=(499, num_runs))].mean(axis=2)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
-    assert np.mean((low <= 50.0) & (high >= 50.0)) < 0.90
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,12 @@ from components.judging.backends import JudgeConfig
 from components.judging.protocol import (
     PROMPTS,
     Exchange,
-    Price,
-    Usage,
     Verdict,
     VerdictCache,
     cell,
     judged,
     parse_grade,
     prompt_text,
-    total_usage,
 )
 
 CAT = Exchange(question="What is it?\nAnswer with one word.", answers=("cat", "kitten"), reply="a cat {question}")
@@ -73,7 +70,6 @@ class Endpoint:
 
     answers: list[int | str]
     url: str = ""
-    usage: dict[str, object] | None = field(default_factory=lambda: {"prompt_tokens": 40, "completion_tokens": 3})
     bodies: list[dict] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -90,7 +86,7 @@ def endpoint() -> Iterator[Endpoint]:
             self.send_response(answer if isinstance(answer, int) else 200)
             self.end_headers()
             if isinstance(answer, str):
-                content = {"choices": [{"message": {"content": answer}}], "usage": state.usage}
+                content = {"choices": [{"message": {"content": answer}}]}
                 self.wfile.write(json.dumps(content).encode())
 
         def log_message(self, format: str, *args: object) -> None: ...
@@ -113,7 +109,7 @@ def test_an_endpoint_is_asked_with_the_key_of_the_environment(
 ) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     judge = config(endpoint, api_key_env="MY_KEY").build()
-    assert judge.verdicts([CAT]) == [Verdict(score=4.0, said="Grade: 4", usage=Usage(input=40, output=3))]
+    assert judge.verdicts([CAT]) == [Verdict(score=4.0, said="Grade: 4")]
     assert endpoint.keys == [f"Bearer {KEY}"]
     assert KEY not in judge.identity
     [body] = endpoint.bodies
@@ -149,35 +145,6 @@ def test_verdicts_are_asked_once_and_failures_again(endpoint: Endpoint, tmp_path
     assert [verdict.score for verdict in judged(config(endpoint).build(), [dog], VerdictCache(path))] == [2.0]
     other = config(endpoint, parser="coin").build()
     assert VerdictCache(path).get(VerdictCache.key(other, CAT)) is None, "another judge has its own verdicts"
-
-
-@pytest.mark.parametrize("usage", [None, {}, {"total_tokens": 50}, {"prompt_tokens": 40}])
-def test_tokens_that_nobody_counted_are_unknown(
-    endpoint: Endpoint, usage: dict[str, object] | None, tmp_path: Path
-) -> None:
-    endpoint.usage = usage
-    verdicts = judged(config(endpoint).build(), [CAT], VerdictCache(tmp_path / "cache.jsonl"))
-    assert (verdicts[0].score, verdicts[0].usage) == (4.0, None)
-    assert total_usage(verdicts) is None
-
-
-def test_the_cost_is_that_of_all_tokens(endpoint: Endpoint, tmp_path: Path) -> None:
-    path = tmp_path / "cache.jsonl"
-    judged(config(endpoint).build(), [CAT], VerdictCache(path))
-    [kept] = judged(config(endpoint).build(), [CAT], VerdictCache(path))
-    assert len(endpoint.bodies) == 1
-    assert kept.usage == Usage(input=40, output=3), "the cache remembers what a verdict took"
-    other = Verdict(score=None, failure="no grade", usage=Usage(input=60, output=7))
-    total = total_usage([kept, other])
-    assert total == Usage(input=100, output=10)
-    assert Price(input=2.0, output=30.0).of(total) == pytest.approx(0.0005)  # 100 at 2 and 10 at 30 per million
-    assert total_usage([kept, Verdict(score=None, failure="down")]) is None
-    assert total_usage([]) is None
-    with pytest.raises(ConfigError, match="give 0 or more"):
-        Price(input=-1.0, output=1.0)
-    path.write_text(path.read_text().replace('"usage": {"input": 40, "output": 3}', '"tokens": 43'))  # an older line
-    [older] = judged(config(endpoint).build(), [CAT], VerdictCache(path))
-    assert (older.score, older.usage, len(endpoint.bodies)) == (4.0, None, 1)
 
 
 def test_a_cell_without_enough_verdicts_is_missing_and_never_zero() -> None:

@@ -11,8 +11,6 @@ import pytest
 from finished_runs import STREAM, TASKS, finished
 
 from components.evaluation.matrix import ScoreMatrix
-from components.judging.backends import JudgeConfig
-from components.judging.protocol import Price, Usage, Verdict
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
@@ -55,37 +53,6 @@ def test_every_cell_is_judged(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len((run.parent / "judge_cache.jsonl").read_text().splitlines()) == 2, "two different replies"
     assert judged(run, "--limit", "1") == 0
     assert ScoreMatrix.read(run / "judged_matrix.json").rows[0] == [pytest.approx(100.0), None]
-
-
-def test_the_cost_counts_each_verdict_once_and_is_unknown_without_a_count() -> None:
-    good = Verdict(score=6.0, usage=Usage(input=1000, output=10))
-    uncounted = Verdict(score=6.0)
-    price = Price(input=3.0, output=15.0)
-    person = JudgeConfig(model="hash").build()
-    facts = judge.facts_of(person, {("a", "a"): [good, good]}, [good], price)
-    assert (facts["judged"], facts["asked"], facts["input_tokens"]) == (2, 1, 1000)
-    assert facts["cost"] == pytest.approx(0.00315)  # 1000 at 3 and 10 at 15 per million
-    facts = judge.facts_of(person, {("a", "a"): [good, uncounted]}, [good, uncounted], price)
-    assert (facts["cost"], facts["output_tokens"]) == (None, None)
-    assert "cost" not in judge.facts_of(person, {("a", "a"): [good]}, [good], None)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--price-per-million-input", "1"], "one price is missing"),
-        (["--price-per-million-input", "1", "--price-per-million-output", "1"], "prices belong to an endpoint"),
-    ],
-)
-def test_prices_without_a_bill_are_refused(
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    words: str,
-) -> None:
-    assert judged(run, *options) == 1
-    assert words in capsys.readouterr().err
 
 
 def test_a_run_without_predictions_is_refused(

@@ -21,11 +21,15 @@ from components.metrics.released.tasks import (
     RELEASED,
     compat_row_score,
     is_caption_task,
-    score_item,
+    released_task,
 )
 from tests.unit import released_rules
 
 Record = dict[str, Any]
+
+
+def score_item(task: str, reply: str, record: Record, mode: str) -> float:
+    return RELEASED[released_task(task)].of(mode)(reply, record)
 
 
 def ten(**counts: int) -> Record:

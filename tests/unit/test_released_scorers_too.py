@@ -11,10 +11,22 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
 from components.metrics import score
-from components.metrics.released.tasks import compat_row_score, compat_task_figures, is_caption_task, score_item
+from components.metrics.released.tasks import (
+    RELEASED,
+    compat_row_score,
+    compat_task_figures,
+    is_caption_task,
+    released_task,
+)
 from tests.unit import released_rules_too as naive
 
 Record = dict[str, Any]
+
+
+def score_item(task: str, reply: str, record: Record, mode: str) -> float:
+    return RELEASED[released_task(task)].of(mode)(reply, record)
+
+
 FORMULA = "Handwritten Mathematical Expression Recognition"
 AI2D: Record = {"image": "images/AI2D_3.png", "text": "Which?", "answer": "B"}
 STATES: Record = {"image": "MapQA_1.png", "text": "Which states are red?", "answer": "Ohio, Utah"}

@@ -9,7 +9,7 @@ from typing import Literal
 from components.core.errors import ConfigError, DataError
 from components.metrics.captions import caption_figures, java_home
 from components.metrics.released import coast, coin, mllm_cl, trace, ucit
-from components.metrics.released.references import Reference, Rule
+from components.metrics.released.references import Rule
 
 Mode = Literal["compat", "fixed"]
 MODES: tuple[Mode, ...] = ("compat", "fixed")
@@ -17,9 +17,13 @@ MODES: tuple[Mode, ...] = ("compat", "fixed")
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How one task's predictions are scored: to the letter of its release, and correctly.
+    """How one task's replies are scored: `compat` by the released script to the letter, bugs included; `fixed` as the
+    metric is meant.
 
-    `compat` is None for captions, whose released figure belongs to a whole file and not to its rows.
+    A rule takes the reply and one record of the annotation file that the script reads: ScienceQA a problem of
+    problems.json, TextVQA a record with ten `answers`, Grounding one with `answer_bbox` and `size`, the others one with
+    `answer`. It raises `DataError` for a record that it cannot read. COAST has no released script: its compat is the
+    source dataset's metric. `compat` is None for captions, whose released figure is of a whole file, not of its rows.
     """
 
     compat: Rule | None
@@ -104,19 +108,6 @@ def released_task(name: str) -> str:
 def is_caption_task(task: str) -> bool:
     """Whether a key of `RELEASED` names captions, which are scored as whole files."""
     return RELEASED[task] is _CAPTION
-
-
-def score_item(task: str, prediction: str, reference: Reference, mode: str) -> float:
-    """0..1: the score of one prediction of a released task (a key of `RELEASED`).
-
-    `reference` is one record of the annotation file that the release's script reads: ScienceQA a problem of
-    problems.json, TextVQA a record with ten `answers`, Grounding one with `answer_bbox` and `size`, the others one with
-    `answer`. `mode` "compat" follows the released script to the letter, bugs included; "fixed" is the metric as it is
-    meant. COAST has no released script: its compat is the source dataset's metric.
-
-    Raises `ConfigError` for an unknown task or mode, `DataError` for a reference that the rule cannot read.
-    """
-    return RELEASED[released_task(task)].of(mode)(prediction, reference)
 
 
 def compat_row_score(
