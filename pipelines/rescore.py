@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
-from components.evaluation.released_files import Annotation, Prediction, read_predictions
+from components.evaluation.released_files import Annotation, ReleasedReply, read_replies
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.evaluation.suite_replies import Missing, score_suite
 from components.metrics.released.tasks import MODES, Mode, released_task
@@ -108,7 +108,7 @@ def of_task(command: Rescore, task: str) -> int:
     if len(command.predictions) != 1:
         raise ConfigError(f"--task {task} takes one file of --predictions, given: {len(command.predictions)}.")
     annotations = read_annotations(task, command.annotations, command.problems, command.splits)
-    predictions = read_predictions(command.predictions[0])
+    predictions = read_replies(command.predictions[0])
     if command.annotations is not None and command.problems is not None:
         print("ScienceQA is scored from its problems and splits; --annotations is not read.")
     result = score_file(task, annotations, predictions, command.mode)
@@ -131,7 +131,7 @@ def show(result: FileScore) -> None:
         print(f"  {note}")
 
 
-def show_other(task: str, annotations: list[Annotation], predictions: list[Prediction], mode: Mode) -> None:
+def show_other(task: str, annotations: list[Annotation], predictions: list[ReleasedReply], mode: Mode) -> None:
     """The same in the mode that was not asked for, or why it cannot be had; that is no reason to fail."""
     try:
         show(score_file(task, annotations, predictions, mode))

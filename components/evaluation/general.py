@@ -23,10 +23,10 @@ from typing import cast
 
 from components.core.errors import DataError
 from components.core.files import write_text
+from components.evaluation.suite_figures import SuiteFigures
 
 GENERAL_FILE = "general.json"
 FORMAT = "littoral-general/1"
-Figures = Mapping[str, float]
 
 LABELS = {
     "mean_before": "General ability before",
@@ -56,16 +56,16 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralScores:
-    """Figures by the number of tasks learned and by suite; `after` says in words what each number comes after."""
+    """Figures by the number of tasks learned and by suite; `after` names the task learned last ("zero-shot" for 0)."""
 
     after: Mapping[int, str] = field(default_factory=dict)
-    figures: Mapping[int, Mapping[str, Figures]] = field(default_factory=dict)
+    figures: Mapping[int, Mapping[str, SuiteFigures]] = field(default_factory=dict)
 
     def has(self, learned: int, suite: str) -> bool:
         """Whether a suite was scored after so many tasks."""
         return suite in self.figures.get(learned, {})
 
-    def plus(self, learned: int, after: str, suite: str, figures: Figures) -> GeneralScores:
+    def plus(self, learned: int, after: str, suite: str, figures: SuiteFigures) -> GeneralScores:
         """The same with one more result."""
         row = {**self.figures.get(learned, {}), suite: dict(figures)}
         return GeneralScores(after={**self.after, learned: after}, figures={**self.figures, learned: row})

@@ -21,7 +21,7 @@ GZIP = b"\x1f\x8b"  # what a gzipped file begins with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class ReleasedReply:
     """One reply; `line` counts from 1."""
 
     line: int
@@ -37,7 +37,7 @@ class Annotation:
     reference: Reference
 
 
-def read_predictions(path: Path) -> list[Prediction]:
+def read_replies(path: Path) -> list[ReleasedReply]:
     """The lines of a result file (merge.jsonl): objects with `question_id` and `text`; other fields are not read.
 
     A JSON object whose `results` is a list of replies (TRACE's) is read too; a reply's id is its place from 1 then.
@@ -49,8 +49,8 @@ def read_predictions(path: Path) -> list[Prediction]:
         if wrong is not None or not results:
             given = shown(results[wrong - 1]) if wrong else "an empty list"
             raise DataError(f'{path}: "results" must be a list of replies as texts, given: {given}.')
-        return [Prediction(line=at, question_id=at, text=str(text)) for at, text in enumerate(results, start=1)]
-    predictions: list[Prediction] = []
+        return [ReleasedReply(line=at, question_id=at, text=str(text)) for at, text in enumerate(results, start=1)]
+    predictions: list[ReleasedReply] = []
     for number, line in enumerate(_lines(whole), start=1):
         item = _object(_parsed(line, f"{path} line {number}"), f"{path} line {number}")
         key, text = item.get("question_id"), item.get("text")
@@ -58,7 +58,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             raise DataError(f'{path} line {number}: "question_id" must be text or a whole number, given: {shown(key)}.')
         if not isinstance(text, str):
             raise DataError(f'{path} line {number}: "text" must be the reply as text, given: {shown(text)}.')
-        predictions.append(Prediction(line=number, question_id=key, text=text))
+        predictions.append(ReleasedReply(line=number, question_id=key, text=text))
     if not predictions:
         raise DataError(f"{path} holds no predictions.")
     return predictions

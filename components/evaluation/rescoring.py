@@ -18,8 +18,8 @@ from pathlib import Path
 from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import (
     Annotation,
-    Prediction,
     QuestionId,
+    ReleasedReply,
     read_captions,
     read_data_list,
     read_in_order,
@@ -31,8 +31,10 @@ from components.metrics.captions import INSTALL, MEAN, caption_figures, java_hom
 from components.metrics.released.references import accepted_answers
 from components.metrics.released.tasks import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
 
-Pair = tuple[str, Annotation]  # a reply and what it is scored against
-Records = dict[QuestionId, Annotation]
+Answered = tuple[str, Annotation]  # a reply and what it is scored against
+Annotations = Sequence[Annotation]
+Replies = Sequence[ReleasedReply]
+AnnotationsById = dict[QuestionId, Annotation]
 
 TEST_SPLIT = "test"  # of ScienceQA's pid_splits.json
 NO_REPLY = "FAILED"  # what the released ScienceQA script takes for a reply that is missing; no letter is in it
@@ -86,9 +88,7 @@ def read_annotations(task: str, path: Path | None, problems: Path | None, splits
     return _READERS.get(task, read_list)(path)
 
 
-def score_file(
-    task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction], mode: Mode
-) -> FileScore:
+def score_file(task: str, annotations: Annotations, predictions: Replies, mode: Mode) -> FileScore:
     """Pair, score and add up; raises `DataError` for pairs that the mode does not define and for unreadable records."""
     task = released_task(task)
     if not annotations or not predictions:
@@ -118,7 +118,7 @@ def _score(task: str, reply: str, annotation: Annotation, mode: Mode) -> float:
         raise DataError(f"Question {annotation.question_id!r}: {error}") from error
 
 
-def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction], mode: Mode) -> FileScore:
+def _captions(task: str, annotations: Annotations, predictions: Replies, mode: Mode) -> FileScore:
     """`compat`: the n-th reply against image_id n, the mean of seven; `fixed`: the mean ROUGE-L, without Java."""
     pairs = _in_order(annotations, predictions)
     if mode == "compat":
@@ -142,7 +142,7 @@ def _captions(task: str, annotations: Sequence[Annotation], predictions: Sequenc
     return FileScore(task=task, mode=mode, samples=len(pairs), correct=correct, notes=tuple(notes))
 
 
-def _in_order(annotations: Sequence[Annotation], predictions: Sequence[Prediction]) -> list[Pair]:
+def _in_order(annotations: Annotations, predictions: Replies) -> list[Answered]:
     if len(annotations) != len(predictions):
         raise DataError(
             f"There are {len(predictions)} replies to {len(annotations)} records; they belong together by their "
@@ -151,7 +151,7 @@ def _in_order(annotations: Sequence[Annotation], predictions: Sequence[Predictio
     return [(reply.text, record) for reply, record in zip(predictions, annotations, strict=True)]
 
 
-def _over_the_split(problems: Sequence[Annotation], predictions: Sequence[Prediction]) -> tuple[list[Pair], list[str]]:
+def _over_the_split(problems: Annotations, predictions: Replies) -> tuple[list[Answered], list[str]]:
     replies: dict[QuestionId | None, str] = {prediction.question_id: prediction.text for prediction in predictions}
     pairs = [(replies.get(problem.question_id, NO_REPLY), problem) for problem in problems]
     ids = {problem.question_id for problem in problems}
@@ -163,7 +163,7 @@ def _over_the_split(problems: Sequence[Annotation], predictions: Sequence[Predic
     return pairs, notes
 
 
-def _by_position(annotations: Sequence[Annotation], predictions: Sequence[Prediction]) -> tuple[list[Pair], list[str]]:
+def _by_position(annotations: Annotations, predictions: Replies) -> tuple[list[Answered], list[str]]:
     if len(predictions) > len(annotations):
         raise DataError(
             f"There are {len(predictions)} replies to {len(annotations)} records; the released script pairs them by "
@@ -176,20 +176,18 @@ def _by_position(annotations: Sequence[Annotation], predictions: Sequence[Predic
             "Replies paired with a record of another id",
         ),
         *_note(sum(not reply.text for reply, _ in paired), "Empty replies, counted as right"),
-        *_note(len(annotations) - len(predictions), "Records at the end without a reply, left out"),
+        *_note(len(annotations) - len(predictions), "AnnotationsById at the end without a reply, left out"),
     ]
     return [(reply.text, record) for reply, record in paired], notes
 
 
-def _by_id(
-    task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction]
-) -> tuple[list[Pair], list[str]]:
+def _by_id(task: str, annotations: Annotations, predictions: Replies) -> tuple[list[Answered], list[str]]:
     key: Callable[[QuestionId], QuestionId] = str if task in _AS_TEXT else _unchanged
-    records: Records = {key(_id(record, number)): record for number, record in enumerate(annotations, start=1)}
+    records: AnnotationsById = {key(_id(record, number)): record for number, record in enumerate(annotations, start=1)}
     found = [(prediction, _record(records, key(prediction.question_id), prediction)) for prediction in predictions]
     answered = {key(prediction.question_id) for prediction in predictions}
     repeated = len(predictions) - len(answered)
-    notes = [*_note(len(records) - len(answered), "Records without a reply, left out")]
+    notes = [*_note(len(records) - len(answered), "AnnotationsById without a reply, left out")]
     if task == "gqa":
         found = list({prediction.question_id: (prediction, record) for prediction, record in found}.values())
         found = [(prediction, record) for prediction, record in found if _is_balanced(record)]
@@ -202,12 +200,10 @@ def _by_id(
     return [(prediction.text, record) for prediction, record in found], notes
 
 
-def _one_to_one(
-    task: str, annotations: Sequence[Annotation], predictions: Sequence[Prediction]
-) -> tuple[list[Pair], list[str]]:
+def _one_to_one(task: str, annotations: Annotations, predictions: Replies) -> tuple[list[Answered], list[str]]:
     _require_unique("records", (_id(record, number) for number, record in enumerate(annotations, start=1)))
     _require_unique("replies", (prediction.question_id for prediction in predictions))
-    records: Records = {str(record.question_id): record for record in annotations}
+    records: AnnotationsById = {str(record.question_id): record for record in annotations}
     replies = {str(prediction.question_id): prediction for prediction in predictions}
     for key, prediction in replies.items():
         _record(records, key, prediction)
@@ -223,11 +219,11 @@ def _one_to_one(
         )
     if task in ("vizwiz", "vqav2"):
         single = sum("answers" not in record.reference for record in records.values())
-        notes += _note(single, "Records without ten answers, compared with their single one")
+        notes += _note(single, "AnnotationsById without ten answers, compared with their single one")
     return [(replies[str(key)].text, record) for key, record in records.items()], notes
 
 
-def _record(records: Records, key: QuestionId, prediction: Prediction) -> Annotation:
+def _record(records: AnnotationsById, key: QuestionId, prediction: ReleasedReply) -> Annotation:
     if key not in records:
         raise DataError(
             f"Line {prediction.line} of the replies: question_id {prediction.question_id!r} is in no annotation (whose "

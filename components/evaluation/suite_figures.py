@@ -12,7 +12,7 @@ from statistics import fmean
 from components.data.suite import PICTURED, group_of, subset_of
 from components.evaluation.predictions import Prediction
 
-Figures = dict[str, float]
+SuiteFigures = dict[str, float]
 
 COMPAT = "compat"
 WITH_PICTURE = "with a picture"
@@ -25,7 +25,7 @@ MME_PERCEPTION = (
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
-def figures(scoring: str, rows: Sequence[Prediction]) -> Figures:
+def figures(scoring: str, rows: Sequence[Prediction]) -> SuiteFigures:
     """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty.
 
     Where every row has a compat score, the main figures are there once more by it, as "compat" and "compat NAME".
@@ -37,20 +37,20 @@ def figures(scoring: str, rows: Sequence[Prediction]) -> Figures:
     return {**found, COMPAT: other["score"], **{f"{COMPAT} {name}": other[name] for name in MAIN if name in other}}
 
 
-def mean(rows: Sequence[Prediction]) -> Figures:
+def mean(rows: Sequence[Prediction]) -> SuiteFigures:
     """The mean over rows, and over each subset's rows where there are several subsets."""
     subsets = _by(rows, subset_of)
     parts = {subset: _percent(found) for subset, found in subsets.items()} if len(subsets) > 1 else {}
     return {"score": _percent(rows), **parts}
 
 
-def pictured(rows: Sequence[Prediction]) -> Figures:
+def pictured(rows: Sequence[Prediction]) -> SuiteFigures:
     """The mean over rows and subsets, and over the rows that have a picture (ScienceQA's SQA-IMG)."""
     seen = [row for row in rows if group_of(row.sample_id).rpartition("/")[2] == PICTURED]
     return {**mean(rows), **({WITH_PICTURE: _percent(seen)} if seen else {})}
 
 
-def pope(rows: Sequence[Prediction]) -> Figures:
+def pope(rows: Sequence[Prediction]) -> SuiteFigures:
     """POPE's figures (2305.10355): accuracy, precision, recall and F1 of "yes", and how often yes was said, percent.
 
     Each is the mean over the settings (random, popular, adversarial), as tables print it; `score` is F1, the paper's
@@ -71,7 +71,7 @@ def said_yes(reply: str) -> bool:
     return not {"No", "no", "not"} & set(words)
 
 
-def _of_yes(rows: Sequence[Prediction]) -> Figures:
+def _of_yes(rows: Sequence[Prediction]) -> SuiteFigures:
     said = [said_yes(row.prediction) for row in rows]
     true = [row.answers[0].casefold() == "yes" for row in rows]
     hits = sum(given and wanted for given, wanted in zip(said, true, strict=True))
@@ -88,13 +88,13 @@ def _of_yes(rows: Sequence[Prediction]) -> Figures:
     return found
 
 
-def mme(rows: Sequence[Prediction]) -> Figures:
+def mme(rows: Sequence[Prediction]) -> SuiteFigures:
     """MME's points (2306.13394): of every subtask accuracy plus accuracy+ (both questions of a picture right), 0..200.
 
     `perception` and `cognition` are the sums over their subtasks; `score` is all points as percent of the points that
     can be had, since suites are averaged. A subtask that MME does not know counts for the score only.
     """
-    points: Figures = {}
+    points: SuiteFigures = {}
     for subtask, found in _by(rows, subset_of).items():
         pictures = _by(found, group_of)
         both = fmean(all(row.score == 1.0 for row in asked) for asked in pictures.values())
@@ -106,7 +106,7 @@ def mme(rows: Sequence[Prediction]) -> Figures:
     return {"score": sum(points.values()) / (2.0 * len(points)), **sums, **points}
 
 
-def grouped(rows: Sequence[Prediction]) -> Figures:
+def grouped(rows: Sequence[Prediction]) -> SuiteFigures:
     """MMBench's circular evaluation (2307.06281): a question is right when it is right in every order of its choices.
 
     `vanilla` is the mean over single rows. A suite whose questions come in one order each has the same for both.
@@ -116,7 +116,7 @@ def grouped(rows: Sequence[Prediction]) -> Figures:
     return {**mean(whole), "vanilla": _percent(rows)}
 
 
-def hallusion(rows: Sequence[Prediction]) -> Figures:
+def hallusion(rows: Sequence[Prediction]) -> SuiteFigures:
     """HallusionBench's accuracies (2310.14566): per question (`score`), per figure and per question pair, percent.
 
     Ids are SUBSET/SET/FIGURE-QUESTION. Per figure: all questions about one figure are right, questions of visual
@@ -137,12 +137,12 @@ def _figure_and_question(sample_id: str) -> tuple[str, str]:
     return figure, question
 
 
-def constraints(rows: Sequence[Prediction]) -> Figures:
+def constraints(rows: Sequence[Prediction]) -> SuiteFigures:
     """The share of fulfilled constraints, mean over rows, and the share of rows that fulfil all (strict in IFEval)."""
     return {**mean(rows), "all_fulfilled": 100.0 * fmean(row.score == 1.0 for row in rows)}
 
 
-FIGURES: dict[str, Callable[[Sequence[Prediction]], Figures]] = {
+FIGURES: dict[str, Callable[[Sequence[Prediction]], SuiteFigures]] = {
     "mean": mean,
     "pictured": pictured,
     "pope": pope,

@@ -38,19 +38,19 @@ from components.data.suites.catalogue import SUITES
 from components.data.suites.pope import SETTINGS
 from components.evaluation.predictions import Prediction
 from components.evaluation.released_files import file_text
-from components.evaluation.suite_figures import Figures, figures
+from components.evaluation.suite_figures import SuiteFigures, figures
 from components.metrics import score
 from components.metrics.released.references import shown
 from components.metrics.released.suites import suite_score
 
 Missing = Literal["refuse", "wrong", "leave_out"]
-Record = Mapping[str, object]
+JsonObject = Mapping[str, object]
 _TEXTS = ("text", "prediction", "model_prediction", "response", "output", "pred")
 _POLITE = re.compile(r"\s*Please answer yes or no\.?\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class SuiteReply:
     """One reply: where it stands, the names by which its row may be found (the first that fits counts), its text."""
 
     place: str
@@ -70,7 +70,7 @@ class SuiteScore:
     compat: float | None
     pictured: tuple[int, float, float | None] | None
     """Of the rows with a picture, in a suite that tells: their number and the same two sums."""
-    figures: Figures
+    figures: SuiteFigures
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, object]:
@@ -113,7 +113,7 @@ def score_suite(
     )
 
 
-def _scored(suite: str, item: RawItem, reply: Reply | None) -> Prediction:
+def _scored(suite: str, item: RawItem, reply: SuiteReply | None) -> Prediction:
     text = "" if reply is None else reply.text
     read = text if reply is None or reply.extracted is None else reply.extracted
     prompt, metric = item.turns[0].text, item.metric or SUITES[suite].metric
@@ -138,14 +138,14 @@ def _compat(rows: Sequence[Prediction]) -> float | None:
 
 
 def _paired(
-    suite: str, items: Sequence[RawItem], replies: Sequence[Reply], missing: Missing
-) -> tuple[list[tuple[RawItem, Reply | None]], list[str]]:
+    suite: str, items: Sequence[RawItem], replies: Sequence[SuiteReply], missing: Missing
+) -> tuple[list[tuple[RawItem, SuiteReply | None]], list[str]]:
     if missing not in get_args(Missing):
         raise ConfigError(f"missing is {missing!r}; allowed are {', '.join(get_args(Missing))}.")
     names = Counter(name for item in items for name in dict.fromkeys(_names(suite, item)))
     rows = {name: item for item in items for name in _names(suite, item) if names[name] == 1}
-    given: dict[str, Reply] = {}
-    strangers: list[Reply] = []
+    given: dict[str, SuiteReply] = {}
+    strangers: list[SuiteReply] = []
     for reply in replies:
         row = next((rows[key] for key in reply.keys if key in rows), None)
         if row is None:
@@ -211,7 +211,7 @@ def _listed(files: Sequence[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def _replies(suite: str, path: Path, asked: Mapping[str, Record]) -> Iterator[Reply]:
+def _replies(suite: str, path: Path, asked: Mapping[str, JsonObject]) -> Iterator[SuiteReply]:
     """The replies of one file. A record without a text is a `DataError` that names its place."""
     keys = KEYS.get(suite, _by_id)
     for number, (place, record) in enumerate(_records(suite, path), start=1):
@@ -222,7 +222,7 @@ def _replies(suite: str, path: Path, asked: Mapping[str, Record]) -> Iterator[Re
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise DataError(f"{place} needs a reply as a text in {' or '.join(_TEXTS)}, given: {shown(value)}.")
         extraction = record.get("extraction")
-        yield Reply(
+        yield SuiteReply(
             place=place,
             keys=tuple(keys({**record, **question, "text": value} if question else record, path, number)),
             text=str(value),
@@ -230,7 +230,7 @@ def _replies(suite: str, path: Path, asked: Mapping[str, Record]) -> Iterator[Re
         )
 
 
-def _records(suite: str, path: Path) -> Iterator[tuple[str, Record]]:
+def _records(suite: str, path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Objects of a file and where they stand: tab-separated text, a table, JSON, or JSON lines."""
     text = file_text(path)
     plain = PurePosixPath(path.name.removesuffix(".gz"))
@@ -267,21 +267,21 @@ def _whole_json(text: str) -> object | None:
     return whole if isinstance(whole, list | dict) else None
 
 
-def _json_records(path: Path, whole: object) -> Iterator[tuple[str, Record]]:
+def _json_records(path: Path, whole: object) -> Iterator[tuple[str, JsonObject]]:
     if isinstance(whole, list):
         for number, record in enumerate(whole, start=1):
             if not isinstance(record, dict):
                 raise DataError(f"{path} record {number} must be a JSON object, given: {shown(record)}.")
-            yield f"{path} record {number}", cast("Record", record)
+            yield f"{path} record {number}", cast("JsonObject", record)
         return
     table = cast("dict[str, object]", whole)
     outputs = table.get("outputs")
     for key, value in (cast("dict[str, object]", outputs) if isinstance(outputs, dict) else table).items():
         record = value if isinstance(value, dict) else {"text": value}
-        yield f"{path} {key!r}", {"question_id": key, **cast("Record", record)}
+        yield f"{path} {key!r}", {"question_id": key, **cast("JsonObject", record)}
 
 
-def _mme_lines(path: Path, subtask: str, text: str) -> Iterator[tuple[str, Record]]:
+def _mme_lines(path: Path, subtask: str, text: str) -> Iterator[tuple[str, JsonObject]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -294,9 +294,9 @@ def _mme_lines(path: Path, subtask: str, text: str) -> Iterator[tuple[str, Recor
         yield f"{path} line {number}", {"question_id": f"{subtask}/{picture}", "prompt": question, "text": reply}
 
 
-def _questions(path: Path) -> dict[str, Record]:
+def _questions(path: Path) -> dict[str, JsonObject]:
     """Questions by id: JSON lines or a list of objects with `question_id`, `image`, `text` and `category`."""
-    found: dict[str, Record] = {}
+    found: dict[str, JsonObject] = {}
     for place, record in _records("", path):
         if record.get("question_id") is None:
             raise DataError(f'{place} needs a "question_id".')
@@ -308,21 +308,21 @@ def _questions(path: Path) -> dict[str, Record]:
 # ---- by which names a record's row is found
 
 
-def _by_id(record: Record, path: Path, number: int) -> Iterator[str]:
+def _by_id(record: JsonObject, path: Path, number: int) -> Iterator[str]:
     for name in ("question_id", "id", "index", "pid", "No"):
         if record.get(name) is not None:
             yield str(record[name])
     yield from _by_picture(record)
 
 
-def _by_picture(record: Record) -> Iterator[str]:
+def _by_picture(record: JsonObject) -> Iterator[str]:
     image, prompt = record.get("image"), record.get("prompt", record.get("question"))
     if isinstance(image, str) and isinstance(prompt, str):
         name = PurePosixPath(image)
         yield from (f"{one}|{_asked(prompt)}" for one in (name.name, name.stem))
 
 
-def _of_pope(record: Record, path: Path, number: int) -> Iterator[str]:
+def _of_pope(record: JsonObject, path: Path, number: int) -> Iterator[str]:
     told = str(record.get("category") or path.name)
     settings = [setting for setting in SETTINGS if setting in told]
     if len(settings) != 1:
@@ -337,18 +337,18 @@ def _of_pope(record: Record, path: Path, number: int) -> Iterator[str]:
         yield f"{settings[0]}#{number}"
 
 
-def _of_mme(record: Record, path: Path, number: int) -> Iterator[str]:
+def _of_mme(record: JsonObject, path: Path, number: int) -> Iterator[str]:
     subtask, _, picture = str(record.get("question_id", "")).rpartition("/")
     prompt = str(record.get("prompt", ""))
     yield f"{PurePosixPath(subtask).name}/{PurePosixPath(picture).stem}|{_asked(prompt)}"
 
 
-def _of_hallusion(record: Record, path: Path, number: int) -> Iterator[str]:
+def _of_hallusion(record: JsonObject, path: Path, number: int) -> Iterator[str]:
     parts = [str(record.get(name, "")) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
     yield row_id(parts[0], f"{parts[1]}_{parts[2]}", f"{parts[3]}-{parts[4]}")
 
 
-KEYS: dict[str, Callable[[Record, Path, int], Iterator[str]]] = {
+KEYS: dict[str, Callable[[JsonObject, Path, int], Iterator[str]]] = {
     "pope": _of_pope,
     "mme": _of_mme,
     "mme-release": _of_mme,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Kind = Literal["similarity", "local", "endpoint"]
-WEAKNESS: dict[Kind, str] = {
+JudgeKind = Literal["similarity", "local", "endpoint"]
+WEAKNESS: dict[JudgeKind, str] = {
     "similarity": "cosine of sentence embeddings: it knows likeness of wording, not truth; opposites score high.",
     "local": "a local language model: below some billion parameters its grades are close to chance.",
     "endpoint": "",
@@ -30,7 +30,7 @@ WEAKNESS: dict[Kind, str] = {
 class JudgeConfig:
     """Who judges, and how."""
 
-    kind: Kind = "similarity"
+    kind: JudgeKind = "similarity"
     """similarity (offline, embedded), local (a Hugging Face causal model), endpoint (OpenAI-compatible)."""
     model: str = "minilm"
     """similarity: a sentence encoder; local: a directory or hub id; endpoint: the model's name there."""

@@ -37,7 +37,7 @@ Plain = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
+class PageChart:
     """A figure under the id of its element; `says` is what a person who cannot see it is told."""
 
     id: str
@@ -83,7 +83,7 @@ def looks(lines: Sequence[str]) -> list[Look]:
     return [Look(number=number, line=line.replace("`", "")) for number, line in enumerate(lines)]
 
 
-def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> Chart:
+def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> PageChart:
     """Lines over the stream with error bars, slightly apart so that equal scores are seen; traces by `looks`."""
     figure = go.Figure(layout=_layout(bottom=10))
     apart = min(0.06, 0.5 / len(lines))
@@ -121,10 +121,10 @@ def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> Chart:
     figure.update_yaxes(range=[0, 102], title="score", dtick=20)
     last = [f"{point.line.replace('`', '')} {point.text}" for point in curves.points if point.after == curves.after[-1]]
     says = f"Line chart, {curves.title}, after each task. After {curves.after[-1]}: {'; '.join(last)}."
-    return Chart(id=f"curve-{number}", says=says, figure=_as_plain(figure))
+    return PageChart(id=f"curve-{number}", says=says, figure=_as_plain(figure))
 
 
-def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> PageChart:
     """Bars of forgetting's two parts under `variant`, one bar a line; `parts` by line, of each seed."""
     figure = go.Figure(layout=_layout(bottom=10, legend=True))
     names = {line: _wrapped(line.replace("`", "")) for line in parts}
@@ -147,7 +147,7 @@ def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title="points of forgetting", zeroline=True)
     said = "; ".join(f"{line.replace('`', '')}: {words(seeds, variant)}" for line, seeds in parts.items())
-    return Chart(id=f"split-{variant}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
+    return PageChart(id=f"split-{variant}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
 
 
 def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:

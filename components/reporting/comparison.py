@@ -14,7 +14,7 @@ from components.statistics.intervals import Interval, over_both, over_rows
 from components.statistics.paired import (
     LEAST_SEEDS,
     Comparison,
-    Kind,
+    VerdictKind,
     adjusted,
     compare,
     kind_of,
@@ -26,7 +26,7 @@ from components.statistics.paired import (
 
 FIGURES = ("final_average", "forgetting")
 COLUMNS = ("95 %", "minus baseline", "p", "d_z", "rows above : below")  # of each figure
-GROUPED: dict[str, dict[Kind, str]] = {  # how a sentence on several methods begins, by figure, in the order told
+GROUPED: dict[str, dict[VerdictKind, str]] = {  # how a sentence on several methods begins, by figure, in the order told
     "final_average": {
         "better": "Distinguishable, final average above {base}",
         "worse": "Distinguishable, final average below {base}",

@@ -19,7 +19,7 @@ AVERAGE = "average of the tasks learned so far"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class CurvePoint:
     """A line's score (0..100) after a task; `interval` is None where single rows are not known."""
 
     line: str
@@ -39,9 +39,9 @@ class Curves:
 
     title: str
     after: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
-    def of(self, line: str) -> dict[str, Point]:
+    def of(self, line: str) -> dict[str, CurvePoint]:
         """One line's points by the task they come after."""
         return {point.after: point for point in self.points if point.line == line}
 
@@ -80,7 +80,7 @@ def _point(
     items: Mapping[str, ItemScores],
     averaged: Sequence[str],
     tasks: Sequence[str],
-) -> Point | None:
+) -> CurvePoint | None:
     row, columns = tasks.index(after) + 1, [tasks.index(task) for task in averaged]
     if any(run.matrix.num_learned < row for run in group):
         return None
@@ -89,7 +89,7 @@ def _point(
         return None
     rows = [items[str(run.config.run_id)].get(after, {}) for run in group]
     interval = _interval([run.config.seed for run in group], rows, averaged)
-    return Point(line=line, after=after, value=float(np.mean(values)), interval=interval)
+    return CurvePoint(line=line, after=after, value=float(np.mean(values)), interval=interval)
 
 
 def _interval(

@@ -20,7 +20,7 @@ Parts = dict[str, list[dict[str, float]]]  # by line, of each seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class DifferingSetting:
     """A setting in which runs differ: a value for each run, and whether it is not the most frequent one."""
 
     name: str
@@ -127,10 +127,10 @@ def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
     return [f"Settings chosen by scores on test rows, which are therefore no test of them: {', '.join(named)}."]
 
 
-def differing_settings(groups: Groups) -> list[Setting]:
+def differing_settings(groups: Groups) -> list[DifferingSetting]:
     """Settings that several runs have with different values, in the configuration's order; None: a run lacks it."""
     flat = [flatten(run.config.to_json()) for group in groups.values() for run in group]
-    found: list[Setting] = []
+    found: list[DifferingSetting] = []
     for name in dict.fromkeys(name for one in flat for name in one):
         values = [one.get(name) for one in flat]
         counts = Counter(value for value in values if value is not None)
@@ -138,7 +138,7 @@ def differing_settings(groups: Groups) -> list[Setting]:
             continue
         usual, most = counts.most_common(1)[0]
         marked = [value is not None and most > 1 and value != usual for value in values]
-        found.append(Setting(name=name, values=tuple(zip(values, marked, strict=True))))
+        found.append(DifferingSetting(name=name, values=tuple(zip(values, marked, strict=True))))
     return found
 
 

@@ -25,7 +25,7 @@ Key = tuple[str, str]  # task, sample id
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class RunLoss:
     """How one run lost the row. `line` names its line in the tables."""
 
     line: str
@@ -34,7 +34,7 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class RowCard:
     """One test row; `picture` is None for a row without one."""
 
     task: str
@@ -42,14 +42,14 @@ class Card:
     prompt: str
     answers: tuple[str, ...]
     picture: Thumbnail | None
-    losses: tuple[Loss, ...]
+    losses: tuple[RunLoss, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
     """The cards, and how much there is."""
 
-    cards: tuple[Card, ...]
+    cards: tuple[RowCard, ...]
     num_rows: int  # rows that any run lost, shown or not
     counts: Mapping[str, Mapping[str, int]]  # run id -> kind -> rows lost, shown or not
     silent: tuple[str, ...]  # runs without replies: records
@@ -77,7 +77,7 @@ def gallery(
 
     Raises `ConfigError` when the stream is not the one that the runs were scored on.
     """
-    losses: dict[Key, list[Loss]] = {}
+    losses: dict[Key, list[RunLoss]] = {}
     queues: list[list[Key]] = []
     counts: dict[str, dict[str, int]] = {}
     silent: list[str] = []
@@ -96,7 +96,7 @@ def gallery(
         found = lost_rows(run, replies[run_id])
         counts[run_id] = dict(Counter(kind for lost in found.values() for kind in lost.kinds))
         for key, lost in found.items():
-            losses.setdefault(key, []).append(Loss(line=line, run_id=run_id, lost=lost))
+            losses.setdefault(key, []).append(RunLoss(line=line, run_id=run_id, lost=lost))
         queues += [[key for key in found if key[0] == task] for task in run.matrix.tasks]
     shown = [] if stream is None else drawn_evenly(queues, stream.task_names)
     pictures = {} if stream is None else _pictures(stream, shown)
@@ -129,9 +129,9 @@ def _pictures(stream: TaskStream, shown: Sequence[Key]) -> dict[Key, Thumbnail]:
     return found
 
 
-def _card(key: Key, losses: Sequence[Loss], picture: Thumbnail | None) -> Card:
+def _card(key: Key, losses: Sequence[RunLoss], picture: Thumbnail | None) -> RowCard:
     first = losses[0].lost.replies[0]
-    return Card(
+    return RowCard(
         task=key[0],
         sample_id=key[1],
         prompt=first.prompt,

@@ -21,7 +21,7 @@ from components.data.quality.report_page import PAGES, page_environment
 from components.data.tasks import TaskStream
 from components.evaluation.forgetting import SPLITS
 from components.evaluation.predictions import Prediction
-from components.reporting.charts import Chart, curve_chart, looks, split_chart
+from components.reporting.charts import PageChart, curve_chart, looks, split_chart
 from components.reporting.curves import Curves, curves
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import (
@@ -164,7 +164,7 @@ def _score_maps(groups: Groups) -> list[HeatMap]:
     return maps
 
 
-def _split_charts(groups: Groups) -> list[tuple[Chart, str]]:
+def _split_charts(groups: Groups) -> list[tuple[PageChart, str]]:
     parts = {variant: forgetting_parts(groups, variant) for variant in SPLITS}
     return [(split_chart(variant, one), _SPLIT_TITLES[variant]) for variant, one in parts.items() if one]
 

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.evaluation.matrix import MatrixError, ScoreMatrix
 from components.statistics.intervals import LEVEL, Interval
@@ -33,8 +32,6 @@ FIGURES = ("final_average", "forgetting")
 RANGES = {"final_average": (0.0, 100.0), "forgetting": (-100.0, 100.0)}  # all that is possible
 PRIOR_POINTS = 100.0  # W
 FEWEST = 4  # misses below which an interval would hold less than 80 %
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from components.core.errors import ConfigError
 from components.statistics.contributions import Contributions
-
-Array = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 9999

@@ -38,7 +38,7 @@ MOST_FLIPPED = 16  # seeds whose signs are flipped in every way; more are drawn
 LEAST_SEEDS = 3  # for a verdict on methods
 MOST_ROWS = 50.0  # times as many test rows as there are: more than anybody collects
 
-Kind = Literal["better", "worse", "not distinguishable", "tie", "no verdict"]
+VerdictKind = Literal["better", "worse", "not distinguishable", "tie", "no verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[float | None]:
     return [None if p is None else next(found) for p in claimed]
 
 
-def kind_of(comparison: Comparison, adjusted_p: float | None) -> Kind:
+def kind_of(comparison: Comparison, adjusted_p: float | None) -> VerdictKind:
     """What can be said of the first method against the second; a method that forgets less is the better one."""
     if comparison.alike or abs(comparison.difference.estimate) < SAME:
         return "tie"

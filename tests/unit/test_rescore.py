@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import ConfigError, DataError
-from components.evaluation.released_files import Annotation, Prediction, read_predictions
+from components.evaluation.released_files import Annotation, ReleasedReply, read_replies
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.metrics.released.tasks import COIN
 from tests.unit import released_rules
@@ -83,7 +83,7 @@ def test_every_released_layout_scores_in_both_modes(tmp_path: Path, task: str) -
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     (tmp_path / "predictions.jsonl").write_text(lines(pairs))
     annotations = read_annotations(task, tmp_path / "annotations.json", None, None)
-    predictions = read_predictions(tmp_path / "predictions.jsonl")
+    predictions = read_replies(tmp_path / "predictions.jsonl")
     for mode, expected in (("compat", compat), ("fixed", fixed)):
         result = score_file(task, annotations, predictions, mode)
         assert (result.samples, result.correct) == (SAMPLES.get(task, len(pairs)), pytest.approx(expected))
@@ -169,7 +169,7 @@ def test_compat_pairs_as_the_naive_rules_do(task: str) -> None:
         records = content[0] if task == "scienceqa" else content
         listed = list(records.values()) if isinstance(records, dict) else records
         annotations = [Annotation(question_id=record["question_id"], reference=record) for record in listed]
-        predictions = [Prediction(line=at, **reply) for at, reply in enumerate(replies, start=1)]
+        predictions = [ReleasedReply(line=at, **reply) for at, reply in enumerate(replies, start=1)]
         try:
             expected = released_rules.file(task, content, replies)
         except released_rules.ScriptStops:
@@ -221,7 +221,7 @@ def test_bad_files_are_named(tmp_path: Path, task: str, annotations: str, predic
         score_file(
             task,
             read_annotations(task, tmp_path / "annotations.json", None, None),
-            read_predictions(tmp_path / "predictions.jsonl"),
+            read_replies(tmp_path / "predictions.jsonl"),
             "compat",
         )
     assert words in str(caught.value)
@@ -238,7 +238,9 @@ def test_bad_files_are_named(tmp_path: Path, task: str, annotations: str, predic
 )
 def test_fixed_needs_one_reply_to_every_record(records: list[str], replies: list[tuple[int, str]], words: str) -> None:
     annotations = [Annotation(question_id=key, reference={"answer": "a"}) for key in records]
-    predictions = [Prediction(line=at, question_id=key, text=text) for at, (key, text) in enumerate(replies, start=1)]
+    predictions = [
+        ReleasedReply(line=at, question_id=key, text=text) for at, (key, text) in enumerate(replies, start=1)
+    ]
     for task, mode in (("imagenet", "fixed"), ("iconqa", "fixed"), ("iconqa", "compat")):
         with pytest.raises(DataError) as caught:
             score_file(task, annotations, predictions, mode)
@@ -249,16 +251,16 @@ def test_lines_end_at_line_breaks_only(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(
         '{"question_id": 1, "text": "a\u2028b"}\r\n{"question_id": 2, "text": ""}'.encode()
     )
-    assert [(one.line, one.text) for one in read_predictions(tmp_path / "p.jsonl")] == [(1, "a\u2028b"), (2, "")]
+    assert [(one.line, one.text) for one in read_replies(tmp_path / "p.jsonl")] == [(1, "a\u2028b"), (2, "")]
 
 
 def test_files_that_cannot_be_read(science: Path) -> None:
     (science / "latin.jsonl").write_bytes(b'{"question_id": 1, "text": "\xe9"}\n')
     (science / "other.json").write_text('{"test": ["0", "77"]}')
     with pytest.raises(DataError, match=r"none.jsonl cannot be read"):
-        read_predictions(science / "none.jsonl")
+        read_replies(science / "none.jsonl")
     with pytest.raises(DataError, match=r"latin.jsonl is not UTF-8 text"):
-        read_predictions(science / "latin.jsonl")
+        read_replies(science / "latin.jsonl")
     with pytest.raises(DataError, match=r"other.json names '77' in split \"test\""):
         read_annotations("scienceqa", None, science / "problems.json", science / "other.json")
     with pytest.raises(DataError, match='must list the ids of the split "test"'):

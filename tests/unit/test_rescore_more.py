@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import DataError
-from components.evaluation.released_files import read_predictions
+from components.evaluation.released_files import read_replies
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.metrics.captions import SEVEN, java_home
 from components.metrics.released.tasks import Mode
@@ -28,7 +28,7 @@ def scored(folder: Path, task: str, mode: Mode, annotations: Any, replies: str) 
     (folder / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
     (folder / "replies").write_text(replies, encoding="utf-8")
     read = read_annotations(task, folder / "annotations.json", None, None)
-    return score_file(task, read, read_predictions(folder / "replies"), mode)
+    return score_file(task, read, read_replies(folder / "replies"), mode)
 
 
 def lines(*texts: str) -> str:
