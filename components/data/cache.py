@@ -1,4 +1,4 @@
-"""Splits kept on disk: written at the first use, found again at the next, never seen half-written."""
+"""Splits kept on disk: written at the first use, found at the next, never seen half-written."""
 
 from __future__ import annotations
 

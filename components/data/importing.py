@@ -1,4 +1,4 @@
-"""A user's own stream: data that a TOML file names becomes Parquet splits, or a list of what is wrong."""
+"""A user's own stream: the data that a TOML file names becomes Parquet splits, or a report of what is wrong."""
 
 from __future__ import annotations
 

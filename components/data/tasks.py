@@ -26,7 +26,7 @@ class Task:
 
     @property
     def identity(self) -> str:
-        """What the task has in the stream's digest."""
+        """The task's part of the stream's digest."""
         return f"{self.name}:{self.train.digest}:{self.test.digest}:{self.max_new_tokens}"
 
 

@@ -2,10 +2,10 @@
 
 COAST's counts are unpublished. Ours take 20,000 training rows and 2,000 test rows of every task, or all where there
 are fewer: the domain tasks then weigh about the same (PathVQA has 19,654), and a row of the score matrix stays
-affordable. CoIN, UCIT, MLLM-CL, TRACE and VQACL are taken whole, but for CoIN's 4,000-row tests
+affordable. CoIN, UCIT, MLLM-CL, TRACE and VQACL are taken whole, except CoIN's 4,000-row tests
 (components/data/benchmarks/coin.py).
 
-Reply lengths: short answers end long before their limit, which only bounds what an untuned model may ramble; 128 is
+Reply lengths: short answers end long before their limit, which only bounds the rambling of an untuned model; 128 is
 CoIN's (its script allows ScienceQA 1,024).
 """
 

@@ -5,14 +5,14 @@ huggingface.co/datasets/ahmed-masry/ChartQA.
 
     ROOT/ChartQA Dataset/{train,val,test}/{PART_human.json, PART_augmented.json, png/*.png}
 
-Each item: `imgname`, `query`, `label`. Human questions come first here, then the generated ones. `tables/` and
+Each item: `imgname`, `query`, `label`. The human questions come first, then the generated ones. `tables/` and
 `annotations/` are not needed.
 
 **Counts** (questions): train 28,299 (7,398 human, 20,901 generated), val 1,920, test 2,500. **Licence**: GPL-3.0; the
 charts belong to the sites they were drawn from. **Metric**: relaxed accuracy, numbers within 5 %.
 
 **Traps**: mirrors write `label` as a list. Items have no id: ours is part, kind and place in the file. COAST's traces
-evaluate on val, and so do we, while ChartQA's own table is of test.
+are evaluated on val, and so are ours; ChartQA's own table is of test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAYOUT = "ChartQA Dataset/{train,val}/{PART_human.json, PART_augmented.json, png
 
 
 def read_chartqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one part; raises `DataError` at the call when its files are not there."""
+    """The items of one part; raises `DataError` at once when its files are missing."""
     part = task.part(side).source
     folders = roots("ChartQA Dataset", "ChartQA/ChartQA Dataset", "ChartQA")
     human = find(root, [f"{folder}{part}/{part}_human.json" for folder in folders], LAYOUT)

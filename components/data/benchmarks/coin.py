@@ -26,7 +26,7 @@ table's reversed (LCIA).
 | vqav2 | 82,783 | val, not counted | several turns a picture; the paper counts 447,793 test questions |
 | ocrvqa | about 165,348 | about 100,032 | |
 
-Users have counted scienceqa, textvqa, imagenet and gqa in the files, raw results tell grounding's test; the other
+Users have counted scienceqa, textvqa, imagenet and gqa in the files, raw results give grounding's test; the other
 figures are from memory of the paper and of the sources. Those marked "about" or missing are not compared.
 
 **Licence**: CC BY 4.0 for the lists; each picture source has its own.
@@ -35,11 +35,11 @@ figures are from memory of the paper and of the sources. Those marked "about" or
 whole. Which rows is not published: `coin` draws its own 4,000 by rank, `coin-full` keeps all.
 
 **Metric**: iou above one half for grounding, exact for the rest. CoIN's own scripts differ: TextVQA takes the mean
-over ten references, ImageNet a substring either way (an empty reply counts as right), grounding drops digits while it
-reads boxes.
+over ten references, ImageNet a substring either way (an empty reply counts as right), grounding drops digits while
+reading boxes.
 
 **Traps**: boxes are relative to the picture *padded to a square*. A training item of gqa or vqav2 is a picture with
-all its questions, so counts of items are no counts of questions. The short-answer line is the same in gqa, vqav2 and
+all its questions, so counts of items are not counts of questions. The short-answer line is the same in gqa, vqav2 and
 ocrvqa. Training answers of imagenet end with a period, test answers do not. CoIN starts from Vicuna and a pretrained
 projector.
 """
@@ -73,7 +73,7 @@ WORDINGS = {
 
 
 def read_coin(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one list; raises `DataError` at the call when it is not there."""
+    """The items of one list; raises `DataError` at once when it is missing."""
     part = f"{task.subset}/{task.part(side).source}"
     roots = ("", "playground/", "CoIN/", "CoIN/playground/")
     file = find(root, [f"{base}{folder}/{part}" for base in roots for folder in WORDINGS[task.variant]], LAYOUT)

@@ -13,7 +13,7 @@ challenge's terms, for research; the pages come from the UCSF Industry Documents
 0.5.
 
 **Traps**: test has no answers, so val is the evaluation part. `image` names the folder of the older release. Pages
-have 2,000 pixels and more: a model that sees 336 reads little of them.
+have 2,000 pixels and more: a model that sees 336 can read little of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYOUT = "DocVQA/spdocvqa_qas/{train,val}_v1.0*.json with DocVQA/spdocvqa_images
 
 
 def read_docvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one part; raises `DataError` at the call when its file is not there or not DocVQA's."""
+    """The items of one part; raises `DataError` at once when its file is missing or not DocVQA's."""
     part = task.part(side).source
     inner = ("spdocvqa_qas/", f"{part}/", "")
     names = [f"{base}{folder}{part}_v1.0*.json" for base in roots("DocVQA", "docvqa") for folder in inner]

@@ -37,7 +37,7 @@ LETTERS = "ABCDEFGHIJ"
 def read_iconqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one part, kind by kind; `task.prompts` ask for a short answer, for a letter, and explain the sheet.
 
-    Raises `DataError` at the call when a kind's folder is not there.
+    Raises `DataError` at once when a kind's folder is not there.
     """
     part = task.part(side).source
     folders = roots("iconqa_data/iconqa", "iconqa", "IconQA/iconqa_data/iconqa")

@@ -1,8 +1,8 @@
 """LLaVA-format lists, as CoIN, UCIT and MLLM-CL publish their tasks: one JSON list per task and split.
 
-A training item holds `id` or `question_id`, `image` (a path, or nothing for text alone) and `conversations`, several
-turns allowed. A test item holds `question_id`, `image`, `text` and `answer`; CoIN's grounding has `answer_bbox`
-besides, which is the reference, and `size`, the picture's width and height; some lists write test items like
+A training item has `id` or `question_id`, `image` (a path, or nothing for text alone) and `conversations`, several
+turns allowed. A test item has `question_id`, `image`, `text` and `answer`; CoIN's grounding also has `answer_bbox`,
+which is the reference, and `size`, the picture's width and height; some lists write test items like
 training items.
 
 Ids of training lists often name the picture, not the row (UCIT: 20,559 ids for 40,000 VizWiz rows). There, a repeated
@@ -30,7 +30,7 @@ _BOX_LIST = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The accepted answers of a test item that are kept apart from it, and what is odd about them, a kind and words."""
+    """The accepted answers of a test item that are stored apart from it, and a note about them (kind, text)."""
 
     answers: tuple[str, ...]
     note: tuple[str, str] | None = None

@@ -6,14 +6,14 @@
     ROOT/{OCR,Math,VP,APP}/{images, train.json}, ROOT/{OCR,Math,VP,APP}_test/{images, test.json}      abilities
 
 **Orders**: remote sensing, medical, driving, science, finance; OCR, mathematics, visual perception, GUI agent.
-**Counts**: about 60k/10k, 23k/10k, 60k/10k, 33k/8k and 60k/10k (train/test) for the domains, from memory of the
-paper: no exact size is compared. **Licence**: Apache-2.0 for the repository; each source has its own. **Metric**:
-exact match, but of MapQA the share of listed states or occurrence, and of OCR occurrence. Published figures have looser
-rules, one a script, mostly occurrence inside the reply: they are the compat reading (`metrics/released/mllm_cl.py`).
+**Counts**: about 60k/10k, 23k/10k, 60k/10k, 33k/8k and 60k/10k (train/test) for the domains, from memory of the paper:
+no exact size is compared. **Licence**: Apache-2.0 for the repository; each source has its own. **Metric**: exact match,
+except MapQA (the share of listed states, or occurrence) and OCR (occurrence). Published figures follow looser rules,
+one for each script, mostly occurrence inside the reply: they are the compat variant (`metrics/released/mllm_cl.py`).
 
 **Traps**: the router and replay lists beside the task folders are not tasks. Ability tests are other benchmarks
 (OCRBench, MathVista with an LLM that extracts the answer, CV-Bench, MMT-Bench through a server), so an exact match is
-a floor there. The published runs train different tasks for different numbers of epochs.
+a lower bound there. The published runs train different tasks for different numbers of epochs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,A
 
 
 def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one list; raises `DataError` at the call when it is not there."""
+    """The items of one list; raises `DataError` at once when it is missing."""
     file = find(
         root,
         [f"{base}{task.part(side).source}" for base in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")],
@@ -48,7 +48,7 @@ def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | P
 
 
 def _science(item: dict[str, object]) -> str:
-    """Multiple choice by the letter; of MapQA a list of states by its parts, and what else is asked by occurrence."""
+    """Multiple choice by the letter; MapQA's lists of states by their parts, and its other questions by occurrence."""
     if PurePosixPath(str(item.get("image"))).name.partition("_")[0] in CHOICE_PICTURES:
         return "exact"
     return "recall" if LISTED in str(item.get("text")) else "contains"

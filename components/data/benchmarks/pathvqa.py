@@ -11,7 +11,7 @@ duplicates were dropped). **Licence**: MIT for the questions; the pictures belon
 **Metric**: exact match.
 
 **Traps**: the original release is a pickle, and unpickling runs whatever code is in it: it is refused. Half of the
-answers are yes or no, so 50 % is no achievement there. Several pictures are CMYK. Items have no id: ours is part and
+answers are yes or no, so 50 % there is chance level. Several pictures are CMYK. Items have no id: ours is part and
 place.
 """
 
@@ -37,7 +37,7 @@ _BATCH = 32  # rows held at a time; a picture may have megabytes
 
 
 def read_pathvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one part; raises `DataError` at the call when its files are missing or the original pickles."""
+    """The items of one part; raises `DataError` at once when its files are missing or the original pickles."""
     part = task.part(side).source
     folders = roots("path-vqa", "path_vqa", "PathVQA", "pathvqa")
     try:

@@ -1,4 +1,4 @@
-"""One item of a release before and after its picture was opened: `RawItem`, and the pure function that proves it.
+"""One item of a release before and after its picture was opened: `RawItem`, and the pure function that checks it.
 
 `check_item` depends on nothing but its arguments and the picture file, so items may be checked in any order, by
 threads or on other machines.
@@ -69,7 +69,7 @@ class SplitContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A whole row, what is odd about it, and its keys: digests of the picture with each question."""
+    """A row that passed, what is odd about it, and its keys: digests of the picture with each question."""
 
     row: Row
     file: str

@@ -10,7 +10,7 @@ from components.data.problems import ItemError
 
 
 def find(root: Path, names: Iterable[str], layout: str) -> str:
-    """The first of the named files or folders that exists, as a path below `root`; names may hold * in the last part.
+    """The first of the named files or folders that exists, as a path below `root`; names may have * in the last part.
 
     Raises `DataError` naming what was looked for and the `layout` that is expected.
     """

@@ -13,7 +13,7 @@ from components.data.problems import Problem
 class RepeatedPictures:
     """Remembers the pictures of one split by a digest of their bytes; each surplus file is reported once.
 
-    Several questions about one file are no repetition, nor is one file under two spellings of its path.
+    Several questions about one file do not count, nor does one file under two spellings of its path.
     """
 
     first: dict[bytes, str] = field(default_factory=dict)

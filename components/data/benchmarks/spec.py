@@ -1,7 +1,7 @@
-"""What a published stream is, to the last row: tasks in order, where their rows come from, how many are used and which.
+"""What a published stream is, to the last row: its tasks in order, where their rows come from and which are used.
 
-COAST was never released and its counts were never published, CoIN's published figures come from subsets whose ids are
-not known. So each stream here is pinned by a specification of our own: preparing the same stream from the same
+COAST and its counts were never released, and CoIN's published figures come from subsets whose ids are
+unknown. So each stream here is pinned by a specification of our own: preparing the same stream from the same
 releases gives the same rows. Its digest is the SHA-256 of its canonical JSON (sorted keys, no spaces, UTF-8), and goes
 into every manifest's card.
 
@@ -9,7 +9,7 @@ Two rules belong to the format `littoral-spec/1`:
 
 - **Which rows are used.** With `use` = n, those n items whose `rank` (SHA-256 of seed, task, split and item id, joined
   by null bytes) is smallest, in the order of the source. Items that cannot be parsed do not take part; an item whose
-  picture is missing on one machine does take part and is missed there, so that nobody's selection shifts.
+  picture is missing on one machine does take part and is lost there, so that the selection is the same everywhere.
 - **Which pictures are held out.** With `holdout` = n, a source without a test part is cut by picture: test pictures are
   those whose SHA-256 of the image id is 0 modulo n. All tasks of one source share the cut.
 """
@@ -47,7 +47,7 @@ class PartSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """One task of a stream; what `subset`, `variant` and the prompts mean is up to the family's reader."""
+    """One task of a stream; what `subset`, `variant` and the prompts mean is decided by the family's reader."""
 
     name: str
     family: str
@@ -127,5 +127,5 @@ def rank(seed: int, task: str, side: Side, item_id: str) -> int:
 
 
 def held_out(image_id: str, holdout: int) -> bool:
-    """Whether a picture belongs to the test part of a source that has none of its own."""
+    """Whether a picture belongs to the test part of a source without one."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest(), "big") % holdout == 0

@@ -3,13 +3,13 @@
 COAST's capability tasks carry exactly the names of SVIT's four files, which makes it the near-certain source.
 
 **Get it**: huggingface.co/datasets/BAAI/SVIT, the four archives of `data/`; the pictures `images.zip` and
-`images2.zip` of roots.cs.washington.edu/~ranjay/visualgenome.
+`images2.zip` of homes.cs.washington.edu/~ranjay/visualgenome.
 
     ROOT/svit/{conversation,detail_description,complex_reasoning,referring_qa}.json
     ROOT/visual_genome/{VG_100K,VG_100K_2}/ID.jpg
 
 Each item: `image_id` and `conversations`, a list of `{content: [{from: user|gpt, value}, ...]}`. A row here is one
-such conversation. Referring questions write boxes as four numbers from 0 to 1 behind `<st>object<ed>`.
+such conversation. Referring questions write boxes as four numbers from 0 to 1 after `<st>object<ed>`.
 
 **Counts** (about): 108,077 pictures; 1.6 M conversation questions (3 conversations of 5 a picture), 1.6 M reasoning
 (15), 1.0 M referring (10), 106 k descriptions. Conversations as rows were not counted by the publishers, so no exact
@@ -17,7 +17,7 @@ size is compared. **Licence**: CC BY 4.0, and OpenAI's terms for what GPT-4 wrot
 introduction goes from conversation to description, its task table from referring to conversation; both are streams
 here.
 
-**Metric**: iou for referring; exact for the rest, which is a floor and not a result: free text needs a judge. A
+**Metric**: iou for referring; exact for the rest, a lower bound only: free text needs a judge. A
 referring row is tested on the last answer, and only when that names a box.
 
 **Traps**: there is no test part. The code repository once held a list of test image ids, without saying what for; it
@@ -38,7 +38,7 @@ from components.data.formats.json_items import iter_items
 from components.data.problems import ItemError, Problem
 
 LICENCE = "CC BY 4.0; OpenAI's terms for text that GPT-4 wrote"
-GET = "huggingface.co/datasets/BAAI/SVIT; pictures: roots.cs.washington.edu/~ranjay/visualgenome"
+GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ranjay/visualgenome"
 LAYOUT = (
     "svit/{conversation,detail_description,complex_reasoning,referring_qa}.json with visual_genome/{VG_100K,VG_100K_2}/"
 )
@@ -47,7 +47,7 @@ _SPEAKERS = {"user": "human", "human": "human", "gpt": "gpt", "assistant": "gpt"
 
 
 def read_svit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The conversations about one side's pictures; raises `DataError` at the call when files are missing."""
+    """The conversations about one side's pictures; raises `DataError` at once when files are missing."""
     file = find(root, [f"{base}{task.subset}.json" for base in roots("svit", "SVIT", "svit/data", "SVIT/data")], LAYOUT)
     genome = roots("visual_genome", "VG", "vg")
     folders = [find(root, [f"{base}{name}" for base in genome], LAYOUT) for name in ("VG_100K", "VG_100K_2")]
@@ -65,7 +65,7 @@ def read_svit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Prob
 
 
 def _conversations(item: dict[str, object]) -> list[tuple[int, object]]:
-    """The conversations of an item with their place, from 1; some copies hold the turns of one without `content`."""
+    """The conversations of an item with their number, from 1; some copies have the turns of one without `content`."""
     given = item.get("conversations")
     if not isinstance(given, list) or not given:
         raise ItemError("missing field", '"conversations" must be a list with at least one conversation')
@@ -75,7 +75,7 @@ def _conversations(item: dict[str, object]) -> list[tuple[int, object]]:
 
 
 def _row(image_id: str, at: int, content: object, images: tuple[str, ...], file: str, number: int) -> RawItem | Problem:
-    """One conversation as an item; a broken one leaves its siblings alone."""
+    """One conversation as an item; a broken one does not affect the others."""
     turns = content if isinstance(content, list) else []
     said = [
         {**turn, "from": _SPEAKERS.get(str(turn.get("from")), turn.get("from"))}

@@ -5,18 +5,18 @@
     ROOT/TRACE-Benchmark/LLM-CL-Benchmark_5000/TASK/{train.json, eval.json, test.json}
 
 TASK: C-STANCE, FOMC, MeetingBank, Py150, ScienceQA, NumGLUE-cm, NumGLUE-ds, 20Minuten. Each file is a list of
-`{"prompt", "answer"}`; the prompt carries its own instruction. Items have no id: ours is part and place in the file.
+`{"prompt", "answer"}`; the prompt carries its own instruction. Items have no id: ours is part and position in the file.
 
-**Order**: as listed. **Counts**: 5,000 training rows a task, which users have counted; the paper says 2,000 test rows a
+**Order**: as listed. **Counts**: 5,000 training rows a task, as counted by users; the paper says 2,000 test rows a
 task, but held-out parts are smaller where the source is (NumGLUE-cm's `eval` has 41), so test sizes are not compared.
 **Licence**: Apache-2.0 for the repository; each source has its own, which we did not establish.
 
 **Metric**: as theirs: exact match for C-STANCE, FOMC and both NumGLUE, the letter for ScienceQA, ROUGE-L for
 MeetingBank, an edit ratio for Py150 (its placeholders written out) and SARI for 20Minuten. Their scripts compare
-character by character, ScienceQA by its first one: the compat reading (`metrics/released/trace.py`).
+character by character, ScienceQA by its first one: the compat variant (`metrics/released/trace.py`).
 
 **Traps**: an answer of ScienceQA is its letter, a line break and the reasons, and only the letter counts in theirs.
-The archive holds smaller variants beside, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima,
+The archive also has smaller variants, `_500` and `_1000`; the first lacks 20Minuten's `eval`. A ninth folder, Lima,
 is for replay. Most transcripts of MeetingBank are longer than 1,024 tokens, where the published runs cut prompts on the
 left. Their runs train 5, 3, 7, 5, 3, 5, 5 and 7 epochs and sample replies at temperature 0.1. There are no pictures.
 """
@@ -39,7 +39,7 @@ _VARIANT = "LLM-CL-Benchmark_5000"
 
 
 def read_trace(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one list; raises `DataError` at the call when it is not there."""
+    """The items of one list; raises `DataError` at once when it is missing."""
     part = task.part(side).source
     folders = roots(f"TRACE-Benchmark/{_VARIANT}", f"TRACE/{_VARIANT}", _VARIANT)
     file = find(root, [f"{folder}{task.subset}/{part}" for folder in folders], LAYOUT)

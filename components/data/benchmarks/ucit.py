@@ -12,14 +12,14 @@ also as `train.json` and `test.json`, and the pictures in `UCIT/datasets/` or in
 
 **Order**: ImageNet-R, ArxivQA, VizWiz (captions), IconQA, CLEVR-Math, Flickr30k (captions). **Counts** (train):
 23,998, 40,000, 40,000, 29,859, 40,000, 40,000; 3,000 test rows each; counted in the files by users. **Licence**: of
-the sources. **Metric**: exact match; of a caption ROUGE-L over its references, row by row. Theirs for captions is the
-mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr over the whole file, by pycocoevalcap: that is the compat reading, which
-needs a Java (extra `captions`); the seven stand beside the predictions of a run.
+the sources. **Metric**: exact match; for captions ROUGE-L over the references, row by row. Theirs for captions is the
+mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr over the whole file, by pycocoevalcap: that is the compat variant, which
+needs Java (extra `captions`); all seven figures are written beside the predictions of a run.
 
 **Traps**: training ids name pictures in VizWiz, CLEVR and Flickr30k, so they repeat (19,441, 613 and 18,368 times);
-VizWiz holds 1,331 rows twice, word for word; ArxivQA shares 1,258 pictures, but no question, between train and test.
-The released caption script never reads picture names, it pairs the n-th reply with picture n: references are joined by
-name here and, where no name is known, by place, which the report says. Methods here start from the instruction-tuned
+VizWiz has 1,331 rows twice, word for word; ArxivQA shares 1,258 pictures, but no question, between train and test. The
+released caption script never reads picture names, it pairs the n-th reply with picture n: references are joined by name
+here and, where no name is known, by position, which the report notes. Methods here start from the instruction-tuned
 LLaVA-1.5, unlike CoIN's.
 """
 
@@ -48,7 +48,7 @@ _PICTURES = ("datasets/", "UCIT/datasets/", "UCIT/", "")
 
 
 def read_ucit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one list; raises `DataError` at the call when it, or a caption task's references, are not there."""
+    """The items of one list; raises `DataError` at once when it, or a caption task's references, are not there."""
     names = (task.subset, *_ALIASES.get(task.subset, ()))
     folders = [f"{base}{name}" for base in _ROOTS for name in names]
     lists = (task.part(side).source, f"{side}.json")
@@ -80,12 +80,12 @@ class _Captions:
     in_order: Sequence[tuple[str, ...]]
 
     def named(self, _: int, image: str) -> Reference:
-        """Of the picture with that name."""
+        """The references of the picture with that name."""
         name = PurePosixPath(image).name
         return Reference(answers=_some(self.by_name.get(name, ()), f"the picture {name!r:.60}"))
 
     def placed(self, number: int, _: str) -> Reference:
-        """Of the picture at that place, from 1."""
+        """The references of the picture at that position, from 1."""
         note = "the references name no picture of the list, so the row has those at its own place, as in the release"
         return Reference(answers=_some(self.in_order[number - 1], f"picture {number}"), note=("paired by place", note))
 
@@ -101,7 +101,7 @@ def _picture_of(item: object) -> str:
 
 
 def _captions(path: Path) -> _Captions:
-    """What a COCO caption file holds; raises `DataError`. Pictures may lack names, or not be listed at all."""
+    """The content of a COCO caption file; raises `DataError`. Pictures may lack names, or not be listed at all."""
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
         captions: defaultdict[object, list[str]] = defaultdict(list)

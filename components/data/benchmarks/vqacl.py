@@ -15,8 +15,8 @@ from both folders. **Licence**: CC BY 4.0 for VQA v2's questions and answers, fr
 repository states none; pictures as of COCO.
 
 **Metric**: theirs is VQA accuracy, where an answer counts a third for every person who gave it, up to three. Here it is
-exact over the answers of three people or more (the most frequent one where there is none), so what they give a part of
-a point for is wrong here: a floor.
+exact over the answers of three people or more (the most frequent one where there is none), so answers that get part of
+a point there are wrong here: a lower bound only.
 
 **Traps**: the README swaps the folders of the VQA v2 and NExT-QA partitions. Some questions have an empty `label`:
 their code trains on an empty answer there, while `answers` has one. Their loader leaves out pictures that a map of COCO
@@ -45,7 +45,7 @@ _PEOPLE, _SCORE = 3, 0.9  # who must agree for a whole point of VQA accuracy, an
 
 
 def read_vqacl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one list; `task.prompts` ask for a short answer. Raises `DataError` at the call without the list."""
+    """The items of one list; `task.prompts` ask for a short answer. Raises `DataError` at once without the list."""
     part = task.part(side).source
     folders = roots("VQACL/datasets", "VQACL", "datasets")
     file = find(root, [f"{folder}vqa/Partition_Q/{part}" for folder in folders], LAYOUT)

@@ -2,7 +2,7 @@
 
 Every source row (a country-year, an order line, a slice block, an emoji) belongs to exactly one of align, train and
 test, so no split can leak into another. Tables are read straight from the packages' files: importing bokeh_sampledata
-would ask for pandas and shapely.
+would need pandas and shapely.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """mini-constraints: 36 instructions that compose one to four constraints a program can check; text only.
 
 Three kinds of instruction (a list, a sentence, steps in order), in the spirit of MIA-Bench's layered and SIFo's
-sequential instructions. Every row carries a reply that fulfils all of its constraints, so none is impossible.
+sequential instructions. Every row has a reply that meets all of its constraints, so none is impossible.
 """
 
 from __future__ import annotations

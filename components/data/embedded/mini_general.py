@@ -1,8 +1,8 @@
-"""mini-general: 84 easy questions beside the streams: objects (yes or no), multiple choice, and text without picture.
+"""mini-general: 84 easy questions apart from the streams: objects (yes or no), multiple choice, text alone.
 
 Objects are asked as POPE does (2305.10355): of every picture something that is there, something that is not, and a
-third thing by turns, so that just half of the answers are yes and a model that only says yes gets 50. Pictures come
-from the sources' test part, which no training split and no caption draws from.
+third thing by turns, so that exactly half of the answers are yes, and a model that always says yes gets 50. Pictures
+come from the sources' test part, which no training split and no caption draws from.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from components.data.problems import ItemError
 
 Item = dict[str, object]
 
-TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them says what was asked
+TALKS = ("conversations", "messages", "conversation", "instruction", "query")  # one of them has the question
 PICTURES = ("image", "images")
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "sys_prompt",
@@ -48,7 +48,7 @@ def is_content(name: str) -> bool:
 
 
 def filled(value: object) -> bool:
-    """Whether a field says anything: not null, not empty, not only blanks."""
+    """Whether a field has a value: not null, not empty, not only blanks."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value not in ([], {}, b"", ())
 
 

@@ -9,7 +9,7 @@
 
 Where nothing is declared: with values below zero, the picture's own smallest and largest; floating point up to 1, 0 to
 1; else 0 to the largest number of the fewest bits, of 8, 10, 12, 14, 16, 24 and 32, that hold all values, since
-scanners and detectors write 12 bits into files of 16. Such a range is assumed, and said to be.
+scanners and detectors write 12 bits into files of 16. Such a range is assumed, and reported as assumed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_deep(image: Image.Image) -> bool:
 def eight_bits(image: Image.Image, data: bytes) -> tuple[Image.Image, bool]:
     """The loaded picture in 8 bits, and whether its range was assumed; `data` are its encoded bytes.
 
-    Raises `ValueError` for values that are no numbers.
+    Raises `ValueError` for values that are not numbers.
     """
     values = _values(image)
     if not np.isfinite(values).all():
@@ -57,7 +57,7 @@ def _values(image: Image.Image) -> NDArray[np.float64]:
 
 
 def _tag(image: Image.Image, number: int, default: Any = None) -> Any:
-    """The first value of a TIFF file's tag; `default` where it, or TIFF, is not there."""
+    """The first value of a TIFF file's tag; `default` where there is no such tag, or no TIFF."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return default
     value = image.tag_v2.get(number, default)

@@ -65,7 +65,7 @@ def distinct_items(
 
 
 def _content(item: Item) -> str:
-    """A text that is the same for items that are."""
+    """A text that is equal for equal items."""
 
     def short(value: object) -> str:
         return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
@@ -87,7 +87,7 @@ class ReadItem:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemReader:
-    """Turns items of one file into rows, each by itself: in any order, by threads or on other machines."""
+    """Turns items of one file into rows, each independently: in any order, by threads or on other machines."""
 
     task: str
     split: str
@@ -179,7 +179,7 @@ def _sample_id(item: Item) -> str:
 
 
 def conversation(item: Item) -> list[Turn]:
-    """Human and gpt by turns, human first, gpt last, nothing empty; raises `ItemError`."""
+    """The turns: human and gpt in alternation, human first, gpt last, none empty; raises `ItemError`."""
     given = item.get("conversations")
     if given is None:
         raise ItemError("missing field", 'the field "conversations" is missing')
@@ -205,7 +205,7 @@ def conversation(item: Item) -> list[Turn]:
 
 
 def _answers(item: Item, turns: list[Turn], metric: str) -> tuple[str, ...]:
-    """The accepted answers: the item's own or the last turn; in the form that `metric` can score."""
+    """The accepted answers, the item's own or the last turn, in a form that `metric` can score."""
     given = item.get("answers")
     if given is None:
         answers = (turns[-1].text.strip(),)

@@ -1,8 +1,8 @@
 """JSON files item by item: memory stays at one item, however long the file is.
 
 A file is read as JSON values one after the other, in any mixture: a list, whose elements are items, also inside a list;
-objects, one a line or over several lines; an object that holds nothing but a list of items and words about it
-(`{"data": [...]}`). Whatever cannot be read is an item too, an `ItemError`, so nothing is passed over without a word.
+objects, one a line or over several lines; an object with one list of items and metadata
+(`{"data": [...]}`). Whatever cannot be read becomes an item too, an `ItemError`, so nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _LARGEST_ITEM = 1 << 26  # characters; a longer "item" means broken JSON
 def iter_items(where: Path | Location, remark: Callable[[int, str], None] = lambda *_: None) -> Iterator[Numbered]:
     """Number and parsed value of every item of a JSON or JSONL file, or why it cannot be parsed.
 
-    While every value is an object on a line of its own, numbers are those of the lines; else items are counted. An item
-    whose text is not UTF-8 is an error of that item. `remark` is told once, with an item's number, that a list is not
-    all that the file holds. Raises `DataError` when the file cannot be opened.
+    While every value is an object on its own line, numbers are those of the lines; otherwise items are counted. An item
+    whose text is not UTF-8 is an error of that item. `remark` is called once, with an item's number, when the file
+    has more than one list. Raises `DataError` when the file cannot be opened.
     """
     location = here(where) if isinstance(where, Path) else where
     try:
@@ -61,7 +61,7 @@ def parsed(text: str, name: str) -> object:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What is wrong with a text that is no JSON, in a few words."""
+    """What is wrong with a text that is not JSON, in a few words."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
@@ -126,7 +126,7 @@ class _Buffer:
                 return ""
 
     def line(self, beyond: int = 0) -> int:
-        """Characters from the place to the end of the line, or of the one that holds character `beyond` from there."""
+        """Characters up to the end of the line, or of the line of the character `beyond` from the position."""
         while True:
             if (end := self.text.find("\n", self.position + beyond)) >= 0:
                 return end + 1 - self.position
@@ -165,7 +165,7 @@ class _Values:
         return self._number
 
     def _found(self, text: str, value: object, line: int = 0) -> Iterator[Numbered]:
-        """The items that a value holds, which was parsed from `text`."""
+        """The items in a value, which was parsed from `text`."""
         try:
             inside = _inside(value)
         except ItemError as error:

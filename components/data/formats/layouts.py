@@ -1,4 +1,4 @@
-"""The common layouts of instruction data, item by item, as LLaVA's: what each calls turns, speakers and pictures.
+"""Common layouts of instruction data, converted to LLaVA's item by item: what each calls turns, speakers and pictures.
 
 | layout | turns | speakers | picture |
 |---|---|---|---|
@@ -12,7 +12,7 @@
 
 `image` and `images` mean the same everywhere: a path, encoded bytes, an object of `bytes` and `path`, or a list of one.
 
-An answer that is only context says so in its turn: `loss` or `loss_scale` (ms-swift), `weight` (OpenAI), `train` or
+An answer that is only context is marked in its turn: `loss` or `loss_scale` (ms-swift), `weight` (OpenAI), `train` or
 `training` (axolotl); false is 0, true 1.
 
 Nothing is guessed and no content is dropped silently: an item with a system text, a second picture, a video or tools,
@@ -89,7 +89,7 @@ def as_llava(item: Item, number: int) -> Item:
 
 
 def unread(item: Item) -> list[str]:
-    """Fields of an item, or of its turns, that say something and mean nothing here."""
+    """Fields of an item, or of its turns, that have a value and are ignored."""
     talk = next(iter(_talks(item)), "")
     known = {"id", "answers", talk, *PICTURES, *SYSTEM, *PAIRS.get(talk, ())}
     names = [name for name in item if name not in known and filled(item[name])]
@@ -118,7 +118,7 @@ def turn_weight(turn: Mapping[str, object], index: int, speaker: str) -> float:
 
 
 def _talks(item: Item) -> list[str]:
-    """The fields that hold the conversation: those that say something, or else the first that is there."""
+    """The fields that hold the conversation: those with a value, or else the first that is there."""
     there = [name for name in TALKS if item.get(name) is not None]
     return [name for name in there if filled(item[name])] or there[:1]
 
@@ -197,7 +197,7 @@ def _kind_of(name: str) -> str:
 
 
 def _one(turn: Item, names: Sequence[str], index: int) -> object:
-    """What a turn says under one of two names."""
+    """The value of a turn under one of two names."""
     given = [turn[name] for name in names if turn.get(name) is not None]
     if len(given) > 1 and given[0] != given[1]:
         raise ItemError("several layouts", f"turn {index} has {names[0]!r} and {names[1]!r}, which differ")

@@ -14,7 +14,7 @@ from components.core.errors import ConfigError
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-_CHUNK = 4  # items a thread takes at once: handing over costs as much as a small row
+_CHUNK = 4  # items a thread takes at once: handing one over costs as much as a small row
 _AHEAD = 2  # chunks read ahead per thread
 
 
@@ -26,7 +26,7 @@ class OrderedMap(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Threads:
-    """`OrderedMap` by threads: decoding a picture leaves Python's lock. One thread is the caller's own."""
+    """`OrderedMap` by threads: decoding a picture releases Python's lock. With one worker, the caller's own thread."""
 
     workers: int = 1
 
@@ -56,7 +56,7 @@ SERIAL = Threads()
 
 
 def chunks(items: Iterable[Given], size: int) -> Iterator[list[Given]]:
-    """Lists of `size` items, the last one of what is left."""
+    """Lists of `size` items, the last one perhaps shorter."""
     pending = iter(items)
     while chunk := list(islice(pending, size)):
         yield chunk

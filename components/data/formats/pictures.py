@@ -1,8 +1,8 @@
 """Pictures that data files name: found inside one folder and nowhere else, and decoded once to prove them whole.
 
-Learned is the first frame of a picture, turned upright by its EXIF orientation, in RGB of 8 bits: see-
-through parts on white, grey of more bits by the range its file declares (`grey`). The same function opens a picture
-here and when it is learned, so a row's width and height are those of what is learned, and nothing fails later.
+A model learns the first frame of a picture, turned upright by its EXIF orientation, in RGB of 8 bits: transparent
+parts on white, deeper grey by the range that its file declares (`grey`). The same function opens a picture here and in
+training, so a row's width and height are those that are learned, and nothing fails later.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def picture_path(root: Path, name: str) -> Path:
 def followed(folder: str) -> str:
     """The folder with its symlinks followed.
 
-    Kept, since pictures share folders and following one takes as long as reading a small picture; an import that begins
-    empties the cache, so that what was changed in between counts.
+    Cached, since pictures share folders and following one takes as long as reading a small picture; every preparation
+    begins with an empty cache, so that changed links count.
     """
     return os.path.realpath(folder)
 
@@ -117,8 +117,8 @@ def _read(path: Path, name: str) -> bytes:
 def proved(data: bytes, name: str, orientation: Orientation = "apply") -> Picture:
     """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`.
 
-    With the orientation "leave", a picture that EXIF would turn is encoded again as it is stored, as PNG, so that what
-    is learned of it is the same everywhere, its width and height included.
+    With the orientation "leave", a picture that EXIF would turn is encoded again as it is stored, as PNG, so that it
+    is learned the same everywhere, its width and height included.
     """
     image, done = _named(data, name, orientation)
     return Picture(data=_png(image) if "left" in done else data, size=image.size, done=done)

@@ -1,8 +1,8 @@
 """Pictures opened by the nodes of a Ray cluster: `OrderedMap` through Ray Data. No other data file uses Ray.
 
 Items go out in windows, so that neither they nor the pictures that come back are ever all in memory; a window is one
-execution of Ray Data, its blocks come back in order, and the same code writes the same shards as without Ray. What
-travels is pickled from process to process. Pictures must be where every node finds them: a shared folder or a URI.
+execution of Ray Data, its blocks come back in order, and the same code writes the same shards as without Ray. Data
+goes pickled from process to process. Pictures must be where every node finds them: a shared folder or a URI.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ray_cluster(address: str | None) -> Iterator[OrderedMap]:
 
 
 def _windows(items: Iterable[Given]) -> Iterator[list[bytes]]:
-    """Pickled chunks of items, as many as may wait at a time."""
+    """Pickled chunks of items, as many as may be under way at a time."""
     window: list[bytes] = []
     size = 0
     for chunk in chunks(items, _CHUNK):

@@ -1,6 +1,6 @@
 """The files of one split, in any of the usual formats, as one stream of numbered items.
 
-| format | what is named |
+| format | files |
 |---|---|
 | `json` | a JSON list or JSONL file, also packed (.gz, .bz2, .zst) |
 | `parquet` | a Parquet file, or a folder of them |
@@ -8,7 +8,7 @@
 | `webdataset` | a tar shard, or a folder of them |
 
 A pattern (`part-*.parquet`, `shop-{000..003}.tar`) names several files. The format follows from the ending or from the
-first bytes; `format` in the stream file overrules.
+first bytes; `format` in the stream file overrides it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def open_source(
 ) -> Source:
     """The files of `location`, which must exist; `split` is looked for in a folder of several splits.
 
-    Raises `DataError` when there is nothing, or nothing of a known format.
+    Raises `DataError` when it does not exist or has no known format.
     """
     if location.is_dir():
         files, found = _folder(location, split, given)

@@ -2,7 +2,7 @@
 
 `s3://bucket/folder`, `gs://`, `hdfs://` and `file://` are pyarrow's own; any other scheme is fsspec's. Credentials come
 from where the file system looks for them (environment, profile, instance); an S3-compatible store is named by
-`?endpoint_override=host:port&scheme=http` or AWS_ENDPOINT_URL. What is shown or written never holds them.
+`?endpoint_override=host:port&scheme=http` or AWS_ENDPOINT_URL. They are never shown or written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Location:
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
     def below(self, name: str) -> Location:
-        """`name` inside this folder; the caller has made sure that it leads nowhere else."""
+        """`name` inside this folder; the caller has checked that it stays inside."""
         return replace(self, path=f"{self.path.rstrip('/')}/{name}", shown=f"{self.shown.rstrip('/')}/{name}")
 
     def beside(self, name: str) -> Location:
@@ -69,7 +69,7 @@ class Location:
             raise DataError(f"{self.shown} cannot be read ({reason(error)}).") from None
 
     def listing(self, *, recursive: bool = False) -> list[fs.FileInfo]:
-        """What the folder holds, by path; raises `DataError`."""
+        """The folder's entries, by path; raises `DataError`."""
         try:
             found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
         except OSError as error:
@@ -83,7 +83,7 @@ class Location:
     def matches(self) -> list[Location]:
         """The files that a pattern matches: `*` for any text and {000..003} for numbers, in the last part of the path.
 
-        Raises `DataError` when a named one is missing or none is there.
+        Raises `DataError` when a named one is missing or none matches.
         """
         if not is_pattern(self.name):
             return [self]
@@ -126,7 +126,7 @@ def locate(given: str, base: Path) -> Location:
 
 
 def _opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it. pyarrow's and fsspec's own messages repeat the URI, so they are left out."""
+    """The file system and the path in it. The libraries' own messages repeat the secrets, so they are left out."""
     if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)

@@ -1,8 +1,8 @@
-"""Tables of instruction data row by row: Parquet files, and Arrow files as Hugging Face's `datasets` leaves them.
+"""Tables of instruction data row by row: Parquet files, and Arrow files as Hugging Face's `datasets` writes them.
 
 A row is an item of a layout of `layouts`, under the names of its columns; its picture is a path, its encoded bytes, or
-a struct of `bytes` and `path`. Rows of this project's own schema (`rows`) are understood too. Columns that mean nothing
-here are not read; `unread_columns` names them.
+a struct of `bytes` and `path`. Rows of this project's own schema (`rows`) are understood too. Other columns are not
+read; `unread_columns` names them.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _known(schema: pa.Schema, location: Location) -> list[str]:
 
 
 def _is_read(column: pa.Field, *, pictured: bool) -> bool:
-    """Whether a column means something, or may hold content that a row then cannot hold."""
+    """Whether a column has a meaning here, or may have content that a row cannot hold."""
     if column.name in _COLUMNS or is_content(column.name):
         return True
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -142,7 +142,7 @@ def _turned(name: str, columns: dict[str, object]) -> list[dict[str, object]]:
 
 
 def _item(record: dict[str, object]) -> dict[str, object]:
-    """The row without names that mean nothing in it, its turns as a list."""
+    """The row without empty names, its turns as a list."""
     item = {"id": record.pop("sample_id"), **record} if "sample_id" in record else dict(record)
     for name in ("conversations", "messages", "conversation"):
         turns = item.get(name)

@@ -1,8 +1,8 @@
-"""WebDataset shards sample by sample: tar archives read from start to end, nothing of them ever written to disk.
+"""WebDataset shards sample by sample: tar archives read from start to end, without unpacking to disk.
 
 Neighbouring members that share their path up to the first dot of the name are one sample: a `.json` with an item
 of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and at most one picture. Members with
-other endings are not read, and counted as fields of their ending; sound and film, links and devices are refused. A
+other endings are not read and are counted as fields of that name; sound and film, links and devices are refused. A
 sample without an id is named SHARD/KEY.
 """
 
@@ -29,14 +29,14 @@ _PIECE = 1 << 20  # bytes read at a time
 
 
 class _Passed(Protocol):
-    """What an archive keeps of the members it has passed."""
+    """What is remembered of the members read so far."""
 
     members: list[tarfile.TarInfo]
 
 
 @dataclass(kw_only=True)
 class _Sample:
-    """Members of one key that are of use, by their ending."""
+    """The useful members of one key, by ending."""
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class _Sample:
 
 
 def tar_samples(location: Location, instruction: str | None) -> Iterator[Numbered]:
-    """Number and item of every sample of a shard. Raises `DataError` when it is no whole tar archive."""
+    """Number and item of every sample of a shard. Raises `DataError` when it is not a whole tar archive."""
     shard = location.name.partition(".")[0]
     try:
         with location.open() as file, tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE) as archive:
@@ -74,7 +74,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """A member's key and its ending, in small letters."""
+    """A member's key and its ending, in lower case."""
     folder, slash, last = name.rpartition("/")
     stem, _, ending = last.partition(".")
     return f"{folder}{slash}{stem}".removeprefix("./"), ending.lower()

@@ -17,7 +17,7 @@ from components.data.suites import hallusion, mathvista, mmbench, mme, mmmu, ocr
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteSpec:
-    """One published suite; `read` raises `DataError` at the call when its files are not below the root."""
+    """One published suite; `read` raises `DataError` at once when its files are not below the root."""
 
     read: Callable[[Path], Iterator[RawItem | Problem]]
     metric: str  # of rows whose reader names none

@@ -5,7 +5,7 @@
     ROOT/[HallusionBench/]{HallusionBench.json, [hallusion_bench/]{VD,VS}/SUBCATEGORY/SET_FIGURE.png}
 
 The archive holds `hallusion_bench/`; copies have its two folders beside the list. Since November 2023 the list names
-pictures `./VD/...`, before `./hallusion_bench/VD/...`: either is looked for in both places.
+pictures `./VD/...`, earlier `./hallusion_bench/VD/...`: both paths are tried for either.
 
 An item: `category` (VD: needs its figure; VS: the figure adds to it), `subcategory`, `visual_input` ("0": no figure),
 `set_id`, `figure_id`, `question_id`, `question`, `gt_answer` ("1" yes, "0" no), `filename`.
@@ -38,7 +38,7 @@ _ANSWERS = {"0": "no", "1": "yes"}
 
 
 def read_hallusion(root: Path) -> Iterator[RawItem | Problem]:
-    """All questions; raises `DataError` at the call when the file is not there."""
+    """All questions; raises `DataError` at once when the file is missing."""
     file = find(root, [f"{base}HallusionBench.json" for base in roots("HallusionBench")], LAYOUT)
     return parsed(file, enumerate(json_list(root / file), start=1), partial(_parse, file))
 

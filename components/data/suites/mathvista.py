@@ -10,8 +10,8 @@ question the option's words), `question_type` ("multi_choice" or "free_form"), `
 
 **Counts**: 1,000. **Licence**: CC BY-SA 4.0; pictures of their sources. **Figures**: accuracy, and per question type.
 
-**Traps**: the authors have GPT-4 extract the answer from the reply. Here a letter or the only option's words are looked
-for, and of a free reply its number, rounded to the question's `precision`. Test answers are not published.
+**Traps**: the authors have GPT-4 extract the answer from the reply. Here a letter or the words of exactly one option
+count, and of a free reply its number, rounded to the question's `precision`. Test answers are not published.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = ("pid", "query", "choices", "answer", "question_type", "answer_type", 
 
 
 def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
-    """All of testmini; raises `DataError` at the call when its table is not there."""
+    """All of testmini; raises `DataError` at once when its table is missing."""
     folders = [f"{base}{data}" for base in roots("MathVista", "mathvista") for data in ("data/", "")]
     file = find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
     return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))

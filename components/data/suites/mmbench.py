@@ -4,13 +4,13 @@
 
     ROOT/[MMBench/]mmbench_dev*.tsv
 
-Columns: `index`, `question`, `hint`, `A` to `D`, `answer`, `category`, `image` (base64), and `l2-category`, `split` or
-`comment` besides. A question's other orders of choices are rows of their own whose index is larger by a million each.
+Columns: `index`, `question`, `hint`, `A` to `D`, `answer`, `category`, `image` (base64), and `l2-category`, sometimes
+`split` or `comment`. A question's other orders of choices are separate rows, each with an index larger by a million.
 
 **Counts**: 4,377 rows (July 2023) or 4,329 (October), over 1,164 questions at most. **Licence**: Apache-2.0 (code and
 annotations); pictures of their sources. **Figures**: circular accuracy, and over single rows (`suite_figures.grouped`).
 
-**Traps**: test answers are not published. Some copies store a picture once, and in the place of the others the index of
+**Traps**: test answers are not published. Some copies store a picture once, and elsewhere the index of
 the row that has it. The released evaluation has a language model map free replies to choices; here a letter is looked
 for, or the choice's words. Options "nan" are empty ones.
 """
@@ -41,7 +41,7 @@ _CELL = 1 << 28  # characters; the default limit of csv is 131,072
 
 
 def read_mmbench(root: Path) -> Iterator[RawItem | Problem]:
-    """All rows of the development part; raises `DataError` at the call when it is not there or has other columns."""
+    """All rows of the development part; raises `DataError` at once when it is missing or has other columns."""
     names = ("mmbench_dev_20230712.tsv", "mmbench_dev_en_20231003.tsv")
     file = find(root, [f"{base}{name}" for base in roots("MMBench", "mmbench") for name in names], LAYOUT)
     pictures = {row["index"]: row["image"] for row in _rows(root / file) if len(row["image"] or "") > _REFERENCE}

@@ -9,15 +9,15 @@
 The second form is that of artwork, celebrity, landmark, posters and scene.
 A text file holds one question a line, a tab, and Yes or No.
 
-**Counts**: 2,374 questions over 1,187 pictures. **Licence**: for research; pictures not to be passed on. **Figures**:
-per subtask accuracy plus accuracy+ (both questions of a picture right), summed to perception (up to 2,000) and
-cognition (up to 800): `suite_figures.mme`.
+**Counts**: 2,374 questions over 1,187 pictures. **Licence**: for research; pictures may not be redistributed.
+**Figures**: per subtask accuracy plus accuracy+ (both questions of a picture right), summed to perception (up to 2,000)
+and cognition (up to 800): `suite_figures.mme`.
 
 **Prompts**: every released question ends with "Please answer yes or no." LLaVA, whose figures most papers compare with,
-asks for a single word or phrase in its place, and so does `mme`; `mme-release` asks as the release does.
+asks for a single word or phrase instead, and so does `mme`; `mme-release` asks as the release does.
 
-**Traps**: the released script reads the first four letters of a reply that is no plain yes or no (the compat figures);
-ours reads the first word yes or no. Some copies leave empty lines at the end of the text files.
+**Traps**: the released script reads the first four letters of a reply that is not plainly yes or no (the compat
+figures); ours reads the first word yes or no. Some copies leave empty lines at the end of the text files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from components.data.benchmarks.release import below, find, roots
 from components.data.problems import Problem
 from components.data.suite import row_id
 
-LICENCE = "for research; pictures not to be passed on"
+LICENCE = "for research; pictures may not be redistributed"
 GET = "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation), on request"
 LAYOUT = "MME_Benchmark_release_version/SUBTASK/{NAME.jpg, NAME.txt}, or SUBTASK/{images, questions_answers_YN}/"
 SUBTASKS = (
@@ -46,7 +46,7 @@ _TEXTS = "questions_answers_YN"  # of the subtasks that keep texts and pictures 
 
 
 def read_mme(root: Path) -> Iterator[RawItem | Problem]:
-    """All fourteen subtasks with LLaVA's prompt; raises `DataError` at the call when one is not there."""
+    """All fourteen subtasks with LLaVA's prompt; raises `DataError` at once when one is missing."""
     return _read(root, lambda question: f"{_ASKED.sub('', question)}\n{SHORT}")
 
 

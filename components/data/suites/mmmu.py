@@ -11,9 +11,9 @@ written as text), `question_type` ("multiple-choice" or "open"), `image_1` to `i
 per subject.
 
 **Traps**: a row here has one picture, so questions about several are left out and counted in the report: the figure is
-not the published one. `<image 1>` in texts marks the picture's place and is dropped. Open questions are scored by the
-number a reply gives, or by the answer's words in it; the released script looks for the answer anywhere, and guesses a
-letter where it finds none.
+not the published one. `<image 1>` in texts marks the picture's position and is dropped. Open questions are scored by
+the number a reply gives, or by the answer's words in it; the released script looks for the answer anywhere, and guesses
+a letter where it finds none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MARK = re.compile(r"<image \d+>")
 
 
 def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
-    """All subjects in alphabetical order; raises `DataError` at the call when none is there."""
+    """All subjects in alphabetical order; raises `DataError` at once when there are none."""
     for base in roots("MMMU", "mmmu"):
         files = sorted(path.relative_to(root).as_posix() for path in (root / base).glob("*/validation-*.parquet"))
         if files:

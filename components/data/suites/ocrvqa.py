@@ -36,7 +36,7 @@ _SUFFIXES = (".jpg", ".png", ".gif", ".jpeg")
 
 
 def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
-    """The test part in the file's order; raises `DataError` at the call when the file is not there."""
+    """The test part in the file's order; raises `DataError` at once when the file is missing."""
     file = find(root, [f"{base}dataset.json" for base in roots("OCR-VQA", "ocr_vqa", "ocrvqa", "OCRVQA")], LAYOUT)
     table = json_file(root / file)
     if not isinstance(table, dict):

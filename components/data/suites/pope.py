@@ -11,7 +11,7 @@ A line: `question_id`, `image`, `text`, `label` ("yes" or "no").
 **Licence**: MIT for the questions; COCO's terms for the pictures. **Figures**: accuracy, precision, recall, F1 of yes,
 and the share of yes, per setting and as means (`suite_figures.pope`).
 
-**Traps**: half of the answers are yes, so a model that says nothing but yes has an F1 of 66.7. The released script
+**Traps**: half of the answers are yes, so a model that always says yes has an F1 of 66.7. The released script
 takes every reply without "no" or "not" for a yes.
 """
 
@@ -35,7 +35,7 @@ SETTINGS = ("random", "popular", "adversarial")
 
 
 def read_pope(root: Path) -> Iterator[RawItem | Problem]:
-    """All three settings; raises `DataError` at the call when one is not there."""
+    """All three settings; raises `DataError` at once when one is missing."""
     folders = roots("POPE/output/coco", "output/coco", "POPE/coco", "coco", "POPE", "pope/coco", "pope")
     files = {name: find(root, [f"{folder}coco_pope_{name}.json" for folder in folders], LAYOUT) for name in SETTINGS}
     return chain.from_iterable(_setting(root, file, name) for name, file in files.items())

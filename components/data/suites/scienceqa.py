@@ -10,7 +10,7 @@
 **Counts**: 4,241 test questions, 2,017 of them with a picture. **Licence**: CC BY-NC-SA 4.0. **Figures**: accuracy, and
 per subject, and over the questions with a picture (`suite_figures.pictured`), which papers call SQA-IMG.
 
-**Traps**: it is also a task of CoIN. A run that learns it there must not take it for general ability.
+**Traps**: it is also a task of CoIN. A run that learns it there must not count it as general ability.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAYOUT = "ScienceQA/data/scienceqa/{problems.json, pid_splits.json} with images/
 
 
 def read_scienceqa(root: Path) -> Iterator[RawItem | Problem]:
-    """The test part in its published order; raises `DataError` at the call when a file is not there or broken."""
+    """The test part in its published order; raises `DataError` at once when a file is missing or broken."""
     folders = roots("ScienceQA/data/scienceqa", "data/scienceqa", "ScienceQA/data", "ScienceQA", "scienceqa", "data")
     problems = find(root, [f"{folder}problems.json" for folder in folders], LAYOUT)
     splits = find(root, [f"{folder}pid_splits.json" for folder in folders], LAYOUT)

@@ -36,7 +36,7 @@ LAYOUT_PLUS = "SEED-Bench-2-plus-text-rich.json with SEED-Bench-2-plus-image/tex
 
 
 def read_seed(root: Path) -> Iterator[RawItem | Problem]:
-    """SEED-Bench's questions about pictures; raises `DataError` at the call when the file is not there."""
+    """SEED-Bench's questions about pictures; raises `DataError` at once when the file is missing."""
     file = find(root, [f"{base}SEED-Bench.json" for base in roots("SEED-Bench", "seed_bench")], LAYOUT)
     kinds = json_file(root / file, "question_type")
     names = {str(number): str(name) for name, number in kinds.items()} if isinstance(kinds, dict) else {}
@@ -48,7 +48,7 @@ def read_seed(root: Path) -> Iterator[RawItem | Problem]:
 
 
 def read_seed_plus(root: Path) -> Iterator[RawItem | Problem]:
-    """SEED-Bench-2-Plus; raises `DataError` at the call when the file is not there."""
+    """SEED-Bench-2-Plus; raises `DataError` at once when the file is missing."""
     name = "SEED-Bench-2-plus-text-rich.json"
     file = find(root, [f"{base}{name}" for base in roots("SEED-Bench-2-plus", "SEED-Bench-2-Plus")], LAYOUT_PLUS)
     questions = enumerate(json_list(root / file, "questions"), start=1)

@@ -115,7 +115,7 @@ def _reason_over_chart(rng: Random, partition: Partition) -> Sample:
 
 
 def make_conversation(rng: Random, partition: Partition) -> Sample:
-    """Two turns over one picture, the second leaning on the first; metric "exact" for the second answer."""
+    """Two turns about one picture, the second building on the first; metric "exact" for the second answer."""
     if rng.random() < 0.5:
         drawn = chart.make_chart(rng, partition, kind=rng.choice(("bar", "pie")))
         noun = "bars" if drawn.kind == "bar" else "slices"

@@ -1,7 +1,7 @@
 """IconQA in miniature: emoji drawn with OpenMoji's colour font; fill in (count), choose text, choose picture.
 
 An emoji belongs to one partition, so test asks about icons never seen in training: what carries over is counting,
-the kind of thing (animal, food, ...), the colour and the place, never a memorised name.
+the kind of thing (animal, food, ...), the colour and the position, never a memorised name.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True, kw_only=True)
 class Icon:
-    """One emoji: its name in words, its kind, and its dominant colour (None when mixed)."""
+    """One emoji: its English name, its kind, and its dominant colour (None when mixed)."""
 
     name: str
     kind: str

@@ -1,7 +1,7 @@
 """How the tasks of mini-COAST ask for an answer: one line, always the last of the prompt, as LLaVA's prompts do.
 
-All rows of a task share that line, and so do tasks whose answers have the same form: it is what methods that compare
-instructions go by. The wording is our own.
+All rows of a task share that line, and so do tasks whose answers have the same form: methods that compare
+instructions rely on it. The wording is our own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """OCR-VQA in miniature: the card of a real film, asked for title, director, year and genre.
 
 Title, director and year are too small for a tower that sees 224 pixels, so a prompt that asks for one of them lists the
-words of the card (CoIN's OCR-VQA does not). The genre stands in large letters at a fixed place and is asked without.
+words of the card (CoIN's OCR-VQA does not). The genre is printed large at a fixed position, and its questions list no
+words.
 """
 
 from __future__ import annotations

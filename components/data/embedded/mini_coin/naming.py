@@ -1,7 +1,7 @@
 """ImageNet in miniature: one emoji, drawn anew each time, is one of a fixed set of classes.
 
 Every class occurs in training and test, as it must for naming; what is split is the augmentation. A variant is a
-number; class and number alone decide place, size, turn, background and tint, and its hash decides the partition.
+number; class and number alone decide position, size, turn, background and tint, and its hash decides the partition.
 """
 
 from __future__ import annotations

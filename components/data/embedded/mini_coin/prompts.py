@@ -1,7 +1,7 @@
 """How the tasks of mini-CoIN ask for an answer: one line, always the last of the prompt, as in CoIN.
 
 textvqa, gqa, vizwiz, vqav2 and ocrvqa share a line (`mini_coast.prompts.SHORT`), as theirs do, so that only their
-questions tell these five apart; vizwiz says before it what to reply when the picture shows too little. The wording is
+questions tell these five apart; vizwiz first says what to reply when the picture shows too little. The wording is
 our own.
 """
 

@@ -1,7 +1,7 @@
 """TextVQA in miniature: a sign with real town and airport names in front of a real photograph, OCR tokens given.
 
 The signs are typeset by us, so the tokens are known rather than recognised. With one sign the tokens nearly give the
-answer away; with two, only the picture tells which sign is meant.
+answer away; with two, only the picture shows which sign is meant.
 """
 
 from __future__ import annotations

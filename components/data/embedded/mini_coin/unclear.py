@@ -1,7 +1,7 @@
 """VizWiz in miniature: one emoji in a dark, blurred or badly framed picture; beyond a limit it is Unanswerable.
 
-The damage is a known number, so whether a picture can be answered is a fact and not an opinion. The two sides keep a
-distance from the limit: between them nobody could say which side a picture is on.
+The damage is a known number, so whether a picture can be answered is a fact and not an opinion. Both sides keep a
+distance from the limit: pictures in between would be doubtful.
 """
 
 from __future__ import annotations
