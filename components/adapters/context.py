@@ -53,7 +53,7 @@ class ContextScalars(nn.Module):
         """Scalars in [0, 1] from free ones."""
         if self.range == "sigmoid":
             return raw.sigmoid()
-        # a plain clamp would cut the gradient for good outside [0, 1]; this passes it straight through
+        # a plain clamp would have no gradient outside [0, 1]; this passes it straight through
         return raw + (raw.clamp(0.0, 1.0) - raw).detach()
 
     def forward(self, shares: Tensor) -> Tensor:

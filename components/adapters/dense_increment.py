@@ -1,4 +1,4 @@
-"""Merged increments that have no low rank left: dense, one per layer, and the rules that make them.
+"""Merged increments, which are dense and no longer of low rank, one per layer, and the rules that make them.
 
 Trimming, electing signs and dropping act on entries of an increment dW [d_out, d_in], so their result cannot be kept as
 two thin factors. It costs d_out * d_in float32 values per adapted layer, as much as the frozen layer itself.
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from components.adapters.low_rank import Scale
 
-HALF = 16  # bits of a float32 that one pass of `kth_magnitude` looks at
+HALF = 16  # bits of a float32 that one pass of `kth_magnitude` reads
 
 
 class DenseIncrement(nn.Module):
     """A group of a `BankedLinear` that is one dense matrix. Never trained.
 
-    A buffer outside the state dict: it follows from the branches, and ZeRO-3, which empties parameters, spares it.
+    A buffer outside the state dict: it follows from the branches, and ZeRO-3 empties parameters, but not buffers.
     """
 
     weight: Tensor

@@ -1,4 +1,4 @@
-"""Expert layers whose tokens' gates can be mixed with gates that a whole task is served by (CL-MoE).
+"""Expert layers whose per-token gates can be mixed with gates of a whole task (CL-MoE).
 
 One layer computes, for each token x of a sample, with gates g(x) = softmax(router x) and task gates G,
 
@@ -22,10 +22,10 @@ from components.adapters.low_rank import seeded_generator
 
 
 class TaskGates:
-    """The gates of the tasks that a batch's samples are taken for, shared by all layers; None: tokens' gates alone."""
+    """The gates of the tasks that a batch's samples seem to belong to, for all layers; None: only tokens' gates."""
 
     def __init__(self, beta: float) -> None:
-        """`beta` is the tokens' share where task gates are in force."""
+        """`beta` is the tokens' share while task gates are in force."""
         self.beta = beta
         self.rows: Tensor | None = None  # [L, B, N], each row sums to 1
 

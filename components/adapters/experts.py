@@ -186,7 +186,7 @@ class Experts:
         }
 
     def set_trainable(self, trainable: bool) -> None:
-        """Let the optimizer see all of them, or none."""
+        """Let all of them train, or freeze them."""
         for parameter in self.parameters().values():
             parameter.requires_grad_(trainable)
 

@@ -14,9 +14,9 @@ from components.adapters.low_rank import LowRankPairs, Scale
 class FusedPairs(nn.Module):
     """The pair whose factors are the sums of its members' factors: (sum_i up_i) (sum_i down_i).
 
-    That is the sum of the members' increments plus all cross terms up_i down_j. It stands beside its members in a
-    layer's groups, owns no number, and follows them when they change. It reads parameters that other modules own, so
-    it must not serve inside an engine that keeps them in pieces (ZeRO-3); evaluation runs on a whole model.
+    That is the sum of the members' increments plus all cross terms up_i down_j. It is one more group of
+    the members' layer, has no parameters of its own, and follows the members when they change. It reads parameters of
+    other modules, so it must not serve inside an engine that partitions them (ZeRO-3); evaluation has whole models.
     """
 
     def __init__(self, members: Sequence[LowRankPairs]) -> None:

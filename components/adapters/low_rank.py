@@ -38,7 +38,7 @@ class Mixing:
         self.scales: Mapping[str, Scale] = self.resting
 
     def rest_at(self, group: str, scale: float) -> None:
-        """Apply `group` with a constant scale whenever no scope says otherwise."""
+        """Apply `group` with a constant scale outside every `using` scope."""
         self.resting[group] = scale
 
     @contextmanager
@@ -101,7 +101,7 @@ class LowRankPairs(nn.Module):
 
 
 class AdaptedLinear(nn.Linear):
-    """Base of frozen linear layers that add an increment of their own to the output.
+    """Base of frozen linear layers that add an increment to the output.
 
     It takes over the weight and bias of the layer it replaces (the same tensors under the same state-dict names).
     """
@@ -173,7 +173,7 @@ class Bank:
         return list(next(iter(self.layers.values())).groups)
 
     def set_trainable(self, group: str, trainable: bool) -> None:
-        """Let the optimizer see a group, or take it away for good."""
+        """Let a group train, or freeze it."""
         for layer in self.layers.values():
             layer.groups[group].requires_grad_(trainable)
 

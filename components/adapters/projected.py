@@ -24,10 +24,10 @@ NOISE = 1e-12  # share of all energy below which a direction is rounding (float3
 
 
 class ProjectedPairs(LowRankPairs):
-    """A low-rank pair that can be told which inputs of `down` and of `up` keep their outputs.
+    """A low-rank pair for which one can fix on which inputs `down` and `up` keep their outputs.
 
     Between `protect` and `settle` both factors act as their projected values; otherwise it is a plain pair.
-    Bases and starts are buffers outside the state dict: ZeRO-3, which empties parameters, spares them.
+    Bases and starts are buffers outside the state dict: ZeRO-3 empties parameters, but not buffers.
     """
 
     down_basis: Tensor | None  # U [d_in, k] float32, orthonormal columns
@@ -93,7 +93,7 @@ def _projected(theta: Tensor, basis: Tensor | None, start: Tensor | None) -> Ten
 class InputGrams:
     """Sums of x x^T over the inputs x of some layers [d_in, d_in] float64, by the layers' names.
 
-    d_in^2 * 8 bytes per layer on the layers' device (134 MB at 4096). `pop` gives one away.
+    d_in^2 * 8 bytes per layer on the layers' device (134 MB at 4096). `pop` hands one out and frees it here.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
@@ -118,7 +118,7 @@ class InputGrams:
             yield
 
     def pop(self, name: str) -> Tensor:
-        """The sum of layer `name`, which is no longer held here."""
+        """The sum of layer `name`; it is not kept here any longer."""
         return self.sums.pop(name)
 
 

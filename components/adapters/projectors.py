@@ -58,7 +58,7 @@ class ProjectorCopy(nn.Module):
 class ProjectorBank(nn.Module):
     """Takes the frozen projector's place: its layers under their names, and named copies that train.
 
-    `serving` is what serves now: None, the frozen projector, unless a copy is put there for good or by `using`.
+    `serving` is what serves now: None is the frozen projector; a copy is set permanently or within `using`.
     """
 
     def __init__(self, projector: nn.Module) -> None:
@@ -83,7 +83,7 @@ class ProjectorBank(nn.Module):
 
     @contextmanager
     def using(self, serving: Serving) -> Iterator[None]:
-        """Say who serves: one name, or a name per picture; None is the frozen projector; undone on exit."""
+        """Choose what serves: one copy, or one per picture; None is the frozen projector. Undone on exit."""
         before, self.serving = self.serving, serving
         try:
             yield
@@ -91,7 +91,7 @@ class ProjectorBank(nn.Module):
             self.serving = before
 
     def set_trainable(self, name: str, trainable: bool) -> None:
-        """Let the optimizer see a copy, or take it away."""
+        """Let a copy train, or freeze it."""
         self.copies[name].requires_grad_(trainable)
 
     def copy_parameters(self, name: str) -> dict[str, nn.Parameter]:

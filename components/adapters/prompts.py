@@ -23,7 +23,7 @@ Space = Literal["projected", "hidden"]
 Penalty = Literal["mean_square", "first_release", "paper"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
-UNIT_WORDS = 512  # random tokens that stand for all
+UNIT_WORDS = 512  # random tokens, a sample of the vocabulary
 KEY_BOUND = 0.01  # of new keys: only a key's direction counts, and Adam turns a short one within a few updates
 
 
@@ -182,11 +182,11 @@ class PrefixedCache:
 
 
 class PrefixedAttention:
-    """Puts learned key-value pairs in front of what chosen attention layers read. Not a module: it owns no number.
+    """Puts learned key-value pairs in front of what chosen attention layers read. Not a module: it has no parameters.
 
     Works with decoders whose attention takes `past_key_values` and `attention_mask` by name, as Llama's does, and on
     every call: training, recomputation under gradient checkpointing, both steps of generation. Tokens keep their
-    positions. The pairs join after the rotary embedding and are not rotated: to every token they lie at position 0.
+    positions. The pairs join after the rotary embedding and are not rotated: every token sees them at position 0.
 
     Space "projected": what is learned are keys and values. "hidden": attention inputs, which the layer's own
     projections turn into keys and values. Learned numbers count in units of the root mean square that words have
@@ -253,7 +253,7 @@ class PrefixedAttention:
     def _enter(
         self, index: int, attention: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        """Before a call of layer `index`'s attention: its cache gives out the pairs, its mask lets them be seen."""
+        """Before a call of layer `index`'s attention: its cache hands out the pairs, its mask makes them visible."""
         if index not in self.pairs:
             return None
         hidden, head_size = cast(Tensor, kwargs["hidden_states"]), cast(int, attention.head_dim)

@@ -144,7 +144,7 @@ class SeparableLayers:
         }
 
     def set_trainable(self, *, routers: bool, rest: bool) -> None:
-        """Let the optimizer see the routers, the blocks and fusion vectors, both or none."""
+        """Let the routers train, and the rest (blocks and fusion vectors), or freeze them."""
         for layer in self.layers.values():
             for name in (*ROUTERS, *TRAINED):
                 layer.get_parameter(name).requires_grad_(routers if name in ROUTERS else rest)

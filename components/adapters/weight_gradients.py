@@ -17,7 +17,7 @@ class WeightGradients:
 
     float32 on the layers' device, by the layers' names: d_out * d_in * 4 bytes each (67 MB at 4096 by 4096). Nothing
     has to require a gradient, and no weight gets one. The layers' inputs stay in memory until the backward pass, also
-    under gradient checkpointing. `pop` gives one away.
+    under gradient checkpointing. `pop` hands one out and frees it here.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
@@ -45,5 +45,5 @@ class WeightGradients:
             yield
 
     def pop(self, name: str) -> Tensor:
-        """The sum of layer `name`, which is no longer held here."""
+        """The sum of layer `name`; it is not kept here any longer."""
         return self.sums.pop(name)

@@ -1,6 +1,6 @@
 """The methods by name. Adding one: a file here and a line in `METHODS`; the contract tests run over it.
 
-A method may also live in a package of its own, which names it under the entry point group `littoral.methods`:
+A method may also come from an installed package, which names it under the entry point group `littoral.methods`:
 
     [project.entry-points."littoral.methods"]
     my_method = "my_package.my_method:MyMethodConfig"
@@ -75,7 +75,7 @@ ENTRY_POINTS = "littoral.methods"
 def method_config(name: str) -> type[MethodConfig]:
     """The config class of method `name`, ours or an installed package's.
 
-    Raises `ConfigError` with the nearest name for an unknown one, and for an entry point that holds no method.
+    Raises `ConfigError` for an unknown name, with the nearest known one, and for an entry point that is not a method.
     """
     if name in METHODS:
         return METHODS[name]
@@ -95,7 +95,7 @@ def options_for(name: str, backbone: BackboneConfig) -> MethodConfig:
 
 
 def installed_methods() -> dict[str, EntryPoint]:
-    """Methods of other packages, not imported yet; a name of ours cannot be taken over."""
+    """Methods of other packages, not imported yet; they cannot replace a method of ours."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in METHODS}
 
 
@@ -106,6 +106,6 @@ def _loaded(point: EntryPoint) -> type[MethodConfig]:
         raise ConfigError(f"method {point.name!r} ({point.value}) cannot be imported ({error}).") from error
     if not (isinstance(kind, type) and issubclass(kind, MethodConfig)) or kind.name != point.name:
         raise ConfigError(
-            f"the entry point {point.name!r} names {point.value}, which is no MethodConfig called {point.name!r}."
+            f"the entry point {point.name!r} names {point.value}, which is not a MethodConfig named {point.name!r}."
         )
     return kind

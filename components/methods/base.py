@@ -1,10 +1,10 @@
 """The contract of a continual method; sequential_lora.py is its plainest instance.
 
-A method is policy and plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
-order: `attach` (every process, before any engine); per task `begin_task` and `calibrate` (a look at the first batches,
-before the engine); per batch `select` around forward and backward, with `loss` inside it, and `step` instead of the
-optimizer step; `end_task` after the last step. Generation runs inside `select` too. `state_dict` returns all that the
-next task, a resumed run and evaluation need.
+A method is policy in plain PyTorch: it never sees Ray, MLflow, ranks or paths. The worker loop calls its hooks in this
+order: `attach` (in every process, before any engine exists); per task `begin_task`, then `calibrate` (a pass over the
+first batches, still before the engine); per batch `select` around forward and backward, with `loss` inside it, and
+`step` instead of the optimizer step; `end_task` after the last step. Generation runs inside `select` too. `state_dict`
+returns everything that the next task, a resumed run and evaluation need.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # listing methods must not import transformers
     from components.models.backbone import Backbone, Outputs
 
 Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
-DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all, once, at the end
+DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all at once
 MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
 
 CARD = ("Paper", "Idea", "Objective", "Overrides", "Carried between tasks", "Differs")  # of every card, in order
 
-# Names of the first releases. A class that still uses one would be ignored in silence, so it is refused.
+# Names of earlier versions. Python would silently ignore a class attribute of an old name, so it is refused.
 RENAMED_FLAGS = {
     "draws": "is_stochastic",
     "trains": "is_trainable",
@@ -45,7 +45,7 @@ RENAMED_HOOKS = {"trains": "is_trainable", "routes": "is_routed", "survey": "cal
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
-    """What a method may know of a task: never its data files, only its training instructions."""
+    """What a method may know about a task: its training instructions, never its data files."""
 
     index: int  # 0-based position in the stream = number of tasks learned before
     name: str
@@ -62,11 +62,11 @@ class MethodState:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What served each sample of a batch. None where a method does not route."""
+    """What served each sample of a batch; None for methods that do not route."""
 
     slots: Tensor | None = None  # [B, M] int64, ids of the chosen slots, experts or groups
-    routed_to: list[str] | None = None  # [B] name of the task whose parameters mainly served the sample
-    matched: list[bool] | None = None  # [B] False: nothing suited the sample and a stand-in served it
+    routed_to: list[str] | None = None  # [B] name of the task whose parameters served the sample most
+    matched: list[bool] | None = None  # [B] False: nothing matched the sample and a fallback served it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +89,15 @@ class Engine(Protocol):
 
     @property
     def at_boundary(self) -> bool:
-        """Between backward and step: True when that step will update, so that `gradients` are complete."""
+        """Between backward and step: True if that step will update the parameters, so `gradients` are complete."""
         ...
 
     def step(self) -> bool:
-        """One engine step; True when an optimizer update really happened (end of an accumulation)."""
+        """One engine step; True if it updated the parameters (at the end of an accumulation)."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """Full values of what trains, by parameter name, read-only and valid until the next step; every rank calls."""
+        """Full values of the trainable parameters by name, read-only until the next step; every rank must call it."""
         ...
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: ...
@@ -105,20 +105,20 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Base of every method's options. What the class declares holds for all its instances."""
+    """Base of every method's options. The class attributes hold for the method as a whole, whatever its options."""
 
     name: ClassVar[str]
     zero_stages: ClassVar[frozenset[int]] = frozenset({0, 2, 3})  # DeepSpeed ZeRO stages the method works with
     is_trainable: ClassVar[bool] = True  # False: no task is trained, only evaluated
     default_learning_rate: ClassVar[float] = 2e-3  # AdamW's peak rate that suits the scale of the increments
-    is_routed: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing exists
-    needs_task_id: ClassVar[bool] = False  # True: evaluation tells the task (`batch.oracle_task`), a bound's privilege
-    slots_are_tasks: ClassVar[bool] = False  # True: slot i of `Selection.slots` is what task i left
+    is_routed: ClassVar[bool] = False  # True: `select` names the task that served each sample; oracle routing works
+    needs_task_id: ClassVar[bool] = False  # True: evaluation passes the task (`batch.oracle_task`); for bounds only
+    slots_are_tasks: ClassVar[bool] = False  # True: slot i of `Selection.slots` belongs to task i
     data_scope: ClassVar[DataScope] = "each"
-    export: ClassVar[Export] = "soft"  # the least that serving it needs
-    starts_as_backbone: ClassVar[bool] = True  # the first task begins with the backbone's outputs; prompts cannot
-    is_stochastic: ClassVar[bool] = True  # False: it draws no random number; a seed changes only the order of the data
-    learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach what trains
+    export: ClassVar[Export] = "soft"  # the least that a server must support
+    starts_as_backbone: ClassVar[bool] = True  # False: even untrained, it changes outputs, as prompts do
+    is_stochastic: ClassVar[bool] = True  # False: it draws no random numbers; a seed changes only the data's order
+    learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach the trained parameters
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -142,17 +142,17 @@ class MethodConfig:
 
     @classmethod
     def older(cls, options: Mapping[str, Json]) -> dict[str, Json]:
-        """Options from a file, with what older files meant where that differs from today's names and defaults."""
+        """Options read from a file; those of older files are translated to today's names and defaults."""
         return {**options}
 
     @property
     def stored_samples(self) -> int:
-        """Rows kept of every past task and mixed into the later ones (replay)."""
+        """Rows stored of every past task and mixed into later ones (replay)."""
         return 0
 
     @property
     def calibration_share(self) -> float:
-        """Share of a task's updates, the first ones, whose samples `Method.calibrate` gets; 0: none are read."""
+        """`Method.calibrate` gets the samples of this share of a task's updates, the first ones; 0: none."""
         return 0.0
 
     def build(self, *, seed: int) -> Method:
@@ -160,7 +160,7 @@ class MethodConfig:
         raise NotImplementedError
 
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
-        """What `Selection.slots` names by the number `slot`, in a few words; `tasks` in the order learned."""
+        """A short label for number `slot` in `Selection.slots`; `tasks` are in the order learned."""
         return tasks[slot] if self.slots_are_tasks and slot < len(tasks) else f"slot {slot}"
 
     def options(self) -> dict[str, Json]:
@@ -183,9 +183,9 @@ ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 class Method(Generic[ConfigT]):
     """The hooks with their defaults; a method overrides what it needs.
 
-    `Method[MyConfig]` says of which type `self.config` is; a subclass may leave it out. `tasks` lists the names of the
-    tasks learned so far. Outside code reads `config`, `tasks`, `is_trainable`, `is_routed`, `owner` and `num_slots`
-    and calls the hooks.
+    `Method[MyConfig]` gives `self.config` its type; the type argument may be left out. `tasks` lists the names of the
+    tasks learned so far. Code outside a method reads `config`, `tasks`, `is_trainable`, `is_routed`, `owner` and
+    `num_slots`, and calls the hooks.
     """
 
     def __init_subclass__(cls) -> None:
@@ -226,26 +226,26 @@ class Method(Generic[ConfigT]):
         return self.config.is_routed
 
     def owner(self, task: str) -> str:
-        """The name that `routed_to` has for a sample of `task` routed rightly: tasks may share one's parameters."""
+        """The name in `routed_to` for a correctly routed sample of `task`; another task's if they share parameters."""
         return task
 
     @property
     def num_slots(self) -> int | None:
-        """How many slots, experts or groups `Selection.slots` can name by now; None for a method that names none."""
+        """Number of slots, experts or groups so far that `Selection.slots` can name; None if it names none."""
         return None
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Every parameter the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
+        """Every parameter that the method added, frozen or not, by its name in the model (ZeRO-3 gathers these)."""
         return {}
 
     def freeze(self) -> None:
-        """Let nothing the method added train."""
+        """Freeze every parameter that the method added."""
         for parameter in self.parameters().values():
             parameter.requires_grad_(False)
 
     def learning_rates(self) -> dict[str, float]:
-        """By parameter name, peak rates of what trains at a rate of its own (on the run's schedule) in the task begun;
-        everything else takes the run's.
+        """Peak learning rates, by name, of those parameters of the current task that do not use the run's rate. The
+        run's schedule scales both.
         """
         return {}
 
@@ -257,41 +257,42 @@ class Method(Generic[ConfigT]):
         raise NotImplementedError
 
     def prepare(self, instructions: Sequence[str]) -> None:
-        """Called once before the first task with the stream's training instructions: a chance to fill caches.
+        """Called once before the first task with all training instructions of the stream: a chance to fill caches.
 
-        Must change no result. Nothing may be learned from it about tasks to come.
+        It must not change any result: a method may not learn from it about tasks to come.
         """
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
-        """Grow, freeze, choose; exactly the parameters with `requires_grad` are trained. Deterministic."""
+        """Grow, freeze, choose what to train: exactly the parameters with `requires_grad`. Deterministic."""
         self.check_next(task)
 
     def calibrate(
         self, model: Backbone, task: TaskInfo, batches: Iterable[Batch], mean_over_workers: MeanOverWorkers
     ) -> None:
-        """Look at the task before it is trained; `batches` are this worker's, by `config.calibration_share`.
+        """Look at the task's first batches before training; `config.calibration_share` says how many this worker gets.
 
-        Right after `begin_task`, on every worker, on the plain model before any engine; again when a task is resumed,
-        before its values are put back. Deterministic, and the same on one worker and on two but for rounding. What must
-        not change when a task is resumed on another number of workers belongs in `task_state` as well.
+        Called right after `begin_task`, on every worker, on the plain model before any engine exists; called again when
+        a task is resumed, before its values are restored. It must be deterministic, and independent of the number of
+        workers except for rounding. What must stay exactly the same when a task is resumed on another number of workers
+        belongs in `task_state` too.
         """
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        """Set which adapters serve each sample of `batch`, for forward, backward and generate; undone on exit."""
+        """Choose the adapters that serve each sample of `batch` in forward, backward and generate; undone on exit."""
         yield Selection()
 
     @contextmanager
     def test_file(self, instructions: Sequence[str]) -> Iterator[None]:
-        """Entered while the rows of one task or suite are answered, with the first human turns of all its test rows.
+        """A scope around answering one task or suite; `instructions` are the first human turns of all its test rows.
 
-        For methods whose released code decides once per test file; every worker gets the same texts. Never entered in
-        training. Which task the rows are of is not told.
+        For methods whose released code decides once per test file. Every worker gets the same texts. The method does
+        not learn which task the rows belong to. Never entered in training.
         """
         yield
 
     def served(self, selection: Selection) -> Selection:
-        """Called after answers were generated, still inside `select`: adds what only the forward pass could tell."""
+        """Called after generation, still inside `select`: adds what only the forward pass can know."""
         return selection
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
@@ -303,37 +304,37 @@ class Method(Generic[ConfigT]):
         return engine.step()
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
-        """Consolidate after the last step. `batches` are the task's training batches, for those who need a pass.
+        """Consolidate after the last step. `batches` are the task's training batches, for methods that need a pass.
 
-        `engine` is None, and `batches` empty, for a method that trains nothing.
+        A method that trains nothing gets no engine (None) and no batches.
         """
         self.tasks.append(task.name)
 
     def state_dict(self, model: Backbone) -> MethodState:
-        """All that the next task, a resumed run and evaluation need; CPU copies. Also called in the middle of a task:
-        attaching such a state and beginning the same task again continues it.
+        """Everything that the next task, a resumed run and evaluation need, as CPU copies. Also called in the middle
+        of a task: attaching that state and beginning the same task again continues it.
         """
         return MethodState(tensors=copy_tensors(self.parameters()), structure=self.structure())
 
     def decisions(self) -> dict[str, dict[str, Json]]:
-        """By learned task what the method decided about it, as plain JSON, for files and curves; {} where it decides
-        nothing. A function of what `state_dict` carries, so that a resumed run says the same. Called between tasks.
+        """What the method decided about each learned task, as plain JSON by task name, for files and curves; {} if it
+        decides nothing. It must follow from `state_dict`, so that a resumed run reports the same. Called between tasks.
         """
         return {}
 
     def task_state(self) -> dict[str, Tensor]:
-        """What a method gathers while a task is learned, beside trainable parameters; kept in mid-task checkpoints.
+        """What accumulates during a task besides trainable parameters; saved in mid-task checkpoints.
 
-        A resumed task runs `attach` with the state of its start, `begin_task`, `calibrate`, gets its parameters back,
-        and then this.
+        On resume the order is: `attach` with the state of the task's start, `begin_task`, `calibrate`, the trained
+        parameters are restored, `load_task_state`.
         """
         return {}
 
     def load_task_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `task_state` gave."""
+        """Restore what `task_state` returned."""
 
     def structure(self) -> dict[str, Json]:
-        """What every method's state says: which method, with which options, after which tasks."""
+        """The JSON part of the state: the method's name, its options and the learned tasks."""
         return {"method": self.config.name, "options": self.config.options(), "tasks": list(self.tasks)}
 
     def check_next(self, task: TaskInfo) -> None:
@@ -343,7 +344,7 @@ class Method(Generic[ConfigT]):
         assert task.index == len(self.tasks), f"task {task.index} after {len(self.tasks)} learned tasks"
 
     def restore(self, state: MethodState) -> None:
-        """Take the learned tasks from `state`; raises `CheckpointError` if another method or option wrote it."""
+        """Take the learned tasks from `state`; raises `CheckpointError` if its method or options differ."""
         wanted, found = self.structure(), state.structure
         if found.get("method") != wanted["method"]:
             raise CheckpointError(
@@ -352,9 +353,9 @@ class Method(Generic[ConfigT]):
             )
         options = found.get("options")
         if not isinstance(options, dict):
-            raise CheckpointError("the checkpoint's method state names no options; it is damaged, start a new run.")
+            raise CheckpointError("the checkpoint's method state has no options; it is damaged, start a new run.")
         kind = type(self.config)
-        known = {**kind().options(), **kind.older(options)}  # an option that is newer than the checkpoint: its default
+        known = {**kind().options(), **kind.older(options)}  # options newer than the checkpoint have their default
         for name, value in self.config.options().items():
             if known[name] != value:
                 raise CheckpointError(
@@ -363,19 +364,19 @@ class Method(Generic[ConfigT]):
                 )
         tasks = found.get("tasks")
         if not isinstance(tasks, list):
-            raise CheckpointError("the checkpoint's method state lists no tasks; it is damaged, start a new run.")
+            raise CheckpointError("the checkpoint's method state has no list of tasks; it is damaged, start a new run.")
         self.tasks = [str(task) for task in tasks]
 
 
 def refuse_renamed(kind: type, renamed: Mapping[str, str]) -> None:
-    """Raise `ConfigError` when the class body of `kind` still uses an old name."""
+    """Raise `ConfigError` if the class body of `kind` declares an old name."""
     for old, new in renamed.items():
         if old in vars(kind):
             raise ConfigError(f"{kind.__name__} declares {old!r}, which is now called {new!r}; rename it in the class.")
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU copies that later training does not change."""
+    """Contiguous CPU copies, which later training does not change."""
     partitioned = [name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and not tensor.numel()]
     if partitioned:
         raise RuntimeError(f"{partitioned[0]} is partitioned by ZeRO-3; gather all of method.parameters() first")
@@ -401,7 +402,7 @@ def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str
             parameter.copy_(tensors[name])
 
 
-TARGETS = {  # names of placements -> pattern for Backbone.target_modules
+TARGETS = {  # named placements -> patterns for Backbone.target_modules
     "o_proj": r"self_attn\.o_proj",
     "all_linear": r"(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
 }

@@ -60,8 +60,8 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     """CF-Router: hard routing to per-task adapters by regularised least squares.
 
     Paper: Li et al. 2026, "CF-Router: Closed-Form Solution for Expert Selection in Multimodal Agent Lifelong Learning"
-        (listed at ICLR 2026; OpenReview 7tWtYHTIDD). Only its abstract and second-hand notes were at hand: the
-        formula, the kind of feature and hard routing are known from them; lambda and everything below them is not.
+        (listed at ICLR 2026; OpenReview 7tWtYHTIDD). Only its abstract and second-hand notes were available:
+        they give the formula, the kind of feature and hard routing, but not lambda or any further detail.
     Idea: which task a sample belongs to is a linear regression on frozen features. Its solution needs two sums over the
         rows only, so a new task adds to them and the router is the one that all tasks' rows together would give.
     Objective: the language-model loss of the task at hand, on its own branch alone: W = W0 + (alpha / R) up_t down_t.

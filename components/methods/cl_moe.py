@@ -70,7 +70,7 @@ class ClMoeConfig(MethodConfig):
     """Whether uses are counted over all layers together, as the code, or in each."""
 
     beta: Share = 0.5
-    """Share of the token's gates at test; 1 leaves the task level out, as the released line stands."""
+    """Share of the token's gates at test; 1 leaves the task level out, as the released code does."""
     sentence_encoder: str = "minilm"
     """What embeds instructions for the task index, which is our own."""
 
@@ -96,11 +96,11 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
     """CL-MoE, dual momentum mixture of experts.
 
     Paper: Huai et al., CVPR 2025, "CL-MoE: Enhancing Multimodal Large Language Model with Dual Momentum
-        Mixture-of-Experts for Continual Visual Question Answering", arXiv 2503.00413. At hand were the released layer
+        Mixture-of-Experts for Continual Visual Question Answering", arXiv 2503.00413. Available were the released layer
         and scripts (ECNU-ICALK/CL-MoE), the merging and counting scripts in copies, the same lab's EasyCL, and of the
         paper the abstract and summaries with its two formulas. Released values for LLaVA-7B: rank 32, alpha 64,
         4 experts (8 in the merging script), every linear layer, learning rate 2e-4, momentum 0.7, beta 0.5.
-    Idea: which experts a task uses most says which of them may change much, and which serve the task as a whole.
+    Idea: the experts that a task uses most decide which of them may change much, and which serve the whole task.
     Objective: while training, MoELoRA's: the language-model loss with
             h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e h,  g(h) = softmax(router h), for each token.
         Counted on the way: how often each expert is one of a token's two largest gates (equal ones: no count).

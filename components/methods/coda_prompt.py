@@ -40,8 +40,8 @@ class CodaPromptConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "coda_prompt"
-    starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
-    default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
+    starts_as_backbone: ClassVar[bool] = False  # prefixes draw attention, whatever their values
+    default_learning_rate: ClassVar[float] = 1e-1  # pairs have size 1 (see PrefixedAttention)
 
     layers: str = "0-4"
     """Layers with a prefix, 0-based, first and last."""
@@ -93,7 +93,7 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
     Overrides: attach, select, loss (orthogonality).
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
-        prefix of an earlier task's samples, as far as their queries are not orthogonal to the new keys.
+        prefix of an earlier task's samples, unless their queries are orthogonal to the new keys.
     Differs:
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
@@ -109,9 +109,9 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         - prefix_space: in the paper's formula p_K and p_V pass the layer's projections ("hidden"), in the released
           code they join after them ("projected", the default: as many numbers as the heads read, no work per token).
         - A decoder has positions and a causal mask: every token sees the prefix, tokens keep their positions, and
-          p_K is not rotated, so that it lies at position 0 to every token.
+          p_K is not rotated, so every token sees it at position 0.
         - Learned prompts count in units of the layer's own keys and values (see PrefixedAttention).
-        - No sample is routed to a task: all components serve it, so `select` names none and no oracle exists.
+        - All components serve every sample, so nothing is routed and there is no oracle.
     """
 
     def __init__(self, config: CodaPromptConfig, *, seed: int) -> None:

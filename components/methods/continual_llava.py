@@ -75,7 +75,7 @@ class ContinualLlavaConfig(MethodConfig):
     contextual: Literal["learned", "constant", "zero"] = "learned"
     """Whether the scalars w of earlier tasks are learned, stay at their start, or are 0 (two controls)."""
     contextual_learning_rate: Positive | None = 0.05
-    """Peak rate of what stands behind w; None takes the run's, with which w hardly moves in a few hundred updates."""
+    """Peak rate of the raw values of w; None takes the run's, with which w hardly moves in a few hundred updates."""
     contextual_range: ContextRange = "sigmoid"
     """How w is kept in [0, 1]: as a sigmoid, or clamped (then the rate is that of w itself: take about 0.005)."""
     contextual_start: Literal["even", "small"] = "even"
@@ -94,7 +94,7 @@ class ContinualLlavaConfig(MethodConfig):
     alignment_batch_size: Count = 128
     """Stage 1: instructions in a batch."""
     alignment_samples: Count = 20_000
-    """Stage 1: instructions looked at per task, evenly spaced."""
+    """Stage 1: at most so many instructions per task, evenly spaced."""
     alignment_min_updates: CountOrZero = 480
     """Stage 1: at least so many updates, what 20,000 instructions get; 0 takes the literal number of epochs."""
 
@@ -126,7 +126,7 @@ class ContinualLlavaConfig(MethodConfig):
 
     @property
     def pool_options(self) -> PoolOptions:
-        """What routing needs of these options."""
+        """Those of the options that routing needs."""
         alignment = Alignment(
             learning_rate=self.alignment_learning_rate,
             weight_decay=self.alignment_weight_decay,
@@ -229,7 +229,7 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         if not task.instructions:
             raise ConfigError(f"task {task.name!r} has no instructions to align keys with; give it training rows.")
-        interrupted = self.begun > task.index  # its keys were aligned before the state was taken
+        interrupted = self.begun > task.index  # resumed in mid-task: its keys are aligned already
         super().begin_task(model, task)
         if not interrupted:
             generator = seeded_generator(self.seed, "keys", str(task.index))
@@ -334,7 +334,7 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
             allowed, rule = self.pool.competing(self.current.index), self.config.selection
         elif batch.oracle_task in names:
             allowed, rule = self.pool.competing(names.index(batch.oracle_task)), "instance"
-        else:  # also an oracle's task that was not learned yet: it has no slots of its own
+        else:  # also for an oracle's task that is not learned yet and has no slots
             allowed, rule = slice(0, self.pool.competing(len(names) - 1).stop), "instance"
         choice = self.pool.route(queries, allowed=allowed, rule=rule)
         self.num_clamped = choice.num_clamped

@@ -38,7 +38,7 @@ class Disco(PrototypeBranches[DiscoConfig]):
     Paper: Guo et al. 2025, "Federated Continual Instruction Tuning", ICCV, arXiv 2503.12897. Code: Ghy0501/FCIT; a
         central version is among MCITlib's methods.
     Idea: every task has a LoRA sub-space of its own, kept apart from the others, and an identity token: the mean text
-        feature of its samples. At test the sub-spaces serve as far as a sample's text is like their identity tokens.
+        feature of its samples. At test a sub-space weighs more the more a sample's text resembles its identity token.
     Objective: the language-model loss, through the current task's sub-space alone. At test, with T tasks,
             W = W0 + (alpha / R) sum_t w_t up_t down_t
             w = softmax(cos(text, Q_t) / temperature)     activation "softmax": no sub-space is left out
@@ -53,7 +53,7 @@ class Disco(PrototypeBranches[DiscoConfig]):
           works on. Here tasks are named, and each one opens a sub-space; so tasks that are worded alike share none.
         - The released code sums all sub-spaces with softmax weights at temperature 0.05, without any top-k: "softmax",
           the default. The same file holds a one-hot choice that is switched off: "nearest". The paper's own wording
-          of the activation was not at hand.
+          of the activation was not available.
         - The frozen sentence encoder of the other methods replaces CLIP's text tower, which reads 77 tokens at most.
         - prototype="unit" averages features of length 1; the released code averages them as they come ("raw").
         - Weights are per sample; the released code weighs by a batch's mean text and evaluates with batches of 1.

@@ -42,8 +42,8 @@ class DualPromptConfig(MethodConfig):
     name: ClassVar[str] = "dual_prompt"
     is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
-    starts_as_backbone: ClassVar[bool] = False  # prefixes take attention whatever they hold
-    default_learning_rate: ClassVar[float] = 1e-1  # pairs are of size 1 (see PrefixedAttention) and add up nowhere
+    starts_as_backbone: ClassVar[bool] = False  # prefixes draw attention, whatever their values
+    default_learning_rate: ClassVar[float] = 1e-1  # pairs have size 1 (see PrefixedAttention)
 
     general_layers: str = "0-1"
     """Layers with the shared prefix, 0-based, first and last."""
@@ -106,7 +106,7 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
         - prefix_space: in the paper's formula p_K and p_V pass the layer's projections ("hidden"), in the released
           code they join after them ("projected", the default: as many numbers as the heads read, no work per token).
         - A decoder has positions and a causal mask: every token sees the prefix, tokens keep their positions, and
-          p_K is not rotated, so that it lies at position 0 to every token.
+          p_K is not rotated, so every token sees it at position 0.
         - Only the prefix form is offered; the paper's other form, prompts in front of a layer's input, did worse there.
         - Learned numbers count in units of the layer's own keys and values (see PrefixedAttention), so that one
           learning rate suits every layer and model; it is a rate for numbers near 1.

@@ -75,11 +75,11 @@ class EProj(ReadsInstructions[EProjConfig]):
     """EProj with task-similarity-informed regularisation (TIR).
 
     Paper: He et al. 2023, "Continual Instruction Tuning for Large Multimodal Models", arXiv 2311.16206. Its text was
-        not at hand. Followed are summaries of it and a public code tree with its method names (`eproj`, `tir+mas`),
+        not available. This follows summaries of it and a public code tree with its method names (`eproj`, `tir+mas`),
         whose authorship could not be established; "released" below means that tree.
     Idea: only projectors train. A task unlike all earlier ones gets its own copy of the pretrained projector; another
         goes on training the most similar task's, and is held near it where that matters to tasks unlike itself.
-        At test the nearest key says which task a sample is of.
+        At test the nearest key decides which task a sample belongs to.
     Objective: L_lm + lambda sum_k I_k (1 - s[source_k]) (theta_k - theta*_k)^2, the sum over the shared projector's
         entries, theta* its values when the task began.
         s[j]: cosine of the mean instruction embeddings of task j and this one, cut to [0, 1].
@@ -93,7 +93,7 @@ class EProj(ReadsInstructions[EProjConfig]):
         False). A task without any picture is a ConfigError at its end, since nothing of it can be learned.
     Differs:
         - Our reading joins two things: the released `eproj` gives every task its own projector (threshold above 1), and
-          `tir` regularises one shared model. The summaries' expansion "when similarity is low" does not say the level;
+          `tir` regularises one shared model. The summaries' expansion "when similarity is low" names no level;
           0.8 is ours, for cosines of mean MiniLM embeddings. Sweep it.
         - s uses instructions only. Released: the product over pictures, instructions and answers, each standardised
           over all pairs of tasks and squashed. A task's pictures are not known when `begin_task` decides, and
@@ -230,7 +230,7 @@ class EProj(ReadsInstructions[EProjConfig]):
         }
 
     def similarity(self, task: TaskInfo) -> Tensor:
-        """s [T]: how like `task` each learned task is."""
+        """s [T]: how similar each learned task is to `task`."""
         if not self.tasks:
             return torch.zeros(0)
         return (self.keys["text"] @ self._text(task)).clamp(0.0, 1.0)

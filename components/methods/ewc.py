@@ -65,14 +65,14 @@ class Ewc(SequentialLora[EwcConfig]):
         it is too large by (batch size - 1) * (mean gradient)^2.
         accumulate "online":   F <- gamma F + F_task, theta* <- theta: one quadratic around the latest values.
         accumulate "separate": F <- F + F_task, theta* <- the mean of all theta* weighted by their F. A sum of diagonal
-            quadratics is one again, so this is exactly the paper's one penalty per task, but for a constant.
+            quadratics is one again, so this equals the paper's one penalty per task, up to a constant.
     Overrides: attach, begin_task, select (the penalty is computed there), loss, end_task (Fisher), state_dict.
     Carried between tasks: the adapter, F and theta* (two more tensors per adapter tensor, however many tasks).
     Differs:
         - Only the adapter is learned, so only its entries have a Fisher. The factors are penalised as they are: the
           product up down, which is all the model sees, can stay the same while they move.
         - The empirical Fisher: answers come from the data, not from the model's own distribution.
-        - At most `fisher_samples` samples are looked at; all would cost as much as an epoch at micro-batches of one.
+        - At most `fisher_samples` samples are used; all would cost as much as an epoch at micro-batches of one.
         - lambda is not comparable with published ones (0.1 and 0.5 are named for CoIN), which depend on how F is
           normalised. The default comes from toy tasks on the pocket model (below 30 next to nothing is held, from
           10,000 on the new task is no longer learned) and one seed of docvqa then iconqa on smol, 24 updates each: test
@@ -176,7 +176,7 @@ class Ewc(SequentialLora[EwcConfig]):
         return {name: value / samples for name, value in means.items()}
 
     def _pieces(self, model: Backbone, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """What one backward pass looks at, until `fisher_samples` samples have been seen."""
+        """The batches of one backward pass each, until `fisher_samples` samples have been yielded."""
         seen = 0
         for batch in batches:
             for piece in batch.singles(model.image_token_id) if self.config.estimator == "sample" else [batch]:

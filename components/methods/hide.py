@@ -64,7 +64,7 @@ class Hide(PrototypeBranches[HideConfig]):
     Differs:
         - How the other layers are fused: the authors' layer adds up the factors, each with coefficient 1, and
           multiplies the sums: "factors". It holds cross terms up_i down_j. A re-implementation (LAMDA-CL/Prism) adds
-          whole increments: "sum". Summaries of the paper speak of uniform merging; its formula was not at hand, and
+          whole increments: "sum". Summaries of the paper speak of uniform merging; its formula was not available, and
           "mean" is the reading as an average.
         - CLIP's two towers are replaced by what is there: the mean of the backbone's own frozen vision features, and
           the frozen sentence encoder of the other methods. Their cosines spread differently from CLIP's, so 0.1 may
@@ -143,5 +143,5 @@ class Hide(PrototypeBranches[HideConfig]):
 def decoder_layer(name: str) -> int:
     """The decoder layer in a module's full name: model.language_model.layers.3.self_attn.o_proj -> 3."""
     found = re.search(r"\.(\d+)\.", name)
-    assert found, f"{name} lies in no decoder layer"
+    assert found, f"{name} is not in a decoder layer"
     return int(found[1])

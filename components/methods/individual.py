@@ -1,4 +1,4 @@
-"""Individual learning: one adapter per task, and the task is told at test."""
+"""Individual learning: one adapter per task; the task is known at test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Individual(TaskBranches[IndividualConfig]):
     """
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
-        assert batch.oracle_task is not None, "individual learning has to be told the task of a batch"
+        assert batch.oracle_task is not None, "individual learning needs the task of every batch"
         if batch.oracle_task not in self.tasks:  # a task that was not learned yet is answered by the backbone
             return {}, Selection()
         return {str(self.tasks.index(batch.oracle_task)): self.scale}, Selection()

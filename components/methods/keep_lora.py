@@ -78,7 +78,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     Objective: the language-model loss, W = W0 + (alpha / R) sum_{i <= t} B_i A_i with B_t = up [d_out, R] alone in
         training, from zero, and A_t = down [R, d_in] frozen. Per layer, with a basis U [d_in, k] of protected inputs:
             at first            U = right singular vectors of W0 that hold a share `weight_energy` of |W0|^2
-            before task t       G = d loss / d W0 over the surveyed samples, at W without branch t
+            before task t       G = d loss / d W0 over the calibration samples, at W without branch t
                                 A_t = the R leading right singular vectors of G (I - U U^T), orthonormal rows
             after task t        U gains the fewest directions with which it holds `task_energy` of C, what it held
                                 before counted; "inputs": C = sum x x^T over the layer's inputs x, "gradients":
@@ -180,7 +180,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     # What the hooks are made of.
 
     def _gradients(self, model: Backbone, batches: Iterable[Batch], *, branches: int) -> WeightGradients:
-        """G per layer, summed over this worker's answer tokens, with the first `branches` branches in force."""
+        """G per layer, summed over this worker's answer tokens, with the first `branches` branches active."""
         gradients, self.calibrated = WeightGradients(self.bank.layers), 0
         with without_dropout(model, self.bank), self.bank.mixing.using(self.first_branches(branches)):
             for batch in batches:
@@ -191,7 +191,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
         return gradients
 
     def _recorded(self, model: Backbone, batches: Iterable[Batch]) -> InputGrams | WeightGradients:
-        """What is protected after a task, of the model that has learned it."""
+        """The statistics of the learned model that decide what is protected from now on."""
         if self.config.protects == "inputs":
             return input_grams(self, model, self.bank, batches)
         return self._gradients(model, batches, branches=self.begun)

@@ -42,7 +42,7 @@ class L2PConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "l2p"
-    starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
+    starts_as_backbone: ClassVar[bool] = False  # prompts draw attention, whatever their values
     default_learning_rate: ClassVar[float] = 1e-1  # prompts count in units of the model's embeddings
 
     pool_size: Count = 10
@@ -85,8 +85,8 @@ class L2P(ReadsInstructions[L2PConfig]):
     Paper: Wang et al. 2022, "Learning to Prompt for Continual Learning", CVPR, arXiv 2112.08654; for image
         classification with a vision transformer (ViT).
     Idea: one pool of prompts for all tasks, each with a key. A frozen encoder turns the sample into a query q; the K
-        prompts with the nearest keys are put in front of the embedded input. Tasks share prompts as far as their
-        queries are alike; no task identity is used.
+        prompts with the nearest keys are put in front of the embedded input. Tasks share prompts if their
+        queries are similar; no task identity is used.
     Objective: L_lm([P_s1; ...; P_sK; x]) + lambda sum_k (1 - cos(q, key_sk)), averaged over the batch's answer tokens.
         diversify: training chooses the K smallest (1 - cos(q, key_i)) h_i, with h_i the share of prompt i in all
         choices of earlier tasks.
@@ -97,9 +97,9 @@ class L2P(ReadsInstructions[L2PConfig]):
           and prompts learn little. Give epochs for a fair figure.
         - The query is the frozen sentence encoder's embedding of the instruction, as in continual_llava, instead of
           the ViT's class token: an instruction names the task, and a decoder has no class token.
-        - The prompts stand before the first token of the row (chat template included), so that a causal model's every
-          token sees them; the answer's tokens are read out, not the mean over the prompts. There is no classifier.
-        - Chosen prompts stand in pool order: without positions among prompts a ViT sees a set, a decoder sees a
+        - The prompts come before the first token of the row (chat template included), so that every token of a causal
+          model sees them; the answer's tokens are read out, not the mean over the prompts. There is no classifier.
+        - Chosen prompts are put in pool order: without positions among prompts a ViT sees a set, a decoder sees a
           sequence, and one set should be one sequence.
         - selection="batch" (the released code: the K prompts that most samples of the batch chose) applies to
           training only. At test it would let a sample's answer depend on its neighbours, and here it makes an update

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
-IN_TASK = "in_task."  # in a state taken inside a task: what the averages need to go on
+IN_TASK = "in_task."  # in a mid-task state: what the averages need to continue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class LciaConfig(MethodConfig):
 
     @property
     def balance_options(self) -> Balance:
-        """What the averages need of these options."""
+        """Those of the options that the averages need."""
         return Balance(
             rule=self.balance,
             norm=self.norm,
@@ -117,7 +117,7 @@ class LciaConfig(MethodConfig):
 
     @property
     def codebook_options(self) -> CodebookOptions:
-        """What grouping needs of these options."""
+        """Those of the options that grouping needs."""
         return CodebookOptions(
             threshold=self.threshold,
             aggregation=self.aggregation,
@@ -138,7 +138,7 @@ class Lcia(Method[LciaConfig]):
     """LCIA, Large Continual Instruction Assistant (LLaCA in its first drafts, CIA in its authors' later toolkit).
 
     Paper: Qiao et al., ICML 2025, PMLR 267:50189-50213; what is followed here is the released code and, for the
-        formula, second-hand summaries checked by derivation. The authors' text was not at hand.
+        formula, second-hand summaries checked by derivation. The authors' text was unavailable.
     Idea: tasks that ask for answers in the same words share an adapter; any other task gets its own. A shared adapter
         ends each later task as a moving average of its training, whose weight balances plasticity and stability.
     Objective: the language-model loss of the task at hand on its group's adapter. After every step, per tensor,

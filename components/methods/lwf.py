@@ -41,7 +41,7 @@ class Lwf(SequentialLora[LwfConfig]):
     """LwF: sequential LoRA that keeps answering the new task's questions a little as before the task.
 
     Paper: Li and Hoiem 2016, "Learning without Forgetting" (arXiv 1606.09282).
-    Idea: what the model said of the new task's inputs before it learned them carries what earlier tasks taught it.
+    Idea: the model's answers to the new task's inputs, before it learns them, carry what earlier tasks taught it.
     Objective: language-model loss + lambda * T^2 * mean_p KL(teacher_p || student_p), both softened by temperature T:
             teacher_p = softmax(z_teacher / T), student_p = softmax(z / T)
         over the supervised positions p of the batch. The teacher is the adapter as it was when the task began.
@@ -91,7 +91,7 @@ class Lwf(SequentialLora[LwfConfig]):
             with torch.no_grad(), self.bank.mixing.using({TEACHER: self.bank.mixing.resting[self.GROUP]}):
                 self.teacher_logits = model(batch).logits
         try:
-            yield Selection()  # the student's mixing is in force again, also for recomputation in the backward pass
+            yield Selection()  # by now the student is active again, also for recomputation in the backward pass
         finally:
             self.teacher_logits = None
 

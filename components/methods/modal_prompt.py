@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
 
 PROMPTS, HEAD = "modal_prompts", "modal_prompt_head"  # the modules in the model
-STEP = 50.0  # a prompt's numbers move this many times as far as the head's, in units of the model's embeddings
+STEP = 50.0  # prompts move this many times as far per update as the head, in units of the model's embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ModalPromptConfig(MethodConfig):
     name: ClassVar[str] = "modal_prompt"
     is_routed: ClassVar[bool] = True
     slots_are_tasks: ClassVar[bool] = True
-    starts_as_backbone: ClassVar[bool] = False  # prompts take attention whatever they hold
+    starts_as_backbone: ClassVar[bool] = False  # prompts draw attention, whatever their values
 
     prompt_length: Count = 10
     """Tokens of a task's prompt, as released."""
@@ -63,9 +63,9 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
     """ModalPrompt.
 
     Paper: Zeng et al., EMNLP 2025, "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with
-        Dual-Modality Guided Prompt", arXiv 2410.05849. Followed is the released code; the paper's text was not at hand.
+        Dual-Modality Guided Prompt", arXiv 2410.05849. The released code is followed; the paper was unavailable.
     Idea: every task has a prompt, and a head turns it into a prototype that is drawn to the task's pictures and texts.
-        A sample is compared with all prototypes: the K most similar prompts stand before its input (selection), the
+        A sample is compared with all prototypes: the K most similar prompts are put before its input (selection), the
         most similar one last, next to the text. Training puts the current prompt last and the K - 1 most similar
         earlier ones, frozen, before it (fusion).
     Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
@@ -81,7 +81,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         - A text-only sample is guided by its text alone and adds no picture term; the released code shows it a blank.
         - The head leaves with its task: the prompt does not change any more, so neither does the prototype, and it is
           kept instead (C + Q numbers for a head of D^2 and more). The released code keeps and evaluates all heads.
-        - Prompts stand before the first token of the row; the released code puts them after the first one (BOS).
+        - Prompts come before the first token of the row; the released code puts them after the first one (BOS).
         - Distances weigh by a sample's answer tokens, as its language-model loss does; else the objective would depend
           on the cut into micro-batches.
         - Prompts count in units of 50 times the root mean square of the model's embeddings: at the usual rate of 2e-3 a
@@ -194,7 +194,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         return _cosine(pictures.to(model.device), torch.cat(image)), _cosine(queries, torch.cat(text)), pictured
 
     def _choose(self, guide: Tensor, names: list[str], oracle: str | None) -> Tensor:
-        """Ids [B, K] by ascending similarity guide [B, T]; a task that is known stands last, after earlier ones."""
+        """Ids [B, K] by ascending similarity guide [B, T]; a known task comes last, after earlier ones."""
         known = len(names) - 1 if self.current is not None else None
         if self.current is None and oracle in names:
             known = names.index(oracle)

@@ -64,7 +64,7 @@ class OLora(TaskBranches[OLoraConfig]):
     Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task; the rest is
         `TaskBranches`.
     Carried between tasks: all branches; those of earlier tasks are frozen and their bits stay as they are. Every task
-        adds R (d_in + d_out) values per adapted layer, and two thin products to every forward pass for good.
+        adds R (d_in + d_out) values per adapted layer, and two thin products to every later forward pass.
     Differs:
         - The paper's formula squares the entries; the released code sums their absolute values, which is what its
           lambda 1 belongs to. "absolute" is the default therefore, and since its pull does not fade as the overlap

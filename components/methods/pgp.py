@@ -55,7 +55,7 @@ class Pgp(SequentialLora[PgpConfig]):
         inputs x; V [R, l]: those of `down` x. After a task one pass gives C = sum x x^T per layer, and U gains the
         fewest directions with which it holds a share `energy` of trace C, those it had counted; V likewise from
         down C down^T. Each task sets the share anew for its own inputs.
-    Guarantee: for old inputs inside span(U), by what option `up` lets the up factor do after the first task:
+    Guarantee: for old inputs inside span(U) it depends on the option `up`, what the up factor may do after task 1:
         "project" (default): as above. `down` x, and `up` of it, stay: so does every layer's increment. V has at most R
             directions; where it is full, `up` is frozen and the layer learns through `down` alone. GPM to the letter.
         "freeze": `up` stays as the first task left it. The same guarantee, also where V would be too small: the default
@@ -137,8 +137,8 @@ class Pgp(SequentialLora[PgpConfig]):
                 self.bases[UP + name] = grown_basis(bases[UP + name], down @ gram @ down.T, energy=self.config.energy)
 
     def state_dict(self, model: Backbone) -> MethodState:
-        """Inside a task the adapter is written as it acts. Going on from there is the same path: what is left of theta
-        has no effect.
+        """In mid-task the adapter is saved as its effective values. Training continues from there on the same path,
+        because the rest of theta has no effect.
         """
         acting = {}
         for name, pairs in self.pairs.items():

@@ -24,7 +24,7 @@ class SequentialLoraConfig(MethodConfig):
 
     name: ClassVar[str] = "sequential_lora"
     export: ClassVar[Export] = "plain"
-    offers_projector: ClassVar[bool] = True  # a subclass that does not say so again refuses `train_projector`
+    offers_projector: ClassVar[bool] = True  # not inherited: False in a subclass that does not repeat it
 
     rank: Count = 32
     """Rank of the adapter; 32 is Continual LLaVA's active rank (4 slots of rank 8)."""
@@ -49,7 +49,7 @@ class SequentialLoraConfig(MethodConfig):
         super().__post_init__()
         if self.train_projector and not self.offers_projector:
             raise ConfigError(
-                f"{self.name}.train_projector is on, but {self.name} looks after its adapter only; leave it off, or "
+                f"{self.name}.train_projector is on, but {self.name} trains its adapter only; leave it off, or "
                 "use sequential_lora, frozen, joint or replay."
             )
 
@@ -64,8 +64,8 @@ class SequentialLora(Method[LoraConfigT]):
     """Sequential LoRA, the plainest continual learner and the usual lower bound.
 
     Paper: LoRA is Hu et al. 2021 (arXiv 2106.09685); trained sequentially it is every benchmark's baseline.
-    Idea: one low-rank increment per target layer, which each task goes on training from where the last one left it.
-        With `train_projector` the two-layer projector goes along, as in CoIN and in LLaVA's own recipe.
+    Idea: one low-rank increment per target layer; each task continues training it from where the last one stopped. With
+        `train_projector` the two-layer projector trains too, as in CoIN and in LLaVA's own recipe.
     Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up down.
     Overrides: attach, begin_task, parameters.
     Carried between tasks: the adapter, and the projector's copy if it trains.

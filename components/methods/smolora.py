@@ -79,8 +79,8 @@ class Smolora(ReadsInstructions[SmoloraConfig]):
     """SMoLoRA, separable mixture of low-rank adaptation.
 
     Paper: Wang et al., ICCV 2025, "SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual
-        Instruction Tuning", arXiv 2411.13949. Followed is the released code (Minato-Zackie/SMoLoRA); of the paper only
-        the abstract and second-hand summaries were at hand. The code's values for LLaVA-7B: every linear layer,
+        Instruction Tuning", arXiv 2411.13949. This follows the released code (Minato-Zackie/SMoLoRA); of the paper only
+        the abstract and second-hand summaries were available. The code's values for LLaVA-7B: all linear layers,
         expert_num 8 (4 + 4), lora_r 128 (16 each), alpha 256 (so scale 2), learning rate 1e-4, batch 64, dropout 0.05.
     Idea: forgetting what to see and forgetting how to answer are separate, so each gets blocks and a router of its own.
     Objective: the language-model loss of the task at hand. In every layer, with one block k(s) per sample and set s,
@@ -102,9 +102,9 @@ class Smolora(ReadsInstructions[SmoloraConfig]):
           on its neighbours, and each generated token chooses anew from itself. Here z is the mean over real tokens
           before the first answer, and generated tokens keep their prompt's blocks. A summary of the paper speaks of
           visual features: vu_reads="picture" takes the picture's positions (the prompt's where there is none).
-        - The code embeds one hand-written instruction per task and is told the task, at test too. Here each sample's
-          own instruction is embedded; its last line is where such streams say how to answer, and what stands behind a
-          colon there differs from row to row. Where the last line is the question itself, rows are routed by question,
+        - The code embeds one hand-written instruction per task and knows the task, at test too. Here each sample's
+          own instruction is embedded; in such streams its last line says how to answer, and what follows a colon
+          there differs from row to row. Where the last line is the question itself, rows are routed by question,
           not by task, which is weaker than published. No task id is needed.
         - The code's scripts have weight decay 0.01 and dropout 0.05; here both are 0.
         - The projector stays frozen as in all our methods; the code trains it at 2e-5.

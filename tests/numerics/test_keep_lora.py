@@ -111,7 +111,7 @@ def test_equals_the_gradient_of_a_trainable_copy() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_survey_sees_the_gradient_of_w0(checkpointing: bool) -> None:
+def test_calibration_sees_the_gradient_of_w0(checkpointing: bool) -> None:
     method, backbone = keep_lora(gradient_checkpointing=checkpointing)
     backbone.train(checkpointing)
     begin(method, backbone, "names")
@@ -125,7 +125,7 @@ def test_a_survey_sees_the_gradient_of_w0(checkpointing: bool) -> None:
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
-def test_a_survey_counts_earlier_branches_and_drops_nothing() -> None:
+def test_calibration_counts_earlier_branches_and_drops_nothing() -> None:
     method, backbone = keep_lora(replace(TINY, dropout=0.5))
     learn(method, backbone, "names")
     method.begin_task(backbone, info("others"))
@@ -194,7 +194,7 @@ def test_a_branch_reads_the_gradients_leading_directions_outside_the_basis() -> 
         torch.testing.assert_close(down.T @ down, expected, rtol=0, atol=1e-3)
 
 
-def test_up_alone_trains_and_down_stays_where_the_survey_put_it() -> None:
+def test_up_alone_trains_and_down_stays_where_calibration_put_it() -> None:
     method, backbone = keep_lora()
     begin(method, backbone, "names")
     assert {name.rpartition(".")[2] for name in trainable_parameters(backbone)} == {"up"}

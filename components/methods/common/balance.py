@@ -81,7 +81,7 @@ class BalancedAverage:
         """Move the averages after one optimizer step.
 
         `tensors` are theta; `gradients` are g (empty for rules that need none) and are kept until the next step, so the
-        caller gives them away.
+        caller must not change them.
         """
         if not self.average:
             self.average = _copies(tensors)
@@ -148,7 +148,7 @@ class BalancedAverage:
         return {**flat, **counted, "steps": torch.tensor(self.steps)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         found: dict[str, dict[str, Tensor]] = {"average": {}, "gradient": {}, "before": {}}
         for key, value in state.items():
             part, _, name = key.partition(".")
@@ -157,7 +157,7 @@ class BalancedAverage:
         whole = {"latest", "totals", "weights", "steps"} <= state.keys()
         begun = whole and (self.balance.start == "task_start" or int(state["steps"]) > 0)
         if not whole or (begun and not found["average"]):
-            raise CheckpointError("the checkpoint inside a task holds no moving averages; start a new run.")
+            raise CheckpointError("the mid-task checkpoint has no moving averages; start a new run.")
         self.average, self.gradients, self.before = found["average"], found["gradient"], found["before"]
         self.latest, self.totals, self.weights = (
             state[name].to(self.device) for name in ("latest", "totals", "weights")

@@ -1,4 +1,4 @@
-"""One LoRA branch per task, frozen once it is learned: what methods share that differ in who serves a sample."""
+"""The shared base of methods with one LoRA branch per task; they differ in which branches serve a sample."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class TaskBranches(GrowingMethod[LoraConfigT]):
     """Base of methods with a branch per task; task i's branch is the bank's group str(i).
 
-    While a task is trained, its branch alone serves. A subclass says in `weights` which branches serve otherwise.
+    In training only the current task's branch is active. Otherwise a subclass decides in `weights`.
     """
 
     bank: Bank
 
     @property
     def scale(self) -> float:
-        """alpha / R, the factor of a branch that serves alone."""
+        """alpha / R, the factor of a branch at full strength."""
         return self.config.alpha / self.config.rank
 
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
-        """Weights [B, T] of the T learned tasks' branches for every sample, 1 for full strength (0 < T)."""
+        """Weights [B, T] of the T > 0 learned tasks' branches for every sample; 1 is full strength."""
         raise NotImplementedError
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
@@ -54,7 +54,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
             yield selection
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
-        """Scales of the learned branches for a batch, and what `select` tells of it."""
+        """Scales of the learned branches for a batch, and the `Selection` that `select` yields."""
         if self.is_routed and batch.oracle_task in self.tasks:
             weights = torch.zeros(len(batch), len(self.tasks))
             weights[:, self.tasks.index(batch.oracle_task)] = 1.0
@@ -62,7 +62,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
             weights = self.weights(model, batch)
         if not self.is_routed:
             return self.scales(weights), Selection()
-        ranked = weights.argsort(dim=1, descending=True, stable=True)  # the main one first
+        ranked = weights.argsort(dim=1, descending=True, stable=True)  # the heaviest first
         used = int((weights != 0).sum(dim=1).max())
         served = [self.tasks[index] for index in ranked[:, 0].tolist()]
         return self.scales(weights), Selection(slots=ranked[:, :used], routed_to=served)
@@ -93,7 +93,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
         self.bank.set_trainable(str(index), True)
 
     def first_branches(self, count: int) -> dict[str, Scale]:
-        """Scales with which the first `count` branches serve together, each at full strength."""
+        """Scales that add up the first `count` branches, each at full strength."""
         return {str(index): self.scale for index in range(count)}
 
     def factors(self, layer: str, index: int) -> tuple[nn.Parameter, nn.Parameter]:

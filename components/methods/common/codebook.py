@@ -27,7 +27,7 @@ REMEMBERED = 100_000  # texts whose similarities are kept: evaluation asks for t
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookOptions:
-    """What grouping needs to know of the method's options; meanings and sources in `LciaConfig`."""
+    """The method's options that grouping needs; `LciaConfig` explains them."""
 
     threshold: float
     aggregation: Aggregation
@@ -39,11 +39,11 @@ class CodebookOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Where a task went."""
+    """Which group a task went to."""
 
     task: str
     group: int
-    similarity: float | None  # to the best group there was; None for the first task
+    similarity: float | None  # to the most similar group; None for the first task
     reused: bool  # the group had learned a task before
     averaged: dict[str, float] | None = None  # `BalancedAverage.summary` of the task where it was averaged
 
@@ -77,7 +77,7 @@ class Codebook:
         return self.decisions[-1]
 
     def learned(self, instructions: Sequence[str], averaged: dict[str, float] | None) -> None:
-        """The task of the latest decision is over: its group gets its strings."""
+        """Called when the task of the latest decision ends: its strings join its group."""
         decision = self.decisions[-1]
         if decision.group == len(self.groups):
             self.groups.append([])
@@ -102,7 +102,7 @@ class Codebook:
         return self._serving(self.similarity(self._distinct(instructions)).mean(dim=0))
 
     def _serving(self, similarity: Tensor) -> tuple[int, bool]:
-        """The group that serves what has these G similarities, and whether its own reaches the threshold."""
+        """The serving group for these G similarities, and whether the best one reaches the threshold."""
         group, value = _best(similarity)
         matched = value >= self.options.threshold
         return group if matched or self.options.on_miss == "best" else len(self.groups) - 1, matched
@@ -139,9 +139,7 @@ class Codebook:
         """The inverse of `to_json`; raises `CheckpointError` for anything else."""
         decisions, groups = state.get("decisions"), state.get("groups")
         if not isinstance(decisions, list) or not isinstance(groups, list):
-            raise CheckpointError(
-                "the checkpoint's state holds no decisions and groups; it is damaged, start a new run."
-            )
+            raise CheckpointError("the checkpoint's state has no decisions and groups; it is damaged, start a new run.")
         try:
             self.decisions = [Decision(**decision) for decision in decisions]  # type: ignore[arg-type]
             self.groups = [[str(text) for text in group] for group in groups]  # type: ignore[union-attr]
@@ -155,7 +153,7 @@ class Codebook:
 
 
 def compared_text(instruction: str, field: Field) -> str:
-    """The part of a first human turn that is compared; its last line usually asks for the answer's form."""
+    """The part of a first human turn that is compared; the last line usually asks for a form of answer."""
     if field == "whole":
         return instruction
     line = (instruction.splitlines() or [""])[-1].strip()

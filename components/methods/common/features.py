@@ -1,4 +1,4 @@
-"""What routed methods know of a sample before any adapter: its picture and its instruction, by frozen encoders.
+"""Features of a sample before any adapter, for routing: its picture and its instruction, from frozen encoders.
 
 Shape letters: B batch, N pictures, V visual tokens, C vision channels.
 """
@@ -31,14 +31,14 @@ class ReadsInstructions(Method[ConfigT]):
 
 
 def has_picture(model: Backbone, batch: Batch) -> Tensor:
-    """Which samples of the batch hold a picture [B] bool."""
+    """Which samples of the batch have a picture [B] bool."""
     return (batch.input_ids == model.image_token_id).any(dim=1)
 
 
 def picture_features(model: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean over visual tokens of the frozen tower's features [B, C] float32, zero without a picture; and `has_picture`.
 
-    Under a CLIP tower this stands for the papers' image embedding; it needs no text tower and no second encoder.
+    With a CLIP tower it takes the place of the papers' image embedding, without a text tower or a second encoder.
     """
     pictured = has_picture(model, batch)
     features = batch.features

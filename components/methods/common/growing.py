@@ -1,4 +1,4 @@
-"""What methods share that add parameters with every task: rebuilding from a state, resuming inside a task, freezing."""
+"""The shared base of methods that add parameters with every task: rebuilding, resuming in mid-task, freezing."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 class GrowingMethod(Method[ConfigT]):
     """Base of methods that add parameters with every task and freeze them when the task ends.
 
-    A subclass says in `grow` what a task adds and in `set_trainable` what of it trains; its `attach` puts its modules
-    into the model and then calls this class's. `memory` holds what goes with the parameters (prototypes, Gram
-    matrices); it is kept on the CPU and is part of the state, under names that start with `MEMORY`.
+    A subclass implements `grow` and `set_trainable`; its `attach` puts its modules into the model and then calls the
+    one here. `memory` holds other tensors that methods keep (prototypes, Gram matrices), on the CPU; the state has
+    them under names that start with `MEMORY`.
     """
 
     MEMORY: ClassVar[str] = "memory."
 
     def __init__(self, config: ConfigT, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self.begun = 0  # tasks that `grow` has run for, learned or not
+        self.begun = 0  # tasks that have their parameters, learned or not
         self.current: TaskInfo | None = None  # between begin_task and end_task
         self.memory: dict[str, Tensor] = {}
 
     def grow(self, model: Backbone, index: int) -> None:
-        """Add the parameters of task `index`. What it draws depends on the seed and the index only, since `attach`
-        runs it again before it loads their values.
+        """Add the parameters of task `index`, drawn from the seed and the index only: `attach` calls it again for every
+        task of a state, before it loads the values.
         """
         raise NotImplementedError
 
     def set_trainable(self, index: int) -> None:
-        """Let the parameters of task `index` train; all are frozen when this is called."""
+        """Unfreeze the parameters that train in task `index`; everything is frozen when this is called."""
         raise NotImplementedError
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
-        """For the end of a subclass's `attach`: grow as often as `state` says, load its values, freeze everything."""
+        """Call it at the end of a subclass's `attach`: it regrows what `state` has, loads its values, freezes all."""
         if state is not None:
             self.restore(state)
             begun = state.structure.get("begun")
-            if isinstance(begun, list):  # older states of methods with a branch per task list the tasks' names
+            if isinstance(begun, list):  # older states of methods with a branch per task have names here
                 begun = len(begun)
             if not isinstance(begun, int) or begun not in (len(self.tasks), len(self.tasks) + 1):
                 raise CheckpointError("the checkpoint's state does not say how many tasks were begun; start a new run.")
@@ -61,7 +61,7 @@ class GrowingMethod(Method[ConfigT]):
 
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         super().begin_task(model, task)
-        if self.begun == task.index:  # otherwise an interrupted task goes on with what `attach` restored
+        if self.begun == task.index:  # a resumed task has its parameters from `attach` already
             self.grow(model, task.index)
             self.begun += 1
         self.freeze()

@@ -1,4 +1,4 @@
-"""Keys against instruction embeddings: which slots serve a sample, and with which weights. Plain float32 on the CPU.
+"""Keys and instruction embeddings: which slots serve a sample, with which weights. Plain float32 on the CPU.
 
 Shape letters: n texts, B batch, D embedding, G key groups, N slots, M chosen slots.
 """

@@ -1,4 +1,4 @@
-"""Passes over a task's samples outside its training, for methods that gather something there."""
+"""Passes over a task's samples outside training, for methods that collect statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
-    """Whole batches until `samples` samples have been seen; 0 takes all. Nothing is read beyond them."""
+    """Whole batches until `samples` samples have been yielded; 0 takes all. It reads no batch beyond them."""
     seen = 0
     for batch in batches:
         yield batch
@@ -29,7 +29,7 @@ def first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 
 @torch.no_grad()
 def input_grams(method: Method, model: Backbone, bank: Bank, batches: Iterable[Batch]) -> InputGrams:
-    """Of the inputs of `bank`'s layers while `method` serves `batches`, padding left out."""
+    """Gram matrices of the inputs of `bank`'s layers while `method` serves `batches`, without padding."""
     grams, was_training = InputGrams(bank.layers), model.training
     model.eval()
     for batch in batches:
@@ -41,7 +41,7 @@ def input_grams(method: Method, model: Backbone, bank: Bank, batches: Iterable[B
 
 @contextmanager
 def without_dropout(model: Backbone, bank: Bank) -> Iterator[None]:
-    """A scope for forward and backward passes in which `bank` drops nothing; checkpointing stays what it is."""
+    """A scope for forward and backward passes without dropout in `bank`; gradient checkpointing stays as it is."""
     was_training = model.training
     model.train(model.config.gradient_checkpointing)  # which works in training mode only
     for layer in bank.layers.values():

@@ -1,4 +1,4 @@
-"""The routing half of a slot pool: keys, who owns them, what each task selected. CPU tensors only, no model.
+"""The routing half of a slot pool: keys, their owners, what each task selected. CPU tensors only, no model.
 
 Two layouts of the bank's K columns, G slots per group:
     owned:  group "0", "1", ... one per task; slot n is column n.
@@ -32,7 +32,7 @@ SHARED = "pool"  # the one group of a shared pool
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """What routing needs to know of the method's options."""
+    """The method's options that routing needs."""
 
     owned: bool
     group_size: int  # G: slots per task, or of the whole shared pool
