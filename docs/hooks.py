@@ -83,9 +83,8 @@ def report(folder: str) -> str:
 
 def method_page(kind: type[MethodConfig]) -> str:
     """A method's summary, how it is run, its card and its options."""
-    module = inspect.getmodule(kind)
-    method = getattr(module, kind.build.__annotations__["return"].strip("'\""))
-    title = inspect.cleandoc(method.__doc__).partition("\n\n")[0].replace("\n", " ")
+    method = type(kind.tiny().build(seed=0))
+    title = inspect.cleandoc(method.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
     source = Path(inspect.getfile(kind)).resolve().relative_to(ROOT)
     return "\n".join(
         [

@@ -86,11 +86,12 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
         Then A_t U = 0: on inputs inside span(U) branch t adds exactly nothing. With "inputs" these are all but a share
         1 - task_energy of what earlier tasks' samples sent through the layer. A gradient's rows are sums of inputs, so
         "gradients" protects fewer: those that still matter to the loss once the task is learned.
-    Cost: a calibration takes the forward and backward passes of `sample_share` of the task's training, and again when
-        the task is resumed; after it as many forward passes ("gradients": and backward ones). Meanwhile d_in d_out
-        float32 values per adapted layer on every worker (o_proj of a 7B model: 2.1 GB), and for C d_in^2 float64 values
-        (4.3 GB, all layers at once; "gradients": one layer at a time); an eigendecomposition of [d_in, d_in] per layer
-        before and after a task. U: 4 d_in k bytes per layer, in the state. A branch costs R (d_in + d_out) values.
+    Cost: a calibration, repeated when the task is resumed, takes the forward and backward passes of `sample_share` of
+        the task's training; the task's end takes as many forward passes ("gradients": and backward ones). Both need an
+        eigendecomposition of [d_in, d_in] per layer. The first holds d_in d_out float32 values per adapted layer on
+        every worker (o_proj of a 7B model: 2.1 GB), the second d_in^2 float64 values for C (4.3 GB, all layers at once;
+        "gradients": one layer at a time). The state has U, 4 d_in k bytes per layer, and R (d_in + d_out) values per
+        branch and layer.
     Overrides: attach, begin_task, calibrate, select (all branches serve), end_task, task_state, load_task_state.
     Carried between tasks: all branches, frozen, and U per layer. A layer whose inputs are all protected learns nothing
         more; once that holds for every layer, the next task is refused. A layer that has fewer than R directions left,
@@ -100,8 +101,9 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
           LLaVA those of the gradient, G^T G. The first is the default here: it alone gives the guarantee above.
         - The LLaVA code merges a learned branch into the weights. Here it stays beside them, frozen: the same sum, and
           the backbone's bits never change.
-        - It takes a fixed share of rows at even distances, a sample at a time, so that samples weigh alike in G. Here
-          they are those of the first updates of a shuffled order, and answer tokens weigh alike, as in the loss.
+        - It takes a fixed share of evenly spaced rows, one at a time, so all samples have the same weight in G. Here
+          they are those of the first updates in shuffled order, and all answer tokens have the same weight, as in the
+          loss.
         - Its first basis is one direction short of the threshold; here it is always reached. Its singular vectors of G
           come from a randomised solver; here they are exact.
         - It adapts all linear layers of the language model and trains the projector along; here o_proj alone by

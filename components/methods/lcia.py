@@ -153,16 +153,18 @@ class Lcia(Method[LciaConfig]):
     Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state,
         decisions, owner.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
-    Differs: no projector is trained; rank 32 on o_proj without dropout, where the code has 128 on every linear layer
-        with 0.05. Grouping decides by itself, by one field for all tasks; the released scripts fix its outcome by
-        hand, with a field chosen per task: only grounding's last line is cut at its colon, and CoIN's others have
-        none. Rows that are answered outside a test file count as one file per batch. Gradients are the step's own,
-        reduced, accumulated and unclipped, under every ZeRO stage; the code finds none above stage 0 and silently
-        takes the constant. The step itself is clipped at `max_grad_norm` 1, the code's is not. Averages are float32:
-        the code's bfloat16 ones stall. Strings of which neither has a term are unlike (0); the code stops with
-        scikit-learn's error. Stored strings are capped.
-    Beware: with `l1_sum` the value is far from scale-free: small tensors sit in the fallback; large ones hardly move
-        (code) or follow theta (paper).
+    Differs:
+        - No projector is trained. Rank 32 on o_proj without dropout; the code has 128 on every linear layer, with 0.05.
+        - Grouping decides by itself, by one field for all tasks. The released scripts fix its outcome by hand, with a
+          field chosen per task: only grounding's last line is cut at its colon, and CoIN's others have none.
+        - Rows that are answered outside a test file count as one file per batch.
+        - Gradients are the step's own, reduced, accumulated and unclipped, under every ZeRO stage; the code finds none
+          above stage 0 and silently takes the constant. The step is clipped at `max_grad_norm` 1, the code's is not.
+        - Averages are float32: the code's bfloat16 ones stall.
+        - Two strings without any term have similarity 0; the code stops with scikit-learn's error. The number of stored
+          strings is limited.
+    Beware: with `l1_sum` the value depends strongly on a tensor's size: small tensors stay in the fallback; large ones
+        hardly move (code) or follow theta (paper).
     Controls: balance = "constant" with 0.99, 0.999, or 0 (grouping alone); "frozen" (with ema_start
         "task_start": the group stays as its first task left it); threshold = 0 (averaging alone).
     """

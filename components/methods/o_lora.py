@@ -63,18 +63,18 @@ class OLora(TaskBranches[OLoraConfig]):
         "absolute": L = sum of |entries|;  "squared": L = sum of squared entries;  |.| is the Frobenius norm.
     Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task; the rest is
         `TaskBranches`.
-    Carried between tasks: all branches; those of earlier tasks are frozen and their bits stay as they are. Every task
+    Carried between tasks: all branches; those of earlier tasks are frozen, and no bit of them changes. Every task
         adds R (d_in + d_out) values per adapted layer, and two thin products to every later forward pass.
     Differs:
         - The paper's formula squares the entries; the released code sums their absolute values, which is what its
-          lambda 1 belongs to. "absolute" is the default therefore, and since its pull does not fade as the overlap
-          shrinks. Entries start well below 1, so squares are far smaller and want a weight of 1 to 10 here.
-        - The paper calls A what raises the dimension; the code, as here, penalises the factor that reads the input.
+          lambda 1 belongs to. "absolute" is the default for that reason, and because its pull does not fade as the
+          overlap shrinks. Entries start well below 1, so squares are far smaller and need a weight of 1 to 10 here.
+        - In the paper A is the factor that raises the dimension; the code, as here, penalises the one reading inputs.
         - lambda 2 is the code's (plain norms, over both factors); the paper's text does not explain it. 0 by default.
-        - The penalty is a plain sum, so it grows with layers, tasks and R^2 and shrinks with 1 / sqrt(d_in): users
-          meet values in the thousands. The part `overlap` is logged without its weight, to choose lambda 1 by.
-        - Scale, lambda 1 and rate are the scripts', the rank that of the plain baseline, as there. The scripts hold the
-          rate constant and drop out a tenth of the adapter's inputs; here the run's schedule decays and dropout is 0.
+        - The penalty is a plain sum, so it grows with layers, tasks and R^2 and shrinks with 1 / sqrt(d_in): values
+          in the thousands are normal. The part `overlap` is logged without its weight, to help choose lambda 1.
+        - Scale, lambda 1 and learning rate are the scripts'; the rank is the plain baseline's, as it is there. The
+          scripts hold the rate constant, with dropout 0.1 on the adapter; here the schedule decays it and dropout is 0.
           With few updates lambda 1 = 0.5 can leave a new task half learned, above all on the pocket model.
         - All branches serve every answer, as in the paper; which one is active in the code is contested.
         - Placement is this project's (o_proj); the paper adapts queries and values.

@@ -68,7 +68,7 @@ class RegLora(TaskBranches[RegLoraConfig]):
         "sum": marks of all tasks are listed one after the other, so the mean counts an entry once per task that marked
         it (the released code); "union": once. Both agree after one task.
     Overrides: attach, begin_task, select (all branches serve; the penalty is computed there), loss, end_task (marks).
-    Carried between tasks: all branches, frozen, their bits as they were; per layer and task the marked places, 4 bytes
+    Carried between tasks: all branches, frozen bit by bit; per layer and task the marked places, 4 bytes
         each (o_proj of a 7B model: 1.3 MB per layer and task, ten times a branch of rank 8).
     Differs:
         - SEFE's other half, answer style diversification (ASD), rewrites the training data so that every task asks for
@@ -76,13 +76,13 @@ class RegLora(TaskBranches[RegLoraConfig]):
         - The released code merges a learned branch into the weights. Here it stays beside them, frozen: the same
           sum, and the backbone's bits never change.
         - The formula is the code's: absolute values, a mean over marks and over adapted layers, products without
-          alpha / R. The paper's own text was not available here; where it differs, the code won.
-        - The code marks what bfloat16 factors give and trains at rank 128; here all is float32 and the rank 32, in both
-          that of the plain baseline.
+          alpha / R. The paper's text was not available; where it may differ, the code is followed.
+        - The code marks entries of bfloat16 products and trains at rank 128; here all is float32 at rank 32. Both ranks
+          are those of the plain baseline.
         - Lambda is the code's 2500, which it has at a learning rate of 2e-4. Adam moves every entry by about the rate,
           so after a few steps the penalty grows with lambda * rate, and at this project's ten times higher rate 250 is
           as strong (reasoned, not tuned); on the pocket model 2500 swamps a fresh branch. The part `marked` is logged
-          without its weight, to choose lambda by.
+          without its weight, to help choose lambda.
         - Placement is this project's (o_proj); the code adapts all linear layers of the language model.
         - With several tasks more and more is marked, at most `marked_share` per task; nothing is ever freed.
     ZeRO: all stages. The penalty is a module with the branch's factors, called inside the engine's forward, where stage
