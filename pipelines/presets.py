@@ -24,7 +24,7 @@ from components.training.config import (
     flatten,
     read_config,
 )
-from components.training.engine import OptimizerConfig
+from components.training.optimizer import OptimizerConfig
 
 
 def coast_domain() -> RunConfig:

@@ -20,7 +20,7 @@ from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
-from components.training.engine import OptimizerConfig
+from components.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

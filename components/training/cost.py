@@ -12,7 +12,8 @@ from components.data.batch import IGNORE, Batch, Example, collate
 from components.methods.base import Method, MethodConfig, TaskInfo
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers, trainable_parameters
+from components.training.engine import TorchEngine, mean_over_workers, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 BATCH, PROMPT, ANSWER = 2, 6, 2  # rows, and tokens of each half of a row
 PICTURE = 2  # visual tokens, the first of the prompt

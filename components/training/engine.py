@@ -12,54 +12,28 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components.core.options import NonNegative, Positive, Share, ShareBelowOne, check_options
 from components.core.runtime import fast_imports
 from components.data.batch import Batch
 from components.methods.base import Selection
+from components.training.optimizer import (
+    MOMENTS,
+    OptimizerConfig,
+    build_optimizer,
+    load_plain_moments,
+    plain_moments,
+    set_learning_rate,
+    step_count,
+)
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-OWN_RATE = "own_rate"  # in an optimizer's group: its peak rate, where that is not the run's
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay to zero; one schedule per task."""
-
-    learning_rate: Positive | None = None
-    """Peak rate; None takes the method's own default, since methods scale their increments differently."""
-    weight_decay: NonNegative = 0.0
-    """AdamW's decoupled weight decay on all that trains."""
-    beta1: ShareBelowOne = 0.9
-    """AdamW's decay of the mean of gradients."""
-    beta2: ShareBelowOne = 0.999
-    """AdamW's decay of the mean of squared gradients."""
-    epsilon: Positive = 1e-8
-    """AdamW's term beside the root of squared gradients."""
-    warmup_ratio: Share = 0.03
-    """Share of a task's updates over which the rate rises to its peak."""
-    max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
-
-    def __post_init__(self) -> None:
-        check_options(self, "training.optimizer")
-
-    def rate_at(self, update: int, num_updates: int) -> float:
-        """Learning rate of 0-based `update`; the peak must have been resolved (see `RunConfig.optimizer`)."""
-        assert self.learning_rate is not None
-        warmup = math.ceil(self.warmup_ratio * num_updates)
-        if update < warmup:
-            return self.learning_rate * (update + 1) / warmup
-        progress = (update - warmup) / max(1, num_updates - warmup)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    from components.training.config import RunConfig
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -128,17 +102,17 @@ class TorchEngine:
         return mean_over_workers(tensors)
 
     def set_learning_rate(self, rate: float) -> None:
-        _set_learning_rate(self._optimizer.param_groups, rate, self._config)
+        set_learning_rate(self._optimizer.param_groups, rate, self._config)
 
     @contextmanager
     def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         yield
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return _plain_moments(self._optimizer, self._parameters)
+        return plain_moments(self._optimizer, self._parameters)
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
-        _load_plain_moments(self._optimizer, self._parameters, state)
+        load_plain_moments(self._optimizer, self._parameters, state)
 
     def close(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -235,7 +209,7 @@ class DeepSpeedEngine:
         return mean_over_workers(tensors)
 
     def set_learning_rate(self, rate: float) -> None:
-        _set_learning_rate(self._engine.optimizer.param_groups, rate, self._config)
+        set_learning_rate(self._engine.optimizer.param_groups, rate, self._config)
 
     @contextmanager
     def full_parameters(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
@@ -249,7 +223,7 @@ class DeepSpeedEngine:
     def optimizer_state(self) -> dict[str, Tensor]:
         """Moments by `<parameter>.<moment>` plus the step count; a collective: every rank must call it."""
         if self._stage == 0:
-            return _plain_moments(self._inner_optimizer, self._parameters)
+            return plain_moments(self._inner_optimizer, self._parameters)
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state: dict[str, Tensor] = {}
@@ -258,13 +232,13 @@ class DeepSpeedEngine:
                 value = safe_get_full_optimizer_state(parameter, moment)
                 assert value is not None, f"DeepSpeed holds no {moment} of {name}"
                 state[f"{name}.{moment}"] = value.detach().clone().cpu()
-        state["step"] = _step_count(self._inner_optimizer)
+        state["step"] = step_count(self._inner_optimizer)
         return state
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """The inverse of `optimizer_state`, right after construction, under any stage and world size."""
         if self._stage == 0:
-            _load_plain_moments(self._inner_optimizer, self._parameters, state)
+            load_plain_moments(self._inner_optimizer, self._parameters, state)
             return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
@@ -327,36 +301,20 @@ def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
 Engine = TorchEngine | DeepSpeedEngine
 
 
-def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, rates: Mapping[str, float]
-) -> torch.optim.AdamW:
-    """torch's AdamW with the task's hyper-parameters. `rates`, by parameter name, are peak rates of their own: a group
-    for each, which follows the same schedule.
-    """
-    groups: dict[float | None, list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        groups.setdefault(rates.get(name), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": members} if own is None else {"params": members, "lr": own, OWN_RATE: own}
-            for own, members in groups.items()
-        ],
-        lr=config.rate_at(0, 1),
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
+def build_engine(model: Backbone, config: RunConfig, rates: Mapping[str, float], num_workers: int) -> Engine:
+    """The engine that `config.training` asks for, over what trains now; `rates`: see `build_optimizer`."""
+    training = config.training
+    accumulation = training.accumulation(num_workers)
+    if training.engine == "torch":
+        return TorchEngine(model, config.optimizer, rates=rates, accumulation=accumulation)
+    return DeepSpeedEngine(
+        model,
+        config.optimizer,
+        zero_stage=training.zero_stage,
+        micro_batch_size=training.micro_size(num_workers),
+        accumulation=accumulation,
+        rates=rates,
     )
-
-
-def _set_learning_rate(groups: Iterable[dict[str, Any]], rate: float, config: OptimizerConfig) -> None:
-    """The run's rate where a group has none of its own; otherwise the same share of that one's peak."""
-    for group in groups:
-        own = group.get(OWN_RATE)
-        if own is not None:
-            assert config.learning_rate is not None
-            group["lr"] = own * (rate / config.learning_rate)
-        else:
-            group["lr"] = rate
 
 
 def mean_over_workers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -373,31 +331,6 @@ def mean_over_workers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _step_count(optimizer: torch.optim.Optimizer) -> Tensor:
-    counts = [entry["step"] for entry in optimizer.state.values() if "step" in entry]
-    return counts[0].detach().clone().cpu() if counts else torch.tensor(0.0)
-
-
-def _plain_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    state = {"step": _step_count(optimizer)}
-    for name, parameter in parameters.items():
-        entry = optimizer.state.get(parameter)
-        for moment in MOMENTS:
-            value = entry[moment] if entry else torch.zeros_like(parameter)
-            state[f"{name}.{moment}"] = value.detach().clone().cpu()
-    return state
-
-
-def _load_plain_moments(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
-) -> None:
-    for name, parameter in parameters.items():
-        optimizer.state[parameter] = {
-            "step": state["step"].clone(),
-            **{moment: state[f"{name}.{moment}"].to(parameter.device).clone() for moment in MOMENTS},
-        }
 
 
 def _unpartition(deepspeed: object, model: nn.Module, engine: object) -> None:

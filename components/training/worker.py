@@ -1,16 +1,19 @@
 """What every Ray Train worker does: learn the stream's tasks one after another and score them after each.
 
 One `fit()` is one stream. The loop is the same for every method; whatever differs between methods is behind its hooks.
-Resume is Ray Train's own: the latest reported checkpoint holds the method, the optimizer, the stream state and
-the matrix.
+Resume is Ray Train's own: the latest reported checkpoint holds the method, the optimizer, the stream state and the rows
+of the matrix so far.
+
+All workers run the same steps in the same order, because many of them are collectives: forward passes and gathers under
+ZeRO-3, means over workers, checkpoints. A worker that skipped one would leave the others waiting for ever.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 
 import ray.train
 import ray.train.torch
@@ -20,19 +23,19 @@ from torch import Tensor
 
 from components.core.errors import TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
-from components.data.batch import IGNORE, Batch
+from components.data.batch import Batch
 from components.data.rows import instruction_of
-from components.data.tasks import Task
 from components.evaluation.matrix import MatrixRow
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
 from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
 from components.training.dataloader import TaskDataLoader
-from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
+from components.training.engine import Engine, build_engine, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer, SuiteScorer
 from components.training.plan import WorkerPlan
 from components.training.schedule import ScheduledTask
+from components.training.step import require_finite, step_seed, take_step
 from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
 from components.training.task_cache import CachedTask
@@ -56,6 +59,8 @@ class StreamWorker:
         self.ready_since = time.monotonic()
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone)
+        # The backbone comes first: a checkpoint says which frozen weights it was made with, and others are refused
+        # before anything of it is used.
         self.checkpointer = StreamCheckpointer(plan, rank=self.rank, backbone=model.fingerprint)
         self.unfinished = self.checkpointer.latest()
         self.stream_state = StreamState() if self.unfinished is None else StreamState.of(self.unfinished)
@@ -69,10 +74,11 @@ class StreamWorker:
     def _attach(self, model: Backbone, state: MethodState | None) -> None:
         """Put the method on a fresh backbone, as new or as `state` left it."""
         self.model: Backbone = model.to(self.device)
+        # The same start on every worker, whatever has drawn numbers until now.
         torch.manual_seed(self.config.seed)
         self.method: Method = self.config.method.build(seed=self.config.seed)
         self.method.attach(self.model, state)
-        self.model.to(self.device)
+        self.model.to(self.device)  # again, for what the method has added
         self.method.prepare([text for scheduled in self.plan.schedule for text in scheduled_instructions(scheduled)])
         self.scorer = RowScorer(
             plan=self.plan,
@@ -108,6 +114,7 @@ class StreamWorker:
             started = time.monotonic()
             self._learn_or_reuse(scheduled)
             train_s = time.monotonic() - started
+            # Scoring may take longer than learning did. A run that is interrupted in it goes on from this checkpoint.
             self.stream_state.learned = True
             self._save(f"{number:02d}-{scheduled.task.name}")
         self._score_row(train_s=train_s)
@@ -117,11 +124,12 @@ class StreamWorker:
         self._save(f"{number:02d}-{scheduled.task.name}-scored")
 
     def _learn_or_reuse(self, scheduled: ScheduledTask) -> None:
-        """Learn the task, or take it over from a run that has learned just the same."""
+        """Learn the task, or reuse the checkpoint of an identical run of the same sweep."""
         cached = self.plan.cached[self.stream_state.index] if self.plan.cached else None
         if cached is None:
             self._learn(scheduled)
             return
+        # The lock is held while the task is learned: an identical run that comes meanwhile waits for the checkpoint.
         with cached.lock() if self.rank == 0 else nullcontext():
             if self._agreed(cached.hit()):
                 self._reuse(scheduled, cached)
@@ -137,14 +145,17 @@ class StreamWorker:
         trainable = stored.state["trainable_parameters"]
         assert isinstance(trainable, int)
         self.loader.forget_ahead()
+        # On a fresh backbone: what the method has attached so far cannot be taken off again.
         self._attach(load_backbone(self.config.backbone), method_state(stored))
         self.unfinished = None
         self.stream_state.update = scheduled.num_updates
         self._announce(scheduled, trainable)
-        self.send(Note(text=f"task {scheduled.task.name} was learned by another run just so and is taken over"))
+        self.send(
+            Note(text=f"task {scheduled.task.name} was already learned by an identical run; reusing its checkpoint")
+        )
 
     def _agreed(self, hit: bool) -> bool:
-        """What the first worker found: it alone looked in its turn."""
+        """What rank 0 found. It alone holds the lock: another worker could look a moment later and see otherwise."""
         if self.world_size == 1:
             return hit
         said = [hit]
@@ -159,63 +170,87 @@ class StreamWorker:
         following = self.plan.schedule[learned : learned + 1]
         reused = any(cached is not None and cached.hit() for cached in self.plan.cached[learned : learned + 1])
         if following and following[0].num_updates and not reused:
-            self.loader.read_ahead(following[0].task.name)  # so that the next task starts at once
+            self.loader.read_ahead(following[0].task.name)  # while this row is scored
         row = self.scorer.score(self.stream_state.rows, learned=learned, train_s=train_s)
         self.stream_state.rows = [*self.stream_state.rows, row]
 
     # ---- one task ------------------------------------------------------------------------------------------------
 
     def _learn(self, scheduled: ScheduledTask) -> None:
-        training, task, num_updates = self.config.training, scheduled.task, scheduled.num_updates
-        if not num_updates:
+        """Learn one task, from its start or from inside it. The order of the steps matters; the comments say why."""
+        task = scheduled.task
+        if not scheduled.num_updates:
             self._announce(scheduled)
             return
         info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=scheduled_instructions(scheduled))
+        # Checkpoints inside the task hold the method as it is now, before the task, beside what was trained since. A
+        # resumed worker builds the method from that and then goes through the same steps as a new one.
         self.task_start = self.method.state_dict(self.model)
         self.method.begin_task(self.model, info)
-        self.model.to(self.device)
+        self.model.to(self.device)  # what the method has just added is still on the CPU
         if not trainable_parameters(self.model):
             raise TrainingError(f"method {self.config.method.name} left nothing to train for task {task.name}.")
+        # Before the engine, because calibration runs the plain model, whose parameters ZeRO-3 would have partitioned.
+        # Before trained values are restored, because it may set the values that training starts from.
         self._calibrate(scheduled, info)
-        unfinished = self.unfinished.tensors if self.unfinished is not None and self.stream_state.update else None
-        if unfinished is not None:  # what `begin_task` made anew gets its trained values back
-            load_parameters(trainable_parameters(self.model), unfinished["trainable"])
-            self.method.load_task_state(unfinished["in_task"])
+        # Before the engine, whose optimizer copies the values that it finds.
+        optimizer = self._restore_trained()
         updates = self.loader.updates(task.name, first=self.stream_state.update)
         batches = next(updates)
+        # After the trained values: whether training has an effect is judged from where this process goes on. Before the
+        # engine, on the plain model.
         probe, before = batches[0], self._probe(batches[0])
-        self._announce(scheduled)  # before the engine: ZeRO-3 leaves empty tensors in the parameters' place
-        engine = self._build_engine()
-        if unfinished is not None:
-            engine.load_optimizer_state(unfinished["optimizer"])
-        self.unfinished = None
-        waited = 0.0
-        while True:
-            self._stop_if_requested(engine)
-            self._update(engine, task, batches, num_updates, waited)
-            if self.stream_state.update == num_updates:
-                break
-            if self.stream_state.update % training.checkpoint_every_updates == 0:
-                self._save_unfinished(engine)
-            waiting = time.monotonic()
-            batches = next(updates)
-            waited = time.monotonic() - waiting
+        self._announce(scheduled)  # counts parameters, and under ZeRO-3 the engine leaves empty ones in their place
+        engine = build_engine(self.model, self.config, self.method.learning_rates(), self.world_size)
+        if optimizer is not None:
+            engine.load_optimizer_state(optimizer)
+        self._train(engine, scheduled, batches, updates)
+        # Ends the task's dataset, which `end_task` may start once more.
         updates.close()
+        # Makes the parameters whole and plain again: the probe, `end_task` and every checkpoint read them.
         engine.close()
+        # Before `end_task`, which may merge, move or reset what was trained.
         unchanged = torch.equal(before, self._probe(probe))
         self.method.end_task(engine, info, (batch.to(self.device) for batch in self.loader.once_more(task.name)))
+        # After `end_task`: only this worker's batch may be unchanged, and the others would wait for it in there.
         if unchanged:
             raise TrainingError(
                 f"training on {task.name} changed no output of the model: the adapters of method "
                 f"{self.config.method.name} have no effect; check training.optimizer.learning_rate."
             )
 
+    def _restore_trained(self) -> dict[str, Tensor] | None:
+        """Put back what an interrupted run had trained of this task. Its optimizer state, or None for a new task."""
+        unfinished, self.unfinished = self.unfinished, None
+        if unfinished is None or not self.stream_state.update:
+            return None
+        # In this order: see `Method.task_state`.
+        load_parameters(trainable_parameters(self.model), unfinished.tensors["trainable"])
+        self.method.load_task_state(unfinished.tensors["in_task"])
+        return unfinished.tensors["optimizer"]
+
+    def _train(
+        self, engine: Engine, scheduled: ScheduledTask, batches: list[Batch], updates: Iterator[list[Batch]]
+    ) -> None:
+        """Make the task's remaining updates: the first with `batches`, the others with those of `updates`."""
+        waited = 0.0
+        while True:
+            self._stop_if_requested(engine)
+            self._update(engine, scheduled, batches, waited)
+            if self.stream_state.update == scheduled.num_updates:
+                return  # without a checkpoint: one of the learned task follows
+            if self.stream_state.update % self.config.training.checkpoint_every_updates == 0:
+                self._save_unfinished(engine)
+            waiting = time.monotonic()
+            batches = next(updates)
+            waited = time.monotonic() - waiting
+
     def _stop_if_requested(self, engine: Engine) -> None:
-        """Leave a checkpoint and the loop where the run's folder says so: the first worker looks, all agree."""
+        """Write a checkpoint and leave the loop if the run's folder asks for it: rank 0 looks, all workers agree."""
         hit = torch.tensor(float(self.rank == 0 and stop_requested(self.plan.run_dir)), device=self.device)
         if not float(engine.mean_over_workers({"stop": hit})["stop"]):
             return
-        if self.stream_state.update:
+        if self.stream_state.update:  # otherwise the checkpoint before the task has all there is
             self._save_unfinished(engine)
         raise StopRequested
 
@@ -225,69 +260,34 @@ class StreamWorker:
         batches = (batch.to(self.device) for batch in self.loader.first_updates(info.name, updates))
         self.method.calibrate(self.model, info, batches, mean_over_workers)
 
-    def _update(self, engine: Engine, task: Task, batches: list[Batch], num_updates: int, waited: float) -> None:
-        """One optimizer update. Each micro-batch weighs by its answer tokens, so the split over workers is neutral."""
-        training, stream_state = self.config.training, self.stream_state
+    def _update(self, engine: Engine, scheduled: ScheduledTask, batches: list[Batch], waited: float) -> None:
+        """One optimizer update; `waited` are the seconds until its `batches` were there."""
+        stream_state = self.stream_state
         started = time.monotonic()
-        torch.manual_seed(_step_seed(self.config.seed, stream_state.index, stream_state.update, self.rank))
-        engine.set_learning_rate(self.config.optimizer.rate_at(stream_state.update, num_updates))
+        # Dropout depends on the step alone, so a resumed task draws what an uninterrupted one would have drawn.
+        torch.manual_seed(step_seed(self.config.seed, stream_state.index, stream_state.update, self.rank))
+        rate = self.config.optimizer.rate_at(stream_state.update, scheduled.num_updates)
+        engine.set_learning_rate(rate)
         self.model.train()
-        counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
-        mean_count = float(engine.mean_over_workers({"n": torch.tensor(float(sum(counts)), device=self.device)})["n"])
-        mean_count /= len(batches)
-        totals: dict[str, Tensor] = {}
-        stepped = False
-        for batch, count in zip(batches, counts, strict=True):
-            batch = batch.to(self.device)
-            with ExitStack() as scope:
-                enter = functools.partial(scope.enter_context, self.method.select(self.model, batch))
-                outputs, selection = engine.forward(batch, enter)
-                loss = self.method.loss(self.model, batch, outputs, selection)
-                weight = count / mean_count
-                engine.backward(loss.total * weight)
-            for name, value in {"loss": loss.total, **loss.parts}.items():
-                totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach() * weight
-            stepped = self.method.step(engine)
-        if not stepped:
-            raise TrainingError("an update ended without a step of the optimizer; this DeepSpeed is not known.")
-        means = engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
+        means = take_step(engine, self.model, self.method, batches, self.device)
         stream_state.update += 1
-        loss_value = float(means.pop("loss"))
-        if not torch.isfinite(torch.tensor(loss_value)):
-            raise TrainingError(
-                f"the loss of task {task.name} became {loss_value} at update {stream_state.update}; lower "
-                "training.optimizer.learning_rate or check the data."
-            )
-        elapsed = time.monotonic() - started + waited
+        loss = float(means.pop("loss"))
+        require_finite(loss, scheduled.task.name, stream_state.update)
+        earlier = sum(each.num_updates for each in self.plan.schedule[: stream_state.index])
         self.send(
             StepDone(
                 index=stream_state.index,
-                task=task.name,
+                task=scheduled.task.name,
                 update=stream_state.update,
-                num_updates=num_updates,
-                global_update=stream_state.update
-                + sum(scheduled.num_updates for scheduled in self.plan.schedule[: stream_state.index]),
-                loss=loss_value,
+                num_updates=scheduled.num_updates,
+                global_update=earlier + stream_state.update,
+                loss=loss,
                 parts={name: float(value) for name, value in means.items()},
-                learning_rate=self.config.optimizer.rate_at(stream_state.update - 1, num_updates),
+                learning_rate=rate,
                 grad_norm=engine.grad_norm,
-                samples_per_s=training.global_batch_size / elapsed,
+                samples_per_s=self.config.training.global_batch_size / (time.monotonic() - started + waited),
                 data_wait_s=waited,
             )
-        )
-
-    def _build_engine(self) -> Engine:
-        training, rates = self.config.training, self.method.learning_rates()
-        if training.engine == "torch":
-            accumulation = training.accumulation(self.world_size)
-            return TorchEngine(self.model, self.config.optimizer, rates=rates, accumulation=accumulation)
-        return DeepSpeedEngine(
-            self.model,
-            self.config.optimizer,
-            zero_stage=training.zero_stage,
-            micro_batch_size=training.micro_size(self.world_size),
-            accumulation=training.accumulation(self.world_size),
-            rates=rates,
         )
 
     @torch.no_grad()
@@ -317,7 +317,7 @@ class StreamWorker:
     # ---- checkpoints and messages --------------------------------------------------------------------------------
 
     def _save(self, name: str) -> None:
-        """Between tasks: report the method's whole memory; a learned task's is also kept for users."""
+        """Between tasks: report all that the method carries; after a learned task it is also kept for users."""
         state = self.method.state_dict(self.model)
         if self.stream_state.learned:
             self.checkpointer.keep(name, self.stream_state, state)
@@ -326,6 +326,7 @@ class StreamWorker:
     def _save_unfinished(self, engine: Engine) -> None:
         """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
         assert self.task_start is not None
+        # Both gather from all workers, so every worker comes here, although rank 0 alone writes.
         optimizer = engine.optimizer_state()
         with engine.full_parameters(trainable_parameters(self.model).values()):
             trainable = copy_tensors(trainable_parameters(self.model))
@@ -333,7 +334,7 @@ class StreamWorker:
         self.checkpointer.report(self.stream_state, self.task_start, unfinished)
 
     def send(self, event: Event) -> None:
-        """Tell the driver; only rank 0 speaks."""
+        """Send an event to the driver; only rank 0 does."""
         if self.rank == 0 and self.plan.event_queue is not None:
             self.plan.event_queue.put(event)
 
@@ -341,8 +342,3 @@ class StreamWorker:
 def scheduled_instructions(scheduled: ScheduledTask) -> list[str]:
     """First human turns of a scheduled task's training rows, in stored order, without decoding a picture."""
     return [instruction_of(str(text)) for split in scheduled.splits for text in split.column("conversations")]
-
-
-def _step_seed(seed: int, task: int, update: int, rank: int) -> int:
-    """Dropout's seed is a function of the step, so a checkpoint needs to carry no generator state."""
-    return (((seed * 1_009 + task) * 1_000_003 + update) * 1_021 + rank) % (2**63)

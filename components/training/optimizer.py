@@ -1,0 +1,104 @@
+"""AdamW for one task: its options and schedule, and its moments as plain tensors by parameter name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.core.options import NonNegative, Positive, Share, ShareBelowOne, check_options
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+OWN_RATE = "own_rate"  # in an optimizer's group: its peak rate, where that is not the run's
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to zero; one schedule per task."""
+
+    learning_rate: Positive | None = None
+    """Peak rate; None takes the method's own default, since methods scale their increments differently."""
+    weight_decay: NonNegative = 0.0
+    """AdamW's decoupled weight decay on all that trains."""
+    beta1: ShareBelowOne = 0.9
+    """AdamW's decay of the mean of gradients."""
+    beta2: ShareBelowOne = 0.999
+    """AdamW's decay of the mean of squared gradients."""
+    epsilon: Positive = 1e-8
+    """AdamW's term beside the root of squared gradients."""
+    warmup_ratio: Share = 0.03
+    """Share of a task's updates over which the rate rises to its peak."""
+    max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
+
+    def __post_init__(self) -> None:
+        check_options(self, "training.optimizer")
+
+    def rate_at(self, update: int, num_updates: int) -> float:
+        """Learning rate of 0-based `update`; the peak must have been resolved (see `RunConfig.optimizer`)."""
+        assert self.learning_rate is not None
+        warmup = math.ceil(self.warmup_ratio * num_updates)
+        if update < warmup:
+            return self.learning_rate * (update + 1) / warmup
+        progress = (update - warmup) / max(1, num_updates - warmup)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, rates: Mapping[str, float]
+) -> torch.optim.AdamW:
+    """torch's AdamW with the task's hyper-parameters. `rates`, by parameter name, are peak rates of their own: a group
+    for each, which follows the same schedule.
+    """
+    groups: dict[float | None, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(rates.get(name), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members} if own is None else {"params": members, "lr": own, OWN_RATE: own}
+            for own, members in groups.items()
+        ],
+        lr=config.rate_at(0, 1),
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def set_learning_rate(groups: Iterable[dict[str, Any]], rate: float, config: OptimizerConfig) -> None:
+    """The run's rate where a group has none of its own; otherwise the same share of that one's peak."""
+    for group in groups:
+        own = group.get(OWN_RATE)
+        if own is not None:
+            assert config.learning_rate is not None
+            group["lr"] = own * (rate / config.learning_rate)
+        else:
+            group["lr"] = rate
+
+
+def step_count(optimizer: torch.optim.Optimizer) -> Tensor:
+    counts = [entry["step"] for entry in optimizer.state.values() if "step" in entry]
+    return counts[0].detach().clone().cpu() if counts else torch.tensor(0.0)
+
+
+def plain_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    state = {"step": step_count(optimizer)}
+    for name, parameter in parameters.items():
+        entry = optimizer.state.get(parameter)
+        for moment in MOMENTS:
+            value = entry[moment] if entry else torch.zeros_like(parameter)
+            state[f"{name}.{moment}"] = value.detach().clone().cpu()
+    return state
+
+
+def load_plain_moments(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
+) -> None:
+    for name, parameter in parameters.items():
+        optimizer.state[parameter] = {
+            "step": state["step"].clone(),
+            **{moment: state[f"{name}.{moment}"].to(parameter.device).clone() for moment in MOMENTS},
+        }
