@@ -226,7 +226,7 @@ def test_a_file_that_is_no_docvqa_is_one_sentence(tmp_path: Path, text: str) -> 
     root = tmp_path / "downloads"
     trees.docvqa(root)
     (root / "DocVQA/spdocvqa_qas/val_v1.0_withQT.json").write_text(text)
-    with pytest.raises(DataError, match="is not a DocVQA file"):
+    with pytest.raises(DataError, match="is not a JSON object with"):
         prepare_benchmark(trees.only("coast-domain", "docvqa"), root, tmp_path / "out")
 
 

@@ -144,7 +144,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
     notes = root / "DocVQA/spdocvqa_qas/train_v1.0_withQT.json"
     whole = notes.read_text()
     notes.write_text("{")  # found when the charts are written already
-    with pytest.raises(DataError, match="is not a DocVQA file"):
+    with pytest.raises(DataError, match="is not a JSON object with"):
         prepare_benchmark(stream, root, out)
     scratch = tmp_path / ".out.unfinished"
     stamp = (scratch / "chartqa/test/part-00000.parquet").stat().st_mtime_ns

@@ -18,13 +18,11 @@ have 2,000 pixels and more: a model that sees 336 can read little of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, below, find, id_of, roots, text_of
+from components.data.benchmarks.release import answers_of, below, find, id_of, json_list, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import Problem
 
@@ -64,10 +62,4 @@ def _items(root: Path, file: str, base: str, task: TaskSpec, part: str) -> Itera
 
 def _numbered(path: Path) -> Iterator[tuple[int, object]]:
     """The items of the list under "data", from 1."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
-        if not isinstance(data, list):
-            raise TypeError("no list under data")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{path} is not a DocVQA file, an object with a list under "data" ({error!r:.90}).') from error
-    yield from enumerate(data, start=1)
+    yield from enumerate(json_list(path, "data"), start=1)

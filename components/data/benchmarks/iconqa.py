@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, roots, text_of
+from components.data.benchmarks.release import LETTERS, answers_of, find, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
 from components.data.problems import ItemError, Problem
 
@@ -31,7 +31,6 @@ LICENCE = "CC BY-NC-SA 4.0"
 GET = "iconqa.github.io"
 LAYOUT = "iconqa_data/iconqa/{train,val}/{choose_img,choose_txt,fill_in_blank}/ID/{image.png, data.json}"
 KINDS = ("choose_img", "choose_txt", "fill_in_blank")
-LETTERS = "ABCDEFGHIJ"
 
 
 def read_iconqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:

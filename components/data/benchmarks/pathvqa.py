@@ -20,20 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, find, roots, text_of
+from components.data.benchmarks.release import answers_of, find, parquet_rows, picture_bytes, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
-from components.data.problems import ItemError, Problem
+from components.data.problems import Problem
 
 LICENCE = "MIT (questions); the pictures belong to the books' publishers"
 GET = "huggingface.co/datasets/flaviagiammarino/path-vqa"
 LAYOUT = "path-vqa/data/{train,validation}-*.parquet"
 COLUMNS = ("image", "question", "answer")
-_BATCH = 32  # rows held at a time; a picture may have megabytes
 
 
 def read_pathvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
@@ -71,24 +69,11 @@ def _items(root: Path, files: list[str], task: TaskSpec, part: str) -> Iterator[
                     item_id=f"{part}-{before + number}",
                     turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
                     answers=answers,
-                    data=_picture(item),
+                    data=picture_bytes(item.get("image")),
                     file=file,
                     number=number,
                 )
             ]
 
-        try:
-            table = pq.ParquetFile(root / file)
-            rows = (row for batch in table.iter_batches(_BATCH, columns=list(COLUMNS)) for row in batch.to_pylist())
-            yield from parsed(file, enumerate(rows, start=1), parse)
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
-            raise DataError(f"{root / file} is no Parquet file with {', '.join(COLUMNS)} ({error}).") from error
-        before += table.metadata.num_rows
-
-
-def _picture(item: dict[str, object]) -> bytes:
-    image = item.get("image")
-    data = image.get("bytes") if isinstance(image, dict) else None
-    if not isinstance(data, bytes) or not data:
-        raise ItemError("missing image", "the column image has no bytes")
-    return data
+        yield from parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), parse)
+        before += pq.ParquetFile(root / file).metadata.num_rows

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.data.benchmarks.catalogue import LETTER
+from components.data.benchmarks.release import LETTERS
 from components.data.problems import ItemError
-
-LETTERS = "ABCDEFGHIJ"
 
 
 def lettered(question: str, options: Sequence[str], answer: int) -> tuple[str, tuple[str, ...]]:

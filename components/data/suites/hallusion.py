@@ -25,10 +25,9 @@ from pathlib import Path
 
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, id_of, roots, text_of
+from components.data.benchmarks.release import below, find, id_of, json_list, roots, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
-from components.data.suites.reading import json_list
 
 LICENCE = "BSD-3-Clause"
 GET = "github.com/tianyi-lab/HallusionBench"

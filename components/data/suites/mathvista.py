@@ -22,11 +22,18 @@ from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import find, id_of, roots, text_of
+from components.data.benchmarks.release import (
+    LETTERS,
+    find,
+    id_of,
+    parquet_rows,
+    picture_bytes,
+    roots,
+    text_list,
+    text_of,
+)
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
-from components.data.suites.choices import LETTERS
-from components.data.suites.reading import parquet_rows, picture_bytes, text_list
 
 LICENCE = "CC BY-SA 4.0; pictures of their sources"
 GET = "huggingface.co/datasets/AI4Math/MathVista"

@@ -28,11 +28,10 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import roots, text_of
+from components.data.benchmarks.release import parquet_rows, picture_bytes, roots, text_list, text_of
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
-from components.data.suites.reading import parquet_rows, picture_bytes, text_list
 
 LICENCE = "Apache-2.0; pictures of their sources"
 GET = "huggingface.co/datasets/MMMU/MMMU"

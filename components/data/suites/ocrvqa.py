@@ -23,10 +23,9 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.data.benchmarks.catalogue import SHORT
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, id_of, roots
+from components.data.benchmarks.release import below, find, id_of, json_file, roots, text_list
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
-from components.data.suites.reading import json_file, text_list
 
 LICENCE = "for research"
 GET = "ocr-vqa.github.io"

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import answers_of, below, find, id_of, roots, text_of
+from components.data.benchmarks.release import answers_of, below, find, id_of, json_file, json_list, roots, text_of
 from components.data.problems import Problem
 from components.data.suite import PICTURED, row_id
 from components.data.suites.choices import lettered
-from components.data.suites.reading import json_file, json_list
 
 LICENCE = "CC BY-NC-SA 4.0"
 GET = "scienceqa.github.io"

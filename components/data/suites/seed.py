@@ -22,11 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import below, find, id_of, roots, text_of
+from components.data.benchmarks.release import below, find, id_of, json_file, json_list, roots, text_of
 from components.data.problems import Problem
 from components.data.suite import row_id
 from components.data.suites.choices import letter_index, lettered
-from components.data.suites.reading import json_file, json_list
 
 LICENCE = "CC BY-NC 4.0"
 GET = "huggingface.co/datasets/AILab-CVC/SEED-Bench"
