@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.console.tables import print_table
+from components.console.tables import markdown, print_table
 from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
 from components.training.cost import measure_cost
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     command = read_options(Methods, arguments, name="methods", description=(__doc__ or "").split("\n\n")[0])
     lines = [line(name, command.backbone) for name in METHODS]
     if command.markdown:
-        print("\n".join(markdown(lines)))
+        print("\n".join(markdown(HEADER, lines)))
     else:
         header, *rest = [[cell.replace("`", "") for cell in cells] for cells in (HEADER, *lines)]
         print_table(header, rest)
@@ -68,8 +68,3 @@ def line(name: str, backbone: str) -> list[str]:
 def count(number: int) -> str:
     """Parameters, in millions where that is shorter."""
     return f"{number / 1e6:.2f} M" if number >= 10_000 else str(number)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *lines)]

@@ -28,6 +28,11 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: 
         console.print(table)
 
 
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+
+
 def parts(widths: Sequence[int], room: int) -> list[list[int]]:
     """Column numbers of each part: the first column, and as many of the rest, in order, as fit; at least one."""
     found, used = [[0]], widths[0]

@@ -36,11 +36,6 @@ _LATEX = {
 }
 
 
-def markdown(header: Line, lines: Sequence[Line]) -> Line:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
-
-
 def latex(header: Line, lines: Sequence[Line]) -> Line:
     """The lines of a LaTeX tabular with the rules of the package booktabs; text to the left, figures to the right."""
     rows = [" & ".join(map(latex_text, line)) + r" \\" for line in (header, *lines)]

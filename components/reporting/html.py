@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.console.tables import markdown
 from components.core.errors import ConfigError
 from components.data.streams import open_stream
-from components.reporting.export import cell_rows, figure_rows, item_rows, latex, markdown, write_csv
+from components.reporting.export import cell_rows, figure_rows, item_rows, latex, write_csv
 from components.reporting.groups import Line, grouped, headline_first, named, orders_of
 from components.reporting.page import Content, page
 from components.reporting.replies import replies_of, row_scores

@@ -48,10 +48,10 @@ class Search:
     """Learned tasks before which no trial is ended."""
 
 
-Progress = Callable[[str, Figures | None], None]
+OnProgress = Callable[[str, Figures | None], None]
 
 
-def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progress: Progress) -> list[Trial]:
+def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progress: OnProgress) -> list[Trial]:
     """Run every trial (finished ones only report) and return them as they stand, in the order they were begun.
 
     `at_once` limits how many run together; None: as many as the cluster holds. Raises `ConfigError` when not even one
@@ -180,7 +180,7 @@ def optuna_search(search: Search) -> Searcher:
 class _Follower(tune.Callback):
     """Tells of reports and failures on the driver."""
 
-    def __init__(self, plan: TrialPlan, on_progress: Progress) -> None:
+    def __init__(self, plan: TrialPlan, on_progress: OnProgress) -> None:
         self._plan, self._on_progress = plan, on_progress
 
     def __getstate__(self) -> dict[str, object]:

@@ -17,11 +17,11 @@ from components.core.errors import ConfigError, DataError
 from components.core.events import SuitesScored
 from components.evaluation.general import FORMAT, GENERAL_FILE, LABELS, GeneralScores, Kept
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.reporting.tables import general_tables
 from components.runs.results import FinishedRun, read_run, write_record
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.store import open_tracker
 from components.training.config import EvaluationConfig, RunConfig
-from pipelines.report import general_tables
 
 
 def scores() -> GeneralScores:

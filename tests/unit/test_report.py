@@ -17,12 +17,13 @@ from components.evaluation.majority import majority_score
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.reporting.groups import grouped, require_comparable
+from components.reporting.tables import control_lines, group_lines
 from components.runs.costs import Cost
 from components.runs.results import FinishedRun, read_run, write_record
 from components.statistics.mean_std import MeanStd
 from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig
-from pipelines.report import control_lines, group_lines, grouped, require_comparable
 
 
 @pytest.fixture

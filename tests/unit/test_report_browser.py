@@ -11,8 +11,8 @@ from reported_runs import DOC, ICON, run_with_replies, three_runs
 from components.methods.moelora import MoeLoraConfig
 from components.reporting.comparison import against
 from components.reporting.html import write_html
+from components.reporting.tables import table_of
 from components.runs.results import read_run
-from pipelines.report import table_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -32,8 +32,9 @@ from components.reporting.groups import grouped, named
 from components.reporting.heatmap_table import STEPS, colours, contrast
 from components.reporting.html import write_html
 from components.reporting.routing import routing
+from components.reporting.tables import general_tables, table_of
 from components.runs.results import FinishedRun
-from pipelines.report import Report, general_tables, table_of
+from pipelines.report import Report
 
 PAGES = {"light": "#ffffff", "dark": "#14171b"}  # backgrounds in base.css
 

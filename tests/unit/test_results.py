@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from components.reporting.groups import require_comparable
+from components.reporting.tables import table_of
 from components.runs.results import read_run
 from components.tracking.config import TrackingConfig
-from pipelines.report import require_comparable, table_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import ConfigError
+from components.core.files import write_json
 from components.data.streams import open_stream
 from components.training.config import ClusterConfig, RunConfig
 from components.training.stopping import stop_requested
@@ -20,10 +21,11 @@ from components.tuning.objective import parse_objective
 from components.tuning.results import settings_of
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
+from components.tuning.sweep import Sweep, best_config, best_preset, identity, most_tasks, plan_sweep
 from components.tuning.trials import LEARNED, Trial, TrialPlan
 from pipelines.cli import parse
 from pipelines.presets import preset, preset_notes
-from pipelines.sweep import Sweep, SweepCommand, best_config, best_preset, identity, most_tasks, plan_sweep, write_json
+from pipelines.sweep import SweepCommand
 
 AXES = (parse_axis("method.rank=randint(1, 9)"), parse_axis("training.optimizer.learning_rate=loguniform(1e-4, 1e-1)"))
 
@@ -143,7 +145,7 @@ def asked(tmp_path: Path, *arguments: str) -> Sweep:
         str(tmp_path / "data"),
     ]
     command = parse([*given, *arguments], program="sweep.py", description="", kind=SweepCommand)
-    return plan_sweep(command)
+    return plan_sweep(command.run, command)
 
 
 def test_a_sweep_chooses_on_validation_rows_and_its_best_is_scored_on_test_rows(tmp_path: Path) -> None:

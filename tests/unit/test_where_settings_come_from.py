@@ -18,11 +18,12 @@ from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 from components.training.plan import plan_stream
 from components.training.run_folder import check_run_dir, claim_run_dir
+from components.tuning.sweep import plan_sweep
 from pipelines.cli import parse
 from pipelines.coast import main as coast
 from pipelines.presets import how_chosen, preset, preset_notes
 from pipelines.report import main as report
-from pipelines.sweep import SweepCommand, plan_sweep
+from pipelines.sweep import SweepCommand
 
 TEST, VALIDATION = {"sweep": "s", "on": "test", "value": 40.0}, {"sweep": "s", "on": "validation", "value": 40.0}
 STREAM = StreamConfig(size="nano", order=("docvqa", "iconqa"))
@@ -96,7 +97,7 @@ def test_a_sweep_that_begins_with_a_choice_on_test_rows_passes_it_on(tmp_path: P
         description="",
         kind=SweepCommand,
     )
-    assert plan_sweep(command).began_with == TEST
+    assert plan_sweep(command.run, command, began_with=how_chosen(command.preset)).began_with == TEST
     later = best(tmp_path, {**VALIDATION, "began_with": TEST}, name="later.json")
     assert preset_notes(later) == [f"{later} was chosen by its scores on test rows, so these rows do not test it."]
 
