@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 import tyro
 
 from components.console.tables import listed, wrapped
+from components.core.errors import ConfigError
+from components.core.options import listed as listed_names
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
-from pipelines.presets import DEFAULT_PRESET, PRESETS, preset, preset_notes
+from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,21 @@ class Command:
     """Show Ray's logs, and tracebacks instead of one sentence."""
 
 
+_SEVERAL, _ANY_NUMBER = re.compile(r"\[(\w+) \[\1 \.\.\.\]\]"), r"\1 ..."  # of a metavar, as argparse has it
 CommandT = TypeVar("CommandT", bound=Command)
+FIRST = (  # what `--help` shows
+    "--run-id",
+    "--storage",
+    "--seed",
+    "--stream.name",
+    "--stream.order",
+    "--training.updates-per-task",
+    "--training.optimizer.learning-rate",
+    "--method.rank",
+    "--cluster.num-workers",
+    "--cluster.use-gpu",
+    "--dry-run",
+)
 
 
 def parse(
@@ -40,11 +58,20 @@ def parse(
     description: str,
     kind: type[CommandT] = Command,
     default_preset: str = DEFAULT_PRESET,
-    examples: str = "",
+    first: Sequence[str] = FIRST,
+    examples: Mapping[str, str] | None = None,
 ) -> CommandT:
-    """Resolve preset, method and overrides; raises `LittoralError` for unknown names (tyro reports unknown options)."""
+    """Resolve preset, method and overrides; raises `LittoralError` for unknown names (tyro reports unknown options).
+
+    `first`: the options that `--help` shows; `examples`: arguments and what they do.
+    """
     rest = list(arguments)
     name = rest.pop(0) if rest and not rest[0].startswith("-") else default_preset
+    if name in FORMER:
+        instead = f"coast-domain {FORMER[name]}"
+        print(f"Note: the preset {name} is `{instead}` now; the old name goes with the next release", file=sys.stderr)
+        name, *options = instead.split()
+        rest = [*options, *rest]
     config = preset(name)
     for note in preset_notes(name):
         print(f"Warning: {note}", file=sys.stderr)
@@ -55,24 +82,88 @@ def parse(
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = config.with_method(method)
-    presets = {key: (PRESETS[key].__doc__ or "").splitlines()[0] for key in PRESETS}
-    methods = {key: each.summary() for key, each in METHODS.items()}
-    methods |= {key: str(point.value) for key, point in installed_methods().items()}
+    default = kind(run=config, preset=name)
+    usage = f"{program} [PRESET] [--method NAME] [--OPTION VALUE ...]"
+    asked = next((place for place, argument in enumerate(rest) if argument in ("-h", "--help")), None)
+    if asked is not None:
+        pages, sections = Help(default, default_preset), rest[asked + 1 : asked + 2]
+        print(pages.section(sections[0]) if sections else pages.first(usage, description, first, examples or {}))
+        raise SystemExit(0)
     return tyro.cli(
         kind,
-        prog=f"{program} [PRESET] [--method NAME]",
-        description="\n\n".join(
-            [
-                wrapped(description),
-                f"{wrapped(f'Presets (default {default_preset}), or a JSON file: a configuration or a record:')}\n"
-                f"{listed(presets)}",
-                f"Methods:\n{listed(methods)}",
-                *([f"Examples:\n{examples}"] if examples else []),
-            ]
-        ),
-        default=kind(run=config, preset=name),
-        args=rest,
+        prog=usage.removesuffix(" [--OPTION VALUE ...]"),
+        description=f"{wrapped(description)}\n\n{presets_help(default_preset)}\n\n{methods_help()}",
+        default=default,
+        args=["--help" if argument == "--help-all" else argument for argument in rest],
     )
+
+
+def presets_help(default: str) -> str:
+    """Every preset with its sentence."""
+    found = {name: (PRESETS[name].__doc__ or "").splitlines()[0] for name in PRESETS}
+    return f"{wrapped(f'Presets (default {default}), or a JSON file: a configuration or a record:')}\n{listed(found)}"
+
+
+def methods_help() -> str:
+    """Every method with its sentence; installed ones with where they come from."""
+    found = {name: kind.summary() for name, kind in METHODS.items()}
+    return f"Methods:\n{listed(found | {name: str(point.value) for name, point in installed_methods().items()})}"
+
+
+class Help:
+    """Help in sections, from tyro's own parser: a page for most people, and a page for each group of options."""
+
+    def __init__(self, default: Command, default_preset: str) -> None:
+        parser = tyro.extras.get_parser(type(default), default=default)
+        self._groups = {(group.title or "").removesuffix("options").strip(): group for group in parser._action_groups}
+        self._actions = {action.option_strings[0]: action for action in parser._actions if action.option_strings}
+        self._default_preset = default_preset
+
+    @property
+    def sections(self) -> list[str]:
+        """What `--help SECTION` takes."""
+        return ["presets", "methods", *(name for name in self._groups if name not in ("", "positional arguments"))]
+
+    def first(self, usage: str, description: str, options: Sequence[str], examples: Mapping[str, str]) -> str:
+        """What most people need, and where the rest is."""
+        program, known = usage.partition(" [")[0], [self._actions[name] for name in options if name in self._actions]
+        shown = {"--method NAME": f"One of {len(METHODS) + len(installed_methods())} methods (see --help methods)"}
+        shown |= {_usage(action): _clause(action) for action in known}
+        return "\n\n".join(
+            [
+                f"usage: {usage}",
+                wrapped(description),
+                wrapped(f"Presets: {', '.join(PRESETS)} (default {self._default_preset}), or a JSON file."),
+                f"Options:\n{listed(shown)}",
+                f"Examples:\n{listed({f'{program} {line}': what for line, what in examples.items()}, most=44)}",
+                wrapped(f"Every option: --help-all. One section: --help SECTION, of {', '.join(self.sections)}."),
+            ]
+        )
+
+    def section(self, name: str) -> str:
+        """One group of options, the presets or the methods; raises `ConfigError` for another name."""
+        if name == "presets":
+            return presets_help(self._default_preset)
+        if name == "methods":
+            return methods_help()
+        if name not in self.sections:
+            raise ConfigError(f"--help has no section {name!r}; there are {listed_names(name, self.sections)}")
+        group = self._groups[name]
+        options = {_usage(action): " ".join((action.help or "").split()) for action in group._group_actions}
+        return f"{wrapped(group.description or name)}\n\n{listed(options)}"
+
+
+def _usage(action: argparse.Action) -> str:
+    """`--seed INT`, `--stream.order STR ...`."""
+    metavar = "" if action.metavar is None or action.nargs == 0 else str(action.metavar).removeprefix("{None}|")
+    return f"{action.option_strings[0]} {_SEVERAL.sub(_ANY_NUMBER, metavar)}".strip()
+
+
+def _clause(action: argparse.Action) -> str:
+    """What an option's help says before the first semicolon, colon or end of a sentence, and its default."""
+    said, _, default = " ".join((action.help or "").split()).rpartition(" (default: ")
+    clause = re.split(r"[;:.] |\.$", said)[0]
+    return clause if default in ("None)", "False)", ")") else f"{clause} ({default}"
 
 
 def with_names(kind: type[CommandT]) -> type[CommandT]:
@@ -82,11 +173,14 @@ def with_names(kind: type[CommandT]) -> type[CommandT]:
     return make_dataclass(kind.__name__, [("method_name", method, names[0])], bases=(kind,), frozen=True, kw_only=True)
 
 
-def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """`arguments` without the last `flag VALUE` (or `flag=VALUE`), and the value."""
-    for index, argument in reversed(list(enumerate(arguments))):
+def _taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:
+    """`arguments` without `flag VALUE` (or `flag=VALUE`), and the value, the last one of several."""
+    rest, value, left = list[str](), None, iter(arguments)
+    for argument in left:
         if argument.startswith(f"{flag}="):
-            return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
-        if argument == flag and index + 1 < len(arguments):
-            return arguments[:index] + arguments[index + 2 :], arguments[index + 1]
-    return arguments, None
+            value = argument.partition("=")[2]
+        elif argument == flag:
+            value = next(left, value)
+        else:
+            rest.append(argument)
+    return rest, value

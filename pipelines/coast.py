@@ -32,11 +32,12 @@ from pipelines.cli import parse
 from pipelines.littoral import program
 from pipelines.presets import data_note, how_chosen
 
-EXAMPLES = """\
-  coast.py pocket                       a minute or so: see how a run goes
-  coast.py --method lcia --run-id one   the same id goes on where it stopped
-  coast.py --stream.name DIR            your own tasks, written by prepare.py
-  coast.py record.json --seed 1         a recorded run with another seed"""
+EXAMPLES = {
+    "pocket": "a minute or so: see how a run goes",
+    "--method lcia --run-id one": "the same id goes on where it stopped",
+    "--stream.name DIR": "your own tasks, written by prepare",
+    "record.json --seed 1": "a recorded run with another seed",
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,8 +12,6 @@ from components.data.streams import StreamConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig
-from components.methods.sequential_lora import SequentialLoraConfig
-from components.methods.zero_shot import ZeroShotConfig
 from components.models.config import BackboneConfig
 from components.training.config import (
     Chosen,
@@ -68,75 +66,9 @@ def coin_nano() -> RunConfig:
     return replace(pocket(), stream=StreamConfig(name="mini-coin", size="nano"))
 
 
-def sequential_lora() -> RunConfig:
-    """Sequential LoRA at Continual LLaVA's active rank, on the domain stream: the baseline that forgets."""
-    return replace(coast_domain(), method=SequentialLoraConfig())
-
-
-def intrinsic_only() -> RunConfig:
-    """Ablation of Continual LLaVA: no contextual increments."""
-    return _continual_llava(components="intrinsic")
-
-
-def contextual_only() -> RunConfig:
-    """Ablation of Continual LLaVA: the contextual part alone answers; training needs both."""
-    return _continual_llava(components="contextual")
-
-
-def contextual_constant() -> RunConfig:
-    """Control of Continual LLaVA: the scalars of earlier tasks stay where they start."""
-    return _continual_llava(contextual="constant")
-
-
-def contextual_zero() -> RunConfig:
-    """Control of Continual LLaVA: the scalars of earlier tasks are 0, so contextual increments add nothing."""
-    return _continual_llava(contextual="zero")
-
-
-def shared_pool() -> RunConfig:
-    """Ablation of Continual LLaVA: 32 slots that all tasks train, instead of slots of their own."""
-    return _continual_llava(pool="shared")
-
-
-def batch_selection() -> RunConfig:
-    """Ablation of Continual LLaVA: in training one choice of slots for a whole batch."""
-    return _continual_llava(selection="batch")
-
-
-def _continual_llava(**options: str) -> RunConfig:
-    base = coast_domain()
-    assert isinstance(base.method, ContinualLlavaConfig)
-    return replace(base, method=replace(base.method, **options))
-
-
-def lcia() -> RunConfig:
-    """LCIA by its released rule on the domain stream: one group serves a test file, an unlike one the last group."""
-    return replace(coast_domain(), method=LciaConfig())
-
-
 def lcia_per_sample() -> RunConfig:
     """LCIA with every test row served by its most similar group, and averages that start at a task's start."""
     return replace(coast_domain(), method=LciaConfig.per_sample())
-
-
-def lcia_one_group() -> RunConfig:
-    """LCIA with all tasks on one adapter, so that its moving average alone is seen."""
-    return replace(coast_domain(), method=LciaConfig(threshold=0.0))
-
-
-def lcia_constant() -> RunConfig:
-    """Control of `lcia-one-group`: the same average with the constant weight 0.99."""
-    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="constant"))
-
-
-def lcia_frozen() -> RunConfig:
-    """Control of `lcia-one-group`: the adapter stays as the first task left it."""
-    return replace(coast_domain(), method=LciaConfig(threshold=0.0, balance="frozen", ema_start="task_start"))
-
-
-def zero_shot() -> RunConfig:
-    """No training: the frozen backbone on the domain stream."""
-    return replace(coast_domain(), method=ZeroShotConfig())
 
 
 def pocket() -> RunConfig:
@@ -171,23 +103,26 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "coast-pictures": coast_pictures,
     "coin": coin,
     "coin-nano": coin_nano,
-    "sequential-lora": sequential_lora,
-    "intrinsic-only": intrinsic_only,
-    "contextual-only": contextual_only,
-    "contextual-constant": contextual_constant,
-    "contextual-zero": contextual_zero,
-    "shared-pool": shared_pool,
-    "batch-selection": batch_selection,
-    "lcia": lcia,
     "lcia-per-sample": lcia_per_sample,
-    "lcia-one-group": lcia_one_group,
-    "lcia-constant": lcia_constant,
-    "lcia-frozen": lcia_frozen,
-    "zero-shot": zero_shot,
     "pocket": pocket,
     "llava-7b": llava_7b,
 }
 DEFAULT_PRESET = "coast-domain"
+# Names that presets had once: each is coast-domain with these options. They go with the next release.
+FORMER = {
+    "sequential-lora": "--method sequential-lora",
+    "zero-shot": "--method zero-shot",
+    "lcia": "--method lcia",
+    "lcia-one-group": "--method lcia --method.threshold 0",
+    "lcia-constant": "--method lcia --method.threshold 0 --method.balance constant",
+    "lcia-frozen": "--method lcia --method.threshold 0 --method.balance frozen --method.ema-start task_start",
+    "intrinsic-only": "--method.components intrinsic",
+    "contextual-only": "--method.components contextual",
+    "contextual-constant": "--method.contextual constant",
+    "contextual-zero": "--method.contextual zero",
+    "shared-pool": "--method.pool shared",
+    "batch-selection": "--method.selection batch",
+}
 
 
 def preset(name: str) -> RunConfig:

@@ -3,7 +3,7 @@
     python pipelines/report.py runs/first runs/second ... [--markdown]
     python pipelines/report.py runs/first --record results        # results/first.json holds what a comparison needs
     python pipelines/report.py results/*.json
-    python pipelines/report.py results/*.json --against sequential-lora    # intervals, tests and verdicts in words
+    python pipelines/report.py results/*.json --baseline sequential-lora    # intervals, tests and verdicts in words
     python pipelines/report.py runs/unfinished results/*.json --forecast    # where it will end, by what others did
     python pipelines/report.py runs/first runs/second --html out    # out/report.html, and its figures as files
 
@@ -53,7 +53,7 @@ class Report:
     """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone."""
     markdown: bool = False
     """Print a Markdown table, for a README or a paper's notes."""
-    against: str | None = None
+    baseline: str | None = None
     """Compare every other method with this one on the same seeds and test rows: a method's name, the name of its line
     in the table (where options differ), or a run id."""
     forecast: bool = False
@@ -63,7 +63,7 @@ class Report:
     """With --forecast: also draw how right the forecasts of the finished runs are, as PNG."""
     html: Path | None = None
     """Write report.html into this folder, one page that needs nothing else, and beside it the table as Markdown and
-    LaTeX and all figures as CSV. With --against, the page holds that comparison too."""
+    LaTeX and all figures as CSV. With --baseline, the page holds that comparison too."""
     record: Path | None = None
     """Instead of a table: write each run's record, RUN-ID.json, into this folder. It outlives the run's own folder."""
     debug: bool = False
@@ -72,12 +72,12 @@ class Report:
     def __post_init__(self) -> None:
         given = {
             "--record": self.record is not None,
-            "--against": self.against is not None,
+            "--baseline": self.baseline is not None,
             "--forecast": self.forecast,
             "--html": self.html is not None,
         }
         asked = [option for option, there in given.items() if there]
-        if len(asked) > 1 and asked != ["--against", "--html"]:
+        if len(asked) > 1 and asked != ["--baseline", "--html"]:
             raise ConfigError(f"{' and '.join(asked)} were given together; ask for one of them at a time.")
         if self.picture is not None and not self.forecast:
             raise ConfigError("--picture draws how right forecasts are; give --forecast as well.")
@@ -85,7 +85,13 @@ class Report:
 
 def main(arguments: Sequence[str]) -> int:
     """Read, group, print."""
-    command = read_options(Report, arguments, name="report", description=(__doc__ or "").split("\n\n")[0])
+    command = read_options(
+        Report,
+        arguments,
+        name="report",
+        description=(__doc__ or "").split("\n\n")[0],
+        renamed={"--against": "--baseline"},
+    )
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:
         for run in runs:
@@ -96,11 +102,11 @@ def main(arguments: Sequence[str]) -> int:
             command.html.expanduser().resolve(),
             overview=table_of(runs),
             generals=general_tables(runs),
-            compared=against(runs, command.against) if command.against is not None else None,
+            compared=against(runs, command.baseline) if command.baseline is not None else None,
         ):
             print(path)
-    elif command.against is not None:
-        header, lines, verdicts = against(runs, command.against)
+    elif command.baseline is not None:
+        header, lines, verdicts = against(runs, command.baseline)
         put(header, lines, command.markdown)
         put_notes(verdicts, command.markdown)
     elif command.forecast:

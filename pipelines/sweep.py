@@ -49,10 +49,25 @@ from pipelines.littoral import program
 from pipelines.presets import how_chosen
 
 FEW_ROWS = 20  # validation rows of a task below which a choice by them is mostly chance
-EXAMPLES = """\
-  sweep.py --space method.rank=4,8 --seeds 3
-  sweep.py --method lcia --space "method.threshold=grid(0.0, 0.5, 0.9)"
-  sweep.py --space "method=sequential_lora,moelora" --orders 2"""
+FIRST = (  # what `--help` shows
+    "--space",
+    "--metric",
+    "--search",
+    "--num-samples",
+    "--seeds",
+    "--orders",
+    "--stopping",
+    "--at-once",
+    "--sweep-id",
+    "--storage",
+    "--stream.name",
+    "--training.updates-per-task",
+    "--dry-run",
+)
+EXAMPLES = {
+    "--space method.rank=4,8 --seeds 3": "two ranks, each with three seeds",
+    '--space "method=sequential_lora,moelora" --orders 2': "two methods, two orders each",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         kind=SweepCommand,
         default_preset="coast-nano",
+        first=FIRST,
         examples=EXAMPLES,
     )
     console = Console(highlight=False)

@@ -56,17 +56,20 @@ def wrapped(text: str) -> str:
     )
 
 
-def listed(texts: Mapping[str, str]) -> str:
-    """Names with what they mean, in two columns of a description."""
-    column = max(map(len, texts)) + 4
+def listed(texts: Mapping[str, str], *, most: int = 28) -> str:
+    """Names with what they mean, in two columns; a name too long for a first column of `most` is a line of its own."""
+    column = min(max(map(len, texts)) + 4, most)
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS)
-    return "\n".join(
-        textwrap.fill(
-            f"  {name}".ljust(column) + text,
+    lines: list[str] = []
+    for name, text in texts.items():
+        fits = len(name) + 4 <= column
+        lines += [] if fits else [f"  {name}"]
+        lines += textwrap.wrap(
+            text,
             width,
+            initial_indent=f"  {name if fits else ''}".ljust(column),
             subsequent_indent=" " * column,
             break_long_words=False,
             break_on_hyphens=False,
         )
-        for name, text in texts.items()
-    )
+    return "\n".join(lines)

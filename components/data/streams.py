@@ -33,9 +33,9 @@ class StreamConfig:
     """Which data is learned, in which order."""
 
     name: str = "mini-coast-domain"
-    """mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order, mini-coast-pictures,
-    mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or the path of a stream TOML or of a
-    folder written by pipelines/prepare.py."""
+    """The stream to learn: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
+    mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or the path of a
+    stream TOML or of a folder written by pipelines/prepare.py."""
     size: str = "mini"
     """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
     order: tuple[str, ...] = ()

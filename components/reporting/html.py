@@ -32,7 +32,7 @@ def write_html(
 ) -> list[Path]:
     """Write the pages and their files into `out_dir`, replacing those of an earlier call; raises `ConfigError`.
 
-    `overview` and `generals` are the tables of report.py, `compared` what --against says.
+    `overview` and `generals` are the tables of report.py, `compared` what --baseline says.
     """
     groups = named(grouped(runs))
     replies = {str(run.config.run_id): replies_of(run) for run in runs}

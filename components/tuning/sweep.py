@@ -45,11 +45,13 @@ class SweepOptions:
     """What a sweep varies, how often, and by what it judges."""
 
     space: tuple[str, ...] = DEFAULT_SPACE
-    """FIELD=VALUES each: grid(...) or a list for every value; choice, uniform, loguniform, randint, ... to draw."""
+    """What to vary, FIELD=VALUES each; grid(...) or a list takes every value, choice, uniform, loguniform, randint, ...
+    are drawn from."""
     metric: tuple[str, ...] = ("final_average",)
     """What to raise or lower (NAME or NAME:max / NAME:min); several give a Pareto front, the first one decides."""
     search: Literal["listed", "optuna"] = "listed"
-    """listed: every grid point, with --num-samples draws of what is drawn; optuna: TPE chooses (extra `optuna`)."""
+    """How settings are chosen; listed: every grid point, with --num-samples draws of what is drawn; optuna: by TPE
+    (extra `optuna`)."""
     num_samples: int = 10
     """Draws for each grid point; for optuna: trials in all."""
     choose_on_test: bool = False
@@ -58,7 +60,8 @@ class SweepOptions:
     seeds: int = 1
     """Seeds for every setting: seed, seed + 1, ...; figures are then means over them."""
     stopping: Stopping = "none"
-    """asha ends trials that are behind at equal numbers of learned tasks; none: what a published number needs."""
+    """Whether trials end early; asha ends those that are behind at equal numbers of learned tasks, none is what a
+    published number needs."""
     grace: int | None = None
     """Learned tasks before which no trial is ended; default: half of the stream."""
     share: bool = True

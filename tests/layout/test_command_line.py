@@ -13,8 +13,9 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.methods import METHODS
+from components.training.config import read_config
 from pipelines.cli import parse
-from pipelines.presets import DEFAULT_PRESET, PRESETS
+from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 STABLE = (
@@ -47,10 +48,10 @@ STABLE = (
 
 @pytest.fixture(scope="module")
 def options() -> set[str]:
-    """Every option that --help lists."""
+    """Every option that --help-all lists."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit) as stop:
-        parse([DEFAULT_PRESET, "--help"], program="coast.py", description="Learn a stream.")
+        parse([DEFAULT_PRESET, "--help-all"], program="coast.py", description="Learn a stream.")
     assert stop.value.code == 0
     return set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", text.getvalue()))
 
@@ -81,6 +82,20 @@ def test_every_preset_is_a_whole_configuration(name: str) -> None:
     restored = type(command.run).from_json(command.run.to_json())
     assert restored.to_json() == command.run.to_json()
     assert (PRESETS[name].__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_a_former_preset_is_its_options_and_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    former = parse([name, "--seed", "1"], program="coast.py", description="").run
+    options = f"coast-domain {FORMER[name]}"
+    assert options in capsys.readouterr().err
+    assert former == parse([*options.split(), "--seed", "1"], program="coast.py", description="").run
+
+
+def test_a_former_preset_is_the_run_that_was_recorded() -> None:
+    record = read_config(ROOT / "docs" / "results" / "mini-coast-domain" / "lcia-constant-s0.json").config
+    run = parse(["lcia-constant"], program="coast.py", description="").run
+    assert (run.method, run.training) == (record.method, record.training)
 
 
 def test_a_mistyped_preset_is_one_sentence() -> None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import tyro
 
+from components.core.errors import ConfigError
 from components.methods import METHODS
-from pipelines.cli import Command
+from pipelines import coast, completion, judge, methods, prepare, report, rescore, sweep, train_projector
+from pipelines.cli import FIRST, Command
 from pipelines.judge import Judgement
+from pipelines.littoral import COMMANDS
 from pipelines.methods import Methods
 from pipelines.prepare import Prepare
-from pipelines.presets import DEFAULT_PRESET, preset
+from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 from pipelines.report import Report
 from pipelines.rescore import Rescore
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
 
-ROOT = Path(__file__).resolve().parents[2]
+Main = Callable[[Sequence[str]], int]
 BASE = preset(DEFAULT_PRESET)
 
 
@@ -54,11 +54,55 @@ def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> 
     assert without_a_sentence(kind) == []
 
 
-@pytest.mark.parametrize("pipeline", ["coast", "sweep", "report", "judge", "methods"])
-def test_help_fits_the_terminal(pipeline: str) -> None:
-    command = [sys.executable, f"pipelines/{pipeline}.py", "--help"]
-    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    lines = [line for line in said.stdout.splitlines() if not line.startswith("usage:")]  # tyro's own line
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main, *arguments: str) -> str:
+    """What a command prints on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if not line.startswith("usage:")]  # tyro's own line
     assert [line for line in lines if len(line) > 80] == []
-    assert "Examples:" in said.stdout or pipeline in ("report", "judge", "methods")
+    return said
+
+
+@pytest.mark.parametrize(("main", "first"), [(coast.main, FIRST), (sweep.main, sweep.FIRST)], ids=["coast", "sweep"])
+def test_help_fits_a_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main, first: tuple[str, ...]
+) -> None:
+    said = shown(monkeypatch, capsys, main, "--help")
+    assert len(said.splitlines()) <= 42
+    assert [option for option in ("--method", *first, "--help-all", "--help SECTION") if option not in said] == []
+    whole = shown(monkeypatch, capsys, main, "--help-all")
+    assert [
+        option for option in (*first, "--training.optimizer.beta1", *METHODS, *PRESETS) if option not in whole
+    ] == []
+
+
+def test_help_of_a_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(monkeypatch, capsys, coast.main, "--method", "lcia", "--help", "method")
+    assert "--method.threshold" in said
+    assert "--training.epochs" not in said
+    assert "cl_moe" in shown(monkeypatch, capsys, coast.main, "--help", "methods")
+    assert "llava-7b" in shown(monkeypatch, capsys, coast.main, "--help", "presets")
+    with pytest.raises(ConfigError, match="Did you mean cluster"):
+        coast.main(["--help", "clutser"])
+
+
+@pytest.mark.parametrize(
+    "main", [report.main, rescore.main, judge.main, methods.main, prepare.main, train_projector.main, completion.main]
+)
+def test_help_of_the_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main
+) -> None:
+    assert shown(monkeypatch, capsys, main, "--help") == shown(monkeypatch, capsys, main, "--help-all")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    with pytest.raises(SystemExit):
+        completion.main([shell])
+    said = capsys.readouterr().out
+    names = [name.replace("_", "-") for name in COMMANDS]
+    assert [word for word in (*names, "sequential-lora", "stream.order", "baseline") if word not in said] == []
+    assert list(completion.OPTIONS) == names

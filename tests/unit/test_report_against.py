@@ -172,8 +172,8 @@ def test_all_claims_of_a_comparison_are_adjusted_together(tmp_path: Path, base: 
 
 
 def test_one_thing_is_asked_for_at_a_time() -> None:
-    with pytest.raises(ConfigError, match="--against and --forecast were given together"):
-        Report(runs=(), against="ewc", forecast=True)
+    with pytest.raises(ConfigError, match="--baseline and --forecast were given together"):
+        Report(runs=(), baseline="ewc", forecast=True)
     with pytest.raises(ConfigError, match="give --forecast as well"):
         Report(runs=(), picture=Path("a.png"))
 

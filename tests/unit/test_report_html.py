@@ -293,4 +293,4 @@ def test_what_cannot_be_shown_is_one_sentence(runs: list[FinishedRun], tmp_path:
         write_html(runs, tmp_path / "file", overview=overview, generals=())
     with pytest.raises(ConfigError, match="--forecast and --html were given together"):
         Report(runs=(), forecast=True, html=tmp_path)
-    assert Report(runs=(), against="s0", html=tmp_path).against == "s0"
+    assert Report(runs=(), baseline="s0", html=tmp_path).baseline == "s0"
