@@ -1,7 +1,7 @@
 """Teach a stream of image-instruction tasks to a frozen vision-language model, one after another, and score every task
 seen so far after each one. By default: Continual LLaVA on mini-COAST's domain stream with the embedded model.
 
-    python pipelines/coast.py [PRESET] [--method NAME] [--run-id ID] [--storage DIR] [--dotted.field VALUE ...]
+    littoral coast [PRESET] [--method NAME] [--run-id ID] [--storage DIR] [--dotted.field VALUE ...]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Grade a finished run's replies with a judge: CoIN's general knowledge, and open answers that no rule can score.
 
-    python pipelines/judge.py runs/first                                   # offline: sentence similarity, weak
-    python pipelines/judge.py runs/first --judge.kind endpoint --judge.base-url http://127.0.0.1:8000/v1 --judge.model M
-    python pipelines/judge.py runs/first --judge.kind local --judge.model DIR
+    littoral judge runs/first                                   # offline: sentence similarity, weak
+    littoral judge runs/first --judge.kind endpoint --judge.base-url http://127.0.0.1:8000/v1 --judge.model M
+    littoral judge runs/first --judge.kind local --judge.model DIR
 
 Writes `judged_matrix.json` into the run's folder (0..100, ten times the mean grade) and adds it to the run in MLflow.
 Verdicts are kept in STORAGE/judge_cache.jsonl: the same command goes on where it stopped, and asks nothing twice.

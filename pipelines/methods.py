@@ -1,6 +1,6 @@
 """The methods and what each costs, measured on a backbone. `--markdown` prints the table of the pages.
 
-python pipelines/methods.py [--backbone smol|pocket|DIR] [--markdown]
+littoral methods [--backbone smol|pocket|DIR] [--markdown]
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Raw data -> Parquet splits, and a report of all that is wrong with it.
 
-    python pipelines/prepare.py my-stream.toml --out prepared/my-stream
-    python pipelines/prepare.py coast-domain --root DOWNLOADS --out prepared/coast-domain
-    python pipelines/prepare.py mini-coast-domain --size small --out prepared/domain
-    python pipelines/prepare.py pope --root DOWNLOADS --out prepared/pope
+    littoral prepare my-stream.toml --out prepared/my-stream
+    littoral prepare coast-domain --root DOWNLOADS --out prepared/coast-domain
+    littoral prepare mini-coast-domain --size small --out prepared/domain
+    littoral prepare pope --root DOWNLOADS --out prepared/pope
 
 A stream file (TOML) names, per [[task]], `train` and `test` data (paths or URIs, in a format of
 components/data/formats/sources.py and a layout of components/data/formats/layouts.py), an `images` folder where the
@@ -13,10 +13,10 @@ above all tasks.
 A published stream is read from its releases as they were downloaded, below --root; components/data/benchmarks/ says of
 each where it is found, what it must look like and what to beware of. One that loses more than one row in a hundred is
 refused. A general suite (components/data/suites/) is prepared the same way and scored beside a stream:
-`coast.py --evaluation.suites DIR`.
+`littoral coast --evaluation.suites DIR`.
 
 The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written. Learn the
-result with `coast.py --stream.name DIR`.
+result with `littoral coast --stream.name DIR`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Compare finished runs of one stream: a table with mean and spread over seeds, for the terminal or as Markdown.
 
-    python pipelines/report.py runs/first runs/second ... [--markdown]
-    python pipelines/report.py runs/first --record results        # results/first.json holds what a comparison needs
-    python pipelines/report.py results/*.json
-    python pipelines/report.py results/*.json --baseline sequential-lora    # intervals, tests and verdicts in words
-    python pipelines/report.py runs/unfinished results/*.json --forecast    # where it will end, by what others did
-    python pipelines/report.py runs/first runs/second --html out    # out/report.html, and its figures as files
+    littoral report runs/first runs/second ... [--markdown]
+    littoral report runs/first --record results        # results/first.json holds what a comparison needs
+    littoral report results/*.json
+    littoral report results/*.json --baseline sequential-lora    # intervals, tests and verdicts in words
+    littoral report runs/unfinished results/*.json --forecast    # where it will end, by what others did
+    littoral report runs/first runs/second --html out    # out/report.html, and its figures as files
 
 Runs that differ only in their seed and in the order of their tasks are one row. A cell reads *right after the task was
 learned -> at the end*.

@@ -1,10 +1,10 @@
 """Score a release's own reply files: as the released script does (compat), and as the metric is meant (fixed).
 
-    python pipelines/rescore.py --suite scienceqa-test --root downloads/ScienceQA --predictions answers.jsonl
-    python pipelines/rescore.py --suite mme --root downloads/MME --predictions results/LaVIN
-    python pipelines/rescore.py --task GQA --annotations questions.json --predictions merge.jsonl --mode compat
-    python pipelines/rescore.py --task ScienceQA --problems problems.json --splits pid_splits.json \\
-        --predictions merge.jsonl --mode fixed
+    littoral rescore --suite mme --root downloads/MME --predictions results/LaVIN
+    littoral rescore --task GQA --annotations questions.json \\
+        --predictions merge.jsonl --mode compat
+    littoral rescore --task ScienceQA --problems problems.json \\
+        --splits pid_splits.json --predictions merge.jsonl --mode fixed
 
 `--suite` takes a general suite with its release and replies in the forms that the releases use
 (components/evaluation/suite_replies.py lists them), `--task` a result file of CoIN, COAST, MLLM-CL, TRACE or UCIT.

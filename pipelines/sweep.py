@@ -1,7 +1,7 @@
 """Sweep fields of a run with Ray Tune, on figures of validation rows. By default: pool size x rank of Continual LLaVA.
 
-    python pipelines/sweep.py [PRESET] [--space FIELD=VALUES ...] [--metric NAME ...] [--sweep-id ID] [--dotted.field V]
-    python pipelines/sweep.py --space method.rank=4,8,16 "training.optimizer.learning_rate=loguniform(1e-4,1e-2)"
+    littoral sweep [PRESET] [--space FIELD=VALUES ...] [--metric NAME ...] [--sweep-id ID] [--dotted.field V]
+    littoral sweep --space method.rank=4,8,16 "training.optimizer.learning_rate=loguniform(1e-4,1e-2)"
 
 Every trial is a run in a folder of its own; the same command with the same --sweep-id goes on where a sweep was killed.
 Trials are scored on the validation part of the training rows, which none of them learns from; best.json then trains on

@@ -1,6 +1,6 @@
 """Stage 1: train the projector that joins the `smol` backbone's tower to its language model.
 
-    python pipelines/train_projector.py --vision-layer block4
+    littoral train-projector --vision-layer block4
 
 Writes components/models/embedded/assets/projector-<layer>.safetensors, which ships with Littoral; nobody
 needs to run this to use the system. Run it alone on the machine (see `--threads`).
