@@ -1,6 +1,6 @@
 """Score a release's own reply files: as the released script does (compat), and as the metric is meant (fixed).
 
-    littoral rescore --suite mme --root downloads/MME --predictions results/LaVIN
+    littoral rescore --suite mme --root MME --predictions results/LaVIN
     littoral rescore --task GQA --annotations questions.json \\
         --predictions merge.jsonl --mode compat
     littoral rescore --task ScienceQA --problems problems.json \\

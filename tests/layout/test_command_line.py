@@ -13,7 +13,6 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.methods import METHODS
-from components.training.config import read_config
 from pipelines.cli import parse
 from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS
 
@@ -90,12 +89,6 @@ def test_a_former_preset_is_its_options_and_says_so(name: str, capsys: pytest.Ca
     options = f"coast-domain {FORMER[name]}"
     assert options in capsys.readouterr().err
     assert former == parse([*options.split(), "--seed", "1"], program="coast.py", description="").run
-
-
-def test_a_former_preset_is_the_run_that_was_recorded() -> None:
-    record = read_config(ROOT / "docs" / "results" / "mini-coast-domain" / "lcia-constant-s0.json").config
-    run = parse(["lcia-constant"], program="coast.py", description="").run
-    assert (run.method, run.training) == (record.method, record.training)
 
 
 def test_a_mistyped_preset_is_one_sentence() -> None:
