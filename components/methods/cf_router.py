@@ -62,29 +62,30 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     Paper: Li et al. 2026, "CF-Router: Closed-Form Solution for Expert Selection in Multimodal Agent Lifelong Learning"
         (listed at ICLR 2026; OpenReview 7tWtYHTIDD). Only its abstract and second-hand notes were available:
         they give the formula, the kind of feature and hard routing, but not lambda or any further detail.
-    Idea: which task a sample belongs to is a linear regression on frozen features. Its solution needs two sums over the
-        rows only, so a new task adds to them and the router is the one that all tasks' rows together would give.
+    Idea: a linear regression on frozen features predicts the task of a sample. Its solution needs only two sums over
+        the rows. A new task adds to them, and the router is what a fit on all tasks' rows together would give.
     Objective: the language-model loss of the task at hand, on its own branch alone: W = W0 + (alpha / R) up_t down_t.
         The router, with x [D] the features of a row and y [T] the one-hot position of its task:
             G = sum x x^T [D, D],  C = sum x y^T [D, T],  V = (G + lambda I)^-1 C,  task = argmax x^T V
     Features: "instruction": the frozen sentence encoder's embedding; "picture": the mean of the frozen tower's visual
         tokens, zero without a picture; "both": one after the other; "hidden": the frozen language model's last hidden
         states, averaged over the tokens before the first answer. Each part has length 1, and a constant 1 is appended:
-        with it the regression has an intercept (which lambda weighs like all the rest).
-    Overrides: attach, weights, end_task (one pass over the rows); the rest is `TaskBranches`.
+        it gives the regression an intercept, which lambda shrinks like all weights.
+    Overrides: attach, weights, end_task (one pass over the rows); `TaskBranches` does the rest.
     Carried between tasks: every task's branch, frozen; G and C in float64. A task adds its branch and a column of C.
     Differs:
         - The paper reads the language model's last hidden states, averaged: "hidden". The abstract does not say over
-          which tokens, nor whether a branch is active; here, tokens that a question has at test too, and no branch. It
-          costs another forward pass per answer. "both" costs none and knows the question and the picture before any
-          adapter, so it is the default. The paper's figure of 64 MB fits G in float32 for hidden states of width 4096.
+          which tokens, nor whether a branch is active; here it is over the tokens that exist at test too, without a
+          branch. It costs another forward pass per answer. "both" costs none and sees the question and the picture
+          before any adapter, so it is the default. The paper's figure of 64 MB fits G in float32 for hidden states of
+          width 4096.
         - `expansion` maps x to relu(P^T x) / sqrt(E) with a random P, as analytic continual learners often do, for
           tasks that no plane separates. Off by default: nothing says that the paper does so, G grows with its square,
           and tasks usually differ in wording or in the kind of picture.
         - lambda = 1 weighs as much as one row, since rows have length 1 per part. The paper's value is not known.
-        - A task counts by its number of training rows, the mean of x x^T over the rows seen being scaled to it. That
-          is G itself when each row is seen once, and stays it with more epochs, or any number of workers.
-        - Tasks with many rows win in doubt, as in any regression on frequencies.
+        - A task weighs as its number of training rows: the mean of x x^T over the rows seen is scaled by it. If each
+          row is seen once, that is G itself, and it does not change with more epochs or workers.
+        - In doubt tasks with many rows win, as in any regression on class frequencies.
     ZeRO: all stages. The router is not trained; features are taken between tasks and at test, on the plain model.
     """
 

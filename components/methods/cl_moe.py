@@ -103,7 +103,7 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
     Idea: the experts that a task uses most decide which of them may change much, and which serve the whole task.
     Objective: while training, MoELoRA's: the language-model loss with
             h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e h,  g(h) = softmax(router h), for each token.
-        Counted on the way: how often each expert is one of a token's two largest gates (equal ones: no count).
+        Meanwhile it counts how often each expert has one of a token's two largest gates (ties are not counted).
         After every task but the first, per expert e, with theta its values before the task and phi those after it,
             theta_e = m_e theta_e + (1 - m_e) phi_e,  m_e = 1 - momentum if e is task-specific, otherwise momentum.
         The routers keep what they have learned. At test g becomes beta g(h) + (1 - beta) G(t), with G(t) the counts of
@@ -116,17 +116,16 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
         normalised sentence embeddings of a task's instructions, and the nearest has the largest cosine; beta = 1
         serves without it.
     Differs:
-        - The copy of the merging script compares tensor names in a way that no released name passes: by reading it,
-          it averages nothing; EasyCL repairs that, with the same shares. Here they are applied as written.
+        - The copy of the merging script tests tensor names in a way that no released name passes, so as it reads it
+          averages nothing. EasyCL repairs that, with the same shares, and so does this.
         - specific="old", as written there: experts in the former task's list and not in the new one's take most of
           phi. specific="new" is our reading of the idea (the new task's own experts take most of phi).
-        - Their lists hold up to 8 of at most 8 experts, so no expert is specific; `top_experts` is 2, as many as are
-          counted per token, which lets the momentum rule act at all: stronger than what was released.
-          top_experts = num_experts is theirs.
-        - Uses are counted for every training token, not when the clock shows second 30. statistics="model" sums over
+        - Their lists have up to 8 of at most 8 experts, so no expert is specific. `top_experts` is 2 here, as many as
+          are counted per token: only then has the momentum rule any effect. top_experts = num_experts is theirs.
+        - Uses are counted for every training token, not only at second 30 of the clock. statistics="model" sums over
           layers as they do, although expert e of one layer has nothing to do with expert e of the next; "layer" does
           not. G as shares of the counts is our reading of a comment.
-        - The learning rate is that of MoELoRA here, not tuned anew: the layers are the same while training.
+        - The learning rate is MoELoRA's, not tuned again: in training the layers are the same.
     """
 
     def __init__(self, config: ClMoeConfig, *, seed: int) -> None:

@@ -91,7 +91,7 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         loss. Each layer has its own components; a half of p is its keys, the other its values.
     Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
-    Overrides: attach, select, loss (orthogonality).
+    Overrides: attach, select, loss (orthogonality); `GrowingMethod` does the rest.
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, unless their queries are orthogonal to the new keys.
     Differs:

@@ -170,7 +170,7 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         with cbar[l, n] the mean weight of slot n over task l's instructions: increments are linear in their weights,
         so N numbers per task hold Zbar exactly, and one weights matrix [B, N] serves the whole bank.
     Overrides: attach, prepare, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar),
-        state_dict, decisions.
+        state_dict, decisions; `GrowingMethod` does the rest.
     Carried between tasks: keys, increments, cbar, scalars w; all of an earlier task's are frozen.
     Differs:
         - Factors are applied one after the other; traces of the authors' code build dense d x d increments.

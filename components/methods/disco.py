@@ -44,7 +44,7 @@ class Disco(PrototypeBranches[DiscoConfig]):
             w = softmax(cos(text, Q_t) / temperature)     activation "softmax": no sub-space is left out
             w = one-hot at the largest cos(text, Q_t)     activation "nearest"
         with Q_t the identity token of task t.
-    Overrides: weights; the rest is `PrototypeBranches`.
+    Overrides: weights; `PrototypeBranches` does the rest.
     Carried between tasks: every task's branch, frozen, and its identity token. Grows by one branch a task.
     Differs:
         - Central: one learner sees a task's whole data. Left out are the rounds of clients, the weighted averaging of

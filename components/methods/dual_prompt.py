@@ -95,7 +95,7 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
         at test the expert whose key is nearest to the sample's query does.
     Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
         attention(Q, [p_K; K], [p_V; V]).
-    Overrides: attach, select, loss (pull).
+    Overrides: attach, select, loss (pull); `GrowingMethod` does the rest.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs:
         - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen

@@ -77,24 +77,24 @@ class EProj(ReadsInstructions[EProjConfig]):
     Paper: He et al. 2023, "Continual Instruction Tuning for Large Multimodal Models", arXiv 2311.16206. Its text was
         not available. This follows summaries of it and a public code tree with its method names (`eproj`, `tir+mas`),
         whose authorship could not be established; "released" below means that tree.
-    Idea: only projectors train. A task unlike all earlier ones gets its own copy of the pretrained projector; another
-        goes on training the most similar task's, and is held near it where that matters to tasks unlike itself.
+    Idea: only projectors train. A task unlike all earlier ones gets its own copy of the pretrained projector; any other
+        continues training the most similar task's, held near its values where they matter to tasks unlike itself.
         At test the nearest key decides which task a sample belongs to.
     Objective: L_lm + lambda sum_k I_k (1 - s[source_k]) (theta_k - theta*_k)^2, the sum over the shared projector's
         entries, theta* its values when the task began.
         s[j]: cosine of the mean instruction embeddings of task j and this one, cut to [0, 1].
-        I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; over
-        tasks the largest is kept, and source_k is the task it came from.
+        I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; the
+        largest over tasks is kept, and source_k is the task that it comes from.
         At test: argmax_j cos(picture, image key_j) + cos(instruction, text key_j).
     Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, decisions, owner.
-    Carried between tasks: the projectors, a key per task and modality, I and its sources. An own projector is frozen
-        when its task ends, until a similar task takes it up.
-    Text-only samples: they do not pass the projector, so the backbone alone answers them (`Selection.matched` is
-        False). A task without any picture is a ConfigError at its end, since nothing of it can be learned.
+    Carried between tasks: the projectors, a key per task and modality, I and its sources. A projector is frozen when
+        its task ends, until a similar task continues training it.
+    Text-only samples: they do not pass through the projector, so the backbone alone answers them (`Selection.matched`
+        is False). A task without any picture raises a ConfigError at its end, since nothing of it can be learned.
     Differs:
-        - Our reading joins two things: the released `eproj` gives every task its own projector (threshold above 1), and
-          `tir` regularises one shared model. The summaries' expansion "when similarity is low" names no level;
-          0.8 is ours, for cosines of mean MiniLM embeddings. Sweep it.
+        - Our reading combines two methods: the released `eproj` gives every task its own projector (threshold above 1),
+          and `tir` regularises one shared model. The summaries' expansion "when similarity is low" names no level; 0.8
+          is ours, for cosines of mean MiniLM embeddings. Sweep it.
         - s uses instructions only. Released: the product over pictures, instructions and answers, each standardised
           over all pairs of tasks and squashed. A task's pictures are not known when `begin_task` decides, and
           standardised values have no fixed meaning for a threshold.

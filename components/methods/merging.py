@@ -67,24 +67,24 @@ class Merging(TaskBranches[MergingConfig]):
             dare: M = c sum_i mask_i * D_i / (1 - p), every entry of mask_i being 0 with probability p
             ties: E_i = D_i where |D_i| is among the largest `keep` of task i's entries, 0 elsewhere;
                 s = sign(sum_i E_i);  M = c * mean of those E_i that have sign s, entry by entry, 0 if none has
-    Overrides: attach, weights, serve, end_task; the rest is `TaskBranches`.
-    Carried between tasks: every task's branch, frozen. Merges are made anew from them after each task.
+    Cost: average and task arithmetic are served by the branches themselves, exactly and without a dense matrix. The
+        others keep one dense float32 matrix per adapted layer on the device (LLaVA-7B's o_proj: 2 GiB) beside the
+        branches. It is neither a parameter nor in a checkpoint: `attach` and `end_task` compute it on the CPU, where
+        the same branches give the same bits, with one thin product per layer and task (three for TIES).
+    Overrides: attach, weights, serve, end_task; `TaskBranches` does the rest.
+    Carried between tasks: every task's branch, frozen. After each task they are merged anew.
     Differs:
         - What is merged are increments, never the factors: a sum of products is not the product of sums. The papers
           merge whole fine-tuned models, so here W0 is the common start; the branches' random `down` differ by task.
         - TIES trims over all adapted layers of a task at once, as the paper does. `keep` of the entries means those
           at least as large as the (keep * number)-th; equal ones stay together. Where both signs have the same mass
           the paper's formula gives 0, as here; the released code lets the majority of all entries decide.
-        - Coefficients: 0.2 and 1 are what the TIES paper takes without validation data, 0.4 what it gives task
-          arithmetic then. The papers choose them on held-out data; a continual stream has none. DARE scales to the same
-          expected sum as task arithmetic and gets its coefficient. Its 0.9 is the rate the paper's headline claims to
-          be harmless for increments within 0.002; LoRA's at this learning rate can be larger, so lower it if it hurts.
+        - Coefficients: without validation data the TIES paper takes `keep` 0.2 and lambda 1, and 0.4 for task
+          arithmetic. With held-out data the papers tune them; a continual stream has none. DARE has the same expected
+          sum as task arithmetic, hence its coefficient. Its 0.9 is the rate that the paper claims to be harmless for
+          increments within 0.002; LoRA's at this learning rate can be larger, so lower it if it hurts.
         - A task's DARE mask is drawn once: merging a later task does not redraw it.
-    Cost: average and task arithmetic are served by the branches themselves, so exactly and without a dense matrix. The
-        others keep one dense float32 matrix per adapted layer on the device (LLaVA-7B's o_proj: 2 GiB) beside the
-        branches. It is no parameter and in no checkpoint: `attach` and `end_task` make it on the CPU, where the same
-        branches give the same bits, by one thin product per layer and task (three for TIES).
-    ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it for itself.
+    ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it by itself.
     """
 
     @property

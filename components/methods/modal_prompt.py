@@ -70,7 +70,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         earlier ones, frozen, before it (fusion).
     Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
         guide_j = share cos(picture, p_j) + (1 - share) cos(text, p_j);  p = mean over tokens of W2 silu(W1 prompt)
-    Overrides: attach, select, loss, end_task (prototypes).
+    Overrides: attach, select, loss, end_task (prototypes); `GrowingMethod` does the rest.
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
     Differs:

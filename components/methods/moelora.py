@@ -76,7 +76,7 @@ class MoeLora(Method[MoeLoraConfig]):
         arXiv 2403.08350; details are those of the released code. Its values for LLaVA-7B: rank 128, alpha 256, 8
         experts (2, 4 and 8 compared), dropout 0.05, learning rate 2e-4.
     Idea: LoRA's rank is divided among N experts, and each adapted layer has a router of its own that weighs them for
-        each token. Tasks may come to prefer different experts; nothing keeps them from changing the same ones.
+        each token. Tasks may come to prefer different experts, but nothing stops them from changing the same ones.
     Objective: the language-model loss of the task at hand, with
             h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e drop_e(h),  g(h) = softmax(router h)
         over all N experts (no top-k, no noise); `rank` is the total. `balance` > 0 adds
@@ -85,18 +85,18 @@ class MoeLora(Method[MoeLoraConfig]):
     Carried between tasks: experts and routers; all are trained on every task, none is frozen.
     Differs:
         - Experts are slices of one flat pair of factors, so that they cost two products instead of 2N.
-        - It adapts every linear layer, most other methods here only o_proj: ten times as many values train. Its control
-          is sequential_lora with targets="all_linear". In 60 updates the routers hardly move from their even start.
+        - It adapts every linear layer, most other methods here only o_proj: ten times as many values train. Compare it
+          with sequential_lora with targets="all_linear". In 60 updates the routers hardly move from their even start.
         - The learning rate is not the paper's: of 5e-4 to 5e-3 it had the lowest loss after 60 updates of smol, on test
-          rows of tasks in the project's own tables, so the default is not blind to them.
+          rows of tasks in the project's own tables, so the default was tuned on rows that they report.
         - dropout is 0 unless asked for: at our default budget no row is seen twice, and sequential LoRA has none.
         - The balance term is our own and off. It takes the mean over a micro-batch, so it depends on how an update is
           split into them; everything else does not.
         - Experts are mixed, not chosen, for each token in each layer, and expert e of one layer has nothing to do with
           expert e of another. `Selection.slots` names a sample's heaviest expert of every layer by the mean gate over
           its prompt; expert e of layer l is slot l N + e. Logged, in nats, as means over layers: `router_entropy` of a
-          token's gates (log N = even, 0 = one expert alone) and `usage_entropy` of the gates' mean over the batch. The
-          difference is what the token says about the expert: 0 means that all tokens get the same mixture.
+          token's gates (log N = even, 0 = one expert alone) and `usage_entropy` of the gates' mean over the batch.
+          Their difference is how much the mixture depends on the token: 0 means that all tokens get the same one.
     """
 
     def __init__(self, config: MoeLoraConfig, *, seed: int) -> None:

@@ -95,11 +95,12 @@ class Smolora(ReadsInstructions[SmoloraConfig]):
         Logged, in nats, as means over layers: `vu_usage_entropy` and `if_usage_entropy` of a batch's choices (0: all
         samples take the same block).
     Differs:
-        - Top-1 in the code is a constant one-hot row: no gradient reaches a router, so they keep their random draw
-          (its flags, routers trainable in the first task only, suggest that more was meant). router="fixed" is that;
-          "straight_through" is our own: the softmax's gradient in the first task, then frozen.
-        - The code averages z over all positions, padding and, in training, answers too; then a sample's blocks depend
-          on its neighbours, and each generated token chooses anew from itself. Here z is the mean over real tokens
+        - Top-1 in the code is a constant one-hot row: no gradient reaches the routers, so they keep their random draw
+          (its flags make routers trainable in the first task, which suggests that training was intended).
+          router="fixed" keeps the draw; "straight_through" is our own: the softmax's gradient in the first task, then
+          frozen.
+        - The code averages z over all positions, padding and, in training, answers too, so a sample's blocks depend
+          on its neighbours, and each generated token chooses again, from itself. Here z is the mean over real tokens
           before the first answer, and generated tokens keep their prompt's blocks. A summary of the paper speaks of
           visual features: vu_reads="picture" takes the picture's positions (the prompt's where there is none).
         - The code embeds one hand-written instruction per task and knows the task, at test too. Here each sample's
