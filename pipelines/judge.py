@@ -110,7 +110,7 @@ def cells_of(path: Path, limit: int | None) -> dict[tuple[str, str], list[Exchan
                 Exchange(question=one.prompt, answers=tuple(one.answers), reply=one.prediction, box=one.metric == "iou")
             )
     if not cells:
-        raise ConfigError(f"{path} holds no predictions to judge; judge the folder of a finished run.")
+        raise ConfigError(f"{path} has no predictions to judge; judge the folder of a finished run.")
     return cells
 
 

@@ -1,7 +1,7 @@
-"""What a method decided task by task, and whom it served with that: decisions.json in a run's folder, and in records.
+"""What a method decided for each task and which parameters answered its rows: decisions.json, also part of records.
 
 {"format": ..., "tasks": {task: what `Method.decisions` says}, "served": {after: {task: rows, own, fallback, by}}}
-Both halves come from what a checkpoint holds, so a resumed run writes what one in a single go does.
+Both halves are computed from checkpointed state, so a resumed run writes the same file as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Who answered a task's test rows. Shares are 0..1; None where a method does not say."""
+    """Which parameters answered a task's test rows. Shares are 0..1; None where a method does not report them."""
 
     rows: int
     own: float | None  # served by the parameters that learned the task (of a shared group: that group's)
-    fallback: float | None  # nothing suited the row, a stand-in served it
+    fallback: float | None  # nothing matched the row and a fallback answered it
     by: dict[str, int]  # rows by the task whose parameters served them
 
     @classmethod
     def of(cls, owner: str, routed_to: Sequence[str | None], matched: Sequence[bool | None]) -> Served:
-        """Counted over a task's rows; `owner` is what `routed_to` says of a row that is routed rightly."""
+        """Counted over a task's rows; `owner` is the value of `routed_to` for a correctly routed row."""
         names = [name for name in routed_to if name is not None]
         hits = [hit for hit in matched if hit is not None]
         return cls(
@@ -44,19 +44,19 @@ class Served:
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """By learned task what was decided; by row of the score matrix and task who served."""
+    """What was decided, by learned task; which parameters answered, by row of the score matrix and task."""
 
     tasks: dict[str, dict[str, Json]] = field(default_factory=dict)
     served: dict[str, dict[str, Served]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """False: the method decides nothing, or the run is older than this file."""
+        """False where the method decides nothing, and for runs made before this file existed."""
         return bool(self.tasks or any(self.served.values()))
 
     def metrics(self, after: str, names: Mapping[str, str]) -> dict[str, float]:
-        """What a tracker draws of the row after the task `after`: its decision's numbers and every task's shares.
+        """Metrics of the row after the task `after`: its decision's numbers and every task's shares.
 
-        `names`: tasks as they may stand in a metric's name.
+        `names`: each task's name in a form that a metric's name may contain.
         """
         values = {
             f"decisions/{key}": value for key, value in _numbers(self.tasks.get(after, {}), names) if value is not None
@@ -82,7 +82,7 @@ class Decisions:
                 raise DataError(f"decisions have format {content['format']!r}, expected {FORMAT!r}.")
             return cls(tasks=dict(content["tasks"]), served=served_from_json(content["served"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"these are no decisions ({error!r}).") from error
+            raise DataError(f"this is not a file of decisions ({error!r}).") from error
 
     def write(self, path: Path) -> None:
         """Replace the file atomically."""
@@ -96,7 +96,7 @@ class Decisions:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not readable ({error}); delete it to do without the decisions.") from error
+            raise DataError(f"{path} is not readable ({error}); delete it to go on without the decisions.") from error
         return cls.from_dict(content if isinstance(content, dict) else {})
 
 
@@ -106,7 +106,7 @@ def served_from_json(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
 
 
 def _numbers(content: Mapping[str, Json], names: Mapping[str, str]) -> list[tuple[str, float]]:
-    """Numbers of a decision by name, those of mappings as name/key; lists and texts are no curve."""
+    """Numbers of a decision by name, those of mappings as name/key; lists and texts are left out."""
     found: list[tuple[str, float]] = []
     for key, value in content.items():
         if isinstance(value, bool | int | float):

@@ -1,7 +1,7 @@
-"""Forgetting in two parts that add up, by comparing the scores with another reading of the same stream.
+"""Forgetting in two parts that add up, by comparing the scores with a variant of them (`matrix.VARIANTS`).
 
-With S the scores, O those of the other reading and gap[i, j] = O[i, j] - S[i, j] what it would gain on task j after
-task i, averaged over the tasks before the last one:
+With S the scores, O the variant, and gap[i, j] = O[i, j] - S[i, j] what the variant gains on task j after task i,
+averaged over the tasks before the last one:
 
     S[j, j] - S[T, j] = (O[j, j] - O[T, j]) + (gap[T, j] - gap[j, j])
 
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from components.evaluation.matrix import MatrixError, ScoreMatrix
 
-# By reading: what its absence costs, and what is lost all the same.
+# By variant: the forgetting that disappears with it, and what is lost all the same.
 SPLITS = {
     "oracle": ("forgetting_routing_error", "forgetting_weight_drift"),
     "repaired": ("forgetting_format_drift", "forgetting_knowledge_loss"),
@@ -33,7 +33,7 @@ SPLIT_LABELS = {
 
 
 def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, variant: str) -> dict[str, float]:
-    """`forgetting_diagonal` as gap growth and what is left of it in `other`, under the reading's names in `SPLITS`.
+    """`forgetting_diagonal` as the growth of the gap and what is left in `other`, under the names in `SPLITS`.
 
     Raises `MatrixError` when cells for it are missing.
     """
@@ -43,7 +43,7 @@ def split_forgetting(matrix: ScoreMatrix, other: ScoreMatrix, variant: str) -> d
 
 
 def split_if_known(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix | None]) -> dict[str, float]:
-    """The parts by every reading that was measured; none while too few tasks are learned."""
+    """The parts by every variant that was measured; empty while too few tasks are learned."""
     parts: dict[str, float] = {}
     for variant in SPLITS:
         other = variants.get(variant)

@@ -8,7 +8,7 @@ With R[t, i] the score (0..100) on suite i of M after learning t tasks, t = 0 be
                                                  learning and keeping at once, as KORE (2510.19316) combines adaptation
                                                  and retention
 
-All suites weigh alike. A retained share says little where R[0, i] is near what guessing gives: a model that never knew
+All suites weigh alike. A retained share says little where R[0, i] is near chance: a model that only guesses
 retains all of it. Suites are never trained on, so anything above 1 is transfer or noise.
 """
 
@@ -50,7 +50,7 @@ class Kept:
 
     @property
     def retained(self) -> float | None:
-        """After / before; None where nothing was known before."""
+        """After / before; None where the score before was 0."""
         return self.after / self.before if self.before > 0 else None
 
 
@@ -138,7 +138,7 @@ class GeneralScores:
                     scores = scores.plus(learned, after, suite, found | {"score": found["score"]})
             return scores
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"these are no general scores ({error!r}).") from error
+            raise DataError(f"this is not a file of general scores ({error!r}).") from error
 
     def write(self, path: Path, final_average: float | None = None) -> None:
         """Replace the file atomically."""

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One reply. `slots` and `routed_to` say what served the sample, for methods that route."""
+    """One reply. `slots` and `routed_to` tell which parameters answered, for methods that route."""
 
     sample_id: str
     text: str
     slots: tuple[int, ...] | None = None
     routed_to: str | None = None
-    matched: bool | None = None  # False: nothing suited the sample and a stand-in served it
+    matched: bool | None = None  # False: nothing matched the sample and a fallback answered it
     oracle_text: str | None = None  # the reply with the task known; None when not asked for
 
 
@@ -44,7 +44,7 @@ def answer(
 ) -> list[Answer]:
     """Reply to every example, in the given order.
 
-    `told_task` names the task of the examples to a method that needs to know it. With `oracle_task`, each batch whose
+    `told_task`: the task of the examples, for a method that needs to know it. With `oracle_task`, each batch whose
     selection differs from the selection with the task known is answered a second time; where both select alike the
     reply is the same computation and is reused.
     """

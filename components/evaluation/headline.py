@@ -1,4 +1,4 @@
-"""A finished stream in one sentence: what was kept, what was learned best, and how that stands to a constant reply."""
+"""A finished stream in one sentence: what was kept, what was learned best, and how it compares with a constant reply."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NAMED = 3  # tasks at most that a sentence lists
 def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> str:
     """Of the learned tasks, after the last one; "" before the first is learned or where the last row has gaps.
 
-    `majority`: each task's score of the majority answer, where it is known. What does not beat it is said first, and
-    then nothing is called the best.
+    `majority`: what the majority answer scores on each task, where it is known. If the average does not beat it, the
+    sentence begins with that and calls no task the best.
     """
     tasks, known = matrix.tasks[: matrix.num_learned], majority or {}
     if not tasks or np.isnan(matrix.values[-1, : len(tasks)]).any():
@@ -44,7 +44,7 @@ def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -
 
 
 def _kept(matrix: ScoreMatrix, majority: Mapping[str, float], *, praise: bool) -> list[str]:
-    """What became of the tasks before the last one; [] where that was not measured."""
+    """How the tasks before the last one fared; [] where that was not measured."""
     try:
         average = matrix.forgetting()
     except MatrixError:

@@ -54,7 +54,7 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
 def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Image:
     """How often each slot served each evaluated task: rows are tasks, columns slots, colours the row's shares.
 
-    Slots that served nobody are counted below. Many slots become narrow stripes without figures.
+    Unused slots are counted below. Many slots become narrow stripes without figures.
     """
     tasks, counts = list(usage), np.array(list(usage.values()), dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
@@ -73,7 +73,7 @@ def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Ima
     ticks = np.arange(0, num_slots, max(1, num_slots // _MOST_NAMED))
     axes.set_xticks(ticks + 0.5, [str(slot) for slot in ticks], fontsize=7)
     dead = int((counts.sum(axis=0) == 0).sum())
-    axes.set_xlabel(f"slot  ·  {dead} of {num_slots} served nobody", fontsize=9, color=_SOFT)
+    axes.set_xlabel(f"slot  ·  {dead} of {num_slots} unused", fontsize=9, color=_SOFT)
     for row, column in np.ndindex(*shares.shape) if num_slots <= _MOST_NAMED else ():
         if shares[row, column] >= 0.005:
             dark = shares[row, column] >= _DARK_FROM * shares.max()
@@ -86,7 +86,7 @@ def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Ima
 def _figure(
     num_rows: int, width: float, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> tuple[Figure, float]:
-    """An empty picture with row and column names; also the angle at which column names stand."""
+    """An empty picture with row and column names; also the angle of the column names."""
     longest_row = max((len(name) for name in rows), default=0)
     longest_column = max((len(name) for name in columns), default=0)
     top = 0.0 if longest_column <= 10 else 35.0

@@ -1,7 +1,7 @@
 """The reproduction ledger: published results as data, and how a run differs from them.
 
 `published/BENCHMARK.json` holds rows as papers and repositories print them, in blocks of one source and one protocol.
-Rows of different blocks must not be mixed: starting weights, epochs, orders and test subsets differ. Figures carry this
+Do not mix rows of different blocks: starting weights, epochs, orders and test subsets differ. Figures carry this
 project's names (see `matrix.ALIASES`), whatever the source calls them. All scores are percent.
 """
 
@@ -18,7 +18,7 @@ from components.evaluation.matrix import ScoreMatrix
 FOLDER = Path(__file__).parent / "published"
 # What sources call a backbone and what it starts from, by its name here.
 _PUBLISHED_AS = {"llava-hf/llava-1.5-7b-hf": ("LLaVA-1.5-7B", "instruction-tuned weights")}
-COMPAT = "compat"  # a published row's scorer: the release's own scripts, which the compat reading follows
+COMPAT = "compat"  # a published row's scorer: the release's own scripts, which the compat variant follows
 IDENTITY_TOLERANCE = 0.05  # of figures printed with two decimals; sound rows stay below 0.02
 
 
@@ -37,7 +37,7 @@ class PublishedRow:
     figures: Mapping[str, float]
 
     def flaws(self) -> list[str]:
-        """What cannot be right in the row: figures that contradict each other.
+        """Figures of the row that contradict each other.
 
         MFN = MFT + (T - 1) / T * BWT holds for every matrix, and MFN is the mean of the final scores.
         """
@@ -64,7 +64,7 @@ class Difference:
     row: PublishedRow
     figures: Mapping[str, float]  # ours minus theirs
     final: Mapping[str, float]  # task -> ours minus theirs
-    protocol: tuple[str, ...]  # what the run does otherwise, in words
+    protocol: tuple[str, ...]  # protocol differences, in words
 
 
 def benchmarks() -> list[str]:
@@ -73,7 +73,7 @@ def benchmarks() -> list[str]:
 
 
 def benchmark_of(stream: str) -> str | None:
-    """The benchmark whose published rows a stream's results may be held against; None for all others.
+    """The benchmark whose published rows a stream's results may be compared with; None for all others.
 
     A stream's orders and variants are its name followed by "-": coin-alphabetical belongs to coin. The mini streams are
     no benchmark: they are other data.
@@ -102,7 +102,7 @@ def published(benchmark: str) -> list[PublishedRow]:
 
 
 def run_protocol(backbone: str, tasks: Sequence[str]) -> dict[str, str]:
-    """What a run of ours did, under the keys of the published rows' protocols."""
+    """The protocol of one of our runs, under the keys of the published rows' protocols."""
     name, start = _PUBLISHED_AS.get(backbone, (backbone, "its own weights"))
     return {"backbone": name, "starts_from": start, "order": ", ".join(tasks), "scorer": "fixed"}
 
@@ -112,9 +112,9 @@ def differences(
 ) -> list[Difference]:
     """A finished run against every published row of its benchmark and method.
 
-    `protocol` is what the run did (see `run_protocol`); a key that it does not tell counts as different. `compat` is
-    the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are held against it, if it is whole.
-    A run of some of the tasks is compared task by task alone: averages over others say nothing.
+    `protocol` is the run's own (`run_protocol`); a key that it lacks counts as different. `compat` is
+    the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are compared with it, if it is complete.
+    A run of only some tasks is compared task by task: averages over other tasks are not comparable.
     """
     benchmark = benchmark_of(stream)
     if benchmark is None:

@@ -1,4 +1,4 @@
-"""The majority answer: what one and the same reply to every question scores. Below it, nothing was learned."""
+"""The majority answer: the score of one constant reply to every question. A model below it has learned nothing."""
 
 from __future__ import annotations
 

@@ -270,10 +270,10 @@ class ScoreMatrix:
         """The inverse of `to_dict`, over `tasks` and `rows`; raises `MatrixError` when they are missing or broken."""
         tasks, rows = content.get("tasks"), content.get("rows")
         if not isinstance(tasks, list) or not isinstance(rows, list):
-            raise MatrixError("A score_matrix.json holds lists 'tasks' and 'rows'; this content does not.")
+            raise MatrixError("A score_matrix.json has lists 'tasks' and 'rows'; this content does not.")
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("scores"), dict) or "after" not in row:
-                raise MatrixError(f"A row of score_matrix.json holds 'after' and 'scores', this one does not: {row!r}.")
+                raise MatrixError(f"A row of score_matrix.json has 'after' and 'scores', this one does not: {row!r}.")
         return cls.from_scores([str(task) for task in tasks], [(str(row["after"]), row["scores"]) for row in rows])
 
     def write(
@@ -298,7 +298,7 @@ class ScoreMatrix:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise MatrixError(f"{path} is not a readable score_matrix.json ({error}).") from error
         if not isinstance(content, dict):
-            raise MatrixError(f"{path} is not a score_matrix.json: it holds no JSON object.")
+            raise MatrixError(f"{path} is not a score_matrix.json: it is not a JSON object.")
         return cls.from_dict(content)
 
 
@@ -359,7 +359,7 @@ def _has_zero_shot(tasks: list[str], num_rows: int, after: Sequence[str] | None,
 def _checked_row(row: Sequence[Cell], number: int, tasks: list[str]) -> list[float]:
     """One row as floats, NaN for None; raises on a wrong length or a value that is not a finite number."""
     if len(row) != len(tasks):
-        raise MatrixError(f"Row {number} holds {len(row)} cells for {len(tasks)} tasks; use None for unseen cells.")
+        raise MatrixError(f"Row {number} has {len(row)} cells for {len(tasks)} tasks; use None for unseen cells.")
     for task, cell in zip(tasks, row, strict=True):
         if cell is not None and (isinstance(cell, bool | str) or not math.isfinite(cell)):
             raise MatrixError(f"Row {number} scores {task!r} with {cell!r}; allowed are finite numbers and None.")

@@ -1,7 +1,7 @@
 """Predictions: every reply of a run with its scores, kept as one Parquet file per row of the score matrix.
 
-`Prediction`'s fields are the file's columns. This module is the only one that knows them; everybody else writes and
-reads `Prediction`s.
+`Prediction`'s fields are the file's columns. Only this module knows them; everything else writes and reads
+`Prediction`s.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Prediction:
     compat_score: float | None = None  # by the released script's rule; None where the release has none
     routed_to: str | None = None  # None for a method that does not route
     slots: Sequence[int] | None = None
-    matched: bool | None = None  # False: nothing suited the row and a fallback served it
+    matched: bool | None = None  # False: nothing matched the row and a fallback answered it
     oracle_prediction: str | None = None  # the reply with the task known; None where it was not asked for
     oracle_score: float | None = None
 
@@ -134,7 +134,7 @@ def shares(predictions: Iterable[Prediction], holds: Callable[[Prediction], bool
 
 
 def slot_usage(predictions: Sequence[Prediction], num_slots: int | None) -> dict[str, list[int]] | None:
-    """How often each of the method's slots served each task; None for a method without slots."""
+    """How often each of the method's slots was used for each task; None for a method without slots."""
     if num_slots is None or not any(one.slots for one in predictions):
         return None
     usage: dict[str, list[int]] = {}

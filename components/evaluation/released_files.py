@@ -1,4 +1,4 @@
-"""The files that released evaluations exchange: a benchmark's annotations, and a model's replies as JSON lines.
+"""Files of released evaluations: a benchmark's annotations, and a model's replies as JSON lines.
 
 Every fault is a `DataError` that names the file and the line, record or question.
 """
@@ -40,7 +40,7 @@ class Annotation:
 def read_replies(path: Path) -> list[ReleasedReply]:
     """The lines of a result file (merge.jsonl): objects with `question_id` and `text`; other fields are not read.
 
-    A JSON object whose `results` is a list of replies (TRACE's) is read too; a reply's id is its place from 1 then.
+    A JSON object whose `results` is a list of replies (TRACE's) is read too; a reply's id is then its position, from 1.
     Files may be gzipped.
     """
     whole = file_text(path)
@@ -60,7 +60,7 @@ def read_replies(path: Path) -> list[ReleasedReply]:
             raise DataError(f'{path} line {number}: "text" must be the reply as text, given: {shown(text)}.')
         predictions.append(ReleasedReply(line=number, question_id=key, text=text))
     if not predictions:
-        raise DataError(f"{path} holds no predictions.")
+        raise DataError(f"{path} contains no predictions.")
     return predictions
 
 
@@ -74,7 +74,7 @@ def read_list(path: Path) -> list[Annotation]:
 
 
 def read_in_order(path: Path) -> list[Annotation]:
-    """A JSON list of records without ids (TRACE's test.json): an id is the record's place from 1."""
+    """A JSON list of records without ids (TRACE's test.json): an id is the record's position, from 1."""
     return [replace(record, question_id=at) for at, record in enumerate(read_list(path), start=1)]
 
 
@@ -119,7 +119,7 @@ def read_split(problems: Path, splits: Path, split: str) -> list[Annotation]:
     chosen: dict[QuestionId, Annotation] = {}
     for key in ids:
         if not _is_id(key) or key not in known:
-            raise DataError(f'{splits} names {shown(key)} in split "{split}", which {problems} does not hold.')
+            raise DataError(f'{splits} names {shown(key)} in split "{split}", which {problems} lacks.')
         chosen[key] = known[key]
     return list(chosen.values())
 
@@ -179,7 +179,7 @@ def _parsed(text: str, where: str) -> object:
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON ({error.msg} at character {error.pos + 1}).") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
-        raise DataError(f"{where} is JSON of an absurd size: {error}.") from error
+        raise DataError(f"{where} is JSON with a number too long or nesting too deep: {error}.") from error
 
 
 def _object(value: object, where: str) -> dict[str, object]:

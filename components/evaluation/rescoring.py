@@ -1,11 +1,11 @@
-"""Score a whole result file of a released task: which lines count, and which reference each of them meets.
+"""Score a whole result file of a released task: which lines count, and which reference each is scored against.
 
 `compat` follows the released scripts where they define it. ScienceQA goes over the split (no reply is wrong, the last
 of several replies counts); ImageNet pairs the n-th reply with the n-th record; GQA goes over the replies by id (again
 the last counts) and leaves out questions that are not balanced; all others count every line, find its record by id and
 never miss records without a reply. `fixed` needs exactly one reply to every record, by id, and refuses anything else.
-For COAST, which has no scripts, both modes do so. TRACE's replies and records belong together by their places. UCIT's
-captions are paired by their places, too, and scored as a whole file.
+For COAST, which has no scripts, both modes do so. TRACE's replies and records are paired by position. UCIT's
+captions are paired by position too, and scored as a whole file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _READERS: dict[str, Callable[[Path], list[Annotation]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FileScore:
-    """The score of one result file; `notes` say in sentences what the figures alone do not."""
+    """The score of one result file; `notes` are sentences for the reader."""
 
     task: str
     mode: Mode
@@ -145,8 +145,8 @@ def _captions(task: str, annotations: Annotations, predictions: Replies, mode: M
 def _in_order(annotations: Annotations, predictions: Replies) -> list[Answered]:
     if len(annotations) != len(predictions):
         raise DataError(
-            f"There are {len(predictions)} replies to {len(annotations)} records; they belong together by their "
-            "places, so there must be as many."
+            f"There are {len(predictions)} replies to {len(annotations)} records; they are paired by "
+            "position, so there must be as many."
         )
     return [(reply.text, record) for reply, record in zip(predictions, annotations, strict=True)]
 

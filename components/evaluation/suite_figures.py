@@ -1,6 +1,6 @@
 """The figures of a general suite from its scored rows. Pure functions; "score" is always there and 0..100.
 
-A figure that has no rows to stand on is left out: precision where nothing was called yes, and what needs it.
+A figure without rows to compute it from is left out: precision where no reply was yes, and what needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SuiteFigures = dict[str, float]
 
 COMPAT = "compat"
 WITH_PICTURE = "with a picture"
-MAIN = ("perception", "cognition", "vanilla", WITH_PICTURE)  # what else is told by the released reading
+MAIN = ("perception", "cognition", "vanilla", WITH_PICTURE)  # figures that are also given by the release's rule
 
 # MME's subtasks (2306.13394); each is worth 200 points, perception up to 2000 and cognition up to 800.
 MME_PERCEPTION = (
@@ -28,7 +28,7 @@ MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_transla
 def figures(scoring: str, rows: Sequence[Prediction]) -> SuiteFigures:
     """All figures of a suite with that scoring, a key of `FIGURES`; `rows` must not be empty.
 
-    Where every row has a compat score, the main figures are there once more by it, as "compat" and "compat NAME".
+    Where every row has a compat score, the main figures are given by it too, as "compat" and "compat NAME".
     """
     found = FIGURES[scoring](rows)
     if any(row.compat_score is None for row in rows):

@@ -1,7 +1,8 @@
-"""A general suite's release with a model's replies to it, in the forms that releases exchange them: scored both ways.
+"""Score a model's replies to a general suite, read from the release's own file formats: by our metrics and by its rule.
 
-Replies are found by what their record tells (ids; for POPE and MME also picture and question), never by luck: a reply
-that fits no row, and a row without a reply, are counted, and the second is refused unless `missing` says what it means.
+Replies are matched by the fields of their record (ids; for POPE and MME also picture and question), never by position
+alone. Replies that match no row and rows without a reply are counted; the latter are an error unless `missing` says how
+to treat them.
 No picture is opened.
 
 | suite | records |
@@ -11,7 +12,7 @@ No picture is opened.
 | mmbench | `index` or `question_id` and `prediction` or `text`, as JSON, JSON lines or a table |
 | seed-bench | `question_id` and `prediction` or `text` |
 | mmmu | an object of replies by id, or objects with `id` and `response` |
-| mathvista | an object by `pid` of objects with `response`, and with `extraction` for the released reading |
+| mathvista | an object by `pid` of objects with `response`, and with `extraction` for the released rule |
 | scienceqa-test | `question_id` and `text`; or an object with `outputs`, texts by id |
 | hallusion-bench | the released items with `model_prediction` |
 | ocr-vqa-test | `question_id` COVER_NUMBER (from 1); or `image` and `prompt` |
@@ -51,18 +52,18 @@ _POLITE = re.compile(r"\s*Please answer yes or no\.?\s*$", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteReply:
-    """One reply: where it stands, the names by which its row may be found (the first that fits counts), its text."""
+    """One reply: its position in the files, the names by which its row is looked up (first match), and its text."""
 
     place: str
     keys: tuple[str, ...]
     text: str
     extracted: str | None = None
-    """What the release's language model took for the answer in it; the released reading looks at this then."""
+    """The answer that the release's language model found in the reply; the released rule then looks at this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteScore:
-    """A suite's figures, and how many rows are right by ours and by the release's reading (None where it has none)."""
+    """A suite's figures, and how many rows are right by our metric and by the release's rule (None without one)."""
 
     suite: str
     samples: int
@@ -89,8 +90,8 @@ def score_suite(
 ) -> SuiteScore:
     """Read the release below `root` and the replies of `files` (folders stand for their files), pair and score them.
 
-    `questions` is a file that tells which question a `question_id` is (LLaVA's llava_pope_test.jsonl). `missing` says
-    what a row without a reply is. Raises `ConfigError` for an unknown suite, `DataError` for files that do not fit.
+    `questions` maps each `question_id` to its question (LLaVA's llava_pope_test.jsonl). `missing`: how to treat a row
+    without a reply. Raises `ConfigError` for an unknown suite, `DataError` for files that do not fit.
     """
     if suite not in SUITES:
         raise ConfigError(f"There is no suite {suite!r}; allowed are {', '.join(SUITES)}.")
@@ -207,7 +208,7 @@ def _listed(files: Sequence[Path]) -> Iterator[Path]:
             continue
         inside = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
         if not inside:
-            raise DataError(f"{path} holds no files of replies.")
+            raise DataError(f"{path} contains no files of replies.")
         yield from inside
 
 

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 JudgeKind = Literal["similarity", "local", "endpoint"]
 WEAKNESS: dict[JudgeKind, str] = {
-    "similarity": "cosine of sentence embeddings: it knows likeness of wording, not truth; opposites score high.",
-    "local": "a local language model: below some billion parameters its grades are close to chance.",
+    "similarity": "cosine of sentence embeddings: it measures similar wording, not truth; opposites score high.",
+    "local": "a local language model: below a few billion parameters its grades are close to chance.",
     "endpoint": "",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """Who judges, and how."""
+    """Which judge grades the replies, and how."""
 
     kind: JudgeKind = "similarity"
     """similarity (offline, embedded), local (a Hugging Face causal model), endpoint (OpenAI-compatible)."""
@@ -39,15 +39,15 @@ class JudgeConfig:
     api_key_env: str = "OPENAI_API_KEY"
     """endpoint: the environment variable that holds the key; an unset one sends none."""
     prompt: str = "knowledge-1"
-    """What the judge is asked, by name and version."""
+    """The prompt, by name and version."""
     parser: Parser = "strict"
-    """How a grade is read from what the judge writes."""
+    """How a grade is read from the judge's reply."""
     temperature: float = 0.0
-    """Of the judge's own sampling; 0 is greedy."""
+    """Sampling temperature of the judge; 0 is greedy."""
     max_tokens: int = 20
-    """Most tokens that the judge may write."""
+    """Maximum number of tokens the judge may write."""
     concurrency: int = 8
-    """endpoint: requests under way at once."""
+    """endpoint: concurrent requests."""
     attempts: int = 5
     """endpoint: tries per request, with growing waits, for connection errors and answers 408, 429 and 5xx."""
     timeout_s: float = 60.0
@@ -152,7 +152,7 @@ class LocalJudge:
 
 @dataclass(frozen=True)
 class EndpointJudge:
-    """POST base_url/chat/completions; the key is read from the environment and appears nowhere else."""
+    """POST base_url/chat/completions; the key is read from the environment and is never written anywhere."""
 
     config: JudgeConfig
 
@@ -188,7 +188,7 @@ class EndpointJudge:
             content = answer.json()
             said = str(content["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError):
-            return Verdict(score=None, failure="its answer is no chat completion")
+            return Verdict(score=None, failure="its answer is not a chat completion")
         return _verdict(said, self.config.parser)
 
     def _post(self, prompt: str) -> requests.Response:
@@ -227,7 +227,7 @@ def _verdict(said: str, parser: Parser) -> Verdict:
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether trying again may help."""
+    """Whether a retry may help."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -1,7 +1,7 @@
-"""Judged scores: how much of the reference a reply gets right, 0..10, for open answers and CoIN's general knowledge.
+"""Judged scores: how much of the reference a reply gets right, 0..10; for open answers and CoIN's general knowledge.
 
-A judge is asked through a versioned prompt; its reply is parsed strictly or by the released code's rule; verdicts are
-kept in an append-only file keyed by their whole content. A verdict that failed is missing: never zero, never cached.
+A judge gets a versioned prompt; its reply is parsed strictly or by the released code's rule; verdicts are kept in an
+append-only file, keyed by their whole content. A failed verdict is missing: it never counts as zero and is never cached.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One judged exchange. `score` is 0..10; None: the judge failed, and `failure` says how."""
+    """One judged exchange. `score` is 0..10, or None where the judge failed for the reason `failure`."""
 
     score: float | None
-    said: str = ""  # the judge's own words
+    said: str = ""  # the judge's whole reply
     failure: str | None = None
 
 
 class Judge(Protocol):
-    """Anything that gives verdicts."""
+    """What a judge has to provide."""
 
     @property
     def identity(self) -> str:
-        """Names judge, prompt, parser and settings: verdicts of equal identity may stand for each other."""
+        """Judge, prompt, parser and settings in one line: verdicts of equal identity are interchangeable."""
         ...
 
     def verdicts(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -123,7 +123,7 @@ def _coin_grade(text: str) -> float | None:
 
 
 class VerdictCache:
-    """An append-only file of verdicts, one JSON object per line; a line that a crash cut off is passed over."""
+    """An append-only file of verdicts, one JSON object per line; a line that a crash cut off is skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,7 +137,7 @@ class VerdictCache:
             entry = json.loads(line)
             self._known[entry["key"]] = Verdict(score=float(entry["score"]), said=entry["said"])
         except (ValueError, KeyError, TypeError):
-            return  # cut off: it will be judged again
+            return  # cut off by a crash: it will be judged again
 
     @staticmethod
     def key(judge: Judge, exchange: Exchange) -> str:

@@ -1,7 +1,7 @@
-"""Whether a reply has the form its task asks for, and the answer inside a reply that has not.
+"""Whether a reply has the form its task asks for, and the answer inside a reply that lacks it.
 
 Forgetting may be superficial (the model answers in another task's form) or essential (it no longer knows), as SEFE
-names it. Scoring the answer that a wrongly formed reply contains tells them apart; the share of well-formed replies is
+names it. Scoring the answer inside a wrongly formed reply separates the two; the share of well-formed replies is
 SMoLoRA's MIF. Neither paper's rules were available here: the forms and repairs below are this project's own.
 """
 
@@ -34,7 +34,7 @@ _NUMBER_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 
 
 def form_of(metric: str, answers: Sequence[str]) -> Form:
-    """The form that a row asks for, told by its metric and accepted answers."""
+    """The form that a row asks for, inferred from its metric and accepted answers."""
     plain = [normalise(answer) for answer in answers]
     if metric in FREE_TEXT:
         return "text"
@@ -50,7 +50,7 @@ def form_of(metric: str, answers: Sequence[str]) -> Form:
 
 
 def obeys(form: Form, reply: str, answers: Sequence[str]) -> bool:
-    """Whether the reply is an answer of that form and nothing besides; an empty one never is."""
+    """Whether the reply is an answer of that form and nothing else; an empty one never is."""
     text = reply.strip()
     if not text:
         return False
@@ -72,7 +72,7 @@ def obeys(form: Form, reply: str, answers: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FormRepair:
-    """Finds the answer in replies to one task. `known`: the task's answers, which a phrase is looked for among."""
+    """Finds the answer in replies to one task. `known`: all of the task's answers, the phrases to look for."""
 
     known: frozenset[str]
 
@@ -130,6 +130,6 @@ def _number(reply: str, prompt: str) -> str | None:
 
 
 def _box(reply: str, prompt: str) -> str | None:
-    """The numbers of a reply that holds exactly four, whatever stands between them."""
+    """The numbers of a reply that holds exactly four, whatever is between them."""
     numbers = _COORDINATE.findall(reply)
     return f"[{','.join(numbers)}]" if len(numbers) == 4 else None

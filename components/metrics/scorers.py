@@ -72,7 +72,7 @@ def exact(prediction: str, answers: Sequence[str]) -> float:
 def relaxed(prediction: str, answers: Sequence[str]) -> float:
     """ChartQA's relaxed accuracy: numbers within 5 % of the reference, everything else exact.
 
-    "1,234" is 1234. A percent sign may mean either reading, so "12%" is right for "12" and for "0.12". A reference
+    "1,234" is 1234. A percent sign leaves the scale open, so "12%" is right for "12" and for "0.12". A reference
     of 0 must be met exactly. Years are numbers too, as in the published metric.
     """
     if exact(prediction, answers):

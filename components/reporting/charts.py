@@ -5,7 +5,7 @@ colours, needs no network and no `eval` (the page forbids both), and is well kep
 the page once. Considered: Bokeh (1 MB, but a canvas, which prints as pixels and no theme re-colours), Vega-Lite through
 Altair (small, but it takes a second package with a compiled renderer to write its script, and `eval` or a slower
 interpreter), matplotlib's SVG (no script, but nothing to point at on a phone). What has no axis is a table here
-(components/reporting/heatmap_table.py), and every chart's numbers stand in one below it.
+(components/reporting/heatmap_table.py), and every chart's numbers are in a table below it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Plain = dict[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class PageChart:
-    """A figure under the id of its element; `says` is what a person who cannot see it is told."""
+    """A figure under the id of its element; `says` describes it to screen readers."""
 
     id: str
     says: str
@@ -151,7 +151,7 @@ def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:
-    """The two parts of one line in words."""
+    """The two parts of one line as text."""
     return ", ".join(f"{_PARTS[part][0]} {MeanStd.of([one[part] for one in seeds])}" for part in SPLITS[variant])
 
 

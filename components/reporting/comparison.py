@@ -1,4 +1,4 @@
-"""Every method against one baseline: intervals, paired differences, and a verdict in words for each."""
+"""Every method against one baseline: intervals, paired differences, and a one-sentence verdict for each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from components.statistics.paired import (
 
 FIGURES = ("final_average", "forgetting")
 COLUMNS = ("95 %", "minus baseline", "p", "d_z", "rows above : below")  # of each figure
-GROUPED: dict[str, dict[VerdictKind, str]] = {  # how a sentence on several methods begins, by figure, in the order told
+GROUPED: dict[str, dict[VerdictKind, str]] = {  # beginnings of sentences on several methods, by figure, in order
     "final_average": {
         "better": "Distinguishable, final average above {base}",
         "worse": "Distinguishable, final average below {base}",

@@ -1,4 +1,4 @@
-"""The table of what methods decided: for each task its group, how it came there, and who served its rows at the end."""
+"""The table of what methods decided: each task's group, why, and which parameters answered its rows at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Line = list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class _OfTask:
-    """One run's decision about one task, and who served the task's rows after the last one."""
+    """One run's decision about one task, and which parameters answered the task's rows after the last one."""
 
     decided: dict[str, Json]
     served: Served | None
@@ -48,7 +48,7 @@ def _of_task(run: FinishedRun, task: str) -> _OfTask:
 
 
 def _group(seeds: Sequence[_OfTask]) -> str:
-    """`0`, or `0 (reused)`; what differs between seeds stands side by side."""
+    """`0`, or `0 (reused)`; values that differ between seeds are listed side by side."""
     found = [
         f"{seed.decided['group']}{' (reused)' if seed.decided.get('reused') else ''}"
         for seed in seeds

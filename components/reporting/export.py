@@ -70,7 +70,7 @@ def write_csv(path: Path, header: Line, rows: Iterable[Sequence[object]]) -> Pat
 
 
 def cell_rows(groups: Groups) -> Iterable[list[object]]:
-    """run, method, seed, reading, after, task, score: every measured cell of every matrix, 0..100."""
+    """run, method, seed, variant, after, task, score: every measured cell of every matrix, 0..100."""
     for run in _runs(groups):
         for variant, matrix in {"scores": run.matrix, **variants_of(run)}.items():
             for after, row in zip(matrix.after, matrix.rows, strict=True):
@@ -98,7 +98,7 @@ def item_rows(
 ) -> Iterable[list[object]]:
     """run, method, seed, after, task, row, sample id, score, oracle score, repaired score (0..1) of every test row.
 
-    Of a record, rows are told by number only, in the order of their sample ids.
+    A record has no sample ids: its rows are numbered in the order of their sample ids.
     """
     for run in _runs(groups):
         run_id = str(run.config.run_id)

@@ -13,7 +13,7 @@ from components.runs.results import FinishedRun, TaskFacts, task_facts
 from components.statistics.mean_std import MeanStd
 from components.training.config import chosen_on_test, flatten
 
-PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings that say where a run was, not what it did
+PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings of where a run took place, not of what it did
 
 Groups = Mapping[str, Sequence[FinishedRun]]  # by the name of their line in the tables
 Parts = dict[str, list[dict[str, float]]]  # by line, of each seed
@@ -33,14 +33,14 @@ def known_facts(runs: Iterable[FinishedRun]) -> Mapping[str, TaskFacts]:
 
 
 def variants_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
-    """The other readings by which forgetting is split, where they were made; a record has routing's only."""
+    """The variants by which forgetting is split, where they were measured; a record has `oracle` only."""
     found = {} if run.oracle is None else {"oracle": run.oracle}
     path = run.path / "repaired_matrix.json"
     return found | ({"repaired": ScoreMatrix.read(path)} if path.is_file() else {})
 
 
 def forgetting_parts(groups: Groups, variant: str) -> Parts:
-    """By line, the two parts under `variant` for each seed; lines of which a run lacks the reading are left out."""
+    """By line, the two parts under `variant` for each seed; lines of which a run lacks the variant are left out."""
     found: Parts = {}
     for line, group in groups.items():
         parts = [split_if_known(run.matrix, {variant: variants_of(run).get(variant)}) for run in group]
@@ -50,7 +50,7 @@ def forgetting_parts(groups: Groups, variant: str) -> Parts:
 
 
 def forgetting_lines(groups: Groups) -> list[list[str]]:
-    """Line, forgetting against the diagonal, and its parts by both readings; "" where a reading was not made."""
+    """Line, forgetting against the diagonal, and its parts by both variants; "" where a variant was not measured."""
     known = {variant: forgetting_parts(groups, variant) for variant in SPLITS}
     lines: list[list[str]] = []
     for line, group in groups.items():

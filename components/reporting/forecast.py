@@ -32,7 +32,7 @@ def forecasts(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, Forecast]]
             continue  # joint learning has no rows before the end
         for count in range(1, num_tasks) if run.finished else [learned]:
             seen = PastRun(method=run.config.method.name, matrix=run.matrix.at(count))
-            # two methods that serve by the same branches end alike: the other one would know the answer
+            # methods that answer with the same branches end alike: the other run would give the answer away
             found.append((run, forecast(seen, beside)))
     if not found:
         raise ConfigError("nothing to forecast: give finished runs of two methods or more, with rows between tasks.")
@@ -62,7 +62,7 @@ def came(run: FinishedRun, figure: str, expected: Interval) -> str:
 
 
 def worth(found: Sequence[tuple[FinishedRun, Forecast]]) -> list[str]:
-    """How far the intervals may be trusted, in words, and how often they held where that is known."""
+    """How far the intervals may be trusted, as sentences, and how often they held where that is known."""
     fewest = min(made.num_past for _, made in found)
     levels = [one.level for _, made in found for one in made.figures.values() if one.level < 1]
     said = []

@@ -1,7 +1,7 @@
 """The gallery of test rows learned then lost: their pictures, and what every run replied after each task.
 
-One card is one test row, with the runs that lost it; its picture stands in the page once. What is shown is bounded in
-cards and in bytes, and the cards are drawn evenly from runs and tasks, so that no long task hides the others.
+One card is one test row, with the runs that lost it; its picture is in the page once. The gallery is limited in cards
+and in bytes, and the cards are drawn evenly from runs and tasks, so that no long task hides the others.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def gallery(
 ) -> Gallery:
     """What the runs lost; `replies` are those of `replies_of` by run id, `stream` None where there are none.
 
-    Raises `ConfigError` when the stream is not the one that the runs were scored on.
+    Raises `ConfigError` when the stream is not the one the runs were scored on.
     """
     losses: dict[Key, list[RunLoss]] = {}
     queues: list[list[Key]] = []

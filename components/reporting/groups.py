@@ -1,4 +1,4 @@
-"""Runs that may stand in one table, and which of them are draws of one line: other seeds, other orders of tasks."""
+"""Which runs may share a table, and which of them form one line: the same settings, other seeds or orders of tasks."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class HeatCell:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """A titled table of cells. `corner` says what the rows are, `note` stands below the title."""
+    """A titled table of cells. `corner` says what the rows are, `note` is printed below the title."""
 
     title: str
     corner: str

@@ -37,7 +37,9 @@ def write_html(
     groups = named(grouped(runs))
     replies = {str(run.config.run_id): replies_of(run) for run in runs}
     if len(replies) < len(runs):
-        raise ConfigError("two of the runs have the same run id; the page tells runs by it, so give one of them only.")
+        raise ConfigError(
+            "two of the runs have the same run id; the page identifies runs by it, so give only one of them."
+        )
     scores = {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs}
     pages = {order: PAGE if not number else f"report-{number + 1}.html" for number, order in enumerate(orders_of(runs))}
     texts: dict[str, str] = {}

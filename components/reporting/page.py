@@ -1,6 +1,6 @@
 """Finished runs as one HTML page in one file, the charts' script included; nothing is loaded from elsewhere.
 
-Texts come from models and data that nobody has checked: they are escaped and cut, pictures are copies that
+Texts come from models and unchecked data: they are escaped and cut, pictures are copies that
 components/data/quality/thumbnails.py made, and the page allows its browser to run the two scripts whose digests it
 names, and to fetch nothing. Without scripts, all tables and the gallery are there; only charts and filters are not.
 """
@@ -54,9 +54,9 @@ SECTIONS = {
 }
 ABSENT = {  # why a section is not in the page
     "forgetting": "Forgetting: no run here learned two tasks one after another.",
-    "routing": "Routing: no run here routes and has its replies in its folder; records hold none.",
-    "lost": "Learned then lost: no run here has its replies in its folder; records hold none.",
-    "published": "Published results: this project holds none of these methods on this stream.",
+    "routing": "Routing: no run here routes and has its replies in its folder; records have none.",
+    "lost": "Learned then lost: no run here has its replies in its folder; records have none.",
+    "published": "Published results: there are none for these methods on this stream.",
     "settings": "Settings: none differs between these runs.",
 }
 _SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By format and knowledge"}
@@ -180,7 +180,7 @@ def _loss_lines(lost: Gallery, kinds: Sequence[str]) -> list[Line]:
 
 
 def _coded(text: str) -> Markup:
-    """The text escaped, with what stands in backticks as code, and arrows as such; names of options may break at _."""
+    """The text escaped, with text in backticks as code, and arrows as such; names of options may break at _."""
     parts = [escape(part) for part in str(text).replace("->", "→").split("`")]
     closed = len(parts) % 2 == 1
     return Markup("").join(

@@ -36,7 +36,7 @@ class LostRow:
 
 
 def replies_of(run: FinishedRun) -> list[Prediction]:
-    """Every reply, in the order they were made; none for a record, which holds no replies. Raises `ConfigError`."""
+    """Every reply, in the order they were made; none for a record, which has no replies. Raises `ConfigError`."""
     found = list(run_predictions(run.path))
     for reply in found:
         if reply.after not in run.matrix.after or reply.task not in run.matrix.tasks:
@@ -48,7 +48,7 @@ def replies_of(run: FinishedRun) -> list[Prediction]:
 
 
 def row_scores(run: FinishedRun, replies: list[Prediction]) -> ItemScores:
-    """Every test row's score, by sample id in order: those of `replies`, or those that a record holds."""
+    """Every test row's score, by sample id in order: from `replies`, or from the record."""
     if run.path.is_file():
         return item_scores(run.path)
     found: ItemScores = {}

@@ -1,4 +1,4 @@
-"""The routing microscope: which task's parameters, and which slots, served the rows of each task after the last one."""
+"""Routing after the last task: which task's parameters, and which slots, answered the rows of each task."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from components.evaluation.predictions import CORRECT_FROM, Prediction
 from components.reporting.heatmap_table import HeatMap, share_map
 from components.runs.results import FinishedRun
 
-SLOTS = 16  # shown of one run, those that served most; the others stand together
+SLOTS = 16  # shown of one run, the most used; the others are summed up
 OTHERS = "others"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """What served whom in one run. A method names what it routes to: a task, or a group, expert or cluster."""
+    """Which parameters answered which rows in one run: a task's, or a group's, expert's or cluster's."""
 
     run_id: str
     served: HeatMap | None  # rows by what they were routed to
@@ -25,7 +25,7 @@ class Routing:
 
 
 def routing(line: str, run: FinishedRun, replies: Sequence[Prediction]) -> Routing | None:
-    """The run's routing after its last task; None for one that routes nothing, or whose replies are not there."""
+    """The run's routing after its last task; None for one that does not route, or whose replies are missing."""
     last = [reply for reply in replies if reply.after == run.matrix.after[-1]]
     routed = {task: [reply for reply in last if reply.task == task] for task in run.matrix.tasks}
     routed = {task: rows for task, rows in routed.items() if rows}
@@ -55,7 +55,7 @@ def _served(title: str, seed: str, routed: dict[str, list[Prediction]]) -> HeatM
 def _slots(title: str, seed: str, routed: dict[str, list[Prediction]], run: FinishedRun) -> HeatMap | None:
     """Uses of slots as shares of the task's uses; a row may use several.
 
-    None where slots are many and alike, as the blocks of every layer are: most uses would stand under "others".
+    None where slots are many and alike, as the blocks of every layer are: most uses would fall under "others".
     """
     uses = {task: Counter(slot for reply in rows for slot in reply.slots or ()) for task, rows in routed.items()}
     total = sum(uses.values(), Counter[int]())
@@ -68,7 +68,7 @@ def _slots(title: str, seed: str, routed: dict[str, list[Prediction]], run: Fini
         if len(total) > SLOTS:
             named[OTHERS] = sum(counts.values()) - sum(named.values())
         shares[task] = _shares(named, sum(counts.values()))
-    note = f"{seed}; percent of the task's uses; {len(total)} slots served somebody"
+    note = f"{seed}; percent of the task's uses; {len(total)} slots were used"
     return share_map(f"{title}: slots", "rows of", shares, note)
 
 

@@ -17,7 +17,7 @@ TIE = 0.05  # points: figures that print alike
 def glance(groups: Groups, average: Curves) -> list[str]:
     """What a constant reply beats comes first and is praised nowhere; then one sentence a figure that every run has.
 
-    No sentence tells that one line alone is the best of one, nor that the most forgetful one forgets nothing.
+    A single line is not called the best, and a line that forgets nothing is not called the most forgetful.
     """
     ends = {point.line: point.text for point in average.points if point.after == average.after[-1]}
     above = {line: group for line, group in groups.items() if line not in set(_beaten(groups))}

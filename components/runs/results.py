@@ -1,7 +1,7 @@
 """Finished streams read back, from the run's folder alone or from a *record*; neither needs MLflow.
 
 A record is one JSON file with all that comparing runs needs (configuration, matrices, every test row's score, costs),
-and none of what is large or says where it ran: checkpoints, replies, folders, tracking.
+and nothing large or tied to a place: no checkpoints, replies, folders or tracking.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def outcomes(past: Sequence[PastRun], level: float) -> list[Outcome]:
 
 
 def draw_calibration(past: Sequence[PastRun], title: str) -> Image.Image:
-    """Left, what was expected against what came; right, the level claimed against the share of intervals that held.
+    """Left: forecast against outcome. Right: claimed level against the share of intervals that held.
 
     Raises `MatrixError` for no runs.
     """

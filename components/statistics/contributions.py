@@ -6,7 +6,7 @@ score of a row k of task j after learning i tasks (0..100):
     figure = sum_j mean_k c[j, k]        c[j, k] = sum_i w[i, j] S[i, j, k]
 
 A row is one draw however often it was scored: its scores after every task stay together. `forgetting` takes the best
-score before the end; which row of the matrix that is, is held as observed. A best of noisy scores lies above the
+score before the end; which row of the matrix that is, is taken as observed. A best of noisy scores lies above the
 best of the expected ones, so `forgetting` reads somewhat high for a method that forgets little; `forgetting_diagonal`
 does not.
 """

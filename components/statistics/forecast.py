@@ -12,9 +12,9 @@ to come.
 
 The interval is conformal (Vovk; Lei et al. 2018): each past run is forecast from the others in the same way, and the
 misses say how wide it must be. n misses can support a level of n / (n + 1) and no more: 95 % takes 19 past runs. Runs
-of one method resemble each other, so a method's own runs never forecast it; equal matrices count once. What stays
-weak: the past runs are other methods, not draws of one population, so the level is a figure of speech below some
-dozens of them.
+of one method resemble each other, so a method's own runs never forecast it; equal matrices count once. A weakness
+remains: the past runs are other methods, not draws from one population, so with fewer than some dozens of them the
+level is nominal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from components.statistics.intervals import LEVEL, Interval
 
 FIGURES = ("final_average", "forgetting")
 RANGES = {"final_average": (0.0, 100.0), "forgetting": (-100.0, 100.0)}  # all that is possible
-PRIOR_POINTS = 100.0  # W
+PRIOR_POINTS = 100.0  # W in the formulas above
 FEWEST = 4  # misses below which an interval would hold less than 80 %
 
 
@@ -72,7 +72,7 @@ def has_triangle(matrix: ScoreMatrix) -> bool:
 
 
 def distinct(past: Sequence[PastRun]) -> list[PastRun]:
-    """Runs with equal matrices once: two methods that serve by the same branches are one observation."""
+    """Runs with equal matrices once: two methods that answer with the same branches are one observation."""
     found: list[PastRun] = []
     for run in past:
         if all(run.matrix != other.matrix for other in found):

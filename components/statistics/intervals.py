@@ -12,8 +12,8 @@ Two questions, two intervals:
   with Satterthwaite's degrees of freedom (Searle, Casella, McCulloch, Variance Components, 1992, chapters 2 and 4).
   Seeds are not resampled: with R = 3 that covers about 70 % where it promises 95, since the variance of a resampled
   mean is (R - 1)/R of the true one's estimate, and three values cannot show a tail. With two runs the
-  degrees of freedom are one at most: Satterthwaite's formula takes a variance estimated from one difference at its
-  word, and calls equal methods different in 10 % of cases where runs differ by 4 to 6 points.
+  degrees of freedom are one at most: Satterthwaite's formula trusts a variance that is estimated from one
+  difference, and calls equal methods different in 10 % of cases where runs differ by 4 to 6 points.
 
 Rows that all score alike add no width: an average of nothing but zeros has an interval of no length.
 """
@@ -36,7 +36,7 @@ SAME = 1e-9  # points; resampled sums that differ by less are one value
 
 
 class StatisticsError(ConfigError, ValueError):
-    """Too few runs, or a level or count that makes no sense."""
+    """Too few runs, or a level outside 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)

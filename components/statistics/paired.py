@@ -1,11 +1,11 @@
-"""Two methods on the same seeds and the same test rows: difference, tests, effect size, and a verdict in plain words.
+"""Two methods on the same seeds and the same test rows: difference, tests, effect size, and a verdict as a sentence.
 
-Everything is computed on differences of one seed's two runs on one row, which removes what both find hard. A claim
-about methods has to hold for other seeds too, so it takes three common seeds, and the t of `statistics.over_both`
-counts. Fewer give no verdict and no p value of the methods. The two flip tests stand beside it: over rows (under the
+Everything is computed on differences between one seed's two runs on one row, which removes how hard the row is. A claim
+about methods has to hold for other seeds too, so it takes three common seeds, and the t test of `intervals.over_both`
+decides. Fewer give no verdict and no p value of the methods. Two sign-flip tests are reported too: over rows (under the
 null hypothesis either run could have had either score; it calls two runs of one method different too often, so it
-speaks of these runs only), and over seeds (exact; with R seeds never below 2 / 2^R, so silent at 5 % for fewer than
-six).
+is about these runs only), and over seeds (exact; with R seeds never below 2 / 2^R, so never significant at 5 % with
+fewer than six).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from components.statistics.intervals import (
 )
 
 POWER = 0.8
-MOST_SEEDS = 200  # more than anybody runs
+MOST_SEEDS = 200  # more than anyone would run
 MOST_FLIPPED = 16  # seeds whose signs are flipped in every way; more are drawn
 LEAST_SEEDS = 3  # for a verdict on methods
-MOST_ROWS = 50.0  # times as many test rows as there are: more than anybody collects
+MOST_ROWS = 50.0  # times as many test rows as there are: more than anyone would collect
 
 VerdictKind = Literal["better", "worse", "not distinguishable", "tie", "no verdict"]
 
@@ -157,14 +157,14 @@ def rows_needed(difference: float, variance: Variance) -> float | None:
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[float | None]:
-    """`claimed_p` of all claims that are made together, by Holm, in the order given; None for what claims nothing."""
+    """`claimed_p` of claims that are made together, adjusted by Holm, in the order given; None where nothing is claimed."""
     claimed = [one.claimed_p for one in comparisons]
     found = iter(holm([p for p in claimed if p is not None]))
     return [None if p is None else next(found) for p in claimed]
 
 
 def kind_of(comparison: Comparison, adjusted_p: float | None) -> VerdictKind:
-    """What can be said of the first method against the second; a method that forgets less is the better one."""
+    """The kind of verdict on the first method against the second; less forgetting is better."""
     if comparison.alike or abs(comparison.difference.estimate) < SAME:
         return "tie"
     if comparison.num_seeds < LEAST_SEEDS:

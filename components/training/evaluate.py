@@ -300,7 +300,7 @@ def test_instructions(task: Task | Suite) -> list[str]:
 
 
 def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
-    """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; the file is whole or not there."""
+    """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; a reader sees the whole file or none."""
     write_text(path, json.dumps(figures, indent=2) + "\n")
 
 
@@ -327,7 +327,7 @@ def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
 
 
 def write_decisions(plan: WorkerPlan, rows: list[MatrixRow], method: Method) -> Decisions:
-    """Replace decisions.json by what the method decided so far and whom it served, atomically; no file for nothing."""
+    """Replace decisions.json, atomically; no file for a method that decides nothing."""
     served = served_from_json({row.after: row.served for row in rows if row.served})
     decisions = Decisions(tasks=method.decisions(), served=served)
     if decisions:
@@ -343,7 +343,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _served(table: Sequence[Prediction], owner: Callable[[str], str]) -> dict[str, dict[str, Any]]:
-    """Whose parameters served each task's rows, by task; empty for a method that does not route."""
+    """Which task's parameters answered each task's rows; empty for a method that does not route."""
     return {
         task: asdict(Served.of(owner(task), [row.routed_to for row in rows], [row.matched for row in rows]))
         for task, rows in by_task(table).items()

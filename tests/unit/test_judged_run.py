@@ -61,5 +61,5 @@ def test_a_run_without_predictions_is_refused(
     for file in (run / "predictions").iterdir():
         file.unlink()
     assert judged(run) != 0
-    assert "holds no predictions to judge" in capsys.readouterr().err
+    assert "has no predictions to judge" in capsys.readouterr().err
     assert not (run / "judged_matrix.json").exists()

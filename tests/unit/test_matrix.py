@@ -146,7 +146,7 @@ def test_from_scores_fills_unseen_cells() -> None:
         ([*ROWS, ROWS[0]], None, None, "5 rows for 3 tasks"),
         (ROWS, None, False, "4 rows were given for 3 tasks"),
         ([], None, True, "at least the zero-shot row"),
-        ([[1.0, 2.0], [1.0], [2.0]], None, None, "Row 0 holds 2 cells for 3 tasks"),
+        ([[1.0, 2.0], [1.0], [2.0]], None, None, "Row 0 has 2 cells for 3 tasks"),
         ([[1.0, math.nan, 2.0]], None, True, "finite numbers and None"),
         ([[1.0, "x", 2.0]], None, True, "finite numbers and None"),
         (ROWS[:2], ["b", "a"], None, "must come after"),
@@ -189,5 +189,5 @@ def test_the_file(tmp_path: Path) -> None:
         ScoreMatrix.read(path)
     with pytest.raises(ConfigError, match="lists 'tasks' and 'rows'"):
         ScoreMatrix.from_dict({"tasks": ["a"]})
-    with pytest.raises(ConfigError, match="holds 'after' and 'scores'"):
+    with pytest.raises(ConfigError, match="has 'after' and 'scores'"):
         ScoreMatrix.from_dict({"tasks": ["a"], "rows": [{"after": "a"}]})

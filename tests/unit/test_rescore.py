@@ -194,7 +194,7 @@ BAD: list[tuple[str, str, str, str, str]] = [
     ("no id", "ocrvqa", LIST, '{"text": "a"}\n', 'line 1: "question_id" must be text or a whole number'),
     ("id of a wrong kind", "ocrvqa", LIST, '{"question_id": true, "text": "a"}\n', "given: True"),
     ("no text", "ocrvqa", LIST, '{"question_id": 1, "text": null}\n', 'line 1: "text" must be the reply as text'),
-    ("no replies", "ocrvqa", LIST, "", "predictions.jsonl holds no predictions"),
+    ("no replies", "ocrvqa", LIST, "", "predictions.jsonl contains no predictions"),
     ("huge number", "ocrvqa", LIST, f'{{"question_id": {"9" * 5000}}}\n', "line 1 is JSON of an absurd size"),
     ("deep brackets", "ocrvqa", "[" * 100_000, GOOD, "annotations.json is JSON of an absurd size"),
     ("stranger", "ocrvqa", LIST, TEXT_ID, "Line 1 of the replies: question_id '1' is in no annotation"),

@@ -50,7 +50,7 @@ def test_trace_by_place(form: str, tmp_path: Path) -> None:
     replies = json.dumps({"eval": {}, "results": texts, "labels": ["x", "y"]}) if form == "results" else lines(*texts)
     assert scored(tmp_path, "trace/scienceqa", "compat", records, replies).correct == 1
     assert scored(tmp_path, "trace/scienceqa", "fixed", records, replies).correct == 1  # the other one
-    with pytest.raises(DataError, match="There are 2 replies to 1 records; they belong together by their places"):
+    with pytest.raises(DataError, match="There are 2 replies to 1 records; they are paired by position"):
         scored(tmp_path, "trace/scienceqa", "compat", records[:1], replies)
     with pytest.raises(DataError, match=r'"results" must be a list of replies as texts, given: 3'):
         scored(tmp_path, "trace/fomc", "compat", records, json.dumps({"results": ["x", 3]}))

@@ -1,7 +1,7 @@
-"""COAST's domain tasks. Their release holds no scoring script; `compat` is each source dataset's published metric.
+"""COAST's domain tasks. Their release has no scoring script; `compat` is each source dataset's published metric.
 
-By all signs the paper's figures come from a language model as judge, whose prompt was not kept. What stands here
-instead is each source dataset's own metric, with `answers` (a list) or `answer` (one text) as the reference: ChartQA
+The paper's figures seem to come from a language model as judge, whose prompt was not released. Used here instead is
+each source dataset's own metric, with `answers` (a list) or `answer` (one text) as the reference: ChartQA
 relaxed accuracy (pix2struct's, which lmms-eval and others share), DocVQA ANLS, IconQA and PathVQA (COAST's medicalqa)
 exact match. Only ChartQA's `fixed` differs: see `metrics.relaxed`.
 """
@@ -21,7 +21,7 @@ def chartqa_compat(prediction: str, reference: Reference) -> float:
 
 
 def chartqa_fixed(prediction: str, reference: Reference) -> float:
-    """Relaxed accuracy with both readings of a percent sign, thousands separators and a final period."""
+    """Relaxed accuracy with a percent sign read either way, thousands separators and a final period."""
     return relaxed(prediction, accepted_answers(reference))
 
 

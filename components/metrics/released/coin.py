@@ -1,4 +1,4 @@
-"""CoIN's eight tasks, each scored twice: `compat` as the released scripts do, `fixed` as the metric is meant.
+"""CoIN's eight tasks, each scored twice: `compat` as the released scripts do, `fixed` as the metric is intended.
 
 Source of every compat rule: the evaluation scripts in CoIN's repository (github.com/zackschen/CoIN, folder
 ETrain/Eval/LLaVA/CoIN; LCIA's repository carries the same ones). Their bugs are part of the published figures, so

@@ -1,4 +1,4 @@
-"""MLLM-CL's domains and abilities, each scored twice: `compat` as the released scripts do, `fixed` as it is meant.
+"""MLLM-CL's domains and abilities, each scored twice: `compat` as the released scripts do, `fixed` as intended.
 
 Source of every compat rule: ETrain/Eval/LLaVA/CoIN of github.com/bjzhb666/MLLM-CL (MCITlib carries the same): eval_ai2d
 (remote sensing, driving), eval_pvqa (medical), eval_finvis, eval_sci, eval_ocr and eval_sat. Mathematics is scored with
@@ -75,7 +75,7 @@ def perception_compat(prediction: str, reference: Reference) -> float:
 
 
 def exact_fixed(prediction: str, reference: Reference) -> float:
-    """Equality up to case, spaces and a final period. What a wordy reply holds is the repaired reading's business."""
+    """Equality up to case, spaces and a final period. Longer replies count in the `repaired` variant only."""
     return exact(prediction, _several(reference))
 
 

@@ -1,10 +1,10 @@
-"""How the releases of general suites read a reply, to the letter: the `compat` reading of a suite's rows.
+"""How the releases of general suites score a reply, to the letter: the `compat` score of a suite's rows.
 
 Sources: MME's calculation.py; MMMU's eval_utils.py; MathVista's calculate_score.py; LLaVA's eval_science_qa.py and
 convert_seed_for_submission.py; OpenCompass' rule for replies that need no language model (MMBench); CoIN's OCR-VQA.
-Three differences are stated, because the release has something that is not here: MMMU guesses a letter at random where
+Three differences, where the release uses something that is not available here: MMMU guesses a letter at random where
 it finds none (here that is wrong); MathVista and MMBench ask a language model for the answer in a reply (here the reply
-itself is read by the rule that follows). POPE's reading is part of its figures (`suite_figures`); HallusionBench is
+itself is read by the rule that follows). POPE's rule is part of its figures (`suite_figures`); HallusionBench is
 read by a language model only and has no rule.
 """
 

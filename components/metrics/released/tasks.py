@@ -1,4 +1,4 @@
-"""One prediction of a released benchmark's task, scored by the release's own rule or by the metric it stands for."""
+"""One prediction of a released benchmark's task, scored by the release's own rule or by the intended metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES: tuple[Mode, ...] = ("compat", "fixed")
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How one task's replies are scored: `compat` by the released script to the letter, bugs included; `fixed` as the
-    metric is meant.
+    metric is intended.
 
     A rule takes the reply and one record of the annotation file that the script reads: ScienceQA a problem of
     problems.json, TextVQA a record with ten `answers`, Grounding one with `answer_bbox` and `size`, the others one with

@@ -1,4 +1,4 @@
-"""TRACE's eight tasks, each scored twice: `compat` as the released scripts do, `fixed` as the metric is meant.
+"""TRACE's eight tasks, each scored twice: `compat` as the released scripts do, `fixed` as the metric is intended.
 
 Source of every compat rule: metrics.py and evaluations/ of github.com/BeyonderXX/TRACE. A reference is one record of
 test.json: `prompt` and `answer`. An empty reply or answer scores 0 everywhere. BLEU, which the scripts print besides,

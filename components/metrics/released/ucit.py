@@ -1,4 +1,4 @@
-"""UCIT's tasks, each scored twice: `compat` as the released scripts do, `fixed` as it is meant.
+"""UCIT's tasks, each scored twice: `compat` as the released scripts do, `fixed` as intended.
 
 Source of the rule for answers: eval_deepseek_r1.py of github.com/Ghy0501/HiDe-LLaVA (MCITlib carries the same), whose
 part that asks a language model is switched off. Captions are scored as whole files (`captions.caption_figures`).
