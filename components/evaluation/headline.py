@@ -1,4 +1,4 @@
-"""A finished stream in one sentence: what was kept, what was learned best, and how it compares with a constant reply."""
+"""A finished stream in one sentence: what was kept, what was learned best, how it compares with a constant reply."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def differences(
     """A finished run against every published row of its benchmark and method.
 
     `protocol` is the run's own (`run_protocol`); a key that it lacks counts as different. `compat` is
-    the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are compared with it, if it is complete.
+    the run's matrix by the released scripts' rules: rows whose scorer is `COMPAT` are compared with it if whole.
     A run of only some tasks is compared task by task: averages over other tasks are not comparable.
     """
     benchmark = benchmark_of(stream)

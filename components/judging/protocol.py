@@ -1,7 +1,7 @@
 """Judged scores: how much of the reference a reply gets right, 0..10; for open answers and CoIN's general knowledge.
 
 A judge gets a versioned prompt; its reply is parsed strictly or by the released code's rule; verdicts are kept in an
-append-only file, keyed by their whole content. A failed verdict is missing: it never counts as zero and is never cached.
+append-only file, keyed by their whole content. A failed verdict is missing: it never counts as zero nor is cached.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def rows_needed(difference: float, variance: Variance) -> float | None:
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[float | None]:
-    """`claimed_p` of claims that are made together, adjusted by Holm, in the order given; None where nothing is claimed."""
+    """`claimed_p` of claims made together, adjusted by Holm, in the order given; None where nothing is claimed."""
     claimed = [one.claimed_p for one in comparisons]
     found = iter(holm([p for p in claimed if p is not None]))
     return [None if p is None else next(found) for p in claimed]

@@ -159,7 +159,7 @@ def test_the_gallery_shows_what_was_lost_and_why(page: Page, text: str) -> None:
     pictures = page.all("img")
     assert len(pictures) == 4, "one for each row, however many runs lost it"
     assert all(str(one["src"]).startswith("data:image/jpeg;base64,") and one["alt"] for one in pictures)
-    assert "a record holds none): recorded." in text
+    assert "a record has none): recorded." in text
     replies = [rows for said, rows in page.tables if said == "Replies of routed after each task"]
     assert [row[0] for row in replies[0]] == [f"after {task}" for task in TASKS]
     assert replies[0][1][1].startswith("✗wrong:")
