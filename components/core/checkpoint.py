@@ -26,14 +26,14 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a folder holds: `state` is plain JSON, `tensors` maps file stem -> tensor name -> tensor."""
+    """A checkpoint in memory: `state` is plain JSON, `tensors` maps file stem -> tensor name -> tensor."""
 
     state: dict[str, object]
     tensors: dict[str, dict[str, Tensor]]
 
 
 def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write a checkpoint into the existing, empty folder `path`; `state.json` comes last, so a torn one has none."""
+    """Write a checkpoint into the empty folder `path`; `state.json` comes last, so an unfinished one has none."""
     files: dict[str, str] = {}
     for stem, group in tensors.items():
         file = path / f"{stem}.safetensors"
@@ -44,11 +44,11 @@ def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[s
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder; raises `CheckpointError` naming what is missing, torn or of another format."""
+    """Read a checkpoint folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} holds no {STATE_FILE}; it is not a finished Littoral checkpoint.") from error
+        raise CheckpointError(f"{path} has no {STATE_FILE}; it is not a finished Littoral checkpoint.") from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path / STATE_FILE} is not readable JSON ({error}).") from error
     if state.get("format") != FORMAT:

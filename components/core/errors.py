@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message says what was given, what is allowed and what to do."""
+"""The errors a user can act on. Each message says what was given, what is allowed and what to do."""
 
 
 class LittoralError(Exception):

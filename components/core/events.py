@@ -1,4 +1,4 @@
-"""What a running stream tells the driver. Rank 0 sends events; the console and MLflow on the driver consume them.
+"""Events of a running stream. Rank 0 sends them; on the driver the console, the costs and MLflow consume them.
 
 Plain frozen dataclasses: they cross process borders by cloudpickle inside one Ray cluster and are never stored.
 """
@@ -69,7 +69,7 @@ class RowScored:
 
 @dataclass(frozen=True, kw_only=True)
 class SuitesScored:
-    """The general suites after so many tasks; told again when a resumed stream comes by here."""
+    """The general suites after so many tasks; sent again when a resumed stream passes this point."""
 
     tasks_learned: int  # 0 = before any training
     after: str  # "zero-shot" or the task just learned
@@ -80,7 +80,7 @@ class SuitesScored:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something a person should read: a warning or a plain message."""
+    """A message for the user, or a warning."""
 
     text: str
     warning: bool = False

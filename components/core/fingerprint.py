@@ -1,7 +1,7 @@
 """Identity of the code that runs: a digest over the sources of `components`.
 
 The driver puts it into the worker configuration and the run's tags. Workers that import other sources (a wheel
-installed beside a checkout) would otherwise train with code that nobody is looking at.
+installed beside a checkout) would otherwise train with other code than the one in view.
 """
 
 from __future__ import annotations

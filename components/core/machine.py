@@ -1,4 +1,4 @@
-"""What of this machine the process may use: its CPUs by affinity mask and container quota, and its cache folder."""
+"""What the process may use of its machine: CPUs by affinity mask and container quota, and the cache folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ray for this process: joining a cluster that answers, or starting one here, patiently and at our own niceness.
+"""Ray for this process: join a cluster that answers, or start one here.
 
-What Ray would answer with a traceback, or with minutes of silence, is one sentence: settings that another job left in
-the environment (RAY_ADDRESS, RAY_TMPDIR, TMPDIR), and a machine that is too busy.
+Where Ray would show a traceback, or nothing for minutes, there is one sentence: for settings that another job left in
+the environment (RAY_ADDRESS, RAY_TMPDIR, TMPDIR), and for a machine that is too busy.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
 
 @contextmanager
 def _node_may_take(wait_s: float) -> Iterator[None]:
-    """Ray (2.60) asks for its new node and gives up at the first refusal after 30 s; here it waits on."""
+    """Wait up to `wait_s` for the new node: Ray 2.60 gives up at the first refusal after 30 s."""
     ask, end_s = services.get_node, time.monotonic() + wait_s
 
     def ask_again(*arguments: Any) -> Any:  # Any: as Ray has it
@@ -182,7 +182,7 @@ def _node_may_take(wait_s: float) -> Iterator[None]:
 
 
 def _end_children(before: set[psutil.Process]) -> None:
-    """End what a failed start has left: Ray forgets those processes, and they would slow down the next start."""
+    """End the processes a failed start has left: Ray forgets them, and they would slow down the next start."""
     ours = str(Path(ray.__file__).parent)
     left: list[psutil.Process] = []
     for child in set(psutil.Process().children()) - before:

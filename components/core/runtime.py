@@ -22,7 +22,7 @@ def quiet_environment() -> None:
 
 
 def print_anything() -> None:
-    """Let a terminal or log of a narrow character set show "?" where it has no sign, instead of ending the command."""
+    """Print "?" for characters that the terminal's or log's encoding lacks, instead of ending the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -30,8 +30,7 @@ def print_anything() -> None:
 
 @contextmanager
 def fast_imports() -> Iterator[None]:
-    """Imports in here are quiet and take about three quarters of their time: the garbage collector does not look
-    through the libraries again and again while they grow."""
+    """Imports in here are quiet, and a quarter faster because the garbage collector does not run meanwhile."""
     quiet_environment()
     collecting = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""A stream that is run and recorded: what a single run and every trial of a sweep do alike."""
+"""Run a stream and record it, for a single run and for every trial of a sweep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINK_FILE = "mlflow.json"
 
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
-    """Run (or continue) the stream while `follow` and MLflow hear its events; `parent` is a sweep's MLflow run.
+    """Run (or continue) the stream; its events go to `follow` and to MLflow. `parent` is a sweep's MLflow run.
 
     Raises `ConfigError` while another process runs it. Ray comes first: where it cannot start, nothing is written.
     """
@@ -92,7 +92,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
 
 
 def budget_of(plan: Plan) -> dict[str, object]:
-    """What the run may spend: training rows and updates of every task, samples an update, test rows of every task."""
+    """The run's budget: training rows, updates and test rows by task, and samples per update."""
     limit = plan.config.evaluation.limit
     return {
         "samples_per_update": plan.config.training.global_batch_size,
@@ -109,7 +109,7 @@ def recorded_as(run_dir: Path) -> str | None:
 
 
 def where_to_look(plan: Plan) -> list[str]:
-    """What shows the stream's MLflow run, if it has one: the command or server, and the link to all runs' charts."""
+    """Where to see the stream's MLflow run, if it has one: the command or server, and the link to all runs' charts."""
     link = plan.run_dir / LINK_FILE
     if not link.is_file():
         return []

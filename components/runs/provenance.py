@@ -1,7 +1,7 @@
-"""What a run was made with: code, package versions and machine, and its budget. It stands in the run's folder.
+"""What a run was made with: code, package versions, machine and budget, kept in the run's folder.
 
-One entry for every time the run started or went on, since that may have been with other code on another machine. The
-machine is the one that led the run; workers on other nodes are not looked at.
+Each start and each continuation has an entry, since the code and the machine may differ. The machine is the driver's;
+those of workers on other nodes are not recorded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Facts = dict[str, Any]  # plain JSON
 
 
 def add_session(run_dir: Path, *, budget: Mapping[str, object], cores: int, gpu: bool) -> None:
-    """Note in the run's folder that it starts, or goes on, now; `cores` are those its workers use together."""
+    """Note in the run's folder that it is started or continued now; `cores` are those its workers use together."""
     path = run_dir / MADE_WITH_FILE
     sessions = made_with(run_dir).get("sessions", [])
     content = {"budget": dict(budget), "sessions": [*sessions, session(cores=cores, gpu=gpu)]}
@@ -60,7 +60,7 @@ def session(*, cores: int, gpu: bool) -> Facts:
 
 
 def commit_facts(commit: str | None) -> Facts:
-    """What `run_facts.git_commit` says, in parts; `dirty`: tracked files differed, None where nobody knows."""
+    """The parts of what `git_commit` gives; `dirty`: tracked files differed, None: unknown."""
     if commit is None:
         return {"commit": UNKNOWN, "dirty": None}
     return {"commit": commit.removesuffix(DIRTY), "dirty": commit.endswith(DIRTY)}
@@ -90,7 +90,7 @@ def _memory_gib() -> float | None:
 
 
 def _gpus() -> list[str]:
-    """Names of the machine's NVIDIA GPUs; torch would ask with a context on each, which takes their memory."""
+    """Names of the machine's NVIDIA GPUs; torch would open a context on each, which takes memory."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)

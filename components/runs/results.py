@@ -55,12 +55,12 @@ class FinishedRun:
     mlflow_id: str | None = None  # None for a record or a run without MLflow
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
-    chosen: Chosen | None = None  # how a sweep chose the options; None: nobody says
+    chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
     decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
 
 
 def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
-    """The run in folder `path`, or in the record `path`; raises `ConfigError` when it is none or has not finished.
+    """The run in folder `path` or in the record `path`; raises `ConfigError` when it is neither or has not finished.
 
     `unfinished` allows the latter: the run then has the rows it has so far, and neither `finished` nor `cost`.
     """
@@ -116,7 +116,7 @@ def stream_name(config: RunConfig) -> str:
 
 
 def write_record(run: FinishedRun, folder: Path) -> Path:
-    """Write the record of a run that lies in a folder; raises `ConfigError` rather than replace another one."""
+    """Write the record of a run from its folder; raises `ConfigError` rather than replace another record."""
     if not run.path.is_dir():
         raise ConfigError(f"{run.path} is a record already; records are made from the folder of a run.")
     target = folder / f"{run.config.run_id}.json"
@@ -170,7 +170,7 @@ def scored(run: FinishedRun) -> ScoredRun:
     items = item_scores(run.path)
     if not items:
         raise ConfigError(
-            f"{run.path} holds no scores of single test rows; record it again from a folder with its predictions."
+            f"{run.path} has no scores of single test rows; record it again from a folder with its predictions."
         )
     return ScoredRun(seed=run.config.seed, matrix=run.matrix, items=items)
 

@@ -1,4 +1,4 @@
-"""Where a stream stands, in the checkpoints that Ray Train keeps: left between tasks and inside them, read to go on."""
+"""A run's checkpoints, between tasks and inside them: written for Ray Train, read to resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name
 
 @dataclass(kw_only=True)
 class StreamState:
-    """Where the stream stands. `update` counts optimizer updates of the task at `index`."""
+    """How far the stream is. `update` counts the optimizer updates of the task at `index`."""
 
     index: int = 0
     update: int = 0
@@ -40,7 +40,7 @@ class StreamState:
         """The inverse of `to_json`."""
         stored = checkpoint.state.get("stream_state", checkpoint.state.get("cursor"))  # "cursor": before 0.2
         if not isinstance(stored, dict):
-            raise CheckpointError("the checkpoint does not say where the stream stands; use another one.")
+            raise CheckpointError("the checkpoint has no stream state; it is damaged, use another one.")
         return cls(**{**stored, "rows": [MatrixRow.stored(row) for row in stored["rows"]]})
 
 
@@ -52,7 +52,7 @@ class StreamCheckpointer:
         self.identity = {"backbone": backbone, "method": plan.config.method.name, "stream": plan.stream.digest}
 
     def latest(self) -> Checkpoint | None:
-        """What an interrupted stream goes on from; raises `CheckpointError` when it is of another run."""
+        """The checkpoint to resume from, if there is one; raises `CheckpointError` when it is of another run."""
         reported = ray.train.get_checkpoint()
         if reported is None:
             return None
@@ -76,7 +76,7 @@ class StreamCheckpointer:
     def report(
         self, stream_state: StreamState, state: MethodState, unfinished: dict[str, dict[str, Tensor]] | None = None
     ) -> None:
-        """Hand a checkpoint to Ray Train; every rank reports, rank 0 brings the files.
+        """Report a checkpoint to Ray Train: every rank reports, rank 0 with the files.
 
         Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since.
         """
@@ -105,5 +105,5 @@ def method_state(checkpoint: Checkpoint) -> MethodState:
     """The method that a checkpoint holds."""
     structure = checkpoint.state["method_structure"]
     if not isinstance(structure, dict):
-        raise CheckpointError("the checkpoint holds no state of its method; it is damaged, use another one.")
+        raise CheckpointError("the checkpoint has no method state; it is damaged, use another one.")
     return MethodState(tensors=checkpoint.tensors["method"], structure=structure)

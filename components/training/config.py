@@ -41,7 +41,7 @@ class TrainingConfig:
     zero_stage: Literal[0, 2, 3] = 2
     """DeepSpeed's ZeRO: 0 shards nothing, 2 optimizer and gradients, 3 the frozen weights as well."""
     checkpoint_every_updates: Count = 100
-    """Updates between checkpoints inside a task, which an interrupted run goes on from."""
+    """Updates between checkpoints inside a task; an interrupted run continues from the last one."""
     cache_features: Literal["auto", "off"] = "auto"
     """Compute the frozen tower's features once per distinct picture that the run reaches; "auto" does so while they fit
     `feature_cache_gb`."""
@@ -110,7 +110,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where the run happens."""
+    """Where the run happens, and on how many processes."""
 
     num_workers: Count = 1
     """Processes that train and score together, each with a share of every batch."""
@@ -205,9 +205,9 @@ class StoredConfig:
     """A configuration from a file, and how it differs from what this version knows."""
 
     config: RunConfig
-    unknown: tuple[str, ...]  # options of the file that this version does not have; they are left out
+    unknown: tuple[str, ...]  # options of the file that this version does not have; they are ignored
     absent: tuple[str, ...]  # options that the file does not name; they have their defaults
-    stream_digest: str | None  # of the data it was run on, where the file tells
+    stream_digest: str | None  # of the data it was run on, if the file has it
     chosen: Chosen | None = None  # how a sweep chose it, or the run that it comes from
 
     @property

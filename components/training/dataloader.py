@@ -15,7 +15,7 @@ from components.training.streaming import dataset_name, encoded_blocks, encoder_
 
 
 class TaskDataLoader:
-    """Reads a task's dataset when it is asked to, or ahead of time while the worker does something else."""
+    """Reads a task's dataset on demand, or ahead of time while the worker does something else."""
 
     def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
         self.backbone, self.rank = config.backbone, rank
@@ -32,13 +32,13 @@ class TaskDataLoader:
         self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
 
     def forget_ahead(self) -> None:
-        """Drop what was read ahead: nobody will read it."""
+        """Drop what was read ahead, when it will not be needed."""
         if self._ahead is not None:
             (_, _, future), self._ahead = self._ahead, None
             future.result()
 
     def first_updates(self, task: str, count: int) -> Iterator[Batch]:
-        """This rank's micro-batches of the first `count` updates, for a look before `updates`; 0 reads nothing."""
+        """This rank's micro-batches of the first `count` updates, for calibration before `updates`; 0 reads nothing."""
         if count:
             micro_batches = self._micro_batches(self._started(task), skip=0)
             yield from itertools.islice(micro_batches, count * self.accumulation)

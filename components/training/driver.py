@@ -82,11 +82,8 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         return read_result(plan.run_dir)
 
 
-# ---- Ray ---------------------------------------------------------------------------------------------------------
-
-
 def check_resources(config: RunConfig) -> None:
-    """Refuse at once what the cluster can never place; Ray Train would wait for ever."""
+    """Raise `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them for ever."""
     resources = ray.cluster_resources()
     wanted = config.cluster.num_workers
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -103,7 +100,7 @@ def check_resources(config: RunConfig) -> None:
 
 
 def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
-    """Datasets by `dataset_name`: one per split, task or suite, and rank. Those nobody asks for are never started."""
+    """Datasets by `dataset_name`: one per split, task or suite, and rank. One that no worker reads is never started."""
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     cache = _filled_cache(plan, handle)
     if cache is None:
@@ -140,7 +137,7 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
 
 
 def _test_rows(plan: Plan, task: Task) -> int:
-    """How many of a task's test rows are scored: the first ones."""
+    """Number of a task's test rows that are scored, from the first."""
     return min(task.test.num_rows, plan.config.evaluation.limit or task.test.num_rows)
 
 
@@ -178,7 +175,7 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
         handle(
             Note(
                 text=f"vision features would take up to {size / 1e9:.1f} GB, more than training.feature_cache_gb "
-                f"{training.feature_cache_gb:g}: the tower runs in every step"
+                f"{training.feature_cache_gb:g}; they are computed in every step instead"
             )
         )
         return None
@@ -188,7 +185,7 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
 
 
 def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
-    """Ray Train: start the workers, wait for the stream; a worker's own error comes back as itself."""
+    """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
     config = plan.config
     worker_plan = WorkerPlan(
         **vars(plan),
@@ -197,8 +194,8 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
         event_queue=event_queue,
         cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
     )
-    # A worker that reports waits until Ray Train asks it, which is every 2 s by default; here a hundred times a second
-    # over all workers, but each ten times at most.
+    # A worker that reports a checkpoint waits until Ray Train polls it, which is every 2 s by default. Here all workers
+    # together are polled a hundred times a second, but each one at most ten times.
     seconds = max(0.1, config.cluster.num_workers / 100)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
     trainer = TorchTrainer(
@@ -207,7 +204,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
         datasets={**datasets},
-        # Ray Train puts these in the place of what a dataset says of its own execution.
+        # These replace the execution options of every dataset.
         dataset_config=ray.train.DataConfig(
             datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
         ),

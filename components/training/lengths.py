@@ -38,15 +38,15 @@ SHOWN = 20  # rows named in a message; more are listed in a file
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What was found and done: goes into the plan that is shown and into the run's record."""
+    """What was found and done; shown with the plan and kept in the run's record."""
 
     template: str = ""
     """The conversation template in use, and `why`."""
     why: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Rows that are too long and take no part, by split."""
+    """Number of rows left out because they are too long, by split."""
     cut: dict[str, int] = field(default_factory=dict)
-    """Rows that are cut to the limit, by split."""
+    """Number of rows cut to the limit, by split."""
     warnings: tuple[str, ...] = ()
 
 
@@ -120,7 +120,7 @@ def fit_to_backbone(
     )
 
 
-# ---- what is said ------------------------------------------------------------------------------------------------
+# ---- messages ----------------------------------------------------------------------------------------------------
 
 
 class _Long(NamedTuple):
@@ -156,7 +156,7 @@ def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
 def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
     """Raise `DataError` naming the rows that cannot be cut."""
     encoder, wrong = encoder_for(backbone), list[str]()
-    features = torch.zeros(0, 0)  # in the place of pictures, which nobody looks at
+    features = torch.zeros(0, 0)  # stands for pictures, which are not needed here
     for each in long:
         for number, row in enumerate(_texts(each.split)):
             if number not in each.rows:
@@ -205,7 +205,7 @@ def _reply_warnings(
 
 
 def _texts(split: Split) -> Iterator[Row]:
-    """The rows of a split; of a picture only that there is one."""
+    """The rows of a split; a picture is replaced by an empty one."""
     for row in split.rows(with_image=False):
         yield row if row.width is None else replace(row, image=b"")
 

@@ -32,7 +32,8 @@ class OptimizerConfig:
     """AdamW's term beside the root of squared gradients."""
     warmup_ratio: Share = 0.03
     """Share of a task's updates over which the rate rises to its peak."""
-    max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
+    max_grad_norm: NonNegative = 1.0
+    """Largest norm of the gradient over all that trains; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
         check_options(self, "training.optimizer")

@@ -1,7 +1,8 @@
-"""What Ray Train's controller hands on to others: as bytes, so that it need not import what they are made of.
+"""Callables shipped as pickled bytes, so that Ray Train's controller process need not import torch.
 
-The controller is a process of its own. Unpickling our functions and configurations there would import torch and
-transformers, some ten seconds on a slow machine, before the first worker is even asked for.
+Light on purpose: the controller imports this module and nothing else of ours. Unpickling our functions and
+configurations there would import torch and transformers, some ten seconds on a slow machine, before the first worker
+is even requested.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class PickledCallable:
 
 
 def call_pickled(pickled: PickledCallable) -> None:
-    """A train function whose configuration is all of it."""
+    """A train function for Ray Train; what it runs is its configuration."""
     pickled()
 
 

@@ -1,4 +1,4 @@
-"""What a plan says before anything starts: one line a fact."""
+"""Facts about a plan, for the console to show before anything starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.training.plan import Plan
 
 
 def plan_facts(plan: Plan) -> dict[str, str]:
-    """By name: where the run is kept, what it teaches to what, in which processes, and which rows take no part."""
+    """By name: where the run is kept, what is trained and how, on which processes, and which rows are left out."""
     return {**_who(plan), **_rows(plan), **_where(plan)}
 
 

@@ -34,23 +34,23 @@ class StreamResult:
 
 
 def require_whole(plan: Plan) -> None:
-    """Raise `StreamStopped` where the workers ended before the last task."""
+    """Raise `StreamStopped` when the workers ended before the last task."""
     learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
     if learned < num_tasks:
         raise StreamStopped(
-            f"run {plan.run_dir.name} was asked to end by {plan.run_dir / STOP_FILE} and stands after {learned} of "
-            f"{num_tasks} tasks; the same command goes on from there."
+            f"run {plan.run_dir.name} was stopped by {plan.run_dir / STOP_FILE} after {learned} of {num_tasks} tasks; "
+            "the same command continues it."
         )
 
 
 def learned_in(run_dir: Path) -> int:
-    """Tasks that are learned and scored in a run's folder."""
+    """Number of tasks that are learned and scored in a run's folder."""
     path = run_dir / MATRIX_FILE
     return ScoreMatrix.read(path).num_learned if path.is_file() else 0
 
 
 def finished_result(plan: Plan) -> StreamResult | None:
-    """The result of a run that is complete already, after checking that it is this run."""
+    """The result of a run that has finished, or None; raises `ConfigError` when the folder holds another run."""
     if not (plan.run_dir / FINISHED_FILE).is_file():
         return None
     check_run_dir(plan)
@@ -66,11 +66,11 @@ def read_result(run_dir: Path) -> StreamResult:
 
 
 def check_run_dir(plan: Plan) -> None:
-    """Refuse a storage nobody can write to, and a run id that belongs to a run with other settings; writes nothing."""
+    """Raise `ConfigError` when the storage cannot be written or the id is that of another run; writes nothing."""
     path = plan.run_dir / CONFIG_FILE
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
-        # Through the classes: a setting that is younger than the run has its default there, which changes nothing.
+        # Through the classes, where a setting added since the run began has its default, which changes nothing.
         known = {"rows": _rows(_before_rows_were_kept(plan))}
         _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
@@ -102,12 +102,12 @@ def _identity(plan: Plan) -> dict[str, Json]:
 
 
 def _rows(fitted: Fitted) -> dict[str, Json]:
-    """How rows become a model's input: what a run's record says of it, and what a continued run must have again."""
+    """How rows become a model's input. It is recorded, and a continued run must have the same."""
     return {"template": fitted.template, "left_out": {**fitted.left_out}, "cut": {**fitted.cut}}
 
 
 def _before_rows_were_kept(plan: Plan) -> Fitted:
-    """What holds for a run whose record says nothing of its rows: no row was too long, and only chatml is unchanged."""
+    """For a run recorded without `rows`: no row was too long then, and of the templates only chatml is unchanged."""
     template = plan.fitted.template
     return Fitted(template=template if template == "chatml" else "as in an earlier version")
 
@@ -117,7 +117,7 @@ def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Jso
     old = flatten({name: value for name, value in stored.items() if name not in ignored})
     new = flatten({name: value for name, value in wanted.items() if name not in ignored})
     if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):
-        # The limit says only which rows take part, and the digests tell the same.
+        # The limit only decides which rows take part, and the digests cover that.
         for name in ("backbone.max_length", "backbone.too_long"):
             old.pop(name, None)
             new.pop(name, None)

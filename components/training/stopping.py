@@ -1,7 +1,7 @@
-"""Ending a run early and in order: a file named `stop` in its folder, which its workers look for before every update.
+"""Stopping a run early without losing work: its workers look for a file named `stop` in its folder before every update.
 
-They leave a checkpoint and end by themselves, so whoever starts the run again loses nothing. A process that is killed
-instead leaves its workers' place in the cluster taken until Ray notices.
+They write a checkpoint and leave by themselves, so the same command continues the run. If the run were killed instead,
+its workers would keep their place in the cluster until Ray notices.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ class StopRequested(Exception):
 
 
 def request_stop(run_dir: Path) -> None:
-    """Ask the run in this folder to end before its next update."""
+    """Ask the run in this folder to stop before its next update."""
     (run_dir / STOP_FILE).touch()
 
 
 def stop_requested(run_dir: Path) -> bool:
+    """Whether the run in this folder was asked to stop."""
     return (run_dir / STOP_FILE).exists()
 
 
 def clear_stop(run_dir: Path) -> None:
-    """What going on with a stopped run begins with."""
+    """Withdraw the request, before a stopped run is continued."""
     (run_dir / STOP_FILE).unlink(missing_ok=True)

@@ -143,7 +143,7 @@ class Loader:
     mode: str  # "train" (labels on answers) or "prompt" (to be answered)
     slice: Slice
     num_rows: int
-    cache: VisionCache | None = None  # where the pictures' features lie; None: pictures are decoded
+    cache: VisionCache | None = None  # of the pictures' features; None: pictures are decoded
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         encoder = encoder_for(self.backbone)
@@ -203,7 +203,7 @@ ENCODED_SCHEMA = pa.schema(
 
 @functools.lru_cache(maxsize=4)
 def encoder_for(config: BackboneConfig) -> Encoder:
-    """The encoder of this process; building one reads tokenizer files, so keep it."""
+    """The encoder of this process, built once: that reads tokenizer files."""
     with fast_imports():
         from components.models.encoding import build_encoder
 
@@ -218,7 +218,7 @@ def encode_row(encoder: Encoder, row: Row, *, mode: str, features: torch.Tensor 
 
 
 def dataset_name(split: str, task: str, rank: int) -> str:
-    """Name of a rank's dataset. Ray Data makes a log file of it, so no separators and nothing a path could mean."""
+    """Name of a rank's dataset. Ray Data names a log file by it, so it has no character with a meaning in paths."""
     return f"{split}-{re.sub(r'[^A-Za-z0-9_-]', '_', task)}-{hashlib.sha256(task.encode()).hexdigest()[:8]}-{rank}"
 
 

@@ -1,9 +1,9 @@
-"""Tasks that another run has learned already, taken over instead of learned again.
+"""Checkpoints of learned tasks that the runs of a sweep share, so that identical work is done once.
 
-Two runs that agree on everything that a task's learning depends on end it with the same bits, so the first one to learn
-it leaves its checkpoint under a key that is a digest of all that. Scoring is never shared: each run scores what it has
-taken over by its own evaluation settings. One thing can differ by rounding: a sentence encoder is shown a stream's
-instructions in batches, and other later tasks fill these batches otherwise.
+Two runs that agree on everything that learning a task depends on end it with the same bits. The first one to learn it
+leaves its checkpoint under a key that is a digest of all that; the others attach it. Scoring is never shared: each run
+scores by its own evaluation settings. One thing can differ by rounding: a sentence encoder gets a stream's instructions
+in batches, and other tasks later in the stream make other batches.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from components.models.source import model_source
 from components.training.config import RunConfig
 from components.training.schedule import ScheduledTask
 
-# Of a configuration: what says where a run is kept and watched, or how it is scored; all the rest is in the key.
+# Options that do not influence learning: where a run is kept and watched, and how it is scored. The rest is in the key.
 NOT_LEARNED_FROM = ("run_id", "storage", "stream", "evaluation", "tracking")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTask:
-    """The place of one learned task, by key."""
+    """The folder of one task's checkpoint, named by its key."""
 
     folder: Path
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time looks, learns and leaves; the others wait and then find it."""
+        """Hold it while looking, learning and writing: other processes wait, and then find the checkpoint."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.with_suffix(".lock")):
             yield
 
     def hit(self) -> bool:
+        """Whether the checkpoint is there."""
         return (self.folder / STATE_FILE).is_file()
 
     def read(self) -> Checkpoint:
-        """Raises `CheckpointError` for a torn one."""
+        """The checkpoint; raises `CheckpointError` when it is damaged."""
         return read_checkpoint(self.folder)
 
     def put(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write the task whole or not at all; call it in your turn."""
+        """Write the checkpoint whole or not at all, while holding the lock."""
         with whole_folder(self.folder) as partial:
             write_checkpoint(partial, state, tensors)
 
@@ -69,7 +70,7 @@ def cached_tasks(root: Path, config: RunConfig, schedule: Sequence[ScheduledTask
 
 
 def _common(config: RunConfig) -> dict[str, object]:
-    """What all tasks of a run depend on: options, code, weights, and the libraries and processes that do the sums."""
+    """What learning any task of a run depends on: options, code, weights, torch and the number of threads."""
     options = {name: value for name, value in config.to_json().items() if name not in NOT_LEARNED_FROM}
     training = options["training"]
     assert isinstance(training, dict)

@@ -37,7 +37,7 @@ from components.models.config import BackboneConfig
 from components.models.source import model_source
 
 ENCODE_ROWS = 16  # pictures per forward pass of the tower
-STALE_SECONDS = 24 * 3600  # a partial file of another machine that is older than this belongs to nobody
+STALE_SECONDS = 24 * 3600  # a partial file of another machine that is older than this was abandoned
 
 Reached = Mapping[tuple[int, int], Sequence[int]]  # (shard, row group) of one split -> rows of that group
 
@@ -99,7 +99,7 @@ def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
 
 
 def feature_bytes(num_rows: int, vision_shape: tuple[int, int], dtype: str) -> int:
-    """Disk the features of `num_rows` rows take at most: as if each had a picture of its own."""
+    """Bytes on disk that the features of `num_rows` rows take at most, if no two rows share a picture."""
     tokens, channels = vision_shape
     return num_rows * tokens * channels * torch.empty((), dtype=getattr(torch, dtype)).element_size()
 
@@ -203,5 +203,5 @@ class FeatureWriter:
 
 
 def _picture_row(sample_id: str, image: bytes) -> Row:
-    """A row of which only the picture matters."""
+    """A row with nothing but a picture."""
     return Row(sample_id=sample_id, task="", split="", turns=(), answers=(), metric="", source="", image=image)
