@@ -33,7 +33,7 @@ from rich.text import Text
 
 from components.console.tables import markdown, print_table
 from components.core.errors import ConfigError
-from components.reporting.comparison import against
+from components.reporting.comparison import against_baseline
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import chosen_notes
 from components.reporting.forecast import forecast_table, forecasts, write_calibration
@@ -102,11 +102,11 @@ def main(arguments: Sequence[str]) -> int:
             command.html.expanduser().resolve(),
             overview=table_of(runs),
             generals=general_tables(runs),
-            compared=against(runs, command.baseline) if command.baseline is not None else None,
+            compared=against_baseline(runs, command.baseline) if command.baseline is not None else None,
         ):
             print(path)
     elif command.baseline is not None:
-        header, lines, verdicts = against(runs, command.baseline)
+        header, lines, verdicts = against_baseline(runs, command.baseline)
         put(header, lines, command.markdown)
         put_notes(verdicts, command.markdown)
     elif command.forecast:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from components.core.errors import ConfigError
 from components.evaluation.matrix import MatrixError
-from components.reporting.groups import Line, grouped, named, orders_of, require_comparable, seeds_of
+from components.reporting.groups import Groups, Line, grouped, named, orders_of, require_comparable, seeds_of
 from components.reporting.summary import below_majority
 from components.runs.results import FinishedRun, scored
 from components.statistics.contributions import Contributions, contributions
@@ -43,11 +43,10 @@ GROUPED: dict[str, dict[VerdictKind, str]] = {  # beginnings of sentences on sev
     },
 }
 
-Groups = dict[str, list[FinishedRun]]  # by label
 Claims = dict[tuple[str, str], tuple[Comparison, float | None]]  # by figure and label, with the adjusted p
 
 
-def against(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line], list[str]]:
+def against_baseline(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line], list[str]]:
     """Header, lines and verdicts.
 
     P values are adjusted for all comparisons made here, of both figures (Holm). Raises `ConfigError` for an unknown

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from components.core.options import Json
 from components.evaluation.decisions import Served
-from components.reporting.facts import Groups
+from components.reporting.groups import Groups, Line
 from components.runs.results import FinishedRun
-
-Line = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

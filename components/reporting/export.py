@@ -13,11 +13,10 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.predictions import Prediction
-from components.reporting.facts import Groups, variants_of
+from components.reporting.facts import variants_of
+from components.reporting.groups import Groups, Line
 from components.runs.results import FinishedRun
 from components.statistics.contributions import ItemScores
-
-Line = list[str]
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import ScoreMatrix, variant_file
+from components.reporting.groups import Groups
 from components.runs.results import FinishedRun, TaskFacts, task_facts
 from components.statistics.mean_std import MeanStd
 from components.training.config import chosen_on_test, flatten
 
 PLACES = ("run_id", "storage", "cluster.address", "tracking.")  # settings of where a run took place, not of what it did
 
-Groups = Mapping[str, Sequence[FinishedRun]]  # by the name of their line in the tables
 Parts = dict[str, list[dict[str, float]]]  # by line, of each seed
 
 
@@ -35,7 +35,7 @@ def known_facts(runs: Iterable[FinishedRun]) -> Mapping[str, TaskFacts]:
 def variants_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
     """The variants by which forgetting is split, where they were measured; a record has `oracle` only."""
     found = {} if run.oracle is None else {"oracle": run.oracle}
-    path = run.path / "repaired_matrix.json"
+    path = variant_file(run.path, "repaired")
     return found | ({"repaired": ScoreMatrix.read(path)} if path.is_file() else {})
 
 
@@ -91,7 +91,7 @@ def cost_lines(groups: Groups) -> list[list[str]]:
 
 def compat_of(run: FinishedRun) -> ScoreMatrix | None:
     """The matrix by the released scripts' rules, where it was made and kept."""
-    path = run.path / "compat_matrix.json"
+    path = variant_file(run.path, "compat")
     return ScoreMatrix.read(path) if path.is_file() else None
 
 

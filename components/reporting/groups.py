@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from components.core.errors import ConfigError
 from components.data.streams import known_identities
@@ -17,6 +17,8 @@ ORDER = "stream.order"
 HEADLINE = ("final average", "forgetting")  # the columns people come for
 
 Line = list[str]
+Table = tuple[Line, list[Line]]  # header and lines
+Groups = Mapping[str, Sequence[FinishedRun]]  # by the name of their line in the tables
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:

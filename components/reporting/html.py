@@ -9,7 +9,7 @@ from components.console.tables import markdown
 from components.core.errors import ConfigError
 from components.data.streams import open_stream
 from components.reporting.export import cell_rows, figure_rows, item_rows, latex, write_csv
-from components.reporting.groups import Line, grouped, headline_first, named, orders_of
+from components.reporting.groups import Line, Table, grouped, headline_first, named, orders_of
 from components.reporting.page import Content, page
 from components.reporting.replies import replies_of, row_scores
 from components.runs.results import FinishedRun
@@ -26,8 +26,8 @@ def write_html(
     runs: Sequence[FinishedRun],
     out_dir: Path,
     *,
-    overview: tuple[Line, list[Line]],
-    generals: Sequence[tuple[Line, list[Line]]],
+    overview: Table,
+    generals: Sequence[Table],
     compared: tuple[Line, list[Line], list[str]] | None = None,
 ) -> list[Path]:
     """Write the pages and their files into `out_dir`, replacing those of an earlier call; raises `ConfigError`.

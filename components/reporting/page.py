@@ -25,7 +25,6 @@ from components.reporting.charts import PageChart, curve_chart, looks, split_cha
 from components.reporting.curves import Curves, curves
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import (
-    Groups,
     cost_lines,
     differing_settings,
     forgetting_lines,
@@ -35,10 +34,11 @@ from components.reporting.facts import (
     stream_title,
 )
 from components.reporting.gallery import Gallery, gallery
+from components.reporting.groups import Groups, Line, Table
 from components.reporting.heatmap_table import HeatMap, heat_css, score_map
 from components.reporting.replies import KINDS, UNKNOWN_KIND, row_scores
 from components.reporting.routing import routing
-from components.reporting.summary import glance
+from components.reporting.summary import summary_sentences
 
 _FOLDER = Path(__file__).with_name("pages")
 SECTIONS = {
@@ -63,9 +63,6 @@ _SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By 
 
 # Columns that people come for, in bold and large in a phone's cards.
 HEADLINE = ("final average", "forgetting", "final average minus baseline", "forgetting minus baseline")
-
-Line = list[str]
-Table = tuple[Line, list[Line]]  # header and lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +121,7 @@ def page(content: Content) -> str:
         run_ids=[str(run.config.run_id) for run in runs],
         lines=lines,
         line_counts={line: len(group) for line, group in groups.items()},
-        glance=glance(groups, drawn[0]),
+        glance=summary_sentences(groups, drawn[0]),
         overview=content.overview,
         generals=content.generals,
         compared=content.compared,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from components.core.errors import ConfigError
 from components.evaluation.predictions import CORRECT_FROM, Prediction, run_predictions
-from components.runs.results import FinishedRun, ItemScores, item_scores
+from components.runs.results import FinishedRun, item_scores
+from components.statistics.contributions import ItemScores
 
 KINDS = ("routing error", "weight drift", "format", "knowledge")
 UNKNOWN_KIND = "kind unknown"  # no other variant of the score was measured
@@ -51,7 +52,7 @@ def row_scores(run: FinishedRun, replies: list[Prediction]) -> ItemScores:
     """Every test row's score, by sample id in order: from `replies`, or from the record."""
     if run.path.is_file():
         return item_scores(run.path)
-    found: ItemScores = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for reply in sorted(replies, key=lambda one: one.sample_id):
         found.setdefault(reply.after, {}).setdefault(reply.task, []).append(reply.score)
     return found

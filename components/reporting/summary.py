@@ -8,13 +8,14 @@ import numpy as np
 
 from components.evaluation.majority import majority_average
 from components.reporting.curves import Curves
-from components.reporting.facts import Groups, chosen_notes, known_facts
+from components.reporting.facts import chosen_notes, known_facts
+from components.reporting.groups import Groups
 from components.statistics.mean_std import MeanStd
 
 TIE = 0.05  # points: figures that print alike
 
 
-def glance(groups: Groups, average: Curves) -> list[str]:
+def summary_sentences(groups: Groups, average: Curves) -> list[str]:
     """What a constant reply beats comes first and is praised nowhere; then one sentence a figure that every run has.
 
     A single line is not called the best, and a line that forgets nothing is not called the most forgetful.

@@ -10,7 +10,7 @@ import numpy as np
 from components.evaluation.forgetting import split_if_known
 from components.evaluation.matrix import ScoreMatrix
 from components.reporting.facts import known_facts
-from components.reporting.groups import Line, grouped, label, require_comparable, seeds_of
+from components.reporting.groups import Line, Table, grouped, label, require_comparable, seeds_of
 from components.runs.results import FinishedRun
 from components.statistics.mean_std import MeanStd
 
@@ -18,7 +18,7 @@ CONTROL = ["-"] * 6  # columns that a control has no figures for
 SPLIT = {"routing error": "forgetting_routing_error", "weight drift": "forgetting_weight_drift"}  # columns
 
 
-def table_of(runs: Sequence[FinishedRun]) -> tuple[Line, list[Line]]:
+def table_of(runs: Sequence[FinishedRun]) -> Table:
     """Header and lines; raises `ConfigError` for runs that cannot be compared."""
     require_comparable(runs)
     tasks = runs[0].matrix.tasks
@@ -27,7 +27,7 @@ def table_of(runs: Sequence[FinishedRun]) -> tuple[Line, list[Line]]:
     return header, lines
 
 
-def general_tables(runs: Sequence[FinishedRun]) -> list[tuple[Line, list[Line]]]:
+def general_tables(runs: Sequence[FinishedRun]) -> list[Table]:
     """What is left of general ability, one table for all runs that scored suites; none where no run did.
 
     A cell reads *before the stream -> after it*; the figures are those of components/evaluation/general.py.

@@ -20,16 +20,15 @@ from components.data.streams import StreamConfig, open_stream
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix, variant_file
 from components.evaluation.predictions import run_predictions
 from components.runs.costs import Cost, Costs
 from components.runs.provenance import made_with
-from components.statistics.contributions import ScoredRun
+from components.statistics.contributions import ItemScores, ScoredRun
 from components.tracking.config import TrackingConfig, recorded_uri
 from components.training.config import Chosen, RunConfig
 
 FORMAT = "littoral-record-1"
-ItemScores = dict[str, dict[str, list[float]]]  # after -> task -> 0..1 of every test row, by sample id in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +74,14 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     digest = str(content.pop("stream_digest"))
     config = RunConfig.from_json(content)
     name = content.get("stream_name")
-    oracle, link = path / "oracle_matrix.json", path / "mlflow.json"
+    oracle, link = variant_file(path, "oracle"), path / "mlflow.json"
     mlflow_id = None
     if link.is_file() and ended.is_file():
         known = json.loads(link.read_text(encoding="utf-8"))
         mlflow_id = str(known["run_id"])
         store = recorded_uri(config.tracking, path, known.get("store"))
         config = replace(config, tracking=replace(config.tracking, uri=store))
-    matrix = ScoreMatrix.read(path / "score_matrix.json")
+    matrix = ScoreMatrix.read(path / MATRIX_FILE)
     return FinishedRun(
         path=path,
         config=config,

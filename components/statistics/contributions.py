@@ -25,7 +25,7 @@ from components.evaluation.matrix import MatrixError, ScoreMatrix
 ROUNDING = 0.01  # points by which a cell may differ from the mean of its rows; recorded rows have six decimals
 
 Array = NDArray[np.float64]
-ItemScores = Mapping[str, Mapping[str, Sequence[float]]]  # after -> task -> 0..1 of every test row, in one fixed order
+ItemScores = Mapping[str, Mapping[str, Sequence[float]]]  # after -> task -> 0..1 of every test row, by sample id
 
 
 class Draw(NamedTuple):

@@ -13,6 +13,7 @@ from components.core.events import Event, Note, RowScored, StepDone, SuitesScore
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit, metric_names
 from components.evaluation.decisions import DECISIONS_FILE
+from components.evaluation.matrix import MATRIX_FILE
 from components.tracking.charts import View, stream_view
 from components.tracking.config import DatasetRecord, Status, Tracker
 from components.tracking.history import ScoreHistory
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 SEND_EVERY_S = 2.0  # step metrics are collected for this long
 MAX_WAITING_POINTS = 20_000  # kept through an outage; the oldest go first
-MATRIX_FILE = "score_matrix.json"
 
 
 @dataclass(frozen=True, kw_only=True)

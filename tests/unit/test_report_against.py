@@ -13,7 +13,7 @@ from finished_runs import STREAM, TASKS, finished
 from components.core.errors import ConfigError
 from components.methods.joint import JointConfig
 from components.methods.sequential_lora import SequentialLoraConfig
-from components.reporting.comparison import against
+from components.reporting.comparison import against_baseline
 from components.reporting.groups import grouped, named
 from components.runs.results import FinishedRun, read_run, scored, write_record
 from components.statistics.contributions import contributions
@@ -68,7 +68,7 @@ def runs(tmp_path: Path, base: RunConfig) -> list[FinishedRun]:
 
 
 def test_a_table_against_a_baseline(runs: list[FinishedRun], tmp_path: Path) -> None:
-    header, lines, verdicts = against(runs, "s0")
+    header, lines, verdicts = against_baseline(runs, "s0")
     assert header[:3] == ["method", "seeds", "final average 95 %"]
     assert {len(line) for line in lines} == {len(header)}
     first, small, joint = lines
@@ -89,29 +89,29 @@ def test_a_table_against_a_baseline(runs: list[FinishedRun], tmp_path: Path) -> 
     assert forgets.endswith(" points less than `sequential_lora`; run at least 3 seeds.")
     assert verdicts[-1].endswith("for one seed each: `joint`.")
     records = [read_run(write_record(run, tmp_path / "records")) for run in runs]
-    assert against(records, "s0") == (header, lines, verdicts), "a record says the same as its folder"
+    assert against_baseline(records, "s0") == (header, lines, verdicts), "a record says the same as its folder"
 
 
 def test_what_cannot_be_compared_is_one_sentence(runs: list[FinishedRun], tmp_path: Path, base: RunConfig) -> None:
     with pytest.raises(ConfigError, match="'ewc' is no method or run given here; choose one of 'sequential_lora', "):
-        against(runs, "ewc")
+        against_baseline(runs, "ewc")
     with pytest.raises(ConfigError, match="belongs to the baseline `joint`"):
-        against(runs[-1:], "joint")
+        against_baseline(runs[-1:], "joint")
     other = replace(runs[-1], stream_digest="0" * 64)
     with pytest.raises(ConfigError, match="s0 and j0 differ in stream"):
-        against([runs[0], other], "joint")
+        against_baseline([runs[0], other], "joint")
     far = run_of(tmp_path, replace(base, run_id="far", seed=9, method=JointConfig()), {(TASKS[1], t): 9 for t in TASKS})
     with pytest.raises(ConfigError, match=r"`joint` and `sequential_lora`: the seeds 9 and 0 have none in common"):
-        against([runs[0], far], "sequential-lora")
+        against_baseline([runs[0], far], "sequential-lora")
     fewer = replace(base, run_id="few", method=JointConfig())
     few = run_of(tmp_path, fewer, {(TASKS[1], task): 9 for task in TASKS}, num_rows=10)
     with pytest.raises(
         ConfigError, match="`joint` and `sequential_lora`: the two were not scored on the same test rows"
     ):
-        against([runs[0], few], "sequential-lora")
+        against_baseline([runs[0], few], "sequential-lora")
     (runs[0].path / "predictions" / f"{TASKS[1]}-{TASKS[0]}.parquet").unlink()
     with pytest.raises(ConfigError, match="are missing, the score matrix says"):
-        against(runs, "s0")
+        against_baseline(runs, "s0")
 
 
 def test_a_method_of_several_lines_is_no_baseline_by_its_name_alone(tmp_path: Path, base: RunConfig) -> None:
@@ -122,15 +122,15 @@ def test_a_method_of_several_lines_is_no_baseline_by_its_name_alone(tmp_path: Pa
         for rank in (4, 2)
     )
     with pytest.raises(ConfigError, match=r"has several lines here; choose one of 'sequential_lora \(rank 4\)', "):
-        against([small, smaller], "sequential_lora")
-    _, _, verdicts = against([small, smaller], "sequential_lora (rank 4)")
+        against_baseline([small, smaller], "sequential_lora")
+    _, _, verdicts = against_baseline([small, smaller], "sequential_lora (rank 4)")
     assert (
         "tie: `sequential_lora` (rank 2) and `sequential_lora` (rank 4) score the same on every test row"
         in verdicts[-5]
     )
     trained = replace(base.training, optimizer=replace(base.training.optimizer, learning_rate=0.5))
     quick = run_of(tmp_path, replace(small.config, run_id="quick", training=trained), right)
-    _, lines, _ = against([small, quick], "r4")
+    _, lines, _ = against_baseline([small, quick], "r4")
     assert [line[0] for line in lines] == ["`sequential_lora` (rank 4)", "`sequential_lora` (rank 4), quick"]
 
 
@@ -163,7 +163,7 @@ def test_all_claims_of_a_comparison_are_adjusted_together(tmp_path: Path, base: 
     for rank, p in enumerate(known):
         highest = max(highest, min(1.0, (4 - rank) * p))
         expected[p] = "< 0.001" if highest < 0.001 else f"{highest:.3f}"
-    header, lines, verdicts = against(told, "r32-0")
+    header, lines, verdicts = against_baseline(told, "r32-0")
     columns = [place for place, title in enumerate(header) if title.endswith(" p")]
     shown = [line[column] for column in columns for line in lines[1:]]
     assert shown == [expected[p] for p in plain if p is not None]
@@ -179,6 +179,6 @@ def test_one_thing_is_asked_for_at_a_time() -> None:
 
 
 def test_recorded_runs_compare() -> None:
-    _, lines, verdicts = against([read_run(path) for path in RECORDS], "cf-router")
+    _, lines, verdicts = against_baseline([read_run(path) for path in RECORDS], "cf-router")
     assert len(lines) >= 7
     assert any("`disco` and `cf_router` score the same on every test row" in line for line in verdicts)

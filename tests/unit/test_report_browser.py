@@ -9,7 +9,7 @@ import pytest
 from reported_runs import DOC, ICON, run_with_replies, three_runs
 
 from components.methods.moelora import MoeLoraConfig
-from components.reporting.comparison import against
+from components.reporting.comparison import against_baseline
 from components.reporting.html import write_html
 from components.reporting.tables import table_of
 from components.runs.results import read_run
@@ -122,7 +122,7 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The page over a folder of the repository's records, with a comparison."""
     runs = [read_run(path) for path in sorted((RESULTS / request.param).glob("*.json"))]
     out_dir = tmp_path_factory.mktemp(request.param)
-    compared = against(runs, BASELINES[request.param])
+    compared = against_baseline(runs, BASELINES[request.param])
     write_html(runs, out_dir, overview=table_of(runs), generals=(), compared=compared)
     return out_dir / "report.html"
 

@@ -24,7 +24,7 @@ from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.smolora import SmoloraConfig
 from components.reporting.charts import COLOURS
-from components.reporting.comparison import against
+from components.reporting.comparison import against_baseline
 from components.reporting.export import latex_text
 from components.reporting.facts import forgetting_parts
 from components.reporting.gallery import CARDS, PICTURE_ROOM, drawn_evenly
@@ -92,7 +92,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[FinishedRun]:
 @pytest.fixture(scope="module")
 def out(runs: list[FinishedRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("html") / "new"
-    compared = against(runs, "sequential-lora")
+    compared = against_baseline(runs, "sequential-lora")
     written = write_html(runs, folder, overview=table_of(runs), generals=general_tables(runs), compared=compared)
     assert sorted(path.name for path in written) == sorted(path.name for path in folder.iterdir())
     return folder

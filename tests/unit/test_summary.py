@@ -11,7 +11,7 @@ from components.evaluation.matrix import ScoreMatrix
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.reporting.curves import curves
 from components.reporting.groups import grouped, named
-from components.reporting.summary import below_majority, glance
+from components.reporting.summary import below_majority, summary_sentences
 from components.runs.results import FinishedRun, TaskFacts, read_run
 from components.training.config import RunConfig
 
@@ -39,7 +39,7 @@ def run_of(rows: Rows, *, majority: dict[str, float] | None = None, seed: int = 
 
 def said(**lines: Rows) -> list[str]:
     groups = {name: [run_of(rows)] for name, rows in lines.items()}
-    return glance(groups, curves(groups, {"r0": {}})[0])
+    return summary_sentences(groups, curves(groups, {"r0": {}})[0])
 
 
 def test_what_is_below_the_majority_answer_comes_first_and_is_not_praised() -> None:
