@@ -1,4 +1,4 @@
-"""Print a script that completes `littoral` and its options on Tab: littoral completion bash|zsh|fish.
+"""Print a shell script that completes `littoral` and its options: littoral completion bash|zsh|fish.
 
 eval "$(littoral completion bash)"                           in ~/.bashrc
 littoral completion zsh > ~/.zfunc/_littoral                 with ~/.zfunc in fpath

@@ -96,7 +96,7 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         return 1
     except BrokenPipeError:  # `| head`, for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
-        print("stopped: whoever read this command's output has closed it", file=sys.stderr)
+        print("stopped: the reader of this command's output closed it", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted: {after_interrupt}", file=sys.stderr)

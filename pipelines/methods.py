@@ -1,4 +1,4 @@
-"""The methods and what each costs, measured on a backbone. `--markdown` prints the table of the pages.
+"""List the methods and what each costs, measured on a backbone. `--markdown` prints the table of the pages.
 
 littoral methods [--backbone smol|pocket|DIR] [--markdown]
 """

@@ -1,4 +1,4 @@
-"""Raw data -> Parquet splits, and a report of all that is wrong with it.
+"""Convert raw data to Parquet splits, and report everything that is wrong with it.
 
     littoral prepare my-stream.toml --out prepared/my-stream
     littoral prepare coast-domain --root DOWNLOADS --out prepared/coast-domain
@@ -15,7 +15,7 @@ each where it is found, what it must look like and what to beware of. One that l
 refused. A general suite (components/data/suites/) is prepared the same way and scored beside a stream:
 `littoral coast --evaluation.suites DIR`.
 
-The report lies in the prepared folder, report.json and report.html, or beside it when nothing was written. Learn the
+The report, report.json and report.html, is in the prepared folder, or beside it if nothing was written. Train on the
 result with `littoral coast --stream.name DIR`.
 """
 
@@ -128,7 +128,7 @@ class Prepare:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepare and report; returns the exit code."""
+    """Read the options and prepare; returns the exit code."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     command = read_options(Prepare, arguments, name="prepare", description=__doc__)
     return prepare(command, Console(width=_PIPED if piped else None))
@@ -179,8 +179,9 @@ def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None
     here = pipeline_command("coast.py", option, out)
     console.print(f"Prepared in {out}; {verb} it with: {here}", soft_wrap=True, markup=False, highlight=False)
     name, _, arguments = here.partition(" ")
-    if name != "python":
-        hint = f"or, in an activated environment: python {arguments}"
+    if name not in ("python", "littoral"):
+        active = "littoral" if Path(name).name == "littoral" else "python"
+        hint = f"or, in an activated environment: {active} {arguments}"
         console.print(hint, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -238,7 +239,7 @@ def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportR
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:
-    """What only the written rows tell, added to the report: overlaps, sizes, lengths and samples; then all is shown."""
+    """Add what the written rows show (overlaps, sizes, lengths, samples) to the report, write it and print it."""
     shared: Shared | None = None
     if command.stream in SUITES:
         suite = open_suite(command.out)

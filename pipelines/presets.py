@@ -171,7 +171,7 @@ def data_note(name: str, config: RunConfig, digest: str) -> str | None:
         return None
     return (
         f"{name} was made on other data of {config.stream.name} ({stored.stream_digest[:12]}) than there are here "
-        f"({digest[:12]}), so its scores need not come out again."
+        f"({digest[:12]}), so its scores may not be reproduced."
     )
 
 

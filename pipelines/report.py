@@ -3,7 +3,7 @@
     littoral report runs/first runs/second ... [--markdown]
     littoral report runs/first --record results        # results/first.json holds what a comparison needs
     littoral report results/*.json
-    littoral report results/*.json --baseline sequential-lora    # intervals, tests and verdicts in words
+    littoral report results/*.json --baseline sequential-lora    # intervals, tests and verdicts
     littoral report runs/unfinished results/*.json --forecast    # where it will end, by what others did
     littoral report runs/first runs/second --html out    # out/report.html, and its figures as files
 

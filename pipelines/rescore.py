@@ -1,4 +1,4 @@
-"""Score a release's own reply files: as the released script does (compat), and as the metric is meant (fixed).
+"""Score released reply files: as the released script does (compat), and by the corrected metric (fixed).
 
     littoral rescore --suite mme --root MME --predictions results/LaVIN
     littoral rescore --task GQA --annotations questions.json \\
@@ -54,7 +54,7 @@ class Rescore:
     root: Path | None = None
     """Of a suite: the folder that holds its release, as prepare.py takes it; pictures are not needed."""
     mode: Mode = "compat"
-    """Of a task: compat is the released script to the letter, bugs included; fixed is the metric as it is meant. The
+    """Of a task: compat is the released script to the letter, bugs included; fixed is the corrected metric. The
     other one is printed too."""
     missing: Missing = "refuse"
     """Of a suite: what a row without a reply is."""
@@ -132,7 +132,7 @@ def show(result: FileScore) -> None:
 
 
 def show_other(task: str, annotations: list[Annotation], predictions: list[ReleasedReply], mode: Mode) -> None:
-    """The same in the mode that was not asked for, or why it cannot be had; that is no reason to fail."""
+    """Show the mode that was not asked for, or why it cannot be computed, which is not an error."""
     try:
         show(score_file(task, annotations, predictions, mode))
     except DataError as error:

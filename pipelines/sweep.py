@@ -1,9 +1,9 @@
-"""Sweep fields of a run with Ray Tune, on figures of validation rows. By default: pool size x rank of Continual LLaVA.
+"""Vary options of a run with Ray Tune and choose by validation scores. By default: pool size x rank of Continual LLaVA.
 
     littoral sweep [PRESET] [--space FIELD=VALUES ...] [--metric NAME ...] [--sweep-id ID] [--dotted.field V]
     littoral sweep --space method.rank=4,8,16 "training.optimizer.learning_rate=loguniform(1e-4,1e-2)"
 
-Every trial is a run in a folder of its own; the same command with the same --sweep-id goes on where a sweep was killed.
+Every trial is a run with its own folder; the same command with the same --sweep-id continues a sweep that was killed.
 Trials are scored on the validation part of the training rows, which none of them learns from; best.json then trains on
 the same rows and is scored on the test rows.
 """
@@ -134,7 +134,7 @@ def show_plan(sweep: Sweep, console: Console) -> None:
         rows = sorted(min(task.test.num_rows, sweep.base.evaluation.limit or task.test.num_rows) for task in tasks)
         console.print(
             f"scored on validation rows, {sweep.base.stream.validation:.0%} of the training rows, which no trial "
-            f"learns from; {rows[0]}{f' to {rows[-1]}' if rows[-1] > rows[0] else ''} of a task are answered",
+            f"trains on; {rows[0]}{f' to {rows[-1]}' if rows[-1] > rows[0] else ''} of a task are answered",
             soft_wrap=True,
         )
         if rows[0] < FEW_ROWS:
@@ -145,8 +145,8 @@ def show_plan(sweep: Sweep, console: Console) -> None:
             )
     else:
         console.print(
-            "[bold yellow]Warning: trials are scored on test rows; for a setting that is chosen by them, these figures "
-            "are no test.[/bold yellow]",
+            "[bold yellow]Warning: trials are scored on test rows; the scores of a setting chosen this way are not "
+            "test results.[/bold yellow]",
             soft_wrap=True,
         )
 
@@ -157,7 +157,7 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
     header, lines = table(settings, sweep.search.objectives)
     print_table([name.rpartition(".")[2] for name in header], lines, console)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
-    alone = f", {whole} had each learned all of its tasks itself and to the end" if made != whole else ""
+    alone = f"; without shared tasks and early stopping they would have made {whole}" if made != whole else ""
     console.print(f"The trials made {made} optimizer updates{alone}.", soft_wrap=True)
     goal, rows = sweep.search.objectives[0], sweep.base.evaluation.split
     best = best_of(settings, goal)

@@ -1,9 +1,9 @@
-"""Stage 1: train the projector that joins the `smol` backbone's tower to its language model.
+"""Train the projector of the `smol` backbone, which joins its vision tower to its language model.
 
     littoral train-projector --vision-layer block4
 
-Writes components/models/embedded/assets/projector-<layer>.safetensors, which ships with Littoral; nobody
-needs to run this to use the system. Run it alone on the machine (see `--threads`).
+Writes components/models/embedded/assets/projector-<layer>.safetensors. That file ships with Littoral, so you need this
+only to train it again. Run it on an otherwise idle machine (see `--threads`).
 """
 
 from __future__ import annotations

@@ -16,11 +16,13 @@ def command_line(program: str, *arguments: object) -> str:
 
 
 def pipeline_command(script: str, *arguments: object) -> str:
-    """The line that runs pipelines/`script` with this interpreter from the present folder.
+    """The line that runs pipelines/`script` from the present folder, with this interpreter or with `littoral`, as now.
 
     `pipeline_command("coast.py", "--stream.name", Path("/my data"))` ->
-    `.venv/bin/python pipelines/coast.py --stream.name '/my data'`.
+    `.venv/bin/python pipelines/coast.py --stream.name '/my data'`, or `littoral coast --stream.name '/my data'`.
     """
+    if Path(sys.argv[0]).stem == "littoral":
+        return tool_command("littoral", script.removesuffix(".py").replace("_", "-"), *arguments)
     return command_line(python(), _from_here(_root() / "pipelines" / script), *arguments)
 
 

@@ -178,13 +178,13 @@ def optuna_search(search: Search) -> Searcher:
 
 
 class _Follower(tune.Callback):
-    """Tells of reports and failures on the driver."""
+    """Passes reports and failures on, on the driver."""
 
     def __init__(self, plan: TrialPlan, on_progress: OnProgress) -> None:
         self._plan, self._on_progress = plan, on_progress
 
     def __getstate__(self) -> dict[str, object]:
-        return {}  # Tune pickles its callbacks into its notes, which nobody reads again
+        return {}  # Tune pickles its callbacks into its notes, which are not read again
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any

@@ -68,7 +68,7 @@ class Axis:
         try:
             domain = DRAWN[self.kind](*([list(self.arguments)] if self.kind == "choice" else self.arguments))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{self.field}={self.kind}{self.arguments} is no search space ({error}).") from error
+            raise ConfigError(f"{self.field}={self.kind}{self.arguments} is not a search space ({error}).") from error
         if isinstance(domain, Float | Integer) and not domain.lower < domain.upper:
             raise ConfigError(f"{self.field}={self.kind}{self.arguments} is empty: its lower end comes first.")
         return domain
@@ -90,7 +90,7 @@ def parse_axis(text: str) -> Axis:
     """`FIELD=KIND(ARGUMENTS)` or `FIELD=VALUE,VALUE`; values are Python literals or bare words."""
     field, equals, space = (part.strip() for part in text.partition("="))
     if not equals or not field or not space:
-        raise ConfigError(f"{text!r} is no search space; write FIELD=VALUES, such as method.rank=grid(4, 8).")
+        raise ConfigError(f"{text!r} is not a search space; write FIELD=VALUES, such as method.rank=grid(4, 8).")
     call = _CALL.fullmatch(space)
     kind, inner = (call["kind"], call["arguments"]) if call else (GRID, space)
     try:
@@ -108,7 +108,7 @@ def _value(node: ast.expr, text: str) -> Value:
         word = ast.unparse(node).replace(" ", "")
         if _WORD.fullmatch(word):
             return word
-        raise ConfigError(f"{word!r} in {text!r} is no value; give numbers, words, or texts in quotes.") from None
+        raise ConfigError(f"{word!r} in {text!r} is not a value; give numbers, words, or texts in quotes.") from None
 
 
 def orders_axis(words: Sequence[str], tasks: Sequence[str], *, seed: int) -> Axis:
@@ -127,7 +127,7 @@ def orders_axis(words: Sequence[str], tasks: Sequence[str], *, seed: int) -> Axi
         else:
             raise ConfigError(f"orders has {word!r}; give a number of orders, or names: {', '.join(named)}.")
     if len(set(orders)) < len(orders):
-        raise ConfigError(f"orders {' '.join(words)} gives one order of {', '.join(own)} twice; leave one away.")
+        raise ConfigError(f"orders {' '.join(words)} lists the same order of {', '.join(own)} twice; remove one.")
     return Axis(field="stream.order", kind=GRID, arguments=tuple(orders))
 
 

@@ -33,11 +33,11 @@ State = Literal["finished", "stopped", "failed", "unfinished"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialPlan:
-    """What a trial is told: plain data."""
+    """What all trials of a sweep share: plain data, to be pickled."""
 
     base: RunConfig  # its storage is the sweep's folder
     parent: str | None  # MLflow run of the sweep
-    shared_dir: Path | None = None  # where trials leave and find learned tasks; None: every trial learns all of its own
+    shared_dir: Path | None = None  # where trials put and find learned tasks; None: nothing is shared
     keep_stopped: bool = False  # a trial that was ended early stays so; otherwise it goes on
 
     def config(self, values: Values) -> RunConfig:
@@ -51,7 +51,7 @@ class TrialPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trial as its folder tells it."""
+    """A trial as its folder records it."""
 
     name: str
     values: Values
@@ -69,7 +69,7 @@ class Trial:
 def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]) -> None:
     """Run one trial, telling `report` its figures after every learned task, the last time when all is written.
 
-    A trial that was begun before tells what it has first, so that a scheduler hears of every trial from its first task
+    A trial that was begun before reports what it has first, so that a scheduler sees every trial from its first task
     on. One that is asked to end early (training/stopping.py) returns without its last figures.
     """
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
@@ -150,7 +150,7 @@ def figures_after(run_dir: Path, learned: int) -> Figures:
 
 
 def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
-    """The trial of these values as its folder tells it; `error`: why it failed."""
+    """The trial of these values as its folder records it; `error`: why it failed."""
     folder = plan.folder(values)
     learned = learned_in(folder)
     state: State = "failed" if error else "stopped" if stop_requested(folder) else "unfinished"

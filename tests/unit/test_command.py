@@ -45,7 +45,7 @@ def test_output_that_nobody_reads_to_its_end() -> None:
     assert command.stdout.readline() == "line\n"
     command.stdout.close()
     _, said = command.communicate(timeout=300)
-    assert said == "stopped: whoever read this command's output has closed it\n"
+    assert said == "stopped: the reader of this command's output closed it\n"
     assert command.returncode == 1
 
 
