@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.core.errors import ConfigError, DataError
-from components.core.files import partial_path
+from components.core.files import whole_folder
 from components.data.formats.pictures import followed
 from components.data.quality.report import FileReport, ImportReport, refused_report_path
 
@@ -89,60 +89,55 @@ def release_root(root: Path, holds: str) -> Path:
 
 @contextmanager
 def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
-    """A scratch folder beside `out_dir` that takes its place when the block ends well and vanishes when it fails.
+    """A folder beside `out_dir` that takes its place when the block succeeds and is removed when it fails.
 
-    An existing `out_dir` is replaced only when it is empty or holds a prepared stream or suite; else `ConfigError`.
+    An existing `out_dir` is replaced only when it is empty or a prepared stream or suite; otherwise `ConfigError`.
     """
-    out_dir = out_dir.absolute()
-    _check_replaceable(out_dir)
-    partial = partial_path(out_dir)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with _replacing(out_dir) as (out_dir, set_aside), whole_folder(out_dir) as partial:
         yield partial
-        _take_place(partial, out_dir)
-    except OSError as error:
-        raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        set_aside()
 
 
 @contextmanager
 def whole_or_later(out_dir: Path) -> Iterator[Path]:
-    """Like `whole_or_nothing`, but a block that fails finds its scratch folder again at the next call.
+    """Like `whole_or_nothing`, but after a failure the next call finds the folder as it was left.
 
-    One process at a time may hold it: `ConfigError` for a second one.
+    Only one process at a time may use it; a second one gets a `ConfigError`.
+    """
+    with _replacing(out_dir) as (out_dir, set_aside):
+        partial = out_dir.with_name(f".{out_dir.name}.unfinished")
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(partial / _LOCK, timeout=0):
+                yield partial
+                (partial / _LOCK).unlink()
+                set_aside()
+                partial.rename(out_dir)
+        except Timeout as error:
+            raise ConfigError(f"Another process prepares {out_dir}; wait for it, or give another --out.") from error
+
+
+@contextmanager
+def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The full path of `out_dir`, and what moves its former content out of the way, to be called last.
+
+    That content is deleted only after the new one is in place, so that a failure in between loses neither.
     """
     out_dir = out_dir.absolute()
-    _check_replaceable(out_dir)
-    partial = out_dir.with_name(f".{out_dir.name}.unfinished")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with FileLock(partial / _LOCK, timeout=0):
-            yield partial
-            (partial / _LOCK).unlink()
-            _take_place(partial, out_dir)
-    except Timeout as error:
-        raise ConfigError(f"Another process prepares {out_dir}; wait for it, or give another --out.") from error
-    except OSError as error:
-        raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
-
-
-def _check_replaceable(out_dir: Path) -> None:
     ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
     if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
         raise ConfigError(f"{out_dir} exists and is not a prepared stream; give --out a new or empty folder.")
+    former = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.old")
 
+    def set_aside() -> None:
+        if out_dir.exists():
+            out_dir.rename(former)
 
-def _take_place(partial: Path, out_dir: Path) -> None:
-    """Rename `partial` to `out_dir`, whose former content goes."""
-    if not out_dir.exists():
-        partial.rename(out_dir)
-        return
-    old = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.old")
-    out_dir.rename(old)
-    partial.rename(out_dir)
-    shutil.rmtree(old)
+    try:
+        yield out_dir, set_aside
+        shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
 
 
 def own_refusal(files: Sequence[FileReport], *, max_broken: float) -> str | None:
