@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from components.console.tables import markdown, print_table
 from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
-from components.training.cost import measure_cost
+from components.training.method_cost import measure_cost
 from pipelines.littoral import read_options
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]

@@ -30,7 +30,6 @@ class StepDone:
     task: str
     update: int  # 1-based within the task
     num_updates: int
-    global_update: int  # 1-based within the stream
     loss: float
     parts: dict[str, float]
     learning_rate: float
@@ -62,7 +61,6 @@ class RowScored:
     train_s: float
     evaluate_s: float
     peak_memory_bytes: int
-    predictions_path: str | None  # Parquet written for this row
     checkpoint_path: str | None  # filled for rows after a learned task
     samples: list[dict[str, str | float]] = field(default_factory=list)  # a few predictions to look at
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray.train
 from torch import Tensor
@@ -14,12 +13,7 @@ from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from components.core.errors import CheckpointError
 from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
-
-if TYPE_CHECKING:
-    from components.training.plan import WorkerPlan
-
-
-TensorGroups = dict[str, dict[str, Tensor]]  # by file, then by name
+from components.training.plan import WorkerPlan
 
 
 @dataclass(kw_only=True)

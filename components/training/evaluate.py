@@ -218,8 +218,7 @@ class RowScorer:
         train_s: float,
         started: float,
     ) -> None:
-        predictions = predictions_file(self.plan.run_dir, learned, row.after)
-        write_predictions(predictions, table)
+        write_predictions(predictions_file(self.plan.run_dir, learned, row.after), table)
         decisions = write_decisions(self.plan, rows, self.method)
         write_matrix(self.plan, rows)
         checkpoint = self.plan.run_dir / "checkpoints" / f"{learned:02d}-{row.after}"
@@ -238,7 +237,6 @@ class RowScorer:
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),
-                predictions_path=str(predictions),
                 checkpoint_path=str(checkpoint) if learned else None,
                 samples=logged_samples(table),
             )

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from ray.util.queue import Queue
 
 from components.core.errors import ConfigError
 from components.core.machine import require_cache
@@ -18,11 +19,7 @@ from components.data.tasks import TaskStream
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.schedule import ScheduledTask, plan_schedule
-
-if TYPE_CHECKING:
-    from ray.util.queue import Queue
-
-    from components.training.task_cache import CachedTask
+from components.training.task_cache import CachedTask
 
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
 

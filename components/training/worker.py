@@ -273,14 +273,12 @@ class StreamWorker:
         stream_state.update += 1
         loss = float(means.pop("loss"))
         require_finite(loss, scheduled.task.name, stream_state.update)
-        earlier = sum(each.num_updates for each in self.plan.schedule[: stream_state.index])
         self.send(
             StepDone(
                 index=stream_state.index,
                 task=scheduled.task.name,
                 update=stream_state.update,
                 num_updates=scheduled.num_updates,
-                global_update=earlier + stream_state.update,
                 loss=loss,
                 parts={name: float(value) for name, value in means.items()},
                 learning_rate=rate,

@@ -38,7 +38,6 @@ def learned(number: int, scores: list[float | None]) -> RowScored:
         train_s=1.0,
         evaluate_s=1.0,
         peak_memory_bytes=2**30,
-        predictions_path=None,
         checkpoint_path=None,
     )
 

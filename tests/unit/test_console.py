@@ -54,7 +54,6 @@ def step(index: int, update: int) -> StepDone:
         task=PLAN[index].name,
         update=update,
         num_updates=100,
-        global_update=index * 100 + update,
         loss=1.25,
         parts={},
         learning_rate=1e-3,
@@ -75,7 +74,6 @@ def row(learned: int, scores: list[float | None], evaluate_s: float = 10.0) -> R
         train_s=100.0,
         evaluate_s=evaluate_s,
         peak_memory_bytes=3 * 2**30,
-        predictions_path=None,
         checkpoint_path=None,
     )
 

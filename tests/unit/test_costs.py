@@ -38,7 +38,6 @@ def _step() -> StepDone:
         task="docvqa",
         update=1,
         num_updates=1,
-        global_update=1,
         loss=1.0,
         parts={},
         learning_rate=1e-4,
@@ -58,7 +57,6 @@ def _scored(learned: int, after: str, train_s: float, evaluate_s: float) -> RowS
         train_s=train_s,
         evaluate_s=evaluate_s,
         peak_memory_bytes=0,
-        predictions_path=None,
         checkpoint_path=None,
     )
 

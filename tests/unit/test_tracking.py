@@ -50,7 +50,6 @@ def step(index: int, update: int, loss: float = 2.0) -> StepDone:
         task=TASKS[index],
         update=update,
         num_updates=5,
-        global_update=index * 5 + update,
         loss=loss / update,
         parts={"alignment": 0.5},
         learning_rate=1e-3,
@@ -81,7 +80,6 @@ def row(
         train_s=12.0,
         evaluate_s=3.0,
         peak_memory_bytes=2**30,
-        predictions_path="/predictions/p.parquet",
         checkpoint_path=f"/checkpoints/task-{learned}" if learned else None,
         samples=[{"prompt": "How many?", "prediction": "3", "score": 1.0}],
     )
