@@ -38,13 +38,13 @@ def answer(
     batch_size: int,
     max_new_tokens: int,
     device: torch.device,
-    told_task: str | None = None,
+    known_task: str | None = None,
     oracle_task: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
     """Reply to every example, in the given order.
 
-    `told_task`: the task of the examples, for a method that needs to know it. With `oracle_task`, each batch whose
+    `known_task`: the task of the examples, for a method that needs to know it. With `oracle_task`, each batch whose
     selection differs from the selection with the task known is answered a second time; where both select alike the
     reply is the same computation and is reused.
     """
@@ -53,7 +53,7 @@ def answer(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = collate([examples[index] for index in chosen], pad_id=encoder.pad_id, padding_side="left").to(device)
-        batch = replace(batch, oracle_task=told_task)
+        batch = replace(batch, oracle_task=known_task)
         texts, selection = _reply(model, method, encoder, batch, max_new_tokens)
         oracle_texts: list[str] | None = None
         if oracle_task is not None:

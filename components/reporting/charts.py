@@ -1,10 +1,10 @@
-"""Charts of the page, as Plotly figures that its script draws.
+"""Charts of the HTML report, as Plotly figures that the page's script draws.
 
-Why Plotly: it answers to a pointer and a finger, draws SVG, which prints sharply and follows the page's light and dark
-colours, needs no network and no `eval` (the page forbids both), and is well kept. Its script is 4.8 MB, written into
-the page once. Considered: Bokeh (1 MB, but a canvas, which prints as pixels and no theme re-colours), Vega-Lite through
-Altair (small, but it takes a second package with a compiled renderer to write its script, and `eval` or a slower
-interpreter), matplotlib's SVG (no script, but nothing to point at on a phone). What has no axis is a table here
+Why Plotly: it works with pointer and touch, draws SVG, which prints sharply and follows the page's light and dark
+colours, needs neither network nor `eval` (the page forbids both), and is well maintained. Its script is 4.8 MB, written
+into the page once. Considered: Bokeh (1 MB, but a canvas, which prints as pixels and ignores the page's theme),
+Vega-Lite through Altair (small, but it takes a second package with a compiled renderer to write its script, and `eval`
+or a slower interpreter), matplotlib's SVG (no script, but no values on touch). Whatever has no axis is a table
 (components/reporting/heatmap_table.py), and every chart's numbers are in a table below it.
 """
 
@@ -47,7 +47,7 @@ class PageChart:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How one line is drawn in every chart, and in the key above them."""
+    """Colour, dash and marker of one line in every chart and in the legend above them."""
 
     number: int
     line: str
@@ -156,7 +156,7 @@ def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:
 
 
 def _layout(*, bottom: int, legend: bool = False) -> go.Layout:
-    """Without Plotly's own template: the page's script gives the theme's colours."""
+    """A layout without Plotly's own template: the page's script sets the theme's colours."""
     return go.Layout(
         template=go.layout.Template(),
         margin={"l": 10, "r": 10, "t": 10, "b": bottom},
@@ -176,7 +176,7 @@ def _wrapped(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Plotly reads a few tags in texts; data may have none."""
+    """The text escaped: Plotly interprets a few tags, and data must not bring any."""
     return html.escape(text, quote=False)
 
 

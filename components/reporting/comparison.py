@@ -47,10 +47,10 @@ Claims = dict[tuple[str, str], tuple[Comparison, float | None]]  # by figure and
 
 
 def against_baseline(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, list[Line], list[str]]:
-    """Header, lines and verdicts.
+    """The table (header and lines) and the verdicts of all methods against `baseline`.
 
     P values are adjusted for all comparisons made here, of both figures (Holm). Raises `ConfigError` for an unknown
-    baseline, nothing to compare, runs of different streams, seeds, orders or test rows.
+    baseline, no other method, or runs of different streams, seeds, orders or test rows.
     """
     require_comparable(runs)
     groups = named(grouped(runs))
@@ -140,7 +140,7 @@ def cells(claim: tuple[Comparison, float | None] | None) -> Line:
 
 
 def caveats(groups: Groups, claims: Claims) -> list[str]:
-    """What the intervals do not say."""
+    """Caveats: what the intervals do not cover."""
     several = len({order for group in groups.values() for order in orders_of(group)}) > 1
     single = [name for name, group in groups.items() if len(group) == 1]
     return [

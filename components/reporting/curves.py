@@ -1,7 +1,7 @@
 """Scores over the stream with their intervals: each task's, and the average of the tasks learned so far.
 
 An interval is 95 % over test rows, and over seeds too where a line has several (components/statistics/intervals.py).
-A point whose test rows were not kept has none.
+A point without the scores of its single test rows has none.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Curves:
 def curves(groups: Mapping[str, Sequence[FinishedRun]], items: Mapping[str, ItemScores]) -> list[Curves]:
     """The average first, then each task from when it is new; `items` holds the rows' scores by run id.
 
-    A point is left out where a run of its line lacks a cell for it, as joint learning does before the end.
+    A point is left out where a run of its line lacks the cell, as joint learning does before the end.
     """
     tasks = next(iter(groups.values()))[0].matrix.tasks
     found = [_curves(AVERAGE, tasks, {after: tasks[: at + 1] for at, after in enumerate(tasks)}, groups, items)]

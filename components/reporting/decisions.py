@@ -23,7 +23,7 @@ class _OfTask:
 def decision_tables(groups: Groups) -> list[tuple[Line, list[Line]]]:
     """One table for all runs that decided something, means over seeds; none where no run did.
 
-    `old weight` is the weight of the old tensors in a moving average: its mean, and the least and most of any step.
+    `old weight` is the weight of the old tensors in a moving average: its mean, and its range over steps.
     `own group` and `fallback` are percent of the task's test rows after the last task. Empty columns are left out.
     """
     header = ["method: task", *COLUMNS]  # in one cell, since a narrow terminal repeats the first column only
@@ -80,7 +80,7 @@ def _old_weight(seeds: Sequence[_OfTask]) -> str:
 
 
 def _scalars(seeds: Sequence[_OfTask]) -> str:
-    """Every earlier task with its scalar and how far that moved: `chartqa 0.62 (-0.33)`."""
+    """Every earlier task with its scalar and by how much it changed: `chartqa 0.62 (-0.33)`."""
     tables = [(seed.decided.get("w"), seed.decided.get("w_moved")) for seed in seeds]
     known = [(w, moved) for w, moved in tables if isinstance(w, dict) and isinstance(moved, dict)]
     cells = []

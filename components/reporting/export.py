@@ -36,7 +36,7 @@ _LATEX = {
 
 
 def latex(header: Line, lines: Sequence[Line]) -> Line:
-    """The lines of a LaTeX tabular with the rules of the package booktabs; text to the left, figures to the right."""
+    """The lines of a LaTeX tabular with booktabs rules; text is left-aligned, figures are right-aligned."""
     rows = [" & ".join(map(latex_text, line)) + r" \\" for line in (header, *lines)]
     columns = "l" + "r" * (len(header) - 1)
     return [
@@ -51,7 +51,7 @@ def latex(header: Line, lines: Sequence[Line]) -> Line:
 
 
 def latex_text(cell: str) -> str:
-    """A cell's text for LaTeX: nothing in it is a command; names in backticks are typewriter text."""
+    """A cell's text with LaTeX's special characters escaped; names in backticks become typewriter text."""
     parts = re.split(r"(->|`[^`]*`|.)", cell, flags=re.DOTALL)
     return "".join(_latex_part(part) for part in parts)
 
@@ -122,7 +122,7 @@ def _who(run: FinishedRun) -> list[object]:
 
 
 def _name(reply: Prediction) -> str:
-    """The sample id, with a mark before what a spreadsheet would compute."""
+    """The sample id, quoted if a spreadsheet would take it for a formula."""
     return f"'{reply.sample_id}" if reply.sample_id.startswith(("=", "+", "-", "@", "\t")) else reply.sample_id
 
 

@@ -1,4 +1,4 @@
-"""What the page's tables say of the runs: forgetting in parts, costs, published results, differing settings."""
+"""Facts about runs for the report's tables: forgetting in parts, costs, published results, differing settings."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def cost_lines(groups: Groups) -> list[list[str]]:
 
 
 def compat_of(run: FinishedRun) -> ScoreMatrix | None:
-    """The matrix by the released scripts' rules, where it was made and kept."""
+    """The matrix by the released scripts' rules, where it was measured and kept."""
     path = variant_file(run.path, "compat")
     return ScoreMatrix.read(path) if path.is_file() else None
 
@@ -113,12 +113,12 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
 
 
 def stream_title(run: FinishedRun) -> str:
-    """The stream's name, and that validation rows were scored where they were."""
+    """The stream's name, marked if validation rows were scored."""
     return run.stream_name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
 
 
 def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
-    """A sentence where settings of runs that answered test rows had been chosen by scores on test rows; else []."""
+    """A warning if settings were chosen by scores on the test rows that the runs are scored on; else []."""
     named = [
         str(run.config.run_id) for run in runs if chosen_on_test(run.chosen) and run.config.evaluation.split == "test"
     ]

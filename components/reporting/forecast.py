@@ -1,4 +1,4 @@
-"""Where unfinished runs will end, and what would have been said of finished ones after each of their tasks."""
+"""Forecasts of unfinished runs, and of finished ones what would have been forecast after each of their tasks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ENOUGH = 19  # past runs from which an interval of 95 % can be had
 
 
 def forecasts(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, Forecast]]:
-    """Each run after its tasks so far: the last ones for an unfinished run, every one but the last for a finished one.
+    """Forecasts of each run: after its tasks so far if unfinished, else after every task but the last.
 
-    A finished run without one of another method beside it is left out: it only serves the others. Raises `ConfigError`
+    A finished run is left out if no run of another method was given to forecast it from. Raises `ConfigError`
     for runs that cannot be compared, and for an unfinished run without a finished one of another method.
     """
     require_comparable(runs)
@@ -40,7 +40,7 @@ def forecasts(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, Forecast]]
 
 
 def forecast_table(found: Sequence[tuple[FinishedRun, Forecast]]) -> tuple[Line, list[Line], list[str]]:
-    """Header, lines and what the intervals are worth."""
+    """Header, lines, and notes on how far to trust the intervals."""
     header = ["run", "method", "after"]
     for figure in FIGURES:
         header += [f"{figure.replace('_', ' ')} expected", "came"]
@@ -94,7 +94,7 @@ def as_past(run: FinishedRun) -> PastRun:
 
 
 def write_calibration(runs: Sequence[FinishedRun], path: Path) -> Path:
-    """The picture of how right the forecasts of finished runs are; raises `ConfigError` for a file that is no PNG."""
+    """Draw how well the finished runs were forecast; raises `ConfigError` for a file that is not PNG."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"the picture {path} would not be PNG; give a name that ends in .png.")
     past = [as_past(run) for run in runs if run.finished and has_triangle(run.matrix)]

@@ -47,7 +47,7 @@ class RowCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """The cards, and how much there is."""
+    """The cards, and how many rows were lost in all."""
 
     cards: tuple[RowCard, ...]
     num_rows: int  # rows that any run lost, shown or not
@@ -56,7 +56,7 @@ class Gallery:
 
     @property
     def kinds(self) -> list[str]:
-        """What the cards can be filtered by."""
+        """The kinds of loss among the cards, to filter by."""
         return list(dict.fromkeys(kind for card in self.cards for loss in card.losses for kind in loss.lost.kinds))
 
     @property
@@ -73,7 +73,7 @@ class Gallery:
 def gallery(
     groups: Mapping[str, Sequence[FinishedRun]], replies: Mapping[str, list[Prediction]], stream: TaskStream | None
 ) -> Gallery:
-    """What the runs lost; `replies` are those of `replies_of` by run id, `stream` None where there are none.
+    """The rows that the runs lost; `replies` are those of `replies_of` by run id, `stream` None where there are none.
 
     Raises `ConfigError` when the stream is not the one the runs were scored on.
     """

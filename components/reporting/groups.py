@@ -10,11 +10,11 @@ from components.data.tasks import stream_digest
 from components.runs.results import FinishedRun, task_facts
 from components.training.config import flatten
 
-# Settings that say where, how often, with which seed and in which order, not what was learned.
+# Settings of where, how often, with which seed and in which order; they do not change what is learned.
 NOT_COMPARED = ("run_id", "storage", "seed", "cluster", "tracking", "evaluation")
 ORDER = "stream.order"
 
-HEADLINE = ("final average", "forgetting")  # the columns people come for
+HEADLINE = ("final average", "forgetting")  # the columns that matter most
 
 Line = list[str]
 Table = tuple[Line, list[Line]]  # header and lines
@@ -94,7 +94,7 @@ def seeds_of(group: Sequence[FinishedRun]) -> str:
 
 
 def named(groups: Sequence[list[FinishedRun]]) -> dict[str, list[FinishedRun]]:
-    """Groups by label; where settings outside the method tell two apart, by the run id of its first run too."""
+    """Groups by label; where only settings outside the method differ, with the run id of its first run."""
     found: dict[str, list[FinishedRun]] = {}
     for group in groups:
         name = label(group[0])
@@ -111,7 +111,7 @@ def label(run: FinishedRun) -> str:
 
 
 def headline_first(header: Line, lines: Sequence[Line]) -> tuple[Line, list[Line]]:
-    """The table with the figures people come for right after the name, as a screen shows it; papers have them last."""
+    """The table with the headline columns right after the name, for a screen; tables for papers have them last."""
     first = [0, *(header.index(name) for name in HEADLINE if name in header)]
     places = first + [place for place in range(len(header)) if place not in first]
     return [header[place] for place in places], [[line[place] for place in places] for line in lines]

@@ -1,4 +1,4 @@
-"""Heat maps as tables: every cell prints its value, its colour is a class of the page, and the ink on it is readable.
+"""Heat maps as tables: every cell prints its value on a colour of the page with enough contrast.
 
 A table needs no script, is read aloud cell by cell, prints, and shows more decimals than a colour scale; so score
 matrices and routing shares are tables, and only what has an axis is a chart (components/reporting/charts.py).

@@ -52,7 +52,7 @@ SECTIONS = {
     "published": "Published results",
     "settings": "Settings",
 }
-ABSENT = {  # why a section is not in the page
+ABSENT = {  # why a section is missing
     "forgetting": "Forgetting: no run here learned two tasks one after another.",
     "routing": "Routing: no run here routes and has its replies in its folder; records have none.",
     "lost": "Learned then lost: no run here has its replies in its folder; records have none.",
@@ -61,7 +61,7 @@ ABSENT = {  # why a section is not in the page
 }
 _SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By format and knowledge"}
 
-# Columns that people come for, in bold and large in a phone's cards.
+# The columns that matter most: bold, and large in a phone's cards.
 HEADLINE = ("final average", "forgetting", "final average minus baseline", "forgetting minus baseline")
 
 

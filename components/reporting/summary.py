@@ -1,4 +1,4 @@
-"""A report's first sentences: what the majority answer beats, who ends highest, who forgets least, how sure that is."""
+"""A report's first sentences: what the majority answer beats, which line ends highest, which forgets least."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIE = 0.05  # points: figures that print alike
 
 
 def summary_sentences(groups: Groups, average: Curves) -> list[str]:
-    """What a constant reply beats comes first and is praised nowhere; then one sentence a figure that every run has.
+    """First the lines that a constant reply beats, which no later sentence praises; then one sentence per figure.
 
     A single line is not called the best, and a line that forgets nothing is not called the most forgetful.
     """

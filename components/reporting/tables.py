@@ -28,7 +28,7 @@ def table_of(runs: Sequence[FinishedRun]) -> Table:
 
 
 def general_tables(runs: Sequence[FinishedRun]) -> list[Table]:
-    """What is left of general ability, one table for all runs that scored suites; none where no run did.
+    """How much general ability was retained: one table over all runs that scored suites, or none.
 
     A cell reads *before the stream -> after it*; the figures are those of components/evaluation/general.py.
     """
@@ -102,7 +102,7 @@ def scores(matrices: Sequence[ScoreMatrix]) -> Line:
 
 
 def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
-    """What a table is read against: the majority answer where it is known, and the frozen backbone where measured."""
+    """Baselines for the table: the majority answer where it is known, and the frozen backbone where it was measured."""
     tasks, facts, lines = runs[0].matrix.tasks, known_facts(runs), list[Line]()
     if facts:
         majority = [facts[task].majority for task in tasks]

@@ -1,4 +1,4 @@
-"""Were the forecasts right? Each finished run forecast by the others after each of its tasks, against what came."""
+"""Calibration of the forecasts: each finished run, forecast from the others after each task, against its outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DPI = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One figure of one run, forecast before its end, and what came."""
+    """One figure of one run: the forecast before its end, and its value at the end."""
 
     figure: str
     num_learned: int
@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def held(self) -> bool:
-        """Whether the interval holds what came."""
+        """Whether the interval contains the outcome."""
         return self.expected.low <= self.came <= self.expected.high
 
 

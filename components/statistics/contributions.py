@@ -1,4 +1,4 @@
-"""What every test row adds to a figure of a run, so that one resampling serves every figure.
+"""The contribution of every test row to a figure of a run, so that one way of resampling suits every figure.
 
 Each figure of `matrix` is a weighted sum of cells, and a cell is the mean of its test rows. With w the weights, S the
 score of a row k of task j after learning i tasks (0..100):
@@ -7,7 +7,7 @@ score of a row k of task j after learning i tasks (0..100):
 
 A row is one draw however often it was scored: its scores after every task stay together. `forgetting` takes the best
 score before the end; which row of the matrix that is, is taken as observed. A best of noisy scores lies above the
-best of the expected ones, so `forgetting` reads somewhat high for a method that forgets little; `forgetting_diagonal`
+best of the expected ones, so `forgetting` is biased upwards for a method that forgets little; `forgetting_diagonal`
 does not.
 """
 
@@ -29,7 +29,7 @@ ItemScores = Mapping[str, Mapping[str, Sequence[float]]]  # after -> task -> 0..
 
 
 class Draw(NamedTuple):
-    """What tells the runs of one method apart: its seed and the order of its tasks."""
+    """What distinguishes runs of one method: the seed and the order of tasks."""
 
     seed: int
     order: tuple[str, ...] = ()

@@ -6,12 +6,12 @@ Two quantities are estimated, T tasks in all, k of them learned, S the scores:
     score of a task to come, once learned    the past runs' mean for it + shift * k / (k + 1)
 
 `before` sums all scores seen that a later row measured again, `after` those later ones; q0 is the same ratio over the
-past runs, and W = 100 points make it weigh as much as one task answered without a fault. `shift` is how much better
+past runs, and W = 100 points make it weigh as much as one task with a perfect score. `shift` is how much better
 than the past runs this one was on the tasks it has learned, on average. Every score then shrinks by q per task still
 to come.
 
 The interval is conformal (Vovk; Lei et al. 2018): each past run is forecast from the others in the same way, and the
-misses say how wide it must be. n misses can support a level of n / (n + 1) and no more: 95 % takes 19 past runs. Runs
+misses determine its width. n misses can support a level of n / (n + 1) and no more: 95 % takes 19 past runs. Runs
 of one method resemble each other, so a method's own runs never forecast it; equal matrices count once. A weakness
 remains: the past runs are other methods, not draws from one population, so with fewer than some dozens of them the
 level is nominal.
@@ -29,7 +29,7 @@ from components.evaluation.matrix import MatrixError, ScoreMatrix
 from components.statistics.intervals import LEVEL, Interval
 
 FIGURES = ("final_average", "forgetting")
-RANGES = {"final_average": (0.0, 100.0), "forgetting": (-100.0, 100.0)}  # all that is possible
+RANGES = {"final_average": (0.0, 100.0), "forgetting": (-100.0, 100.0)}  # the possible values
 PRIOR_POINTS = 100.0  # W in the formulas above
 FEWEST = 4  # misses below which an interval would hold less than 80 %
 
@@ -121,7 +121,7 @@ def _misses(past: Sequence[PastRun], num_learned: int) -> dict[str, list[float]]
 
 
 def _interval(name: str, expected: float, missed: Sequence[float], level: float) -> Interval:
-    """The highest level that the misses support, at most `level`; all that is possible where they are too few."""
+    """The highest level that the misses support, at most `level`; the whole range where they are too few."""
     lowest, highest = RANGES[name]
     count = len(missed)
     if count < FEWEST:

@@ -7,7 +7,7 @@ Two questions, two intervals:
 - `over_both`: other rows and other seeds, the one to compare methods by. Every seed answers the same rows, so rows and
   seeds are crossed random effects; with c[r, k] what row k adds in run r, the mean's variance is estimated by
 
-      (between runs) + (between row means) - (their interplay, which both of the others hold)
+      (between runs) + (between row means) - (their interaction, which both others contain)
 
   with Satterthwaite's degrees of freedom (Searle, Casella, McCulloch, Variance Components, 1992, chapters 2 and 4).
   Seeds are not resampled: with R = 3 that covers about 70 % where it promises 95, since the variance of a resampled
@@ -15,7 +15,7 @@ Two questions, two intervals:
   degrees of freedom are one at most: Satterthwaite's formula trusts a variance that is estimated from one
   difference, and calls equal methods different in 10 % of cases where runs differ by 4 to 6 points.
 
-Rows that all score alike add no width: an average of nothing but zeros has an interval of no length.
+Rows that all score alike add no width: an average of zeros only has an interval of zero width.
 """
 
 from __future__ import annotations

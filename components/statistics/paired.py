@@ -148,7 +148,7 @@ def seeds_needed(difference: float, variance: Variance) -> int | None:
 
 
 def rows_needed(difference: float, variance: Variance) -> float | None:
-    """How many times as many test rows 80 % power takes even with endless seeds; None where these rows are enough."""
+    """How many times as many test rows 80 % power takes even with unlimited seeds; None where these rows are enough."""
     reach = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
     if difference == 0.0:
         return math.inf
@@ -210,7 +210,7 @@ def runs_text(comparison: Comparison) -> str:
 
 
 def p_text(p: float | None, *, name: bool = True) -> str:
-    """`p = 0.063`, `p < 0.001`; without `name` for a column whose head says p. Never 0.000; "-" where none is given."""
+    """`p = 0.063`, `p < 0.001`; without `name` for a column headed p. Never 0.000; "-" where none is given."""
     if p is None:
         return "-"
     if not name:

@@ -84,9 +84,9 @@ class RowScorer:
         self.model.eval()
         table: list[Prediction] = []
         for task in due:
-            told = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
+            oracle = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
             rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
-            table += self.predictions(task, after, num_rows=rows_due, oracle_task=told)
+            table += self.predictions(task, after, num_rows=rows_due, oracle_task=oracle)
         tables = by_task(table)
         means = {
             column: {name: mean_score(tables.get(name, ()), column) for name in stream.task_names}
@@ -132,7 +132,7 @@ class RowScorer:
                     batch_size=config.evaluation.batch_size,
                     max_new_tokens=task.max_new_tokens,
                     device=self.device,
-                    told_task=task.name if config.method.needs_task_id else None,
+                    known_task=task.name if config.method.needs_task_id else None,
                     oracle_task=oracle_task,
                     progress=self._progress(after, task.name, before=len(answers), total=num_rows),
                 )
