@@ -111,7 +111,7 @@ def _task_source(path: Path, index: int, table: object, shared: Mapping[str, obj
     images = locate(texts["images"], base) if "images" in texts else None
     if images is not None and not images.is_dir():
         raise DataError(
-            f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is no folder."
+            f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is not a folder."
         )
     return TaskSource(
         name=texts["name"],

@@ -83,7 +83,7 @@ def release_root(root: Path, holds: str) -> Path:
     """`root` as a full path; raises `ConfigError` when it is not the folder that `holds` the release or releases."""
     root = root.expanduser().resolve()
     if not root.is_dir():
-        raise ConfigError(f"--root {root} is no folder; give the folder that holds {holds}.")
+        raise ConfigError(f"--root {root} is not a folder; give the folder that holds {holds}.")
     return root
 
 

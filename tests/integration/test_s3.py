@@ -81,7 +81,7 @@ def test_lists_and_pictures_of_a_bucket(store: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_one_sentence(store: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"s3://shop/nothing\.json is no file"):
+    with pytest.raises(DataError, match=r"s3://shop/nothing\.json is not a file"):
         read_stream_file(stream_file(tmp_path, store, train="nothing.json"))
     with pytest.raises(DataError, match=r"s3://shop/train-\*\.jsonl"):
         read_stream_file(stream_file(tmp_path, store, train="train-*.jsonl"))

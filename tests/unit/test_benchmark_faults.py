@@ -38,7 +38,7 @@ CHANGES: list[tuple[str, dict[str, object], str, str]] = [
     ("image of a wrong kind", {"imgname": 7}, "wrong field", '"imgname"'),
     ("missing image", {"imgname": "none.png"}, "missing image", "none.png is missing"),
     ("truncated image", {"imgname": "cut.png"}, "broken image", "cut.png is truncated"),
-    ("no picture", {"imgname": "note.png"}, "broken image", "no picture"),
+    ("no picture", {"imgname": "note.png"}, "broken image", "not a picture"),
     ("upwards", {"imgname": "../../../../secret.png"}, "image outside folder", "leads outside"),
     ("absolute", {"imgname": "/etc/hostname"}, "missing image", "is missing"),  # a path below png/, which is not there
     ("symlink outwards", {"imgname": "link.png"}, "image outside folder", "leads outside"),
@@ -234,7 +234,7 @@ def test_a_parquet_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     root = tmp_path / "downloads"
     trees.pathvqa(root)
     (root / "path-vqa/data/validation-00000-of-00001.parquet").write_text("nothing")
-    with pytest.raises(DataError, match="is no Parquet file"):
+    with pytest.raises(DataError, match="is not a Parquet file"):
         prepare_benchmark(trees.only("coast-domain", "medicalqa"), root, tmp_path / "out")
 
 

@@ -48,7 +48,7 @@ def test_sizes_are_compared_with_the_published_ones(root: Path, tmp_path: Path) 
     sizes = replace(task, train=replace(task.train, published=(5, 6)), test=replace(task.test, published=(3, 2)))
     report = prepare_benchmark(replace(CHARTS, tasks=(sizes,)), root, tmp_path / "out")
     (problem,) = report.problems
-    assert problem.detail == "the source holds 4 rows, published are 5 or 6"
+    assert problem.detail == "the source has 4 rows, published are 5 or 6"
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [file["published"] for file in report["files"]] == [[5, 6], [3, 2]]
 
@@ -190,7 +190,7 @@ def test_other_folders_are_not_replaced(root: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not a prepared stream"):
         prepare_benchmark(CHARTS, root, tmp_path / "out")
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare_benchmark(CHARTS, tmp_path / "none", tmp_path / "new")
 
 

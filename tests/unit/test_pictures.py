@@ -172,7 +172,7 @@ def test_the_see_through_grey_of_16_bits_is_white() -> None:
 
 def test_values_that_are_no_numbers_are_named() -> None:
     data = tiff(np.array([[0.0, np.nan]], np.float32))
-    with pytest.raises(ItemError, match=r"a\.tif is truncated or broken \(.*no numbers"):
+    with pytest.raises(ItemError, match=r"a\.tif is truncated or broken \(.*not numbers"):
         decoded(data, "a.tif")
     with pytest.raises(DataError, match="row x cannot be decoded"):
         open_image(data, sample_id="x")

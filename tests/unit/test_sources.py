@@ -220,9 +220,9 @@ def test_every_fault_in_a_tar_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "more", "words"),
     [
-        ("none.parquet", (), "none.parquet is no file or folder"),
-        ("part-{0..2}.tar", (), r"part-0\.tar is no file"),
-        ("*.tar", (), r"\*\.tar is no file"),
+        ("none.parquet", (), "none.parquet is not a file or folder"),
+        ("part-{0..2}.tar", (), r"part-0\.tar is not a file"),
+        ("*.tar", (), r"\*\.tar is not a file"),
         ("empty", (), "holds no Parquet files, tar shards or saved dataset"),
         ("both", (), "holds parquet and webdataset; say which"),
         ("words", (), "of no known format; say which with format: json, parquet"),
@@ -242,8 +242,8 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, train: str, more: t
         read_stream_file(stream_file(tmp_path, train, *more))
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.parquet", "no whole Parquet"), ("a.arrow", "no whole Arrow"),
-                                             ("a.tar", "no whole tar"), ("a.jsonl.gz", "cannot be read")])  # fmt: skip
+@pytest.mark.parametrize(("name", "words"), [("a.parquet", "not a whole Parquet"), ("a.arrow", "not a whole Arrow"),
+                                             ("a.tar", "not a whole tar"), ("a.jsonl.gz", "cannot be read")])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / name).write_bytes(b"PAR1 and nothing of use" * 50)
     with pytest.raises(DataError, match=words):

@@ -127,7 +127,7 @@ def test_a_missing_release_names_its_layout(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected is"):
         prepare_suite(name, tmp_path / "root", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare_suite(name, tmp_path / "none", tmp_path / "out")
 
 

@@ -109,7 +109,7 @@ def parquet_rows(root: Path, file: str, columns: Sequence[str]) -> Iterator[dict
         for batch in table.iter_batches(_BATCH, columns=list(columns)):
             yield from batch.to_pylist()
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise DataError(f"{root / file} is no Parquet file with {', '.join(columns)} ({error}).") from error
+        raise DataError(f"{root / file} is not a Parquet file with {', '.join(columns)} ({error}).") from error
 
 
 def picture_bytes(value: object) -> bytes:

@@ -42,7 +42,7 @@ GET = "huggingface.co/datasets/BAAI/SVIT; pictures: homes.cs.washington.edu/~ran
 LAYOUT = (
     "svit/{conversation,detail_description,complex_reasoning,referring_qa}.json with visual_genome/{VG_100K,VG_100K_2}/"
 )
-BY_RULE = frozenset({"answer does not fit"})  # a referring answer without a box is no test
+BY_RULE = frozenset({"answer does not fit"})  # a referring answer without a box cannot be scored
 _SPEAKERS = {"user": "human", "human": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
@@ -84,7 +84,7 @@ def _row(image_id: str, at: int, content: object, images: tuple[str, ...], file:
     ]
     try:
         if len(said) != len(turns):
-            raise ItemError("missing field", f"conversation {at} holds a turn that is no object")
+            raise ItemError("missing field", f"conversation {at} has a turn that is not an object")
         checked = tuple(conversation({"conversations": said}))
     except ItemError as error:
         return Problem(kind=error.kind, file=file, row=number, detail=f"conversation {at}: {error.detail}")

@@ -92,7 +92,7 @@ class _Captions:
 
 def _some(captions: tuple[str, ...], of: str) -> tuple[str, ...]:
     if not captions:
-        raise ItemError("empty answer", f"the references hold no answer for {of}")
+        raise ItemError("empty answer", f"the references have no answer for {of}")
     return captions
 
 
@@ -112,7 +112,7 @@ def _captions(path: Path) -> _Captions:
         if all(isinstance(one, int) for one in ids) and max(ids) - min(ids) == len(ids) - 1:
             ids.sort()  # 1, 2, ...: the numbers are places
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no COCO caption file with annotations ({error!r:.90}).") from error
+        raise DataError(f"{path} is not a COCO caption file with annotations ({error!r:.90}).") from error
     kept = {one: tuple(filter(None, captions[one])) for one in ids}
     by_name = {PurePosixPath(names[one]).name: kept[one] for one in ids if names.get(one)}
     return _Captions(by_name=by_name, in_order=[kept[one] for one in ids])

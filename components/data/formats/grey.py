@@ -39,7 +39,7 @@ def eight_bits(image: Image.Image, data: bytes) -> tuple[Image.Image, bool]:
     """
     values = _values(image)
     if not np.isfinite(values).all():
-        raise ValueError("its pixels hold values that are no numbers")
+        raise ValueError("its pixels have values that are not numbers")
     declared = _declared(image, data, values)
     low, high = declared or _assumed(values, image.mode)
     scaled = np.rint((values - low) * (255 / max(high - low, np.finfo(float).tiny))).clip(0, 255).astype(np.uint8)

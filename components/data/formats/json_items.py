@@ -294,4 +294,4 @@ def _stray_byte(text: str) -> ItemError | None:
 
 
 def _half_a_character() -> ItemError:
-    return ItemError("not UTF-8", "the item holds half of an escaped character, which is no text")
+    return ItemError("not UTF-8", "the item has half of an escaped character, which is not text")

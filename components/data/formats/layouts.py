@@ -253,7 +253,9 @@ def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -
     tag = found.group().strip()
     if re.search("video|audio|speech", tag):
         raise ItemError("video or audio", f"turn {index} holds {tag!r:.60}; a row has neither video nor audio")
-    detail = f"turn {index} holds {tag!r:.60}, which is no placeholder here; write {IMAGE_TOKEN} and name the picture"
+    detail = (
+        f"turn {index} holds {tag!r:.60}, which is not a placeholder here; write {IMAGE_TOKEN} and name the picture"
+    )
     raise ItemError("other placeholder", detail)
 
 

@@ -133,7 +133,7 @@ def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Imag
     try:
         return _learned(data, orientation)
     except UnidentifiedImageError as error:
-        raise ItemError("broken image", f"the image {name} is no picture Pillow can read") from error
+        raise ItemError("broken image", f"the image {name} is not a picture that Pillow can read") from error
     except PICTURE_ERRORS as error:
         raise ItemError("broken image", f"the image {name} is truncated or broken ({error})") from error
 

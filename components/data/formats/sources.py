@@ -114,7 +114,7 @@ def open_source(
     else:
         files = location.matches()
         if not files[0].is_file():
-            raise DataError(f"{location.shown} is no file or folder.")
+            raise DataError(f"{location.shown} is not a file or folder.")
         found = given or _format_of(files[0])
     return Source(shown=location.shown, name=location.name, files=tuple(files), format=found, instruction=instruction)
 

@@ -98,7 +98,7 @@ class Location:
         files = [self.beside(name) for name in names]
         missing = next((file for file in files if not file.is_file()), None)
         if not files or missing is not None:
-            raise DataError(f"{(missing or self).shown} is no file.")
+            raise DataError(f"{(missing or self).shown} is not a file.")
         return files
 
 

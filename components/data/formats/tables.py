@@ -63,7 +63,7 @@ def _parquet(location: Location) -> Iterator[pq.ParquetFile]:
         with location.filesystem.open_input_file(location.path) as file:
             yield pq.ParquetFile(file, buffer_size=_PIECE)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{location.shown} is no whole Parquet file ({reason(error)}).") from error
+        raise DataError(f"{location.shown} is not a whole Parquet file ({reason(error)}).") from error
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _arrow(location: Location) -> Iterator[pa.RecordBatchFileReader | pa.RecordB
             file.seek(0)
             yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{location.shown} is no whole Arrow file ({reason(error)}).") from error
+        raise DataError(f"{location.shown} is not a whole Arrow file ({reason(error)}).") from error
 
 
 def _starts(batch: pa.RecordBatch) -> range:

@@ -55,7 +55,7 @@ def tar_samples(location: Location, instruction: str | None) -> Iterator[Numbere
                 except ItemError as error:
                     yield number, error
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{location.shown} is no whole tar archive ({reason(error)}).") from error
+        raise DataError(f"{location.shown} is not a whole tar archive ({reason(error)}).") from error
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:

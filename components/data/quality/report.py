@@ -42,7 +42,7 @@ class FileReport:
     get: str = ""
     """Where the source is found; empty for a user's own files."""
     by_rule: frozenset[str] = frozenset()
-    """Kinds of rows that the reader leaves out on purpose, as its page says: they are reported and are no loss."""
+    """Kinds of rows that the reader leaves out on purpose, as its page says: reported, but not counted as lost."""
     unread: int = 0
     """Rows that were lost before it was known whether they are taken: their annotation cannot be read."""
     cut: str = ""
@@ -122,7 +122,7 @@ class FileReport:
         """Note a source that does not have a published size."""
         if self.published and self.rows not in self.published:
             sizes = " or ".join(f"{size:,}" for size in self.published)
-            detail = f"the source holds {self.rows:,} rows, published are {sizes}"
+            detail = f"the source has {self.rows:,} rows, published are {sizes}"
             self.note(Problem(kind="count", file=self.file, row=None, detail=detail))
 
     def _list(self, problem: Problem) -> None:

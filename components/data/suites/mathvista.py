@@ -81,4 +81,4 @@ def _rounded(answer: str, precision: object) -> str:
     try:
         return f"{Decimal(answer):.{int(precision)}f}"
     except InvalidOperation as error:
-        raise ItemError("wrong field", f"the answer {answer!r:.60} is no number") from error
+        raise ItemError("wrong field", f"the answer {answer!r:.60} is not a number") from error

@@ -59,7 +59,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             for row in reader:
                 yield {name: value or "" for name, value in row.items() if name is not None}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no tab-separated table ({error}).") from error
+        raise DataError(f"{path} is not a tab-separated table ({error}).") from error
 
 
 def _parse(file: str, pictures: dict[str, str], number: int, row: dict[str, object]) -> list[RawItem | Problem]:
@@ -92,8 +92,8 @@ def _parse(file: str, pictures: dict[str, str], number: int, row: dict[str, obje
 def _picture(cell: str, pictures: dict[str, str]) -> bytes:
     encoded = pictures.get(cell) if len(cell) <= _REFERENCE else cell
     if encoded is None:
-        raise ItemError("missing image", f"no row holds the picture {cell!r}")
+        raise ItemError("missing image", f"no row has the picture {cell!r}")
     try:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise ItemError("broken image", f"the picture is no base64 ({error})") from error
+        raise ItemError("broken image", f"the picture is not base64 ({error})") from error

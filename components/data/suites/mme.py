@@ -79,7 +79,7 @@ def _picture(
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        yield Problem(kind="not UTF-8", file=file, row=None, detail=f"the file is no UTF-8 text ({error})")
+        yield Problem(kind="not UTF-8", file=file, row=None, detail=f"the file is not UTF-8 text ({error})")
         return
     for number, line in enumerate(lines, start=1):
         if not line.strip():

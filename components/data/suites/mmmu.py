@@ -87,4 +87,4 @@ def _literal(text: str) -> object:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError) as error:
-        raise ItemError("wrong field", f"this is no list: {text!r:.60}") from error
+        raise ItemError("wrong field", f"this is not a list: {text!r:.60}") from error
