@@ -242,8 +242,15 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, train: str, more: t
         read_stream_file(stream_file(tmp_path, train, *more))
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.parquet", "not a whole Parquet"), ("a.arrow", "not a whole Arrow"),
-                                             ("a.tar", "not a whole tar"), ("a.jsonl.gz", "cannot be read")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.parquet", "not a whole Parquet"),
+        ("a.arrow", "not a whole Arrow"),
+        ("a.tar", "not a whole tar"),
+        ("a.jsonl.gz", "cannot be read"),
+    ],
+)
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / name).write_bytes(b"PAR1 and nothing of use" * 50)
     with pytest.raises(DataError, match=words):
