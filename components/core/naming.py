@@ -13,7 +13,6 @@ from components.core.errors import ConfigError
 
 MAX_VALUE_CHARS = 1000  # of a recorded parameter; MLflow stores up to 6000, a page shows far fewer
 MAX_NAME_CHARS = 200  # of a metric's or parameter's name; MLflow allows 250 with its prefixes
-
 MAX_ID_BYTES = 200  # of a run's or a sweep's id; file systems allow 255, and files of ours append to it
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")

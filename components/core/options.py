@@ -25,10 +25,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareUpToHalf = Annotated[float, Field(ge=0, le=0.5)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/.*|$)", re.DOTALL)
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 T = TypeVar("T")
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/.*|$)", re.DOTALL)
 
 
 def check_options(options: object, owner: str) -> None:

@@ -186,6 +186,17 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
 
 def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
     """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
+    try:
+        _trainer(plan, datasets, event_queue).fit()
+    except TrainingFailedError as error:
+        failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else (error,)
+        cause = next(filter(None, map(user_error, failures)), None)
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> TorchTrainer:
     config = plan.config
     worker_plan = WorkerPlan(
         **vars(plan),
@@ -198,7 +209,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
     # together are polled a hundred times a second, but each one at most ten times.
     seconds = max(0.1, config.cluster.num_workers / 100)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
-    trainer = TorchTrainer(
+    return TorchTrainer(
         call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
         train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
@@ -216,19 +227,6 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if config.cluster.use_gpu else "cpu"}},
         ),
     )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        for failure in error.worker_failures.values():
-            cause = user_error(failure)
-            if cause is not None:
-                raise cause from error
-        raise
-    except TrainingFailedError as error:
-        cause = user_error(error)
-        if cause is not None:
-            raise cause from error
-        raise
 
 
 def user_error(error: BaseException | None) -> LittoralError | None:

@@ -24,7 +24,7 @@ from components.core.machine import cache_dir
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
 from components.data.suite import Suite
-from components.data.tasks import TaskStream
+from components.data.tasks import Task, TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.source import model_source
@@ -94,17 +94,8 @@ def fit_to_backbone(
     warnings = [*_reply_warnings(stream, suites, lengths, limit, skipped)]
     if long and backbone.too_long == "skip":
         shorter = {each.split.digest: rows_left(streams, each.split, frozenset(each.rows)) for each in long}
-        stream = replace(
-            stream,
-            tasks=tuple(
-                replace(
-                    task,
-                    train=shorter.get(task.train.digest, task.train),
-                    test=shorter.get(task.test.digest, task.test),
-                )
-                for task in stream.tasks
-            ),
-        )
+        tasks = (_with_splits(task, shorter) for task in stream.tasks)
+        stream = replace(stream, tasks=tuple(tasks))
         suites = [replace(suite, test=shorter.get(suite.test.digest, suite.test)) for suite in suites]
     template, why = _template(backbone, key)
     return (
@@ -118,6 +109,12 @@ def fit_to_backbone(
             warnings=tuple(warnings),
         ),
     )
+
+
+def _with_splits(task: Task, others: Mapping[str, Split]) -> Task:
+    """The task with the split that `others` has in the place of one with that digest."""
+    train, test = (others.get(split.digest, split) for split in (task.train, task.test))
+    return replace(task, train=train, test=test)
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------
