@@ -37,7 +37,7 @@ def python() -> str:
 
 
 def _program(name: str) -> str:
-    """A program of this environment; the bare name where PATH leads to it, or where it lies somewhere else."""
+    """A program of this environment: its bare name where PATH finds it, or where it is installed elsewhere."""
     if not sys.executable:
         return name
     beside = Path(sys.executable).parent / name
@@ -54,7 +54,7 @@ def _root() -> Path:
 
 
 def _from_here(path: Path) -> str:
-    """Relative to the present folder where it lies below; links are left as they are, a venv's python is one."""
+    """Relative to the present folder for a path inside it. Links are not resolved: a venv's python is one."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

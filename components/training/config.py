@@ -34,7 +34,7 @@ class TrainingConfig:
     global_batch_size: Count = 8
     """Samples per optimizer update, over all workers."""
     micro_batch_size: Count | None = None
-    """Samples per forward pass and worker; None takes the largest that needs no accumulation."""
+    """Samples per forward pass on each worker; None takes the largest that needs no accumulation."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """deepspeed shards what trains over the workers; torch is plain PyTorch, to compare with."""
@@ -165,7 +165,7 @@ class RunConfig:
         return replace(self.training.optimizer, learning_rate=rate)
 
     def with_method(self, name: str) -> RunConfig:
-        """The same run of another method, with the options that it has on this run's backbone (`options_for`).
+        """The same run with another method, whose options are those for this run's backbone (`options_for`).
 
         Raises `ConfigError` for an unknown method.
         """
@@ -188,7 +188,7 @@ class RunConfig:
 
         Raises:
             ConfigError: a value of a wrong type or out of bounds, or an unknown method.
-            KeyError, TypeError, ValueError: this is no configuration.
+            KeyError, TypeError, ValueError: `plain` is not a configuration.
         """
         method = dict(_mapping(plain["method"]))
         kind = method_config(str(method.pop("name")))

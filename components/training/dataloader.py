@@ -1,4 +1,4 @@
-"""One rank's training batches: rows of its datasets, stacked into the micro-batches of one update after the other."""
+"""One rank's training batches: rows of its datasets, collated into the micro-batches of each update."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TaskDataLoader:
         self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
 
     def read_ahead(self, task: str) -> None:
-        """Start the task's dataset and fetch its first block in the background; the next reader goes on from it."""
+        """Start the task's dataset and fetch its first block in the background; the next reader continues after it."""
         if self._ahead is not None and self._ahead[0] == task:
             return
         blocks = self._blocks(task)
@@ -44,7 +44,7 @@ class TaskDataLoader:
             yield from itertools.islice(micro_batches, count * self.accumulation)
 
     def updates(self, task: str, *, first: int) -> Generator[list[Batch], None, None]:
-        """This rank's micro-batches of one update after the other, from update `first` on."""
+        """This rank's micro-batches, update by update, from update `first` on."""
         micro_batches = self._micro_batches(self._started(task), skip=first * self.accumulation * self.size)
         while True:
             batches = list(itertools.islice(micro_batches, self.accumulation))
@@ -60,7 +60,7 @@ class TaskDataLoader:
         return encoded_blocks(dataset_name("train", task, self.rank), batch_size=None)
 
     def _started(self, task: str) -> Iterator[pa.Table]:
-        """The blocks of `task`, those that were read ahead included."""
+        """The blocks of `task`, including one that was read ahead."""
         if self._ahead is None or self._ahead[0] != task:
             return self._blocks(task)
         (_, blocks, future), self._ahead = self._ahead, None
@@ -80,7 +80,7 @@ class TaskDataLoader:
 
 
 def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same blocks, after checking that positions only go up: otherwise a resumed task would skip other rows."""
+    """The same blocks, after a check that positions only rise: a resumed task skips rows by counting them."""
     last = -1
     for block in blocks:
         positions = block["position"].to_numpy()

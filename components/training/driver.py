@@ -83,7 +83,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
 
 
 def check_resources(config: RunConfig) -> None:
-    """Raise `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them for ever."""
+    """Raise `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them without end."""
     resources = ray.cluster_resources()
     wanted = config.cluster.num_workers
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

@@ -52,14 +52,14 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitLengths:
-    """Of one split, row for row."""
+    """Lengths of one split's rows, in order."""
 
     tokens: list[int]
-    """Of the whole conversation where it is trained on, of the prompt where it is answered."""
+    """Tokens of the whole conversation for training rows, of the prompt for rows to be answered."""
     replies: list[int]
-    """Test splits: tokens of the shortest accepted answer."""
+    """Test splits only: tokens of the shortest accepted answer."""
     unreachable: list[int]
-    """Test splits: rows, counted from 0, for which every accepted answer scores 0 when it is given word for word."""
+    """Test splits only: rows, from 0, whose every accepted answer scores 0 even when given word for word."""
 
 
 def fit_to_backbone(
@@ -70,7 +70,7 @@ def fit_to_backbone(
     *,
     limit: int | None,
 ) -> tuple[TaskStream, tuple[Suite, ...], Fitted]:
-    """The stream and the suites as this backbone learns and answers them; the first `limit` test rows count.
+    """The stream and the suites as this backbone learns and answers them. Only the first `limit` test rows are considered.
 
     Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them.
     """
@@ -112,7 +112,7 @@ def fit_to_backbone(
 
 
 def _with_splits(task: Task, others: Mapping[str, Split]) -> Task:
-    """The task with the split that `others` has in the place of one with that digest."""
+    """The task with its splits replaced by those that `others` has for their digests."""
     train, test = (others.get(split.digest, split) for split in (task.train, task.test))
     return replace(task, train=train, test=test)
 

@@ -1,4 +1,4 @@
-"""What is learned at each position of the stream: which rows, in how many updates. A method's config says how."""
+"""The schedule of a stream: which rows are learned at each position and in how many updates, as the method asks."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ Reached = Mapping[tuple[int, int], Sequence[int]]  # (shard, row group) of one s
 
 @dataclass(frozen=True, kw_only=True)
 class VisionCache:
-    """Where the features of one backbone's tower lie. Plain data: it travels to every reader."""
+    """The cached features of one backbone's tower. Plain data, pickled to every reader."""
 
     root: Path
     view: str
@@ -106,7 +106,7 @@ def feature_bytes(num_rows: int, vision_shape: tuple[int, int], dtype: str) -> i
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """Row groups of one shard, and of each the rows whose features are wanted."""
+    """Row groups of one shard, and for each the rows whose features are wanted."""
 
     split: Split
     shard: int
@@ -114,7 +114,7 @@ class ShardWork:
 
 
 def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig, cache: VisionCache) -> None:
-    """Compute the features that are missing for the rows reached; a killed run goes on where it stopped."""
+    """Compute the features that are missing for the rows reached; what a killed run has computed is kept."""
     remove_leftovers(cache.root)
     work: list[ShardWork] = []
     for split, groups in reached:
@@ -145,7 +145,7 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete partial files that killed runs left in the cache: of dead processes of this host, or long untouched."""
+    """Delete partial files that killed runs left in the cache: those of dead processes on this host, and old ones."""
     for path in [path for folder in ("vision", "pictures", "features") for path in (root / folder).rglob("*.partial")]:
         named = re.fullmatch(r"\..+?\.(?:(?P<host>[^.]+)\.)?(?P<pid>\d+)\.partial", path.name)
         ours = named is not None and named["host"] in (None, host_name())

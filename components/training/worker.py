@@ -114,7 +114,7 @@ class StreamWorker:
             started = time.monotonic()
             self._learn_or_reuse(scheduled)
             train_s = time.monotonic() - started
-            # Scoring may take longer than learning did. A run that is interrupted in it goes on from this checkpoint.
+            # Scoring may take longer than learning did. A run interrupted meanwhile continues from this checkpoint.
             self.stream_state.learned = True
             self._save(f"{number:02d}-{scheduled.task.name}")
         self._score_row(train_s=train_s)
@@ -197,7 +197,7 @@ class StreamWorker:
         optimizer = self._restore_trained()
         updates = self.loader.updates(task.name, first=self.stream_state.update)
         batches = next(updates)
-        # After the trained values: whether training has an effect is judged from where this process goes on. Before the
+        # After the trained values: whether training has an effect is judged from where this process starts. Before the
         # engine, on the plain model.
         probe, before = batches[0], self._probe(batches[0])
         self._announce(scheduled)  # counts parameters, and under ZeRO-3 the engine leaves empty ones in their place
