@@ -70,7 +70,7 @@ def fit_to_backbone(
     *,
     limit: int | None,
 ) -> tuple[TaskStream, tuple[Suite, ...], Fitted]:
-    """The stream and the suites as this backbone learns and answers them. Only the first `limit` test rows are considered.
+    """The stream and the suites as this backbone learns and answers them, judged by the first `limit` test rows.
 
     Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them.
     """
