@@ -24,7 +24,8 @@ from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import DeepSpeedEngine, Engine, OptimizerConfig, TorchEngine
+from components.training.engine import DeepSpeedEngine, Engine, TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 RANK, ALPHA = 32, 64.0  # LoRA's rank = Continual LLaVA's active rank: 4 chosen slots of rank 8
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)

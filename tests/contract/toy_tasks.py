@@ -18,7 +18,8 @@ from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
+from components.training.engine import TorchEngine, mean_over_workers
+from components.training.optimizer import OptimizerConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
 OPPOSITES = {"left": "right", "up": "down", "yes": "no", "small": "large"}

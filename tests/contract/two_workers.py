@@ -19,7 +19,8 @@ from components.data.batch import IGNORE
 from components.methods import method_config
 from components.methods.base import Method
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
+from components.training.engine import TorchEngine, mean_over_workers
+from components.training.optimizer import OptimizerConfig
 
 UPDATES, RATE = 3, 1e-2
 

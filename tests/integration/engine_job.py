@@ -15,14 +15,8 @@ from components.methods.base import MethodConfig, TaskInfo, copy_tensors, load_p
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import (
-    DeepSpeedEngine,
-    Engine,
-    OptimizerConfig,
-    TorchEngine,
-    mean_over_workers,
-    trainable_parameters,
-)
+from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 GLOBAL_BATCH, UPDATES = 8, 5
 INSTRUCTIONS = ("Read the chart.", "Name what you see.")  # of each task, and of every other row

@@ -20,14 +20,8 @@ from components.methods.common.balance import STATISTICS, Rule, Start
 from components.methods.lcia import Lcia, LciaConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import (
-    DeepSpeedEngine,
-    Engine,
-    OptimizerConfig,
-    TorchEngine,
-    mean_over_workers,
-    trainable_parameters,
-)
+from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 UPDATES = 4
 # A large epsilon keeps Adam from turning rounding into whole steps; gradients are clipped in every update.

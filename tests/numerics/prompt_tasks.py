@@ -15,7 +15,8 @@ from components.methods.base import Method, TaskInfo
 from components.models.backbone import Backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 SUBJECTS = {
     "charts": ["Which bar is the highest?", "What value has the red bar in the chart?", "How many bars are there?"],

@@ -15,7 +15,8 @@ from components.data.batch import Batch
 from components.methods.base import TaskInfo
 from components.methods.common.prototypes import PrototypeBranches, PrototypeConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 # name -> rows of small_stream: of the first task half have pictures, of the second one in four, of the third none
 TASKS: dict[str, tuple[str, tuple[int, ...]]] = {

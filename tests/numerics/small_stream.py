@@ -16,7 +16,8 @@ from components.methods.base import Method, MethodConfig, MethodState, TaskInfo
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers
+from components.training.engine import TorchEngine, mean_over_workers
+from components.training.optimizer import OptimizerConfig
 
 # Question, answer, colour of the picture. The second task gives known questions other answers: learning it hurts.
 TASKS = {

@@ -20,7 +20,8 @@ from components.methods.base import MethodState, TaskInfo, copy_tensors
 from components.methods.cf_router import CROSS, GRAM, CfRouter, CfRouterConfig
 from components.models.backbone import Backbone
 from components.models.sentence import load_sentence_encoder
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 TINY = CfRouterConfig(rank=4, alpha=8.0, sentence_encoder="hash")
 RIDGE = 0.3

@@ -18,7 +18,8 @@ from components.methods.cl_moe import ClMoe, ClMoeConfig, count_leaders, former_
 from components.methods.moelora import MoeLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 D_IN, D_OUT, NUM_EXPERTS, RANK, SCALE, BETA = 24, 16, 4, 8, 1.75, 0.3
 FACTORS = ("router", "down", "up")

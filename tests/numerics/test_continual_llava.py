@@ -22,7 +22,8 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.sentence import load_sentence_encoder
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 SUBJECTS = {
     "charts": ["Which bar is the highest?", "What value has the red bar?", "How many bars does the chart have?"],

@@ -13,7 +13,8 @@ from components.core.errors import ConfigError
 from components.methods.base import MethodState, copy_tensors
 from components.methods.eproj import ANCHOR, EProj, EProjConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 OWN = EProjConfig(sentence_encoder="hash", threshold=1.5)  # a projector per task
 SHARED = EProjConfig(sentence_encoder="hash", threshold=0.0)  # one for all

@@ -20,7 +20,8 @@ from components.methods.base import Method, MethodState
 from components.methods.ewc import PENALTY, Ewc, EwcConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, Outputs
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = EwcConfig(rank=4)
 

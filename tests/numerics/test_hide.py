@@ -33,7 +33,8 @@ from components.methods.base import MethodState, copy_tensors
 from components.methods.common.prototypes import PrototypeBranches
 from components.methods.hide import Hide, HideConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = HideConfig(rank=4, alpha=8.0, sentence_encoder="hash")
 LAST = "model.model.language_model.layers.2.self_attn.o_proj"  # pocket has three decoder layers

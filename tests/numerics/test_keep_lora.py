@@ -22,7 +22,8 @@ from components.methods.base import MethodConfig, MethodState
 from components.methods.keep_lora import BASIS, KeepLora, KeepLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, mean_over_workers, trainable_parameters
+from components.training.engine import TorchEngine, mean_over_workers, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = KeepLoraConfig(rank=4, alpha=8.0)
 

@@ -14,7 +14,8 @@ from components.core.errors import ConfigError
 from components.methods.l2p import COUNTS, L2P, L2PConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 WORDS = "model.model.language_model.embed_tokens.weight"
 TINY = L2PConfig(sentence_encoder="hash", pool_size=6, prompt_length=3, top_k=2)

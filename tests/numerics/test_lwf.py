@@ -17,7 +17,8 @@ from components.methods.base import copy_tensors
 from components.methods.lwf import TEACHER, Lwf, LwfConfig, softened_kl
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = LwfConfig(rank=4)
 

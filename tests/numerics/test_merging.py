@@ -24,7 +24,8 @@ from components.data.batch import Batch
 from components.methods.base import MethodState, copy_tensors
 from components.methods.merging import MERGED, Merging, MergingConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = MergingConfig(rank=4, alpha=8.0)  # scale 2
 RULES = ("average", "task_arithmetic", "ties", "dare")

@@ -18,7 +18,8 @@ from components.core.errors import ConfigError
 from components.methods.base import copy_tensors
 from components.methods.modal_prompt import STEP, ModalPrompt, ModalPromptConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 TINY = ModalPromptConfig(sentence_encoder="hash", prompt_length=3)
 WORDS = "model.model.language_model.embed_tokens.weight"

@@ -18,7 +18,8 @@ from components.methods.moelora import MoeLora, MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 D_IN, D_OUT, NUM_EXPERTS, RANK, SCALE = 24, 16, 4, 8, 1.75
 FACTORS = ("router", "down", "up")

@@ -16,7 +16,8 @@ from components.methods.base import MethodState, copy_tensors
 from components.methods.o_lora import NORM, OVERLAP, OLora, OLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = OLoraConfig(rank=4, alpha=8.0)
 

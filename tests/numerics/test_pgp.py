@@ -19,7 +19,8 @@ from components.methods.base import Method, MethodConfig, MethodState
 from components.methods.pgp import DOWN, UP, Pgp, PgpConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine
+from components.training.engine import TorchEngine
+from components.training.optimizer import OptimizerConfig
 
 TINY = PgpConfig(rank=4)
 

@@ -15,7 +15,8 @@ from components.methods.base import MethodState, TaskInfo, copy_tensors
 from components.methods.reg_lora import MARKS, PENALTY, RegLora, RegLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 TINY = RegLoraConfig(rank=4, alpha=8.0)
 

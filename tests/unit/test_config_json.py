@@ -15,7 +15,7 @@ from components.methods import METHODS
 from components.methods.ewc import EwcConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig, read_config
-from components.training.engine import OptimizerConfig
+from components.training.optimizer import OptimizerConfig
 from pipelines.presets import PRESETS
 
 WRITTEN = """

@@ -20,7 +20,7 @@ from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.training.config import TrainingConfig
-from components.training.engine import OptimizerConfig
+from components.training.optimizer import OptimizerConfig
 from components.training.streaming import (
     Loader,
     Slice,

@@ -17,7 +17,7 @@ from components.methods.lcia import LciaConfig
 from components.methods.merging import MergingConfig
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, EvaluationConfig, RunConfig, TrainingConfig
-from components.training.engine import OptimizerConfig
+from components.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
-from components.training.engine import OptimizerConfig, TorchEngine, trainable_parameters
+from components.training.engine import TorchEngine, trainable_parameters
+from components.training.optimizer import OptimizerConfig
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, max_grad_norm=0.0, warmup_ratio=0.25)
 UPDATES = 6
