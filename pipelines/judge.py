@@ -28,24 +28,15 @@ import tyro
 from rich.progress import Progress
 
 from components.console.live import Console
-from components.core.errors import ConfigError
 from components.evaluation.matrix import ScoreMatrix, variant_file
-from components.evaluation.predictions import run_predictions
 from components.judging.backends import WEAKNESS, JudgeConfig
-from components.judging.protocol import (
-    Exchange,
-    Judge,
-    Verdict,
-    VerdictCache,
-    cell,
-    judged,
-)
-from components.runs.results import FinishedRun, read_run
+from components.judging.cells import cells_of, facts_of, judge_cells, matrix_of
+from components.judging.protocol import VerdictCache, cell
+from components.runs.results import read_run
 from components.tracking.store import record_variant
 from pipelines.littoral import read_options
 
 CACHE_FILE = "judge_cache.jsonl"
-Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     command = read_options(Judgement, arguments, name="judge", description=(__doc__ or "").split("\n\n")[0])
     path = command.run.expanduser().resolve()
     run, judge = read_run(path), command.judge.build()
-    cells, asked = judge_cells(command, path, judge)
-    matrix = matrix_of(run, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
-    facts = facts_of(judge, cells, asked)
+    exchanges = cells_of(path, command.limit)
+    distinct = {exchange for found in exchanges.values() for exchange in found}
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("judging", total=sum(map(len, exchanges.values())))
+        cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
+        cells = judge_cells(judge, exchanges, cache, lambda done: progress.update(bar, completed=done))
+    matrix = matrix_of(run.matrix, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
+    facts = facts_of(judge, cells, len(distinct))
     matrix.write(
         variant_file(path, "judged"),
         stream=run.config.stream.name,
@@ -85,51 +81,6 @@ def main(arguments: Sequence[str]) -> int:
         record_variant(run.config.tracking, path.parent, run.mlflow_id, "judged", matrix, facts)
     show(command, path, matrix, facts)
     return 0
-
-
-def judge_cells(command: Judgement, path: Path, judge: Judge) -> tuple[Cells, int]:
-    """The verdicts of every cell of the matrix, and how many differ: equal exchanges are judged once."""
-    exchanges = cells_of(path, command.limit)
-    cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
-    everything = [exchange for found in exchanges.values() for exchange in found]
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("judging", total=len(everything))
-        verdicts = judged(judge, everything, cache, lambda done: progress.update(bar, completed=done))
-    left = iter(verdicts)
-    return {key: [next(left) for _ in found] for key, found in exchanges.items()}, len(set(everything))
-
-
-def cells_of(path: Path, limit: int | None) -> dict[tuple[str, str], list[Exchange]]:
-    """The replies by (after, task), in the order they were made; raises `ConfigError` without any."""
-    columns = ["prompt", "prediction", "answers", "metric"]
-    cells: dict[tuple[str, str], list[Exchange]] = {}
-    for one in run_predictions(path, columns):
-        found = cells.setdefault((one.after, one.task), [])
-        if limit is None or len(found) < limit:
-            found.append(
-                Exchange(question=one.prompt, answers=tuple(one.answers), reply=one.prediction, box=one.metric == "iou")
-            )
-    if not cells:
-        raise ConfigError(f"{path} has no predictions to judge; judge the folder of a finished run.")
-    return cells
-
-
-def matrix_of(run: FinishedRun, cells: dict[tuple[str, str], float | None]) -> ScoreMatrix:
-    """The run's matrix with the judge's cells in place of the scores."""
-    tasks = run.matrix.tasks
-    rows = [(after, {task: cells.get((after, task)) for task in tasks}) for after in run.matrix.after]
-    return ScoreMatrix.from_scores(tasks, rows)
-
-
-def facts_of(judge: Judge, cells: Cells, asked: int) -> dict[str, object]:
-    """What a reader needs to trust or distrust the figures."""
-    verdicts = [verdict for found in cells.values() for verdict in found]
-    return {
-        "judge": judge.identity,
-        "judged": len(verdicts),
-        "failed": sum(verdict.score is None for verdict in verdicts),
-        "asked": asked,
-    }
 
 
 def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, object]) -> None:

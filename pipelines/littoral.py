@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
     "coast": "run the same command with the same --run-id to continue",
     "sweep": "run the same command with the same --sweep-id to continue",
-    "prepare": "nothing was written; run the same command again",
+    "prepare": "nothing half-written is left; run the same command again",
     "report": "run the same command again",
     "judge": "run the same command again; it keeps the verdicts that it has",
     "rescore": "run the same command again",
