@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from components.console.live import Console, PlannedTask
+from components.console.live import Console
 from components.core.events import Note
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
 from components.training.plan import Plan, default_run_id, plan_stream
-from components.training.plan_facts import plan_facts
+from components.training.plan_facts import plan_facts, planned_tasks
 from components.training.run_folder import StreamResult, finished_result
 from pipelines.cli import parse
 from pipelines.littoral import program
@@ -80,19 +80,10 @@ def train_and_record(plan: Plan, console: Console) -> StreamResult:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """What will be trained: tasks, updates, processes."""
-    config = plan.config
-    tasks = [
-        PlannedTask(
-            name=scheduled.task.name,
-            train_rows=scheduled.num_rows,
-            test_rows=min(scheduled.task.test.num_rows, config.evaluation.limit or scheduled.task.test.num_rows),
-            num_updates=scheduled.num_updates,
-            unscored_rows=0 if scheduled.task.unscored is None else scheduled.task.unscored.num_rows,
-        )
-        for scheduled in plan.schedule
-    ]
-    evaluation = config.evaluation
-    console.print_plan(tasks, plan_facts(plan), zero_shot=evaluation.zero_shot, scored_on=evaluation.split)
+    evaluation = plan.config.evaluation
+    console.print_plan(
+        planned_tasks(plan), plan_facts(plan), zero_shot=evaluation.zero_shot, scored_on=evaluation.split
+    )
     for warning in plan.fitted.warnings:
         console.handle(Note(text=warning, warning=True))
 

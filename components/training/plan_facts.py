@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from components.console.eta import PlannedTask
 from components.core.naming import without_secrets
 from components.models.source import weight_bytes
 from components.tracking.config import tracking_source
@@ -12,6 +13,21 @@ from components.training.plan import Plan
 def plan_facts(plan: Plan) -> dict[str, str]:
     """By name: where the run is kept, what is trained and how, on which processes, and which rows are left out."""
     return {**_who(plan), **_rows(plan), **_where(plan)}
+
+
+def planned_tasks(plan: Plan) -> list[PlannedTask]:
+    """The tasks in their order, with the rows that are trained on and scored."""
+    limit = plan.config.evaluation.limit
+    return [
+        PlannedTask(
+            name=scheduled.task.name,
+            train_rows=scheduled.num_rows,
+            test_rows=min(scheduled.task.test.num_rows, limit or scheduled.task.test.num_rows),
+            num_updates=scheduled.num_updates,
+            unscored_rows=0 if scheduled.task.unscored is None else scheduled.task.unscored.num_rows,
+        )
+        for scheduled in plan.schedule
+    ]
 
 
 def _who(plan: Plan) -> dict[str, str]:
