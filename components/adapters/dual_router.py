@@ -31,7 +31,7 @@ class TaskGates:
 
     @contextmanager
     def using(self, rows: Tensor | None) -> Iterator[None]:
-        """Put `rows` in force; the former ones return on exit, also after an exception."""
+        """Put `rows` in force; the previous ones are restored on exit, even after an exception."""
         before, self.rows = self.rows, rows
         try:
             yield

@@ -43,7 +43,7 @@ class Mixing:
 
     @contextmanager
     def using(self, scales: Mapping[str, Scale]) -> Iterator[None]:
-        """Put `scales` in force; the former ones return on exit, also after an exception."""
+        """Put `scales` in force; the previous ones are restored on exit, even after an exception."""
         before, self.scales = self.scales, scales
         try:
             yield

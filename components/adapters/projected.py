@@ -1,4 +1,4 @@
-"""A low-rank pair whose change is kept out of given directions of its inputs, and the directions of inputs seen.
+"""A low-rank pair whose change avoids given directions of its inputs, and a record of the directions of inputs seen.
 
 A linear map W answers inputs x in span(U) as before if its change D satisfies D U = 0. Projecting gradients is not
 enough under Adam, which scales entries one by one and so leaves the subspace. The trained values are projected instead,

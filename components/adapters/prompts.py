@@ -228,7 +228,7 @@ class PrefixedAttention:
 
     @contextmanager
     def using(self, prefixes: Mapping[int, Tensor]) -> Iterator[None]:
-        """Put prefixes [B, 2, P, W] in force for layers by index; the former ones return on exit."""
+        """Put prefixes [B, 2, P, W] in force for layers by index; the previous ones are restored on exit."""
         before, self.pairs = self.pairs, {index: self._pairs(index, prefix) for index, prefix in prefixes.items()}
         try:
             yield

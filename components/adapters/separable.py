@@ -39,7 +39,7 @@ class RouterInputs:
 
     @contextmanager
     def using(self, weights: Tensor, instructions: Tensor) -> Iterator[None]:
-        """Put a batch's inputs in force; the former ones return on exit, also after an exception."""
+        """Put a batch's inputs in force; the previous ones are restored on exit, even after an exception."""
         before = self.weights, self.instructions, self.held
         self.weights, self.instructions, self.held = weights, instructions, {}
         try:

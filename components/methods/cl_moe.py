@@ -1,4 +1,4 @@
-"""CL-MoE: MoELoRA whose experts move from task to task by a momentum, served by a token's and a task's gates."""
+"""CL-MoE: MoELoRA whose experts are averaged with their former selves, served by gates per token and per task."""
 
 from __future__ import annotations
 
