@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def of_suite(command: Rescore, suite: str) -> int:
-    """A suite's figures by both readings."""
+    """A suite's figures by our metric and by its release."""
     if command.root is None:
         raise ConfigError(f"--suite {suite} needs --root, the folder that holds the release.")
     found = score_suite(suite, command.root, command.predictions, questions=command.questions, missing=command.missing)

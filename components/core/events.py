@@ -53,7 +53,7 @@ class RowScored:
     tasks_learned: int  # 0 = zero-shot
     after: str  # "zero-shot" or the task just learned
     scores: dict[str, float | None]  # 0..100; every task of the stream, None where not evaluated
-    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # see training/evaluate.py
+    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # see evaluation/matrix.py
     well_formed: dict[str, float] | None = None  # 0..1 per evaluated task: replies in the form that was asked for
     routing_accuracy: dict[str, float] | None  # 0..1 per evaluated task, for routed methods
     slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot, expert or group served

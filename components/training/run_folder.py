@@ -24,7 +24,7 @@ class StreamResult:
     """What a finished stream leaves."""
 
     matrix: ScoreMatrix
-    variants: dict[str, ScoreMatrix]  # other readings of the same rows that were measured: see training/evaluate.py
+    variants: dict[str, ScoreMatrix]  # variants of the scores that were measured: see evaluation/matrix.py
     general: GeneralScores  # of the general suites; empty without any
 
     @property
