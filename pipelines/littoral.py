@@ -87,6 +87,8 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
             code = main()
         except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after an option that it does not know
             code = 1 if stop.code else 0
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
         sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last moments
         return code
     except LittoralError as error:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
@@ -55,6 +56,18 @@ def test_package_files_are_empty() -> None:
         if path.name == "__init__.py" and path.read_text().strip()
     }
     assert filled <= PUBLIC_PACKAGES
+
+
+def test_the_wheel_carries_every_file_beside_the_code() -> None:
+    """What the tests run from a checkout would otherwise be missing once installed."""
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    found = {path for package, patterns in packed.items() for each in patterns for path in _folder(package).glob(each)}
+    files = [path for path in (ROOT / "components").rglob("*") if path.is_file()]
+    assert [path for path in files if path.suffix not in (".py", ".pyc") and path not in found] == []
+
+
+def _folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))
 
 
 def test_pipelines_shadow_no_module() -> None:
