@@ -174,13 +174,18 @@ def with_names(kind: type[CommandT]) -> type[CommandT]:
 
 
 def _taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:
-    """`arguments` without `flag VALUE` (or `flag=VALUE`), and the value, the last one of several."""
+    """`arguments` without `flag VALUE` (or `flag=VALUE`), and the value, the last one of several.
+
+    Raises `ConfigError` for a flag at the end of the line, without its value.
+    """
     rest, value, left = list[str](), None, iter(arguments)
     for argument in left:
         if argument.startswith(f"{flag}="):
             value = argument.partition("=")[2]
         elif argument == flag:
-            value = next(left, value)
+            value = next(left, None)
+            if value is None:
+                raise ConfigError(f"{flag} needs a name behind it; {flag} was the last word.")
         else:
             rest.append(argument)
     return rest, value

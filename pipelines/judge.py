@@ -28,6 +28,7 @@ import tyro
 from rich.progress import Progress
 
 from components.console.live import Console
+from components.core.options import Count, Share, check_options
 from components.evaluation.matrix import ScoreMatrix, variant_file
 from components.judging.backends import WEAKNESS, JudgeConfig
 from components.judging.cells import cells_of, facts_of, judge_cells, matrix_of
@@ -46,14 +47,17 @@ class Judgement:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a finished run (STORAGE/RUN-ID)."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
-    limit: int | None = None
+    limit: Count | None = None
     """Judge only the first replies of every cell."""
-    max_failed: float = 0.02
+    max_failed: Share = 0.02
     """Share of a cell's replies that may stay without a grade; with more, the cell is missing. None counts as zero."""
     cache: Path | None = None
     """File of verdicts; default: judge_cache.jsonl beside the run's folder."""
     debug: bool = False
     """A traceback instead of one sentence."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "judge")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,10 +23,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryFile
 
 import torch
 
+from components.core.errors import ConfigError
 from components.core.machine import cache_dir
+from components.core.options import Count, check_options
 from components.data.embedded.mini_coast.generate import MINI_COAST
 from components.data.rows import Split, open_split, verify_split
 from components.models.backbone import load_backbone
@@ -56,11 +59,14 @@ class ProjectorRun:
     """A prepared split with captions instead of the generated one."""
     output: Path | None = None
     """Where to write the projector; default: the file that ships with Littoral."""
-    threads: int = 2
+    threads: Count = 2
     """torch threads; the result depends on their number in the last digits."""
     stage: StageOneConfig = field(default_factory=StageOneConfig)
     debug: bool = False
     """A traceback instead of one sentence."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "train_projector")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(run.threads)
     torch.manual_seed(run.stage.seed)
     start = time.monotonic()
+    path = run.output or projector_path(run.vision_layer)
+    _require_writable(path)  # before the minutes of work
 
     split = _captions(run)
     folder = smol_directory(run.vision_layer, untrained_projector_seed=run.stage.seed)
@@ -80,8 +88,6 @@ def main(arguments: Sequence[str]) -> int:
     captions = encode_captions(rows, backbone, encoder, vision_layer=run.vision_layer)
     held_out, training = captions.examples[: run.stage.held_out], captions.examples[run.stage.held_out :]
     _say(start, f"{len(training)} captions to learn from, {len(held_out)} held out; tower features are ready")
-
-    path = run.output or projector_path(run.vision_layer)
 
     def check(phase: str, update: int, loss: float | None) -> None:
         """Print held-out figures and write the projector as it is now."""
@@ -114,6 +120,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     _say(start, f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be written ({error.strerror}); give another file.") from error
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder; give a file.")
 
 
 def _captions(run: ProjectorRun) -> Split:

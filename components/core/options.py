@@ -67,6 +67,8 @@ def from_plain(kind: type[T], plain: Json, owner: str) -> T:
 def _first_wrong(error: ValidationError, owner: str) -> ConfigError:
     first = error.errors()[0]
     name = ".".join((owner, *map(str, first["loc"])))
+    if first["type"] == "missing":
+        return ConfigError(f"{name} is missing.")
     return ConfigError(f"{name} is {first['input']!r}; it {first['msg'].removeprefix('Input ')}.")
 
 

@@ -124,6 +124,8 @@ def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     That content is deleted only after the new one is in place, so that a failure in between loses neither.
     """
     out_dir = out_dir.absolute()
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"{out_dir} is a file; give --out a new or empty folder.")
     ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
     if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
         raise ConfigError(f"{out_dir} exists and is not a prepared stream; give --out a new or empty folder.")

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone, TaskStarted
 from components.core.files import write_json
+from components.core.options import CountOrZero, NonNegative, from_plain
 
 COSTS_FILE = "costs.json"
 
@@ -18,9 +20,9 @@ class RowCost:
     """Seconds until one row of the score matrix was there. A row that is scored again adds to its own."""
 
     after: str  # "zero-shot" or the task just learned
-    tasks_learned: int
-    train_s: float = 0.0
-    evaluate_s: float = 0.0
+    tasks_learned: CountOrZero
+    train_s: NonNegative = 0.0
+    evaluate_s: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +38,20 @@ class Cost:
 class Costs:
     """The content of costs.json; a continued run goes on counting."""
 
-    trainable_parameters: int = 0  # most in any task so far
-    updates: int = 0  # optimizer updates this run made itself: a reused task adds none
+    trainable_parameters: CountOrZero = 0  # most in any task so far
+    updates: CountOrZero = 0  # optimizer updates this run made itself: a reused task adds none
     rows: list[RowCost] = field(default_factory=list)
 
     @classmethod
     def read(cls, run_dir: Path) -> Costs:
-        """From a run's folder; empty where it has no costs.json."""
+        """From a run's folder; empty where it has no costs.json. Raises `ConfigError` for a broken one."""
         path = run_dir / COSTS_FILE
         if not path.is_file():
             return cls()
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "rows": [RowCost(**row) for row in content["rows"]]})
+        try:
+            return from_plain(cls, json.loads(path.read_text(encoding="utf-8")), COSTS_FILE)
+        except (ValueError, ConfigError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); delete it to go on without the costs.") from error
 
     def write(self, run_dir: Path) -> None:
         """Replace the folder's costs.json atomically."""

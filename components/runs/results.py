@@ -70,14 +70,17 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     ended = path / "finished.json"
     if not ended.is_file() and not unfinished:
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
-    content: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    content = _read_object(path / "config.json", "stream_digest")
     digest = str(content.pop("stream_digest"))
-    config = RunConfig.from_json(content)
+    try:
+        config = RunConfig.from_json(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path / 'config.json'} is no configuration of a run ({error!r}).") from error
     name = content.get("stream_name")
     oracle, link = variant_file(path, "oracle"), path / "mlflow.json"
     mlflow_id = None
     if link.is_file() and ended.is_file():
-        known = json.loads(link.read_text(encoding="utf-8"))
+        known = _read_object(link, "run_id")
         mlflow_id = str(known["run_id"])
         store = recorded_uri(config.tracking, path, known.get("store"))
         config = replace(config, tracking=replace(config.tracking, uri=store))
@@ -88,7 +91,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         stream_digest=digest,
         stream_name=stream_name(config) if name is None else str(name),
         chosen=content.get("chosen"),
-        finished=str(json.loads(ended.read_text(encoding="utf-8"))["finished"]) if ended.is_file() else "",
+        finished=str(_read_object(ended, "finished")["finished"]) if ended.is_file() else "",
         matrix=matrix,
         oracle=ScoreMatrix.read(oracle) if oracle.is_file() else None,
         cost=Costs.read(path).total(_measured(matrix)) if ended.is_file() else None,
@@ -96,6 +99,17 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         general=GeneralScores.read(path / GENERAL_FILE),
         decisions=Decisions.read(path / DECISIONS_FILE),
     )
+
+
+def _read_object(path: Path, needed: str) -> dict[str, Any]:
+    """The JSON object in a file of a run's folder; raises `ConfigError` for a broken one or one without `needed`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); copy the run's folder again.") from error
+    if not isinstance(content, dict) or needed not in content:
+        raise ConfigError(f"{path} is not a JSON object with {needed!r}; copy the run's folder again.")
+    return content
 
 
 def _measured(matrix: ScoreMatrix) -> list[str]:
@@ -115,7 +129,10 @@ def stream_name(config: RunConfig) -> str:
 
 
 def write_record(run: FinishedRun, folder: Path) -> Path:
-    """Write the record of a run from its folder; raises `ConfigError` rather than replace another record."""
+    """Write the record of a run from its folder into `folder`.
+
+    Raises `ConfigError` rather than replace another record, and for a folder that cannot be written.
+    """
     if not run.path.is_dir():
         raise ConfigError(f"{run.path} is a record already; records are made from the folder of a run.")
     target = folder / f"{run.config.run_id}.json"
@@ -147,7 +164,10 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
     if run.decisions:
         content["decisions"] = run.decisions.to_dict()
-    write_text(target, json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+    try:
+        write_text(target, json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written ({error.strerror}); give another folder to --record.") from error
     return target
 
 

@@ -70,7 +70,7 @@ def open_tracker(
 ) -> Tracker:
     """Begin the parent run of a stream, or go on with `resume_run_id`.
 
-    `params` may be nested (see `run_facts.flatten_params`). `tags` should name "stream", "method", "backbone" and
+    `params` may be nested (see `naming.flatten_params`). `tags` should name "stream", "method", "backbone" and
     "seed"; `tasks` are the stream's, for the charts of their scores. `description` (Markdown) says what question the
     run answers; by default it is put together from the tags.
     `on_note` hears of trouble after opening.

@@ -227,7 +227,7 @@ def chosen_on_test(chosen: Chosen | None) -> bool:
 def read_config(path: Path) -> StoredConfig:
     """From `RunConfig.to_json`, a run's config.json or a record of a run; raises `ConfigError` for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = _mapping(json.loads(path.read_text(encoding="utf-8")))
         record = content if "format" in content else {}
         plain = dict(record.get("config", content))
         digest = record.get("stream_digest", plain.pop("stream_digest", None))
@@ -242,8 +242,8 @@ def read_config(path: Path) -> StoredConfig:
         raise ConfigError(f"the configuration {path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is no configuration ({error!r}); give what --print-config prints, a run's config.json, or a "
-            "record that report.py --record wrote."
+            f"{path} is no configuration ({_reason(error)}); give what --print-config prints, a run's config.json, or "
+            "a record that report.py --record wrote."
         ) from error
     return StoredConfig(
         config=config,
@@ -263,6 +263,10 @@ def flatten(plain: dict[str, Json], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(value)
     return flat
+
+
+def _reason(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _mapping(value: Json) -> dict[str, Json]:

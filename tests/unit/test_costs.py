@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from finished_runs import STREAM, finished
 
+from components.core.errors import ConfigError
 from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.runs.costs import Cost, Costs
@@ -108,3 +109,10 @@ def test_a_copied_run_is_reported_in_full_without_its_mlflow_store(
     capsys.readouterr()
     report.main([str(copied), "--markdown"])
     assert "unknown | unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", ["", "[]", '{"rows": [{"after": "chartqa"}]}', '{"updates": -5}'])
+def test_broken_costs_are_one_sentence(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "costs.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"costs\.json cannot be read .* delete it"):
+        Costs.read(tmp_path)

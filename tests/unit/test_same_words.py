@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from components.core.errors import ConfigError
 from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
 from components.models.registry import EMBEDDED
@@ -78,3 +79,8 @@ def test_options_for_small_backbones_are_told_from_published_ones() -> None:
     assert options_for("l2p", SMALL).small_backbone_options() == {"sentence_encoder": "hash", "prompt_length": 40}
     assert METHODS["l2p"]().small_backbone_options() == {}
     assert options_for("sequential_lora", SMALL).small_backbone_options() == {}
+
+
+def test_a_method_without_its_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--method needs a name"):
+        parse(["pocket", "--method"], program="coast.py", description="")

@@ -92,6 +92,13 @@ def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "letters.txt").read_text() == "mine"
 
 
+def test_a_file_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        write_generated_stream(StreamConfig(size="nano", order=("iconqa",)), tmp_path / "letters.txt")
+    assert (tmp_path / "letters.txt").read_text() == "mine"
+
+
 def test_an_unwritable_data_dir_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
