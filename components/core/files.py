@@ -59,7 +59,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader sees all of it or none; a number that JSON does not have raises `ValueError`."""
+    """Write JSON so that a reader sees all of it or none; missing folders are made."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
