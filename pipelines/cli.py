@@ -75,7 +75,7 @@ def parse(
     config = preset(name)
     for note in preset_notes(name):
         print(f"Warning: {note}", file=sys.stderr)
-    # A method's options follow the backbone, wherever on the line that is named; tyro reads the rest on top of them.
+    # The options that --method brings follow the backbone, wherever on the line it is named; tyro reads the rest later.
     _, backbone = _taken(rest, "--backbone.name")
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))

@@ -32,7 +32,9 @@ def open_prepared(folder: Path) -> TaskStream:
     """The stream in `folder`, every shard compared with its checksum; raises `DataError`."""
     path = folder / "stream.json"
     if not path.is_file():
-        raise DataError(f"{folder} is no prepared stream: it has no stream.json; write one with pipelines/prepare.py.")
+        raise DataError(
+            f"{folder} is not a prepared stream: it has no stream.json; write one with pipelines/prepare.py."
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != STREAM_FORMAT:

@@ -296,9 +296,9 @@ class ScoreMatrix:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise MatrixError(f"{path} is not a readable score_matrix.json ({error}).") from error
+            raise MatrixError(f"{path} cannot be read as a score matrix ({error}).") from error
         if not isinstance(content, dict):
-            raise MatrixError(f"{path} is not a score_matrix.json: it is not a JSON object.")
+            raise MatrixError(f"{path} is not a score matrix: it is not a JSON object.")
         return cls.from_dict(content)
 
 

@@ -123,14 +123,20 @@ def _coin_grade(text: str) -> float | None:
 
 
 class VerdictCache:
-    """An append-only file of verdicts, one JSON object per line; a line that a crash cut off is skipped."""
+    """An append-only file of verdicts, one JSON object per line; a line that a crash cut off is skipped.
+
+    Raises `DataError` for a file of something else.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, Verdict] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines:
                 self._take(line)
+            if not self._known and any(line.strip() and not line.startswith('{"key"') for line in lines):
+                raise DataError(f"{path} is not a judge's cache; give --cache a new file or one that judge wrote.")
 
     def _take(self, line: str) -> None:
         try:

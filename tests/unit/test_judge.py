@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, DataError
 from components.judging.backends import JudgeConfig
 from components.judging.protocol import (
     PROMPTS,
@@ -209,3 +209,13 @@ def test_a_local_model_judges_alike_alone_and_beside_others(local_model: Path) -
 def test_bad_settings_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         JudgeConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_file_of_something_else_is_no_cache(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\n")
+    with pytest.raises(DataError, match="not a judge's cache"):
+        VerdictCache(notes)
+    assert notes.read_text() == "my notes\n"
+    notes.write_text('{"key": "cut off by a cra')
+    assert VerdictCache(notes).get("any") is None
