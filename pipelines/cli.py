@@ -16,7 +16,7 @@ from components.core.errors import ConfigError
 from components.core.options import listed as listed_names
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
-from pipelines.presets import DEFAULT_PRESET, PRESETS, preset, preset_notes
+from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,11 @@ def parse(
     """
     rest = list(arguments)
     name = rest.pop(0) if rest and not rest[0].startswith("-") else default_preset
+    if name in FORMER:
+        instead = f"coast-domain {FORMER[name]}"
+        print(f"Note: the preset {name} is `{instead}` now; the old name goes with the next release", file=sys.stderr)
+        name, *options = instead.split()
+        rest = [*options, *rest]
     config = preset(name)
     for note in preset_notes(name):
         print(f"Warning: {note}", file=sys.stderr)

@@ -18,9 +18,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TypeVar
 
 from components.core.errors import ConfigError, LittoralError
@@ -116,14 +116,23 @@ def read_options(
     *,
     name: str,
     description: str | None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> OptionsT:
-    """The options of a command as its dataclass `kind`; `description`: its module's docstring."""
+    """The options of a command as its dataclass `kind`; `description`: its module's docstring.
+
+    `renamed`: options by the names that they had in the last release; such a name works, with a note on stderr.
+    """
     import tyro
 
     from components.console.tables import wrapped
     from components.core.options import require_paths
 
     given = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    for place, argument in enumerate(given):
+        old, equals, value = argument.partition("=")
+        if old in renamed:
+            print(f"Note: {old} is {renamed[old]} now; the old name goes with the next release", file=sys.stderr)
+            given[place] = f"{renamed[old]}{equals}{value}"
     paragraphs = [part if part.startswith(" ") else wrapped(part) for part in (description or "").split("\n\n")]
     options = tyro.cli(kind, prog=program(name), description="\n\n".join(paragraphs), args=given)
     require_paths(options)

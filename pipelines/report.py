@@ -90,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments,
         name="report",
         description=(__doc__ or "").split("\n\n")[0],
+        renamed={"--against": "--baseline"},
     )
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:

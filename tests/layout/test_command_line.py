@@ -14,7 +14,7 @@ import pytest
 from components.core.errors import ConfigError
 from components.methods import METHODS
 from pipelines.cli import parse
-from pipelines.presets import DEFAULT_PRESET, PRESETS
+from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 STABLE = (
@@ -83,8 +83,16 @@ def test_every_preset_is_a_whole_configuration(name: str) -> None:
     assert (PRESETS[name].__doc__ or "").strip()
 
 
+@pytest.mark.parametrize("name", FORMER)
+def test_a_former_preset_is_its_options_and_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    former = parse([name, "--seed", "1"], program="coast.py", description="").run
+    options = f"coast-domain {FORMER[name]}"
+    assert options in capsys.readouterr().err
+    assert former == parse([*options.split(), "--seed", "1"], program="coast.py", description="").run
+
+
 def test_a_mistyped_preset_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="Did you mean pocket"):
+    with pytest.raises(ConfigError, match="did you mean pocket"):
         parse(["poket"], program="coast.py", description="")
 
 
