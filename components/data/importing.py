@@ -19,7 +19,7 @@ from components.data.formats.pictures import ORIENTATIONS, Orientation
 from components.data.formats.sources import FORMATS, Format, Source, open_source
 from components.data.formats.storage import Location, locate, without_secrets
 from components.data.preparation import check_max_broken, own_refusal, prepare
-from components.data.prepared import PreparedTask, write_stream_json
+from components.data.prepared import write_stream_json
 from components.data.problems import ItemError, Problem
 from components.data.quality.report import NOT_STATED, FileReport, ImportReport
 from components.data.rows import Row, write_split
@@ -183,8 +183,7 @@ def import_stream(
                 yield report
 
     def finish(folder: Path) -> None:
-        tasks = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
-        write_stream_json(folder, stream.name, tasks)
+        write_stream_json(folder, stream.name, {task.name: task.max_new_tokens for task in stream.tasks})
 
     return prepare(stream.name, out_dir, write, finish, partial(own_refusal, max_broken=max_broken))
 
@@ -209,7 +208,7 @@ def _rows(task: TaskSource, split: str, source: Source, report: FileReport, in_o
         report.rows += 1
         file, row = reading.locate(read.number)
         if isinstance(read.found, ItemError):
-            report.leave_out(Problem(kind=read.found.kind, file=file, row=row, detail=read.found.detail))
+            report.leave_out(read.found.at(file, row))
             if read.found.rest_lost:
                 report.cut = file
             continue

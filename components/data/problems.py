@@ -33,5 +33,9 @@ class ItemError(Exception):
         self.detail = detail
         self.rest_lost = rest_lost
 
+    def at(self, file: str, row: int | None) -> Problem:
+        """The record of it."""
+        return Problem(kind=self.kind, file=file, row=row, detail=self.detail, rest_lost=self.rest_lost)
+
     def __reduce__(self) -> tuple[type[ItemError], tuple[str, str, bool]]:
         return ItemError, (self.kind, self.detail, self.rest_lost)  # the default would pass the detail alone

@@ -93,18 +93,8 @@ def row_to_record(row: Row) -> dict[str, object]:
         {"from": turn.speaker, "value": turn.text, **({"weight": turn.weight} if turn.weight != 1.0 else {})}
         for turn in row.turns
     ]
-    return {
-        "sample_id": row.sample_id,
-        "task": row.task,
-        "split": row.split,
-        "image": row.image,
-        "width": row.width,
-        "height": row.height,
-        "conversations": _TEXT.encode(turns),
-        "answers": list(row.answers),
-        "metric": row.metric,
-        "source": row.source,
-    }
+    same = {name: getattr(row, name) for name in SCHEMA.names if name != "conversations"}
+    return {**same, "conversations": _TEXT.encode(turns)}
 
 
 def row_from_record(record: dict[str, object]) -> Row:
@@ -115,15 +105,11 @@ def row_from_record(record: dict[str, object]) -> Row:
     if not (image is None or isinstance(image, bytes)) or not isinstance(answers, Sequence):
         raise DataError(f"row {record['sample_id']} is not what prepare.py writes; prepare the data again.")
     return Row(
-        sample_id=str(record["sample_id"]),
-        task=str(record["task"]),
-        split=str(record["split"]),
+        **{name: str(record[name]) for name in ("sample_id", "task", "split", "metric", "source")},
         turns=tuple(
             Turn(speaker=turn["from"], text=turn["value"], weight=float(turn.get("weight", 1))) for turn in turns
         ),
         answers=tuple(str(answer) for answer in answers),
-        metric=str(record["metric"]),
-        source=str(record["source"]),
         image=image,
         width=width if isinstance(width, int) else None,
         height=height if isinstance(height, int) else None,

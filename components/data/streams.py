@@ -20,7 +20,7 @@ from components.data.cache import first_rows, kept_split, kept_subset
 from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream
 from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
 from components.data.preparation import whole_or_nothing
-from components.data.prepared import PreparedTask, open_prepared, write_stream_json
+from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import Split
 from components.data.tasks import Task, TaskStream
 from components.data.validation import VALIDATION, cut
@@ -239,6 +239,5 @@ def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
         for name, split in product(names, splits):
             folder = partial / name / split
             generator.generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
-        prepared = [PreparedTask(name=name, max_new_tokens=generator.max_new_tokens(name)) for name in names]
-        write_stream_json(partial, config.name, prepared)
+        write_stream_json(partial, config.name, {name: generator.max_new_tokens(name) for name in names})
     return open_prepared(out_dir)

@@ -276,18 +276,9 @@ class ScoreMatrix:
                 raise MatrixError(f"A row of score_matrix.json has 'after' and 'scores', this one does not: {row!r}.")
         return cls.from_scores([str(task) for task in tasks], [(str(row["after"]), row["scores"]) for row in rows])
 
-    def write(
-        self,
-        path: Path,
-        *,
-        stream: str,
-        method: str,
-        backbone: str,
-        seed: int,
-        extra: Mapping[str, object] | None = None,
-    ) -> None:
-        """Write score_matrix.json whole or not at all (a file beside it, then a rename)."""
-        content = self.to_dict(stream=stream, method=method, backbone=backbone, seed=seed, extra=extra)
+    def write(self, path: Path, **facts: Any) -> None:
+        """Write score_matrix.json whole or not at all (a file beside it, then a rename); `facts` as for `to_dict`."""
+        content = self.to_dict(**facts)
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable=True)
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.core.errors import ConfigError
+from components.core.options import Count, NonNegative, Positive, check_options
 from components.judging.protocol import HIGHEST, Exchange, Judge, Parser, Verdict, parse_grade, prompt_text
 
 if TYPE_CHECKING:
@@ -42,32 +43,25 @@ class JudgeConfig:
     """The prompt, by name and version."""
     parser: Parser = "strict"
     """How a grade is read from the judge's reply."""
-    temperature: float = 0.0
+    temperature: NonNegative = 0.0
     """Sampling temperature of the judge; 0 is greedy."""
-    max_tokens: int = 20
+    max_tokens: Count = 20
     """Maximum number of tokens the judge may write."""
-    concurrency: int = 8
+    concurrency: Count = 8
     """endpoint: concurrent requests."""
-    attempts: int = 5
+    attempts: Count = 5
     """endpoint: tries per request, with growing waits, for connection errors and answers 408, 429 and 5xx."""
-    timeout_s: float = 60.0
+    timeout_s: Positive = 60.0
     """endpoint: seconds to wait for one answer."""
 
     def __post_init__(self) -> None:
+        check_options(self, "judge")
         if self.kind == "endpoint":
             address = urlsplit(self.base_url or "")
             if address.username or address.password:
                 raise ConfigError(f"the judge's base_url holds credentials; put the key into ${self.api_key_env}.")
             if address.scheme not in ("http", "https") or not address.hostname:
                 raise ConfigError(f"the judge's base_url is {self.base_url!r}; give an http(s) address up to /v1.")
-        for name in ("max_tokens", "concurrency", "attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"the judge's {name} is {getattr(self, name)}; give at least 1.")
-        if self.temperature < 0 or self.timeout_s <= 0:
-            raise ConfigError(
-                f"the judge's temperature is {self.temperature} and timeout_s {self.timeout_s}; give a temperature of "
-                "0 or more and a positive timeout."
-            )
         prompt_text(self.prompt, Exchange(question="", answers=(), reply=""))
 
     def build(self) -> Judge:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from components.metrics.choice import chosen_letter, options_in
-from components.metrics.scorers import normalise, score
+from components.metrics.scorers import NUMERALS, normalise, score
 
 Form = Literal["letter", "yes_no", "number", "box", "phrase", "text"]
 
@@ -29,8 +29,7 @@ _SAID_NUMBER = re.compile(rf"(?:\b(?:is|are|was|were|answer|about|equals)|=|:)\s
 _COORDINATE = re.compile(r"(?<![\w.])[-+]?\d*\.?\d+")
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
 _MEANT = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
-_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-_NUMBER_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(NUMERALS)})\b", re.IGNORECASE)
 
 
 def form_of(metric: str, answers: Sequence[str]) -> Form:
@@ -126,7 +125,7 @@ def _number(reply: str, prompt: str) -> str | None:
     if numbers:
         return numbers[0] if len(set(numbers)) == 1 else None
     words = {word.lower() for word in _NUMBER_WORD.findall(reply)}
-    return str(_WORDS.index(words.pop())) if len(words) == 1 else None
+    return str(NUMERALS.index(words.pop())) if len(words) == 1 else None
 
 
 def _box(reply: str, prompt: str) -> str | None:

@@ -35,7 +35,7 @@ _WORD = re.compile(r"\w+")
 _FREE_NUMBER = re.compile(
     r"(?<![\w.])(?:(?<!\d)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|\.\d+)(?![\d])"
 )
-_NUMBER_WORDS = [
+NUMERALS = [
     "zero",
     "one",
     "two",
@@ -263,7 +263,7 @@ def _gives_number(reply: str, answer: str) -> bool:
         after = [word for start, word in found if start >= cues[-1]] if cues else []
         given = after[: len(wanted)] if after else [word for _, word in found[-len(wanted) :]]
     else:
-        given = [str(_NUMBER_WORDS.index(word)) for word in _words(text) if word in _NUMBER_WORDS][: len(wanted)]
+        given = [str(NUMERALS.index(word)) for word in _words(text) if word in NUMERALS][: len(wanted)]
     return len(given) == len(wanted) and all(map(_rounds_to, given, wanted))
 
 

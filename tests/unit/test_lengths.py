@@ -12,7 +12,7 @@ import torch
 
 from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE
-from components.data.prepared import PreparedTask, open_prepared, write_stream_json
+from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import Row, write_split
 from components.data.streams import StreamConfig
 from components.metrics import score
@@ -50,7 +50,7 @@ def stream(folder: Path, *, train: list[Row], test: list[Row], max_new_tokens: i
     for task, parts in (("a", {"train": short, "test": short[:4]}), ("b", {"train": train, "test": test})):
         for part, rows in parts.items():
             write_split(numbered(rows, task, part), folder / task / part, task=task, split=part)
-    write_stream_json(folder, "s", [PreparedTask(name=task, max_new_tokens=max_new_tokens) for task in "ab"])
+    write_stream_json(folder, "s", dict.fromkeys("ab", max_new_tokens))
     return folder
 
 

@@ -44,18 +44,14 @@ def read_chartqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | P
 def _items(root: Path, file: str, task: TaskSpec) -> Iterator[RawItem | Problem]:
     folder, _, name = file.rpartition("/")
 
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         answers = answers_of(item, "label")
         question = "\n".join((text_of(item, "query"), *task.prompts))
-        return [
-            RawItem(
-                item_id=f"{name.removesuffix('.json')}-{number}",
-                turns=question_and_answer(question, answers[0]),
-                answers=answers,
-                images=(f"{folder}/png/{text_of(item, 'imgname')}",),
-                file=file,
-                number=number,
-            )
-        ]
+        yield RawItem(
+            item_id=f"{name.removesuffix('.json')}-{number}",
+            turns=question_and_answer(question, answers[0]),
+            answers=answers,
+            images=(f"{folder}/png/{text_of(item, 'imgname')}",),
+        )
 
     return parsed(file, iter_items(root / file), parse)

@@ -32,34 +32,27 @@ LAYOUT = "DocVQA/spdocvqa_qas/{train,val}_v1.0*.json with DocVQA/spdocvqa_images
 
 
 def read_docvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
-    """The items of one part; raises `DataError` at once when its file is missing or not DocVQA's."""
+    """The items of one part; raises `DataError` at once when its file is missing."""
     part = task.part(side).source
     inner = ("spdocvqa_qas/", f"{part}/", "")
     names = [f"{base}{folder}{part}_v1.0*.json" for base in roots("DocVQA", "docvqa") for folder in inner]
     file = find(root, names, LAYOUT)
     base = file.rpartition("/")[0].removesuffix("spdocvqa_qas").removesuffix(part).rstrip("/")
-    return _items(root, file, base, task, part)
 
-
-def _items(root: Path, file: str, base: str, task: TaskSpec, part: str) -> Iterator[RawItem | Problem]:
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         answers = answers_of(item, "answers")
         name = text_of(item, "image")
         candidates = (name, f"{part}/{name}", f"spdocvqa_images/{PurePosixPath(name).name}")
-        return [
-            RawItem(
-                item_id=id_of(item, "questionId"),
-                turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
-                answers=answers,
-                images=tuple(below(base, path) for path in candidates),
-                file=file,
-                number=number,
-            )
-        ]
+        yield RawItem(
+            item_id=id_of(item, "questionId"),
+            turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
+            answers=answers,
+            images=tuple(below(base, path) for path in candidates),
+        )
 
     return parsed(file, _numbered(root / file), parse)
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, object]]:
-    """The items of the list under "data", from 1."""
+    """The items of the list under "data", from 1; the file is read when the first is asked for."""
     yield from enumerate(json_list(path, "data"), start=1)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -49,9 +50,8 @@ def _kind(root: Path, folder: str, prompts: tuple[str, ...]) -> Iterator[RawItem
     ids.sort(key=lambda name: (len(name), name))  # numbers in their order
     for number, name in enumerate(ids, start=1):
         file = f"{folder}/{name}/data.json"
-        yield from parsed(
-            file, [(number, _loaded(root / file))], lambda at, item, name=name: [_item(folder, name, at, item, prompts)]
-        )
+        parse = partial(_parse, folder, name, prompts)
+        yield from parsed(file, [(number, _loaded(root / file))], parse)
 
 
 def _loaded(path: Path) -> object | ItemError:
@@ -61,7 +61,7 @@ def _loaded(path: Path) -> object | ItemError:
         return ItemError("broken JSON", f"data.json is missing or not JSON ({error})")
 
 
-def _item(folder: str, name: str, number: int, item: dict[str, object], prompts: tuple[str, ...]) -> RawItem:
+def _parse(folder: str, name: str, prompts: tuple[str, ...], number: int, item: dict[str, object]) -> Iterator[RawItem]:
     kind = folder.rpartition("/")[2]
     short, letter, sheet = prompts
     question = text_of(item, "question")
@@ -72,21 +72,16 @@ def _item(folder: str, name: str, number: int, item: dict[str, object], prompts:
     else:
         choices = answers_of(item, "choices")
         answers = (LETTERS[_index(item, len(choices))],)
-        named = zip(LETTERS, choices, strict=False)
-        shown = (
-            [sheet.format(", ".join(LETTERS[: len(choices)]))]
-            if kind == "choose_img"
-            else [f"{a}. {c}" for a, c in named]
-        )
+        shown = [f"{a}. {c}" for a, c in zip(LETTERS, choices, strict=False)]
+        if kind == "choose_img":
+            shown = [sheet.format(", ".join(LETTERS[: len(choices)]))]
         lines = [question, *shown, letter]
-    return RawItem(
+    yield RawItem(
         item_id=f"{kind}-{name}",
         turns=question_and_answer("\n".join(lines), answers[0]),
         answers=answers,
         images=(f"{folder}/{name}/image.png",),
         choices=tuple(f"{folder}/{name}/{choice}" for choice in choices) if kind == "choose_img" else (),
-        file=f"{folder}/{name}/data.json",
-        number=number,
     )
 
 

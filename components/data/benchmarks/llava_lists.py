@@ -51,7 +51,7 @@ def list_items(
     """
     times: Counter[str] = Counter()
 
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         given = id_of(item, "id", "question_id")
         turns, answers = _turns_and_answers(item)
         image = item.get("image")
@@ -63,20 +63,16 @@ def list_items(
             answers, note = found.answers, found.note
         times[given] += 1
         again = side == "train" and times[given] > 1
-        return [
-            RawItem(
-                item_id=f"{given}~{times[given]}" if again else given,
-                turns=turns,
-                answers=answers,
-                images=tuple(candidates(image)) if image is not None else (),
-                file=file,
-                number=number,
-                stated=_stated_size(item),
-                repeated=again,
-                metric=metric_of(item) if metric_of is not None else "",
-                note=note,
-            )
-        ]
+        yield RawItem(
+            item_id=f"{given}~{times[given]}" if again else given,
+            turns=turns,
+            answers=answers,
+            images=tuple(candidates(image)) if image is not None else (),
+            stated=_stated_size(item),
+            repeated=again,
+            metric=metric_of(item) if metric_of is not None else "",
+            note=note,
+        )
 
     return parsed(file, iter_items(root / file), parse)
 

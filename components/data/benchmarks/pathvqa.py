@@ -62,18 +62,14 @@ def _items(root: Path, files: list[str], task: TaskSpec, part: str) -> Iterator[
     before = 0
     for file in files:
 
-        def parse(number: int, item: dict[str, object], file: str = file, before: int = before) -> list[RawItem]:
+        def parse(number: int, item: dict[str, object], before: int = before) -> Iterator[RawItem]:
             answers = answers_of(item, "answer")
-            return [
-                RawItem(
-                    item_id=f"{part}-{before + number}",
-                    turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
-                    answers=answers,
-                    data=picture_bytes(item.get("image")),
-                    file=file,
-                    number=number,
-                )
-            ]
+            yield RawItem(
+                item_id=f"{part}-{before + number}",
+                turns=question_and_answer("\n".join((text_of(item, "question"), *task.prompts)), answers[0]),
+                answers=answers,
+                data=picture_bytes(item.get("image")),
+            )
 
         yield from parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), parse)
         before += pq.ParquetFile(root / file).metadata.num_rows

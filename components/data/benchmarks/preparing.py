@@ -21,7 +21,6 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.data.benchmarks.raw import Checked, RawItem, SplitContext, check_item, question_keys
 from components.data.benchmarks.readers import READERS
-from components.data.benchmarks.repeats import RepeatedPictures
 from components.data.benchmarks.sampling import Selection, select, selected
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.formats.parallel_map import SERIAL, OrderedMap
@@ -34,7 +33,7 @@ from components.data.preparation import (
     release_root,
     whole_or_later,
 )
-from components.data.prepared import PreparedTask, write_stream_json
+from components.data.prepared import write_stream_json
 from components.data.problems import Problem
 from components.data.quality.report import FileReport, ImportReport
 from components.data.rows import Row, Split, open_split, verify_split, write_split
@@ -78,8 +77,7 @@ def prepare_benchmark(
 
     def finish(folder: Path) -> None:
         _tidy(folder, stream)
-        tasks = [PreparedTask(name=task.name, max_new_tokens=task.max_new_tokens) for task in stream.tasks]
-        write_stream_json(folder, stream.name, tasks)
+        write_stream_json(folder, stream.name, {task.name: task.max_new_tokens for task in stream.tasks})
 
     refusal = partial(release_refusal, max_broken=max_broken, strict=strict)
     return prepare(stream.name, out_dir, write, finish, refusal, unfinished=whole_or_later, spec=stream.digest)
@@ -188,13 +186,14 @@ class _TaskPreparation:
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:
-        repeats = RepeatedPictures()
+        names: dict[bytes, str] = {}  # by a picture's digest, the file that had it first
+        reported: set[str] = set()
         for one in checked:
             if isinstance(one, Problem):
                 report.leave_out(one)
                 continue
             report.keep(one.row, one.done)
-            for note in (*one.notes, *repeats.notes(one)):
+            for note in (*one.notes, *_repeated(one, names, reported)):
                 report.note(note)
             if side == "test":
                 self.test_keys.update(one.keys)
@@ -202,6 +201,15 @@ class _TaskPreparation:
                 detail = "the same question about the same picture is in the test part"
                 report.note(Problem(kind="leaked", file=one.file, row=one.number, detail=detail))
             yield one.row
+
+
+def _repeated(one: Checked, names: dict[bytes, str], reported: set[str]) -> Iterator[Problem]:
+    """A note when a row's picture has the bytes of an earlier one under another name; once for each file."""
+    digest, name = one.picture or (b"", "")
+    if name and name != (earlier := names.setdefault(digest, name)) and name not in reported:
+        reported.add(name)
+        detail = f"the picture {name} has the same bytes as {earlier}"
+        yield Problem(kind="duplicate picture", file=one.file, row=one.number, detail=detail)
 
 
 def _compare(report: FileReport, part: PartSpec) -> None:

@@ -32,9 +32,9 @@ class RawItem:
     item_id: str
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
-    file: str
-    """Annotation file below the root, and `number` the item in it, from 1."""
-    number: int
+    file: str = ""
+    """Annotation file below the root, and `number` the item in it, from 1: `parsed` fills in both."""
+    number: int = 0
     images: tuple[str, ...] = ()
     """Paths below the root where the picture may be; the first that exists counts. Empty for a row without one."""
     choices: tuple[str, ...] = ()
@@ -85,18 +85,20 @@ class Checked:
 def parsed(
     file: str,
     items: Iterable[tuple[int, object | ItemError]],
-    parse: Callable[[int, dict[str, object]], Iterable[RawItem | Problem]],
+    parse: Callable[[int, dict[str, object]], Iterable[RawItem | ItemError]],
 ) -> Iterator[RawItem | Problem]:
-    """What `parse` makes of each numbered object of a file; an item that it refuses becomes a `Problem`."""
+    """What `parse` makes of each numbered object of a file; an item, or part of one, that it refuses is a `Problem`."""
     for number, item in items:
         try:
             if isinstance(item, ItemError):
                 raise item
             if not isinstance(item, dict):
                 raise ItemError("not an object", f"an item must be a JSON object, this is {item!r:.60}")
-            yield from list(parse(number, item))
+            made = list(parse(number, item))
         except ItemError as error:
-            yield Problem(kind=error.kind, file=file, row=number, detail=error.detail, rest_lost=error.rest_lost)
+            made = [error]
+        for one in made:
+            yield one.at(file, number) if isinstance(one, ItemError) else replace(one, file=file, number=number)
 
 
 def question_and_answer(question: str, answer: str) -> tuple[Turn, ...]:
@@ -112,7 +114,7 @@ def check_item(item: RawItem, context: SplitContext) -> Checked | Problem:
         if context.side == "test":
             require_scorable(item.metric or context.metric, item.answers)
     except ItemError as error:
-        return Problem(kind=error.kind, file=item.file, row=item.number, detail=error.detail)
+        return error.at(item.file, item.number)
     row = Row(
         sample_id=item.item_id,
         task=context.task,

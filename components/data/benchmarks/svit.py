@@ -52,14 +52,13 @@ def read_svit(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Prob
     genome = roots("visual_genome", "VG", "vg")
     folders = [find(root, [f"{base}{name}" for base in genome], LAYOUT) for name in ("VG_100K", "VG_100K_2")]
 
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem | ItemError]:
         image_id = id_of(item, "image_id")
         if not image_id.isdecimal():
             raise ItemError("wrong field", f'"image_id" must be a whole number, this is {image_id!r:.60}')
-        if held_out(image_id, task.holdout) != (side == "test"):
-            return []
-        images = tuple(f"{folder}/{image_id}.jpg" for folder in folders)
-        return [_row(image_id, at, turns, images, file, number) for at, turns in _conversations(item)]
+        if held_out(image_id, task.holdout) == (side == "test"):
+            images = tuple(f"{folder}/{image_id}.jpg" for folder in folders)
+            yield from (_row(image_id, at, turns, images) for at, turns in _conversations(item))
 
     return parsed(file, iter_items(root / file), parse)
 
@@ -74,7 +73,7 @@ def _conversations(item: dict[str, object]) -> list[tuple[int, object]]:
     return [(1, given)]
 
 
-def _row(image_id: str, at: int, content: object, images: tuple[str, ...], file: str, number: int) -> RawItem | Problem:
+def _row(image_id: str, at: int, content: object, images: tuple[str, ...]) -> RawItem | ItemError:
     """One conversation as an item; a broken one does not affect the others."""
     turns = content if isinstance(content, list) else []
     said = [
@@ -87,12 +86,6 @@ def _row(image_id: str, at: int, content: object, images: tuple[str, ...], file:
             raise ItemError("missing field", f"conversation {at} has a turn that is not an object")
         checked = tuple(conversation({"conversations": said}))
     except ItemError as error:
-        return Problem(kind=error.kind, file=file, row=number, detail=f"conversation {at}: {error.detail}")
-    return RawItem(
-        item_id=f"{image_id}-{at}",
-        turns=checked,
-        answers=(checked[-1].text.strip(),),
-        images=images,
-        file=file,
-        number=number,
-    )
+        return ItemError(error.kind, f"conversation {at}: {error.detail}")
+    answers = (checked[-1].text.strip(),)
+    return RawItem(item_id=f"{image_id}-{at}", turns=checked, answers=answers, images=images)

@@ -44,16 +44,12 @@ def read_trace(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pro
     folders = roots(f"TRACE-Benchmark/{_VARIANT}", f"TRACE/{_VARIANT}", _VARIANT)
     file = find(root, [f"{folder}{task.subset}/{part}" for folder in folders], LAYOUT)
 
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         answers = answers_of(item, "answer")
-        return [
-            RawItem(
-                item_id=f"{part.removesuffix('.json')}-{number}",
-                turns=question_and_answer(text_of(item, "prompt"), answers[0]),
-                answers=answers,
-                file=file,
-                number=number,
-            )
-        ]
+        yield RawItem(
+            item_id=f"{part.removesuffix('.json')}-{number}",
+            turns=question_and_answer(text_of(item, "prompt"), answers[0]),
+            answers=answers,
+        )
 
     return parsed(file, iter_items(root / file), parse)

@@ -51,23 +51,19 @@ def read_vqacl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Pro
     file = find(root, [f"{folder}vqa/Partition_Q/{part}" for folder in folders], LAYOUT)
     base = file.partition("vqa/Partition_Q/")[0]
 
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         image = text_of(item, "img_id")
         found = _IMAGE_ID.fullmatch(image)
         if found is None:
             raise ItemError("wrong field", f'"img_id" must name a picture of COCO 2014, this is {image!r:.60}')
         answers = _accepted(item)
         candidates = (f"{base}COCO/images/{found[1]}", f"{base}COCO/{found[1]}", f"COCO2014/{found[1]}")
-        return [
-            RawItem(
-                item_id=id_of(item, "question_id"),
-                turns=question_and_answer("\n".join((text_of(item, "sent"), *task.prompts)), answers[0]),
-                answers=answers,
-                images=tuple(f"{folder}/{image}.jpg" for folder in candidates),
-                file=file,
-                number=number,
-            )
-        ]
+        yield RawItem(
+            item_id=id_of(item, "question_id"),
+            turns=question_and_answer("\n".join((text_of(item, "sent"), *task.prompts)), answers[0]),
+            answers=answers,
+            images=tuple(f"{folder}/{image}.jpg" for folder in candidates),
+        )
 
     return parsed(file, iter_items(root / file), parse)
 

@@ -22,7 +22,8 @@ from typing import Literal
 from PIL import Image
 
 from components.core.errors import DataError
-from components.data.rows import IMAGE_TOKEN, Turn
+from components.data.embedded.drawing import SIZE, png_bytes
+from components.data.rows import IMAGE_TOKEN, Row, Turn
 
 Partition = Literal["align", "train", "test"]
 
@@ -51,6 +52,21 @@ class Sample:
     answers: tuple[str, ...]
     metric: str
     source: str
+
+    def row(self, sample_id: str, task: str, split: str) -> Row:
+        """The sample as a row, its picture encoded."""
+        return Row(
+            sample_id=sample_id,
+            task=task,
+            split=split,
+            turns=self.turns,
+            answers=self.answers,
+            metric=self.metric,
+            source=self.source,
+            image=None if self.image is None else png_bytes(self.image),
+            width=None if self.image is None else SIZE,
+            height=None if self.image is None else SIZE,
+        )
 
 
 Maker = Callable[[Random, Partition], Sample]

@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 
 from components.core.errors import ConfigError
-from components.data.embedded.drawing import SIZE, png_bytes
 from components.data.embedded.facts import Maker, Partition, package_facts
 from components.data.rows import Row, Split, write_split
 
@@ -73,19 +72,7 @@ class Family:
         for index in range(count):
             # A text seed is hashed with SHA-512 by `random`, the same in every process and version.
             sample = spec.make(Random(f"{seed}/{spec.draws or task}/{split}/{index}"), split)
-            side = None if sample.image is None else SIZE
-            yield Row(
-                sample_id=f"{task}-{split}-{index:05d}",
-                task=task,
-                split=split,
-                turns=sample.turns,
-                answers=sample.answers,
-                metric=sample.metric,
-                source=sample.source,
-                image=None if sample.image is None else png_bytes(sample.image),
-                width=side,
-                height=side,
-            )
+            yield sample.row(f"{task}-{split}-{index:05d}", task, split)
 
     def _card(self, task: str, size: str, seed: int, rows: list[Row]) -> dict[str, object]:
         answers = Counter(row.answers[0] for row in rows)

@@ -8,11 +8,11 @@ come from the sources' test part, which no training split and no caption draws f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from PIL import Image
 
-from components.data.embedded.drawing import SIZE, png_bytes
 from components.data.embedded.facts import Sample, ask
 from components.data.embedded.mini_coast.capability import make_scene
 from components.data.embedded.mini_coast.icon import draw_single, pick_distinct
@@ -86,20 +86,8 @@ def _lettered(
     """A multiple-choice question; the letter is right, and so are the right choice's words."""
     letter, listed = choices(rng, answer, others)
     sample = ask(image, "\n".join((question, *listed, LETTER)), letter, metric="choice", source=source)
-    return Sample(image=sample.image, turns=sample.turns, answers=(letter, answer), metric=sample.metric, source=source)
+    return replace(sample, answers=(letter, answer))
 
 
 def _row(subset: str, group: str, number: int, sample: Sample) -> Row:
-    side = None if sample.image is None else SIZE
-    return Row(
-        sample_id=row_id(subset, group, number),
-        task="mini-general",
-        split="test",
-        turns=sample.turns,
-        answers=sample.answers,
-        metric=sample.metric,
-        source=sample.source,
-        image=None if sample.image is None else png_bytes(sample.image),
-        width=side,
-        height=side,
-    )
+    return sample.row(row_id(subset, group, number), "mini-general", "test")

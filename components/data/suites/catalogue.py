@@ -15,7 +15,7 @@ from components.data.suite import Scoring
 from components.data.suites import hallusion, mathvista, mmbench, mme, mmmu, ocrvqa, pope, scienceqa, seed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SuiteSpec:
     """One published suite; `read` raises `DataError` at once when its files are not below the root."""
 
@@ -23,7 +23,7 @@ class SuiteSpec:
     metric: str  # of rows whose reader names none
     scoring: Scoring
     max_new_tokens: int
-    published: tuple[int, ...]
+    published: tuple[int, ...]  # numbers of rows
     licence: str
     get: str
     use: int | None = None
@@ -32,48 +32,19 @@ class SuiteSpec:
 
 
 SUITES: dict[str, SuiteSpec] = {
-    "pope": SuiteSpec(
-        read=pope.read_pope, metric="yes_no", scoring="pope", max_new_tokens=8,
-        published=(9_000, 8_910), licence=pope.LICENCE, get=pope.GET,
-    ),
-    "mme": SuiteSpec(
-        read=mme.read_mme, metric="yes_no", scoring="mme", max_new_tokens=8,
-        published=(2_374,), licence=mme.LICENCE, get=mme.GET,
-    ),
-    "mme-release": SuiteSpec(
-        read=mme.read_mme_release, metric="yes_no", scoring="mme", max_new_tokens=8,
-        published=(2_374,), licence=mme.LICENCE, get=mme.GET,
-    ),
-    "mmbench": SuiteSpec(
-        read=mmbench.read_mmbench, metric="choice", scoring="grouped", max_new_tokens=16,
-        published=(4_377, 4_329), licence=mmbench.LICENCE, get=mmbench.GET,
-    ),
-    "seed-bench": SuiteSpec(
-        read=seed.read_seed, metric="choice", scoring="mean", max_new_tokens=16,
-        published=(14_233,), licence=seed.LICENCE, get=seed.GET, use=2_000,
-    ),
-    "seed-bench-2-plus": SuiteSpec(
-        read=seed.read_seed_plus, metric="choice", scoring="mean", max_new_tokens=16,
-        published=(), licence=seed.LICENCE, get=seed.GET_PLUS,
-    ),
-    "mmmu": SuiteSpec(
-        read=mmmu.read_mmmu, metric="choice", scoring="mean", max_new_tokens=32, published=(900,),
-        licence=mmmu.LICENCE, get=mmmu.GET, by_rule=mmmu.BY_RULE,
-    ),
-    "mathvista": SuiteSpec(
-        read=mathvista.read_mathvista, metric="number", scoring="mean", max_new_tokens=64,
-        published=(1_000,), licence=mathvista.LICENCE, get=mathvista.GET,
-    ),
+    "pope": SuiteSpec(pope.read_pope, "yes_no", "pope", 8, (9_000, 8_910), pope.LICENCE, pope.GET),
+    "mme": SuiteSpec(mme.read_mme, "yes_no", "mme", 8, (2_374,), mme.LICENCE, mme.GET),
+    "mme-release": SuiteSpec(mme.read_mme_release, "yes_no", "mme", 8, (2_374,), mme.LICENCE, mme.GET),
+    "mmbench": SuiteSpec(mmbench.read_mmbench, "choice", "grouped", 16, (4_377, 4_329), mmbench.LICENCE, mmbench.GET),
+    "seed-bench": SuiteSpec(seed.read_seed, "choice", "mean", 16, (14_233,), seed.LICENCE, seed.GET, 2_000),
+    "seed-bench-2-plus": SuiteSpec(seed.read_seed_plus, "choice", "mean", 16, (), seed.LICENCE, seed.GET_PLUS),
+    "mmmu": SuiteSpec(mmmu.read_mmmu, "choice", "mean", 32, (900,), mmmu.LICENCE, mmmu.GET, by_rule=mmmu.BY_RULE),
+    "mathvista": SuiteSpec(mathvista.read_mathvista, "number", "mean", 64, (1_000,), mathvista.LICENCE, mathvista.GET),
     "hallusion-bench": SuiteSpec(
-        read=hallusion.read_hallusion, metric="yes_no", scoring="hallusion", max_new_tokens=8,
-        published=(1_129, 254), licence=hallusion.LICENCE, get=hallusion.GET,
+        hallusion.read_hallusion, "yes_no", "hallusion", 8, (1_129, 254), hallusion.LICENCE, hallusion.GET
     ),
     "scienceqa-test": SuiteSpec(
-        read=scienceqa.read_scienceqa, metric="choice", scoring="pictured", max_new_tokens=16,
-        published=(4_241,), licence=scienceqa.LICENCE, get=scienceqa.GET,
+        scienceqa.read_scienceqa, "choice", "pictured", 16, (4_241,), scienceqa.LICENCE, scienceqa.GET
     ),
-    "ocr-vqa-test": SuiteSpec(
-        read=ocrvqa.read_ocrvqa, metric="exact", scoring="mean", max_new_tokens=32,
-        published=(), licence=ocrvqa.LICENCE, get=ocrvqa.GET, use=2_000,
-    ),
-}  # fmt: skip
+    "ocr-vqa-test": SuiteSpec(ocrvqa.read_ocrvqa, "exact", "mean", 32, (), ocrvqa.LICENCE, ocrvqa.GET, 2_000),
+}

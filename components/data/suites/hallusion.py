@@ -42,7 +42,7 @@ def read_hallusion(root: Path) -> Iterator[RawItem | Problem]:
     return parsed(file, enumerate(json_list(root / file), start=1), partial(_parse, file))
 
 
-def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(file: str, number: int, item: dict[str, object]) -> Iterator[RawItem]:
     given = id_of(item, "gt_answer")
     if given not in _ANSWERS:
         raise ItemError("wrong field", f'"gt_answer" must be 0 or 1, this is {given!r:.60}')
@@ -52,16 +52,12 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
         images = _candidates(base, text_of(item, "filename"))
     group = f"{text_of(item, 'subcategory')}_{id_of(item, 'set_id')}"
     question = f"{id_of(item, 'figure_id')}-{id_of(item, 'question_id')}"
-    return [
-        RawItem(
-            item_id=row_id(text_of(item, "category"), group, question),
-            turns=question_and_answer(f"{text_of(item, 'question')}\n{SHORT}", answer),
-            answers=(answer,),
-            images=images,
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(text_of(item, "category"), group, question),
+        turns=question_and_answer(f"{text_of(item, 'question')}\n{SHORT}", answer),
+        answers=(answer,),
+        images=images,
+    )
 
 
 def _candidates(base: str, name: str) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
@@ -46,10 +45,10 @@ def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
     """All of testmini; raises `DataError` at once when its table is missing."""
     folders = [f"{base}{data}" for base in roots("MathVista", "mathvista") for data in ("data/", "")]
     file = find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
-    return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), partial(_parse, file))
+    return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), _parse)
 
 
-def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
     kind, answer = text_of(item, "question_type"), text_of(item, "answer")
     answers: tuple[str, ...] = (answer,)
     if kind == "multi_choice":
@@ -59,17 +58,13 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
         answers = (LETTERS[options.index(answer)], answer)
     elif text_of(item, "answer_type") == "float":
         answers = (_rounded(answer, item["precision"]),)
-    return [
-        RawItem(
-            item_id=row_id(kind, "all", id_of(item, "pid")),
-            turns=question_and_answer(text_of(item, "query"), answers[0]),
-            answers=answers,
-            data=picture_bytes(item["decoded_image"]),
-            metric="choice" if kind == "multi_choice" else "number",
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(kind, "all", id_of(item, "pid")),
+        turns=question_and_answer(text_of(item, "query"), answers[0]),
+        answers=answers,
+        data=picture_bytes(item["decoded_image"]),
+        metric="choice" if kind == "multi_choice" else "number",
+    )
 
 
 def _rounded(answer: str, precision: object) -> str:

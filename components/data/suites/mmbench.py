@@ -45,7 +45,7 @@ def read_mmbench(root: Path) -> Iterator[RawItem | Problem]:
     names = ("mmbench_dev_20230712.tsv", "mmbench_dev_en_20231003.tsv")
     file = find(root, [f"{base}{name}" for base in roots("MMBench", "mmbench") for name in names], LAYOUT)
     pictures = {row["index"]: row["image"] for row in _rows(root / file) if len(row["image"] or "") > _REFERENCE}
-    return parsed(file, enumerate(_rows(root / file), start=1), partial(_parse, file, pictures))
+    return parsed(file, enumerate(_rows(root / file), start=1), partial(_parse, pictures))
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -62,7 +62,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         raise DataError(f"{path} is not a tab-separated table ({error}).") from error
 
 
-def _parse(file: str, pictures: dict[str, str], number: int, row: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(pictures: dict[str, str], number: int, row: dict[str, object]) -> Iterator[RawItem]:
     index = text_of(row, "index")
     if not index.isdecimal():
         raise ItemError("wrong field", f'"index" must be a whole number, this is {index!r:.60}')
@@ -77,16 +77,12 @@ def _parse(file: str, pictures: dict[str, str], number: int, row: dict[str, obje
     if hint and hint.casefold() not in ("nan", "none"):
         question = f"{hint}\n{question}"
     prompt, answers = lettered(question, options, letter_index(text_of(row, "answer")))
-    return [
-        RawItem(
-            item_id=row_id(text_of(row, "category"), str(int(index) % _ORDERS), index),
-            turns=question_and_answer(prompt, answers[0]),
-            answers=answers,
-            data=_picture(text_of(row, "image"), pictures),
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(text_of(row, "category"), str(int(index) % _ORDERS), index),
+        turns=question_and_answer(prompt, answers[0]),
+        answers=answers,
+        data=_picture(text_of(row, "image"), pictures),
+    )
 
 
 def _picture(cell: str, pictures: dict[str, str]) -> bytes:

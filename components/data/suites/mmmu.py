@@ -54,7 +54,7 @@ def read_mmmu(root: Path) -> Iterator[RawItem | Problem]:
     raise DataError(f"{root} has no validation table of MMMU; expected is {LAYOUT}.")
 
 
-def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(file: str, number: int, item: dict[str, object]) -> Iterator[RawItem]:
     given = [item[name] for name in _PICTURES if item[name] is not None]
     if len(given) != 1:
         raise ItemError("too many images", f"a row has one picture, this question has {len(given)}")
@@ -69,17 +69,13 @@ def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Pr
         answer = text_of(item, "answer")
         answers = tuple(text_list(_literal(answer), "answer")) if answer.startswith("[") else (answer,)
         prompt, metric = f"{question}\n{SHORT}", "number"
-    return [
-        RawItem(
-            item_id=row_id(file.split("/")[-2], text_of(item, "id"), number),
-            turns=question_and_answer(prompt, answers[0]),
-            answers=answers,
-            data=picture_bytes(given[0]),
-            metric=metric,
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(file.split("/")[-2], text_of(item, "id"), number),
+        turns=question_and_answer(prompt, answers[0]),
+        answers=answers,
+        data=picture_bytes(given[0]),
+        metric=metric,
+    )
 
 
 def _literal(text: str) -> object:

@@ -45,19 +45,15 @@ def read_ocrvqa(root: Path) -> Iterator[RawItem | Problem]:
     return parsed(file, enumerate(named, start=1), partial(_parse, file))
 
 
-def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(file: str, number: int, item: dict[str, object]) -> Iterator[RawItem]:
     name, base = id_of(item, "id"), file.rpartition("/")[0]
     questions, answers = text_list(item.get("questions"), "questions"), text_list(item.get("answers"), "answers")
     if len(questions) != len(answers) or not all(text.strip() for text in (*questions, *answers)):
         raise ItemError("wrong field", f"{len(questions)} questions have {len(answers)} answers, or one is empty")
-    return [
-        RawItem(
+    for at, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1):
+        yield RawItem(
             item_id=row_id("all", name, at),
             turns=question_and_answer(f"{question.strip()}\n{SHORT}", answer.strip()),
             answers=(answer.strip(),),
             images=tuple(below(base, f"images/{name}{suffix}") for suffix in _SUFFIXES),
-            file=file,
-            number=number,
         )
-        for at, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1)
-    ]

@@ -42,19 +42,15 @@ def read_pope(root: Path) -> Iterator[RawItem | Problem]:
 
 
 def _setting(root: Path, file: str, setting: str) -> Iterator[RawItem | Problem]:
-    def parse(number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+    def parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
         label, image = text_of(item, "label").casefold(), text_of(item, "image")
         if label not in ("yes", "no"):
             raise ItemError("wrong field", f'"label" must be yes or no, this is {label!r:.60}')
-        return [
-            RawItem(
-                item_id=row_id(setting, image, id_of(item, "question_id")),
-                turns=question_and_answer(f"{text_of(item, 'text')}\n{SHORT}", label),
-                answers=(label,),
-                images=(f"val2014/{image}", f"coco/val2014/{image}", f"POPE/val2014/{image}", image),
-                file=file,
-                number=number,
-            )
-        ]
+        yield RawItem(
+            item_id=row_id(setting, image, id_of(item, "question_id")),
+            turns=question_and_answer(f"{text_of(item, 'text')}\n{SHORT}", label),
+            answers=(label,),
+            images=(f"val2014/{image}", f"coco/val2014/{image}", f"POPE/val2014/{image}", image),
+        )
 
     return parsed(file, iter_items(root / file), parse)

@@ -44,20 +44,16 @@ def read_scienceqa(root: Path) -> Iterator[RawItem | Problem]:
     return parsed(problems, numbered, partial(_parse, problems))
 
 
-def _parse(file: str, number: int, item: dict[str, object]) -> list[RawItem | Problem]:
+def _parse(file: str, number: int, item: dict[str, object]) -> Iterator[RawItem]:
     pid, base, hint = id_of(item, "pid"), file.rpartition("/")[0], str(item.get("hint") or "").strip()
     index = id_of(item, "answer")
     question = "\n".join(filter(None, (hint, text_of(item, "question"))))
     prompt, answers = lettered(question, answers_of(item, "choices"), int(index) if index.isdecimal() else -1)
     image = str(item.get("image") or "").strip()
     candidates = [f"{folder}{split}{pid}/{image}" for folder in ("images/", "") for split in ("test/", "")]
-    return [
-        RawItem(
-            item_id=row_id(text_of(item, "subject"), PICTURED if image else "text", pid),
-            turns=question_and_answer(prompt, answers[0]),
-            answers=answers,
-            images=tuple(below(base, path) for path in candidates) if image else (),
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(text_of(item, "subject"), PICTURED if image else "text", pid),
+        turns=question_and_answer(prompt, answers[0]),
+        answers=answers,
+        images=tuple(below(base, path) for path in candidates) if image else (),
+    )

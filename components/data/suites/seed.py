@@ -54,20 +54,14 @@ def read_seed_plus(root: Path) -> Iterator[RawItem | Problem]:
     return parsed(file, questions, partial(_parse, file, {}, "SEED-Bench-2-plus-image"))
 
 
-def _parse(
-    file: str, kinds: dict[str, str], pictures: str, number: int, item: dict[str, object]
-) -> list[RawItem | Problem]:
+def _parse(file: str, kinds: dict[str, str], pictures: str, number: int, item: dict[str, object]) -> Iterator[RawItem]:
     options = [text_of(item, f"choice_{letter}") for letter in "abcd"]
     prompt, answers = lettered(text_of(item, "question"), options, letter_index(text_of(item, "answer")))
     name, base = text_of(item, "data_id"), file.rpartition("/")[0]
     kind = str(item.get("question_type_id", item.get("question_image_type", "all")))
-    return [
-        RawItem(
-            item_id=row_id(kinds.get(kind, kind), name, id_of(item, "question_id")),
-            turns=question_and_answer(prompt, answers[0]),
-            answers=answers,
-            images=(below(base, f"{pictures}/{name}"), below(base, name)),
-            file=file,
-            number=number,
-        )
-    ]
+    yield RawItem(
+        item_id=row_id(kinds.get(kind, kind), name, id_of(item, "question_id")),
+        turns=question_and_answer(prompt, answers[0]),
+        answers=answers,
+        images=(below(base, f"{pictures}/{name}"), below(base, name)),
+    )

@@ -87,7 +87,7 @@ def gqa_compat(prediction: str, reference: Reference) -> float:
 
 
 def same_upper_compat(prediction: str, reference: Reference) -> float:
-    """VizWiz and VQAv2: 1 when the reply equals the single `answer` in upper case, character by character."""
+    """VizWiz, VQAv2, UCIT: 1 when the reply equals the single `answer` in upper case, character by character."""
     return float(prediction.upper() == text_field(reference, "answer").upper())
 
 

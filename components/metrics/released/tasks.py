@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.core.errors import ConfigError, DataError
-from components.metrics.captions import caption_figures, java_home
-from components.metrics.released import coast, coin, mllm_cl, trace, ucit
-from components.metrics.released.references import Rule
+from components.metrics.captions import caption, caption_figures, java_home
+from components.metrics.released import coast, coin, mllm_cl, trace
+from components.metrics.released.references import Rule, accepted_answers
 
 Mode = Literal["compat", "fixed"]
 MODES: tuple[Mode, ...] = ("compat", "fixed")
@@ -66,7 +66,7 @@ MLLM_ACL: dict[str, Rules] = {
     "ocr": Rules(compat=mllm_cl.ocr_compat, fixed=mllm_cl.ocr_fixed),
     "perception": Rules(compat=mllm_cl.perception_compat, fixed=mllm_cl.exact_fixed),
 }
-_EXACT = Rules(compat=trace.accuracy_compat, fixed=trace.exact_fixed)
+_EXACT = Rules(compat=trace.accuracy_compat, fixed=coin.exact_fixed)
 TRACE: dict[str, Rules] = {
     "c-stance": _EXACT,
     "fomc": _EXACT,
@@ -77,8 +77,10 @@ TRACE: dict[str, Rules] = {
     "numglue-ds": _EXACT,
     "20minuten": Rules(compat=trace.sari_compat, fixed=trace.sari_compat),
 }
-_ANSWER = Rules(compat=ucit.answer_compat, fixed=ucit.answer_fixed)
-_CAPTION = Rules(compat=None, fixed=ucit.caption_fixed)
+# UCIT's rule for answers is that of eval_deepseek_r1.py of github.com/Ghy0501/HiDe-LLaVA (MCITlib carries the same),
+# with its part that asks a language model switched off. Captions are scored as whole files (`captions.caption_figures`).
+_ANSWER = Rules(compat=coin.same_upper_compat, fixed=coin.exact_fixed)
+_CAPTION = Rules(compat=None, fixed=lambda reply, record: caption(reply, accepted_answers(record)))
 UCIT: dict[str, Rules] = {
     "imagenet-r": _ANSWER,
     "arxivqa": _ANSWER,

@@ -8,7 +8,6 @@ is left out: no figure of the paper is one.
 from __future__ import annotations
 
 from components.metrics.released.references import Reference, text_field
-from components.metrics.scorers import exact
 from components.metrics.texts import edit_ratio, leading_letter, rouge_l, sari
 
 
@@ -40,11 +39,6 @@ def sari_compat(prediction: str, reference: Reference) -> float:
     One is 0 here all the same: the released average has never met one, since its sampling hardly gives one.
     """
     return sari(prediction, [text_field(reference, "answer")], text_field(reference, "prompt"))
-
-
-def exact_fixed(prediction: str, reference: Reference) -> float:
-    """Equality up to case, repeated spaces and a final period."""
-    return exact(prediction, [text_field(reference, "answer")])
 
 
 def letter_fixed(prediction: str, reference: Reference) -> float:

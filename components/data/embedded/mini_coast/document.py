@@ -15,14 +15,7 @@ from random import Random
 from PIL import Image
 
 from components.data.embedded.drawing import COLORS, INK, canvas, fit_text
-from components.data.embedded.facts import (
-    Partition,
-    Sample,
-    ask,
-    package_dir,
-    partition_of,
-    sampledata,
-)
+from components.data.embedded.facts import Partition, Sample, ask, package_dir, partition_of, sampledata
 from components.data.embedded.mini_coast.prompts import SHORT, lines
 
 _LONGEST = 18  # letters a value may have: longer ones would not fit the card at a readable size

@@ -14,7 +14,7 @@ from typing import Literal
 
 from PIL import Image
 
-from components.data.embedded.facts import Partition, Sample, ask
+from components.data.embedded.facts import Maker, Partition, Sample, ask
 from components.data.embedded.mini_coast import chart, document, icon, medical
 from components.data.embedded.mini_coast.prompts import SHORT, lines
 
@@ -36,54 +36,47 @@ WORDINGS: dict[Asked, tuple[str, ...]] = {
 _CHARTS = ("bar", "pie", "line")
 
 
-def _sample(
-    draw: Callable[[Random, Partition, Asked], tuple[Image.Image, str, str]], rng: Random, part: Partition
-) -> Sample:
-    """The instruction first: what is drawn from `rng` afterwards differs from task to task. Metric "exact"."""
-    asked: Asked = rng.choice(("kind", "mark"))
-    instruction = lines(rng.choice(WORDINGS[asked]), SHORT)
-    image, answer, source = draw(rng, part, asked)
-    return ask(image, instruction, answer, metric="exact", source=source)
+Draw = Callable[[Random, Partition, Asked], tuple[Image.Image, str, str]]
 
 
-def make_charts(rng: Random, partition: Partition) -> Sample:
-    """The type of a chart, or the colour of its highest bar, largest slice or only line."""
-    return _sample(_chart, rng, partition)
+def _asking(draw: Draw) -> Maker:
+    """What makes samples of the pictures, answers and sources of `draw`; metric "exact"."""
+
+    def make(rng: Random, partition: Partition) -> Sample:
+        # the instruction first: what is drawn from `rng` afterwards differs from task to task
+        asked: Asked = rng.choice(("kind", "mark"))
+        instruction = lines(rng.choice(WORDINGS[asked]), SHORT)
+        image, answer, source = draw(rng, partition, asked)
+        return ask(image, instruction, answer, metric="exact", source=source)
+
+    return make
 
 
 def _chart(rng: Random, partition: Partition, asked: Asked) -> tuple[Image.Image, str, str]:
+    """The type of a chart, or the colour of its highest bar, largest slice or only line."""
     drawn = chart.make_chart(rng, partition, kind=rng.choice(_CHARTS))
     color = drawn.colors[0] if drawn.kind == "line" else drawn.highest
     return chart.draw_chart(drawn), drawn.kind if asked == "kind" else color, drawn.source
 
 
-def make_cards(rng: Random, partition: Partition) -> Sample:
-    """The title of a card, or the colour of its header."""
-    return _sample(_card, rng, partition)
-
-
 def _card(rng: Random, partition: Partition, asked: Asked) -> tuple[Image.Image, str, str]:
+    """The title of a card, or the colour of its header."""
     record, color = document.make_card(rng, partition)
     return document.draw_card(rng, record, color), record.title if asked == "kind" else color, record.source
 
 
-def make_icons(rng: Random, partition: Partition) -> Sample:
-    """The kind of thing an icon shows, or its colour."""
-    return _sample(_icon, rng, partition)
-
-
 def _icon(rng: Random, partition: Partition, asked: Asked) -> tuple[Image.Image, str, str]:
+    """The kind of thing an icon shows, or its colour."""
     one = icon.pick_distinct(rng, partition, 1, "kind" if asked == "kind" else "color")[0]
     answer = one.kind if asked == "kind" else one.color
     assert answer is not None  # pick_distinct leaves out icons without a colour
     return icon.draw_single(rng, one), answer, one.source
 
 
-def make_scans(rng: Random, partition: Partition) -> Sample:
-    """How a scan was taken, or the plane a brain is cut in."""
-    return _sample(_scan, rng, partition)
-
-
 def _scan(rng: Random, partition: Partition, asked: Asked) -> tuple[Image.Image, str, str]:
+    """How a scan was taken, or the plane a brain is cut in."""
     scan, answer = medical.pick_scan(rng, partition, "modality" if asked == "kind" else "plane")
     return medical.draw_scan(rng, scan), answer, scan.source
+
+
+make_charts, make_cards, make_icons, make_scans = map(_asking, (_chart, _card, _icon, _scan))
