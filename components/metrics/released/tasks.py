@@ -78,7 +78,7 @@ TRACE: dict[str, Rules] = {
     "20minuten": Rules(compat=trace.sari_compat, fixed=trace.sari_compat),
 }
 # UCIT's rule for answers is that of eval_deepseek_r1.py of github.com/Ghy0501/HiDe-LLaVA (MCITlib carries the same),
-# with its part that asks a language model switched off. Captions are scored as whole files (`captions.caption_figures`).
+# without its part that asks a language model, off there too. Captions are scored as files (`captions.caption_figures`).
 _ANSWER = Rules(compat=coin.same_upper_compat, fixed=coin.exact_fixed)
 _CAPTION = Rules(compat=None, fixed=lambda reply, record: caption(reply, accepted_answers(record)))
 UCIT: dict[str, Rules] = {
