@@ -82,6 +82,7 @@ def parse(
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = config.with_method(method)
+    rest = _with_gpu_value(rest)
     default = kind(run=config, preset=name)
     usage = f"{program} [PRESET] [--method NAME] [--OPTION VALUE ...]"
     asked = next((place for place, argument in enumerate(rest) if argument in ("-h", "--help")), None)
@@ -171,6 +172,20 @@ def with_names(kind: type[CommandT]) -> type[CommandT]:
     names = tuple(name.replace("_", "-") for name in (*METHODS, *installed_methods()))
     method = Annotated[Literal[names], tyro.conf.arg(name="method")]  # type: ignore[valid-type]
     return make_dataclass(kind.__name__, [("method_name", method, names[0])], bases=(kind,), frozen=True, kw_only=True)
+
+
+def _with_gpu_value(arguments: Sequence[str]) -> list[str]:
+    """`--cluster.use-gpu` as a switch, which it was once, and with true or false in small letters, as tyro takes it."""
+    flag, off, given = "--cluster.use-gpu", "--cluster.no-use-gpu", list[str]()
+    words = [word for each in arguments for word in (each.split("=", 1) if each.startswith(f"{flag}=") else [each])]
+    for word, following in zip(words, [*words, "-"][1:], strict=True):
+        if word == off:
+            given += [flag, "False"]
+        elif given and given[-1] == flag and word in ("true", "false"):
+            given.append(word.title())
+        else:
+            given += [word, "True"] if word == flag and following.startswith("-") else [word]
+    return given
 
 
 def _taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from components.core.errors import ConfigError
+from components.models.hub import snapshot
 
 MEMO_TEXTS = 100_000  # bound of the memo: 150 MB at 384 dimensions
 MAX_TOKENS = 256  # instructions are short; sentence-transformers' models were trained with at most this many
@@ -109,7 +110,7 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
     """ "minilm", "hash", a directory or a hub id; raises `ConfigError` when it cannot be loaded."""
     if name == "hash":
         return SentenceEncoder(_HashedGrams(), name=name)
-    source = _minilm_folder() if name == "minilm" else name
+    source = sentence_encoder_folder(name)
     try:
         return SentenceEncoder(_Transformer(source), name=name)
     except (OSError, ValueError) as error:
@@ -117,6 +118,15 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
         raise ConfigError(
             f'the sentence encoder {name!r} cannot be loaded ({first}); give "minilm", "hash", a directory or a hub id.'
         ) from error
+
+
+def sentence_encoder_folder(name: str) -> str:
+    """Where the encoder's files are; one of the hub is downloaded into its cache first. Raises `ConfigError`."""
+    if name == "minilm":
+        return _minilm_folder()
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    return str(snapshot(name, weights=True, what="the sentence encoder", otherwise='"minilm", "hash" or a directory'))
 
 
 def _minilm_folder() -> str:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from safetensors import safe_open
 
 from components.core.errors import ConfigError
 from components.core.files import file_sha256, write_text
 from components.core.machine import cache_dir
 from components.models.config import BackboneConfig
+from components.models.hub import missing_shards, snapshot
 from components.models.registry import EMBEDDED, accepted_names
 
 if TYPE_CHECKING:
@@ -44,22 +44,35 @@ class ModelSource:
     def __init__(self, config: BackboneConfig) -> None:
         self.config = config
 
-    def location(self) -> str:
-        """What `from_pretrained` is given."""
+    def folder(self, *, weights: bool) -> Path:
+        """Where the files are: the directory, or the hub model's folder in Hugging Face's cache.
+
+        A hub model is downloaded into the cache first where it is not there: its small files, and with `weights` those
+        of the weights too.
+        """
         name = self.config.name
         path = Path(name).expanduser()
         if path.is_dir():
-            return str(path)
+            return path
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"backbone.name {name!r} is not a directory; give {accepted_names()}.")
-        return name
+        return snapshot(name, weights=weights, otherwise=accepted_names())
+
+    def location(self, *, weights: bool = False) -> str:
+        """What `from_pretrained` is given."""
+        return str(self.folder(weights=weights))
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weight files, independent of dtype.
 
         Hashing 14 GB takes about a minute, so the result is remembered per file list, sizes and modification times.
         """
-        folder = self._folder()
+        folder = self.folder(weights=True).resolve()
+        lacking = missing_shards(folder)
+        if lacking:
+            raise ConfigError(
+                f"{folder} lacks {', '.join(lacking)}, which its index names; give a complete model directory."
+            )
         files = sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)})
         if not files:
             raise ConfigError(
@@ -76,17 +89,17 @@ class ModelSource:
 
         return remembered(json.dumps([str(folder), state, config], sort_keys=True), computed)
 
-    def num_weights(self) -> int:
-        """Number of frozen weights, from the headers of the safetensors files."""
-        count = 0
-        for path in sorted(self._folder().glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        return count
+    def skeleton(self) -> PreTrainedModel:
+        """The model without its weights, on the meta device: shapes only, from the configuration alone."""
+        from transformers import AutoModelForImageTextToText
+
+        config = self.model_config()
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, dtype=DTYPES[self.config.dtype])
 
     def tokenizer_files(self) -> list[Path]:
         """Files that decide how texts become tokens, beside code and libraries."""
-        files = (path for path in sorted(self._folder().iterdir()) if path.is_file())
+        files = (path for path in sorted(self.folder(weights=False).iterdir()) if path.is_file())
         return [path for path in files if not path.name.endswith(_NOT_TOKENIZER)]
 
     def model_config(self) -> PreTrainedConfig:
@@ -132,24 +145,15 @@ class ModelSource:
         try:
             with without_progress_bars():
                 return AutoModelForImageTextToText.from_pretrained(
-                    self.location(), dtype=DTYPES[self.config.dtype], attn_implementation=attention
+                    self.location(weights=True), dtype=DTYPES[self.config.dtype], attn_implementation=attention
                 )
+        except pickle.UnpicklingError as error:
+            raise ConfigError(
+                f"the weights of backbone {self.config.name!r} are pickled with objects that could run code, so they "
+                "are not loaded; give them as safetensors."
+            ) from error
         except (OSError, ValueError) as error:
             raise self._not_loaded("model", error) from error
-
-    def _folder(self) -> Path:
-        """Where the files are: the directory, or the hub's snapshot in Hugging Face's cache."""
-        location = self.location()
-        if Path(location).is_dir():
-            return Path(location).resolve()
-        from transformers.utils.hub import cached_file
-
-        try:
-            found = cached_file(location, "config.json")
-        except (OSError, ValueError) as error:
-            raise self._not_loaded("configuration", error) from error
-        assert found is not None
-        return Path(found).parent
 
     def _not_loaded(self, part: str, error: Exception) -> ConfigError:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -163,11 +167,6 @@ def model_source(config: BackboneConfig) -> ModelSource:
     """The source of the backbone called `config.name`."""
     embedded = EMBEDDED.get(config.name)
     return ModelSource(config) if embedded is None else embedded.source(config)
-
-
-def weight_bytes(config: BackboneConfig) -> int:
-    """Memory of the frozen weights in one worker, found without loading them."""
-    return model_source(config).num_weights() * DTYPES[config.dtype].itemsize
 
 
 def remembered(key: str, compute: Callable[[], str]) -> str:

@@ -12,10 +12,13 @@ from components.core.files import write_json
 from components.core.lock import sole_user
 from components.core.naming import without_secrets
 from components.core.ray_session import ray_session
+from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
 from components.tracking.store import open_tracker
+from components.training.config import RunConfig
+from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
 from components.training.plan import Plan
 from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir
@@ -26,9 +29,10 @@ LINK_FILE = "mlflow.json"
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
     """Run (or continue) the stream; its events go to `follow` and to MLflow. `parent` is a sweep's MLflow run.
 
-    Raises `ConfigError` while another process runs it. Ray comes first: where it cannot start, nothing is written.
+    Raises `ConfigError` while another process runs it. Downloads and Ray come first: if one fails, nothing is written.
     """
     check_run_dir(plan)
+    fetch_models(plan.config)
     cluster = plan.config.cluster
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:
@@ -59,6 +63,19 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 costs.write(plan.run_dir)  # with the updates since the last row
 
 
+def fetch_models(config: RunConfig) -> None:
+    """Download what the run takes from the hub, once and here: otherwise every worker would begin to, all at once.
+
+    Raises `ConfigError` where that is not possible.
+    """
+    model_source(config.backbone).folder(weights=True)
+    encoder = config.method.options().get("sentence_encoder")
+    if isinstance(encoder, str) and encoder != "hash":
+        from components.models.sentence import sentence_encoder_folder  # imports transformers
+
+        sentence_encoder_folder(encoder)
+
+
 def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:
     """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
     config = plan.config
@@ -83,8 +100,9 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         on_note=follow,
     )
     claim_run_dir(plan)
+    on_gpus = uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0)
     cores = config.cluster.threads() * config.cluster.num_workers
-    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=config.cluster.use_gpu)
+    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=on_gpus)
     if tracker.run_id is not None:
         store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
         write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})

@@ -114,8 +114,8 @@ class ClusterConfig:
 
     num_workers: Count = 1
     """Processes that train and score together, each with a share of every batch."""
-    use_gpu: bool = False
-    """Give every worker a GPU; off: all run on CPUs."""
+    use_gpu: Literal["auto"] | bool = "auto"
+    """Give every worker a GPU: true, false (all on CPUs), or auto (where the cluster has GPUs)."""
     address: str | None = None
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
     threads_per_worker: Count | None = None

@@ -34,6 +34,7 @@ from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
 from components.training.config import RunConfig
+from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
@@ -72,18 +73,21 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     ):
         claim_run_dir(plan)
         clear_stop(plan.run_dir)
-        check_resources(plan.config)
+        on_gpus = check_resources(plan.config)
         datasets = build_datasets(plan, handle)
         event_queue = Queue(actor_options={"num_cpus": 0})
         with delivered(event_queue, handle):
-            fit(plan, datasets, event_queue)
+            fit(plan, datasets, event_queue, on_gpus=on_gpus)
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         return read_result(plan.run_dir)
 
 
-def check_resources(config: RunConfig) -> None:
-    """Raise `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them without end."""
+def check_resources(config: RunConfig) -> bool:
+    """Whether the workers get a GPU each.
+
+    Raises `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them without end.
+    """
     resources = ray.cluster_resources()
     wanted = config.cluster.num_workers
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -92,11 +96,13 @@ def check_resources(config: RunConfig) -> None:
             f"{wanted} workers need {wanted + 1} CPUs (one is left to Ray Data), the cluster has {cpus}; lower "
             "cluster.num_workers or add nodes."
         )
-    if config.cluster.use_gpu and wanted > gpus:
+    on_gpus = uses_gpu(config.cluster.use_gpu, gpus)
+    if on_gpus and wanted > gpus:
         raise ConfigError(
             f"{wanted} workers with a GPU each were asked for, the cluster has {gpus} GPUs; lower cluster.num_workers "
-            "or set cluster.use-gpu to False."
+            "or set cluster.use-gpu to false."
         )
+    return on_gpus
 
 
 def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
@@ -184,10 +190,10 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     return cache
 
 
-def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
+def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> None:
     """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
     try:
-        _trainer(plan, datasets, event_queue).fit()
+        _trainer(plan, datasets, event_queue, on_gpus=on_gpus).fit()
     except TrainingFailedError as error:
         failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else (error,)
         cause = next(filter(None, map(user_error, failures)), None)
@@ -196,7 +202,7 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> None:
         raise cause from error
 
 
-def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> TorchTrainer:
+def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> TorchTrainer:
     config = plan.config
     worker_plan = WorkerPlan(
         **vars(plan),
@@ -212,8 +218,8 @@ def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> To
     return TorchTrainer(
         call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
         train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
-        scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
-        torch_config=TorchConfig(backend="nccl" if config.cluster.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=on_gpus),
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         datasets={**datasets},
         # These replace the execution options of every dataset.
         dataset_config=ray.train.DataConfig(
@@ -224,7 +230,7 @@ def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue) -> To
             storage_path=str(plan.run_dir.parent),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
-            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if config.cluster.use_gpu else "cpu"}},
+            worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if on_gpus else "cpu"}},
         ),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from components.console.eta import PlannedTask
 from components.core.naming import without_secrets
-from components.models.source import weight_bytes
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
 from components.training.plan import Plan
@@ -37,7 +36,6 @@ def _who(plan: Plan) -> dict[str, str]:
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
         "method": _method(config),
         "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
-        "memory": f"{weight_bytes(config.backbone) / 2**30:.2f} GiB of frozen weights in each worker",
         "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
         f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
     }

@@ -17,6 +17,7 @@ from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
 from components.core.ray_session import ray_session
 from components.training.config import ClusterConfig
+from components.training.devices import uses_gpu
 from components.training.driver import user_error
 from components.training.run_folder import FINISHED_FILE
 from components.training.stopping import request_stop
@@ -97,10 +98,11 @@ def room(cluster: ClusterConfig) -> int:
     resources = ray.cluster_resources()
     needed = TRIAL_CPUS + cluster.num_workers + 1
     holds = int(resources.get("CPU", 0)) // needed
-    if cluster.use_gpu:
+    on_gpus = uses_gpu(cluster.use_gpu, int(resources.get("GPU", 0)))
+    if on_gpus:
         holds = min(holds, int(resources.get("GPU", 0)) // cluster.num_workers)
     if holds < 1:
-        gpus = f" and {cluster.num_workers} GPUs" if cluster.use_gpu else ""
+        gpus = f" and {cluster.num_workers} GPUs" if on_gpus else ""
         raise ConfigError(
             f"one trial needs {needed} CPUs{gpus}, the cluster has {int(resources.get('CPU', 0))} CPUs and "
             f"{int(resources.get('GPU', 0))} GPUs; lower cluster.num_workers or add nodes."

@@ -27,7 +27,7 @@ WRITTEN = """
                             "epsilon": 1e-08, "warmup_ratio": 0.03, "max_grad_norm": 1.0},
               "engine": "deepspeed", "zero_stage": 2, "checkpoint_every_updates": 100, "cache_features": "auto",
               "feature_cache_gb": 8.0},
- "cluster": {"num_workers": 1, "use_gpu": false, "address": null, "threads_per_worker": null, "max_failures": 0}}
+ "cluster": {"num_workers": 1, "use_gpu": "auto", "address": null, "threads_per_worker": null, "max_failures": 0}}
 """
 
 
@@ -71,6 +71,16 @@ def test_unknown_and_absent_fields_are_told(tmp_path: Path) -> None:
         ("backbone.colour",),
         ("evaluation.oracle_routing",),
     )
+
+
+def test_the_switch_for_gpus_as_earlier_versions_wrote_it() -> None:
+    plain: dict[str, Any] = RunConfig().to_json()
+    for written in (False, True, "auto"):
+        plain["cluster"]["use_gpu"] = written
+        assert RunConfig.from_json(plain).cluster.use_gpu is written or written == "auto"
+    plain["cluster"]["use_gpu"] = "yes"
+    with pytest.raises(ConfigError, match=r"cluster\.use_gpu.* is 'yes'"):
+        RunConfig.from_json(plain)
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,6 @@ class PocketSource(ModelSource):
         recipe["config"].pop("transformers_version", None)
         return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
-    def num_weights(self) -> int:
-        return sum(parameter.numel() for parameter in pocket_model().parameters())
-
     def tokenizer_files(self) -> list[Path]:
         return []
 

@@ -65,8 +65,8 @@ class SmolSource(ModelSource):
 
     template = "chatml"  # what the projector was trained with
 
-    def location(self) -> str:
-        return str(smol_directory(self.config.vision_layer))
+    def folder(self, *, weights: bool) -> Path:
+        return smol_directory(self.config.vision_layer)
 
     def tokenizer_files(self) -> list[Path]:
         """None: they follow from this code, and a plan need not wait for the directory to be assembled."""

@@ -1,0 +1,181 @@
+"""Models of the hub: what is downloaded, from a server on this machine, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer, served
+from llava_checkpoint import write_checkpoint
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from components.core.errors import ConfigError
+from components.models.config import BackboneConfig
+from components.models.hub import weight_files
+from components.models.source import model_source
+
+SMALL = {"config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"}
+
+# In a process of its own: the hub's client reads its settings when it is imported.
+FETCH = """
+import json, sys
+from components.core.errors import ConfigError
+from components.models.hub import snapshot
+for line in sys.stdin:
+    name, weights = json.loads(line)
+    try:
+        found = sorted(path.name for path in snapshot(name, weights=weights, otherwise="a directory").iterdir())
+    except ConfigError as error:
+        found = str(error)
+    print(json.dumps(found))
+"""
+LOAD = """
+import json, sys
+from components.models.config import BackboneConfig
+from components.models.encoding import build_encoder
+from components.models.source import model_source
+for line in sys.stdin:
+    config = BackboneConfig(name=json.loads(line)[0])
+    build_encoder(config)
+    source = model_source(config)
+    print(json.dumps([source.fingerprint(), sum(p.numel() for p in source.model().parameters())]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """Models with their weights in two formats, in shards, pickled, behind a licence, and in a format of others."""
+    root = tmp_path_factory.mktemp("hub")
+    whole = write_checkpoint(root / "tiny" / "both")
+    torch.save(load_file(whole / "model.safetensors"), whole / "pytorch_model.bin")
+    (whole / "README.md").write_text("# A card\n")
+    (whole / "training_args.bin").write_bytes(b"not weights")
+    shards = write_checkpoint(root / "tiny" / "shards")
+    (shards / "model.safetensors").unlink()
+    model = LlavaForConditionalGeneration.from_pretrained(whole)
+    model.save_pretrained(shards, max_shard_size="40KB")
+    pickled = write_checkpoint(root / "tiny" / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    write_checkpoint(root / "tiny" / "licensed")
+    bare = write_checkpoint(root / "tiny" / "bare")
+    (bare / "model.safetensors").rename(bare / "weights.gguf")
+    with served(root, gated=frozenset({"tiny/licensed"})) as server:
+        yield server
+
+
+def ask(program: str, hub: HubServer, cache: Path, *models: tuple[str, bool], **settings: str) -> list[Any]:
+    """What `program` prints for each model, with the cache in `cache`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache), "LITTORAL_CACHE": str(cache / "littoral")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="".join(json.dumps(model) + "\n" for model in models),
+        env=environment | settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_what_is_downloaded_and_that_it_is_only_once(hub: HubServer, tmp_path: Path) -> None:
+    small, again, both, shards, pickled, missing, licensed, bare = ask(
+        FETCH,
+        hub,
+        tmp_path,
+        ("tiny/both", False),
+        ("tiny/both", False),
+        ("tiny/both", True),
+        ("tiny/shards", True),
+        ("tiny/pickled", True),
+        ("tiny/nowhere", True),
+        ("tiny/licensed", True),
+        ("tiny/bare", True),
+    )
+    generation = {"generation_config.json"}
+    assert set(small) == set(again) == SMALL | generation
+    assert set(both) == SMALL | generation | {"model.safetensors"}
+    weights = set(shards) - SMALL - generation
+    assert len(weights) > 2
+    assert "model.safetensors.index.json" in weights
+    assert set(pickled) == SMALL | generation | {"pytorch_model.bin"}
+    assert "no model of the hub" in missing
+    assert "hf auth login" in licensed
+    assert "no weights that can be read safely" in bare
+    fetched = [line for line in hub.asked if line.startswith("GET") and "/resolve/" in line]
+    assert len(fetched) == len(set(fetched))
+
+    # Whole in the cache: tokenizer, configuration and weights come from there, though the server would answer.
+    before = len(hub.asked)
+    found = ask(LOAD, hub, tmp_path, ("tiny/both", True), ("tiny/shards", True), ("tiny/pickled", True))
+    assert len(hub.asked) == before
+    counts = {count for _, count in found}
+    expected = load_file(hub.root / "tiny" / "both" / "model.safetensors")
+    assert counts == {sum(tensor.numel() for tensor in expected.values())}
+
+    # Half in the cache, and nobody to ask: one sentence with the command.
+    (one,) = ask(FETCH, hub, tmp_path / "other", ("tiny/both", False))
+    said = ask(FETCH, hub, tmp_path / "other", ("tiny/both", False), ("tiny/both", True), HF_HUB_OFFLINE="1")
+    assert said[0] == one
+    assert "run `hf download tiny/both` where there is a network" in said[1]
+    assert said[1].count("\n") == 0
+
+
+def test_the_preferred_weights() -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    pickled = ["pytorch_model.bin"]
+    others = ["model.fp16.safetensors", "consolidated.safetensors", "training_args.bin"]
+    assert weight_files([*pickled, *others, *shards]) == shards
+    assert weight_files([*pickled, *others]) == pickled
+    assert weight_files(["model.safetensors", *shards]) == ["model.safetensors"]
+    assert weight_files([*others, *shards[:2]]) == []
+
+
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "shards")
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="40KB")
+    lost = sorted(folder.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ConfigError, match=rf"lacks {lost.name}, which its index"):
+        model_source(BackboneConfig(name=str(folder))).fingerprint()
+
+
+class Intruder:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Intruder(tmp_path / "made")}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="could run code"):
+        model_source(BackboneConfig(name=str(folder))).model()
+    assert not (tmp_path / "made").exists()
+
+
+def test_shapes_are_counted_without_weights(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    skeleton = model_source(BackboneConfig(name=str(folder), dtype="bfloat16")).skeleton()
+    assert sum(p.numel() for p in skeleton.parameters()) == sum(tensor.numel() for tensor in weights.values())
+    assert {(p.device.type, p.dtype) for p in skeleton.parameters()} == {("meta", torch.bfloat16)}
