@@ -58,6 +58,10 @@ class ModelSource:
             raise ConfigError(f"backbone.name {name!r} is not a directory; give {accepted_names()}.")
         return snapshot(name, weights=weights, otherwise=accepted_names())
 
+    def fetch(self) -> None:
+        """Have all files on this machine, weights included; raises `ConfigError` where they cannot be downloaded."""
+        self.folder(weights=True)
+
     def location(self, *, weights: bool = False) -> str:
         """What `from_pretrained` is given."""
         return str(self.folder(weights=weights))

@@ -68,7 +68,7 @@ def fetch_models(config: RunConfig) -> None:
 
     Raises `ConfigError` where that is not possible.
     """
-    model_source(config.backbone).folder(weights=True)
+    model_source(config.backbone).fetch()
     encoder = config.method.options().get("sentence_encoder")
     if isinstance(encoder, str) and encoder != "hash":
         from components.models.sentence import sentence_encoder_folder  # imports transformers
