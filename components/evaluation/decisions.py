@@ -61,12 +61,10 @@ class Decisions:
         values = {
             f"decisions/{key}": value for key, value in _numbers(self.tasks.get(after, {}), names) if value is not None
         }
-        for what in ("own", "fallback"):
-            shares = {task: getattr(one, what) for task, one in self.served.get(after, {}).items()}
-            known = {task: share for task, share in shares.items() if share is not None}
-            if what == "fallback" and known:  # "own" is routing_accuracy already
-                values |= {f"{what}/{names.get(task, task)}": share for task, share in known.items()}
-                values[f"{what}_mean"] = sum(known.values()) / len(known)
+        served = self.served.get(after, {}).items()  # their `own` is routing_accuracy already
+        if known := {task: one.fallback for task, one in served if one.fallback is not None}:
+            values |= {f"fallback/{names.get(task, task)}": share for task, share in known.items()}
+            values["fallback_mean"] = sum(known.values()) / len(known)
         return values
 
     def to_dict(self) -> dict[str, Any]:

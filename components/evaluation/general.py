@@ -106,12 +106,7 @@ class GeneralScores:
     def to_dict(self, final_average: float | None = None) -> dict[str, object]:
         """Plain JSON: every row, and the retention of the last one."""
         retention = {
-            suite: {
-                "before": kept.before,
-                "after": kept.after,
-                "difference": kept.difference,
-                "retained": kept.retained,
-            }
+            suite: {name: getattr(kept, name) for name in ("before", "after", "difference", "retained")}
             for suite, kept in self.kept().items()
         }
         return {

@@ -52,7 +52,7 @@ def read_replies(path: Path) -> list[ReleasedReply]:
         return [ReleasedReply(line=at, question_id=at, text=str(text)) for at, text in enumerate(results, start=1)]
     predictions: list[ReleasedReply] = []
     for number, line in enumerate(_lines(whole), start=1):
-        item = _object(_parsed(line, f"{path} line {number}"), f"{path} line {number}")
+        item = json_object(json_value(line, f"{path} line {number}"), f"{path} line {number}")
         key, text = item.get("question_id"), item.get("text")
         if not _is_id(key):
             raise DataError(f'{path} line {number}: "question_id" must be text or a whole number, given: {shown(key)}.')
@@ -68,8 +68,8 @@ def read_list(path: Path) -> list[Annotation]:
     """A JSON list of records with `question_id` (CoIN's test.json, val.json), or the same as JSON lines (COAST's)."""
     text = file_text(path)
     if text.lstrip()[:1] == "[":
-        return _records(path, _parsed(text, str(path)))
-    lines = [_parsed(line, f"{path} line {number}") for number, line in enumerate(_lines(text), start=1)]
+        return _records(path, json_value(text, str(path)))
+    lines = [json_value(line, f"{path} line {number}") for number, line in enumerate(_lines(text), start=1)]
     return _records(path, lines)
 
 
@@ -81,11 +81,11 @@ def read_in_order(path: Path) -> list[Annotation]:
 def read_captions(path: Path) -> list[Annotation]:
     """The references of a COCO caption file: `answers` by image id, in the order in which pictures appear."""
     found: dict[QuestionId, list[str]] = {}
-    listed = _object(_json(path), str(path)).get("annotations")
+    listed = json_object(_json(path), str(path)).get("annotations")
     if not isinstance(listed, list) or not listed:
         raise DataError(f'the list "annotations" of {path} must hold captions, given: {shown(listed)}.')
     for number, value in enumerate(cast("list[object]", listed), start=1):
-        entry = _object(value, f"{path} annotation {number}")
+        entry = json_object(value, f"{path} annotation {number}")
         key, text = entry.get("image_id"), entry.get("caption")
         if not _is_id(key) or not isinstance(text, str):
             raise DataError(
@@ -97,21 +97,21 @@ def read_captions(path: Path) -> list[Annotation]:
 
 def read_data_list(path: Path) -> list[Annotation]:
     """TextVQA's layout: an object whose `data` is a list of records with `question_id`."""
-    return _records(path, _object(_json(path), str(path)).get("data"), 'the list "data" of ')
+    return _records(path, json_object(_json(path), str(path)).get("data"), 'the list "data" of ')
 
 
 def read_questions(path: Path) -> list[Annotation]:
     """GQA's layout, and that of ScienceQA's problems.json: an object with one record per id."""
-    questions = _object(_json(path), str(path))
+    questions = json_object(_json(path), str(path))
     return [
-        Annotation(question_id=key, reference=_object(value, f"{path} question {key!r}"))
+        Annotation(question_id=key, reference=json_object(value, f"{path} question {key!r}"))
         for key, value in questions.items()
     ]
 
 
 def read_split(problems: Path, splits: Path, split: str) -> list[Annotation]:
     """The problems of one ScienceQA split, in its order: `problems` by id, and ids by split in `splits`."""
-    listed = _object(_json(splits), str(splits)).get(split)
+    listed = json_object(_json(splits), str(splits)).get(split)
     ids = cast("list[object]", listed) if isinstance(listed, list) else []
     if not ids:
         raise DataError(f'{splits} must list the ids of the split "{split}", given: {shown(listed)}.')
@@ -132,7 +132,7 @@ def _records(path: Path, records: object, where: str = "") -> list[Annotation]:
 
 def _annotations(path: Path, records: list[object]) -> Iterator[Annotation]:
     for number, value in enumerate(records, start=1):
-        record = _object(value, f"{path} record {number}")
+        record = json_object(value, f"{path} record {number}")
         key = record.get("question_id")
         if key is not None and not _is_id(key):
             raise DataError(
@@ -170,10 +170,11 @@ def file_text(path: Path) -> str:
 
 
 def _json(path: Path) -> object:
-    return _parsed(file_text(path), str(path))
+    return json_value(file_text(path), str(path))
 
 
-def _parsed(text: str, where: str) -> object:
+def json_value(text: str, where: str) -> object:
+    """The value of a text that is JSON; raises `DataError` that names `where`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -182,7 +183,8 @@ def _parsed(text: str, where: str) -> object:
         raise DataError(f"{where} is JSON with a number too long or nesting too deep: {error}.") from error
 
 
-def _object(value: object, where: str) -> dict[str, object]:
+def json_object(value: object, where: str) -> dict[str, object]:
+    """The value, which must be an object; raises `DataError` that names `where`."""
     if not isinstance(value, dict):
         raise DataError(f"{where} must be a JSON object, given: {shown(value)}.")
     return cast("dict[str, object]", value)

@@ -16,17 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
-from components.evaluation.released_files import (
-    Annotation,
-    QuestionId,
-    ReleasedReply,
-    read_captions,
-    read_data_list,
-    read_in_order,
-    read_list,
-    read_questions,
-    read_split,
-)
+from components.evaluation import released_files
+from components.evaluation.released_files import Annotation, QuestionId, ReleasedReply
 from components.metrics.captions import INSTALL, MEAN, caption_figures, java_home
 from components.metrics.released.references import accepted_answers
 from components.metrics.released.tasks import COAST, RELEASED, TRACE, Mode, is_caption_task, released_task
@@ -41,10 +32,10 @@ NO_REPLY = "FAILED"  # what the released ScienceQA script takes for a reply that
 UNBALANCED = "Replies to questions that are not balanced, left out"
 _AS_TEXT = ("textvqa", "vqav2")  # their scripts compare ids as text, so 7 finds "7"; the others do not
 _READERS: dict[str, Callable[[Path], list[Annotation]]] = {
-    "textvqa": read_data_list,
-    "gqa": read_questions,
-    **{f"trace/{task}": read_in_order for task in TRACE},
-    **{task: read_captions for task in RELEASED if is_caption_task(task)},
+    "textvqa": released_files.read_data_list,
+    "gqa": released_files.read_questions,
+    **{f"trace/{task}": released_files.read_in_order for task in TRACE},
+    **{task: released_files.read_captions for task in RELEASED if is_caption_task(task)},
 }
 
 
@@ -82,10 +73,10 @@ def read_annotations(task: str, path: Path | None, problems: Path | None, splits
             raise ConfigError(
                 "scienceqa is scored from --problems problems.json and --splits pid_splits.json; give both."
             )
-        return read_split(problems, splits, TEST_SPLIT)
+        return released_files.read_split(problems, splits, TEST_SPLIT)
     if path is None or problems is not None or splits is not None:
         raise ConfigError(f"{task} is scored from --annotations FILE alone; --problems and --splits are scienceqa's.")
-    return _READERS.get(task, read_list)(path)
+    return _READERS.get(task, released_files.read_list)(path)
 
 
 def score_file(task: str, annotations: Annotations, predictions: Replies, mode: Mode) -> FileScore:
@@ -176,18 +167,18 @@ def _by_position(annotations: Annotations, predictions: Replies) -> tuple[list[A
             "Replies paired with a record of another id",
         ),
         *_note(sum(not reply.text for reply, _ in paired), "Empty replies, counted as right"),
-        *_note(len(annotations) - len(predictions), "AnnotationsById at the end without a reply, left out"),
+        *_note(len(annotations) - len(predictions), "Records at the end without a reply, left out"),
     ]
     return [(reply.text, record) for reply, record in paired], notes
 
 
 def _by_id(task: str, annotations: Annotations, predictions: Replies) -> tuple[list[Answered], list[str]]:
-    key: Callable[[QuestionId], QuestionId] = str if task in _AS_TEXT else _unchanged
+    key: Callable[[QuestionId], QuestionId] = str if task in _AS_TEXT else lambda same: same
     records: AnnotationsById = {key(_id(record, number)): record for number, record in enumerate(annotations, start=1)}
     found = [(prediction, _record(records, key(prediction.question_id), prediction)) for prediction in predictions]
     answered = {key(prediction.question_id) for prediction in predictions}
     repeated = len(predictions) - len(answered)
-    notes = [*_note(len(records) - len(answered), "AnnotationsById without a reply, left out")]
+    notes = [*_note(len(records) - len(answered), "Records without a reply, left out")]
     if task == "gqa":
         found = list({prediction.question_id: (prediction, record) for prediction, record in found}.values())
         found = [(prediction, record) for prediction, record in found if _is_balanced(record)]
@@ -219,7 +210,7 @@ def _one_to_one(task: str, annotations: Annotations, predictions: Replies) -> tu
         )
     if task in ("vizwiz", "vqav2"):
         single = sum("answers" not in record.reference for record in records.values())
-        notes += _note(single, "AnnotationsById without ten answers, compared with their single one")
+        notes += _note(single, "Records without ten answers, compared with their single one")
     return [(replies[str(key)].text, record) for key, record in records.items()], notes
 
 
@@ -256,7 +247,3 @@ def _require_unique(what: str, ids: Iterable[QuestionId]) -> None:
 def _note(count: int, what: str) -> list[str]:
     """One line that tells a count, unless it is 0."""
     return [f"{what}: {count}."] if count else []
-
-
-def _unchanged(key: QuestionId) -> QuestionId:
-    return key

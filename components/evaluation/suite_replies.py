@@ -38,7 +38,7 @@ from components.data.suite import PICTURED, group_of, row_id, subset_of
 from components.data.suites.catalogue import SUITES
 from components.data.suites.pope import SETTINGS
 from components.evaluation.predictions import Prediction
-from components.evaluation.released_files import file_text
+from components.evaluation.released_files import file_text, json_object, json_value
 from components.evaluation.suite_figures import SuiteFigures, figures
 from components.metrics import score
 from components.metrics.released.references import shown
@@ -246,15 +246,9 @@ def _records(suite: str, path: Path) -> Iterator[tuple[str, JsonObject]]:
         yield from _json_records(path, whole)
     else:
         for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path} line {number} is not JSON ({error}).") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path} line {number} must be a JSON object, given: {shown(record)}.")
-            yield f"{path} line {number}", record
+            if line.strip():
+                place = f"{path} line {number}"
+                yield place, json_object(json_value(line, place), place)
 
 
 def _whole_json(text: str) -> object | None:
@@ -271,9 +265,7 @@ def _whole_json(text: str) -> object | None:
 def _json_records(path: Path, whole: object) -> Iterator[tuple[str, JsonObject]]:
     if isinstance(whole, list):
         for number, record in enumerate(whole, start=1):
-            if not isinstance(record, dict):
-                raise DataError(f"{path} record {number} must be a JSON object, given: {shown(record)}.")
-            yield f"{path} record {number}", cast("JsonObject", record)
+            yield f"{path} record {number}", json_object(record, f"{path} record {number}")
         return
     table = cast("dict[str, object]", whole)
     outputs = table.get("outputs")

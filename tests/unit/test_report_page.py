@@ -216,7 +216,7 @@ def test_one_pair_of_every_overlap_comes_before_a_second_of_any() -> None:
     ]
     pairs = pairs_of(found)
     assert len(pairs) == PAIRS
-    assert [pair.first for pair in pairs] == [("a", "1")] * 8 + [("a", "3")] * 4
+    assert [first for first, _ in pairs] == [("a", "1")] * 8 + [("a", "3")] * 4
     assert pictures_of(pairs)["a"] == {"1", "3"}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from components.data.benchmarks.spec import PartSpec, StreamSpec, TaskSpec
 
@@ -23,18 +24,15 @@ SHEET = "Below the picture are the choices, from left to right: {}."
 COAST_TRAIN, COAST_TEST, COIN_TEST = 20_000, 2_000, 4_000
 
 
+def _task(name: str, family: str, train: PartSpec, test: PartSpec, metric: str, tokens: int, **more: Any) -> TaskSpec:
+    return TaskSpec(name=name, family=family, train=train, test=test, metric=metric, max_new_tokens=tokens, **more)
+
+
 def _coast(
     name: str, family: str, train: PartSpec, test: PartSpec, metric: str, tokens: int, *prompts: str
 ) -> TaskSpec:
-    return TaskSpec(
-        name=name,
-        family=family,
-        train=replace(train, use=COAST_TRAIN),
-        test=replace(test, use=COAST_TEST),
-        metric=metric,
-        max_new_tokens=tokens,
-        prompts=prompts,
-    )
+    train, test = replace(train, use=COAST_TRAIN), replace(test, use=COAST_TEST)
+    return _task(name, family, train, test, metric, tokens, prompts=prompts)
 
 
 _DOMAIN = (
@@ -86,18 +84,11 @@ _TESTED_WHOLE = ("scienceqa", "grounding")
 
 
 def _coin(name: str, variant: str, *, train_use: int | None = None, test_use: int | None = None) -> TaskSpec:
-    folder, train, test_list, test = _COIN_LISTS[name]
-    return TaskSpec(
-        name=name,
-        family="coin",
-        subset=folder,
-        variant=variant,
-        train=PartSpec(source="train.json", use=train_use, published=train),
-        test=PartSpec(source=test_list, use=test_use, published=test),
-        metric="iou" if name == "grounding" else "exact",
-        max_new_tokens=128,
-        boxes="square" if name == "grounding" else "",
-    )
+    folder, train_rows, test_list, test_rows = _COIN_LISTS[name]
+    train = PartSpec(source="train.json", use=train_use, published=train_rows)
+    test = PartSpec(source=test_list, use=test_use, published=test_rows)
+    metric, boxes = ("iou", "square") if name == "grounding" else ("exact", "")
+    return _task(name, "coin", train, test, metric, 128, subset=folder, variant=variant, boxes=boxes)
 
 
 def _coin_streams() -> list[StreamSpec]:
@@ -115,16 +106,9 @@ def _coin_streams() -> list[StreamSpec]:
 
 
 def _ucit(name: str, subset: str, train: str, size: int, tokens: int = 32, variant: str = "") -> TaskSpec:
-    return TaskSpec(
-        name=name,
-        family="ucit",
-        subset=subset,
-        variant=variant,
-        train=PartSpec(source=train, published=(size,)),
-        test=PartSpec(source="test_3000.json", published=(3_000,)),
-        metric="caption" if variant == "captions" else "exact",
-        max_new_tokens=tokens,
-    )
+    parts = PartSpec(source=train, published=(size,)), PartSpec(source="test_3000.json", published=(3_000,))
+    metric = "caption" if variant == "captions" else "exact"
+    return _task(name, "ucit", *parts, metric, tokens, subset=subset, variant=variant)
 
 
 _UCIT = (
@@ -138,22 +122,13 @@ _UCIT = (
 
 
 def _mllm_cl(name: str, train: str, test: str) -> TaskSpec:
-    parts = {side: PartSpec(source=f"{folder}/{side}.json") for side, folder in (("train", train), ("test", test))}
-    return TaskSpec(
-        name=name, family="mllm_cl", train=parts["train"], test=parts["test"], metric="exact", max_new_tokens=128
-    )
+    parts = PartSpec(source=f"{train}/train.json"), PartSpec(source=f"{test}/test.json")
+    return _task(name, "mllm_cl", *parts, "exact", 128)
 
 
 def _trace(name: str, subset: str, metric: str, tokens: int) -> TaskSpec:
-    return TaskSpec(
-        name=name,
-        family="trace",
-        subset=subset,
-        train=PartSpec(source="train.json", published=(5_000,)),
-        test=PartSpec(source="test.json"),
-        metric=metric,
-        max_new_tokens=tokens,
-    )
+    parts = PartSpec(source="train.json", published=(5_000,)), PartSpec(source="test.json")
+    return _task(name, "trace", *parts, metric, tokens, subset=subset)
 
 
 _TRACE = (
@@ -173,16 +148,8 @@ VQACL_ORDER = (
 
 
 def _vqacl(name: str) -> TaskSpec:
-    parts = {side: PartSpec(source=f"karpathy_{side}_q_{name}.json") for side in ("train", "test")}
-    return TaskSpec(
-        name=name,
-        family="vqacl",
-        train=parts["train"],
-        test=parts["test"],
-        metric="exact",
-        max_new_tokens=32,
-        prompts=(SHORT,),
-    )
+    train, test = (PartSpec(source=f"karpathy_{side}_q_{name}.json") for side in ("train", "test"))
+    return _task(name, "vqacl", train, test, "exact", 32, prompts=(SHORT,))
 
 
 def _catalogue() -> dict[str, StreamSpec]:

@@ -19,20 +19,13 @@ from itertools import product
 from pathlib import Path
 
 from components.core.errors import DataError
+from components.data import preparation
 from components.data.benchmarks.raw import Checked, RawItem, SplitContext, check_item, question_keys
 from components.data.benchmarks.readers import READERS
 from components.data.benchmarks.sampling import Selection, select, selected
 from components.data.benchmarks.spec import PartSpec, Side, StreamSpec, TaskSpec
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import Orientation
-from components.data.preparation import (
-    ALLOWED_LOSS,
-    check_max_broken,
-    prepare,
-    release_refusal,
-    release_root,
-    whole_or_later,
-)
 from components.data.prepared import write_stream_json
 from components.data.problems import Problem
 from components.data.quality.report import FileReport, ImportReport
@@ -47,7 +40,7 @@ def prepare_benchmark(
     root: Path,
     out_dir: Path,
     *,
-    max_broken: float = ALLOWED_LOSS,
+    max_broken: float = preparation.ALLOWED_LOSS,
     strict: bool = False,
     orientation: Orientation = "apply",
     in_order: OrderedMap = SERIAL,
@@ -59,8 +52,8 @@ def prepare_benchmark(
     Raises `DataError` when a release is not below `root`, naming the layout that is expected. `orientation` "leave"
     takes pictures as they are stored, as LLaVA's released code does; `in_order` opens them.
     """
-    check_max_broken(max_broken)
-    root = release_root(root, "the releases")
+    preparation.check_max_broken(max_broken)
+    root = preparation.release_root(root, "the releases")
     for task, side in product(stream.tasks, SIDES):  # every release must be there before any is read
         READERS[task.family].read(root, task, side)
 
@@ -79,8 +72,10 @@ def prepare_benchmark(
         _tidy(folder, stream)
         write_stream_json(folder, stream.name, {task.name: task.max_new_tokens for task in stream.tasks})
 
-    refusal = partial(release_refusal, max_broken=max_broken, strict=strict)
-    return prepare(stream.name, out_dir, write, finish, refusal, unfinished=whole_or_later, spec=stream.digest)
+    refusal = partial(preparation.release_refusal, max_broken=max_broken, strict=strict)
+    return preparation.prepare(
+        stream.name, out_dir, write, finish, refusal, unfinished=preparation.whole_or_later, spec=stream.digest
+    )
 
 
 def _tidy(scratch: Path, stream: StreamSpec) -> None:

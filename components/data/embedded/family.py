@@ -28,7 +28,7 @@ class GeneratedTask:
     """How one task is made and what its data card says."""
 
     make: Maker
-    max_new_tokens: int
+    max_new_tokens: int = 8  # enough for a word or two
     packages: tuple[str, ...]
     rendered: str  # what is drawn by us and what is real
     draws: str | None = None  # tasks of one name here share row i's random stream, and so what they draw first

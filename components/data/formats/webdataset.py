@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Protocol, cast
+from typing import Any, cast
 
 from components.core.errors import DataError
 from components.data.formats.fields import TALKS
@@ -26,12 +26,6 @@ _TEXTS = ("json", "txt")
 _MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
 _LARGEST_MEMBER = 1 << 28  # bytes
 _PIECE = 1 << 20  # bytes read at a time
-
-
-class _Passed(Protocol):
-    """What is remembered of the members read so far."""
-
-    members: list[tarfile.TarInfo]
 
 
 @dataclass(kw_only=True)
@@ -68,7 +62,7 @@ def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := archive.next()) is not None:
-        cast(_Passed, archive).members.clear()  # it would remember all of them
+        cast(Any, archive).members.clear()  # it would remember all of them
         if not member.isdir():
             yield member
 

@@ -12,7 +12,7 @@ from typing import Literal
 from components.core.errors import DataError
 from components.core.files import write_bytes
 from components.data.problems import Problem
-from components.data.quality.checks import DONE, UNEXPLAINED, explained
+from components.data.quality.checks import DONE, EXPLANATIONS, UNEXPLAINED
 from components.data.rows import Row
 
 _KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
@@ -232,7 +232,7 @@ class ImportReport:
             tables = {file.name: file.counts if left_out else file.notes for file in self.files}
             for kind in dict.fromkeys(kind for table in tables.values() for kind in table):
                 splits = tuple((name, table[kind]) for name, table in tables.items() if table[kind])
-                known = explained(kind) or UNEXPLAINED
+                known = EXPLANATIONS.get(kind, UNEXPLAINED)
                 count = sum(number for _, number in splits)
                 found.append(
                     ProblemKind(

@@ -7,23 +7,15 @@ components/data/quality/thumbnails.py made, and the page forbids its browser to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.core.errors import DataError
 from components.core.files import write_text
+from components.data.quality import report_tables
 from components.data.quality.overlaps import EXAMPLES, Overlap, Shared
 from components.data.quality.report import ImportReport
-from components.data.quality.report_tables import (
-    answers_table,
-    leaks_table,
-    licences_table,
-    pairs_table,
-    pictures_table,
-    splits_table,
-)
 from components.data.quality.survey import StreamSurvey
 from components.data.quality.thumbnails import Thumbnail
 
@@ -38,21 +30,14 @@ _HEADLINES = {
     "problems": "! Problems found",
     "refused": "✗ Refused",
 }
+Picture = tuple[str, str]  # its split and sample id
 PAGES = Path(__file__).with_name("pages")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two look-alike pictures, each named by its split and sample id."""
-
-    first: tuple[str, str]
-    second: tuple[str, str]
-
-
-def pairs_of(found: Sequence[Overlap]) -> list[Pair]:
+def pairs_of(found: Sequence[Overlap]) -> list[tuple[Picture, Picture]]:
     """The pairs of pictures to show: one of every overlap before a second one of any."""
     pairs = [
-        Pair(first=(overlap.first, overlap.examples[at][0]), second=(overlap.second, overlap.examples[at][1]))
+        ((overlap.first, overlap.examples[at][0]), (overlap.second, overlap.examples[at][1]))
         for at in range(EXAMPLES)
         for overlap in found
         if at < len(overlap.examples)
@@ -60,10 +45,10 @@ def pairs_of(found: Sequence[Overlap]) -> list[Pair]:
     return pairs[:PAIRS]
 
 
-def pictures_of(pairs: Sequence[Pair]) -> dict[str, set[str]]:
+def pictures_of(pairs: Sequence[tuple[Picture, Picture]]) -> dict[str, set[str]]:
     """Sample ids in `pairs`, by split."""
     wanted: dict[str, set[str]] = {}
-    for split, sample_id in (picture for pair in pairs for picture in (pair.first, pair.second)):
+    for split, sample_id in (picture for pair in pairs for picture in pair):
         wanted.setdefault(split, set()).add(sample_id)
     return wanted
 
@@ -73,7 +58,8 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
 
     `found` is None when overlaps were not looked for, `seen` when nothing was written.
     """
-    pairs = pairs_of(found.pairs if found is not None else ())
+    pairs = pairs_of(found.pairs if found is not None and seen is not None else ())
+    kept = seen.pictures if seen is not None else {}
     none = Thumbnail(missing="not kept")
     page = (
         page_environment(PAGES)
@@ -83,20 +69,15 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
             headlines=_HEADLINES,
             troubled=[file for file in report.files if file.problems],
             tables={
-                "splits": splits_table(report, sources=True),
-                "leaks": None if found is None else leaks_table(found),
-                "pairs": None if found is None else pairs_table(found.pairs),
-                "pictures": None if seen is None else pictures_table(seen),
-                "answers": None if seen is None else answers_table(seen),
-                "licences": licences_table(report),
+                "splits": report_tables.splits_table(report, sources=True),
+                "leaks": None if found is None else report_tables.leaks_table(found),
+                "pairs": None if found is None else report_tables.pairs_table(found.pairs),
+                "pictures": None if seen is None else report_tables.pictures_table(seen),
+                "answers": None if seen is None else report_tables.answers_table(seen),
+                "licences": report_tables.licences_table(report),
             },
             shared=found,
-            pairs=[
-                (pair.first, seen.pictures.get(pair.first, none), pair.second, seen.pictures.get(pair.second, none))
-                for pair in pairs
-            ]
-            if seen is not None
-            else [],
+            pairs=[(first, kept.get(first, none), second, kept.get(second, none)) for first, second in pairs],
             splits=seen.splits if seen is not None else (),
             shown_problems=PROBLEMS,
             shown_turns=_TURNS,
@@ -117,7 +98,7 @@ def page_environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cut=_cut, number=_number)
+    environment.filters.update(cut=_cut, number="{:,}".format)
     return environment
 
 
@@ -125,7 +106,3 @@ def _cut(text: object, length: int = _TEXT) -> str:
     """A text of at most `length` characters that any file can hold."""
     whole = str(text).encode(errors="replace").decode()
     return whole if len(whole) <= length else f"{whole[:length].rstrip()} … ({len(whole):,} characters)"
-
-
-def _number(number: int) -> str:
-    return f"{number:,}"

@@ -20,17 +20,8 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from components.data.benchmarks import release
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
-from components.data.benchmarks.release import (
-    LETTERS,
-    find,
-    id_of,
-    parquet_rows,
-    picture_bytes,
-    roots,
-    text_list,
-    text_of,
-)
 from components.data.problems import ItemError, Problem
 from components.data.suite import row_id
 
@@ -43,26 +34,26 @@ COLUMNS = ("pid", "query", "choices", "answer", "question_type", "answer_type", 
 
 def read_mathvista(root: Path) -> Iterator[RawItem | Problem]:
     """All of testmini; raises `DataError` at once when its table is missing."""
-    folders = [f"{base}{data}" for base in roots("MathVista", "mathvista") for data in ("data/", "")]
-    file = find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
-    return parsed(file, enumerate(parquet_rows(root, file, COLUMNS), start=1), _parse)
+    folders = [f"{base}{data}" for base in release.roots("MathVista", "mathvista") for data in ("data/", "")]
+    file = release.find(root, [f"{folder}testmini-*.parquet" for folder in folders], LAYOUT)
+    return parsed(file, enumerate(release.parquet_rows(root, file, COLUMNS), start=1), _parse)
 
 
 def _parse(number: int, item: dict[str, object]) -> Iterator[RawItem]:
-    kind, answer = text_of(item, "question_type"), text_of(item, "answer")
+    kind, answer = release.text_of(item, "question_type"), release.text_of(item, "answer")
     answers: tuple[str, ...] = (answer,)
     if kind == "multi_choice":
-        options = text_list(item["choices"], "choices")
-        if answer not in options or len(options) > len(LETTERS):
+        options = release.text_list(item["choices"], "choices")
+        if answer not in options or len(options) > len(release.LETTERS):
             raise ItemError("wrong field", f"the answer {answer!r:.60} is not one of the choices")
-        answers = (LETTERS[options.index(answer)], answer)
-    elif text_of(item, "answer_type") == "float":
+        answers = (release.LETTERS[options.index(answer)], answer)
+    elif release.text_of(item, "answer_type") == "float":
         answers = (_rounded(answer, item["precision"]),)
     yield RawItem(
-        item_id=row_id(kind, "all", id_of(item, "pid")),
-        turns=question_and_answer(text_of(item, "query"), answers[0]),
+        item_id=row_id(kind, "all", release.id_of(item, "pid")),
+        turns=question_and_answer(release.text_of(item, "query"), answers[0]),
         answers=answers,
-        data=picture_bytes(item["decoded_image"]),
+        data=release.picture_bytes(item["decoded_image"]),
         metric="choice" if kind == "multi_choice" else "number",
     )
 

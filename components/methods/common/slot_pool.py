@@ -16,16 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.methods.common.key_selection import (
-    Alignment,
-    Choice,
-    SelectionRule,
-    Weighting,
-    align_keys,
-    choose,
-    normalize_groups,
-    orthogonal_keys,
-)
+from components.methods.common import key_selection
+from components.methods.common.key_selection import Alignment, Choice, SelectionRule, Weighting, normalize_groups
 
 SHARED = "pool"  # the one group of a shared pool
 
@@ -64,9 +56,9 @@ class SlotPool:
         """
         options, place = self.options, self.competing(index)
         if options.owned or index == 0:
-            fresh = orthogonal_keys(options.group_size, queries.shape[1], options.key_groups, generator)
+            fresh = key_selection.orthogonal_keys(options.group_size, queries.shape[1], options.key_groups, generator)
             self.keys = torch.cat([self.keys, fresh]) if len(self.keys) else fresh
-        trained = align_keys(
+        trained = key_selection.align_keys(
             self.keys[place],
             queries,
             samples,
@@ -84,7 +76,7 @@ class SlotPool:
         options = self.options
         keys = self.keys[allowed]
         similarity = normalize_groups(queries, options.key_groups) @ normalize_groups(keys, options.key_groups).T
-        choice = choose(
+        choice = key_selection.choose(
             similarity,
             top_m=options.top_m,
             weighting=options.weighting,

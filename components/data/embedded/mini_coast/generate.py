@@ -16,7 +16,6 @@ _SCENE = "OpenMoji emoji on our layouts; kinds are our own labels, boxes come fr
 TASKS: dict[str, GeneratedTask] = {
     "chartqa": GeneratedTask(
         make=chart.make_sample,
-        max_new_tokens=8,
         packages=_CHART,
         rendered="charts drawn by us from real country, element and labour tables; colours are random",
     ),
@@ -26,10 +25,9 @@ TASKS: dict[str, GeneratedTask] = {
         packages=("bokeh-sampledata",),
         rendered="cards typeset by us from real records; the OCR tokens in the prompt are the known text",
     ),
-    "iconqa": GeneratedTask(make=icon.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
+    "iconqa": GeneratedTask(make=icon.make_sample, packages=_ICON, rendered=_SCENE),
     "medicalqa": GeneratedTask(
         make=medical.make_sample,
-        max_new_tokens=8,
         packages=_MEDICAL,
         rendered=(
             "real slices and tiles, slightly turned, zoomed and brightened; one template brain cut into slice blocks, "
@@ -38,42 +36,36 @@ TASKS: dict[str, GeneratedTask] = {
     ),
     "conversation": GeneratedTask(
         make=capability.make_conversation,
-        max_new_tokens=8,
         packages=(*_CHART, *_ICON),
         rendered=f"charts of real tables; {_SCENE}; two turns, the last one is scored",
     ),
     "detail": GeneratedTask(make=capability.make_detail, max_new_tokens=48, packages=_ICON, rendered=_SCENE),
     "reasoning": GeneratedTask(
         make=capability.make_reasoning,
-        max_new_tokens=8,
         packages=(*_CHART, *_ICON),
         rendered=f"charts of real tables; {_SCENE}; every question needs two facts",
     ),
     "referring": GeneratedTask(make=capability.make_referring, max_new_tokens=24, packages=_ICON, rendered=_SCENE),
     "charts": GeneratedTask(
         make=shared_wording.make_charts,
-        max_new_tokens=8,
         packages=_CHART,
         rendered=f"charts drawn by us from real country, element and labour tables; colours are random; {_SHARED}",
         draws="pictures",
     ),
     "cards": GeneratedTask(
         make=shared_wording.make_cards,
-        max_new_tokens=8,
         packages=("bokeh-sampledata",),
         rendered=f"cards typeset by us from real records, without OCR tokens; {_SHARED}",
         draws="pictures",
     ),
     "icons": GeneratedTask(
         make=shared_wording.make_icons,
-        max_new_tokens=8,
         packages=_ICON,
         rendered=f"one OpenMoji emoji; kinds are our own labels, colours measured; {_SHARED}",
         draws="pictures",
     ),
     "scans": GeneratedTask(
         make=shared_wording.make_scans,
-        max_new_tokens=8,
         packages=_MEDICAL,
         rendered=f"real slices and tiles, slightly turned, zoomed and brightened; {_SHARED}",
         draws="pictures",

@@ -14,7 +14,6 @@ _SCENE = "OpenMoji emoji on our layouts; kinds are our own labels, colours measu
 TASKS: dict[str, GeneratedTask] = {
     "scienceqa": GeneratedTask(
         make=science.make_sample,
-        max_new_tokens=8,
         packages=("bokeh-sampledata", "plotly", *_ICON),
         rendered=(
             "element cards and charts drawn by us from real tables, OpenMoji animals with our own zoological labels; "
@@ -29,17 +28,15 @@ TASKS: dict[str, GeneratedTask] = {
     ),
     "imagenet": GeneratedTask(
         make=naming.make_sample,
-        max_new_tokens=8,
         packages=_ICON,
         rendered=(
             "one OpenMoji emoji, augmented; all classes occur in both splits, which are split by a hash of the "
             "augmentation's number and never share a picture"
         ),
     ),
-    "gqa": GeneratedTask(make=scene.make_sample, max_new_tokens=8, packages=_ICON, rendered=_SCENE),
+    "gqa": GeneratedTask(make=scene.make_sample, packages=_ICON, rendered=_SCENE),
     "vizwiz": GeneratedTask(
         make=unclear.make_sample,
-        max_new_tokens=8,
         packages=_ICON,
         rendered="one OpenMoji emoji, darkened, blurred or moved out of the picture by us; beyond a limit Unanswerable",
     ),
@@ -51,7 +48,6 @@ TASKS: dict[str, GeneratedTask] = {
     ),
     "vqav2": GeneratedTask(
         make=mixed.make_sample,
-        max_new_tokens=8,
         packages=(*_ICON, *_PHOTO),
         rendered=f"{_SCENE}, over faded quarters of real photographs in about 60 % of the rows",
     ),

@@ -8,17 +8,9 @@ from random import Random
 
 from PIL import Image
 
+from components.data.embedded import facts
 from components.data.embedded.drawing import COLORS, INK, canvas, fit_text
-from components.data.embedded.facts import (
-    Partition,
-    Sample,
-    ask,
-    chart_tables,
-    package_dir,
-    partition_of,
-    read_csv,
-    sampledata,
-)
+from components.data.embedded.facts import Partition, Sample, ask, partition_of, sampledata
 from components.data.embedded.mini_coast import chart
 from components.data.embedded.mini_coast.icon import Icon, draw_single, icons
 from components.data.embedded.mini_coast.prompts import lines
@@ -73,8 +65,8 @@ def _element_source(row: dict[str, str]) -> str:
 @cache
 def _continents(partition: Partition) -> dict[str, str]:
     """Country -> continent."""
-    path = package_dir("plotly", "plotly") / "package_data" / "datasets" / "gapminder.csv.gz"
-    found = {row["country"]: row["continent"] for row in read_csv(path) if row["country"] not in _TWO_CONTINENTS}
+    path = facts.package_dir("plotly", "plotly") / "package_data" / "datasets" / "gapminder.csv.gz"
+    found = {row["country"]: row["continent"] for row in facts.read_csv(path) if row["country"] not in _TWO_CONTINENTS}
     return {name: value for name, value in found.items() if partition_of(_country_source(name)) == partition}
 
 
@@ -138,7 +130,7 @@ def _chart(rng: Random, partition: Partition) -> Sample:
 
 def _figures(rng: Random, partition: Partition) -> Sample:
     """Four figures of a table in a context line, and which of them is the largest or smallest."""
-    table = rng.choice([one for one in chart_tables(partition) if not one.is_series])
+    table = rng.choice([one for one in facts.chart_tables(partition) if not one.is_series])
     distinct = {chart.value_text(mark.value): mark for mark in table.marks}
     marks = rng.sample(list(distinct.values()), min(4, len(distinct)))
     most = rng.random() < 0.5
