@@ -105,14 +105,6 @@ class ScoreHistory:
         }
         return cls(tasks=matrix.tasks, scores=_by_number(matrix), variants=variants)
 
-    def table(self) -> dict[str, list[str | Cell]]:
-        """The matrix by columns: "after", then one column per task."""
-        matrix = self.matrix()
-        columns: dict[str, list[str | Cell]] = {"after": list(matrix.after)}
-        for number, task in enumerate(matrix.tasks):
-            columns[task] = [row[number] for row in matrix.rows]
-        return columns
-
     def markdown(self) -> str:
         """The matrix and its figures as Markdown tables."""
         matrix = self.matrix()

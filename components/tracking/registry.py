@@ -59,13 +59,9 @@ def register(client: MlflowClient, version: Version, *, served: bool) -> None:
             },
             model_id=version.model_id,
         )
-    if version.whole and _beats_the_best(client, version):
+    best = best_version(client, version.name) if version.whole else None
+    if version.whole and (best is None or float(version.tags[SCORE]) > float(best.tags[SCORE])):
         client.set_registered_model_alias(version.name, BEST, str(found.version))
-
-
-def _beats_the_best(client: MlflowClient, version: Version) -> bool:
-    best = best_version(client, version.name)
-    return best is None or float(version.tags[SCORE]) > float(best.tags[SCORE])
 
 
 def best_version(client: MlflowClient, name: str) -> ModelVersion | None:

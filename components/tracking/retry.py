@@ -1,17 +1,29 @@
-"""A circuit breaker for a store that may fail for a while: retry, then warn once, pause, and let the caller go on."""
+"""A store that may fail: its errors as one kind, and a circuit breaker that retries, warns once, pauses and goes on."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import tenacity
 
 from components.core.errors import TrackingError
 from components.core.events import Note
+from components.core.naming import without_secrets
 
 ATTEMPTS = 3  # per call, about 1 s and 2 s apart
 PAUSE_S = 60.0  # how long the breaker stays open after a failure
+MLFLOW_SWITCHES = {  # defaults of MLflow's own; what a user has set stays
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # a run reports to its own store and to nobody else
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the breaker retries by itself and tells the user
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+_TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 
 
 class StoreError(TrackingError):
@@ -22,26 +34,55 @@ class StoreError(TrackingError):
         self.transient = transient
 
 
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn errors of MLflow, its HTTP client and the disk into a one-line `StoreError` without credentials."""
+    for name, value in MLFLOW_SWITCHES.items():  # before MLflow is imported, which reads them
+        os.environ.setdefault(name, value)
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, json.JSONDecodeError) as error:
+        reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
+        if "Max retries exceeded" in reason or "Connection refused" in reason:
+            reason = "nothing answers there"
+        transient = isinstance(error, OSError) or getattr(error, "error_code", None) in _TRANSIENT
+        raise StoreError(reason, transient=transient) from error
+
+
+@contextmanager
+def told(what: str, advice: str) -> Iterator[None]:
+    """The same as a `TrackingError` for people: `what` went wrong, why, and what to do."""
+    try:
+        with translated():
+            yield
+    except StoreError as error:
+        raise TrackingError(f"{what} ({error}); {advice}.") from error
+
+
 class CircuitBreaker:
     """Runs store calls. A failure never raises: `attempt` returns False and `on_note` is warned once per kind."""
 
-    def __init__(self, on_note: Callable[[Note], None] | None, *, wait_s: float = 1.0) -> None:
-        self._on_note, self._wait_s = on_note, wait_s
+    def __init__(self, on_note: Callable[[Note], None] | None) -> None:
+        self._on_note = on_note
         self._paused_until_s = 0.0
         self._warned: set[str] = set()
 
-    def attempt(self, what: str, call: Callable[[], None]) -> bool:
+    def attempt(self, what: str, call: Callable[..., None], *arguments: object) -> bool:
         """True if `call` succeeded; False if it failed or the breaker is open."""
         if time.monotonic() < self._paused_until_s:
             return False
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=self._wait_s),
+            wait=tenacity.wait_exponential(multiplier=1),
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, StoreError) and error.transient),
             reraise=True,
         )
         try:
-            retrying(call)
+            retrying(translated()(call), *arguments)
         except TrackingError as error:
             self._paused_until_s = time.monotonic() + PAUSE_S
             if what not in self._warned:

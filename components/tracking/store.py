@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from components.core.errors import TrackingError
 from components.core.events import Note
 from components.core.naming import flatten_params, metric_names, without_secrets
 from components.tracking.charts import View, view_link
@@ -37,7 +36,7 @@ from components.tracking.config import (
 )
 from components.tracking.moved_storage import follow_moved_storage
 from components.tracking.registry import Version, register
-from components.tracking.retry import StoreError
+from components.tracking.retry import StoreError, told
 from components.tracking.tracker import Point, StreamTracker, points
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT_S = 60  # how long another run may take to make the tables of a new database
 OPEN_TIMEOUT_S = 8  # how long an unreachable server may keep a run from starting
+INSTEAD = "start that server, correct tracking.uri (or MLFLOW_TRACKING_URI), or turn tracking.enabled off"
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 TAG_CHARS, DIGEST_CHARS = 5000, 36  # likewise
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 
 
 def open_tracker(
@@ -65,15 +64,12 @@ def open_tracker(
     resume_run_id: str | None = None,
     *,
     tasks: Sequence[str] = (),
-    description: str | None = None,
     on_note: Callable[[Note], None] | None = None,
 ) -> Tracker:
     """Begin the parent run of a stream, or go on with `resume_run_id`.
 
     `params` may be nested (see `naming.flatten_params`). `tags` should name "stream", "method", "backbone" and
-    "seed"; `tasks` are the stream's, for the charts of their scores. `description` (Markdown) says what question the
-    run answers; by default it is put together from the tags.
-    `on_note` hears of trouble after opening.
+    "seed"; `tasks` are the stream's, for the charts of their scores. `on_note` hears of trouble after opening.
 
     Raises:
         TrackingError: the store cannot be reached within about `OPEN_TIMEOUT_S`, cannot be written, or lacks the run.
@@ -81,17 +77,11 @@ def open_tracker(
     if not config.enabled:
         return Tracker()
     uri = tracking_uri(config, storage)
-    try:
+    with told(f"MLflow at {without_secrets(uri)} cannot be used", INSTEAD):
         store = open_store(uri, config.experiment, storage)
-        tracker = StreamTracker(store, ui=ui_command(uri), tags=tags, description=description, on_note=on_note)
+        tracker = StreamTracker(store, ui=ui_command(uri), tags=tags, on_note=on_note)
         with _waiting_at_most(OPEN_TIMEOUT_S):
             tracker.begin(run_name, flatten_params(params), datasets, resume_run_id, tasks)
-    except StoreError as error:
-        raise TrackingError(
-            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct "
-            "tracking.uri (or MLFLOW_TRACKING_URI), "
-            "or turn tracking.enabled off."
-        ) from error
     return tracker
 
 
@@ -111,7 +101,7 @@ def record_variant(
     """
     uri = tracking_uri(config, storage)
     names = metric_names(matrix.tasks)
-    try:
+    with told(f"MLflow at {without_secrets(uri)} cannot be used", "start that server or put the file back"):
         store = open_store(uri, config.experiment, storage)
         for number, row in enumerate(matrix.rows):
             learned = number if matrix.has_zero_shot else number + 1
@@ -121,23 +111,19 @@ def record_variant(
             store.put_points(run_id, points(values, step=learned))
         content = matrix.to_dict(stream="", method="", backbone="", seed=0, extra=facts)
         store.put_json(run_id, content, f"{variant}_matrix.json")
-    except StoreError as error:
-        raise TrackingError(f"MLflow at {without_secrets(uri)} cannot be used ({error}).") from error
 
 
 def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
-    """Import mlflow, connect, and find or create the experiment."""
-    _prepare_environment()
-    with _translated():
-        _check_reachable(uri)
-        from mlflow import MlflowClient
+    """Import mlflow, connect, and find or create the experiment; to be called in `retry.translated`."""
+    _check_reachable(uri)
+    from mlflow import MlflowClient
 
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
-            follow_moved_storage(uri, storage)
-            client = MlflowClient(tracking_uri=uri)
-            return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
+        follow_moved_storage(uri, storage)
+        client = MlflowClient(tracking_uri=uri)
+        return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
@@ -184,7 +170,7 @@ def _alone_at(uri: str) -> Iterator[None]:
 
 
 class MlflowStore:
-    """`tracker.Store` over one MLflow experiment."""
+    """One MLflow experiment. Calls raise what MLflow raises (see `retry.translated`); repeating one does no harm."""
 
     def __init__(self, client: MlflowClient, experiment_id: str, *, served: bool) -> None:
         self._client, self._experiment_id, self._served = client, experiment_id, served
@@ -193,122 +179,107 @@ class MlflowStore:
         known = {"mlflow.source.type": "JOB", "mlflow.source.name": Path(sys.argv[0]).name or "littoral"}
         if user := os.environ.get("USER"):
             known["mlflow.user"] = user
-        with _translated():
-            run = self._client.create_run(self._experiment_id, run_name=name, tags=known | _short(tags))
-            return run.info.run_id
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=known | _short(tags))
+        return run.info.run_id
 
     def reopen_run(self, run_id: str) -> dict[str, str]:
-        with _translated():
-            run = self._client.get_run(run_id)
-            if run.info.lifecycle_stage == "deleted":
-                raise StoreError(f"the run {run_id} was deleted there; restore it", transient=False)
-            self._experiment_id = run.info.experiment_id
-            self._client.update_run(run_id, status="RUNNING")
-            return dict(run.data.params)
+        """Reopen a run and return the parameters it has so far."""
+        run = self._client.get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
+            raise StoreError(f"the run {run_id} was deleted there; restore it", transient=False)
+        self._experiment_id = run.info.experiment_id
+        self._client.update_run(run_id, status="RUNNING")
+        return dict(run.data.params)
 
     def close_run(self, run_id: str, status: Status) -> None:
-        with _translated():
-            self._client.set_terminated(run_id, status)
+        self._client.set_terminated(run_id, status)
 
     def children(self, run_id: str) -> dict[str, str]:
-        with _translated():
-            runs = self._client.search_runs([self._experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
-            return {run.data.tags["task"]: run.info.run_id for run in runs if "task" in run.data.tags}
+        """Task name -> run id of the runs below a stream's run."""
+        runs = self._client.search_runs([self._experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+        return {run.data.tags["task"]: run.info.run_id for run in runs if "task" in run.data.tags}
 
     def unfinished(self, run_id: str) -> list[str]:
+        """Run ids of the tasks below a stream's run whose status is not FINISHED."""
         below = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.status != 'FINISHED'"
-        with _translated():
-            runs = self._client.search_runs([self._experiment_id], below)
-            return [run.info.run_id for run in runs if "task" in run.data.tags]
+        runs = self._client.search_runs([self._experiment_id], below)
+        return [run.info.run_id for run in runs if "task" in run.data.tags]
 
     def last_step(self, run_id: str, key: str) -> int:
-        with _translated():
-            return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
+        return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
 
     def put_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         entities = [Param(key, value) for key, value in params.items()]
-        with _translated():
-            for start in range(0, len(entities), PARAMS_PER_BATCH):
-                self._client.log_batch(run_id, params=entities[start : start + PARAMS_PER_BATCH], synchronous=True)
+        for start in range(0, len(entities), PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=entities[start : start + PARAMS_PER_BATCH], synchronous=True)
 
     def put_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        with _translated():
-            entities = [RunTag(key, value) for key, value in _short(tags).items()]
-            self._client.log_batch(run_id, tags=entities, synchronous=True)
+        entities = [RunTag(key, value) for key, value in _short(tags).items()]
+        self._client.log_batch(run_id, tags=entities, synchronous=True)
 
     def put_points(self, run_id: str, points: Sequence[Point], model_id: str | None = None) -> None:
         from mlflow.entities import Metric
 
         names = {point.key: "/".join(metric_names([part])[part] for part in point.key.split("/")) for point in points}
         entities = [Metric(names[p.key], p.value, p.timestamp_ms, p.step, model_id=model_id) for p in points]
-        with _translated():
-            for start in range(0, len(entities), METRICS_PER_BATCH):
-                self._client.log_batch(run_id, metrics=entities[start : start + METRICS_PER_BATCH], synchronous=True)
+        for start in range(0, len(entities), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=entities[start : start + METRICS_PER_BATCH], synchronous=True)
 
     def put_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None:
         if records:
-            with _translated():
-                self._client.log_inputs(run_id, datasets=[_dataset_input(record) for record in records])
+            self._client.log_inputs(run_id, datasets=[_dataset_input(record) for record in records])
 
     def put_image(self, run_id: str, key: str, image: Image, step: int) -> None:
-        with _translated():
-            self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
+        self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
 
     def put_json(self, run_id: str, content: Mapping[str, object], file: str) -> None:
-        with _translated():
-            self._client.log_dict(run_id, dict(content), file)
+        self._client.log_dict(run_id, dict(content), file)
 
     def get_json(self, run_id: str, file: str) -> dict[str, object] | None:
-        with _translated():
-            if not any(item.path == file for item in self._client.list_artifacts(run_id)):
-                return None
-            with tempfile.TemporaryDirectory() as folder:
-                content = json.loads(Path(self._client.download_artifacts(run_id, file, folder)).read_text("utf-8"))
+        if not any(item.path == file for item in self._client.list_artifacts(run_id)):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            content = json.loads(Path(self._client.download_artifacts(run_id, file, folder)).read_text("utf-8"))
         return content if isinstance(content, dict) else None
 
-    def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None:
+    def put_table(self, run_id: str, columns: Sequence[str], rows: Sequence[Sequence[object]], file: str) -> None:
         # MlflowClient.log_table would append to a table that is already there; this replaces it.
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        with _translated():
-            tag = self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]")
-            tables = json.loads(tag)
-            self._client.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}), file)
-            if {"path": file, "type": "table"} not in tables:
-                tables.append({"path": file, "type": "table"})
-                self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(tables))
+        tag = self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]")
+        tables = json.loads(tag)
+        self._client.log_text(run_id, json.dumps({"columns": columns, "data": rows}), file)
+        if {"path": file, "type": "table"} not in tables:
+            tables.append({"path": file, "type": "table"})
+            self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(tables))
 
     def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str:
         from mlflow.entities import LoggedModelOutput
 
         legal = metric_names([name.replace(".", "_")])[name.replace(".", "_")]
-        with _translated():
-            query = f"name = '{legal}' AND source_run_id = '{run_id}'"
-            found = self._client.search_logged_models([self._experiment_id], query, max_results=1)
-            if found:
-                return found[0].model_id
-            known = _short(tags) | {"mlflow.model.isExternal": "true"}
-            model = self._client.create_logged_model(
-                self._experiment_id, name=legal, source_run_id=run_id, tags=known, model_type="adapter"
-            )
-            self._client.finalize_logged_model(model.model_id, "READY")
-            self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-            return model.model_id
+        query = f"name = '{legal}' AND source_run_id = '{run_id}'"
+        found = self._client.search_logged_models([self._experiment_id], query, max_results=1)
+        if found:
+            return found[0].model_id
+        known = _short(tags) | {"mlflow.model.isExternal": "true"}
+        model = self._client.create_logged_model(
+            self._experiment_id, name=legal, source_run_id=run_id, tags=known, model_type="adapter"
+        )
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        return model.model_id
 
     def put_view(self, view: View) -> None:
-        with _translated():
-            self._client.set_experiment_tag(self._experiment_id, *view.tag)
+        self._client.set_experiment_tag(self._experiment_id, *view.tag)
 
     def view_link(self, key: str) -> str:
         return view_link(without_secrets(self._client.tracking_uri), self._experiment_id, key)
 
     def put_version(self, version: Version) -> None:
-        with _translated():
-            plain = replace(version, source=without_secrets(version.source), tags=_short(version.tags))
-            register(self._client, plain, served=self._served)
+        plain = replace(version, source=without_secrets(version.source), tags=_short(version.tags))
+        register(self._client, plain, served=self._served)
 
 
 def _dataset_input(record: DatasetRecord) -> DatasetInput:
@@ -326,35 +297,6 @@ def _dataset_input(record: DatasetRecord) -> DatasetInput:
 
 def _short(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: without_secrets(value)[:TAG_CHARS] for key, value in tags.items()}
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn errors of MLflow, its HTTP client and the disk into a one-line `StoreError` without credentials."""
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, json.JSONDecodeError) as error:
-        reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
-        if "Max retries exceeded" in reason or "Connection refused" in reason:
-            reason = "nothing answers there"
-        transient = isinstance(error, OSError) or getattr(error, "error_code", None) in _TRANSIENT
-        raise StoreError(reason, transient=transient) from error
-
-
-def _prepare_environment() -> None:
-    """Defaults of MLflow's own switches; what a user has set stays."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",  # a run reports to its own store and to nobody else
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the tracker retries by itself and tells the user
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.errors import TrackingError
 from components.core.naming import flatten_params, without_secrets
 from components.tracking.charts import sweep_view
 from components.tracking.config import Status, TrackingConfig, tracking_uri
-from components.tracking.retry import StoreError
-from components.tracking.store import open_store
+from components.tracking.retry import told
+from components.tracking.store import INSTEAD, MlflowStore, open_store
 from components.tracking.tracker import points
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from components.tracking.tracker import Store
+NOT_TAKEN = ("MLflow did not take what the sweep found", "its folder holds all of it")
 
 
 class SweepTracker:
     """Records a sweep; without a store it records nothing."""
 
-    def __init__(self, store: Store | None = None, run_id: str | None = None) -> None:
+    def __init__(self, store: MlflowStore | None = None, run_id: str | None = None) -> None:
         self._store, self.run_id = store, run_id
         self.view: str | None = None  # the link to the trials, with charts laid out
 
@@ -39,7 +37,7 @@ class SweepTracker:
         """Record what the sweep found: the best setting's figures and values, the table and the picture."""
         if self._store is None or self.run_id is None:
             return
-        with _told():
+        with told(*NOT_TAKEN):
             self._store.put_points(self.run_id, points(figures, step=0))
             self._store.put_json(self.run_id, {name: str(value) for name, value in best.items()}, "best.json")
             self._store.put_tags(self.run_id, {"mlflow.note.content": "\n".join(table)})
@@ -48,19 +46,8 @@ class SweepTracker:
 
     def finish(self, status: Status) -> None:
         if self._store is not None and self.run_id is not None:
-            with _told():
+            with told(*NOT_TAKEN):
                 self._store.close_run(self.run_id, status)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Trouble with the store as one sentence."""
-    try:
-        yield
-    except StoreError as error:
-        raise TrackingError(
-            f"MLflow did not take what the sweep found ({error}); its folder holds all of it."
-        ) from error
 
 
 def open_sweep_tracker(
@@ -80,7 +67,7 @@ def open_sweep_tracker(
     if not config.enabled:
         return SweepTracker()
     uri = tracking_uri(config, storage)
-    try:
+    with told(f"MLflow at {without_secrets(uri)} cannot be used", INSTEAD):
         store = open_store(uri, config.experiment, storage)
         run_id = resume_run_id or store.create_run(name, {"kind": "sweep"})
         known = store.reopen_run(run_id)
@@ -88,12 +75,6 @@ def open_sweep_tracker(
         store.put_params(run_id, {key: value for key, value in flat.items() if key not in known})
         view = sweep_view(name, run_id, fields, metrics)
         store.put_view(view)
-    except StoreError as error:
-        raise TrackingError(
-            f"MLflow at {without_secrets(uri)} cannot be used ({error}); start that server, correct "
-            "tracking.uri (or MLFLOW_TRACKING_URI), "
-            "or turn tracking.enabled off."
-        ) from error
     tracker = SweepTracker(store, run_id)
     tracker.view = store.view_link(view.key)
     return tracker

@@ -1,4 +1,4 @@
-"""Turns the events of a stream into calls of a store, buffering while it is down. Knows no MLflow (see `Store`)."""
+"""Turns the events of a stream into calls of a store, buffering while it is down. Knows no MLflow but the store."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from components.core.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit, metric_names
 from components.evaluation.decisions import DECISIONS_FILE
 from components.evaluation.matrix import MATRIX_FILE
-from components.tracking.charts import View, stream_view
+from components.tracking.charts import stream_view
 from components.tracking.config import DatasetRecord, Status, Tracker
 from components.tracking.history import ScoreHistory
 from components.tracking.registry import LEARNED, SCORE, Version, registered_name
 from components.tracking.retry import CircuitBreaker
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from components.tracking.store import MlflowStore
 
 SEND_EVERY_S = 2.0  # step metrics are collected for this long
 MAX_WAITING_POINTS = 20_000  # kept through an outage; the oldest go first
@@ -35,38 +35,6 @@ class Point:
     value: float
     step: int
     timestamp_ms: int
-
-
-class Store(Protocol):
-    """What recording needs from MLflow. Every call may raise `retry.StoreError`; repeating one does no harm."""
-
-    def create_run(self, name: str, tags: Mapping[str, str]) -> str: ...
-    def reopen_run(self, run_id: str) -> dict[str, str]:
-        """Reopen a run and return the parameters it has so far."""
-        ...
-
-    def close_run(self, run_id: str, status: Status) -> None: ...
-    def children(self, run_id: str) -> dict[str, str]:
-        """Task name -> run id of the runs below a stream's run."""
-        ...
-
-    def unfinished(self, run_id: str) -> list[str]:
-        """Run ids of the tasks below a stream's run whose status is not FINISHED."""
-        ...
-
-    def last_step(self, run_id: str, key: str) -> int: ...
-    def put_params(self, run_id: str, params: Mapping[str, str]) -> None: ...
-    def put_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
-    def put_points(self, run_id: str, points: Sequence[Point], model_id: str | None = None) -> None: ...
-    def put_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None: ...
-    def put_image(self, run_id: str, key: str, image: Image, step: int) -> None: ...
-    def put_json(self, run_id: str, content: Mapping[str, object], file: str) -> None: ...
-    def get_json(self, run_id: str, file: str) -> dict[str, object] | None: ...
-    def put_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None: ...
-    def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str: ...
-    def put_version(self, version: Version) -> None: ...
-    def put_view(self, view: View) -> None: ...
-    def view_link(self, key: str) -> str: ...
 
 
 @dataclass(kw_only=True)
@@ -85,19 +53,16 @@ class StreamTracker(Tracker):
 
     def __init__(
         self,
-        store: Store,
+        store: MlflowStore,
         *,
         ui: str,
         tags: Mapping[str, str],
-        description: str | None = None,
         on_note: Callable[[Note], None] | None = None,
     ) -> None:
         self._store, self._tags, self.ui = store, dict(tags), ui
-        self._description = description or _question(tags)
         self._breaker = CircuitBreaker(on_note)
         self._history = ScoreHistory()
-        self._waiting_rows: list[RowScored] = []
-        self._waiting_suites: list[SuitesScored] = []
+        self._waiting: list[RowScored | SuitesScored] = []
         self._children: list[_Child] = []  # the last one is learning; earlier ones could not be closed yet
         self._last_sent_s = 0.0
 
@@ -150,13 +115,10 @@ class StreamTracker(Tracker):
                 self._collect(event)
                 if time.monotonic() - self._last_sent_s >= SEND_EVERY_S:
                     self._send_children()
-            case RowScored():
+            case RowScored() | SuitesScored():
                 self._send_children()
-                self._waiting_rows.append(event)
-                self._send_rows()
-            case SuitesScored():
-                self._waiting_suites.append(event)
-                self._send_suites()
+                self._waiting.append(event)
+                self._send_scores()
             case _:
                 pass  # notes and progress are for the console
 
@@ -165,16 +127,14 @@ class StreamTracker(Tracker):
         self._breaker.end_pause()
         self._end_children(status)
         self._send_children()
-        self._send_rows()
-        self._send_suites()
+        self._send_scores()
         if status == "FINISHED":
             self._breaker.attempt("tasks of interrupted runs", self._close_interrupted)
-        closed = self._breaker.attempt("the end of the run", lambda: self._store.close_run(self._parent, status))
-        if self._children or self._waiting_rows or self._waiting_suites or not closed:
+        closed = self._breaker.attempt("the end of the run", self._store.close_run, self._parent, status)
+        if self._children or self._waiting or not closed:
             self._breaker.warn(
-                f"MLflow could not be reached at the end and lacks {len(self._waiting_rows)} rows of the score matrix, "
-                f"{len(self._waiting_suites)} of the general suites and the curves of {len(self._children)} tasks; the "
-                "run's own files are whole."
+                f"MLflow could not be reached at the end and lacks {len(self._waiting)} rows of scores and the curves "
+                f"of {len(self._children)} tasks; the run's own files are whole."
             )
 
     def _close_interrupted(self) -> None:
@@ -209,7 +169,7 @@ class StreamTracker(Tracker):
     def _send_children(self) -> None:
         """Send all that is buffered, task by task; stop at the first call that fails."""
         self._last_sent_s = time.monotonic()
-        while self._children and self._breaker.attempt("training metrics", lambda: self._send_child(self._children[0])):
+        while self._children and self._breaker.attempt("training metrics", self._send_child, self._children[0]):
             if self._children[0].ended is None:
                 return
             del self._children[0]
@@ -236,15 +196,19 @@ class StreamTracker(Tracker):
         child.waiting += points(values, step=event.update)
         del child.waiting[:-MAX_WAITING_POINTS]
 
-    # ---- rows of the score matrix
+    # ---- scores
 
-    def _send_rows(self) -> None:
-        """Record the buffered rows in order; those that could not be sent stay buffered."""
-        while self._waiting_rows:
-            row = self._waiting_rows[0]
-            if not self._breaker.attempt("scores", lambda row=row: self._record_row(row)):
+    def _send_scores(self) -> None:
+        """Record the buffered rows and suites in order; those that could not be sent stay buffered."""
+        while self._waiting:
+            event = self._waiting[0]
+            if isinstance(event, RowScored):
+                taken = self._breaker.attempt("scores", self._record_row, event)
+            else:
+                taken = self._breaker.attempt("general suites", self._record_suites, event)
+            if not taken:
                 return
-            del self._waiting_rows[0]
+            del self._waiting[0]
 
     def _record_row(self, row: RowScored) -> None:
         """One row on the parent run. score_matrix.json comes last: a row that is in it is recorded whole."""
@@ -267,8 +231,11 @@ class StreamTracker(Tracker):
         if row.decisions:
             self._store.put_json(run_id, row.decisions, DECISIONS_FILE)
         if row.samples:
-            self._store.put_table(run_id, _columns(row.samples), f"predictions_sample/{step:02d}.json")
-        self._store.put_table(run_id, history.table(), "score_matrix_table.json")
+            names = list(dict.fromkeys(name for sample in row.samples for name in sample))
+            cells = [[sample.get(name, "") for name in names] for sample in row.samples]
+            self._store.put_table(run_id, names, cells, f"predictions_sample/{step:02d}.json")
+        lines = [[after, *scores] for after, scores in zip(history.matrix().after, history.matrix().rows, strict=True)]
+        self._store.put_table(run_id, ["after", *history.tasks], lines, "score_matrix_table.json")
         self._store.put_json(run_id, history.to_content(self._tags), MATRIX_FILE)
         self._history = history
         self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
@@ -294,16 +261,6 @@ class StreamTracker(Tracker):
             self._store.put_version(version)
         return model_id
 
-    # ---- general suites
-
-    def _send_suites(self) -> None:
-        """Record the buffered results in order; those that could not be sent stay buffered."""
-        while self._waiting_suites:
-            event = self._waiting_suites[0]
-            if not self._breaker.attempt("general suites", lambda event=event: self._record_suites(event)):
-                return
-            del self._waiting_suites[0]
-
     def _record_suites(self, event: SuitesScored) -> None:
         """general/SUITE and, beside it, every other figure of the suite, at step = tasks learned."""
         names, step, run_id = metric_names(list(event.figures)), event.tasks_learned, self._parent
@@ -321,9 +278,8 @@ class StreamTracker(Tracker):
         return " on ".join(name for name in names if name) or "Score matrix"
 
     def _note_content(self) -> str:
-        if not self._history.scores:
-            return self._description
-        return f"{self._description}\n\n{self._history.markdown()}\n"
+        question = _question(self._tags)
+        return f"{question}\n\n{self._history.markdown()}\n" if self._history.scores else question
 
 
 def points(values: Mapping[str, float], *, step: int) -> list[Point]:
@@ -333,18 +289,13 @@ def points(values: Mapping[str, float], *, step: int) -> list[Point]:
     return [Point(key=key, value=value, step=step, timestamp_ms=now) for key, value in finite.items()]
 
 
-def _columns(records: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
-    names = list(dict.fromkeys(name for record in records for name in record))
-    return {name: [record.get(name, "") for record in records] for name in names}
-
-
 def _code_tags() -> dict[str, str]:
     commit = git_commit()
     return {"code_fingerprint": code_fingerprint()} | ({} if commit is None else {"mlflow.source.git.commit": commit})
 
 
 def _question(tags: Mapping[str, str]) -> str:
-    """The default description of a run: the question that it answers."""
+    """The description of a run: the question that it answers."""
     return (
         f"**Question.** Taught the stream `{tags.get('stream', '?')}` task by task with `{tags.get('method', '?')}` on "
         f"`{tags.get('backbone', '?')}` (seed {tags.get('seed', '?')}): how well is each task learned, and how much of "
