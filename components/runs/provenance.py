@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit
@@ -53,7 +55,7 @@ def session(*, cores: int, gpu: bool) -> Facts:
             "cpu": _cpu_model(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "cores_used": cores,
-            "memory_gib": _memory_gib(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": _gpus() if gpu else [],
         },
     }
@@ -80,13 +82,6 @@ def _cpu_model() -> str:
         return platform.processor() or UNKNOWN
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or UNKNOWN
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError):
-        return None
 
 
 def _gpus() -> list[str]:
