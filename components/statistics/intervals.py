@@ -36,7 +36,7 @@ SAME = 1e-9  # points; resampled sums that differ by less are one value
 
 
 class StatisticsError(ConfigError, ValueError):
-    """Too few runs, or a level outside 0..1."""
+    """Too few runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +74,24 @@ class Variance:
         return max(self.between_rows - self.interplay, 0.0)
 
 
-def over_rows(figure: Contributions, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def over_rows(figure: Contributions, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Percentile bootstrap over test rows within each task, for these runs as they are."""
-    _require_level(level)
     draws = np.random.default_rng(seed)
     sums = np.zeros(resamples)
     for rows in figure.row_means().values():
         # drawing n rows with replacement = drawing how often each distinct value comes: exact, and quick for scores
         values, counts = np.unique(rows, return_counts=True)
         sums += draws.multinomial(len(rows), counts / len(rows), size=resamples) @ values / len(rows)
-    low, high = np.quantile(sums, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate=float(figure.values().mean()), low=float(low), high=float(high), level=level)
+    low, high = np.quantile(sums, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(estimate=float(figure.values().mean()), low=float(low), high=float(high))
 
 
-def over_both(figure: Contributions, *, level: float = LEVEL) -> Interval:
+def over_both(figure: Contributions) -> Interval:
     """Over test rows and seeds together; raises `StatisticsError` for fewer than two runs."""
-    _require_level(level)
-    variance = variance_of(figure)
-    return _student(float(figure.values().mean()), math.sqrt(variance.total), variance.freedom, level)
+    variance, mean = variance_of(figure), float(figure.values().mean())
+    error = math.sqrt(variance.total)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, variance.freedom)) * error if error else 0.0
+    return Interval(estimate=mean, low=mean - reach, high=mean + reach)
 
 
 def variance_of(figure: Contributions) -> Variance:
@@ -133,17 +133,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (count - rank) * p_values[place]))
         adjusted[place] = highest
     return adjusted
-
-
-def _student(mean: float, error: float, freedom: float, level: float) -> Interval:
-    if error == 0.0:
-        return Interval(estimate=mean, low=mean, high=mean, level=level)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(estimate=mean, low=mean - reach, high=mean + reach, level=level)
-
-
-def _require_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise StatisticsError(
-            f"an interval of level {level} does not exist; give a share between 0 and 1, such as 0.95."
-        )

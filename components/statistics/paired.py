@@ -2,10 +2,8 @@
 
 Everything is computed on differences between one seed's two runs on one row, which removes how hard the row is. A claim
 about methods has to hold for other seeds too, so it takes three common seeds, and the t test of `intervals.over_both`
-decides. Fewer give no verdict and no p value of the methods. Two sign-flip tests are reported too: over rows (under the
-null hypothesis either run could have had either score; it calls two runs of one method different too often, so it
-is about these runs only), and over seeds (exact; with R seeds never below 2 / 2^R, so never significant at 5 % with
-fewer than six).
+decides. Fewer give no verdict and no p value of the methods. A sign-flip test over rows is about two single runs: under
+the null hypothesis either could have had either score. It calls two runs of one method different too often.
 """
 
 from __future__ import annotations
@@ -13,28 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from components.statistics.contributions import Contributions, Draw
-from components.statistics.intervals import (
-    LEVEL,
-    RESAMPLES,
-    SAME,
-    Interval,
-    Variance,
-    holm,
-    over_both,
-    over_rows,
-    variance_of,
-)
+from components.statistics.intervals import LEVEL, SAME, Interval, Variance, holm, over_both, over_rows, variance_of
 
 POWER = 0.8
+FLIPS = 9999  # random draws of signs
 MOST_SEEDS = 200  # more than anyone would run
-MOST_FLIPPED = 16  # seeds whose signs are flipped in every way; more are drawn
 LEAST_SEEDS = 3  # for a verdict on methods
 MOST_ROWS = 50.0  # times as many test rows as there are: more than anyone would collect
 
@@ -50,7 +37,6 @@ class Comparison:
     difference: Interval  # over rows and seeds; over rows only for one run of each
     p: float | None  # two-sided, of the methods; None below three seeds
     p_rows: float  # sign flips over test rows, these runs as they are
-    p_seeds: float | None  # sign flips over seeds; None for one run of each
     effect: float | None  # Cohen's d_z over test rows within tasks; None where every row differs by the same
     rows_above: int  # pairs of answers (one seed, one row) where the first adds more to the figure
     rows_below: int
@@ -73,11 +59,11 @@ class Comparison:
         return self.p_rows if len(self.draws) == 1 else self.p
 
 
-def compare(first: Contributions, second: Contributions, *, seed: int = 0) -> Comparison:
+def compare(first: Contributions, second: Contributions) -> Comparison:
     """First minus second, over their common seeds and orders; raises `MatrixError` for none or for other test rows."""
     pairs = first.minus(second)
     several = len(pairs.draws) > 1
-    difference = over_both(pairs) if several else over_rows(pairs, seed=seed)
+    difference = over_both(pairs) if several else over_rows(pairs)
     variance = variance_of(pairs) if several else None
     enough = len({draw.seed for draw in pairs.draws}) >= LEAST_SEEDS
     signs = np.concatenate([np.sign(np.where(abs(rows) < SAME, 0.0, rows)).ravel() for rows in pairs.by_task.values()])
@@ -86,8 +72,7 @@ def compare(first: Contributions, second: Contributions, *, seed: int = 0) -> Co
         draws=pairs.draws,
         difference=difference,
         p=_student_p(difference.estimate, variance) if variance is not None and enough else None,
-        p_rows=flip_rows(pairs, seed=seed),
-        p_seeds=flip_seeds(pairs, seed=seed) if several else None,
+        p_rows=flip_rows(pairs),
         effect=effect_size(pairs),
         rows_above=int((signs > 0).sum()),
         rows_below=int((signs < 0).sum()),
@@ -96,7 +81,7 @@ def compare(first: Contributions, second: Contributions, *, seed: int = 0) -> Co
     )
 
 
-def flip_rows(pairs: Contributions, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+def flip_rows(pairs: Contributions, *, resamples: int = FLIPS, seed: int = 0) -> float:
     """P value of flipping the sign of each row's difference (averaged over the runs), by random draws."""
     steps = np.concatenate([rows / len(rows) for rows in pairs.row_means().values()])
     sizes, counts = np.unique(np.round(abs(steps), 12), return_counts=True)
@@ -104,16 +89,6 @@ def flip_rows(pairs: Contributions, *, resamples: int = RESAMPLES, seed: int = 0
     positive = np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(counts)))
     sums = (2 * positive - counts) @ sizes
     return float((1 + (abs(sums) >= abs(steps.sum()) - SAME).sum()) / (1 + resamples))
-
-
-def flip_seeds(pairs: Contributions, *, seed: int = 0) -> float:
-    """P value of flipping the sign of each seed's difference: all ways for up to 16 seeds, random draws for more."""
-    values = pairs.values()
-    if len(values) <= MOST_FLIPPED:
-        signs = np.array(list(product((-1, 1), repeat=len(values))))
-        return float((abs(signs @ values) >= abs(values.sum()) - SAME).mean())
-    signs = np.random.default_rng(seed).choice((-1, 1), size=(RESAMPLES, len(values)))
-    return float((1 + (abs(signs @ values) >= abs(values.sum()) - SAME).sum()) / (1 + RESAMPLES))
 
 
 def effect_size(pairs: Contributions) -> float | None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 from simulated_runs import SHARES, final_averages, true_average
 
 from components.evaluation.matrix import MatrixError
@@ -18,7 +17,6 @@ from components.statistics.paired import (
     compare,
     effect_size,
     flip_rows,
-    flip_seeds,
     kind_of,
     p_text,
     power_of,
@@ -47,13 +45,6 @@ def two_methods(draws: np.random.Generator, num_runs: int, shift: float, seed_ef
         for better in (0.0, shift)
     )
     return second.minus(first)
-
-
-def test_flipping_seeds_is_scipys_exact_test() -> None:
-    values = [3.1, 2.2, -0.4, 4.0, 1.7, 2.9]
-    expected = stats.permutation_test((np.array(values),), np.sum, permutation_type="samples", n_resamples=np.inf)
-    assert flip_seeds(one_task([[v, v] for v in values])) == pytest.approx(expected.pvalue)
-    assert flip_seeds(one_task([[v, v] for v in (5.0, 6.0, 7.0)])) == 0.25, "three seeds cannot say more"
 
 
 def test_flipping_rows_is_the_exact_sign_test() -> None:
@@ -164,7 +155,7 @@ def test_verdicts_in_words() -> None:
     assert verdict(far, "a", "b", adjusted_p=0.2).startswith("not distinguishable")
     assert "a forgets" in verdict(replace(far, figure="forgetting"), "a", "b")
     single = compare(one_task([[100.0] * 20]), one_task([[0.0] * 10 + [100.0] * 10]))
-    assert (single.rows_above, single.rows_below, single.p_seeds) == (10, 0, None)
+    assert (single.rows_above, single.rows_below, single.p) == (10, 0, None)
     assert verdict(single, "a", "b").startswith(
         "no verdict, one seed: a ends 50.0 points above b, more than the test rows explain, p = 0.00"
     )

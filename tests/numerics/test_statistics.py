@@ -123,8 +123,6 @@ def test_the_variance_in_parts_by_hand() -> None:
     assert variance.total == 0.0625
     with pytest.raises(StatisticsError, match="at least two seeds"):
         over_both(one_task([[1, 0]]))
-    with pytest.raises(StatisticsError, match="level 95 does not exist"):
-        over_both(one_task([[1, 0], [1, 1]]), level=95)
 
 
 def test_over_both_has_the_simple_intervals_as_its_limits() -> None:
