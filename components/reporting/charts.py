@@ -23,8 +23,8 @@ from components.statistics.mean_std import MeanStd
 
 # Told apart from white and from the dark page by 3 : 1 or more; repeated with another dash.
 COLOURS = ("#0072b2", "#c4520a", "#008a64", "#b0568f", "#957000", "#7b61d6", "#6b7785")
-DASHES = {"solid": "", "dash": "6 3", "dot": "2 2"}  # Plotly's name -> SVG's dash array
-SYMBOLS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼"}
+DASHES = (("solid", ""), ("dash", "6 3"), ("dot", "2 2"))
+SYMBOLS = (("circle", "●"), ("square", "■"), ("diamond", "◆"), ("triangle-up", "▲"), ("triangle-down", "▼"))
 _LABEL = 18  # characters of a bar's name on one line
 _PARTS = {  # figure -> name, colour, pattern
     "forgetting_routing_error": ("routing error", COLOURS[1], "/"),
@@ -51,41 +51,28 @@ class Look:
 
     number: int
     line: str
-
-    @property
-    def colour(self) -> str:
-        """Of line and marker."""
-        return COLOURS[self.number % len(COLOURS)]
-
-    @property
-    def dash(self) -> str:
-        """Plotly's name."""
-        return list(DASHES)[self.number // len(COLOURS) % len(DASHES)]
-
-    @property
-    def symbol(self) -> str:
-        """Plotly's name."""
-        return list(SYMBOLS)[self.number % len(SYMBOLS)]
-
-    @property
-    def dash_array(self) -> str:
-        """The dash as SVG has it."""
-        return DASHES[self.dash]
-
-    @property
-    def mark(self) -> str:
-        """The marker as a character."""
-        return SYMBOLS[self.symbol]
+    colour: str
+    dash: tuple[str, str]  # Plotly's name and SVG's dash array
+    symbol: tuple[str, str]  # Plotly's name and the character
 
 
 def looks(lines: Sequence[str]) -> list[Look]:
-    """One look for each line."""
-    return [Look(number=number, line=line.replace("`", "")) for number, line in enumerate(lines)]
+    """One look for each line: another dash when the colours are used up."""
+    return [
+        Look(
+            number=number,
+            line=line.replace("`", ""),
+            colour=COLOURS[number % len(COLOURS)],
+            dash=DASHES[number // len(COLOURS) % len(DASHES)],
+            symbol=SYMBOLS[number % len(SYMBOLS)],
+        )
+        for number, line in enumerate(lines)
+    ]
 
 
 def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> PageChart:
     """Lines over the stream with error bars, slightly apart so that equal scores are seen; traces by `looks`."""
-    figure = go.Figure(layout=_layout(bottom=10))
+    figure = go.Figure(layout=_layout())
     apart = min(0.06, 0.5 / len(lines))
     for look, line in zip(looks(lines), lines, strict=True):
         points = curves.of(line)
@@ -103,8 +90,8 @@ def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> PageChart:
                 "width": 2,
             },
             mode="lines+markers",
-            line={"color": look.colour, "dash": look.dash, "width": 2},
-            marker={"symbol": look.symbol, "size": 8},
+            line={"color": look.colour, "dash": look.dash[0], "width": 2},
+            marker={"symbol": look.symbol[0], "size": 8},
             text=[_plain(f"{look.line}, after {point.after}: {point.text}") for point in known],
             hovertemplate="%{text}<extra></extra>",
             name=_plain(look.line),
@@ -121,13 +108,13 @@ def curve_chart(number: int, curves: Curves, lines: Sequence[str]) -> PageChart:
     figure.update_yaxes(range=[0, 102], title="score", dtick=20)
     last = [f"{point.line.replace('`', '')} {point.text}" for point in curves.points if point.after == curves.after[-1]]
     says = f"Line chart, {curves.title}, after each task. After {curves.after[-1]}: {'; '.join(last)}."
-    return PageChart(id=f"curve-{number}", says=says, figure=_as_plain(figure))
+    return PageChart(id=f"curve-{number}", says=says, figure=figure.to_plotly_json())
 
 
 def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]) -> PageChart:
     """Bars of forgetting's two parts under `variant`, one bar a line; `parts` by line, of each seed."""
-    figure = go.Figure(layout=_layout(bottom=10, legend=True))
-    names = {line: _wrapped(line.replace("`", "")) for line in parts}
+    figure = go.Figure(layout=_layout(legend=True))
+    names = {line: "<br>".join(map(_plain, textwrap.wrap(line.replace("`", ""), _LABEL))) for line in parts}
     for part in SPLITS[variant]:
         name, colour, pattern = _PARTS[part]
         means = [MeanStd.of([one[part] for one in seeds]).mean for seeds in parts.values()]
@@ -147,7 +134,7 @@ def split_chart(variant: str, parts: Mapping[str, Sequence[Mapping[str, float]]]
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title="points of forgetting", zeroline=True)
     said = "; ".join(f"{line.replace('`', '')}: {words(seeds, variant)}" for line, seeds in parts.items())
-    return PageChart(id=f"split-{variant}", says=f"Bar chart of forgetting. {said}.", figure=_as_plain(figure))
+    return PageChart(id=f"split-{variant}", says=f"Bar chart of forgetting. {said}.", figure=figure.to_plotly_json())
 
 
 def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:
@@ -155,11 +142,11 @@ def words(seeds: Sequence[Mapping[str, float]], variant: str) -> str:
     return ", ".join(f"{_PARTS[part][0]} {MeanStd.of([one[part] for one in seeds])}" for part in SPLITS[variant])
 
 
-def _layout(*, bottom: int, legend: bool = False) -> go.Layout:
+def _layout(*, legend: bool = False) -> go.Layout:
     """A layout without Plotly's own template: the page's script sets the theme's colours."""
     return go.Layout(
         template=go.layout.Template(),
-        margin={"l": 10, "r": 10, "t": 10, "b": bottom},
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
         height=300,
         dragmode=False,
         hovermode="closest",
@@ -171,14 +158,6 @@ def _layout(*, bottom: int, legend: bool = False) -> go.Layout:
     )
 
 
-def _wrapped(name: str) -> str:
-    return "<br>".join(_plain(part) for part in textwrap.wrap(name, _LABEL))
-
-
 def _plain(text: str) -> str:
     """The text escaped: Plotly interprets a few tags, and data must not bring any."""
     return html.escape(text, quote=False)
-
-
-def _as_plain(figure: go.Figure) -> Plain:
-    return dict(figure.to_plotly_json())

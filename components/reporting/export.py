@@ -6,11 +6,10 @@ Replies stay in the runs' Parquet files: a CSV cell that begins with "=" is a fo
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from components.core.errors import ConfigError
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.predictions import Prediction
 from components.reporting.facts import variants_of
@@ -18,21 +17,11 @@ from components.reporting.groups import Groups, Line
 from components.runs.results import FinishedRun
 from components.statistics.contributions import ItemScores
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
+_LATEX = str.maketrans(
+    {letter: rf"\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "→": r"$\rightarrow$"}
+)
 
 
 def latex(header: Line, lines: Sequence[Line]) -> Line:
@@ -52,20 +41,14 @@ def latex(header: Line, lines: Sequence[Line]) -> Line:
 
 def latex_text(cell: str) -> str:
     """A cell's text with LaTeX's special characters escaped; names in backticks become typewriter text."""
-    parts = re.split(r"(->|`[^`]*`|.)", cell, flags=re.DOTALL)
-    return "".join(_latex_part(part) for part in parts)
+    return re.sub("`([^`]+)`", r"\\texttt{\1}", cell.replace("->", "→").translate(_LATEX))
 
 
-def write_csv(path: Path, header: Line, rows: Iterable[Sequence[object]]) -> Path:
-    """A CSV file with a header; raises `ConfigError` when it cannot be written."""
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); give another folder to --html.") from error
-    return path
+def csv_text(header: Line, rows: Iterable[Sequence[object]]) -> str:
+    """CSV with a header."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
 
 
 def cell_rows(groups: Groups) -> Iterable[list[object]]:
@@ -101,16 +84,16 @@ def item_rows(
     """
     for run in _runs(groups):
         run_id = str(run.config.run_id)
-        ordered = sorted(replies[run_id], key=lambda one: one.sample_id)
         named: dict[tuple[str, str], list[Prediction]] = {}
-        for reply in ordered:
+        for reply in sorted(replies[run_id], key=lambda one: one.sample_id):
             named.setdefault((reply.after, reply.task), []).append(reply)
         for after, by_task in items[run_id].items():
             for task, scores in by_task.items():
                 found = named.get((after, task), [None] * len(scores))
                 for number, (score, reply) in enumerate(zip(scores, found, strict=True)):
-                    facts = ["", None, None] if reply is None else [_name(reply), *_others(reply)]
-                    yield [*_who(run), after, task, number, facts[0], score, *facts[1:]]
+                    sample_id = "" if reply is None else _name(reply)
+                    variants = [None, None] if reply is None else [reply.oracle_score, reply.repaired_score]
+                    yield [*_who(run), after, task, number, sample_id, score, *variants]
 
 
 def _runs(groups: Groups) -> Iterable[FinishedRun]:
@@ -124,15 +107,3 @@ def _who(run: FinishedRun) -> list[object]:
 def _name(reply: Prediction) -> str:
     """The sample id, quoted if a spreadsheet would take it for a formula."""
     return f"'{reply.sample_id}" if reply.sample_id.startswith(("=", "+", "-", "@", "\t")) else reply.sample_id
-
-
-def _others(reply: Prediction) -> list[float | None]:
-    return [reply.oracle_score, reply.repaired_score]
-
-
-def _latex_part(part: str) -> str:
-    if part == "->":
-        return r"$\rightarrow$"
-    if len(part) > 2 and part.startswith("`"):
-        return rf"\texttt{{{''.join(_LATEX.get(letter, letter) for letter in part[1:-1])}}}"
-    return _LATEX.get(part, part)

@@ -39,8 +39,6 @@ class RowCard:
 
     task: str
     sample_id: str
-    prompt: str
-    answers: tuple[str, ...]
     picture: Thumbnail | None
     losses: tuple[RunLoss, ...]
 
@@ -53,21 +51,6 @@ class Gallery:
     num_rows: int  # rows that any run lost, shown or not
     counts: Mapping[str, Mapping[str, int]]  # run id -> kind -> rows lost, shown or not
     silent: tuple[str, ...]  # runs without replies: records
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of loss among the cards, to filter by."""
-        return list(dict.fromkeys(kind for card in self.cards for loss in card.losses for kind in loss.lost.kinds))
-
-    @property
-    def tasks(self) -> list[str]:
-        """Tasks with a card."""
-        return list(dict.fromkeys(card.task for card in self.cards))
-
-    @property
-    def lines(self) -> list[str]:
-        """Lines with a card."""
-        return list(dict.fromkeys(loss.line for card in self.cards for loss in card.losses))
 
 
 def gallery(
@@ -101,7 +84,10 @@ def gallery(
     shown = [] if stream is None else drawn_evenly(queues, stream.task_names)
     pictures = {} if stream is None else _pictures(stream, shown)
     return Gallery(
-        cards=tuple(_card(key, losses[key], pictures.get(key)) for key in shown),
+        cards=tuple(
+            RowCard(task=key[0], sample_id=key[1], picture=pictures.get(key), losses=tuple(losses[key]))
+            for key in shown
+        ),
         num_rows=len(losses),
         counts=counts,
         silent=tuple(silent),
@@ -127,15 +113,3 @@ def _pictures(stream: TaskStream, shown: Sequence[Key]) -> dict[Key, Thumbnail]:
             if not wanted:
                 break
     return found
-
-
-def _card(key: Key, losses: Sequence[RunLoss], picture: Thumbnail | None) -> RowCard:
-    first = losses[0].lost.replies[0]
-    return RowCard(
-        task=key[0],
-        sample_id=key[1],
-        prompt=first.prompt,
-        answers=tuple(first.answers),
-        picture=picture,
-        losses=tuple(losses),
-    )

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from numpy.typing import NDArray
 
 from components.evaluation.matrix import ZERO_SHOT, ScoreMatrix
 
 STEPS = 20  # colours of 0..100 after the first, one for every 5 points
-_SCALES = {  # from 0 to 100
+SCALES = {  # from 0 to 100
     "light": ("#f7fbfc", "#a9d6da", "#3f9fb0", "#1c6586", "#0c2f4f"),
     "dark": ("#1a2228", "#1d4654", "#2a7f8e", "#6cc3c4", "#d9f3ee"),
 }
@@ -84,26 +85,9 @@ def share_map(title: str, corner: str, shares: dict[str, dict[str, float]], note
 
 def colours(theme: str) -> list[tuple[str, str]]:
     """Background and ink of every step, as hexadecimal colours; `theme` is light or dark."""
-    stops = [_rgb(stop) for stop in _SCALES[theme]]
-    found: list[tuple[str, str]] = []
-    for step in range(STEPS + 1):
-        place = step / STEPS * (len(stops) - 1)
-        at = min(int(place), len(stops) - 2)
-        mixed = [round(low + (high - low) * (place - at)) for low, high in zip(stops[at], stops[at + 1], strict=True)]
-        background = "#" + "".join(f"{part:02x}" for part in mixed)
-        found.append((background, max(_INKS, key=lambda ink: contrast(ink, background))))
-    return found
-
-
-def heat_css() -> str:
-    """The rules of the classes h0 to h20, for light and dark screens; paper is light."""
-    light, dark = (
-        "\n".join(
-            f".h{step} {{ background: {back}; color: {ink}; }}" for step, (back, ink) in enumerate(colours(theme))
-        )
-        for theme in _SCALES
-    )
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    scale = LinearSegmentedColormap.from_list(theme, SCALES[theme], N=STEPS + 1)
+    backs = [to_hex(scale(step)) for step in range(STEPS + 1)]
+    return [(back, max(_INKS, key=lambda ink: contrast(ink, back))) for back in backs]
 
 
 def contrast(first: str, second: str) -> float:
@@ -122,14 +106,6 @@ def _row(values: NDArray[np.float64], learned: int, num_tasks: int) -> tuple[Hea
     return (*cells, HeatCell(value=average))
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
 def _luminance(colour: str) -> float:
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in _parts(colour)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _parts(colour: str) -> list[float]:
-    return [part / 255 for part in _rgb(colour)]
+    parts = np.array(to_rgb(colour))
+    return float(np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))

@@ -8,9 +8,9 @@ from pathlib import Path
 from components.console.tables import markdown
 from components.core.errors import ConfigError
 from components.data.streams import open_stream
-from components.reporting.export import cell_rows, figure_rows, item_rows, latex, write_csv
+from components.reporting.export import cell_rows, csv_text, figure_rows, item_rows, latex
 from components.reporting.groups import Line, Table, grouped, headline_first, named, orders_of
-from components.reporting.page import Content, page
+from components.reporting.page import page
 from components.reporting.replies import replies_of, row_scores
 from components.runs.results import FinishedRun
 
@@ -48,21 +48,22 @@ def write_html(
         replied = any(replies[str(run.config.run_id)] for run in own)
         config = own[0].config
         texts[name] = page(
-            Content(
-                groups=named(grouped(own)),
-                stream=open_stream(config.stream, scored=config.evaluation.split) if replied else None,
-                replies=replies,
-                overview=headline_first(*overview),
-                generals=tuple(generals),
-                compared=compared,
-                files=(*PAPERS, *CSV),
-                orders=tuple((other, ", ".join(tasks)) for tasks, other in pages.items() if other != name),
-            )
+            named(grouped(own)),
+            replies,
+            open_stream(config.stream, scored=config.evaluation.split) if replied else None,
+            overview=headline_first(*overview),
+            generals=generals,
+            compared=compared,
+            files=(*PAPERS, *CSV),
+            orders=[(other, ", ".join(tasks)) for tasks, other in pages.items() if other != name],
         )
     texts |= {name: "\n".join(make(*overview)) + "\n" for name, make in PAPERS.items()}
-    written = [write_text(out_dir / name, content) for name, content in texts.items()]
-    tables = ((CELLS, cell_rows(groups)), (FIGURES, figure_rows(groups)), (ITEMS, item_rows(groups, scores, replies)))
-    return [*written, *(write_csv(out_dir / name, *table) for name, table in zip(CSV, tables, strict=True))]
+    texts |= {
+        "cells.csv": csv_text(CELLS, cell_rows(groups)),
+        "figures.csv": csv_text(FIGURES, figure_rows(groups)),
+        "items.csv": csv_text(ITEMS, item_rows(groups, scores, replies)),
+    }
+    return [write_text(out_dir / name, content) for name, content in texts.items()]
 
 
 def write_text(path: Path, text: str) -> Path:
