@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -32,8 +33,9 @@ class Objective:
     name: str
     mode: Mode
 
-    def better(self, one: float, other: float) -> bool:
-        return one > other if self.mode == "max" else one < other
+    def worth(self, figures: Mapping[str, float]) -> float:
+        """The figure, with the other sign where less of it is better: the more, the better."""
+        return figures[self.name] if self.mode == "max" else -figures[self.name]
 
 
 def parse_objective(text: str) -> Objective:
@@ -49,11 +51,9 @@ def parse_objective(text: str) -> Objective:
 
 def pareto_front(figures: Mapping[str, Mapping[str, float]], objectives: tuple[Objective, ...]) -> list[str]:
     """Names that no other one beats: as good in every objective and better in one."""
+    worths = {name: [goal.worth(own) for goal in objectives] for name, own in figures.items()}
 
-    def beats(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-        pairs = [(goal, one[goal.name], other[goal.name]) for goal in objectives]
-        return any(goal.better(ours, theirs) for goal, ours, theirs in pairs) and not any(
-            goal.better(theirs, ours) for goal, ours, theirs in pairs
-        )
+    def beaten(own: list[float]) -> bool:
+        return any(other != own and all(map(operator.ge, other, own)) for other in worths.values())
 
-    return [name for name, own in figures.items() if not any(beats(other, own) for other in figures.values())]
+    return [name for name, own in worths.items() if not beaten(own)]

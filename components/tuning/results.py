@@ -51,35 +51,25 @@ def settings_of(trials: Sequence[Trial], repeated: Sequence[str] = REPEATED) -> 
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(repr(without(trial.values, repeated)), []).append(trial)
-    return [_setting(group, repeated) for group in groups.values()]
-
-
-def _setting(trials: Sequence[Trial], repeated: Sequence[str]) -> Setting:
-    values = without(trials[0].values, repeated)
-    name = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items())
-    return Setting(name=name or trials[0].name, values=values, trials=tuple(trials))
+    found: list[Setting] = []
+    for group in groups.values():
+        values = without(group[0].values, repeated)
+        name = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in values.items())
+        found.append(Setting(name=name or group[0].name, values=values, trials=tuple(group)))
+    return found
 
 
 def best_of(settings: Sequence[Setting], objective: Objective) -> Setting | None:
     """The whole setting with the best mean; the first of equals; None when none is whole or has the figure."""
     able = [setting for setting in settings if setting.whole and objective.name in setting.means]
-    best: Setting | None = None
-    for setting in able:
-        if best is None or objective.better(setting.means[objective.name], best.means[objective.name]):
-            best = setting
-    return best
+    return max(able, key=lambda setting: objective.worth(setting.means), default=None)
 
 
 def tied_with(settings: Sequence[Setting], best: Setting, objective: Objective) -> list[Setting]:
     """Other whole settings whose mean is the best one's, in the decimals that the table shows."""
-    return [
-        setting
-        for setting in settings
-        if setting is not best
-        and setting.whole
-        and objective.name in setting.means
-        and f"{setting.means[objective.name]:.1f}" == f"{best.means[objective.name]:.1f}"
-    ]
+    able = [setting for setting in settings if setting.whole and objective.name in setting.means]
+    shown = f"{best.means[objective.name]:.1f}"
+    return [setting for setting in able if setting is not best and f"{setting.means[objective.name]:.1f}" == shown]
 
 
 def verdict(settings: Sequence[Setting], best: Setting, objective: Objective, rows: str) -> str:
@@ -109,10 +99,9 @@ def table(settings: Sequence[Setting], objectives: tuple[Objective, ...]) -> tup
     figures = list(dict.fromkeys([*(each.name for each in objectives), "final_average", "forgetting"]))
     header = [*fields, *figures, "trainable", "training", "trials"]
     first = objectives[0]
-    sign = -1.0 if first.mode == "max" else 1.0
 
     def place(setting: Setting) -> tuple[bool, float]:
-        return not setting.whole, sign * setting.means.get(first.name, 0.0)
+        return not setting.whole, -first.worth({first.name: 0.0} | setting.means)
 
     front = {setting.name for setting in front_of(settings, objectives)} if len(objectives) > 1 else set()
     lines: list[list[str]] = []

@@ -22,17 +22,7 @@ from components.training.plan import plan_stream, require_lasting_storage
 from components.tuning.objective import Objective, parse_objective
 from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table, tied_with
 from components.tuning.search import OnProgress, Search, Stopping, run_trials, streams_of_this_machine
-from components.tuning.space import (
-    GRID,
-    WHERE,
-    Axis,
-    configured,
-    orders_axis,
-    parse_axis,
-    points,
-    require_space,
-    trial_name,
-)
+from components.tuning.space import GRID, WHERE, Axis, configured, orders_axis, parse_axis, points, require_space
 from components.tuning.trials import Trial, TrialPlan, begun_in
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
@@ -187,7 +177,7 @@ def search_of(
     search = Search(objectives=objectives, num_tasks=num_tasks, seed=seed, stopping=options.stopping, grace=grace)
     if options.search == "listed":
         listed = points(axes, num_samples=options.num_samples, seed=seed)
-        return replace(search, listed=tuple({trial_name(values): values for values in listed}.values()))
+        return replace(search, listed=tuple({repr(values): values for values in listed}.values()))
     for axis in axes:
         if axis.kind == GRID:
             raise ConfigError(f"optuna draws every field and {axis.field} is a grid; write {axis.field}=choice(...).")
