@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         first=FIRST,
         examples=EXAMPLES,
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     sweep = plan_sweep(command.run, command, began_with=how_chosen(command.preset))
     if command.print_config:
         print(json.dumps(identity(sweep), indent=2))
@@ -110,11 +110,11 @@ def teller(sweep: Sweep, console: Console) -> OnProgress:
 
     def tell(name: str, figures: Figures | None) -> None:
         if figures is None:
-            console.print(f"[red]{name} failed[/red]", soft_wrap=True)
+            console.print(f"[red]{name} failed[/red]")
         elif first in figures:
             learned, num_tasks = int(figures[LEARNED]), sweep.search.num_tasks
             reached = f"{learned} of {num_tasks} tasks, {first.replace('_', ' ')} {figures[first]:.2f}"
-            console.print(f"{name}: {reached}", soft_wrap=True)
+            console.print(f"{name}: {reached}")
 
     return tell
 
@@ -123,31 +123,28 @@ def show_plan(sweep: Sweep, console: Console) -> None:
     """What will be tried."""
     search = sweep.search
     number = search.num_samples if search.axes else len(search.listed)
-    console.print(f"[bold]sweep:[/bold] {sweep.folder}", soft_wrap=True)
+    console.print(f"[bold]sweep:[/bold] {sweep.folder}")
     for axis in sweep.axes:
-        console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False, soft_wrap=True)
+        console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False)
     goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
     ends = "all run to their end" if search.stopping == "none" else f"asha may end them from {search.grace} tasks on"
-    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}", soft_wrap=True)
+    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}")
     if sweep.base.evaluation.split == "validation":
         tasks = plan_stream(replace(sweep.base, run_id="first")).stream.tasks
         rows = sorted(min(task.test.num_rows, sweep.base.evaluation.limit or task.test.num_rows) for task in tasks)
         console.print(
             f"scored on validation rows, {sweep.base.stream.validation:.0%} of the training rows, which no trial "
             f"trains on; {rows[0]}{f' to {rows[-1]}' if rows[-1] > rows[0] else ''} of a task are answered",
-            soft_wrap=True,
         )
         if rows[0] < FEW_ROWS:
             console.print(
                 f"[bold yellow]Warning: with {rows[0]} rows one reply is {100 / rows[0]:.0f} points of a task's score; "
                 "take more training rows, a larger --stream.validation, or more --seeds.[/bold yellow]",
-                soft_wrap=True,
             )
     else:
         console.print(
             "[bold yellow]Warning: trials are scored on test rows; the scores of a setting chosen this way are not "
             "test results.[/bold yellow]",
-            soft_wrap=True,
         )
 
 
@@ -155,20 +152,20 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
     """The table, the best setting, what was saved, and where everything is."""
     settings = settings_of(trials, sweep.repeated)
     header, lines = table(settings, sweep.search.objectives)
-    print_table([name.rpartition(".")[2] for name in header], lines, console)
+    print_table([name.rpartition(".")[2] for name in header], lines)
     made, whole = sum(trial.updates for trial in trials), sum(updates_of(sweep, trial) for trial in trials)
     alone = f"; without shared tasks and early stopping they would have made {whole}" if made != whole else ""
-    console.print(f"The trials made {made} optimizer updates{alone}.", soft_wrap=True)
+    console.print(f"The trials made {made} optimizer updates{alone}.")
     goal, rows = sweep.search.objectives[0], sweep.base.evaluation.split
     best = best_of(settings, goal)
     if best is None:
         console.print("No setting ran to the end of the stream, so none is called the best.")
     else:
-        console.print(verdict(settings, best, goal, rows), markup=False, soft_wrap=True)
+        console.print(verdict(settings, best, goal, rows), markup=False)
         again = "Train it again and score the test rows" if rows == "validation" else "Run it again"
         console.print(
             f"{again}: {pipeline_command('coast.py', sweep.folder / BEST_FILE)}", soft_wrap=True, markup=False
         )
     if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
-        console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", soft_wrap=True, markup=False)
-        console.print(f"and open: {view}", soft_wrap=True, markup=False)
+        console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", markup=False)
+        console.print(f"and open: {view}", markup=False)

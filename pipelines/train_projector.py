@@ -34,14 +34,7 @@ from components.data.embedded.mini_coast.generate import MINI_COAST
 from components.data.rows import Split, open_split, verify_split
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig, VisionLayer
-from components.models.embedded.projection import (
-    StageOneConfig,
-    encode_captions,
-    held_out_loss,
-    learn_captions,
-    learn_words,
-    save_projector,
-)
+from components.models.embedded import projection
 from components.models.embedded.smol import projector_path, smol_directory
 from components.models.encoding import build_encoder
 from pipelines.littoral import read_options
@@ -61,7 +54,7 @@ class ProjectorRun:
     """Where to write the projector; default: the file that ships with Littoral."""
     threads: Count = 2
     """torch threads; the result depends on their number in the last digits."""
-    stage: StageOneConfig = field(default_factory=StageOneConfig)
+    stage: projection.StageOneConfig = field(default_factory=projection.StageOneConfig)
     debug: bool = False
     """A traceback instead of one sentence."""
 
@@ -85,13 +78,13 @@ def main(arguments: Sequence[str]) -> int:
 
     rows = list(split.rows())
     Random(run.stage.seed).shuffle(rows)
-    captions = encode_captions(rows, backbone, encoder, vision_layer=run.vision_layer)
+    captions = projection.encode_captions(rows, backbone, encoder, vision_layer=run.vision_layer)
     held_out, training = captions.examples[: run.stage.held_out], captions.examples[run.stage.held_out :]
     _say(start, f"{len(training)} captions to learn from, {len(held_out)} held out; tower features are ready")
 
     def check(phase: str, update: int, loss: float | None) -> None:
         """Print held-out figures and write the projector as it is now."""
-        result = held_out_loss(backbone, held_out, pad_id=encoder.pad_id)
+        result = projection.held_out_loss(backbone, held_out, pad_id=encoder.pad_id)
         train = "" if loss is None else f"training loss {loss:.3f}, "
         figures = f"held-out {result.loss:.3f}, with swapped pictures {result.swapped_loss:.3f} (gap {result.gap:.3f})"
         _say(start, f"{phase} {update}: {train}{figures}")
@@ -104,14 +97,14 @@ def main(arguments: Sequence[str]) -> int:
             "held_out_loss": f"{result.loss:.4f}",
             "held_out_loss_swapped_pictures": f"{result.swapped_loss:.4f}",
         }
-        save_projector(path, backbone, captions, metadata=metadata)
+        projection.save_projector(path, backbone, captions, metadata=metadata)
 
     check("untrained", 0, None)
-    learn_words(
+    projection.learn_words(
         backbone, training, run.stage, lambda update, loss: _say(start, f"words {update}: training loss {loss:.3f}")
     )
     check("words", run.stage.word_updates, None)
-    learn_captions(
+    projection.learn_captions(
         backbone,
         training,
         run.stage,

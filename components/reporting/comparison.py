@@ -9,38 +9,23 @@ from components.evaluation.matrix import MatrixError
 from components.reporting.groups import Groups, Line, grouped, named, orders_of, require_comparable, seeds_of
 from components.reporting.summary import below_majority
 from components.runs.results import FinishedRun, scored
+from components.statistics import paired
 from components.statistics.contributions import Contributions, contributions
 from components.statistics.intervals import Interval, over_both, over_rows
-from components.statistics.paired import (
-    LEAST_SEEDS,
-    Comparison,
-    VerdictKind,
-    adjusted,
-    compare,
-    kind_of,
-    p_text,
-    runs_text,
-    short_verdict,
-    verdict,
-)
+from components.statistics.paired import Comparison, VerdictKind
 
 FIGURES = ("final_average", "forgetting")
 COLUMNS = ("95 %", "minus baseline", "p", "d_z", "rows above : below")  # of each figure
-GROUPED: dict[str, dict[VerdictKind, str]] = {  # beginnings of sentences on several methods, by figure, in order
-    "final_average": {
-        "better": "Distinguishable, final average above {base}",
-        "worse": "Distinguishable, final average below {base}",
-        "tie": "Tie with {base} in final average",
-        "not distinguishable": "Not distinguishable from {base} in final average at this size",
-        "no verdict": "No verdict on final average against {base}",
-    },
-    "forgetting": {
-        "better": "Distinguishable, forgets less than {base}",
-        "worse": "Distinguishable, forgets more than {base}",
-        "tie": "Tie with {base} in forgetting",
-        "not distinguishable": "Not distinguishable from {base} in forgetting at this size",
-        "no verdict": "No verdict on forgetting against {base}",
-    },
+GROUPED: dict[VerdictKind, str] = {  # beginnings of sentences on several methods, in order
+    "better": "Distinguishable, {better} {base}",
+    "worse": "Distinguishable, {worse} {base}",
+    "tie": "Tie with {base} in {figure}",
+    "not distinguishable": "Not distinguishable from {base} in {figure} at this size",
+    "no verdict": "No verdict on {figure} against {base}",
+}
+WORDS = {  # of these sentences
+    "final_average": {"better": "final average above", "worse": "final average below", "figure": "final average"},
+    "forgetting": {"better": "forgets less than", "worse": "forgets more than", "figure": "forgetting"},
 }
 
 Claims = dict[tuple[str, str], tuple[Comparison, float | None]]  # by figure and label, with the adjusted p
@@ -62,14 +47,14 @@ def against_baseline(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, 
         figure: {name: added for name in (base, *others) if (added := rows_of(figure, groups[name])) is not None}
         for figure in FIGURES
     }
-    compared = {
-        (figure, name): paired(name, base, known[figure])
+    made = {
+        (figure, name): compared(name, base, known[figure])
         for figure in FIGURES
         for name in others
         if name in known[figure] and base in known[figure]
     }
-    ps = adjusted(list(compared.values()))
-    claims = {key: (one, p) for (key, one), p in zip(compared.items(), ps, strict=True)}
+    ps = paired.adjusted(list(made.values()))
+    claims = {key: (one, p) for (key, one), p in zip(made.items(), ps, strict=True)}
     header = ["method", "seeds", *(f"{figure.replace('_', ' ')} {column}" for figure in FIGURES for column in COLUMNS)]
     lines = [[name, seeds_of(groups[name])] for name in (base, *others)]
     for figure in FIGURES:
@@ -82,17 +67,19 @@ def against_baseline(runs: Sequence[FinishedRun], baseline: str) -> tuple[Line, 
 def verdicts(claims: Claims, base: str) -> list[str]:
     """One sentence for each figure and kind of verdict, naming all methods of the kind."""
     said: list[str] = []
-    for figure, beginnings in GROUPED.items():
-        for kind, beginning in beginnings.items():
+    for figure, words in WORDS.items():
+        for kind, beginning in GROUPED.items():
             alike = {
-                name: (one, p) for (of, name), (one, p) in claims.items() if of == figure and kind_of(one, p) == kind
+                name: (one, p)
+                for (of, name), (one, p) in claims.items()
+                if of == figure and paired.kind_of(one, p) == kind
             }
             if len(alike) == 1:
-                said += [verdict(one, name, base, adjusted_p=p) for name, (one, p) in alike.items()]
+                said += [paired.verdict(one, name, base, adjusted_p=p) for name, (one, p) in alike.items()]
             elif alike:
-                listed = ", ".join(short_verdict(one, name, adjusted_p=p) for name, (one, p) in alike.items())
-                runs = " or ".join(dict.fromkeys(runs_text(one) for one, _ in alike.values()))
-                said.append(f"{beginning.format(base=base)} ({runs}): {listed}.")
+                listed = ", ".join(paired.short_verdict(one, name, adjusted_p=p) for name, (one, p) in alike.items())
+                runs = " or ".join(dict.fromkeys(paired.runs_text(one) for one, _ in alike.values()))
+                said.append(f"{beginning.format(base=base, **words)} ({runs}): {listed}.")
     return said
 
 
@@ -116,10 +103,10 @@ def rows_of(figure: str, group: Sequence[FinishedRun]) -> Contributions | None:
     return contributions(figure, [scored(run) for run in group])
 
 
-def paired(name: str, base: str, known: dict[str, Contributions]) -> Comparison:
+def compared(name: str, base: str, known: dict[str, Contributions]) -> Comparison:
     """The comparison with the baseline; an error names both."""
     try:
-        return compare(known[name], known[base])
+        return paired.compare(known[name], known[base])
     except MatrixError as error:
         raise ConfigError(f"{name} and {base}: {error}") from error
 
@@ -135,7 +122,7 @@ def cells(claim: tuple[Comparison, float | None] | None) -> Line:
         return [""] * (len(COLUMNS) - 1)
     one, p = claim
     effect = "-" if one.effect is None else f"{one.effect:+.2f}"
-    p_cell = p_text(None if one.p is None else p, name=False)
+    p_cell = paired.p_text(None if one.p is None else p, name=False)
     return [str(one.difference), p_cell, effect, f"{one.rows_above} : {one.rows_below}"]
 
 
@@ -143,18 +130,18 @@ def caveats(groups: Groups, claims: Claims) -> list[str]:
     """Caveats: what the intervals do not cover."""
     several = len({order for group in groups.values() for order in orders_of(group)}) > 1
     single = [name for name, group in groups.items() if len(group) == 1]
-    return [
+    said = [
         "Intervals are 95 %, over test rows and seeds. P values are adjusted for "
         f"{'the comparison' if len(claims) == 1 else f'all {len(claims)} comparisons'} made here (Holm). "
-        "d_z is Cohen's, over test rows.",
-        *(
-            [
-                "Below three seeds there is no verdict on methods; a p value of one seed is of the two runs' test rows "
-                "alone, and other seeds may differ."
-            ]
-            if any(one.num_seeds < LEAST_SEEDS for one, _ in claims.values())
-            else []
-        ),
-        *(["Orders count as draws, as seeds do; a few say little about all others."] if several else []),
-        *([f"Test rows only, nothing about other seeds, for one seed each: {', '.join(single)}."] if single else []),
+        "d_z is Cohen's, over test rows."
     ]
+    if any(one.num_seeds < paired.LEAST_SEEDS for one, _ in claims.values()):
+        said.append(
+            "Below three seeds there is no verdict on methods; a p value of one seed is of the two runs' test rows "
+            "alone, and other seeds may differ."
+        )
+    if several:
+        said.append("Orders count as draws, as seeds do; a few say little about all others.")
+    if single:
+        said.append(f"Test rows only, nothing about other seeds, for one seed each: {', '.join(single)}.")
+    return said

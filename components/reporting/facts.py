@@ -34,9 +34,8 @@ def known_facts(runs: Iterable[FinishedRun]) -> Mapping[str, TaskFacts]:
 
 def variants_of(run: FinishedRun) -> dict[str, ScoreMatrix]:
     """The variants by which forgetting is split, where they were measured; a record has `oracle` only."""
-    found = {} if run.oracle is None else {"oracle": run.oracle}
-    path = variant_file(run.path, "repaired")
-    return found | ({"repaired": ScoreMatrix.read(path)} if path.is_file() else {})
+    found = {"oracle": run.oracle, "repaired": _variant(run, "repaired")}
+    return {name: matrix for name, matrix in found.items() if matrix is not None}
 
 
 def forgetting_parts(groups: Groups, variant: str) -> Parts:
@@ -55,8 +54,7 @@ def forgetting_lines(groups: Groups) -> list[list[str]]:
     lines: list[list[str]] = []
     for line, group in groups.items():
         totals = [run.matrix.summary().get("forgetting_diagonal") for run in group]
-        measured = [total for total in totals if total is not None]
-        cells = [str(MeanStd.of(measured)) if measured and len(measured) == len(group) else ""]
+        cells = ["" if None in totals else str(MeanStd.of([total for total in totals if total is not None]))]
         for variant, names in SPLITS.items():
             seeds = known[variant].get(line, [])
             cells += [str(MeanStd.of([one[name] for one in seeds])) if seeds else "" for name in names]
@@ -69,30 +67,13 @@ def cost_lines(groups: Groups) -> list[list[str]]:
 
     Costs of a run that wrote none, as before version 0.2, are unknown.
     """
-    return [
-        [
-            str(run.config.run_id),
-            line,
-            *(
-                [
-                    f"{run.cost.train_s / 60:.1f}",
-                    f"{run.cost.evaluate_s / 60:.1f}",
-                    f"{run.cost.trainable_parameters:,}",
-                ]
-                if run.cost is not None
-                else ["unknown"] * 3
-            ),
-            _kept(run),
-        ]
-        for line, group in groups.items()
-        for run in group
-    ]
-
-
-def compat_of(run: FinishedRun) -> ScoreMatrix | None:
-    """The matrix by the released scripts' rules, where it was measured and kept."""
-    path = variant_file(run.path, "compat")
-    return ScoreMatrix.read(path) if path.is_file() else None
+    lines: list[list[str]] = []
+    for line, run in ((line, run) for line, group in groups.items() for run in group):
+        spent, cost = ["unknown"] * 3, run.cost
+        if cost is not None:
+            spent = [f"{cost.train_s / 60:.1f}", f"{cost.evaluate_s / 60:.1f}", f"{cost.trainable_parameters:,}"]
+        lines.append([str(run.config.run_id), line, *spent, _kept(run)])
+    return lines
 
 
 def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
@@ -107,7 +88,7 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
             run.config.method.name,
             run.matrix,
             run_protocol(run.config.backbone.name, run.matrix.tasks),
-            compat_of(run),
+            _variant(run, "compat"),
         )
     ]
 
@@ -151,6 +132,12 @@ def own_options(groups: Groups) -> dict[str, dict[str, str]]:
         for run_id, one in flat.items()
     }
     return {run_id: options for run_id, options in own.items() if options and len(flat) > 1}
+
+
+def _variant(run: FinishedRun, name: str) -> ScoreMatrix | None:
+    """A variant of the score matrix, where it was measured and kept."""
+    path = variant_file(run.path, name)
+    return ScoreMatrix.read(path) if path.is_file() else None
 
 
 def _kept(run: FinishedRun) -> str:

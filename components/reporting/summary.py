@@ -60,7 +60,10 @@ def below_majority(groups: Groups) -> list[str]:
     nobody = [
         f"{task} ({score:.1f})"
         for task, score in majority.items()
-        if all(mean <= score + TIE for mean in _ends(groups, task).values())
+        if all(
+            np.mean([run.matrix.values[-1, run.matrix.tasks.index(task)] for run in group]) <= score + TIE
+            for group in groups.values()
+        )
     ]
     if nobody and len(nobody) < len(majority):
         said.append(f"No line ends above the majority answer on {', '.join(nobody)}.")
@@ -78,23 +81,12 @@ def _beaten(groups: Groups) -> dict[str, float]:
     average = majority_average(majority, list(majority))
     if average is None:
         return {}
-    return {line: mean for line, mean in _means(groups, "final_average").items() if mean <= average + TIE}
-
-
-def _ends(groups: Groups, task: str) -> dict[str, float]:
-    """Each line's score on the task after its last one."""
-    return {
-        line: float(np.mean([run.matrix.values[-1, run.matrix.tasks.index(task)] for run in group]))
-        for line, group in groups.items()
-    }
-
-
-def _means(groups: Groups, figure: str) -> dict[str, float]:
-    """By line, the mean over its runs; lines of which a run lacks the figure are left out."""
-    return {line: spread.mean for line, spread in _spreads(groups, figure).items()}
+    means = {line: spread.mean for line, spread in _spreads(groups, "final_average").items()}
+    return {line: mean for line, mean in means.items() if mean <= average + TIE}
 
 
 def _spreads(groups: Groups, figure: str) -> dict[str, MeanStd]:
+    """By line, mean and deviation over its runs; lines of which a run lacks the figure are left out."""
     found: dict[str, MeanStd] = {}
     for line, group in groups.items():
         values = [summary[figure] for run in group if figure in (summary := run.matrix.summary())]
