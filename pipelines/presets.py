@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.options import listed
 from components.data.streams import StreamConfig
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.moelora import MoeLoraConfig
 from components.models.config import BackboneConfig
-from components.training.config import (
-    Chosen,
-    EvaluationConfig,
-    RunConfig,
-    StoredConfig,
-    TrainingConfig,
-    flatten,
-    read_config,
-)
+from components.training.config import Chosen, EvaluationConfig, RunConfig, TrainingConfig, flatten, read_config
 from components.training.optimizer import OptimizerConfig
 
 
@@ -131,11 +123,9 @@ def preset(name: str) -> RunConfig:
     unknown one.
     """
     if name.endswith(".json"):
-        return replace(_stored(name).config, run_id=None, storage=RunConfig().storage)
+        return replace(read_config(Path(name).expanduser()).config, run_id=None, storage=RunConfig().storage)
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}{hint}")
+        raise ConfigError(f"unknown preset {name!r}; known are {listed(name, PRESETS)}")
     return PRESETS[name]()
 
 
@@ -143,28 +133,28 @@ def preset_notes(name: str) -> list[str]:
     """How the options in the file `name` differ from those of this version; [] for a named preset."""
     if not name.endswith(".json"):
         return []
-    stored, notes = _stored(name), list[str]()
+    stored, notes = read_config(Path(name).expanduser()), list[str]()
     if stored.chosen_on_test:
         notes.append(f"{name} was chosen by its scores on test rows, so these rows do not test it.")
     if stored.unknown:
         notes.append(f"{name} sets {', '.join(stored.unknown)}, which this version does not have: left out.")
     if stored.absent:
         now = flatten(stored.config.to_json())
-        listed = ", ".join(f"{option} = {now[option]}" for option in stored.absent)
-        notes.append(f"{name} does not name these options, which have their defaults: {listed}.")
+        absent = ", ".join(f"{option} = {now[option]}" for option in stored.absent)
+        notes.append(f"{name} does not name these options, which have their defaults: {absent}.")
     return notes
 
 
 def how_chosen(name: str) -> Chosen | None:
     """How a sweep chose the options in the file `name`; None for a named preset and where no sweep did."""
-    return _stored(name).chosen if name.endswith(".json") else None
+    return read_config(Path(name).expanduser()).chosen if name.endswith(".json") else None
 
 
 def data_note(name: str, config: RunConfig, digest: str) -> str | None:
     """A sentence where the file `name` is of a run on other data than those of `config` here; None for all else."""
     if not name.endswith(".json"):
         return None
-    stored = _stored(name)
+    stored = read_config(Path(name).expanduser())
     then = stored.config
     asked = (config.stream, config.evaluation.split) != (then.stream, then.evaluation.split)
     if stored.stream_digest in (None, digest) or asked:
@@ -173,7 +163,3 @@ def data_note(name: str, config: RunConfig, digest: str) -> str | None:
         f"{name} was made on other data of {config.stream.name} ({stored.stream_digest[:12]}) than there are here "
         f"({digest[:12]}), so its scores may not be reproduced."
     )
-
-
-def _stored(name: str) -> StoredConfig:
-    return read_config(Path(name).expanduser())

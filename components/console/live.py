@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import rich.console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +38,6 @@ class Console:
         self._num_tasks = 0
         self._last_line_s = float("-inf")
         self._progress: Progress | None = None
-        self._bars: dict[str, TaskID] = {}
         self._warned: set[str] = set()
 
     # ---- before
@@ -99,7 +98,6 @@ class Console:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-            self._bars = {}
 
     def _start_task(self, event: TaskStarted) -> None:
         share = event.trainable_parameters / max(event.total_parameters, 1)
@@ -161,10 +159,9 @@ class Console:
         if self._progress is None:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
             self._progress = Progress(*columns, console=self._out, transient=True, refresh_per_second=4)
+            self._progress.add_task("", total=total)
             self._progress.start()
-        if "bar" not in self._bars:
-            self._bars["bar"] = self._progress.add_task("", total=total)
-        self._progress.update(self._bars["bar"], description=escape(line), completed=done, total=total)
+        self._progress.update(self._progress.task_ids[0], description=escape(line), completed=done, total=total)
 
     def _print_row(self, event: RowScored) -> None:
         """One finished row of the matrix as a line."""

@@ -48,7 +48,7 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     axes.set_xlim(0, num_tasks + 1.35)
     axes.set_ylim(num_rows, 0)
     figure.text(0.5, 0.035, _caption(matrix), ha="center", va="bottom", fontsize=9, color=_SOFT)
-    return _image(figure)
+    return image_of(figure)
 
 
 def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Image:
@@ -80,7 +80,7 @@ def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Ima
             colour = "white" if dark else _INK
             text = f"{100 * shares[row, column]:.0f}"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5, color=colour)
-    return _image(figure)
+    return image_of(figure)
 
 
 def _figure(
@@ -143,7 +143,7 @@ def _extent(cells: NDArray[np.float64]) -> tuple[float, float, float, float]:
     return (0.0, float(cells.shape[1]), float(cells.shape[0]), 0.0)
 
 
-def _image(figure: Figure) -> Image.Image:
+def image_of(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     buffer.seek(0)

@@ -10,6 +10,7 @@ from components.core.options import Json
 from components.evaluation.decisions import Served
 from components.reporting.groups import Groups, Line
 from components.runs.results import FinishedRun
+from components.statistics.mean_std import MeanStd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +96,7 @@ def _scalars(seeds: Sequence[_OfTask]) -> str:
 
 def _mean(values: Sequence[float], digits: int) -> str:
     """Mean ± deviation over seeds; one value alone; empty for none."""
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return f"{MeanStd.of(values):.{digits}f}" if values else ""
 
 
 COLUMNS: dict[str, Callable[[Sequence[_OfTask]], str]] = {

@@ -11,15 +11,13 @@ from components.data.streams import open_stream
 from components.reporting.export import cell_rows, csv_text, figure_rows, item_rows, latex
 from components.reporting.groups import Line, Table, grouped, headline_first, named, orders_of
 from components.reporting.page import page
-from components.reporting.replies import replies_of, row_scores
-from components.runs.results import FinishedRun
+from components.reporting.replies import replies_of
+from components.runs.results import FinishedRun, item_scores
 
 PAGE = "report.html"
-PAPERS = {"table.md": markdown, "table.tex": latex}
 CELLS = ["run", "method", "seed", "variant", "after", "task", "score"]
 FIGURES = ["run", "method", "seed", "figure", "value"]
 ITEMS = ["run", "method", "seed", "after", "task", "row", "sample_id", "score", "oracle_score", "repaired_score"]
-CSV = ("cells.csv", "figures.csv", "items.csv")
 
 
 def write_html(
@@ -40,8 +38,15 @@ def write_html(
         raise ConfigError(
             "two of the runs have the same run id; the page identifies runs by it, so give only one of them."
         )
-    scores = {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs}
+    scores = {str(run.config.run_id): item_scores(run.path) for run in runs}
     pages = {order: PAGE if not number else f"report-{number + 1}.html" for number, order in enumerate(orders_of(runs))}
+    files = {
+        "table.md": "\n".join(markdown(*overview)) + "\n",
+        "table.tex": "\n".join(latex(*overview)) + "\n",
+        "cells.csv": csv_text(CELLS, cell_rows(groups)),
+        "figures.csv": csv_text(FIGURES, figure_rows(groups)),
+        "items.csv": csv_text(ITEMS, item_rows(groups, scores, replies)),
+    }
     texts: dict[str, str] = {}
     for order, name in pages.items():
         own = [run for run in runs if tuple(run.matrix.tasks) == order]
@@ -50,20 +55,15 @@ def write_html(
         texts[name] = page(
             named(grouped(own)),
             replies,
+            scores,
             open_stream(config.stream, scored=config.evaluation.split) if replied else None,
             overview=headline_first(*overview),
             generals=generals,
             compared=compared,
-            files=(*PAPERS, *CSV),
+            files=list(files),
             orders=[(other, ", ".join(tasks)) for tasks, other in pages.items() if other != name],
         )
-    texts |= {name: "\n".join(make(*overview)) + "\n" for name, make in PAPERS.items()}
-    texts |= {
-        "cells.csv": csv_text(CELLS, cell_rows(groups)),
-        "figures.csv": csv_text(FIGURES, figure_rows(groups)),
-        "items.csv": csv_text(ITEMS, item_rows(groups, scores, replies)),
-    }
-    return [write_text(out_dir / name, content) for name, content in texts.items()]
+    return [write_text(out_dir / name, content) for name, content in (texts | files).items()]
 
 
 def write_text(path: Path, text: str) -> Path:

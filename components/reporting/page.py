@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -27,9 +27,10 @@ from components.reporting.decisions import decision_tables
 from components.reporting.gallery import gallery
 from components.reporting.groups import Groups
 from components.reporting.heatmap_table import SCALES, HeatMap, colours, score_map
-from components.reporting.replies import KINDS, UNKNOWN_KIND, row_scores
+from components.reporting.replies import KINDS, UNKNOWN_KIND
 from components.reporting.routing import routing
 from components.reporting.summary import summary_sentences
+from components.statistics.contributions import ItemScores
 
 _FOLDER = Path(__file__).with_name("pages")
 _SPLIT_TITLES = {"oracle": "By routing error and weight drift", "repaired": "By format and knowledge"}
@@ -39,16 +40,20 @@ HEADLINE = ("final average", "forgetting", "final average minus baseline", "forg
 
 
 def page(
-    groups: Groups, replies: dict[str, list[Prediction]], stream: TaskStream | None, **tables: Sequence[object] | None
+    groups: Groups,
+    replies: dict[str, list[Prediction]],
+    scores: Mapping[str, ItemScores],
+    stream: TaskStream | None,
+    **tables: Sequence[object] | None,
 ) -> str:
     """The whole page; raises `ConfigError` when the stream is not the one that the runs were scored on.
 
-    `replies` are those of `replies_of` by run id, `stream` holds the pictures of rows (None where no run has replies).
+    `replies` and `scores` of rows are by run id, `stream` holds the pictures of rows (None where no run has replies).
     `tables` go to the template as they are: `overview` and `generals`, `compared` (header, lines and verdicts against
     a baseline, or None), names of the `files` beside the page, and `orders`: pages of other orders and their tasks.
     """
     runs = [run for group in groups.values() for run in group]
-    drawn = curves(groups, {str(run.config.run_id): row_scores(run, replies[str(run.config.run_id)]) for run in runs})
+    drawn = curves(groups, scores)
     curve_charts = [(curve_chart(number, one, list(groups)), one) for number, one in enumerate(drawn)]
     split_charts = _split_charts(groups)
     lost = gallery(groups, replies, stream)

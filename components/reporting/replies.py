@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from components.core.errors import ConfigError
 from components.evaluation.predictions import CORRECT_FROM, Prediction, run_predictions
-from components.runs.results import FinishedRun, item_scores
-from components.statistics.contributions import ItemScores
+from components.runs.results import FinishedRun
 
 KINDS = ("routing error", "weight drift", "format", "knowledge")
 UNKNOWN_KIND = "kind unknown"  # no other variant of the score was measured
@@ -45,16 +44,6 @@ def replies_of(run: FinishedRun) -> list[Prediction]:
                 f"the predictions of {run.path} hold {reply.task!r} after {reply.after!r}, which its score matrix "
                 "lacks; put the run's own files back."
             )
-    return found
-
-
-def row_scores(run: FinishedRun, replies: list[Prediction]) -> ItemScores:
-    """Every test row's score, by sample id in order: from `replies`, or from the record."""
-    if run.path.is_file():
-        return item_scores(run.path)
-    found: dict[str, dict[str, list[float]]] = {}
-    for reply in sorted(replies, key=lambda one: one.sample_id):
-        found.setdefault(reply.after, {}).setdefault(reply.task, []).append(reply.score)
     return found
 
 

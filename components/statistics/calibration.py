@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from components.evaluation.heatmap import image_of
 from components.evaluation.matrix import MatrixError
 from components.statistics.forecast import FIGURES, PastRun, distinct, forecast
 from components.statistics.intervals import Interval
@@ -60,14 +59,11 @@ def draw_calibration(past: Sequence[PastRun], title: str) -> Image.Image:
     if not past:
         raise MatrixError("a calibration needs finished runs; none was given.")
     figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _draw_misses(left, outcomes(past, LEVELS[-1]))
     _draw_levels(right, past)
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+    return image_of(figure)
 
 
 def _draw_misses(axes: Axes, found: Sequence[Outcome]) -> None:

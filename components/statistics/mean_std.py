@@ -23,5 +23,9 @@ class MeanStd:
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(mean=statistics.fmean(values), deviation=deviation, count=len(values))
 
+    def __format__(self, spec: str) -> str:
+        mean = format(self.mean, spec)
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:{spec}}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
+        return f"{self:.1f}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.core.errors import ConfigError
-from components.core.options import suggest
+from components.core.options import listed
 
 Mode = Literal["max", "min"]
 
@@ -42,8 +42,7 @@ def parse_objective(text: str) -> Objective:
     """`final_average`, or with a direction of its own `train_s:max`; raises `ConfigError`."""
     name, colon, mode = text.partition(":")
     if name not in DIRECTIONS:
-        known = ", ".join(DIRECTIONS)
-        raise ConfigError(f"there is no metric {name!r}; a sweep can use {known}.{suggest(name, DIRECTIONS)}")
+        raise ConfigError(f"there is no metric {name!r}; a sweep can use {listed(name, DIRECTIONS)}")
     if colon and mode not in ("max", "min"):
         raise ConfigError(f"the metric {text!r} has the direction {mode!r}; give {name}:max or {name}:min.")
     return Objective(name=name, mode=mode if mode in ("max", "min") else DIRECTIONS[name])

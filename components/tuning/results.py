@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,9 +133,9 @@ def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) 
 
     Of more than `MOST_LABELS` settings only the front is named. None when no whole setting has both figures.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
+
+    from components.evaluation.heatmap import image_of
 
     up = objectives[0]
     along = objectives[1] if len(objectives) > 1 else _other_than(up)
@@ -177,9 +176,7 @@ def draw_pareto(settings: Sequence[Setting], objectives: tuple[Objective, ...]) 
     axes.margins(x=0.3, y=0.15)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper left", frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return Image.open(buffer).convert("RGB")
+    return image_of(figure)
 
 
 def _other_than(objective: Objective) -> Objective:

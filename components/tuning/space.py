@@ -26,7 +26,7 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from components.core.errors import ConfigError
-from components.core.options import suggest
+from components.core.options import listed
 from components.training.config import RunConfig
 
 Value = None | bool | int | float | str | tuple["Value", ...]
@@ -200,10 +200,7 @@ def _changed(holder: HolderT, path: list[str], value: Value, field: str) -> Hold
     name, *rest = path
     names = [item.name for item in dataclasses.fields(holder)]  # type: ignore[arg-type]
     if name not in names:
-        raise ConfigError(
-            f"the space names {field}, but there is no field {name!r}; there are {', '.join(names)}."
-            f"{suggest(name, names)}"
-        )
+        raise ConfigError(f"the space names {field}, but there is no field {name!r}; there are {listed(name, names)}")
     if rest:
         inner = getattr(holder, name)
         if not dataclasses.is_dataclass(inner):

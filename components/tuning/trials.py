@@ -16,7 +16,7 @@ from components.core.errors import StreamStopped
 from components.core.events import Event, RowScored
 from components.core.files import write_json
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
-from components.runs.costs import Costs
+from components.runs.costs import Costs, RowCost
 from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.plan import plan_stream
@@ -105,27 +105,16 @@ def _mark_begun(run_dir: Path, values: Values) -> None:
         write_json(path, {"values": values})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Spent:
-    """What a trial has spent: `training_s` by number of tasks learned."""
-
-    trainable_parameters: int
-    training_s: dict[int, float]
-    updates: int  # made by this trial: a reused task adds none
-
-
-def _spent(run_dir: Path) -> _Spent:
-    """From the run's costs.json, and from trial.json as earlier versions wrote it."""
+def _costs(run_dir: Path) -> Costs:
+    """The run's costs.json, with what earlier versions kept in trial.json: seconds by task, and updates."""
     path, costs = run_dir / TRIAL_FILE, Costs.read(run_dir)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return _Spent(
-        trainable_parameters=max(costs.trainable_parameters, old.get("trainable_parameters", 0)),
-        training_s={
-            **dict(enumerate(old.get("train_s", ()), start=1)),
-            **{row.tasks_learned: row.train_s for row in costs.rows},
-        },
-        updates=costs.updates + old.get("updates", 0),
-    )
+    counted = {row.tasks_learned for row in costs.rows}
+    earlier = enumerate(old.get("train_s", ()), start=1)
+    rows = [RowCost(after="", tasks_learned=at, train_s=seconds) for at, seconds in earlier if at not in counted]
+    trainable = max(costs.trainable_parameters, old.get("trainable_parameters", 0))
+    updates = costs.updates + old.get("updates", 0)  # made by this trial: a reused task adds none
+    return Costs(trainable_parameters=trainable, updates=updates, rows=[*rows, *costs.rows])
 
 
 def begun_in(folder: Path) -> tuple[Values, ...]:
@@ -140,12 +129,12 @@ def begun_in(folder: Path) -> tuple[Values, ...]:
 def figures_after(run_dir: Path, learned: int) -> Figures:
     """The matrix's figures after `learned` tasks and the costs until then."""
     matrix = ScoreMatrix.read(run_dir / MATRIX_FILE).at(learned)
-    spent = _spent(run_dir)
+    costs = _costs(run_dir)
     return {
         LEARNED: learned,
         **matrix.summary(),
-        "trainable_parameters": spent.trainable_parameters,
-        "train_s": sum(seconds for number, seconds in spent.training_s.items() if number <= learned),
+        "trainable_parameters": costs.trainable_parameters,
+        "train_s": sum(row.train_s for row in costs.rows if row.tasks_learned <= learned),
     }
 
 
@@ -160,7 +149,7 @@ def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
         state="finished" if (folder / FINISHED_FILE).is_file() else state,
         learned=learned,
         figures=figures_after(folder, learned) if learned else {},
-        updates=_spent(folder).updates,
+        updates=_costs(folder).updates,
         reason=error,
         mlflow_id=recorded_as(folder),
     )

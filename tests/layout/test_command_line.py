@@ -92,7 +92,7 @@ def test_a_former_preset_is_its_options_and_says_so(name: str, capsys: pytest.Ca
 
 
 def test_a_mistyped_preset_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="did you mean pocket"):
+    with pytest.raises(ConfigError, match="Did you mean pocket"):
         parse(["poket"], program="coast.py", description="")
 
 
