@@ -63,7 +63,8 @@ class TextFacts:
         """What a user should know, as sentences without a period."""
         said: list[str] = []
         if self.special_rows:
-            names = ", ".join(f"{name} {count:,}" for name, count in sorted(self.special.items(), key=_by_count))
+            ranked = sorted(self.special.items(), key=lambda item: (-item[1], item[0]))
+            names = ", ".join(f"{name} {count:,}" for name, count in ranked)
             said.append(
                 f"{self.special_rows:,} of {self.rows:,} rows have names of special tokens in their texts ({names}); "
                 "they are learned and asked as plain text"
@@ -75,7 +76,3 @@ class TextFacts:
                 f"about {CHARACTERS_PER_TOKEN}); give the task a larger max_new_tokens"
             )
         return said
-
-
-def _by_count(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]

@@ -8,7 +8,6 @@ in a file. A larger share holds back the rows of a smaller one and more.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +21,8 @@ VALIDATION = "validation"
 
 def held_back(row: Row, share: float) -> bool:
     """Whether a row belongs to the validation part of this `share` (0..1 of the distinct pictures)."""
-    shown = row.image if row.image is not None else "\n".join(_asked(row)).encode()
+    asked = [turn.text for turn in row.turns if turn.speaker == "human"]
+    shown = row.image if row.image is not None else "\n".join(asked).encode()
     digest = hashlib.sha256(b"validation\0" + shown).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
@@ -55,7 +55,3 @@ def _held(split: Split, share: float) -> list[bool]:
             f"rows of {split.task}: rows that share a picture stay together. Give another share, or more pictures."
         )
     return held
-
-
-def _asked(row: Row) -> Iterator[str]:
-    return (turn.text for turn in row.turns if turn.speaker == "human")

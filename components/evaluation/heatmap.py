@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from PIL import Image
 
 from components.evaluation.matrix import ScoreMatrix
@@ -67,7 +66,7 @@ def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Ima
         vmin=0,
         vmax=max(float(shares.max()), 1e-9),
         aspect="auto",
-        extent=_extent(shares),
+        extent=(0.0, shares.shape[1], shares.shape[0], 0.0),
         interpolation="nearest",
     )
     ticks = np.arange(0, num_slots, max(1, num_slots // _MOST_NAMED))
@@ -137,10 +136,6 @@ def _caption(matrix: ScoreMatrix) -> str:
     names = {"final_average": "final average", "forgetting": "forgetting", "bwt": "BWT", "mean_average": "mean average"}
     parts = [f"{text} {summary[name]:.2f}" for name, text in names.items() if name in summary]
     return "   ·   ".join(parts) or "no task learned yet"
-
-
-def _extent(cells: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    return (0.0, float(cells.shape[1]), float(cells.shape[0]), 0.0)
 
 
 def image_of(figure: Figure) -> Image.Image:

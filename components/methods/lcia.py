@@ -28,16 +28,9 @@ from components.methods.base import (
     load_parameters,
     target_pattern,
 )
+from components.methods.common import codebook
 from components.methods.common.balance import Balance, BalancedAverage, Norm, Rule, Start
-from components.methods.common.codebook import (
-    Aggregation,
-    Allocation,
-    Codebook,
-    CodebookOptions,
-    Decision,
-    Field,
-    OnMiss,
-)
+from components.methods.common.codebook import Codebook, CodebookOptions, Decision
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -83,18 +76,18 @@ class LciaConfig(MethodConfig):
 
     threshold: NonNegative = 0.9
     """From this similarity on a group is reused; CoIN's Diverse and 10Type take 0.3; 0: one group; above 1: none."""
-    aggregation: Aggregation = "mean"
+    aggregation: codebook.Aggregation = "mean"
     """How pairs of strings make a similarity: their mean, as the code, or each string's most similar one (max)."""
-    instruction_field: Field = "last_line_to_colon"
+    instruction_field: codebook.Field = "last_line_to_colon"
     """What is compared of an instruction: its last line, cut at a colon as the code cuts grounding's, or the whole."""
     max_strings: Count = 500
     """Distinct strings compared and stored per task, evenly spaced; the code takes all."""
     new_group: Literal["parent", "fresh"] = "parent"
     """A new group starts from the newest trained one, as the scripts do, or anew, as a summary of the paper has it."""
 
-    allocation: Allocation = "file"
+    allocation: codebook.Allocation = "file"
     """At test: one group serves all rows of a test file, as the code, or each row is served by itself (instance)."""
-    on_miss: OnMiss = "last"
+    on_miss: codebook.OnMiss = "last"
     """Who serves what is below the threshold: the last opened group, as the code, or the best one all the same."""
 
     @classmethod

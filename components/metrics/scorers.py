@@ -35,21 +35,7 @@ _WORD = re.compile(r"\w+")
 _FREE_NUMBER = re.compile(
     r"(?<![\w.])(?:(?<!\d)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|\.\d+)(?![\d])"
 )
-NUMERALS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-]
+NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBER_CUE = re.compile(
     r"\b(?:answer|result|total|value)\b(?:\s+(?:is|are|was|equals))?\s*[:=]?|=|\bequals\b", re.IGNORECASE
 )

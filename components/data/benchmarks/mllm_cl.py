@@ -36,11 +36,8 @@ LAYOUT = "{RS,Med,AD,Sci,Fin}/{images, train.json, test.json}, or {OCR,Math,VP,A
 
 def read_mllm_cl(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | Problem]:
     """The items of one list; raises `DataError` at once when it is missing."""
-    file = find(
-        root,
-        [f"{base}{task.part(side).source}" for base in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")],
-        LAYOUT,
-    )
+    names = [f"{base}{task.part(side).source}" for base in ("", "MLLM-CL/", "Domain_data/", "Ability_data/")]
+    file = find(root, names, LAYOUT)
     folder = file.rpartition("/")[0]
     metric_of = {"science": _science, "ocr": _ocr}.get(task.name)
     candidates = lambda image: (image, f"{folder}/{image}", f"{folder}/images/{image}")  # noqa: E731
