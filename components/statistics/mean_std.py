@@ -24,8 +24,8 @@ class MeanStd:
         return cls(mean=statistics.fmean(values), deviation=deviation, count=len(values))
 
     def __format__(self, spec: str) -> str:
-        mean = format(self.mean, spec)
-        return mean if self.deviation is None else f"{mean} ± {self.deviation:{spec}}"
+        values = [self.mean] if self.deviation is None else [self.mean, self.deviation]
+        return " ± ".join(format(value, spec or ".1f") for value in values)
 
     def __str__(self) -> str:
-        return f"{self:.1f}"
+        return format(self)

@@ -115,6 +115,7 @@ def test_a_spread_by_hand() -> None:
     assert spread.mean == pytest.approx(7 / 3)
     assert spread.deviation == pytest.approx((((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2) ** 0.5)
     assert str(MeanStd.of([3.0])) == "3.0"
+    assert f"{spread} -> {MeanStd.of([2 / 3])}, {spread:.3f}" == "2.3 ± 1.5 -> 0.7, 2.333 ± 1.528"
     with pytest.raises(ValueError, match="at least one"):
         MeanStd.of([])
 
