@@ -35,6 +35,10 @@ class DenseIncrement(nn.Module):
         assert isinstance(scale, float), "a merged increment serves all samples alike"
         return F.linear(x, self.weight) * scale
 
+    def increment(self, scale: float) -> Tensor:
+        """What it adds to the layer's weight."""
+        return self.weight * scale
+
 
 def kth_magnitude(parts: Callable[[], Iterable[Tensor]], k: int) -> float:
     """The k-th largest |entry| (1-based) of all float32 tensors that `parts()` yields, exact.

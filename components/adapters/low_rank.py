@@ -17,11 +17,14 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from components.core.errors import ConfigError
 
 Init = Literal["kaiming", "gaussian", "small", "paper"]  # see `LowRankPairs.init_down`
 Scale = float | Tensor  # a constant, or [B, 1, S*R] / [1, 1, S*R]
@@ -63,6 +66,22 @@ def scales_from_weights(weights: Tensor, groups: Sequence[str], *, rank: int) ->
     return {name: column for name, column, used in zip(groups, columns, active, strict=True) if used}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """An increment scale * up down of a layer's weight."""
+
+    down: Tensor  # [R, d_in] float32
+    up: Tensor  # [d_out, R] float32
+    scale: float
+
+    def dense(self) -> Tensor:
+        """[d_out, d_in] float32."""
+        return self.up @ self.down * self.scale
+
+
+Increment = Factors | Tensor  # a tensor is the increment itself [d_out, d_in] float32
+
+
 class LowRankPairs(nn.Module):
     """One group of one layer: S pairs of rank R, flat. Always float32. `up` starts at zero: so does the increment."""
 
@@ -99,6 +118,10 @@ class LowRankPairs(nn.Module):
             x = F.dropout(x, self.dropout)
         return F.linear(F.linear(x, self.down) * scale, self.up)
 
+    def increment(self, scale: float) -> Factors:
+        """What it adds to the layer's weight."""
+        return Factors(down=self.down.detach(), up=self.up.detach(), scale=scale)
+
 
 class AdaptedLinear(nn.Linear):
     """Base of frozen linear layers that add an increment to the output.
@@ -111,6 +134,20 @@ class AdaptedLinear(nn.Linear):
         self.weight = linear.weight
         self.bias = linear.bias
         self.train(linear.training)
+
+    def increments(self) -> list[Increment]:
+        """What the layer adds to its frozen weight now, as a sum; for exports of methods that are not soft.
+
+        Raises `ConfigError` where that is not the same for all samples.
+        """
+        raise ConfigError(f"a {type(self).__name__} adds nothing that could be added to a weight; export a bundle.")
+
+
+@runtime_checkable
+class HasIncrement(Protocol):
+    """A group of a `BankedLinear` whose constant part of the layer's weight is known."""
+
+    def increment(self, scale: float) -> Increment: ...
 
 
 class BankedLinear(AdaptedLinear):
@@ -131,6 +168,16 @@ class BankedLinear(AdaptedLinear):
         for name, scale in scales.items():
             output = output + groups[name](wide, scale)
         return output.to(dtype)
+
+    def increments(self) -> list[Increment]:
+        found: list[Increment] = []
+        for name, scale in self.mixing.scales.items():
+            if isinstance(scale, Tensor):
+                raise ConfigError("the method weighs its adapters by sample, not by group; export a bundle.")
+            group = self.groups[name]
+            assert isinstance(group, HasIncrement)
+            found.append(group.increment(scale))
+        return found
 
 
 class Bank:

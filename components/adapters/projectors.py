@@ -50,6 +50,15 @@ class ProjectorCopy(nn.Module):
         self.act = bank.act
         self.linear_2 = UnitLinear(bank.linear_2, unit)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What its layers multiply with and add, by the original's names."""
+        layers = {"linear_1": self.linear_1, "linear_2": self.linear_2}
+        return {
+            f"{name}.{key}": value.detach() * layer.unit
+            for name, layer in layers.items()
+            for key, value in layer.named_parameters()
+        }
+
     def forward(self, features: Tensor) -> Tensor:
         """features [N, V, C] -> [N, V, D] in the same dtype; computed in float32."""
         return self.linear_2(self.act(self.linear_1(features.float()))).to(features.dtype)
@@ -118,6 +127,21 @@ class ProjectorBank(nn.Module):
         ]
         order = torch.cat(rows).argsort().to(image_features.device)
         return torch.cat(parts)[order]
+
+    def served(self) -> dict[str, Tensor]:
+        """The tensors of the copy that serves, under the frozen projector's names; {} if it serves itself.
+
+        Raises `ConfigError` where pictures are served by different copies.
+        """
+        serving = [self.serving] if self.serving is None or isinstance(self.serving, str) else self.serving
+        names = [*dict.fromkeys(serving)]
+        if len(names) > 1:
+            raise ConfigError("the method chooses a projector by picture, not by group; export a bundle.")
+        if not names or names[0] is None:
+            return {}
+        copy = self.copies[names[0]]
+        assert isinstance(copy, ProjectorCopy)
+        return copy.tensors()
 
     def _project(self, name: str | None, features: Tensor) -> Tensor:
         if name is None:

@@ -21,6 +21,10 @@ class TrainingError(LittoralError):
     """Training that cannot go on or did nothing: a diverged loss, an update without a step, adapters without effect."""
 
 
+class ExportError(LittoralError):
+    """An export that does not compute what the run's own method does."""
+
+
 class StreamStopped(LittoralError):
     """A run that was asked to end early; the same command continues it."""
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
-Export = Literal["plain", "hard", "soft"]  # one LoRA or merged weights; one LoRA per request; its own forward pass
+Export = Literal["plain", "hard", "soft"]  # one set of weights; one of several sets per request; its own forward pass
+ExportFormat = Literal["peft", "merged", "bundle"]  # what `littoral export --to` writes
 DataScope = Literal["each", "first", "union"]  # each task's rows in turn; the first task's only; all at once
 MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collective, as `Engine.mean_over_workers`
 
@@ -115,7 +116,7 @@ class MethodConfig:
     needs_task_id: ClassVar[bool] = False  # True: evaluation passes the task (`batch.oracle_task`); for bounds only
     slots_are_tasks: ClassVar[bool] = False  # True: slot i of `Selection.slots` belongs to task i
     data_scope: ClassVar[DataScope] = "each"
-    export: ClassVar[Export] = "soft"  # the least that a server must support
+    export: ClassVar[Export] = "soft"  # the least that a server must support; the probe of an export proves it
     starts_as_backbone: ClassVar[bool] = True  # False: even untrained, it changes outputs, as prompts do
     is_stochastic: ClassVar[bool] = True  # False: it draws no random numbers; a seed changes only the data's order
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach the trained parameters
@@ -154,6 +155,21 @@ class MethodConfig:
     def calibration_share(self) -> float:
         """`Method.calibrate` gets the samples of this share of a task's updates, the first ones; 0: none."""
         return 0.0
+
+    @property
+    def export_formats(self) -> tuple[ExportFormat, ...]:
+        """What a run with these options can be exported to.
+
+        A method that is not soft has constant weights inside `select` (of a batch with an oracle task, if it is hard),
+        and its layers say what they add to the frozen ones (`AdaptedLinear.increments`).
+        """
+        if not self.is_trainable:
+            return ()
+        return ("bundle",) if self.export == "soft" else ("peft", "merged", "bundle")
+
+    def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
+        """Of a hard method: its sets of weights by name, each with the tasks it serves, from a state's `structure`."""
+        return {task: [task] for task in cast("list[str]", structure["tasks"])}
 
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""
@@ -322,6 +338,12 @@ class Method(Generic[ConfigT]):
         """
         return {}
 
+    def routing(self) -> dict[str, Json]:
+        """Of a hard method: how a sample's set of weights is chosen at test, as plain JSON for servers: `rule`, a
+        sentence, and the values that the rule reads.
+        """
+        return {}
+
     def task_state(self) -> dict[str, Tensor]:
         """What accumulates during a task besides trainable parameters; saved in mid-task checkpoints.
 
@@ -366,6 +388,14 @@ class Method(Generic[ConfigT]):
         if not isinstance(tasks, list):
             raise CheckpointError("the checkpoint's method state has no list of tasks; it is damaged, start a new run.")
         self.tasks = [str(task) for task in tasks]
+
+
+def tasks_by_group(tasks: Sequence[str], groups: Sequence[int], kind: str) -> dict[str, list[str]]:
+    """The tasks that share each number of `groups`, by a name such as `group-0`; `groups` has a number per task."""
+    found: dict[str, list[str]] = {}
+    for task, group in sorted(zip(tasks, groups, strict=True), key=lambda pair: pair[1]):
+        found.setdefault(f"{kind}-{group}", []).append(task)
+    return found
 
 
 def refuse_renamed(kind: type, renamed: Mapping[str, str]) -> None:

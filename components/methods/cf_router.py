@@ -15,7 +15,7 @@ from components.adapters.low_rank import seeded_generator
 from components.core.errors import CheckpointError, ConfigError
 from components.core.options import CountOrZero, Positive
 from components.data.batch import IGNORE
-from components.methods.base import Engine, Export, MethodState, TaskInfo
+from components.methods.base import Engine, Export, Json, MethodState, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.sequential_lora import SequentialLoraConfig
@@ -134,6 +134,21 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
             gram, column = self.memory[GRAM] + gram, torch.cat([self.memory[CROSS], column], dim=1)
         self.memory = {GRAM: gram, CROSS: column}
         self._solve()
+
+    def routing(self) -> dict[str, Json]:
+        config = self.config
+        found: dict[str, Json] = {
+            "rule": "A row x goes to the task with the largest entry of x V; the method's page says what x is made of.",
+            "features": config.features,
+            "tasks": [*self.tasks],
+        }
+        if config.features in ("both", "instruction"):
+            found["sentence_encoder"] = config.sentence_encoder
+        if config.expansion:
+            found["rule"] = f"{found['rule']} x is expanded at random first, so only littoral can route."
+        else:
+            found["V"] = self.router.tolist()
+        return found
 
     # What the hooks are made of.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from components.core.options import CountOrZero, NonNegative
 from components.methods.base import (
     Engine,
     Export,
+    ExportFormat,
     Json,
     Loss,
     MethodConfig,
@@ -26,6 +27,7 @@ from components.methods.base import (
     TaskInfo,
     copy_tensors,
     load_parameters,
+    tasks_by_group,
 )
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.common.key_selection import evenly_spaced
@@ -66,6 +68,14 @@ class EProjConfig(MethodConfig):
 
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
         return f"projector {slot}"
+
+    @property
+    def export_formats(self) -> tuple[ExportFormat, ...]:
+        return ("merged", "bundle")  # a projector is no LoRA
+
+    def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
+        tasks, homes = cast("list[str]", structure["tasks"]), cast("list[int]", structure["homes"])
+        return tasks_by_group(tasks, homes[: len(tasks)], "projector")
 
     def build(self, *, seed: int) -> EProj:
         return EProj(self, seed=seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from components.adapters.low_rank import Scale
-from components.methods.base import Export, Selection
+from components.methods.base import Export, Json, Selection
 from components.methods.common.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
 
@@ -38,6 +38,9 @@ class Individual(TaskBranches[IndividualConfig]):
     Carried between tasks: every task's adapter, frozen. Grows by one adapter a task.
     Differs: a bound, not a continual method: it needs the task's identity (`needs_task_id`).
     """
+
+    def routing(self) -> dict[str, Json]:
+        return {"rule": "Whoever asks says which task a row belongs to."}
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
         assert batch.oracle_task is not None, "individual learning needs the task of every batch"

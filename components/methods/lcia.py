@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
     target_pattern,
+    tasks_by_group,
 )
 from components.methods.common import codebook
 from components.methods.common.balance import Balance, BalancedAverage, Norm, Rule, Start
@@ -122,6 +123,12 @@ class LciaConfig(MethodConfig):
 
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
         return f"group {slot}"
+
+    def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
+        codebook = Codebook(self.codebook_options)
+        codebook.restore(structure)
+        learned = [each for each in codebook.decisions if each.task in cast("list[str]", structure["tasks"])]
+        return tasks_by_group([each.task for each in learned], [each.group for each in learned], "group")
 
     def build(self, *, seed: int) -> Lcia:
         return Lcia(self, seed=seed)
@@ -278,6 +285,18 @@ class Lcia(Method[LciaConfig]):
                     "ema_steps": int(averaged.get("ema_steps", 0)),
                 }
         return found
+
+    def routing(self) -> dict[str, Json]:
+        config, file = self.config, self.config.allocation == "file"
+        missed = "the last group" if config.on_miss == "last" else "the most similar group all the same"
+        return {
+            "rule": f"{'All rows of a test file go' if file else 'A row goes'} to the group whose strings its text is "
+            f"most similar to, by TF-IDF cosine; below the threshold {missed} serves.",
+            "text": config.instruction_field,
+            "aggregation": config.aggregation,
+            "threshold": config.threshold,
+            "strings": {f"group-{group}": [*strings] for group, strings in enumerate(self.codebook.groups)},
+        }
 
     def owner(self, task: str) -> str:
         group = self.codebook.group_of(task) if task in self.tasks else None

@@ -13,7 +13,7 @@ from components.adapters.dense_increment import DenseIncrement, drop_and_rescale
 from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
 from components.core.errors import ConfigError
 from components.core.options import Positive, PositiveShare, ShareBelowOne
-from components.methods.base import Engine, MethodState, Selection, TaskInfo
+from components.methods.base import Engine, ExportFormat, MethodState, Selection, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.sequential_lora import SequentialLoraConfig
 
@@ -49,6 +49,11 @@ class MergingConfig(SequentialLoraConfig):
                 f'merging.coefficient is {self.coefficient}, but rule "average" weighs every task by 1 / number of '
                 'tasks; leave the coefficient out or take rule "task_arithmetic".'
             )
+
+    @property
+    def export_formats(self) -> tuple[ExportFormat, ...]:
+        formats = super().export_formats
+        return formats if self.rule in ("average", "task_arithmetic") else formats[1:]  # a dense merge is no LoRA
 
     def build(self, *, seed: int) -> Merging:
         return Merging(self, seed=seed)

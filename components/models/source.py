@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -28,6 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 # Fields that say how a directory was written or is to be loaded, not what it is.
 VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+_WRITTEN_WITH_WEIGHTS = ("config.json", "generation_config.json", "README.md")
 _NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
@@ -135,6 +138,19 @@ class ModelSource:
             processor.vision_feature_select_strategy = config.vision_feature_select_strategy
             processor.num_additional_image_tokens = 1
         return processor
+
+    def save_processor(self, folder: Path) -> None:
+        """Write into `folder` what belongs beside a model's weights: the files of its processor, as they are."""
+        for path in sorted(self.folder(weights=False).iterdir()):
+            if path.is_file() and not path.name.endswith(_NOT_TOKENIZER) and path.name not in _WRITTEN_WITH_WEIGHTS:
+                shutil.copyfile(path, folder / path.name)
+
+    def licence(self) -> str | None:
+        """The licence that the model's own card names; None: it names none."""
+        card = self.folder(weights=False) / "README.md"
+        head = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
+        found = re.search(r"^license:[ \t]*(\S.*)$", head[0], re.MULTILINE) if head else None
+        return found[1].strip().strip("\"'") if found else None
 
     def model(self) -> PreTrainedModel:
         """The model with its weights, on the CPU, in the precision and with the attention of the configuration."""

@@ -70,6 +70,12 @@ class PocketSource(ModelSource):
     def processor(self) -> LlavaProcessor:
         return pocket_processor()
 
+    def save_processor(self, folder: Path) -> None:
+        pocket_processor().save_pretrained(folder)
+
+    def licence(self) -> str:
+        return "apache-2.0"
+
     def model(self) -> LlavaForConditionalGeneration:
         model = pocket_model()
         cast(nn.Module, model).to(DTYPES[self.config.dtype])  # the library's own type of `to` names other arguments

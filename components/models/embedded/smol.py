@@ -68,6 +68,9 @@ class SmolSource(ModelSource):
     def folder(self, *, weights: bool) -> Path:
         return smol_directory(self.config.vision_layer)
 
+    def licence(self) -> str:
+        return "apache-2.0"  # of both parts
+
     def tokenizer_files(self) -> list[Path]:
         """None: they follow from this code, and a plan need not wait for the directory to be assembled."""
         return []

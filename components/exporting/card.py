@@ -1,0 +1,181 @@
+"""The README of an export: a model card with Hugging Face's metadata, made from the run's record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.console.tables import markdown
+from components.core.errors import LittoralError
+from components.exporting.learned import LearnedRun
+from components.exporting.probe import Agreement
+from components.methods.base import ExportFormat
+from components.models.registry import EMBEDDED
+from components.models.source import model_source
+
+LIBRARIES: dict[ExportFormat, str] = {"peft": "peft", "merged": "transformers", "bundle": "littoral"}
+UNKNOWN = "not stated; ask its authors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written, and what was seen of it."""
+
+    to: ExportFormat
+    groups: dict[
+        str, list[str]
+    ]  # folders in it (or the group that was merged), with their tasks; {}: one set of weights
+    rank: int | None  # of a LoRA
+    serving: list[str]  # commands and sentences of `serving_notes`
+    agreement: Agreement
+
+
+def model_card(learned: LearnedRun, written: Written) -> str:
+    """The whole README.md."""
+    config = learned.config
+    name = f"{learned.run.config.run_id}, after {learned.task}"
+    parts = [
+        _metadata(learned, written),
+        f"# {name}",
+        f"What Littoral learned on the stream `{learned.run.stream_name}` with the method `{config.method.name}`, after "
+        f"task {learned.number}, `{learned.task}`.",
+        "## What it learned",
+        "\n".join(f"{number}. `{task}`" for number, task in enumerate(learned.tasks, start=1)),
+        _matrix(learned),
+        "## How",
+        _facts(learned, written),
+        "## Load",
+        _loading(learned, written),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _limits(learned, written)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def data_licences(learned: LearnedRun) -> list[str]:
+    """Licences that the stream's report states, each with its tasks; empty where there is no report."""
+    report = Path(learned.run.config.stream.name).expanduser() / "report.json"
+    try:
+        entries: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8")).get("licences", [])
+        return [f"{', '.join(each['tasks'])}: {each['licence']}" for each in entries]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _metadata(learned: LearnedRun, written: Written) -> str:
+    backbone, licence = learned.config.backbone, _base_licence(learned)
+    fields: dict[str, Any] = {"library_name": LIBRARIES[written.to], "pipeline_tag": "image-text-to-text"}
+    if backbone.name not in EMBEDDED and not Path(backbone.name).expanduser().exists():
+        fields["base_model"] = backbone.name  # a hub id; the metadata may name nothing else
+    if licence is not None:
+        fields["license"] = licence
+    fields["tags"] = ["littoral", "continual-learning", learned.config.method.name, *(["lora"] if written.rank else [])]
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _base_licence(learned: LearnedRun) -> str | None:
+    try:
+        return model_source(learned.config.backbone).licence()
+    except LittoralError:
+        return None
+
+
+def _matrix(learned: LearnedRun) -> str:
+    matrix = learned.run.matrix.at(min(learned.number, learned.run.matrix.num_learned))
+    lines = [
+        [f"`{after}`", *("" if cell is None else f"{cell:.1f}" for cell in row)]
+        for after, row in zip(matrix.after, matrix.rows, strict=True)
+    ]
+    said = f"Scores (0 to 100) on each task's {learned.run.config.evaluation.split} rows, after each task:"
+    table = markdown(["after", *(f"`{task}`" for task in matrix.tasks)], lines)
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in matrix.summary().items())
+    return "\n".join([said, "", *table, "", *([f"{figures[0].upper()}{figures[1:]}."] if figures else [])])
+
+
+def _facts(learned: LearnedRun, written: Written) -> str:
+    config = learned.config
+    options = ", ".join(f"{name} {value}" for name, value in config.method.options().items())
+    lines = {
+        "method": f"`{config.method.name}`: {config.method.summary()}",
+        "options": options,
+        "backbone": f"`{config.backbone.name}`, {config.backbone.dtype}, fingerprint "
+        f"`{str(learned.checkpoint.state['backbone'])[:16]}`",
+        "licence of the backbone": _base_licence(learned) or UNKNOWN,
+        "licences of the data": "; ".join(data_licences(learned)) or UNKNOWN,
+        "prompt": f"template `{config.backbone.template}`",
+        "seed": str(config.seed),
+        "checked": f"on built-in rows the logits differ from the run's own by at most {written.agreement.error:.2g}, "
+        f"where the method changes the backbone's by up to {written.agreement.effect:.2g}",
+    }
+    if written.rank is not None:
+        lines["rank"] = str(written.rank)
+    return "\n".join(markdown(["", ""], [[name, text] for name, text in lines.items()]))
+
+
+def _loading(learned: LearnedRun, written: Written) -> str:
+    base = learned.config.backbone.name
+    load = f'model_source(BackboneConfig(name="{base}")).model()' if base in EMBEDDED else f'from_pretrained("{base}")'
+    sections = list[str]()
+    if written.to == "bundle":
+        code = [
+            "from pathlib import Path",
+            "from components.exporting import load_bundle",
+            "",
+            "bundle = load_bundle(FOLDER)",
+            'print(bundle.answer("What does it show?", Path("picture.png")).text)',
+        ]
+    elif written.to == "merged":
+        code = [
+            "from transformers import AutoModelForImageTextToText",
+            "",
+            "model = AutoModelForImageTextToText.from_pretrained(FOLDER)",
+        ]
+    else:
+        if base in EMBEDDED:
+            imports = [
+                "from components.models.config import BackboneConfig",
+                "from components.models.source import model_source",
+            ]
+        else:
+            imports, load = (
+                ["from transformers import AutoModelForImageTextToText"],
+                f"AutoModelForImageTextToText.{load}",
+            )
+        folder = f'FOLDER + "/{next(iter(written.groups))}"' if written.groups else "FOLDER"
+        code = [*imports, "from peft import PeftModel", "", f"model = PeftModel.from_pretrained({load}, {folder})"]
+    sections.append("\n".join(["```python", *code, "```"]))
+    if written.to == "peft" and written.groups:
+        sections.append("One adapter serves a request; `routing.json` says which, and how it is chosen.")
+    sections += [_command_or_sentence(note) for note in written.serving]
+    return "\n\n".join(sections)
+
+
+def _command_or_sentence(note: str) -> str:
+    return note if note.endswith(".") else f"```bash\n{note}\n```"
+
+
+def _limits(learned: LearnedRun, written: Written) -> Sequence[str]:
+    run = learned.run
+    limits = ["Scored on the tasks above only; any other use was not tested, nor were safety, bias and languages."]
+    unscored = [task for task in run.matrix.tasks if task not in learned.tasks]
+    if unscored:
+        limits.append(f"Not learned here, though the stream has them: {', '.join(unscored)}.")
+    if learned.number > run.matrix.num_learned:
+        limits.append(f"The row of scores after {learned.task} is missing: the run was not scored that far.")
+    if not run.general.figures:
+        limits.append("No general suite was scored, so it is not known what the backbone has forgotten.")
+    if run.config.evaluation.limit is not None:
+        limits.append(f"Scores are on the first {run.config.evaluation.limit} rows of each task.")
+    if written.to != "bundle":
+        limits.append("vLLM and SGLang were not run; compare a few replies with these logits' greedy ones first.")
+    if written.to == "merged" and written.groups:
+        (group,) = written.groups
+        limits.append(f"Only the weights of {group} are in it, which serve {', '.join(written.groups[group])}.")
+    if written.to == "bundle":
+        limits.append(
+            "The backbone's weights are not in it; another version of Littoral may refuse it or answer otherwise."
+        )
+    return limits
