@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pipelines.cli import Command, with_names
+from pipelines.export import Export
 from pipelines.judge import Judgement
 from pipelines.littoral import read_options
 from pipelines.methods import Methods
@@ -44,6 +45,7 @@ OPTIONS: dict[str, type[Any]] = {
     "report": Report,
     "judge": Judgement,
     "rescore": Rescore,
+    "export": Export,
     "methods": Methods,
     "train-projector": ProjectorRun,
     "completion": Completion,

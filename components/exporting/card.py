@@ -40,8 +40,8 @@ def model_card(learned: LearnedRun, written: Written) -> str:
     parts = [
         _metadata(learned, written),
         f"# {name}",
-        f"What Littoral learned on the stream `{learned.run.stream_name}` with the method `{config.method.name}`, after "
-        f"task {learned.number}, `{learned.task}`.",
+        f"What Littoral learned on the stream `{learned.run.stream_name}` with the method `{config.method.name}`, "
+        f"after task {learned.number}, `{learned.task}`.",
         "## What it learned",
         "\n".join(f"{number}. `{task}`" for number, task in enumerate(learned.tasks, start=1)),
         _matrix(learned),

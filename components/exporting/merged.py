@@ -37,6 +37,6 @@ def write_merged(folder: Path, served: Served, config: BackboneConfig) -> None:
 
 
 def merged_logits(model: Backbone, folder: Path, batch: Batch) -> Tensor:
-    """Predictions [S, vocabulary] float32 of the model in `folder`, loaded by transformers in the place of `model`'s."""
+    """Predictions [S, vocabulary] float32 of the model in `folder`, which takes the place of that in `model`."""
     model.model = ModelSource(replace(model.config, name=str(folder))).model()
     return logits_of(model, batch)

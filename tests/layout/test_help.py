@@ -11,8 +11,9 @@ import tyro
 
 from components.core.errors import ConfigError
 from components.methods import METHODS
-from pipelines import coast, completion, judge, methods, prepare, report, rescore, sweep, train_projector
+from pipelines import coast, completion, export, judge, methods, prepare, report, rescore, sweep, train_projector
 from pipelines.cli import FIRST, Command
+from pipelines.export import Export
 from pipelines.judge import Judgement
 from pipelines.littoral import COMMANDS
 from pipelines.methods import Methods
@@ -49,7 +50,7 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
     assert without_a_sentence(SweepCommand, SweepCommand(run=BASE)) == []
 
 
-@pytest.mark.parametrize("kind", [Report, Rescore, Judgement, Methods, Prepare, ProjectorRun])
+@pytest.mark.parametrize("kind", [Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun])
 def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> None:
     assert without_a_sentence(kind) == []
 
@@ -90,7 +91,17 @@ def test_help_of_a_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "main", [report.main, rescore.main, judge.main, methods.main, prepare.main, train_projector.main, completion.main]
+    "main",
+    [
+        report.main,
+        rescore.main,
+        judge.main,
+        export.main,
+        methods.main,
+        prepare.main,
+        train_projector.main,
+        completion.main,
+    ],
 )
 def test_help_of_the_other_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main

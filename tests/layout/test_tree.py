@@ -28,7 +28,12 @@ JUNK = re.compile(
 # What starts Ray or runs inside it; the pure functions of the other modules may be tested without.
 RAY_MODULES = {"components.training.evaluate", "components.training.worker"}
 # Packages whose `__init__` offers names; elsewhere importing one component must not import others.
-PUBLIC_PACKAGES = {"components.exporting", "components.methods", "components.metrics", "components.data.embedded.mini_coast"}
+PUBLIC_PACKAGES = {
+    "components.exporting",
+    "components.methods",
+    "components.metrics",
+    "components.data.embedded.mini_coast",
+}
 
 
 def tracked() -> list[str]:

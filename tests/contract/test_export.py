@@ -1,0 +1,327 @@
+"""Exports of learned runs against plain transformers and plain peft, which know nothing of Littoral."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from learned_runs import learned_run, told
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, logits
+from transformers import AutoModelForImageTextToText
+
+from components.core.errors import CheckpointError, ConfigError, ExportError, LittoralError
+from components.data.batch import IGNORE, Batch
+from components.exporting import load_bundle
+from components.exporting.learned import check_export, read_learned
+from components.exporting.peft_folder import peft_logits
+from components.exporting.probe import agreement, probe_batch
+from components.exporting.writing import write_export
+from components.methods import method_config
+from components.methods.base import ExportFormat, Method
+from components.methods.lcia import LciaConfig
+from components.methods.merging import MergingConfig
+from components.methods.o_lora import OLoraConfig
+from components.methods.sequential_lora import SequentialLoraConfig
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
+from components.models.embedded.pocket import pocket_model
+from components.models.encoding import build_encoder
+from pipelines.export import main
+
+training_methods = pytest.mark.training_methods
+
+
+def export(run: Path, to: ExportFormat, out: Path, *, group: str | None = None, task: str | None = None) -> Path:
+    learned = read_learned(run, task, None)
+    check_export(learned, to, group, out)
+    write_export(learned, to, group, out)
+    return out
+
+
+def plain_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """transformers' own forward, at the positions that predict an answer."""
+    model.eval()
+    with torch.no_grad():
+        found = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
+        ).logits
+    return found[:, :-1][batch.labels[:, 1:] != IGNORE]
+
+
+def adapter_logits(folder: Path, batch: Batch) -> Tensor:
+    return plain_logits(PeftModel.from_pretrained(pocket_model(), str(folder)), batch)
+
+
+def replies(method: Method, backbone: Backbone, toy: Toy) -> list[str]:
+    """What the method that learned says to the toy's prompts, four tokens at most."""
+    with method.select(backbone, toy.prompts):
+        generated = backbone.generate(toy.prompts, max_new_tokens=4)
+    return [build_encoder(backbone.config).decode(ids) for ids in generated]
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@training_methods
+def test_every_format_that_a_method_offers_answers_as_it_does(name: str, toys: list[Toy], tmp_path: Path) -> None:
+    run, method, backbone = learned_run(tmp_path, name, toys)
+    formats = method.config.export_formats
+    groups = method.config.export_groups(method.structure()) if method.config.export == "hard" else {}
+    assert formats[-1:] == ("bundle",)
+    assert (formats == ("bundle",)) == (method.config.export == "soft")
+    assert not groups or sorted(task for tasks in groups.values() for task in tasks) == sorted(method.tasks)
+    bundle = load_bundle(export(run, "bundle", tmp_path / "bundle"))
+    for toy in toys:
+        assert torch.equal(logits(bundle.method, bundle.model, toy.batch), logits(method, backbone, toy.batch))
+    if "peft" in formats:
+        export(run, "peft", tmp_path / "peft")
+    for group, tasks in (groups or {"": [None]}).items():
+        for toy in toys:
+            expected = logits(method, backbone, replace(toy.batch, oracle_task=tasks[0]))
+            if "peft" in formats:
+                close(adapter_logits(tmp_path / "peft" / group, toy.batch), expected)
+        if "merged" in formats:
+            folder = export(run, "merged", tmp_path / f"merged{group}", group=group or None)
+            merged = AutoModelForImageTextToText.from_pretrained(folder)
+            close(
+                plain_logits(merged, toys[0].batch),
+                logits(method, backbone, replace(toys[0].batch, oracle_task=tasks[0])),
+            )
+
+
+def test_sequential_lora_in_numbers(encoded: list[Toy], tmp_path: Path) -> None:
+    config = SequentialLoraConfig(rank=6, alpha=9.0, targets="all_linear")
+    run, _, _ = learned_run(tmp_path, config, encoded)
+    folder = export(run, "peft", tmp_path / "out")
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["task_type"]) == (6, 9, "CAUSAL_LM")
+    assert written["base_model_name_or_path"] == "pocket"
+    assert written["modules_to_save"] is None
+    layers = [name for name in written["target_modules"] if name.endswith("q_proj")]
+    assert layers == [f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in range(3)]
+    assert len(written["target_modules"]) == 3 * 7
+    stored = load_file(folder / "adapter_model.safetensors")
+    assert stored[f"base_model.model.{layers[0]}.lora_A.weight"].shape == (6, 64)
+    # CLIP's layers have the same names and stay as they are
+    adapted = PeftModel.from_pretrained(pocket_model(), str(folder))
+    assert {name for name, _ in adapted.named_parameters() if "lora_" in name and "language_model" not in name} == set()
+
+
+def test_branches_add_up_to_one_rank(encoded: list[Toy], tmp_path: Path) -> None:
+    run, _, _ = learned_run(tmp_path, OLoraConfig(rank=8, alpha=16.0), encoded)
+    written = json.loads((export(run, "peft", tmp_path / "out") / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"]) == (16, 32)
+    first = json.loads((export(run, "peft", tmp_path / "first", task="1") / "adapter_config.json").read_text())
+    assert (first["r"], first["lora_alpha"]) == (8, 16)
+
+
+def test_a_scale_that_no_whole_alpha_gives_is_in_the_weights(encoded: list[Toy], tmp_path: Path) -> None:
+    config = MergingConfig(rank=8, alpha=16.0, rule="task_arithmetic", coefficient=0.3)
+    run, method, backbone = learned_run(tmp_path, config, encoded)
+    folder = export(run, "peft", tmp_path / "out")
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"]) == (16, 16)
+    close(adapter_logits(folder, encoded[0].batch), logits(method, backbone, encoded[0].batch))
+
+
+@pytest.mark.parametrize("rule", ["ties", "dare"])
+def test_a_dense_merge_is_no_lora_but_can_be_merged(rule: str, encoded: list[Toy], tmp_path: Path) -> None:
+    run, method, backbone = learned_run(tmp_path, MergingConfig(rank=8, alpha=16.0, rule=rule), encoded)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cannot be exported to peft; give --to merged or bundle"):
+        export(run, "peft", tmp_path / "peft")
+    merged = AutoModelForImageTextToText.from_pretrained(export(run, "merged", tmp_path / "merged"))
+    close(plain_logits(merged, encoded[0].batch), logits(method, backbone, encoded[0].batch))
+
+
+def test_a_trained_projector_goes_along(encoded: list[Toy], tmp_path: Path) -> None:
+    config = SequentialLoraConfig(rank=8, alpha=16.0, train_projector=True)
+    run, method, backbone = learned_run(tmp_path, config, encoded)
+    expected = logits(method, backbone, encoded[0].batch)
+    close(adapter_logits(export(run, "peft", tmp_path / "peft"), encoded[0].batch), expected)
+    merged = AutoModelForImageTextToText.from_pretrained(export(run, "merged", tmp_path / "merged"))
+    close(plain_logits(merged, encoded[0].batch), expected)
+
+
+def test_groups_say_what_they_serve_and_why(encoded: list[Toy], tmp_path: Path) -> None:
+    run, method, backbone = learned_run(tmp_path, LciaConfig(rank=8, alpha=16.0), encoded)
+    folder = export(run, "peft", tmp_path / "out")
+    routing = json.loads((folder / "routing.json").read_text())
+    assert routing["groups"] == {"group-0": ["colours"], "group-1": ["opposites"]}
+    assert routing["threshold"] == 0.9
+    assert routing["strings"]["group-1"] == [f"Name the opposite of {word}." for word in ("left", "up", "yes", "small")]
+    for toy in encoded:
+        (group,) = [name for name, tasks in routing["groups"].items() if toy.info.name in tasks]
+        close(adapter_logits(folder / group, toy.batch), logits(method, backbone, told(toy, toy.info.name).batch))
+    with pytest.raises(ConfigError, match=r"needs --group; choose one of group-0 \(colours\); group-1 \(opposites\)"):
+        export(run, "merged", tmp_path / "merged")
+    with pytest.raises(ConfigError, match="has no group 'colours'"):
+        export(run, "merged", tmp_path / "merged", group="colours")
+
+
+# ---- the probe ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda name: name.replace("language_model.", ""), "do not fit the model"),
+        (lambda name: name.replace("base_model.model.", "base_model."), "do not fit the model"),
+    ],
+)
+def test_an_adapter_under_other_names_is_not_passed_over(
+    wrong: object, said: str, encoded: list[Toy], tmp_path: Path
+) -> None:
+    """peft itself warns and answers as the backbone does."""
+    run, _, _ = learned_run(tmp_path, "sequential_lora", encoded[:1])
+    folder = export(run, "peft", tmp_path / "out")
+    renamed = {wrong(name): each for name, each in load_file(folder / "adapter_model.safetensors").items()}  # type: ignore[operator]
+    save_file(renamed, folder / "adapter_model.safetensors")
+    batch = encoded[0].batch
+    assert torch.equal(adapter_logits(folder, batch), plain_logits(pocket_model(), batch))
+    with pytest.raises(ExportError, match=said):
+        peft_logits(load_backbone(BackboneConfig(name="pocket")), folder, batch)
+
+
+def test_predictions_are_compared_with_the_backbones_and_the_methods() -> None:
+    base, ours = torch.zeros(2, 3), torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    seen = agreement(ours + 1e-5, ours, base, dtype="float32", what="it")
+    assert (seen.effect, seen.error) == (2.0, pytest.approx(1e-5, rel=1e-2))
+    with pytest.raises(ExportError, match="it changes no prediction of the backbone: it is ignored"):
+        agreement(base, ours, base, dtype="float32", what="it")
+    with pytest.raises(ExportError, match="nothing to export"):
+        agreement(base, base, base, dtype="float32", what="it")
+    with pytest.raises(ExportError, match="differ from the run's own"):
+        agreement(ours * 0.99, ours, base, dtype="float32", what="it")
+    # an effect as small as bfloat16's rounding: half of it lost is too much, however small
+    with pytest.raises(ExportError, match="lost in bfloat16"):
+        agreement(base + 100.0, base + 100.1, base + 100.05, dtype="bfloat16", what="it")
+
+
+def test_the_probe_has_pictures_and_answers() -> None:
+    batch = probe_batch(BackboneConfig(name="pocket"))
+    assert len(batch) == 3
+    assert (batch.labels != IGNORE).any(dim=1).all()
+    image = pocket_model().config.image_token_id
+    assert (batch.input_ids == image).any(dim=1).tolist() == [True, True, False]
+
+
+# ---- what is refused, and what is left behind --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["peft", "merged", "bundle"])
+def test_nothing_is_left_where_the_probe_fails(to: ExportFormat, encoded: list[Toy], tmp_path: Path) -> None:
+    run, _, _ = learned_run(tmp_path, "sequential_lora", encoded[:1], updates=0)
+    with pytest.raises(ExportError, match="changes no prediction of the backbone, so there is nothing to export"):
+        export(run, to, tmp_path / "there" / "out")
+    assert [*(tmp_path / "there").iterdir()] == []
+
+
+def test_what_cannot_be_exported_is_said_in_a_sentence(encoded: list[Toy], tmp_path: Path) -> None:
+    run, _, _ = learned_run(tmp_path, "sequential_lora", encoded[:1])
+    taken = tmp_path / "taken"
+    taken.mkdir()
+
+    def refused(arguments: Sequence[str], error: type[LittoralError], said: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(error, match=said):
+            main([str(each) for each in arguments])
+        assert sorted(tmp_path.rglob("*")) == before
+
+    new = str(tmp_path / "new")
+    refused([tmp_path, "--to", "peft", "--out", new], ConfigError, "not the folder of a run")
+    refused([run / "config.json", "--to", "peft", "--out", new], ConfigError, "is a record, which holds no weights")
+    refused([run, "--to", "peft", "--out", taken], ConfigError, "exists and is not replaced")
+    refused([run, "--to", "peft", "--out", new, "--task", "opposites"], ConfigError, "give --task one of 1 colours")
+    refused([run, "--to", "peft", "--out", new, "--task", "2"], ConfigError, "give --task one of 1 colours")
+    refused([run, "--to", "merged", "--out", new, "--group", "a"], ConfigError, "leave --group out")
+    refused([run, "--to", "peft", "--out", new, "--backbone", "./gone"], ConfigError, "not a directory")
+    refused([run, "--to", "peft", "--out", run / "config.json" / "x"], ConfigError, "cannot write to")
+    state = run / "checkpoints" / "01-colours" / "state.json"
+    state.write_text(state.read_text().replace('"backbone": "', '"backbone": "0'))
+    refused([run, "--to", "peft", "--out", new], ConfigError, "are not those that run toys was trained on")
+    state.unlink()
+    refused([run, "--to", "peft", "--out", new], CheckpointError, "not a finished Littoral checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "said"),
+    [
+        ("continual_llava", "peft", "anew for every sample and cannot be exported to peft; give --to bundle"),
+        ("moelora", "merged", "cannot be exported to merged; give --to bundle"),
+        ("eproj", "peft", "cannot be exported to peft; give --to merged or bundle"),
+        ("zero_shot", "bundle", "learns nothing"),
+    ],
+)
+def test_a_format_that_a_method_cannot_give(
+    name: str, to: ExportFormat, said: str, pictured: list[Toy], tmp_path: Path
+) -> None:
+    run, _, _ = learned_run(tmp_path, name, pictured[:1], updates=1)
+    with pytest.raises(ConfigError, match=said):
+        export(run, to, tmp_path / "out")
+
+
+# ---- bundles and cards -------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_answers_a_picture_and_a_question(encoded: list[Toy], tmp_path: Path) -> None:
+    run, method, backbone = learned_run(tmp_path, "continual_llava", encoded, updates=12)
+    folder = export(run, "bundle", tmp_path / "out")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "method.safetensors", "state.json"]
+    bundle = load_bundle(folder)
+    assert (bundle.stream, bundle.tasks, bundle.method.tasks) == ("toys", ["colours", "opposites"], method.tasks)
+    assert str(tmp_path) not in (folder / "state.json").read_text()
+    expected = replies(method, backbone, encoded[0])
+    assert len(set(expected)) > 1
+    for colour, reply in zip(COLOURS, expected, strict=True):
+        picture = colour_row(colour).image
+        assert bundle.answer(f"What colour fills the {colour} picture?", picture, max_new_tokens=4).text == reply
+    (tmp_path / "red.png").write_bytes(colour_row("red").image or b"")
+    question = "What colour fills the red picture?"
+    assert bundle.answer(question, tmp_path / "red.png", max_new_tokens=4).text == expected[0]
+    for word, reply in zip(OPPOSITES, replies(method, backbone, encoded[1]), strict=True):
+        assert bundle.answer(f"Name the opposite of {word}.", max_new_tokens=4).text == reply
+    with pytest.raises(ConfigError, match="finds the task by itself"):
+        bundle.answer("Name the opposite of up.", task="opposites")
+
+
+def test_a_bundle_of_a_method_that_must_be_told(encoded: list[Toy], tmp_path: Path) -> None:
+    toys = [told(toy, toy.info.name) for toy in encoded]
+    run, method, backbone = learned_run(tmp_path, "individual", toys, updates=12)
+    bundle = load_bundle(export(run, "bundle", tmp_path / "out"))
+    for task in ("colours", "opposites"):
+        answers = [
+            bundle.answer(f"Name the opposite of {word}.", max_new_tokens=4, task=task).text for word in OPPOSITES
+        ]
+        assert answers == replies(method, backbone, told(encoded[1], task))
+    with pytest.raises(ConfigError, match="give one of colours, opposites"):
+        bundle.answer("Name the opposite of up.")
+    with pytest.raises(CheckpointError, match="is not a bundle"):
+        load_bundle(run / "checkpoints" / "01-colours")
+
+
+def test_the_card_names_what_a_reader_must_know(encoded: list[Toy], tmp_path: Path) -> None:
+    run, _, _ = learned_run(tmp_path, "o_lora", encoded)
+    card = (export(run, "peft", tmp_path / "out", task="colours") / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "peft"\n')
+    assert 'license: "apache-2.0"' in card
+    assert "| `colours` | 60.0 | 10.0 |" in card
+    assert "80.0" not in card  # of a later row
+    assert "1. `colours`\n\n" in card
+    assert "Not learned here, though the stream has them: opposites." in card
+    assert "licences of the data | not stated" in card
+    assert "rank | 8 |" in card
+
+
+def test_every_format_is_shown_for_every_method() -> None:
+    assert method_config("o_lora").tiny().export_formats == ("peft", "merged", "bundle")
+    assert method_config("eproj").tiny().export_formats == ("merged", "bundle")
+    assert method_config("moelora").tiny().export_formats == ("bundle",)
+    assert method_config("zero_shot").tiny().export_formats == ()
