@@ -19,8 +19,15 @@ from pipelines.completion import OPTIONS
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 
 PAGES = pages()
-# Of `ray start`, `ray job submit`, pytest and ruff.
-OF_OTHER_PROGRAMS = {"--num-gpus", "--working-dir", "--method-contract", "--no-loadscope-reorder", "--check"}
+# Of `ray start`, `ray job submit`, pytest, ruff and vLLM.
+OF_OTHER_PROGRAMS = {
+    "--num-gpus",
+    "--max-lora-rank",
+    "--working-dir",
+    "--method-contract",
+    "--no-loadscope-reorder",
+    "--check",
+}
 OF_ALL = {"--help", "--help-all", "--version", "--method"}
 FORMER = {"--against"}  # works until the next release
 
