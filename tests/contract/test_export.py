@@ -229,7 +229,7 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(encoded: list[Toy], tmp_p
     taken = tmp_path / "taken"
     taken.mkdir()
 
-    def refused(arguments: Sequence[str], error: type[LittoralError], said: str) -> None:
+    def refused(arguments: Sequence[object], error: type[LittoralError], said: str) -> None:
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(error, match=said):
             main([str(each) for each in arguments])
