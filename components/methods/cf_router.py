@@ -71,7 +71,7 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
         tokens, zero without a picture; "both": one after the other; "hidden": the frozen language model's last hidden
         states, averaged over the tokens before the first answer. Each part has length 1, and a constant 1 is appended:
         it gives the regression an intercept, which lambda shrinks like all weights.
-    Overrides: attach, weights, end_task (one pass over the rows); `TaskBranches` does the rest.
+    Overrides: attach, weights, end_task (one pass over the rows), routing; `TaskBranches` does the rest.
     Carried between tasks: every task's branch, frozen; G and C in float64. A task adds its branch and a column of C.
     Differs:
         - The paper reads the language model's last hidden states, averaged: "hidden". The abstract does not say over

@@ -34,7 +34,7 @@ class Individual(TaskBranches[IndividualConfig]):
     Paper: none; reported by MCITlib and others as "Individual".
     Idea: tasks share nothing, and an oracle picks the adapter at test. No forgetting, no transfer.
     Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up_t down_t.
-    Overrides: serve; `TaskBranches` does the rest.
+    Overrides: serve, routing; `TaskBranches` does the rest.
     Carried between tasks: every task's adapter, frozen. Grows by one adapter a task.
     Differs: a bound, not a continual method: it needs the task's identity (`needs_task_id`).
     """

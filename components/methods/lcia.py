@@ -151,7 +151,7 @@ class Lcia(Method[LciaConfig]):
         reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
         below the threshold the last opened group serves them, and `Selection.matched` says so.
     Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state,
-        decisions, owner.
+        decisions, routing, owner.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs:
         - No projector is trained. Rank 32 on o_proj without dropout; the code has 128 on every linear layer, with 0.05.
