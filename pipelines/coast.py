@@ -25,8 +25,9 @@ from components.core.events import Note
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
+from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
-from components.training.plan_facts import plan_facts, planned_tasks
+from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
 from components.training.run_folder import StreamResult, finished_result
 from pipelines.cli import parse
 from pipelines.littoral import program
@@ -56,14 +57,16 @@ def main(arguments: Sequence[str]) -> int:
 
     console = Console()
     plan = replace(plan_stream(config), chosen=how_chosen(command.preset))
-    show_plan(console, plan)
+    needs = needs_of(plan)
+    show_plan(console, plan, needs)
     other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:
         console.handle(Note(text=other_data, warning=True))
+    result = None if command.dry_run else finished_result(plan)
+    if result is None:
+        require_fit(plan, needs)
     if command.dry_run:
         return 0
-
-    result = finished_result(plan)
     if result is None:
         result = train_and_record(plan, console)
     show_result(console, plan, result)
@@ -78,12 +81,18 @@ def train_and_record(plan: Plan, console: Console) -> StreamResult:
         console.close()
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """What will be trained: tasks, updates, processes."""
+def show_plan(console: Console, plan: Plan, needs: Needs) -> None:
+    """What will be trained: tasks, updates, processes, and what it takes."""
     evaluation = plan.config.evaluation
     console.print_plan(
-        planned_tasks(plan), plan_facts(plan), zero_shot=evaluation.zero_shot, scored_on=evaluation.split
+        planned_tasks(plan), plan_facts(plan, needs), zero_shot=evaluation.zero_shot, scored_on=evaluation.split
     )
+    if is_large(needs):
+        each = "GPU" if needs.on_gpus or needs.no_gpu_for_it else "worker"
+        console.print_memory(memory_table(plan, needs), each=each)
+    near = close_to_limit(needs)
+    if near is not None:
+        console.handle(Note(text=near, warning=True))
     for warning in plan.fitted.warnings:
         console.handle(Note(text=warning, warning=True))
 

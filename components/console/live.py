@@ -70,6 +70,16 @@ class Console:
         self._out.print(table)
         self._warn_few_updates({task.name: task.num_updates for task in tasks})
 
+    def print_memory(self, lines: Sequence[tuple[str, str, str]], *, each: str) -> None:
+        """A small table of planned memory in GiB; `each` says of what: a GPU or a worker."""
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column(f"GiB of each {each}")
+        for column in ("learning", "answering"):
+            table.add_column(column, justify="right")
+        for line in lines:
+            table.add_row(*line)
+        self._out.print(table)
+
     # ---- while it runs
 
     def handle(self, event: Event) -> None:

@@ -20,6 +20,7 @@ from components.tracking.store import open_tracker
 from components.training.config import RunConfig
 from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
+from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
 from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir
 
@@ -36,6 +37,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     cluster = plan.config.cluster
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:
+        require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
         tracker = begin_tracking(plan, follow, parent=parent)
         costs = Costs.read(plan.run_dir)
 

@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 SHOWN = 20  # rows named in a message; more are listed in a file
 
 
+class RowTokens(NamedTuple):
+    """Tokens of one split's rows that take part, after cuts."""
+
+    mean: float
+    longest: int
+    replies: int
+    """Of the longest accepted answer, with its end; of training rows: all answers of the longest row."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """What was found and done; shown with the plan and kept in the run's record."""
@@ -48,6 +57,8 @@ class Fitted:
     cut: dict[str, int] = field(default_factory=dict)
     """Number of rows cut to the limit, by split."""
     warnings: tuple[str, ...] = ()
+    tokens: dict[str, RowTokens] = field(default_factory=dict)
+    """By split, as in `left_out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +68,8 @@ class SplitLengths:
     tokens: list[int]
     """Tokens of the whole conversation for training rows, of the prompt for rows to be answered."""
     replies: list[int]
-    """Test splits only: tokens of the shortest accepted answer."""
+    """Test splits: tokens of the shortest accepted answer. Training splits: one number, the supervised tokens of the
+    longest row."""
     unreachable: list[int]
     """Test splits only: rows, from 0, whose every accepted answer scores 0 even when given word for word."""
 
@@ -74,7 +86,7 @@ def fit_to_backbone(
 
     Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them.
     """
-    key = _encoder_key(backbone)
+    key = encoder_key(backbone)
     parts = [(task.train, False, None) for task in stream.tasks] + [(task.test, True, limit) for task in stream.tasks]
     parts += [(suite.test, True, None) for suite in suites]
     lengths = {(split.digest, asked): _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
@@ -86,6 +98,9 @@ def fit_to_backbone(
         if rows:
             long.append(_Long(split=split, asked=asked, rows=rows))
     counts = {each.name: len(each.rows) for each in long}
+    tokens = {
+        split_name(split): _tokens(backbone, lengths[split.digest, asked], first) for split, asked, first in parts
+    }
     if long and backbone.too_long == "error":
         raise DataError(_refusal(backbone, long))
     if long and backbone.too_long == "cut":
@@ -107,14 +122,27 @@ def fit_to_backbone(
             left_out=counts if backbone.too_long == "skip" else {},
             cut=counts if backbone.too_long == "cut" else {},
             warnings=tuple(warnings),
+            tokens=tokens,
         ),
     )
+
+
+def _tokens(backbone: BackboneConfig, lengths: SplitLengths, first: int | None) -> RowTokens:
+    limit, sizes = backbone.max_length, lengths.tokens[:first]
+    kept = [min(size, limit) for size in sizes if size <= limit or backbone.too_long != "skip"] or [0]
+    replies = max(lengths.replies[:first], default=0)
+    return RowTokens(mean=sum(kept) / len(kept), longest=max(kept), replies=min(replies + 1, max(kept)))
 
 
 def _with_splits(task: Task, others: Mapping[str, Split]) -> Task:
     """The task with its splits replaced by those that `others` has for their digests."""
     train, test = (others.get(split.digest, split) for split in (task.train, task.test))
     return replace(task, train=train, test=test)
+
+
+def split_name(split: Split) -> str:
+    """`chartqa train`: how messages and `Fitted` name a split."""
+    return f"{split.task} {split.split}"
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------
@@ -129,7 +157,7 @@ class _Long(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.split.task} {self.split.split}"
+        return split_name(self.split)
 
 
 def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
@@ -221,9 +249,12 @@ def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bo
 def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLengths:
     """Tokenise every row of `split`; raises `DataError` for a row that cannot be encoded at all."""
     tokens, replies, unreachable = list[int](), list[int](), list[int]()
+    longest: tuple[int, Row] | None = None
     for number, row in enumerate(_texts(split)):
         tokens.append(encoder.num_tokens(row, answering=answering))
         if not answering:
+            if longest is None or tokens[-1] > longest[0]:
+                longest = tokens[-1], row
             continue
         if row.metric == "constraints":  # its answers are conditions, not texts to be replied
             replies.append(0)
@@ -232,7 +263,16 @@ def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLe
         replies.append(min(len(ids) for ids in given))
         if not any(score(row.metric, encoder.decode(ids), row.answers) for ids in given):
             unreachable.append(number)
+    if longest is not None:
+        replies = [_supervised(encoder, longest[1])]
     return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable)
+
+
+def _supervised(encoder: Encoder, row: Row) -> int:
+    """Tokens of all answers in a training row, with their ends."""
+    answered = [place for place, turn in enumerate(row.turns) if turn.speaker == "gpt" and turn.weight]
+    rows = (replace(row, turns=row.turns[: place + 1]) for place in answered)
+    return sum(len(encoder.reply_ids(each, each.turns[-1].text)) + 1 for each in rows)
 
 
 def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
@@ -252,7 +292,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _encoder_key(backbone: BackboneConfig) -> str:
+def encoder_key(backbone: BackboneConfig) -> str:
     """Identity of how texts become tokens: code, libraries, template, and the files of the tokenizer."""
     digest = hashlib.sha256(code_fingerprint().encode())
     for package in ("transformers", "tokenizers"):

@@ -6,12 +6,37 @@ from components.console.eta import PlannedTask
 from components.core.naming import without_secrets
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
+from components.training.memory import GIB
+from components.training.needs import Needs, duration
 from components.training.plan import Plan
 
 
-def plan_facts(plan: Plan) -> dict[str, str]:
-    """By name: where the run is kept, what is trained and how, on which processes, and which rows are left out."""
-    return {**_who(plan), **_rows(plan), **_where(plan)}
+def plan_facts(plan: Plan, needs: Needs) -> dict[str, str]:
+    """By name: where the run is kept, what is trained, how, on what, for how long, and which rows are left out."""
+    return {**_who(plan, needs), **_rows(plan), **_where(plan)}
+
+
+def is_large(needs: Needs) -> bool:
+    """Whether memory is worth a table: on a GPU, and where a worker needs several GiB."""
+    return needs.on_gpus or needs.no_gpu_for_it or needs.memory.needed > 4 * GIB
+
+
+def memory_table(plan: Plan, needs: Needs) -> list[tuple[str, str, str]]:
+    """The memory of each worker: what for, and GiB while a task is learned and while rows are answered."""
+    memory = needs.memory
+
+    def line(name: str) -> tuple[str, str, str]:
+        sizes = memory.training.get(name), memory.answering.get(name)
+        learning, answering = ("-" if size is None else f"{size / GIB:.2f}" for size in sizes)
+        return name, learning, answering
+
+    learning, answering = (f"{sum(sizes.values()) / GIB:.1f}" for sizes in (memory.training, memory.answering))
+    other = "without" if plan.config.backbone.gradient_checkpointing else "with"
+    return [
+        *(line(name) for name in dict.fromkeys((*memory.training, *memory.answering))),
+        ("in all, right to a tenth", learning, answering),
+        (f"in all {other} checkpointing", f"{memory.other_checkpointing / GIB:.1f}", "-"),
+    ]
 
 
 def planned_tasks(plan: Plan) -> list[PlannedTask]:
@@ -29,19 +54,71 @@ def planned_tasks(plan: Plan) -> list[PlannedTask]:
     ]
 
 
-def _who(plan: Plan) -> dict[str, str]:
-    config = plan.config
+def _who(plan: Plan, needs: Needs) -> dict[str, str]:
+    config, workers = plan.config, plan.config.cluster.num_workers
     facts = {
         "run": str(plan.run_dir),
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
         "method": _method(config),
-        "backbone": f"{config.backbone.name}, {config.backbone.dtype}",
-        "workers": f"{config.cluster.num_workers} with {config.cluster.threads()} threads each, "
-        f"{config.training.engine} ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}",
+        "backbone": f"{config.backbone.name}, {_many(needs.counted.shape.weights)} weights, {config.backbone.dtype}",
+        "trained": _trained(needs),
+        "device": _device(needs),
+        "workers": f"{workers} with {_one_gpu(needs)}{config.cluster.threads()} threads each, {config.training.engine} "
+        f"ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}, micro batch "
+        f"{config.training.micro_size(workers)}",
+        **({} if is_large(needs) else {"memory": _memory(needs)}),
+        "vision features": needs.features.described(),
+        "time": _time(needs),
     }
     if plan.fitted.template:
         facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
     return facts
+
+
+def _trained(needs: Needs) -> str:
+    size = needs.counted.method
+    if size is None:
+        return "not known before the method reads weights; it is not part of the memory below"
+    if not size.trainable:
+        return "nothing"
+    precision = "float32, computed in bfloat16" if needs.compute_width == 2 else "float32"
+    growth = f", {_many(size.growth)} more with every task" if size.growth else ""
+    return f"{_many(sum(size.trainable))} parameters a task{growth}, {precision}"
+
+
+def _device(needs: Needs) -> str:
+    if needs.devices.gpus is None:
+        return "GPUs of the cluster, known when it is joined"
+    if not needs.devices.gpus:
+        return "CPU (there is no GPU)"
+    return needs.devices.described() if needs.on_gpus else f"CPU; not used: {needs.devices.described()}"
+
+
+def _one_gpu(needs: Needs) -> str:
+    return "a GPU and " if needs.on_gpus else ""
+
+
+def _memory(needs: Needs) -> str:
+    learning, answering = (sum(sizes.values()) / GIB for sizes in (needs.memory.training, needs.memory.answering))
+    return f"about {learning:.1f} GiB in each worker while it learns, {answering:.1f} while it answers, besides PyTorch"
+
+
+def _time(needs: Needs) -> str:
+    found = needs.forecast
+    if found is None:
+        return f"no estimate, since the peak of {needs.devices.name or 'this GPU'} is not known"
+    return (
+        f"about {duration(found.training_s)} of training and {duration(found.scoring_s)} of answering, assuming "
+        f"{found.assumption}"
+    )
+
+
+def _many(number: int) -> str:
+    """`7.06 billion`, `16.8 million`, `24,576`."""
+    for name, unit in (("billion", 1e9), ("million", 1e6)):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:,}"
 
 
 def _method(config: RunConfig) -> str:

@@ -27,11 +27,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def llama_like_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-fallback BPE with the word-boundary mark, a start token and `</s>`, as Llama's converted tokenizer."""
+def llama_like_tokenizer(*, size: int = 0) -> PreTrainedTokenizerFast:
+    """Byte-fallback BPE with the word-boundary mark, a start token and `</s>`, as Llama's converted tokenizer.
+
+    `size`: pieces before `<image>` at least; those that are missing are filled up with ones that no text has.
+    """
     specials = ["<unk>", "<s>", "</s>"]
     pieces = [*specials, *[f"<0x{byte:02X}>" for byte in range(256)], "▁", *CHARACTERS]
     pieces += [first + second for first, second in MERGES]
+    pieces += [f"<filler {number}>" for number in range(len(pieces), size)]
     pieces += ["<image>", "<pad>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=MERGES, byte_fallback=True, unk_token="<unk>"))

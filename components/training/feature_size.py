@@ -1,0 +1,46 @@
+"""How large the cached vision features of a run are, and whether they are kept: asked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.training.driver import rows_reached
+from components.training.plan import Plan
+from components.training.vision_cache import feature_bytes, vision_shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSize:
+    """Bytes on disk at most, if no two rows share a picture; 0 where nothing is to be cached."""
+
+    size: int
+    limit: int
+    wanted: bool
+
+    @property
+    def fits(self) -> bool:
+        """Whether the features are computed once and kept."""
+        return self.wanted and self.size <= self.limit
+
+    def described(self) -> str:
+        """What becomes of them, and why."""
+        if not self.wanted:
+            return "not cached (training.cache_features is off); the tower runs in every step"
+        if self.fits:
+            return f"cached on disk, at most {self.size / 1e6:,.0f} MB"
+        return (
+            f"not cached: they would take up to {self.size / 1e9:.0f} GB, more than training.feature_cache_gb "
+            f"{self.limit / 1e9:g}; the tower runs in every step"
+        )
+
+
+def feature_size(plan: Plan) -> FeatureSize:
+    """The size for the rows that the run learns from and answers."""
+    training = plan.config.training
+    wanted = training.cache_features != "off"
+    return FeatureSize(size=_bytes(plan) if wanted else 0, limit=int(training.feature_cache_gb * 1e9), wanted=wanted)
+
+
+def _bytes(plan: Plan) -> int:
+    num_rows = sum(len(rows) for _, groups in rows_reached(plan) for rows in groups.values())
+    return feature_bytes(num_rows, vision_shape(plan.config.backbone), plan.config.backbone.dtype)
