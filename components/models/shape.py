@@ -44,8 +44,8 @@ class ModelShape:
     def layer_bytes(self, tokens_in_row: int, *, eager: bool) -> int:
         """Bytes that one decoder layer keeps for the backward pass, per token."""
         norms = 2 * self.hidden * FLOAT32  # computed in float32, whatever the weights are
-        # Queries, keys and values of every head, and the output. Written out, attention keeps the probabilities in place
-        # of the output, in float32 and in the model's precision.
+        # Queries, keys and values of every head, and the output; written out, probabilities in place of the output, in
+        # float32 and in the model's precision.
         attention = (3 if eager else 4) * self.heads * self.head_size * self.width
         probabilities = self.heads * tokens_in_row * (FLOAT32 + self.width % FLOAT32) if eager else 0
         mlp = 3 * self.intermediate * self.width  # the gate before and after its activation, what it is multiplied with
