@@ -199,34 +199,8 @@ def _openers(command: Prepare) -> Iterator[OrderedMap]:
 
 def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportReport:
     """A published stream or suite or a user's own stream, written to `command.out`; `in_order` opens its pictures."""
-    if command.stream in SUITES:
-        if command.root is None:
-            raise ConfigError(f"{command.stream} is read from a downloaded release; give its folder with --root.")
-        return prepare_suite(
-            command.stream,
-            command.root,
-            command.out,
-            max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
-            strict=command.strict,
-            orientation=command.orientation or "apply",
-        )
-    if command.stream in BENCHMARKS:
-        stream = BENCHMARKS[command.stream]
-        if command.tasks:
-            stream = stream.part(command.tasks)
-        if command.root is None:
-            raise ConfigError(f"{stream.name} is read from downloaded releases; give their folder with --root.")
-        console.print(f"{stream.name}: {', '.join(stream.task_names)}", soft_wrap=True, highlight=False)
-        console.print(f"specification {stream.digest}", soft_wrap=True, highlight=False)
-        return prepare_benchmark(
-            stream,
-            command.root,
-            command.out,
-            max_broken=ALLOWED_LOSS if command.max_broken is None else command.max_broken,
-            strict=command.strict,
-            orientation=command.orientation or "apply",
-            in_order=in_order,
-        )
+    if command.stream in SUITES or command.stream in BENCHMARKS:
+        return _import_released(command, console, in_order)
     path = Path(command.stream).expanduser()
     if not path.is_file():
         allowed = listed(command.stream, [*BENCHMARKS, *GENERATED_STREAMS, *SUITES])
@@ -236,6 +210,23 @@ def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportR
     tasks = tuple(replace(task, **{key: word for key, word in given.items() if word}) for task in stream.tasks)
     stream = replace(stream, tasks=tasks)
     return import_stream(stream, command.out, max_broken=command.max_broken or 0.0, in_order=in_order)
+
+
+def _import_released(command: Prepare, console: Console, in_order: OrderedMap) -> ImportReport:
+    if command.root is None:
+        raise ConfigError(f"{command.stream} is read from downloaded releases; give their folder with --root.")
+    loss = ALLOWED_LOSS if command.max_broken is None else command.max_broken
+    turned, strict, out = command.orientation or "apply", command.strict, command.out
+    if command.stream in SUITES:
+        return prepare_suite(command.stream, command.root, out, max_broken=loss, strict=strict, orientation=turned)
+    stream = BENCHMARKS[command.stream]
+    if command.tasks:
+        stream = stream.part(command.tasks)
+    console.print(f"{stream.name}: {', '.join(stream.task_names)}", soft_wrap=True, highlight=False)
+    console.print(f"specification {stream.digest}", soft_wrap=True, highlight=False)
+    return prepare_benchmark(
+        stream, command.root, out, max_broken=loss, strict=strict, orientation=turned, in_order=in_order
+    )
 
 
 def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:

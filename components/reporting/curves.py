@@ -52,25 +52,14 @@ def curves(groups: Mapping[str, Sequence[FinishedRun]], items: Mapping[str, Item
     A point is left out where a run of its line lacks the cell, as joint learning does before the end.
     """
     tasks = next(iter(groups.values()))[0].matrix.tasks
-    found = [_curves(AVERAGE, tasks, {after: tasks[: at + 1] for at, after in enumerate(tasks)}, groups, items)]
-    for at, task in enumerate(tasks):
-        found.append(_curves(task, tasks, {after: [task] for after in tasks[at:]}, groups, items))
+    averaged = {AVERAGE: {after: tasks[: at + 1] for at, after in enumerate(tasks)}}
+    averaged |= {task: {after: [task] for after in tasks[at:]} for at, task in enumerate(tasks)}
+    found: list[Curves] = []
+    for title, cells in averaged.items():
+        pairs = [(line, after) for line in groups for after in cells]
+        made = [_point(line, after, groups[line], items, cells[after], tasks) for line, after in pairs]
+        found.append(Curves(title=title, after=tuple(cells), points=tuple(one for one in made if one is not None)))
     return found
-
-
-def _curves(
-    title: str,
-    tasks: Sequence[str],
-    cells: Mapping[str, list[str]],
-    groups: Mapping[str, Sequence[FinishedRun]],
-    items: Mapping[str, ItemScores],
-) -> Curves:
-    made = [
-        _point(line, after, group, items, averaged, tasks)
-        for line, group in groups.items()
-        for after, averaged in cells.items()
-    ]
-    return Curves(title=title, after=tuple(cells), points=tuple(point for point in made if point is not None))
 
 
 def _point(
