@@ -124,6 +124,7 @@ def tiny_config(name: str) -> MethodConfig:
 def attached(config: MethodConfig, backbone: Backbone, state: MethodState | None = None, *, seed: int = 0) -> Method:
     method = config.build(seed=seed)
     method.attach(backbone, state)
+    backbone.to(backbone.device)  # what the method has added may still be on the CPU
     return method
 
 
@@ -149,6 +150,7 @@ def learn(
 ) -> list[float]:
     """Train one task to its end with the plain engine; the loss of every update."""
     method.begin_task(model, task.info)
+    model.to(model.device)
     if not method.is_trainable:
         method.end_task(None, task.info, iter(()))
         return []

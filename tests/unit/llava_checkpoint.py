@@ -55,7 +55,7 @@ def llama_like_tokenizer(*, size: int = 0) -> PreTrainedTokenizerFast:
     )
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     """Write model and processor with `save_pretrained`, as the published 7B directory was written."""
     tokenizer = llama_like_tokenizer()
     torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, *, seed: int = 0) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         bos_token_id=1,

@@ -1,0 +1,119 @@
+"""The GPU proof's own machinery, which needs no GPU: failures, budgets, the table, the archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "gpu"))
+
+from proof_pack import pack  # noqa: E402
+from proof_record import NotRun, Record, failures, markdown, read_lines  # noqa: E402
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "proof.jsonl", "speed", deadline=time.time() + 60)
+
+
+def test_a_failure_is_a_line_and_the_rest_goes_on(record: Record) -> None:
+    with record.measuring("first", budget_s=5) as facts:
+        facts["rows"] = 3
+        raise ValueError("two\nlines")
+    with record.measuring("second", budget_s=5) as facts:
+        facts["rows"] = 1234
+    first, second = read_lines(record.path)
+    assert (first["failed"], first["rows"]) == ("ValueError: two lines", 3)
+    assert second["rows"] == 1234
+    assert failures([first, second]) == [first]
+
+
+def test_a_measurement_ends_with_its_budget(record: Record) -> None:
+    started = time.monotonic()
+    with record.measuring("endless", budget_s=1):
+        while True:
+            time.sleep(0.01)
+    assert time.monotonic() - started < 10
+    (line,) = read_lines(record.path)
+    assert line["failed"] == "TimeoutError: it took more than its 1 s"
+
+
+def test_what_cannot_be_measured_is_no_failure(record: Record) -> None:
+    with record.measuring("absent", budget_s=5):
+        raise NotRun("a package is not installed")
+    late, began = Record(record.path, "late", deadline=time.time()), []
+    with late.measuring("late", budget_s=5):
+        time.sleep(5)
+        began.append(1)
+    assert [line["not_run"] for line in read_lines(record.path)] == ["a package is not installed", "no time was left"]
+    assert not failures(read_lines(record.path))
+    assert not began
+
+
+def test_a_half_written_line_is_left_out(record: Record) -> None:
+    record.say("whole", rows=1)
+    with record.path.open("a") as file:
+        file.write('{"part": "speed", "wh')
+    assert [line["what"] for line in read_lines(record.path)] == ["whole"]
+
+
+def test_the_table_has_a_dash_where_there_is_no_figure() -> None:
+    lines = [
+        {"part": "card", "what": "copy", "tb_s": 4.125, "at": 1.0},
+        {"part": "steps", "what": "ours", "step_s": [0.2, 0.19, 0.21], "peak_gib": None, "at": 2.0},
+        {"part": "steps", "what": "peft", "failed": "OutOfMemoryError: a | b", "at": 3.0},
+    ]
+    assert markdown(lines) == (
+        "## card\n\n|  | tb s |\n| --- | --- |\n| copy | 4.12 |\n\n"
+        "## steps\n\n|  | step s | peak gib | failed |\n| --- | --- | --- | --- |\n"
+        "| ours | 0.2 [0.19, 0.21] | – | – |\n| peft | – | – | OutOfMemoryError: a \\| b |\n"
+    )
+
+
+# Machines for deep learning have none of these, and the parts that train need none.
+ABSENT = ("ray", "mlflow", "tyro", "deepspeed")
+WITHOUT = f"""
+import runpy, sys
+for name in {ABSENT}:
+    sys.modules[name] = None  # importing it is an ImportError from here on
+sys.argv = ["prove.py", "--cpu", "--out", sys.argv[1], "--only", "waits", "zero", "loop"]
+runpy.run_path("tests/gpu/prove.py", run_name="__main__")
+"""
+
+
+def test_it_trains_from_its_archive_without_what_may_be_missing(tmp_path: Path) -> None:
+    """The archive is all it finds: a file that it needs and that was not packed would show."""
+    archive = pack(tmp_path / "new" / "folder")
+    assert archive.stat().st_size < 60e6
+    with tarfile.open(archive) as tar:
+        assert not [name for name in tar.getnames() if "__pycache__" in name]
+        tar.extractall(tmp_path, filter="data")
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path / "out")]
+    place = tmp_path / "gpu-proof"
+    done = subprocess.run(command, cwd=place, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "proof.jsonl").read_text().splitlines()]
+    said = {line["part"]: line["not_run"] for line in lines if "not_run" in line}
+    assert said == {"zero": "deepspeed is not installed", "loop": "ray, tyro, mlflow, deepspeed are not installed"}
+    assert {line["what"] for line in lines if line["part"] == "waits"} >= {"sequential_lora", "lcia", "moelora"}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch sees a GPU")
+    done = subprocess.run([sys.executable, "tests/gpu/prove.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("PyTorch sees no GPU here; --cpu runs every part at tiny sizes.")
