@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from proof_equality import exact_products
-from proof_model import OPTIMIZER, at_task, training_batch
-from proof_record import Record, require
+from proof_model import OPTIMIZER, RandomLlava, at_task, training_batch
+from proof_record import Facts, Record, require
 from proof_scale import Scale, forget_peak, peak_gib, timed
 from proof_steps import random_llava
 from toy_tasks import attached, fresh_backbone, tiny_config, toy_tasks
@@ -93,17 +93,23 @@ def zero(record: Record, scale: Scale, folder: Path) -> None:
                     facts["losses"] = apart
                     assert apart <= TOLERANCE, f"its losses differ by {apart:.1e} from those of plain PyTorch"
         with random_llava(record, scale, folder) as llava:
-            batch = training_batch(llava.encoder, scale)
             for stage in (None, *STAGES):
-                what = f"{'plain PyTorch' if stage is None else f'ZeRO-{stage}'}, the random model"
-                with record.measuring(what, budget_s=40) as facts, llava.backbone() as model:
-                    method = at_task(model, "sequential_lora", scale, llava.encoder)
-                    forget_peak(scale)
-                    rates = method.learning_rates()
-                    engine = _engine(model, OPTIMIZER, stage, micro=len(batch), accumulation=1, rates=rates)
-                    model.train()
-                    facts["step_s"] = timed(lambda: take_step(engine, model, method, [batch], device), scale)
-                    facts["peak_gib"] = peak_gib(scale)
-                    started = time.perf_counter()
-                    engine.close()
-                    facts["close_s"] = time.perf_counter() - started
+                name = "plain PyTorch" if stage is None else f"ZeRO-{stage}"
+                with record.measuring(f"{name}, the random model", budget_s=40) as facts:
+                    _time(facts, llava, stage)
+
+
+def _time(facts: Facts, llava: RandomLlava, stage: Literal[0, 2, 3] | None) -> None:
+    """A step of LoRA, and leaving the engine, which makes the model whole again."""
+    scale = llava.scale
+    batch = training_batch(llava.encoder, scale)
+    with llava.backbone() as model:
+        method = at_task(model, "sequential_lora", scale, llava.encoder)
+        forget_peak(scale)
+        engine = _engine(model, OPTIMIZER, stage, micro=len(batch), accumulation=1, rates=method.learning_rates())
+        model.train()
+        facts["step_s"] = timed(lambda: take_step(engine, model, method, [batch], batch.input_ids.device), scale)
+        facts["peak_gib"] = peak_gib(scale)
+        started = time.perf_counter()
+        engine.close()
+        facts["close_s"] = time.perf_counter() - started

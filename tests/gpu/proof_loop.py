@@ -79,7 +79,8 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _start(scale: Scale, folder: Path, stream: Path, run: str) -> subprocess.Popen[str]:
-    device = ["--cluster.use-gpu"] if scale.on_gpu else ["--training.engine", "torch"]  # DeepSpeed starts slowly
+    # DeepSpeed, the default, takes seconds to import, and `zero` has it on the CPU.
+    device = ["--cluster.use-gpu", "true"] if scale.on_gpu else ["--training.engine", "torch"]
     command = [sys.executable, "pipelines/coast.py", "pocket", "--stream.name", str(stream), *OPTIONS, *device]
     command += ["--storage", str(folder / "runs"), "--run-id", run]
     return subprocess.Popen(

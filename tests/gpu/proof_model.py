@@ -85,7 +85,7 @@ class RandomLlava:
             )
         self.model.requires_grad_(False).eval()
         self.encoder: Encoder = build_encoder(self.config())
-        self._modules = dict(self.model.named_modules())
+        self._modules: dict[str, nn.Module] = dict(self.model.named_modules())
 
     def config(self, **options: object) -> BackboneConfig:
         return BackboneConfig(name=str(self.folder), dtype="bfloat16", **options)  # type: ignore[arg-type]

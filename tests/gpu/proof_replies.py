@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from proof_model import OPTIMIZER, at_task, task_rows, training_batch, update
-from proof_record import Record
+from proof_model import OPTIMIZER, RandomLlava, at_task, task_rows, training_batch, update
+from proof_record import Facts, Record
 from proof_scale import Scale, forget_peak, peak_gib, timed
 from proof_steps import random_llava
 from torch.profiler import ProfilerActivity, profile
 
 from components.evaluation.generation import answer
+from components.methods.base import Method
+from components.models.backbone import Backbone
 from components.training.engine import TorchEngine
 
 # Names of events. The first two kinds stop the host until the card has caught up; on a CPU only PyTorch's own show.
@@ -30,51 +32,57 @@ def evaluation(record: Record, scale: Scale, folder: Path) -> None:
                 for size in scale.reply_batches:
                     what = f"{name}, rows of {tasks} task{'s' * (tasks > 1)}, batch {size}"
                     with record.measuring(what, budget_s=40) as facts:
-                        each = [task_rows(llava.encoder, scale, task, -(-size // tasks)) for task in range(tasks)]
-                        rows = [row for of_all in zip(*each, strict=True) for row in of_all][:size]
-                        prompts = [llava.encoder.prompt_example(row) for row in rows]
+                        _time_replies(facts, llava, model, method, tasks=tasks, size=size)
 
-                        def reply() -> object:
-                            return answer(
-                                model,
-                                method,
-                                llava.encoder,
-                                prompts,
-                                batch_size=size,
-                                max_new_tokens=scale.reply_tokens,
-                                device=torch.device(scale.device),
-                            )
 
-                        forget_peak(scale)
-                        facts["prompt_tokens"] = len(prompts[0].input_ids)
-                        facts["new_tokens"] = scale.reply_tokens
-                        facts["seconds"] = seconds = timed(reply, scale, repeats=2, warm=1)
-                        facts["rows_s"] = size / seconds[0]
-                        facts["peak_gib"] = peak_gib(scale)
+def _time_replies(facts: Facts, llava: RandomLlava, model: Backbone, method: Method, *, tasks: int, size: int) -> None:
+    """One batch of `size` rows, as evenly of all tasks as can be, answered as a worker answers it."""
+    scale, encoder = llava.scale, llava.encoder
+    each = [task_rows(encoder, scale, task, -(-size // tasks)) for task in range(tasks)]
+    prompts = [encoder.prompt_example(row) for of_all in zip(*each, strict=True) for row in of_all][:size]
+    device = torch.device(scale.device)
+
+    def reply() -> None:
+        new = scale.reply_tokens
+        answer(model, method, encoder, prompts, batch_size=size, max_new_tokens=new, device=device)
+
+    forget_peak(scale)
+    facts["prompt_tokens"] = len(prompts[0].input_ids)
+    facts["new_tokens"] = scale.reply_tokens  # at most: a model of random weights hardly ever ends an answer
+    facts["seconds"] = seconds = timed(reply, scale, repeats=2, warm=1)
+    facts["rows_s"] = size / seconds[0]
+    facts["peak_gib"] = peak_gib(scale)
 
 
 def waits(record: Record, scale: Scale, folder: Path) -> None:
     """Events of one update, from PyTorch's profiler, by method."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * scale.on_gpu
     with random_llava(record, scale, folder) as llava:
-        # On the CPU, as they come from a reader: bringing them to the card belongs to an update.
-        batch = training_batch(llava.encoder, scale).to(torch.device("cpu"))
         for name in ("sequential_lora", "continual_llava", "lcia", "moelora"):
             with record.measuring(name, budget_s=40) as facts, llava.backbone() as model:
-                method = at_task(model, name, scale, llava.encoder, depth=scale.depth)
-                engine = TorchEngine(model, OPTIMIZER, rates=method.learning_rates())
-                for _ in range(scale.warm):
-                    update(engine, model, method, [batch])
-                with profile(activities=activities) as seen:
-                    (wall, *_) = timed(lambda: update(engine, model, method, [batch]), scale, repeats=1, warm=0)
-                events = seen.key_averages()
-                facts["host_waits"] = sum(e.count for e in events if e.key in WAITS) if scale.on_gpu else None
-                facts["numbers_read"] = sum(e.count for e in events if e.key == READS)
-                facts["data_dependent_sizes"] = sum(e.count for e in events if e.key == SIZES)
-                for what, start in (("copies_to_host", TO_HOST), ("copies_to_device", TO_DEVICE)):
-                    found = [e for e in events if e.key.startswith(start)]
-                    facts[what] = sum(e.count for e in found) if scale.on_gpu else None
-                if scale.on_gpu:
-                    busy = sum(e.self_device_time_total for e in events) / 1e6
-                    facts["idle_share"] = max(0.0, 1 - busy / wall)  # of the step; the profiler itself adds to it
-                engine.close()
+                _count_waits(facts, llava, model, at_task(model, name, scale, llava.encoder, depth=scale.depth))
+
+
+def _count_waits(facts: Facts, llava: RandomLlava, model: Backbone, method: Method) -> None:
+    scale = llava.scale
+    engine = TorchEngine(model, OPTIMIZER, rates=method.learning_rates())
+    # On the CPU, as it comes from a reader: bringing it to the card belongs to an update.
+    batch = training_batch(llava.encoder, scale).to(torch.device("cpu"))
+
+    def step() -> None:
+        update(engine, model, method, [batch])
+
+    for _ in range(scale.warm):
+        step()
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * scale.on_gpu) as seen:
+        (wall, *_) = timed(step, scale, repeats=1, warm=0)
+    engine.close()
+    events = seen.key_averages()
+    facts["numbers_read"] = sum(event.count for event in events if event.key == READS)
+    facts["data_dependent_sizes"] = sum(event.count for event in events if event.key == SIZES)
+    if not scale.on_gpu:
+        return
+    facts["host_waits"] = sum(event.count for event in events if event.key in WAITS)
+    for what, start in (("copies_to_host", TO_HOST), ("copies_to_device", TO_DEVICE)):
+        facts[what] = sum(event.count for event in events if event.key.startswith(start))
+    busy = sum(event.self_device_time_total for event in events) / 1e6
+    facts["idle_share"] = max(0.0, 1 - busy / wall)  # of the step; the profiler itself adds to it

@@ -6,8 +6,27 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+
+# Of LLaVA-1.5-7B: the arguments of LlamaConfig and CLIPVisionConfig that are not their defaults.
+TEXT_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+}
+VISION_7B = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "projection_dim": 768,
+    "image_size": 336,
+    "patch_size": 14,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,22 +36,8 @@ class Scale:
     device: str = "cuda"
     matmul: int = 8192  # rows and columns of the matrices of the roofline
     copied_bytes: int = 1 << 31
-    text: dict[str, int] = field(
-        default_factory=lambda: dict(
-            hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32064
-        )
-    )
-    vision: dict[str, int] = field(
-        default_factory=lambda: dict(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            projection_dim=768,
-            image_size=336,
-            patch_size=14,
-        )
-    )
+    text: dict[str, Any] = field(default_factory=lambda: TEXT_7B)
+    vision: dict[str, Any] = field(default_factory=lambda: VISION_7B)
     rows: int = 4  # of a micro batch
     tokens: int = 660  # of a training row, its picture included
     answer: int = 16  # supervised tokens of a row
@@ -54,16 +59,16 @@ SMALL = Scale(
     device="cpu",
     matmul=256,
     copied_bytes=1 << 20,
-    text=dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=2048),
-    vision=dict(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=32,
-        image_size=56,
-        patch_size=14,
-    ),
+    text={**TEXT_7B, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
+    vision={
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 32,
+        "image_size": 56,
+        "patch_size": 14,
+    },
     rows=2,
     tokens=48,
     answer=4,

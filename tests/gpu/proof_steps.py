@@ -162,7 +162,7 @@ class Stand:
         """The batch as the Hugging Face model takes it, with pixels of transformers' own image processor."""
         processor = CLIPImageProcessorPil.from_pretrained(self.llava.folder)
         rows = task_rows(self.llava.encoder, self.scale, 0, self.scale.rows)
-        pictures = [Image.open(io.BytesIO(row.image)) for row in rows if row.image is not None]
+        pictures: list[Image.Image] = [Image.open(io.BytesIO(row.image)) for row in rows if row.image is not None]
         pixels = processor(pictures, return_tensors="pt")["pixel_values"]
         return {
             "input_ids": self.batch.input_ids,

@@ -3,9 +3,9 @@
     python tests/gpu/prove.py [--out DIR] [--only PART ...] [--seconds 450] [--cpu]
     python tests/gpu/prove.py --pack DIR
 
-Every part is a process of its own, in the order below, with a budget of seconds; within a part every measurement has its
-own. What fails is said in one line and the rest goes on; the command then ends with 1. A line of JSON is written as
-soon as something is measured (DIR/proof.jsonl), a table of all lines at the end (DIR/proof.md).
+Every part is a process of its own, in the order below, with a budget of seconds; within a part every measurement has
+its own. What fails is said in one line and the rest goes on; the command then ends with 1. A line of JSON is written
+as soon as something is measured (DIR/proof.jsonl), a table of all lines at the end (DIR/proof.md).
 
 It needs torch, transformers, peft, pillow, pyarrow, pydantic and scikit-learn. DeepSpeed is needed by `zero`; Ray, tyro
 and MLflow, too, by `loop`: where they are missing those parts say so. Nothing is downloaded. `--cpu` runs every part at
@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,9 +110,9 @@ def _run(names: list[str], lines: Path, *, ends: float, cpu: bool) -> None:
         for name in names:
             _function(name)
         gc.freeze()  # garbage is collected after every measurement, and libraries are none
-    context = multiprocessing.get_context("fork" if forks else "spawn")
+    context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
     waiting = sorted(names, key=lambda name: -PARTS[name].budget_s) if cpu else list(names)
-    running: dict[str, tuple[multiprocessing.process.BaseProcess, float]] = {}
+    running: dict[str, tuple[BaseProcess, float]] = {}
     while waiting or running:
         while waiting and len(running) < (2 if cpu else 1):
             name, now = waiting.pop(0), time.time()
@@ -162,7 +163,7 @@ def _function(name: str) -> Callable[..., None]:
     return getattr(__import__(module), function)
 
 
-def _kill(process: multiprocessing.process.BaseProcess) -> None:
+def _kill(process: BaseProcess) -> None:
     """End a part that does not end, with all that it has started."""
     assert process.pid is not None
     try:
