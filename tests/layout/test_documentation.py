@@ -27,6 +27,10 @@ OF_OTHER_PROGRAMS = {
     "--method-contract",
     "--no-loadscope-reorder",
     "--check",
+    "--cpu",  # of tests/gpu/prove.py, with the next three
+    "--only",
+    "--pack",
+    "--seconds",
 }
 OF_ALL = {"--help", "--help-all", "--version", "--method"}
 FORMER = {"--against"}  # works until the next release

@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "gpu"))
 
-from proof_pack import pack  # noqa: E402
 from proof_record import NotRun, Record, failures, markdown, read_lines  # noqa: E402
 
 
@@ -91,7 +90,10 @@ runpy.run_path("tests/gpu/prove.py", run_name="__main__")
 
 def test_it_trains_from_its_archive_without_what_may_be_missing(tmp_path: Path) -> None:
     """The archive is all it finds: a file that it needs and that was not packed would show."""
-    archive = pack(tmp_path / "new" / "folder")
+    archive = tmp_path / "new" / "folder" / "gpu-proof.tar.gz"
+    command = [sys.executable, "tests/gpu/prove.py", "--pack", str(archive.parent)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pip download" in said
     assert archive.stat().st_size < 60e6
     with tarfile.open(archive) as tar:
         assert not [name for name in tar.getnames() if "__pycache__" in name]
@@ -101,8 +103,8 @@ def test_it_trains_from_its_archive_without_what_may_be_missing(tmp_path: Path) 
     done = subprocess.run(command, cwd=place, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "out" / "proof.jsonl").read_text().splitlines()]
-    said = {line["part"]: line["not_run"] for line in lines if "not_run" in line}
-    assert said == {"zero": "deepspeed is not installed", "loop": "ray, tyro, mlflow, deepspeed are not installed"}
+    absent = {line["part"]: line["not_run"] for line in lines if "not_run" in line}
+    assert absent == {"zero": "deepspeed is not installed", "loop": "ray, tyro, mlflow, deepspeed are not installed"}
     assert {line["what"] for line in lines if line["part"] == "waits"} >= {"sequential_lora", "lcia", "moelora"}
 
 
