@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.adapters.compute import weight
 from components.adapters.low_rank import Scale
 
 HALF = 16  # bits of a float32 that one pass of `kth_magnitude` reads
@@ -31,9 +32,9 @@ class DenseIncrement(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, x: Tensor, scale: Scale) -> Tensor:
-        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32; `scale` is a constant."""
+        """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype; `scale` is a constant."""
         assert isinstance(scale, float), "a merged increment serves all samples alike"
-        return F.linear(x, self.weight) * scale
+        return F.linear(x, weight(self.weight, x.dtype)) * scale
 
     def increment(self, scale: float) -> Tensor:
         """What it adds to the layer's weight."""

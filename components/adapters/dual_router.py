@@ -60,16 +60,14 @@ class DualRouterLinear(ExpertLinear):
         self.position = position
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
-        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; the increment is computed in float32."""
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype."""
         output = F.linear(input, self.weight, self.bias)
-        wide = input.float()
-        gates = F.linear(wide, self.router).softmax(dim=-1)
-        self.record.add(gates)
+        x = self.adapter_input(input)
+        gates = self._gates(x)
         rows, beta = self.task_gates.rows, self.task_gates.beta
         if rows is not None:
             gates = beta * gates + (1.0 - beta) * rows[self.position].unsqueeze(1)
-        mixed = self._project_down(wide) * (gates * self.scale).unsqueeze(-1)
-        return (output + F.linear(mixed.flatten(-2), self.up)).to(output.dtype)
+        return self._with_increment(output, x, gates)
 
 
 class DualRouterExperts(Experts):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
+from components.adapters.compute import plus, weight
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
 
@@ -104,48 +105,57 @@ class ExpertLinear(AdaptedLinear):
             self.down.copy_(down)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
-        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; the increment is computed in float32."""
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype."""
         output = F.linear(input, self.weight, self.bias)
-        wide = input.float()
-        gates = F.linear(wide, self.router).softmax(dim=-1)
-        self.record.add(gates)
-        mixed = self._project_down(wide) * (gates * self.scale).unsqueeze(-1)
-        return (output + F.linear(mixed.flatten(-2), self.up)).to(output.dtype)
+        x = self.adapter_input(input)
+        return self._with_increment(output, x, self._gates(x))
 
-    def _project_down(self, wide: Tensor) -> Tensor:
-        """wide [B, T, d_in] -> what each expert makes of it [B, T, N, R]."""
+    def _gates(self, x: Tensor) -> Tensor:
+        """x [B, T, d_in] -> each token's gates [B, T, N] float32."""
+        gates = F.linear(x, weight(self.router, x.dtype)).float().softmax(dim=-1)
+        self.record.add(gates)
+        return gates
+
+    def _with_increment(self, output: Tensor, x: Tensor, gates: Tensor) -> Tensor:
+        """output [B, T, d_out] and what the experts add to it, weighed by gates [B, T, N]."""
+        mixed = self._project_down(x) * (gates * self.scale).to(x.dtype).unsqueeze(-1)
+        return plus(output, F.linear(mixed.flatten(-2), weight(self.up, x.dtype))).to(output.dtype)
+
+    def _project_down(self, x: Tensor) -> Tensor:
+        """x [B, T, d_in] -> what each expert makes of it [B, T, N, R]."""
+        down = weight(self.down, x.dtype)
         if not (self.dropout and self.training):
-            return F.linear(wide, self.down).unflatten(-1, (self.num_experts, -1))
-        flat = wide.flatten(0, -2)
+            return F.linear(x, down).unflatten(-1, (self.num_experts, -1))
+        flat = x.flatten(0, -2)
         dropped = bernoulli_places(self.num_experts * flat.numel(), self.dropout, flat.device)
-        hidden = _DroppedDown.apply(flat, self.down, dropped, self.num_experts)
+        hidden = _DroppedDown.apply(flat, down, dropped, self.num_experts)
         assert isinstance(hidden, Tensor)
-        return (hidden / (1.0 - self.dropout)).transpose(0, 1).unflatten(0, wide.shape[:-1])
+        return (hidden / (1.0 - self.dropout)).transpose(0, 1).unflatten(0, x.shape[:-1])
 
 
 def bernoulli_places(total: int, probability: float, device: torch.device) -> Tensor:
-    """Sorted places in range(total), each there with `probability`, independently [K] int64.
+    """Sorted places in range(total), each there with `probability`, independently; the rest of [K] int64 is `total`.
 
-    Gaps between successes are geometric, so only the successes are drawn: cheap when they are few.
+    Gaps between successes are geometric, so only the successes are drawn: cheap when they are few. How many there are
+    is known on the device only; K does not depend on it, so that the host need not wait.
     """
     mean = total * probability
     enough = int(mean + 10.0 * math.sqrt(mean)) + 10  # more than ten standard deviations above the mean
     gaps = torch.empty(enough, dtype=torch.int64, device=device).geometric_(probability)
-    places = gaps.cumsum(0) - 1
-    return places[: int(torch.searchsorted(places, total))]
+    return (gaps.cumsum(0) - 1).clamp_(max=total)
 
 
 class _DroppedDown(torch.autograd.Function):
     """Each expert's product with a copy of the input that has its own zeros.
 
-    flat [P, d_in], down [N*R, d_in], dropped: places in [N, P, d_in] -> [N, P, R]. The copies and masks, N times as
-    wide as the input, are not kept for backward: the dropped places are enough to make them again.
+    flat [P, d_in], down [N*R, d_in], dropped: places in [N, P, d_in], or the one past them -> [N, P, R]. The copies and
+    masks, N times as wide as the input, are not kept for backward: the dropped places are enough to make them again.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, flat: Tensor, down: Tensor, dropped: Tensor, num_experts: int) -> Tensor:
         ctx.save_for_backward(flat, down, dropped)
-        copies = _zeroed(flat.repeat(num_experts, 1, 1), dropped)
+        copies = _dropped_copies(flat, dropped, num_experts)
         return torch.bmm(copies, down.view(num_experts, -1, down.shape[1]).transpose(1, 2))
 
     @staticmethod
@@ -156,17 +166,28 @@ class _DroppedDown(torch.autograd.Function):
         needs_flat, needs_down = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
         to_flat = to_down = None
         if needs_down:
-            copies = _zeroed(flat.repeat(num_experts, 1, 1), dropped)
+            copies = _dropped_copies(flat, dropped, num_experts)
             to_down = torch.bmm(gradient.transpose(1, 2), copies).view_as(down)
         if needs_flat:
-            spread = torch.bmm(gradient, down.view(num_experts, -1, down.shape[1]))
-            to_flat = _zeroed(spread, dropped).sum(dim=0)
+            memory, spread = _one_longer(flat, num_experts)
+            torch.bmm(gradient, down.view(num_experts, -1, down.shape[1]), out=spread)
+            memory.index_fill_(0, dropped, 0.0)
+            to_flat = spread.sum(dim=0)
         return to_flat, to_down, None, None
 
 
-def _zeroed(copies: Tensor, dropped: Tensor) -> Tensor:
-    copies.view(-1).index_fill_(0, dropped, 0.0)
+def _dropped_copies(flat: Tensor, dropped: Tensor, num_experts: int) -> Tensor:
+    """flat [P, d_in] -> a copy for each expert [N, P, d_in] with zeros at places `dropped`."""
+    memory, copies = _one_longer(flat, num_experts)
+    copies.copy_(flat)
+    memory.index_fill_(0, dropped, 0.0)
     return copies
+
+
+def _one_longer(flat: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """Memory for N tensors like flat [P, d_in] and one number more, where places past the end go; the N of it."""
+    memory = flat.new_empty(num_experts * flat.numel() + 1)
+    return memory, memory[:-1].view(num_experts, *flat.shape)
 
 
 class Experts:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.adapters.low_rank import LowRankPairs, Scale
+from components.adapters.low_rank import LowRankPairs, Scale, scaled
 
 
 class FusedPairs(nn.Module):
@@ -25,7 +25,7 @@ class FusedPairs(nn.Module):
         self.members = list(members)  # a plain list: the layer's groups own them
 
     def forward(self, x: Tensor, scale: Scale) -> Tensor:
-        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32."""
+        """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype from float32 sums."""
         down = torch.stack([member.down for member in self.members]).sum(dim=0)
         up = torch.stack([member.up for member in self.members]).sum(dim=0)
-        return F.linear(F.linear(x, down) * scale, up)
+        return F.linear(scaled(F.linear(x, down.to(x.dtype)), scale), up.to(x.dtype))

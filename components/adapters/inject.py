@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from components.adapters.compute import compute_of
 from components.adapters.low_rank import AdaptedLinear, Bank, BankedLinear, Mixing
 
 LayerT = TypeVar("LayerT", bound=AdaptedLinear)
@@ -21,11 +22,13 @@ def replace_linear(
     """
     assert targets, "no layer to adapt"
     model.requires_grad_(False)
+    compute = compute_of(model)
     layers: dict[str, LayerT] = {}
     for name, linear in targets.items():
         assert model.get_submodule(name) is linear, f"{name} does not name the given layer"
         assert not isinstance(linear, AdaptedLinear), f"{name} is adapted already; attach to a fresh backbone"
         layers[name] = adapted(name, linear)
+        layers[name].compute = compute
         model.set_submodule(name, layers[name])
     found = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     assert found == set(targets), f"adapted {sorted(found)}, wanted {sorted(targets)}"

@@ -6,7 +6,8 @@ One layer computes, for K pairs of rank R (down [K*R, d_in], up [d_out, K*R]) an
 
 so an increment is never built as a dense d_out x d_in matrix. Pairs come in *groups* (one group per task, say): a group
 is one flat pair of parameters, so freezing a group freezes exactly its tensors and the optimizer never sees them.
-Which groups serve a batch, and with which weights, is one `Mixing` shared by all layers.
+Which groups serve a batch, and with which weights, is one `Mixing` shared by all layers. Parameters are float32; in
+which precision they compute is up to compute.py.
 
 Shape letters: B batch, T tokens, K pairs, S pairs of one group, R rank.
 """
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.adapters.compute import Compute, compute_dtype, plus, shared, weight
 from components.core.errors import ConfigError
 
 Init = Literal["kaiming", "gaussian", "small", "paper"]  # see `LowRankPairs.init_down`
@@ -113,14 +115,19 @@ class LowRankPairs(nn.Module):
             self.down.copy_(values)
 
     def forward(self, x: Tensor, scale: Scale) -> Tensor:
-        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32."""
+        """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype."""
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
-        return F.linear(F.linear(x, self.down) * scale, self.up)
+        return F.linear(scaled(F.linear(x, weight(self.down, x.dtype)), scale), weight(self.up, x.dtype))
 
     def increment(self, scale: float) -> Factors:
         """What it adds to the layer's weight."""
         return Factors(down=self.down.detach(), up=self.up.detach(), scale=scale)
+
+
+def scaled(hidden: Tensor, scale: Scale) -> Tensor:
+    """hidden * scale in hidden's dtype; all layers share one cast of the scale."""
+    return hidden * (shared(scale, hidden.dtype) if isinstance(scale, Tensor) else scale)
 
 
 class AdaptedLinear(nn.Linear):
@@ -133,7 +140,12 @@ class AdaptedLinear(nn.Linear):
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight = linear.weight
         self.bias = linear.bias
+        self.compute: Compute = "float32"
         self.train(linear.training)
+
+    def adapter_input(self, input: Tensor) -> Tensor:
+        """`input` in the dtype that the adapter computes in; layers that read one tensor share the cast."""
+        return shared(input, compute_dtype(self.compute, self.weight))
 
     def increments(self) -> list[Increment]:
         """What the layer adds to its frozen weight now, as a sum; for exports of methods that are not soft.
@@ -159,14 +171,14 @@ class BankedLinear(AdaptedLinear):
         self.groups = nn.ModuleDict()
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
-        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; increments are computed in float32."""
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype."""
         output = F.linear(input, self.weight, self.bias)
         scales = self.mixing.scales
         if not scales:
             return output
-        dtype, wide, groups = output.dtype, input.float(), self.groups
+        dtype, x, groups = output.dtype, self.adapter_input(input), self.groups
         for name, scale in scales.items():
-            output = output + groups[name](wide, scale)
+            output = plus(output, groups[name](x, scale))
         return output.to(dtype)
 
     def increments(self) -> list[Increment]:

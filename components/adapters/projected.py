@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.adapters.low_rank import LowRankPairs, Scale
+from components.adapters.compute import weight
+from components.adapters.low_rank import LowRankPairs, Scale, scaled
 
 NOISE = 1e-12  # share of all energy below which a direction is rounding (float32 inputs: 1e-7 of amplitude, squared)
 
@@ -69,16 +70,20 @@ class ProjectedPairs(LowRankPairs):
         self.down_basis = self.down_start = self.up_basis = self.up_start = None
 
     def forward(self, x: Tensor, scale: Scale) -> Tensor:
-        """x [B, T, d_in] float32 -> increment [B, T, d_out] float32."""
+        """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype."""
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         inner = _linear(x, self.down, self.down_basis, self.down_start)
-        return _linear(inner * scale, self.up, self.up_basis, self.up_start)
+        return _linear(scaled(inner, scale), self.up, self.up_basis, self.up_start)
 
 
 def _linear(x: Tensor, theta: Tensor, basis: Tensor | None, start: Tensor | None) -> Tensor:
     if basis is None or start is None:
-        return F.linear(x, theta)
+        return F.linear(x, weight(theta, x.dtype))
+    if x.dtype != theta.dtype:
+        # Rounded inputs would let through a part of what is protected: the factor is projected, in float32, and rounded
+        # as any other weight. It is thin, so this costs less than projecting the inputs.
+        return F.linear(x, (theta + (start - theta @ basis) @ basis.T).to(x.dtype))
     inside = x @ basis
     return F.linear(x - inside @ basis.T, theta) + F.linear(inside, start)
 

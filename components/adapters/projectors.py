@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.adapters.compute import Compute, compute_dtype, compute_of, shared, weight
 from components.core.errors import ConfigError
 
 PROJECTOR = "model.model.multi_modal_projector"  # where a backbone keeps it
@@ -38,7 +39,8 @@ class UnitLinear(nn.Linear):
             self.bias = nn.Parameter(linear.bias.detach().float() / unit)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
-        return F.linear(input, self.weight, self.bias) * self.unit
+        bias = None if self.bias is None else weight(self.bias, input.dtype)
+        return F.linear(input, weight(self.weight, input.dtype), bias) * self.unit
 
 
 class ProjectorCopy(nn.Module):
@@ -49,6 +51,7 @@ class ProjectorCopy(nn.Module):
         self.linear_1 = UnitLinear(bank.linear_1, unit)
         self.act = bank.act
         self.linear_2 = UnitLinear(bank.linear_2, unit)
+        self.compute: Compute = bank.compute
 
     def tensors(self) -> dict[str, Tensor]:
         """What its layers multiply with and add, by the original's names."""
@@ -60,8 +63,9 @@ class ProjectorCopy(nn.Module):
         }
 
     def forward(self, features: Tensor) -> Tensor:
-        """features [N, V, C] -> [N, V, D] in the same dtype; computed in float32."""
-        return self.linear_2(self.act(self.linear_1(features.float()))).to(features.dtype)
+        """features [N, V, C] -> [N, V, D] in the same dtype."""
+        x = shared(features, compute_dtype(self.compute, features))
+        return self.linear_2(self.act(self.linear_1(x))).to(features.dtype)
 
 
 class ProjectorBank(nn.Module):
@@ -70,8 +74,9 @@ class ProjectorBank(nn.Module):
     `serving` is what serves now: None is the frozen projector; a copy is set permanently or within `using`.
     """
 
-    def __init__(self, projector: nn.Module) -> None:
+    def __init__(self, projector: nn.Module, compute: Compute = "float32") -> None:
         super().__init__()
+        self.compute: Compute = compute
         found = {name for name, _ in projector.named_children()}
         if found != PARTS or any(True for _ in projector.parameters(recurse=False)):
             raise ConfigError(
@@ -156,7 +161,7 @@ def inject_projectors(model: nn.Module) -> ProjectorBank:
     """
     projector = model.get_submodule(PROJECTOR)
     assert not isinstance(projector, ProjectorBank), "the projector has copies already; attach to a fresh backbone"
-    bank = ProjectorBank(projector).train(projector.training)
+    bank = ProjectorBank(projector, compute_of(model)).train(projector.training)
     model.set_submodule(PROJECTOR, bank)
     return bank
 

@@ -1,7 +1,7 @@
 """Learned prompts: where their numbers live, how they are read, and how key-value prefixes enter attention.
 
 What a module here owns is read in its own `forward` only, since ZeRO-3 gathers a module's parameters around that. All
-parameters are float32.
+parameters are float32 and so is their arithmetic, which is small; prompts are cast where they join the model.
 
 Shape letters: B batch, T tokens, Q query, N prompts of a pool, K chosen, L tokens of one prompt or pairs of one prefix,
 D hidden, S layers with a prefix, W width of a layer's keys and of its values (or D).
@@ -18,6 +18,8 @@ from typing import Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from components.adapters.compute import shared
 
 Space = Literal["projected", "hidden"]
 Penalty = Literal["mean_square", "first_release", "paper"]
@@ -258,7 +260,7 @@ class PrefixedAttention:
             return None
         hidden, head_size = cast(Tensor, kwargs["hidden_states"]), cast(int, attention.head_dim)
         cache, mask = cast("Cache | None", kwargs["past_key_values"]), cast("Tensor | None", kwargs["attention_mask"])
-        keys, values = (part.to(hidden.dtype).unflatten(2, (-1, head_size)) for part in self.pairs[index])
+        keys, values = (shared(part, hidden.dtype).unflatten(2, (-1, head_size)) for part in self.pairs[index])
         assert len(keys) == len(hidden), f"a prefix for {len(keys)} rows, but the batch has {len(hidden)}"
         prefixed = PrefixedCache(cache, keys.transpose(1, 2), values.transpose(1, 2))
         mask = _widened(mask, keys.shape[1], hidden, cache, index)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.adapters.compute import plus, weight
 from components.adapters.experts import DOWN_STD, GateRecord
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
@@ -90,25 +91,25 @@ class SeparableLinear(AdaptedLinear):
             self.down.copy_(torch.empty(self.down.shape).normal_(0.0, DOWN_STD, generator=generator))
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
-        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype; the increment is computed in float32."""
+        """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype."""
         output = F.linear(input, self.weight, self.bias)
         if self.inputs.weights is None:
             return output
-        wide = input.float()
-        chosen = self._choose(wide, self.inputs.weights) * self.scale
-        hidden = self._project_down(wide).unflatten(-1, (2, self.blocks, -1))
+        x = self.adapter_input(input)
+        chosen = (self._choose(x, self.inputs.weights) * self.scale).to(x.dtype)
+        hidden = self._project_down(x).unflatten(-1, (2, self.blocks, -1))
         hidden = (hidden * chosen[:, None, :, :, None]).flatten(-2)  # [B, T, 2, K*R]
-        readout = torch.einsum("so,osh->sh", self.fusion, self.up.unflatten(1, (2, -1)))
-        shares = (hidden * readout).sum(dim=-1).softmax(dim=-1)  # [B, T, 2]
+        readout = torch.einsum("so,osh->sh", self.fusion, self.up.unflatten(1, (2, -1))).to(x.dtype)
+        shares = (hidden * readout).sum(dim=-1, dtype=torch.float32).softmax(dim=-1).to(x.dtype)  # [B, T, 2]
         mixed = (hidden * shares.unsqueeze(-1)).flatten(-2)
-        return (output + F.linear(mixed, self.up)).to(output.dtype)
+        return plus(output, F.linear(mixed, weight(self.up, x.dtype))).to(output.dtype)
 
-    def _choose(self, wide: Tensor, weights: Tensor) -> Tensor:
+    def _choose(self, x: Tensor, weights: Tensor) -> Tensor:
         """One-hot rows [B, 2, K]; routers that train get the gradient of the softmax in their place."""
-        if wide.shape[1] != weights.shape[1]:  # a generated token: its prompt has chosen
+        if x.shape[1] != weights.shape[1]:  # a generated token: its prompt has chosen
             return self.inputs.held[self]
         with torch.no_grad():  # a hidden state is not changed for a router's sake
-            features = torch.einsum("bt,bti->bi", weights, wide)
+            features = torch.einsum("bt,bti->bi", weights.to(x.dtype), x).float()
         logits = [F.linear(features, self.vu_router), F.linear(self.inputs.instructions, self.if_router)]
         scores = torch.stack(logits, dim=1)
         chosen = F.one_hot(scores.argmax(dim=-1), self.blocks).to(scores.dtype)
@@ -119,11 +120,12 @@ class SeparableLinear(AdaptedLinear):
         self.record.add(chosen)
         return chosen
 
-    def _project_down(self, wide: Tensor) -> Tensor:
-        """wide [B, T, d_in] -> what every block makes of it [B, T, 2*K*R]; each set drops inputs of its own."""
+    def _project_down(self, x: Tensor) -> Tensor:
+        """x [B, T, d_in] -> what every block makes of it [B, T, 2*K*R]; each set drops inputs of its own."""
         if not (self.dropout and self.training):
-            return F.linear(wide, self.down)
-        return torch.cat([F.linear(F.dropout(wide, self.dropout), half) for half in self.down.chunk(2)], dim=-1)
+            return F.linear(x, weight(self.down, x.dtype))
+        halves = weight(self.down, x.dtype).chunk(2)
+        return torch.cat([F.linear(F.dropout(x, self.dropout), half) for half in halves], dim=-1)
 
 
 class SeparableLayers:

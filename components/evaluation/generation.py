@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from components.adapters.compute import shared_weights
 from components.data.batch import Batch, Example, collate
 from components.methods.base import Method, Selection
 
@@ -77,7 +78,7 @@ def answer(
 def _reply(
     model: Backbone, method: Method, encoder: Encoder, batch: Batch, max_new_tokens: int
 ) -> tuple[list[str], Selection]:
-    with method.select(model, batch) as selection:
+    with shared_weights(), method.select(model, batch) as selection:
         generated = model.generate(batch, max_new_tokens=max_new_tokens)
         selection = method.served(selection)
     return [encoder.decode(ids) for ids in generated], selection

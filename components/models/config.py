@@ -19,7 +19,13 @@ class BackboneConfig:
     name: str = "smol"
     """smol, pocket, or a directory or hub id in Hugging Face's LLaVA layout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the frozen weights; adapters are float32 in both cases."""
+    """Precision of the frozen weights; what trains is float32 in both cases."""
+    adapter_compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of adapters' arithmetic beside bfloat16 weights; auto takes bfloat16 on GPUs, as under autocast, and
+    float32 on CPUs."""
+    float32_matmul: Literal["auto", "highest", "high"] = "auto"
+    """Products of float32 matrices on GPUs: high computes them in TF32, highest exactly; auto takes high, unless
+    adapter_compute asks for float32."""
     vision_layer: VisionLayer = "block4"
     """smol only: where its vision tower is tapped."""
     template: str = "auto"
@@ -41,6 +47,29 @@ class BackboneConfig:
         check_options(self, "backbone")
         if not self.name:
             raise ConfigError(f"backbone.name is empty; give {accepted_names()}.")
+        if self.adapter_compute == "bfloat16" and self.dtype == "float32":
+            raise ConfigError(
+                "backbone.adapter_compute is bfloat16, but the frozen weights are float32; give --backbone.dtype "
+                "bfloat16, or leave backbone.adapter_compute at auto."
+            )
+
+    def arithmetic(self, *, gpu: bool) -> str:
+        """In words for a plan: in which precision a worker on a GPU, or on CPUs, computes."""
+        if self.dtype == "float32":
+            adapters = "float32"
+        elif self.adapter_compute != "auto":
+            adapters = self.adapter_compute
+        else:
+            adapters = "bfloat16" if gpu else "float32"
+        if gpu and self.tf32:
+            return f"{adapters} adapters over float32 values, float32 products in TF32"
+        return f"{adapters} adapters over float32 values, float32 products exact"
+
+    @property
+    def tf32(self) -> bool:
+        """Whether GPUs multiply float32 matrices in TF32."""
+        exact = self.adapter_compute == "float32"
+        return self.float32_matmul == "high" or (self.float32_matmul == "auto" and not exact)
 
     @property
     def is_small(self) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from components.core.runtime import fast_imports
 from components.data.batch import Batch
 from components.methods.base import Selection
+from components.training.buckets import zero_buckets
 from components.training.optimizer import (
     MOMENTS,
     OptimizerConfig,
@@ -30,6 +31,7 @@ from components.training.optimizer import (
     set_learning_rate,
     step_count,
 )
+from components.training.partitions import own_partition, unpartition
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone, Outputs
@@ -59,7 +61,7 @@ class TorchEngine:
         self._micro_step = 0
         self._parameters = trainable_parameters(model)
         self._optimizer = build_optimizer(self._parameters, config, rates or {})
-        self.grad_norm = 0.0
+        self.grad_norm = torch.zeros(())
         if _world_size() > 1:
             for parameter in self._parameters.values():
                 dist.broadcast(parameter.data, src=0)
@@ -89,8 +91,7 @@ class TorchEngine:
     def step(self) -> bool:
         if not self.at_boundary:
             return False
-        limit = self._config.max_grad_norm or math.inf
-        self.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), limit))
+        self.grad_norm = clip(self._parameters.values(), self._config)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return True
@@ -146,19 +147,21 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._stage = zero_stage
         self._parameters = trainable_parameters(model)
+        self._grad_norm = torch.zeros(())
+        frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
         self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
             model=_Scoped(model),
             optimizer=build_optimizer(self._parameters, config, rates or {}),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch_size,
                 "gradient_accumulation_steps": accumulation,
-                "gradient_clipping": config.max_grad_norm,
+                # At stage 0 DeepSpeed clips, but tells nobody the norm: `step` does both.
+                "gradient_clipping": config.max_grad_norm if zero_stage else 0.0,
                 "zero_allow_untested_optimizer": True,  # our own AdamW: no JIT build of a fused one
                 "zero_optimization": {
                     "stage": zero_stage,
                     "overlap_comm": False,
-                    # Persisting small parameters would keep every adapter factor whole on each rank.
-                    "stage3_param_persistence_threshold": 0,
+                    **zero_buckets([each.numel() for each in self._parameters.values()], frozen, zero_stage),
                 },
                 "steps_per_print": 10**9,
             },
@@ -185,7 +188,11 @@ class DeepSpeedEngine:
 
     def step(self) -> bool:
         boundary = self.at_boundary
+        if boundary and not self._stage:
+            self._grad_norm = clip(self._parameters.values(), self._config)
         self._engine.step()
+        if boundary and self._stage:
+            self._grad_norm = torch.as_tensor(self._engine.get_global_grad_norm())
         return boundary
 
     def parameters(self) -> dict[str, Tensor]:
@@ -201,9 +208,8 @@ class DeepSpeedEngine:
         return values
 
     @property
-    def grad_norm(self) -> float:
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else 0.0
+    def grad_norm(self) -> Tensor:
+        return self._grad_norm
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return mean_over_workers(tensors)
@@ -247,7 +253,7 @@ class DeepSpeedEngine:
             for moment in MOMENTS:
                 value = state[f"{name}.{moment}"].to(parameter.device)
                 if self._stage == 3:
-                    safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), moment)
+                    safe_set_local_optimizer_state(parameter, own_partition(parameter, value), moment)
                 else:
                     safe_set_full_optimizer_state(parameter, value, moment)
 
@@ -268,7 +274,7 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Destroy the engine and leave the model as plain, whole tensors (ZeRO-3 partitions are gathered first)."""
         if self._stage == 3:
-            _unpartition(self._deepspeed, self.model, self._engine)
+            unpartition(self._deepspeed, self.model, self._engine)
         else:
             self._engine.destroy()
         for parameter in self._parameters.values():
@@ -291,13 +297,6 @@ class _Scoped(nn.Module):
         return self.model(batch), selection
 
 
-def _own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """This rank's part of a full value under ZeRO-3. DeepSpeed's own setter cannot pad what does not divide evenly."""
-    size = cast("Tensor", parameter.ds_tensor).numel()  # pyright: ignore[reportAttributeAccessIssue]
-    padding = size * dist.get_world_size() - value.numel()
-    return torch.nn.functional.pad(value.flatten(), (0, padding)).narrow(0, size * dist.get_rank(), size)
-
-
 Engine = TorchEngine | DeepSpeedEngine
 
 
@@ -318,37 +317,35 @@ def build_engine(model: Backbone, config: RunConfig, rates: Mapping[str, float],
 
 
 def mean_over_workers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mean of equally shaped tensors over all workers; every worker must call it with the same names."""
+    """Mean of equally shaped tensors over all workers; every worker must call it with the same names.
+
+    Single numbers travel together, in one message for each dtype and device.
+    """
     if _world_size() == 1:
         return tensors
-    result = {}
+    result: dict[str, Tensor] = {}
+    joined: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name in sorted(tensors):
-        value = tensors[name].detach().clone()
-        dist.all_reduce(value)
-        result[name] = value / _world_size()
+        value = tensors[name].detach()
+        if value.dim() == 0:
+            joined.setdefault((value.dtype, value.device), []).append(name)
+        else:
+            result[name] = _mean(value.clone())
+    for names in joined.values():
+        result |= zip(names, _mean(torch.stack([tensors[name].detach() for name in names])).unbind(), strict=True)
     return result
+
+
+def _mean(value: Tensor) -> Tensor:
+    """The mean over workers; `value` is overwritten."""
+    dist.all_reduce(value)
+    return value / _world_size()
+
+
+def clip(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Tensor:
+    """Clip the gradients by their norm over all parameters, and return what it was (a number on their device)."""
+    return torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
 
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _unpartition(deepspeed: object, model: nn.Module, engine: object) -> None:
-    """Gather every ZeRO-3 parameter, destroy the engine, and turn the parameters back into plain ones.
-
-    The next task's `deepspeed.initialize` would otherwise take them for already converted and skip the new hooks.
-    """
-    parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    with deepspeed.zero.GatheredParameters(parameters):  # type: ignore[attr-defined]
-        whole = [parameter.data.detach().clone() for parameter in parameters]
-    engine.destroy()  # type: ignore[attr-defined]
-    for parameter, data in zip(parameters, whole, strict=True):
-        for name in [key for key in vars(parameter) if key not in ("requires_grad", "grad")]:
-            delattr(parameter, name)
-        parameter.data = data
-    for module in model.modules():
-        module._parameters = dict(module._parameters)  # DeepSpeed had put its own mapping here
-        for name in [key for key in vars(module) if key.startswith("ds_")]:
-            delattr(module, name)
-        for name in ("_original_parameters", "_external_params"):
-            vars(module).pop(name, None)

@@ -4,50 +4,62 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
+from components.adapters.compute import shared_weights
 from components.core.errors import TrainingError
 from components.data.batch import IGNORE, Batch
 from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.training.engine import Engine
 
+COUNT = "answer tokens"
+
 
 def take_step(
-    engine: Engine, model: Backbone, method: Method, batches: Sequence[Batch], device: torch.device
-) -> dict[str, Tensor]:
-    """Forward and backward over the micro-batches, then the step; the loss and its parts as means over workers.
+    engine: Engine,
+    model: Backbone,
+    method: Method,
+    batches: Sequence[Batch],
+    device: torch.device,
+    also: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Forward and backward over the micro-batches, then the step.
 
     A micro-batch weighs by its answer tokens in relation to the mean of all micro-batches of all workers. So the
-    update is that of the one large batch, however it is split.
+    update is that of the one large batch, however it is split. No value is read on the host, which would wait for it.
+
+    Returns the loss and its parts, still to be averaged over workers, and the means over workers of the numbers `also`.
     """
-    counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
-    mean_count = float(engine.mean_over_workers({"n": torch.tensor(float(sum(counts)), device=device)})["n"])
-    mean_count /= len(batches)
+    counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]  # on the CPU, where batches come from
+    means = engine.mean_over_workers({COUNT: torch.full((), float(sum(counts)), device=device), **(also or {})})
+    mean_count = means.pop(COUNT).double() / len(batches)
     totals: dict[str, Tensor] = {}
     stepped = False
-    for batch, count in zip(batches, counts, strict=True):
-        batch = batch.to(device)
-        # The engine enters the method's scope inside its forward pass, where ZeRO-3 has gathered the parameters
-        # that `select` reads. The scope stays open until the backward pass is done.
-        with ExitStack() as scope:
-            enter = functools.partial(scope.enter_context, method.select(model, batch))
-            outputs, selection = engine.forward(batch, enter)
-            loss = method.loss(model, batch, outputs, selection)
-            weight = count / mean_count
-            engine.backward(loss.total * weight)
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach() * weight
-        stepped = method.step(engine)  # after every micro-batch: the engine counts them
+    # No weight changes until the last micro-batch's step.
+    with shared_weights():
+        for batch, count in zip(batches, counts, strict=True):
+            batch = batch.to(device)
+            weight = (count / mean_count).float()
+            # The engine enters the method's scope inside its forward pass, where ZeRO-3 has gathered the parameters
+            # that `select` reads. The scope stays open until the backward pass is done.
+            with ExitStack() as scope:
+                enter = functools.partial(scope.enter_context, method.select(model, batch))
+                outputs, selection = engine.forward(batch, enter)
+                loss = method.loss(model, batch, outputs, selection)
+                engine.backward(loss.total * weight)
+            for name, value in {"loss": loss.total, **loss.parts}.items():
+                totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach() * weight
+            stepped = method.step(engine)  # after every micro-batch: the engine counts them
     if not stepped:
         raise TrainingError(
             "an update ended without a step of the optimizer; install a DeepSpeed that pyproject.toml allows."
         )
-    return engine.mean_over_workers({name: value / len(batches) for name, value in totals.items()})
+    return {name: value / len(batches) for name, value in totals.items()}, means
 
 
 def require_finite(loss: float, task: str, update: int) -> None:

@@ -1,7 +1,7 @@
-"""Stopping a run early without losing work: its workers look for a file named `stop` in its folder before every update.
+"""Stopping a run early without losing work: its workers look for a file named `stop` in its folder while they train.
 
-They write a checkpoint and leave by themselves, so the same command continues the run. If the run were killed instead,
-its workers would keep their place in the cluster until Ray notices.
+They agree on it within a second and an update, write a checkpoint and leave by themselves, so the same command goes on
+with the run. If it were killed instead, its workers would keep their place in the cluster until Ray notices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class StopRequested(Exception):
 
 
 def request_stop(run_dir: Path) -> None:
-    """Ask the run in this folder to stop before its next update."""
+    """Ask the run in this folder to stop within its next updates."""
     (run_dir / STOP_FILE).touch()
 
 

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 
 import ray.train
 import ray.train.torch
@@ -34,11 +35,13 @@ from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer, SuiteScorer
 from components.training.plan import WorkerPlan
+from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
-from components.training.step import require_finite, step_seed, take_step
+from components.training.step import step_seed, take_step
 from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
 from components.training.task_cache import CachedTask
+from components.training.update_log import UpdateLog
 
 
 def train_stream(plan: WorkerPlan, loader: TaskDataLoader) -> None:
@@ -56,6 +59,7 @@ class StreamWorker:
         self.plan, self.config, self.stream, self.loader = plan, plan.config, plan.stream, loader
         torch.set_num_threads(self.config.cluster.threads())
         self.device = ray.train.torch.get_device()
+        set_float32_products(self.config.backbone, self.device)
         self.ready_since = time.monotonic()
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone)
@@ -234,25 +238,22 @@ class StreamWorker:
     ) -> None:
         """Make the task's remaining updates: the first with `batches`, the others with those of `updates`."""
         waited = 0.0
+        log = UpdateLog(self.send, lambda: self.rank == 0 and stop_requested(self.plan.run_dir), self.device)
         while True:
-            self._stop_if_requested(engine)
-            self._update(engine, scheduled, batches, waited)
-            if self.stream_state.update == scheduled.num_updates:
+            self._update(engine, scheduled, batches, waited, log)
+            last = self.stream_state.update == scheduled.num_updates
+            due = self.stream_state.update % self.config.training.checkpoint_every_updates == 0
+            if last or due or log.stopping:
+                log.flush(engine.mean_over_workers)
+            if last:
                 return  # without a checkpoint: one of the learned task follows
-            if self.stream_state.update % self.config.training.checkpoint_every_updates == 0:
+            if due or log.stopping:
                 self._save_unfinished(engine)
+            if log.stopping:
+                raise StopRequested
             waiting = time.monotonic()
             batches = next(updates)
             waited = time.monotonic() - waiting
-
-    def _stop_if_requested(self, engine: Engine) -> None:
-        """Write a checkpoint and leave the loop if the run's folder asks for it: rank 0 looks, all workers agree."""
-        hit = torch.tensor(float(self.rank == 0 and stop_requested(self.plan.run_dir)), device=self.device)
-        if not float(engine.mean_over_workers({"stop": hit})["stop"]):
-            return
-        if self.stream_state.update:  # otherwise the checkpoint before the task has all there is
-            self._save_unfinished(engine)
-        raise StopRequested
 
     def _calibrate(self, scheduled: ScheduledTask, info: TaskInfo) -> None:
         """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""
@@ -260,7 +261,9 @@ class StreamWorker:
         batches = (batch.to(self.device) for batch in self.loader.first_updates(info.name, updates))
         self.method.calibrate(self.model, info, batches, mean_over_workers)
 
-    def _update(self, engine: Engine, scheduled: ScheduledTask, batches: list[Batch], waited: float) -> None:
+    def _update(
+        self, engine: Engine, scheduled: ScheduledTask, batches: list[Batch], waited: float, log: UpdateLog
+    ) -> None:
         """One optimizer update; `waited` are the seconds until its `batches` were there."""
         stream_state = self.stream_state
         started = time.monotonic()
@@ -269,24 +272,20 @@ class StreamWorker:
         rate = self.config.optimizer.rate_at(stream_state.update, scheduled.num_updates)
         engine.set_learning_rate(rate)
         self.model.train()
-        means = take_step(engine, self.model, self.method, batches, self.device)
+        sums, means = take_step(engine, self.model, self.method, batches, self.device, log.to_average())
+        log.read(means)  # the figures of the update before this one; on a GPU this one still computes
         stream_state.update += 1
-        loss = float(means.pop("loss"))
-        require_finite(loss, scheduled.task.name, stream_state.update)
-        self.send(
-            StepDone(
-                index=stream_state.index,
-                task=scheduled.task.name,
-                update=stream_state.update,
-                num_updates=scheduled.num_updates,
-                loss=loss,
-                parts={name: float(value) for name, value in means.items()},
-                learning_rate=rate,
-                grad_norm=engine.grad_norm,
-                samples_per_s=self.config.training.global_batch_size / (time.monotonic() - started + waited),
-                data_wait_s=waited,
-            )
+        event = partial(
+            StepDone,
+            index=stream_state.index,
+            task=scheduled.task.name,
+            update=stream_state.update,
+            num_updates=scheduled.num_updates,
+            learning_rate=rate,
+            samples_per_s=self.config.training.global_batch_size / (time.monotonic() - started + waited),
+            data_wait_s=waited,
         )
+        log.add(event, sums, engine.grad_norm)
 
     @torch.no_grad()
     def _probe(self, batch: Batch) -> Tensor:

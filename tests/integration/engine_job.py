@@ -6,6 +6,7 @@ import functools
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from worker_processes import results_of
@@ -27,7 +28,8 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 class Job:
     """`stage` None is the plain torch engine. `interrupt_at`: leave and re-enter the engine before that update.
 
-    `pictures`: some rows have one, so that a worker meets micro-batches with and without.
+    `pictures`: some rows have one, so that a worker meets micro-batches with and without. `compute`: frozen weights in
+    bfloat16, and adapters that compute so. `norms`: after the losses, the norm of the gradient at every update.
     """
 
     stage: int | None
@@ -36,6 +38,8 @@ class Job:
     interrupt_at: int | None = None
     checkpointing: bool = False
     pictures: bool = False
+    compute: Literal["float32", "bfloat16"] | None = None
+    norms: bool = False
     method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
 
 
@@ -78,11 +82,14 @@ def examples() -> list[Example]:
 
 def learned(job: Job, rank: int) -> list[float]:
     """The losses of one job on one worker."""
-    model = load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=job.checkpointing))
+    backbone = BackboneConfig(name="pocket", gradient_checkpointing=job.checkpointing)
+    if job.compute is not None:
+        backbone = replace(backbone, dtype="bfloat16", adapter_compute=job.compute)
+    model = load_backbone(backbone)
     method = job.method.build(seed=0)
     method.attach(model, None)
     micro = GLOBAL_BATCH // (job.world_size * job.accumulation)
-    rows, losses = examples(), []
+    rows, losses, norms = examples(), [], []
     if job.pictures:
         rows = [with_picture(row, model) if index in PICTURED else row for index, row in enumerate(rows)]
     batches = [
@@ -133,6 +140,7 @@ def learned(job: Job, rank: int) -> list[float]:
                 value += loss.detach() / len(batches)
                 stepped = method.step(engine)
             assert stepped
+            norms.append(float(engine.grad_norm))
             losses.append(float(mean_over_workers({"loss": value})["loss"]))
         engine.close()
         method.end_task(engine, task, iter(batches))
@@ -142,4 +150,4 @@ def learned(job: Job, rank: int) -> list[float]:
             everything = replace(everything, oracle_task=task.name)
         with torch.no_grad(), method.select(model, everything):
             losses.append(float(model(everything).loss))
-    return losses
+    return losses + norms * job.norms

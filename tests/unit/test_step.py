@@ -37,8 +37,8 @@ def _trained(batches: list[Batch], *, accumulation: int) -> tuple[float, dict[st
     method.begin_task(model, TaskInfo(index=0, name="a", instructions=["Read it."]))
     engine = TorchEngine(model, OptimizerConfig(learning_rate=1e-3), accumulation=accumulation)
     engine.set_learning_rate(1e-3)
-    means = take_step(engine, model, method, batches, torch.device("cpu"))
-    return float(means["loss"]), {name: each.detach().clone() for name, each in trainable_parameters(model).items()}
+    sums, _ = take_step(engine, model, method, batches, torch.device("cpu"))
+    return float(sums["loss"]), {name: each.detach().clone() for name, each in trainable_parameters(model).items()}
 
 
 def test_an_update_is_the_same_however_its_rows_are_split() -> None:

@@ -1,0 +1,100 @@
+"""In which precision adapters compute: the one place where their casts are made.
+
+What trains is float32, always. In float32 compute an adapter's input is cast up and its arithmetic is exact. In
+bfloat16 compute its weights are cast down, as under autocast, and the input stays as it is. Casts are shared:
+
+- `shared` casts activations. The copy is kept on the tensor itself, so q, k and v (or gate and up), which read one
+  tensor, share one copy, and it is gone when that tensor is.
+- `weight` casts parameters. Inside `shared_weights` (one optimizer update, one batch of answers) each is cast once,
+  however many micro-batches, recomputations or generated tokens there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Compute = Literal["auto", "float32", "bfloat16"]
+
+_MEMO = "_cast_for_adapters"  # the attribute of a tensor that holds its copy
+
+
+@dataclass(frozen=True)
+class _Memo:
+    version: int  # of the tensor when it was copied: in-place changes count it up
+    copy: Tensor
+
+
+# By (id, dtype, whether gradients flow), with the parameter, so that its id stays its own; None outside a scope. It is
+# not local to a thread: on GPUs gradient checkpointing recomputes in a thread of autograd's.
+_weights: dict[tuple[int, torch.dtype, bool], tuple[Tensor, Tensor]] | None = None
+
+
+def compute_of(model: nn.Module) -> Compute:
+    """What `model` was configured with; float32 for a module that has no such option."""
+    return getattr(getattr(model, "config", None), "adapter_compute", "float32")
+
+
+def compute_dtype(compute: Compute, frozen: Tensor) -> torch.dtype:
+    """The dtype that an adapter beside the weight `frozen` computes in."""
+    if compute == "auto":
+        fast = frozen.dtype == torch.bfloat16 and frozen.is_cuda
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if compute == "bfloat16" else torch.float32
+
+
+def shared(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype`: the same copy for everyone who asks while `tensor` lives and does not change."""
+    if tensor.dtype == dtype:
+        return tensor
+    # A leaf's gradient accumulator holds the leaf: the leaf, its copy and the copy's graph would be a cycle.
+    if tensor.is_leaf and tensor.requires_grad:
+        return tensor.to(dtype)
+    memo: _Memo | None = getattr(tensor, _MEMO, None)
+    flows = tensor.requires_grad and torch.is_grad_enabled()
+    version = 0 if tensor.is_inference() else tensor._version
+    if (
+        memo is None
+        or (memo.copy.dtype, memo.version, memo.copy.requires_grad) != (dtype, version, flows)
+        or memo.copy.is_inference() != torch.is_inference_mode_enabled()
+    ):
+        memo = _Memo(version, tensor.to(dtype))
+        setattr(tensor, _MEMO, memo)
+    return memo.copy
+
+
+def weight(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """A parameter or buffer in `dtype`; gradients reach the float32 master."""
+    if parameter.dtype == dtype:
+        return parameter
+    # A copy would keep whole on every rank what ZeRO-3 partitions.
+    if _weights is None or hasattr(parameter, "ds_id"):
+        return parameter.to(dtype)
+    key = id(parameter), dtype, parameter.requires_grad and torch.is_grad_enabled()
+    if key not in _weights:
+        _weights[key] = parameter, parameter.to(dtype)
+    return _weights[key][1]
+
+
+@contextmanager
+def shared_weights() -> Iterator[None]:
+    """A scope in which no weight changes, so each is cast once. What is cast is dropped at its end."""
+    global _weights
+    before, _weights = _weights, {}
+    try:
+        yield
+    finally:
+        _weights = before
+
+
+def plus(output: Tensor, increment: Tensor) -> Tensor:
+    """output + increment in the wider of both dtypes, written over `increment`, which nothing else may hold."""
+    # ZeRO-3's hooks hand on views of their own making, which must not be written to.
+    if increment._is_view() or increment.dtype.itemsize < output.dtype.itemsize:
+        return output + increment
+    return increment.add_(output)
