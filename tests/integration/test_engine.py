@@ -29,7 +29,6 @@ NARROW_JOBS = [
     Job(stage=0, checkpointing=True, compute="bfloat16"),
     Job(stage=2, checkpointing=True, compute="bfloat16"),
     Job(stage=3, checkpointing=True, compute="bfloat16"),
-    Job(stage=3, checkpointing=True, compute="float32"),
 ]
 
 
