@@ -63,6 +63,7 @@ def _who(plan: Plan, needs: Needs) -> dict[str, str]:
         "backbone": f"{config.backbone.name}, {_many(needs.counted.shape.weights)} weights, {config.backbone.dtype}",
         "trained": _trained(needs),
         "device": _device(needs),
+        "precision": config.backbone.arithmetic(gpu=needs.on_gpus),
         "workers": f"{workers} with {_one_gpu(needs)}{config.cluster.threads()} threads each, {config.training.engine} "
         f"ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}, micro batch "
         f"{config.training.micro_size(workers)}",
