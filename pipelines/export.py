@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
 
     sys.exit(run("export"))
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,5 +67,5 @@ def main(arguments: Sequence[str]) -> int:
     seen = written.agreement
     print(f"  checked: logits are within {seen.error:.2g} of the run's own; the method moves them by {seen.effect:.2g}")
     for note in written.serving:
-        print(f"  {note}")
+        print(f"  {note.replace('FOLDER', shlex.quote(str(out)))}")
     return 0

@@ -18,6 +18,7 @@ from components.models.source import model_source
 
 LIBRARIES: dict[ExportFormat, str] = {"peft": "peft", "merged": "transformers", "bundle": "littoral"}
 UNKNOWN = "not stated; ask its authors"
+FOLDER = Path("FOLDER")  # in commands: wherever the export is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Written:
         str, list[str]
     ]  # folders in it (or the group that was merged), with their tasks; {}: one set of weights
     rank: int | None  # of a LoRA
-    serving: list[str]  # commands and sentences of `serving_notes`
+    serving: list[str]  # commands and sentences of `serving_notes`, for `FOLDER`
     agreement: Agreement
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ class Served:
 
     name: str  # of the group; "" if the method has one set for everything
     tasks: list[str]  # that it serves
-    layers: dict[str, list[Increment]]  # what is added to each layer's weight, as a sum
-    projector: dict[str, Tensor]  # tensors that replace those of the projector; {}: none
+    layers: Mapping[str, Sequence[Increment]]  # what is added to each layer's weight, as a sum
+    projector: Mapping[str, Tensor]  # tensors that replace those of the projector; {}: none
     logits: Tensor  # [S, vocabulary] float32, of the probe
 
 

@@ -8,7 +8,7 @@ rank and module names without their path (sglang/srt/lora).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -18,9 +18,9 @@ def vllm_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
 
 
-def serving_notes(base: str, adapters: Sequence[tuple[str, str]], rank: int, *, projector: bool) -> list[str]:
-    """Commands that serve `adapters` (name, folder) of this rank with vLLM and SGLang, or a sentence why not."""
-    named = [f"{name}={shlex.quote(folder)}" for name, folder in adapters]
+def serving_notes(base: str, adapters: Mapping[str, str], rank: int, *, projector: bool) -> list[str]:
+    """Commands that serve `adapters` (folders by name) of this rank with vLLM and SGLang, or a sentence why not."""
+    named = [f"{name}={shlex.quote(folder)}" for name, folder in adapters.items()]
     allowed = vllm_rank(rank)
     if projector:
         return ["vLLM takes no adapter with a projector (modules_to_save); export it merged to serve it there."]

@@ -11,7 +11,7 @@ from components.core.errors import ConfigError
 from components.core.files import whole_folder, write_json, write_text
 from components.data.batch import Batch
 from components.exporting.bundle import attached, load_bundle, write_bundle
-from components.exporting.card import Written, model_card
+from components.exporting.card import FOLDER, Written, model_card
 from components.exporting.learned import LearnedRun
 from components.exporting.merged import merged_logits, write_merged
 from components.exporting.peft_folder import peft_logits, write_peft
@@ -34,9 +34,7 @@ def write_export(learned: LearnedRun, to: ExportFormat, group: str | None, out: 
     batch = probe_batch(learned.config.backbone)
     try:
         with whole_folder(out) as folder:
-            written = (
-                _bundle(learned, folder, batch) if to == "bundle" else _weights(learned, to, group, folder, batch, out)
-            )
+            written = _bundle(learned, folder, batch) if to == "bundle" else _weights(learned, to, group, folder, batch)
             write_text(folder / CARD, model_card(learned, written))
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error}); give --out another folder.") from error
@@ -69,9 +67,7 @@ def _told(method: Method, batch: Batch) -> Batch:
     return replace(batch, oracle_task=method.tasks[-1]) if method.config.needs_task_id else batch
 
 
-def _weights(
-    learned: LearnedRun, to: ExportFormat, group: str | None, folder: Path, batch: Batch, out: Path
-) -> Written:
+def _weights(learned: LearnedRun, to: ExportFormat, group: str | None, folder: Path, batch: Batch) -> Written:
     groups = learned.groups if group is None else {group: learned.groups[group]}
     model, method, base = _method(learned, batch)
     sets = [served_by(method, model, batch, name, tasks) for name, tasks in (groups or {"": []}).items()]
@@ -84,13 +80,13 @@ def _weights(
         if groups:
             write_json(folder / ROUTING, routing)
         if name not in EMBEDDED:
-            adapters = [(each.name or str(learned.run.config.run_id), str(out / each.name)) for each in sets]
+            adapters = {each.name or str(learned.run.config.run_id): str(FOLDER / each.name) for each in sets}
             notes = serving_notes(name, adapters, rank, projector=any(each.projector for each in sets))
     else:
         (only,) = sets
         write_merged(folder, only, learned.config.backbone)
         if name not in EMBEDDED:
-            notes = [f"vllm serve {out}"]
+            notes = [f"vllm serve {FOLDER}"]
     seen = _proved(learned, to, folder, batch, sets, base)
     return Written(to=to, groups=groups, rank=rank, serving=notes, agreement=seen)
 

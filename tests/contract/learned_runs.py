@@ -6,26 +6,33 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from toy_tasks import Toy, attached, fresh_backbone, learn, tiny_config
+from toy_tasks import Toy, attached, learn, tiny_config
 
 from components.core.checkpoint import write_checkpoint
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.base import Method, MethodConfig
-from components.models.backbone import Backbone
+from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
 
+POCKET = BackboneConfig(name="pocket")
+
 
 def learned_run(
-    folder: Path, config: MethodConfig | str, toys: list[Toy], *, updates: int = 3
+    folder: Path,
+    config: MethodConfig | str,
+    toys: list[Toy],
+    *,
+    updates: int = 3,
+    backbone_config: BackboneConfig = POCKET,
 ) -> tuple[Path, Method, Backbone]:
     """Learn `toys`, the first of the stream's two tasks or both, and write a run's folder with a checkpoint after each.
 
     Also gives the method as it is at the end, and its backbone.
     """
     method_config = tiny_config(config) if isinstance(config, str) else config
-    run = RunConfig(run_id="toys", storage=folder, backbone=BackboneConfig(name="pocket"), method=method_config)
-    backbone = fresh_backbone()
+    run = RunConfig(run_id="toys", storage=folder, backbone=backbone_config, method=method_config)
+    backbone = load_backbone(backbone_config)
     method = attached(method_config, backbone)
     path, names = folder / "toys", ["colours", "opposites"]
     for number, toy in enumerate(toys, start=1):

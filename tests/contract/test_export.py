@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, logits
 from transformers import AutoModelForImageTextToText
 
+from components.adapters.low_rank import Factors
 from components.core.errors import CheckpointError, ConfigError, ExportError, LittoralError
 from components.data.batch import IGNORE, Batch
 from components.exporting import load_bundle
 from components.exporting.learned import check_export, read_learned
-from components.exporting.peft_folder import peft_logits
+from components.exporting.peft_folder import peft_logits, write_peft
 from components.exporting.probe import agreement, probe_batch
+from components.exporting.served import Served
+from components.exporting.serving import serving_notes, vllm_rank
 from components.exporting.writing import write_export
 from components.methods import method_config
 from components.methods.base import ExportFormat, Method
@@ -31,7 +34,7 @@ from components.methods.o_lora import OLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.models.embedded.pocket import pocket_model
+from components.models.embedded.pocket import pocket_model, pocket_processor
 from components.models.encoding import build_encoder
 from pipelines.export import main
 
@@ -164,6 +167,70 @@ def test_groups_say_what_they_serve_and_why(encoded: list[Toy], tmp_path: Path) 
         export(run, "merged", tmp_path / "merged")
     with pytest.raises(ConfigError, match="has no group 'colours'"):
         export(run, "merged", tmp_path / "merged", group="colours")
+
+
+def test_a_backbone_on_disk_in_bfloat16(encoded: list[Toy], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a 7B model is: a directory with a card of its own, half precision below float32 adapters."""
+    base = tmp_path / "base model"
+    pocket_model().save_pretrained(base)
+    pocket_processor().save_pretrained(base)
+    (base / "README.md").write_text("---\nlicense: llama2\n---\nAbout it.\n")
+    backbone_config = BackboneConfig(name=str(base), dtype="bfloat16")
+    run, method, backbone = learned_run(tmp_path, "o_lora", encoded, updates=12, backbone_config=backbone_config)
+    expected = logits(method, backbone, encoded[0].batch).float()
+    out = tmp_path / "out"
+    main([str(run), "--to", "peft", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert f"vllm serve '{base}' --enable-lora --max-lora-rank 16 --lora-modules toys={out}" in said
+    plain = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16)
+    found = plain_logits(PeftModel.from_pretrained(plain, str(out)), encoded[0].batch).float()
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.02 * float(expected.abs().max()))
+    card = (out / "README.md").read_text()
+    assert 'license: "llama2"' in card
+    assert "--lora-modules toys=FOLDER\n" in card
+    folder = export(run, "merged", tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    assert merged.dtype == torch.bfloat16
+    found = plain_logits(merged, encoded[0].batch).float()
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.05 * float(expected.abs().max()))
+    # the base's own tokenizer, and a card that is the export's
+    names = {path.name for path in base.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names
+    assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert "About it." not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])
+def test_vllm_takes_some_ranks_only(rank: int, allowed: int | None) -> None:
+    """The values of `MaxLoRARanks` in vllm/config/lora.py."""
+    assert vllm_rank(rank) == allowed
+    (note, *more) = serving_notes("a/b", {"x": "FOLDER"}, rank, projector=False)
+    assert (f"--max-lora-rank {allowed} " in note) == bool(more) == (allowed is not None)
+    assert allowed or "above the largest that vLLM takes (512); export it merged" in note
+
+
+def test_layers_that_differ_share_one_scale(tmp_path: Path) -> None:
+    """Servers read r and lora_alpha of the whole adapter; peft's patterns must not be needed for the scale."""
+    torch.manual_seed(0)
+    names = [f"model.language_model.layers.{layer}.self_attn.o_proj" for layer in range(2)]
+    parts = {
+        names[0]: [drawn(4, scale=0.7), drawn(2, scale=2.0)],
+        names[1]: [drawn(3, scale=0.5)],
+    }
+    served = Served(name="", tasks=["a"], layers=parts, projector={}, logits=torch.zeros(0))
+    assert write_peft(tmp_path, served, base="pocket") == 6
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"]) == (6, 6)
+    assert written["rank_pattern"] == written["alpha_pattern"] == {names[1]: 3}
+    plain = PeftModel.from_pretrained(pocket_model(), str(tmp_path)).merge_and_unload()
+    for name, factors in parts.items():
+        expected = sum((each.scale * each.up @ each.down for each in factors), torch.zeros(64, 64))
+        change = plain.get_parameter(f"{name}.weight") - pocket_model().get_parameter(f"{name}.weight")
+        torch.testing.assert_close(change.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def drawn(rank: int, *, scale: float) -> Factors:
+    return Factors(down=torch.randn(rank, 64), up=torch.randn(64, rank), scale=scale)
 
 
 # ---- the probe ---------------------------------------------------------------------------------------------------
