@@ -93,6 +93,7 @@ def method_page(kind: type[MethodConfig]) -> str:
             f"{escaped(kind.summary())}.",
             "",
             f"Run it with `littoral coast --method {kind.name.replace('_', '-')}`; its source is `{source}`.",
+            f"{exports(kind.tiny())}",
             "",
             "## Card",
             "",
@@ -104,6 +105,12 @@ def method_page(kind: type[MethodConfig]) -> str:
             *(options(kind, "method.") or ["It has none."]),
         ]
     )
+
+
+def exports(config: MethodConfig) -> str:
+    """What `littoral export` can write of a method, with its default options."""
+    formats = ", ".join(f"`{name}`" for name in config.export_formats)
+    return f"It [exports](../guides/export.md) to {formats}." if formats else "It learns nothing to export."
 
 
 def section(name: str, text: str) -> list[str]:

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
     sys.exit(run("export"))
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     check_export(learned, command.to, command.group, out)
     from components.exporting.writing import write_export  # loads the model libraries
 
-    written = write_export(learned, command.to, command.group, out)
+    with warnings.catch_warnings():
+        if not command.debug:  # libraries warn of their own future; what they pass over here, the probe refuses
+            warnings.simplefilter("ignore")
+        written = write_export(learned, command.to, command.group, out)
     print(f"{out}: {learned.config.method.name} after task {learned.number}, {learned.task}, as {command.to}")
     for name, tasks in written.groups.items():
         print(f"  {name}: serves {', '.join(tasks)}")

@@ -10,14 +10,17 @@ from typing import Any
 
 from components.console.tables import markdown
 from components.core.errors import LittoralError
+from components.evaluation.matrix import LABELS
 from components.exporting.learned import LearnedRun
 from components.exporting.probe import Agreement
 from components.methods.base import ExportFormat
+from components.models.encoding import build_encoder
 from components.models.registry import EMBEDDED
 from components.models.source import model_source
 
 LIBRARIES: dict[ExportFormat, str] = {"peft": "peft", "merged": "transformers", "bundle": "littoral"}
 UNKNOWN = "not stated; ask its authors"
+FIGURES = ("final_average", "immediate_average", "forgetting")
 FOLDER = Path("FOLDER")  # in commands: wherever the export is
 
 
@@ -92,8 +95,8 @@ def _matrix(learned: LearnedRun) -> str:
     ]
     said = f"Scores (0 to 100) on each task's {learned.run.config.evaluation.split} rows, after each task:"
     table = markdown(["after", *(f"`{task}`" for task in matrix.tasks)], lines)
-    figures = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in matrix.summary().items())
-    return "\n".join([said, "", *table, "", *([f"{figures[0].upper()}{figures[1:]}."] if figures else [])])
+    figures = [f"- {LABELS[name]}: {value:.1f}" for name, value in matrix.summary().items() if name in FIGURES]
+    return "\n".join([said, "", *table, "", *figures]).strip()
 
 
 def _facts(learned: LearnedRun, written: Written) -> str:
@@ -106,7 +109,7 @@ def _facts(learned: LearnedRun, written: Written) -> str:
         f"`{str(learned.checkpoint.state['backbone'])[:16]}`",
         "licence of the backbone": _base_licence(learned) or UNKNOWN,
         "licences of the data": "; ".join(data_licences(learned)) or UNKNOWN,
-        "prompt": f"template `{config.backbone.template}`",
+        "prompt": f"template `{build_encoder(config.backbone).template[0]}`",
         "seed": str(config.seed),
         "checked": f"on built-in rows the logits differ from the run's own by at most {written.agreement.error:.2g}, "
         f"where the method changes the backbone's by up to {written.agreement.effect:.2g}",
@@ -171,7 +174,7 @@ def _limits(learned: LearnedRun, written: Written) -> Sequence[str]:
     if run.config.evaluation.limit is not None:
         limits.append(f"Scores are on the first {run.config.evaluation.limit} rows of each task.")
     if written.to != "bundle":
-        limits.append("vLLM and SGLang were not run; compare a few replies with these logits' greedy ones first.")
+        limits.append("vLLM and SGLang were not run with it; compare a few of its replies with the run's first.")
     if written.to == "merged" and written.groups:
         (group,) = written.groups
         limits.append(f"Only the weights of {group} are in it, which serve {', '.join(written.groups[group])}.")

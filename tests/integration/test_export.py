@@ -19,8 +19,8 @@ from components.models.embedded.pocket import pocket_model
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("chartqa", "docvqa")
 RUN = (
-    *("pocket", "--method", "o-lora", "--run-id", "real", "--stream.order", *TASKS, "--training.epochs", "3"),
-    *("--evaluation.limit", "6", "--evaluation.no-zero-shot"),
+    *("pocket", "--method", "o-lora", "--run-id", "real", "--stream.order", *TASKS, "--training.epochs", "10"),
+    *("--evaluation.limit", "6", "--evaluation.no-zero-shot", "--training.optimizer.learning-rate", "0.01"),
 )
 
 
