@@ -16,7 +16,7 @@ from components.core.errors import ConfigError
 from components.core.options import listed as listed_names
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
-from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes
+from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes, with_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def parse(
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     rest, method = _taken(rest, "--method")
     if method is not None:
-        config = config.with_method(method)
+        config = with_method(name, config, method)
     rest = _with_gpu_value(rest)
     default = kind(run=config, preset=name)
     usage = f"{program} [PRESET] [--method NAME] [--OPTION VALUE ...]"

@@ -44,7 +44,7 @@ from rich.console import Console
 
 from components.console.preparation import say, show_overlaps, show_report, show_table
 from components.core.errors import ConfigError
-from components.core.options import listed
+from components.core.options import Count, listed
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
@@ -65,6 +65,7 @@ from components.data.suite import open_suite
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite
 from components.data.tasks import TaskStream
+from components.models.config import BackboneConfig
 from pipelines.littoral import read_options
 
 _RELEASED = ("a published stream", "a published suite")
@@ -76,6 +77,8 @@ _ONLY_OF = {
     "ray": ("a published stream", "a stream file"),
     "ids": ("a stream file",),
     "orientation": (*_RELEASED, "a stream file"),
+    "backbone": (*_RELEASED, "a stream file"),
+    "max_length": (*_RELEASED, "a stream file"),
     "size": ("a generated stream",),
     "data_seed": ("a generated stream",),
 }  # options that mean nothing for other streams
@@ -119,6 +122,10 @@ class Prepare:
     max_broken: float | None = None
     """Share of broken rows, 0 to below 1, that a file may have; they are left out. More, and nothing is written.
     Default: 0 for your own stream, 0.01 for a published stream or suite."""
+    backbone: str | None = None
+    """Count how many rows take more tokens than a model is given: smol, a model directory or a hub id."""
+    max_length: Count = 2048
+    """With --backbone: the tokens that a row may take, its picture included."""
     size: str = "mini"
     """Of a generated stream: nano, mini or small."""
     data_seed: int = 0
@@ -241,6 +248,7 @@ def _look_closer(report: ImportReport, command: Prepare, console: Console) -> No
         if command.overlaps:
             shared = _overlaps(stream, command)
             report = replace(report, leaks=shared.sentences)
+    report = replace(report, lengths=_lengths(splits, command))
     seen = survey(splits, pictures_of(pairs_of(shared.pairs if shared is not None else ())), room=room)
     plain = [{**asdict(split), "samples": [sample.sample_id for sample in split.samples]} for split in seen.splits]
     pairs = None if shared is None else asdict(shared)
@@ -253,6 +261,16 @@ def _look_closer(report: ImportReport, command: Prepare, console: Console) -> No
     if shared is not None:
         show_overlaps(shared, console)
     say(f"The report as a page: {command.out / 'report.html'}", console)
+
+
+def _lengths(splits: Sequence[Split], command: Prepare) -> tuple[str, ...]:
+    """How many rows the model that is named cannot take whole."""
+    if command.backbone is None:
+        return ()
+    from components.training.lengths import longer_rows  # imports Ray, and a model library later
+
+    backbone = BackboneConfig(name=command.backbone, max_length=command.max_length)
+    return tuple(longer_rows(backbone, split) for split in splits)
 
 
 def _split_name(split: Split) -> str:

@@ -226,6 +226,14 @@ def _reply_warnings(
             )
 
 
+def longer_rows(backbone: BackboneConfig, split: Split) -> str:
+    """A sentence: how many rows of a split take more tokens than the limit."""
+    sizes = _measured(backbone, encoder_key(backbone), split, answering=split.split != "train").tokens
+    longer = sum(size > backbone.max_length for size in sizes)
+    what = f"{longer:,} of {len(sizes):,} rows of {split_name(split)} take more than {backbone.max_length:,} tokens"
+    return f"With {backbone.name}, {what}; the longest takes {max(sizes, default=0):,}."
+
+
 # ---- measuring ---------------------------------------------------------------------------------------------------
 
 

@@ -69,3 +69,30 @@ def test_prepare_says_both(tmp_path: Path) -> None:
     assert train["texts"]["special"] == {"<|im_end|>": 3}
     assert (test["texts"]["max_new_tokens"], test["texts"]["long_answers"]) == (8, 3)
     assert "&lt;|im_end|&gt; 3" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_prepare_counts_rows_that_are_too_long_for_a_model(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Describe it."}, {"from": "gpt", "value": "yes"}]
+    longer = [turns[0], {"from": "gpt", "value": "0" * 300}]
+    for part, number in (("train", 2), ("test", 1)):
+        rows = [{"id": str(place), "conversations": longer if place < number else turns} for place in range(4)]
+        (tmp_path / f"{part}.json").write_text(json.dumps(rows))
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\n[[task]]\nname = "a"\ntrain = "train.json"\ntest = "test.json"\nmetric = "exact"\n'
+        "max_new_tokens = 8\n"
+    )
+    console = Console(record=True, width=400)
+    named = {
+        "backbone": "pocket",
+        "max_length": 200,
+    }  # a digit is a token, and a test row's answer is not in its prompt
+    command = Prepare(stream=str(tmp_path / "s.toml"), out=tmp_path / "out", overlaps=False, **named)  # type: ignore[arg-type]
+    assert prepare(command, console) == 0
+    said = console.export_text()
+    for sentence in (
+        "2 of 4 rows of a train take more than 200 tokens",
+        "0 of 4 rows of a test take more than 200 tokens",
+    ):
+        assert f"With pocket, {sentence}" in said
+        assert sentence in (tmp_path / "out" / "report.json").read_text()
+        assert sentence in (tmp_path / "out" / "report.html").read_text()

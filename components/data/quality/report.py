@@ -170,6 +170,8 @@ class ImportReport:
     """Digest of the specification of a published stream."""
     leaks: tuple[str, ...] | None = None
     """What test rows share with training rows, one sentence a task; None where this was not checked."""
+    lengths: tuple[str, ...] = ()
+    """How many tokens the rows of each split take with a model, a sentence for each; empty where none was named."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -248,7 +250,7 @@ class ImportReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was done to pictures and which fields were not read, a sentence for each split."""
+        """What was done to pictures, which fields were not read, and how long rows are, a sentence for each split."""
         found: list[str] = []
         for file in self.files:
             if file.pictures:
@@ -257,7 +259,7 @@ class ImportReport:
             if file.fields:
                 names = ", ".join(f"{name} {count:,}" for name, count in file.fields.most_common())
                 found.append(f"Rows of {file.name} with fields that mean nothing here and are not read: {names}.")
-        return tuple(found)
+        return (*found, *self.lengths)
 
     @property
     def licences(self) -> tuple[Licence, ...]:
