@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from components.adapters.compute import Compute, compute_dtype, compute_of, shared, weight
 from components.core.errors import ConfigError
 
-PROJECTOR = "model.model.multi_modal_projector"  # where a backbone keeps it
 PARTS = {"linear_1", "act", "linear_2"}
 
 Serving = str | None | Sequence[str | None]  # one copy for all pictures, or one per picture; None: the frozen projector
@@ -74,8 +73,10 @@ class ProjectorBank(nn.Module):
     `serving` is what serves now: None is the frozen projector; a copy is set permanently or within `using`.
     """
 
-    def __init__(self, projector: nn.Module, compute: Compute = "float32") -> None:
+    def __init__(self, projector: nn.Module, name: str, compute: Compute = "float32") -> None:
+        """`name` is the projector's in the model."""
         super().__init__()
+        self.name = name
         self.compute: Compute = compute
         found = {name for name, _ in projector.named_children()}
         if found != PARTS or any(True for _ in projector.parameters(recurse=False)):
@@ -110,7 +111,7 @@ class ProjectorBank(nn.Module):
 
     def copy_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """A copy's parameters under the names they have in the model's state dict."""
-        return {f"{PROJECTOR}.copies.{name}.{key}": value for key, value in self.copies[name].named_parameters()}
+        return {f"{self.name}.copies.{name}.{key}": value for key, value in self.copies[name].named_parameters()}
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """Every copy's parameters under the names they have in the model's state dict."""
@@ -154,18 +155,18 @@ class ProjectorBank(nn.Module):
         return self.copies[name](features)
 
 
-def inject_projectors(model: nn.Module) -> ProjectorBank:
-    """Put a bank in the place of the backbone's projector.
+def inject_projectors(model: nn.Module, name: str) -> ProjectorBank:
+    """Put a bank in the place of the backbone's projector, which is called `name`.
 
     The names in the model's state dict stay as they were, and the model computes what it computed until a copy serves.
     """
-    projector = model.get_submodule(PROJECTOR)
+    projector = model.get_submodule(name)
     assert not isinstance(projector, ProjectorBank), "the projector has copies already; attach to a fresh backbone"
-    bank = ProjectorBank(projector, compute_of(model)).train(projector.training)
-    model.set_submodule(PROJECTOR, bank)
+    bank = ProjectorBank(projector, name, compute_of(model)).train(projector.training)
+    model.set_submodule(name, bank)
     return bank
 
 
-def for_pictures(serving: Sequence[str | None], pictured: Tensor) -> list[str | None]:
-    """Names per row [B] and which rows hold a picture [B] bool -> names per picture [N], in the batch's order."""
-    return [name for name, has in zip(serving, pictured.tolist(), strict=True) if has]
+def for_pictures(serving: Sequence[str | None], counts: Sequence[int]) -> list[str | None]:
+    """Names per row [B] and each row's number of pictures [B] -> names per picture [N], in the batch's order."""
+    return [name for name, count in zip(serving, counts, strict=True) for _ in range(count)]

@@ -1,6 +1,6 @@
 """What a model sees: encoded examples, padded into a batch. Plain torch; no tokenizer, no Ray.
 
-Shape letters: B batch, T tokens, V visual tokens per picture, C vision channels, H/W pixels.
+Shape letters: B batch, T tokens, N pictures, V tokens of one picture.
 """
 
 from __future__ import annotations
@@ -15,21 +15,36 @@ IGNORE = -100  # label of a position without loss (torch's ignore_index)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture as a model takes it: tensors by name, either for its tower or the tower's features (`features`).
+
+    Tensors of several pictures are joined along their first dimension.
+    """
+
+    tensors: dict[str, Tensor]
+    num_tokens: int  # V: positions that it takes in its row
+
+    def to(self, device: torch.device) -> Picture:
+        """The same picture on `device`."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=moved)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
-    """One encoded sample. The picture is either pixels or the frozen tower's features, never both."""
+    """One encoded sample."""
 
     sample_id: str
     instruction: str  # first human turn without placeholder
-    input_ids: Tensor  # [T] int64, the image token repeated V times where the picture goes
+    input_ids: Tensor  # [T] int64, the image token repeated V times where a picture goes
     labels: Tensor  # [T] int64, IGNORE outside answers; all IGNORE for a prompt to be answered
     weights: Tensor | None = None  # [T] float32, of the loss at each label; None: all 1
-    pixel_values: Tensor | None = None  # [3, H, W] float32
-    features: Tensor | None = None  # [V, C] vision features before the projector
+    pictures: tuple[Picture, ...] = ()  # in the order of their places
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples padded to one length. `pixel_values`/`features` hold only the N rows that have a picture, in order."""
+    """Examples padded to one length, and the pictures of each."""
 
     sample_ids: list[str]
     instructions: list[str]
@@ -37,28 +52,29 @@ class Batch:
     attention_mask: Tensor  # [B, T] int64
     labels: Tensor  # [B, T] int64
     weights: Tensor | None = None  # [B, T] float32, of the loss at each label; None: all 1
-    pixel_values: Tensor | None = None  # [N, 3, H, W]
-    features: Tensor | None = None  # [N, V, C]
+    pictures: list[tuple[Picture, ...]]  # of each row
     oracle_task: str | None = None  # set only by oracle-routing evaluation: the task all rows belong to
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    @property
+    def flat_pictures(self) -> list[Picture]:
+        """All N pictures, row by row."""
+        return [picture for row in self.pictures for picture in row]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         moved = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        pictures = [tuple(picture.to(device) for picture in row) for row in self.pictures]
+        return replace(self, **moved, pictures=pictures)
 
-    def singles(self, image_token_id: int) -> Iterator[Batch]:
-        """Every sample as a separate batch, padding included; its image tokens say whether it has a picture."""
-        has_picture = (self.input_ids == image_token_id).any(dim=1).tolist()
-        picture = 0
-        for index, pictured in enumerate(has_picture):
+    def singles(self) -> Iterator[Batch]:
+        """Every sample as a separate batch, padding included."""
+        for index in range(len(self)):
             row = slice(index, index + 1)
-            pictures = slice(picture, picture + 1)
-            picture += pictured
             yield replace(
                 self,
                 sample_ids=self.sample_ids[row],
@@ -67,13 +83,12 @@ class Batch:
                 attention_mask=self.attention_mask[row],
                 labels=self.labels[row],
                 weights=None if self.weights is None else self.weights[row],
-                pixel_values=self.pixel_values[pictures] if pictured and self.pixel_values is not None else None,
-                features=self.features[pictures] if pictured and self.features is not None else None,
+                pictures=self.pictures[row],
             )
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> Batch:
-    """Pad `examples` on "right" (training) or "left" (generation) and stack their pictures.
+    """Pad `examples` on "right" (training) or "left" (generation) and keep their pictures.
 
     Labels and the attention mask are padded by position, never by id: pad may equal eos.
     """
@@ -91,9 +106,6 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         attention_mask[index, place] = 1
         if weights is not None and example.weights is not None:
             weights[index, place] = example.weights
-    pixels = [example.pixel_values for example in examples if example.pixel_values is not None]
-    features = [example.features for example in examples if example.features is not None]
-    assert not (pixels and features), "a batch holds pixels or cached features, not a mixture"
     return Batch(
         sample_ids=[example.sample_id for example in examples],
         instructions=[example.instruction for example in examples],
@@ -101,6 +113,5 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         attention_mask=attention_mask,
         labels=labels,
         weights=weights,
-        pixel_values=torch.stack(pixels) if pixels else None,
-        features=torch.stack(features) if features else None,
+        pictures=[example.pictures for example in examples],
     )

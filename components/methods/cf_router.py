@@ -166,7 +166,7 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
         if kind == "hidden":
             return model.hidden_size + 1
         text = self.encoder.dim if kind in ("both", "instruction") else 0
-        return text + (model.vision_channels if kind in ("both", "picture") else 0) + 1
+        return text + (model.picture_width if kind in ("both", "picture") else 0) + 1
 
     @torch.no_grad()
     def _features(self, model: Backbone, batch: Batch) -> Tensor:

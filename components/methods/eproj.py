@@ -130,7 +130,7 @@ class EProj(ReadsInstructions[EProjConfig]):
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)
-        self.projectors = inject_projectors(model)
+        self.projectors = inject_projectors(model, model.projector_name)
         if state is None:
             return
         self.restore(state)
@@ -276,20 +276,20 @@ class EProj(ReadsInstructions[EProjConfig]):
             routed = [self.owner(self.tasks[index]) for index in chosen]
         homes = [self.homes[index] for index in chosen]
         selection = Selection(slots=torch.tensor(homes).unsqueeze(1), routed_to=routed, matched=pictured.tolist())
-        return for_pictures([str(home) for home in homes], pictured), selection
+        return for_pictures([str(home) for home in homes], [*map(len, batch.pictures)]), selection
 
     def _measure(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """The task's image key [C], and I of its projector, over all workers' samples; on the CPU."""
         model, owned = engine.model, self.projectors.copy_parameters(str(self.homes[task.index]))
         sums = {name: torch.zeros_like(parameter) for name, parameter in owned.items()}
-        total = torch.zeros(model.vision_channels, device=model.device)
+        total = torch.zeros(model.picture_width, device=model.device)
         count, seen, was_training = 0, 0, model.training
         model.train(model.config.gradient_checkpointing)  # which works in training mode only
         for batch in batches:
             pictures, pictured = picture_features(model, batch)
             total += F.normalize(pictures, dim=1).sum(dim=0)
             count += int(pictured.sum())
-            for sample, has_picture in zip(batch.singles(model.image_token_id), pictured.tolist(), strict=True):
+            for sample, has_picture in zip(batch.singles(), pictured.tolist(), strict=True):
                 if not has_picture or seen == (self.config.importance_samples or -1):
                     continue
                 seen += 1

@@ -179,7 +179,7 @@ class Ewc(SequentialLora[EwcConfig]):
         """The batches of one backward pass each, until `fisher_samples` samples have been yielded."""
         seen = 0
         for batch in batches:
-            for piece in batch.singles(model.image_token_id) if self.config.estimator == "sample" else [batch]:
+            for piece in batch.singles() if self.config.estimator == "sample" else [batch]:
                 yield piece
                 seen += len(piece)
                 if self.config.fisher_samples and seen >= self.config.fisher_samples:

@@ -112,7 +112,7 @@ class Hide(PrototypeBranches[HideConfig]):
         self._fuse()
 
     def widths(self, model: Backbone) -> dict[str, int]:
-        return {**super().widths(model), IMAGE: model.vision_channels}
+        return {**super().widths(model), IMAGE: model.picture_width}
 
     def features(self, model: Backbone, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         pictures, pictured = picture_features(model, batch)

@@ -116,7 +116,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         if index < len(self.tasks):
             return
         generator = seeded_generator(self.seed, "head", str(index))
-        head = PrototypeHead(model.hidden_size, model.vision_channels, self.encoder.dim, generator).to(model.device)
+        head = PrototypeHead(model.hidden_size, model.picture_width, self.encoder.dim, generator).to(model.device)
         self.head = head
         model.add_module(HEAD, head)
 

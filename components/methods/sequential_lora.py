@@ -90,7 +90,7 @@ class SequentialLora(Method[LoraConfigT]):
         )
         self.bank.mixing.rest_at(self.GROUP, config.alpha / config.rank)
         if config.train_projector:
-            self.projectors = inject_projectors(model)
+            self.projectors = inject_projectors(model, model.projector_name)
             self.projectors.add_copy(self.GROUP, unit=config.projector_rate)
             self.projectors.serving = self.GROUP
         if state is not None:

@@ -144,7 +144,7 @@ class Smolora(ReadsInstructions[SmoloraConfig]):
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        weights = averaging_weights(batch, model.image_token_id if self.config.vu_reads == "picture" else None)
+        weights = averaging_weights(batch, model.family.image_token_id if self.config.vu_reads == "picture" else None)
         embedded = self.encoder.encode([self._field(text) for text in batch.instructions])
         with self.layers.inputs.using(weights, embedded.to(weights.device)), self.layers.record.recording():
             yield Selection()

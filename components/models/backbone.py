@@ -1,29 +1,31 @@
 """The frozen vision-language model that every method adds its adapters to.
 
-Any LLaVA-shaped Hugging Face model works: a vision tower, a projector, a decoder-only language model and an output
-layer. The same code serves the embedded `smol` and `pocket` models and LLaVA-1.5 from a directory or the hub.
+Any model works whose type has a `Family` (components/models/families): the family says where its parts are and what
+its language model is called with. The same code serves the embedded `smol` and `pocket` models and those from a
+directory or the hub.
 
-Shape letters: B batch, T tokens, P prefix, N pictures, V visual tokens per picture, C vision channels, D hidden, S
+Shape letters: B batch, T tokens, P prefix, N pictures, V tokens of one picture, C channels of its features, D hidden, S
 supervised positions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from components.core.errors import ConfigError
-from components.data.batch import IGNORE, Batch
+from components.data.batch import IGNORE, Batch, Picture
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
+from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
 from components.models.source import DTYPES, model_source
 
 
@@ -62,30 +64,29 @@ class Outputs:
 
 
 class Backbone(nn.Module):
-    """A frozen LLaVA-shaped model. Everything in it has `requires_grad=False`; adapters are added by methods."""
+    """A frozen model. Everything in it has `requires_grad=False`; adapters are added by methods."""
 
     def __init__(
-        self, model: PreTrainedModel, *, config: BackboneConfig, fingerprint: str, end_id: int | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        family: Family,
+        config: BackboneConfig,
+        fingerprint: str,
+        end_id: int | None = None,
     ) -> None:
         """`end_id` is the token that training teaches as the end of an answer: see `Encoder.end_id`."""
         super().__init__()
-        inner = getattr(model, "model", None)
-        parts = ("vision_tower", "multi_modal_projector", "language_model")
-        if inner is None or not all(hasattr(inner, part) for part in parts) or not hasattr(model, "lm_head"):
-            raise ConfigError(
-                f"{config.name} is a {type(model).__name__}, which is not LLaVA-shaped (vision tower, multi-modal "
-                "projector, language model); choose a LLaVA-1.5 style checkpoint."
-            )
+        for part in (family.language_model, family.head, *family.towers, *filter(None, [family.projector])):
+            submodule(model, part, of=config.name)
         self.model = model
+        self.family = family
         self.config = config
         self.fingerprint = fingerprint
         self._prefix: Tensor | None = None
         self.end_id = end_id
         self.model.requires_grad_(False)
         self.eval()
-        # generate() gives it a slice over the last positions. On a CPU, torch would copy the whole output weight once
-        # per row of the batch to multiply with that.
-        self.model.lm_head.register_forward_pre_hook(_contiguous)
         if config.gradient_checkpointing:
             # Non-reentrant checkpointing needs no gradient on its inputs: frozen embeddings stay frozen. Its check that
             # recomputed tensors have the saved ones' shapes fails under ZeRO-3, which empties parameters in between.
@@ -94,35 +95,41 @@ class Backbone(nn.Module):
 
     @property
     def language_model(self) -> PreTrainedModel:
-        return self.model.model.language_model
+        return cast(PreTrainedModel, self.model.get_submodule(self.family.language_model))
 
     @property
     def projector(self) -> nn.Module:
-        """The two-layer map from vision channels to the language model's width."""
-        return self.model.model.multi_modal_projector
+        """The map from pictures' features to the language model's width."""
+        return self.get_submodule(self.projector_name)
+
+    @property
+    def projector_name(self) -> str:
+        """Its full name in this module; raises `ConfigError` where the family keeps none apart from its tower."""
+        if self.family.projector is None:
+            raise ConfigError(
+                f"backbone {self.config.name!r} has no projector that can be trained apart from its tower; choose a "
+                "method and options that leave it alone, or a LLaVA-1.5 style model."
+            )
+        return f"model.{self.family.projector}"
 
     @property
     def hidden_size(self) -> int:
-        return self.model.config.text_config.hidden_size
+        return self.family.config.get_text_config().hidden_size
 
     @property
-    def vision_channels(self) -> int:
-        """C: what the projector reads per visual token."""
-        return cast(nn.Linear, self.projector.linear_1).in_features
-
-    @property
-    def image_token_id(self) -> int:
-        return self.model.config.image_token_id
+    def picture_width(self) -> int:
+        """C: channels of a picture's features."""
+        return self.family.picture_width
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training mode for the language model and adapters; the tower and the projector stay in evaluation mode."""
+        """Training mode for the language model and adapters; what encodes pictures stays in evaluation mode."""
         super().train(mode)
-        self.model.model.vision_tower.eval()
-        self.projector.eval()
+        for name in (*self.family.towers, *filter(None, [self.family.projector])):
+            self.model.get_submodule(name).eval()
         return self
 
     @contextmanager
@@ -140,50 +147,73 @@ class Backbone(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Predictions at supervised positions of a right- or left-padded batch (positions follow the mask)."""
-        embeddings, mask = self._inputs(batch)
-        hidden = self.language_model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=_positions(mask), use_cache=False
-        ).last_hidden_state
-        hidden = hidden[:, hidden.shape[1] - batch.labels.shape[1] :]  # a prefix predicts nothing
+        inputs = self._inputs(batch)
+        hidden = self._decode(inputs.embeddings, self.family.call(self.model, inputs), use_cache=False)
+        hidden = hidden[:, inputs.prefix :]  # a prefix predicts nothing
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE
         return Outputs(
-            logits=cast(nn.Module, self.model.lm_head)(hidden[:, :-1][supervised]),
+            logits=self.family.logits(self.model, hidden[:, :-1][supervised]),
             targets=targets[supervised],
             rows=supervised.nonzero()[:, 0],
             weights=None if batch.weights is None else batch.weights[:, 1:][supervised],
         )
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, max_new_tokens: int, synced_gpus: bool = False) -> list[list[int]]:
+    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[list[int]]:
         """Greedy answers of a left-padded batch, one id list per row, cut before the first token that ends an answer.
 
         These are the token that training teaches as the end and those of the model's generation configuration. Nothing
         else of that configuration counts: penalties for repetition would change greedy answers.
         `synced_gpus` keeps all workers in step until the slowest is done; ZeRO-3 needs it.
+
+        The loop is our own because transformers' `generate` goes through the whole model, whose types each want other
+        arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
-        ends = self._end_ids()
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
-        )
-        embeddings, mask = self._inputs(batch)
-        with self._evaluating(), self._without_defaults():
-            tokens = cast(Callable[..., Tensor], self.model.generate)(
-                inputs_embeds=embeddings, attention_mask=mask, generation_config=config, synced_gpus=synced_gpus
-            )
-        return [_before_end(row, ends) for row in tokens.tolist()]
+        ends = torch.tensor(self._end_ids(), device=batch.input_ids.device)
+        inputs = self._inputs(batch)
+        call, mask = self.family.call(self.model, inputs), inputs.mask
+        # The next token's position in every direction is one more than the largest so far.
+        position = call["position_ids"].amax(dim=-1, keepdim=True)
+        position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
+        cache = DynamicCache(config=self.family.config.get_text_config(decoder=True))
+        embeddings, ended, tokens = inputs.embeddings, mask.new_zeros(len(batch), dtype=torch.bool), list[Tensor]()
+        with self._evaluating():
+            while True:
+                hidden = self._decode(embeddings, call, use_cache=True, past_key_values=cache)
+                # One piece: a CPU would copy the whole output weight once per row to multiply it with a slice.
+                logits = self.family.logits(self.model, hidden[:, -1:].contiguous())[:, -1]
+                token = logits.argmax(dim=-1).masked_fill(ended, int(ends[0]))
+                tokens.append(token)
+                ended = ended | torch.isin(token, ends)
+                if len(tokens) == max_new_tokens or bool(ended.all()):
+                    break
+                position = position + 1
+                mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+                call = {"attention_mask": mask, "position_ids": position}
+                embeddings = self.language_model.get_input_embeddings()(token.unsqueeze(1))
+        return [_before_end(row, ends.tolist()) for row in torch.stack(tokens, dim=1).tolist()]
 
     @torch.no_grad()
-    def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """The frozen tower's features [N, V, C] of `pixel_values` [N, 3, H, W], before the projector."""
-        tower = self.model.model.vision_tower
-        states = tower(pixel_values.to(self.device, self._dtype), output_hidden_states=True).hidden_states
-        layers = self.model.config.vision_feature_layer
-        layers = [layers] if isinstance(layers, int) else layers
-        # "default" drops the class token, as LLaVA does with CLIP.
-        first = 1 if self.model.config.vision_feature_select_strategy == "default" else 0
-        return torch.cat([states[layer][:, first:] for layer in layers], dim=-1)
+    def picture_features(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """The frozen encoder's features [V, C] of each picture, computed unless they are cached."""
+        if not pictures:
+            return []
+        if FEATURES in pictures[0].tensors:
+            return [picture.tensors[FEATURES] for picture in pictures]
+        tensors = {
+            name: tensor.to(self.device, self._dtype) if tensor.is_floating_point() else tensor.to(self.device)
+            for name, tensor in joined(pictures).items()
+        }
+        features = list(self.family.features(self.model, tensors))
+        if [len(each) for each in features] != [picture.num_tokens for picture in pictures]:
+            raise ConfigError(
+                f"pictures take {', '.join(str(picture.num_tokens) for picture in pictures)} tokens in their rows, but "
+                f"the model gives {', '.join(str(len(each)) for each in features)} features: the processor's files do "
+                "not belong to this model's weights; give a complete model directory."
+            )
+        return features
 
     def target_modules(self, pattern: str) -> dict[str, nn.Linear]:
         """Linear layers of the language model whose name inside a decoder layer fully matches the regex `pattern`.
@@ -198,7 +228,7 @@ class Backbone(nn.Module):
         linears = {
             name: module for name, module in self.language_model.named_modules() if isinstance(module, nn.Linear)
         }
-        prefix = "model.model.language_model."
+        prefix = f"model.{self.family.language_model}."
         found = {prefix + name: module for name, module in linears.items() if matcher.fullmatch(name)}
         if not found:
             kinds = sorted({re.sub(r"^.*?\d+\.", "", name) for name in linears})
@@ -212,54 +242,42 @@ class Backbone(nn.Module):
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.config.dtype]
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, P + T, D] and attention mask [B, P + T] of the rows, after the current prefix if any."""
-        embeddings, mask, prefix = self._embed(batch), batch.attention_mask, self._prefix
-        if prefix is None:
-            return embeddings, mask
-        assert len(prefix) == len(batch), f"a prefix for {len(prefix)} rows, but the batch has {len(batch)}"
-        embeddings = torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1)
-        return embeddings, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
+    def _decode(self, embeddings: Tensor, call: Mapping[str, Any], **options: object) -> Tensor:
+        """Hidden states [B, T, D] of the language model."""
+        language_model: Any = self.language_model
+        return language_model(inputs_embeds=embeddings, **call, **options).last_hidden_state
 
-    def _embed(self, batch: Batch) -> Tensor:
-        """Token embeddings [B, T, D] with projected picture features at the image tokens."""
+    def _inputs(self, batch: Batch) -> ModelInputs:
+        """What the language model is called with: the rows, after the current prefix if any."""
         embeddings = self.language_model.get_input_embeddings()(batch.input_ids)
-        features = batch.features
-        if features is None and batch.pixel_values is not None:
-            features = self.vision_features(batch.pixel_values)
-        places = batch.input_ids == self.image_token_id
-        num_features = 0 if features is None else features.shape[0] * features.shape[1]
-        if int(places.sum()) != num_features:
-            raise ConfigError(
-                f"the batch has {int(places.sum())} image tokens but {num_features} picture features: the processor's "
-                "files do not belong to this model's weights; give a complete model directory."
-            )
-        if features is None:
-            # No picture: the projector still runs, on no rows. Under ZeRO all workers must gather it in each pass, and
-            # the gradient of a trained projector must be zero, not missing.
-            features = embeddings.new_zeros(0, 1, self.vision_channels)
-        projected = self.projector(features.to(embeddings.dtype))
-        return embeddings.masked_scatter(places.unsqueeze(-1), projected.to(embeddings.dtype))
+        features = [each.to(embeddings.dtype) for each in self.picture_features(batch.flat_pictures)]
+        visual, extra = self.family.embed(self.model, features)
+        image_mask = batch.input_ids == self.family.image_token_id
+        embeddings = embeddings.masked_scatter(image_mask.unsqueeze(-1), visual.to(embeddings.dtype))
+        mask, prefix = batch.attention_mask, self._prefix
+        if prefix is not None:
+            assert len(prefix) == len(batch), f"a prefix for {len(prefix)} rows, but the batch has {len(batch)}"
+            embeddings = torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1)
+            mask = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
+        return ModelInputs(
+            batch=batch,
+            embeddings=embeddings,
+            mask=mask,
+            prefix=0 if prefix is None else prefix.shape[1],
+            image_mask=image_mask,
+            extra=extra,
+        )
 
     def _end_ids(self) -> list[int]:
         """The tokens that end an answer, the taught one first."""
         generation = getattr(self.model, "generation_config", None)
         ends = generation.eos_token_id if generation is not None else None
-        ends = self.model.config.text_config.eos_token_id if ends is None else ends
+        ends = self.family.config.get_text_config().eos_token_id if ends is None else ends
         named = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         found = list(dict.fromkeys(([] if self.end_id is None else [self.end_id]) + named))
         if not found:
             raise ConfigError("the model has no end-of-text token; set eos_token_id in generation_config.json.")
         return found
-
-    @contextmanager
-    def _without_defaults(self) -> Iterator[None]:
-        """Empties the model's generation configuration for a while: transformers would fill gaps in ours from it."""
-        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
-        try:
-            yield
-        finally:
-            self.model.generation_config = own
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -273,19 +291,11 @@ class Backbone(nn.Module):
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or is not LLaVA-shaped."""
-    source, end_id = model_source(config), build_encoder(config).end_id
-    return Backbone(source.model(), config=config, fingerprint=source.fingerprint(), end_id=end_id)
-
-
-def _positions(attention_mask: Tensor) -> Tensor:
-    """Position ids [B, T] that start at 0 with each row's first real token, whatever the padding side."""
-    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """A forward pre-hook that gives a module its input in one piece."""
-    return (inputs[0].contiguous(),)
+    """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or its type is not supported."""
+    source, encoder = model_source(config), build_encoder(config)
+    return Backbone(
+        source.model(), family=encoder.family, config=config, fingerprint=source.fingerprint(), end_id=encoder.end_id
+    )
 
 
 def _before_end(tokens: list[int], ends: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Rows become tensors: conversation and picture in, token ids, answer labels and pixels out.
+"""Rows become tensors: conversation and pictures in, token ids, answer labels and pictures' tensors out.
 
 Runs inside Ray Data workers: an `Encoder` holds only its configuration and reads tokenizer and image processor (never
 weights) at first use. A whole conversation is tokenised once and labels are placed by character spans, so ids equal
@@ -8,22 +8,23 @@ those of the plain string and no token is ever split differently for the loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from components.core.errors import ConfigError, DataError
-from components.data.batch import IGNORE, Example
+from components.data.batch import IGNORE, Example, Picture
 from components.data.formats.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
+from components.models.families.base import Family, Layout
 from components.models.source import model_source
-from components.models.templates import Choice, Said, choose_template
+from components.models.templates import Choice, Said, Shown, choose_template
 from components.models.user_text import TextTokenizer
 
 
@@ -44,9 +45,9 @@ class Encoder:
         return pad
 
     @property
-    def image_tokens(self) -> int:
-        """V: how many tokens one picture takes."""
-        return self._parts.image_tokens
+    def family(self) -> Family:
+        """What is known of the backbone's type."""
+        return self._parts.family
 
     @property
     def end_id(self) -> int:
@@ -63,46 +64,57 @@ class Encoder:
         text = self._parts.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
-    def training_example(self, row: Row, *, features: Tensor | None = None) -> Example:
+    def training_example(self, row: Row, *, pictures: Sequence[Prepared] | None = None) -> Example:
         """The whole conversation; labels on every answer including its end-of-turn token, IGNORE elsewhere.
 
-        Answers of weight 0 are context and have no label; other weights than 1 come along. With `features` [V, C]
-        (cached tower output) the picture is not decoded. Raises `DataError` naming the row when turns do not alternate,
-        an answer is empty, no answer has a weight, the picture is broken, or the row exceeds `max_length` and may not
-        or cannot be cut.
+        Answers of weight 0 are context and have no label; other weights than 1 come along. With `pictures`, prepared
+        before (cached features), the row's own are not decoded. Raises `DataError` naming the row when turns do not
+        alternate, an answer is empty, no answer has a weight, a picture is broken, or the row exceeds `max_length` and
+        may not or cannot be cut.
         """
-        return self._example(row, self._encoded_training(row), features, answering=False)
+        pictures = self.prepared(row) if pictures is None else pictures
+        return self._example(row, self._encoded_training(row, pictures), pictures, answering=False)
 
-    def prompt_example(self, row: Row, *, features: Tensor | None = None) -> Example:
+    def prompt_example(self, row: Row, *, pictures: Sequence[Prepared] | None = None) -> Example:
         """The conversation without its last answer, which the model is to generate; no labels."""
-        return self._example(row, self._encoded_prompt(row), features, answering=True)
+        pictures = self.prepared(row) if pictures is None else pictures
+        return self._example(row, self._encoded_prompt(row, pictures), pictures, answering=True)
+
+    def prepared(self, row: Row) -> list[Prepared]:
+        """The row's pictures, decoded, as the model takes them."""
+        return [self.prepared_picture(image, sample_id=row.sample_id) for image in row_images(row)]
+
+    def prepared_picture(self, image: bytes, *, sample_id: str) -> Prepared:
+        """One picture of a row, decoded, as the model takes it."""
+        layout, tensors = self._parts.family.picture(open_image(image, sample_id=sample_id))
+        return Prepared(layout=layout, tensors=tensors)
+
+    def without_tensors(self, row: Row) -> list[Prepared]:
+        """The row's pictures known by their sizes alone, which is all that counting and cutting needs."""
+        if row.image and row.width is None:
+            return self.prepared(row)
+        sizes = [] if row.width is None or row.height is None else [(row.width, row.height)]
+        return [Prepared(layout=self._parts.family.layout(*size), tensors={}) for size in sizes]
 
     def num_tokens(self, row: Row, *, answering: bool) -> int:
         """Tokens of a row before any cut: as a prompt to be answered, or the whole conversation."""
-        return len((self._encoded_prompt(row) if answering else self._encoded_training(row)).ids)
+        pictures = self.without_tensors(row)
+        encoded = self._encoded_prompt(row, pictures) if answering else self._encoded_training(row, pictures)
+        return len(encoded.ids)
 
     def reply_ids(self, row: Row, answer: str) -> list[int]:
         """The tokens of the reply `answer` to `row`, tokenised as in training, without the end token."""
-        encoded = self._encoded(row, (*_without_last_answer(row), Turn(speaker="gpt", text=answer)), answering=False)
+        turns = (*_without_last_answer(row), Turn(speaker="gpt", text=answer))
+        encoded = self._encoded(row, turns, self.without_tensors(row), answering=False)
         last = max(encoded.answers)
         return [token for token, number in zip(encoded.ids, encoded.answers, strict=True) if number == last][:-1]
 
     def text(self, row: Row, *, answering: bool) -> str:
-        """The templated string of a row, with the picture's placeholder (for people and tests)."""
+        """The templated string of a row, each picture's tokens written once (for people and tests)."""
         turns = _without_last_answer(row) if answering else row.turns
-        return self._parts.choice.render(_said(row, turns), answering).text
+        return self._parts.choice.render(_said(row, turns, self.without_tensors(row)), answering).text
 
-    def pixels(self, row: Row) -> Tensor:
-        """Pixels [3, H, W] float32 of the row's picture, as the tower takes them."""
-        assert row.image is not None
-        image = open_image(row.image, sample_id=row.sample_id)
-        parts = self._parts
-        if self.config.pad_to_square:
-            image = _square(image, parts.mean_colour)
-        pixels = parts.processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return cast(Tensor, pixels).float()
-
-    def _encoded_training(self, row: Row) -> _Encoded:
+    def _encoded_training(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
         _check_turns(row, row.turns)
         if row.turns[-1].speaker != "gpt":
             raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
@@ -111,25 +123,27 @@ class Encoder:
                 f"row {row.sample_id}: all its answers have weight 0, so there is nothing to learn from it; leave the "
                 "row out or give an answer a weight above 0."
             )
-        return self._encoded(row, row.turns, answering=False)
+        return self._encoded(row, row.turns, pictures, answering=False)
 
-    def _encoded_prompt(self, row: Row) -> _Encoded:
+    def _encoded_prompt(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
         turns = _without_last_answer(row)
         _check_turns(row, turns)
-        return self._encoded(row, turns, answering=True)
+        return self._encoded(row, turns, pictures, answering=True)
 
-    def _encoded(self, row: Row, turns: tuple[Turn, ...], *, answering: bool) -> _Encoded:
-        """Ids of the conversation, with the picture's tokens and the tokenizer's prefix."""
+    def _encoded(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared], *, answering: bool) -> _Encoded:
+        """Ids of the conversation, with the pictures' tokens and the tokenizer's prefix."""
         parts = self._parts
-        rendered = parts.choice.render(_said(row, turns), answering)
+        self._check_pictures(row, pictures)
+        rendered = parts.choice.render(_said(row, turns, pictures), answering)
         tokens = parts.tokenise(rendered)
         # As processors do: a template that writes the start token itself does not get a second one.
         bos = parts.tokenizer.bos_token
         writes_start = isinstance(bos, str) and rendered.text.startswith(bos)
         start = [] if writes_start else parts.start_ids
         ids, said, answers = list(start), [-1] * len(start), [-1] * len(start)
+        runs = iter([run for picture in pictures for run in picture.layout.runs])
         for token, text, answer in zip(tokens.ids, tokens.said, tokens.answers, strict=True):
-            times = parts.image_tokens if token == parts.image_token_id else 1
+            times = next(runs) if token == parts.family.image_token_id else 1
             ids += [token] * times
             said += [text] * times
             answers += [answer] * times
@@ -137,7 +151,17 @@ class Encoder:
             raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
         return _Encoded(ids=ids, said=said, answers=answers)
 
-    def _example(self, row: Row, encoded: _Encoded, features: Tensor | None, *, answering: bool) -> Example:
+    def _check_pictures(self, row: Row, pictures: Sequence[Prepared]) -> None:
+        most = self._parts.family.max_pictures
+        if most is None or len(pictures) <= most:
+            return
+        takes = "no pictures" if most == 0 else f"at most {most} in a row"
+        raise DataError(
+            f"row {row.sample_id} has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, but backbone "
+            f"{self.config.name!r} takes {takes}; leave the row out or choose another backbone."
+        )
+
+    def _example(self, row: Row, encoded: _Encoded, pictures: Sequence[Prepared], *, answering: bool) -> Example:
         ids = encoded.ids
         weights = [0.0] * len(ids)
         if not answering:
@@ -147,7 +171,6 @@ class Encoder:
         if len(ids) > self.config.max_length:
             places = self._places_within_limit(row, encoded, weights, answering=answering)
         ids, weights = [ids[place] for place in places], [weights[place] for place in places]
-        pictured = row.image is not None
         return Example(
             sample_id=row.sample_id,
             instruction=row.instruction,
@@ -156,8 +179,7 @@ class Encoder:
                 [token if weight else IGNORE for token, weight in zip(ids, weights, strict=True)], dtype=torch.long
             ),
             weights=torch.tensor(weights) if set(weights) - {0.0, 1.0} else None,
-            pixel_values=self.pixels(row) if pictured and features is None else None,
-            features=features if pictured else None,
+            pictures=tuple(Picture(tensors=each.tensors, num_tokens=sum(each.layout.runs)) for each in pictures),
         )
 
     def _places_within_limit(
@@ -168,7 +190,7 @@ class Encoder:
         what = f"row {row.sample_id} takes {size} tokens, more than backbone.max_length = {limit}"
         if self.config.too_long != "cut":
             raise DataError(f"{what}; shorten it, raise the limit, or set backbone.too_long to cut or skip.")
-        picture = [place for place, token in enumerate(encoded.ids) if token == self._parts.image_token_id]
+        picture = [place for place, token in enumerate(encoded.ids) if token == self._parts.family.image_token_id]
         said = [place for place, text in enumerate(encoded.said) if text >= 0]
         if answering:
             kept = without_middles(size, limit, said)
@@ -185,6 +207,14 @@ class Encoder:
         return _load_parts(self.config)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A picture of a row: its place in the text, and its tensors or its cached features."""
+
+    layout: Layout
+    tensors: dict[str, Tensor]
+
+
 class _Encoded(NamedTuple):
     """A conversation of T tokens before any cut."""
 
@@ -194,39 +224,33 @@ class _Encoded(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    processor: LlavaProcessor
+    family: Family
     tokenizer: PreTrainedTokenizerFast
     choice: Choice
     tokenise: TextTokenizer
     start_ids: list[int]  # the tokenizer's prefix of every text
     end_id: int
-    image_token_id: int
-    image_tokens: int
-    mean_colour: tuple[int, int, int]
 
 
 def build_encoder(config: BackboneConfig) -> Encoder:
     """The encoder of `config`'s backbone; reads tokenizer and image processor now, so mistakes show at once."""
     encoder = Encoder(config)
-    if encoder.image_tokens < 1:
-        raise ConfigError(f"backbone {config.name!r} has no tokens for pictures; give a LLaVA-1.5 style model.")
+    if encoder.family.takes_pictures() and sum(encoder.family.layout(64, 64).runs) < 1:
+        raise ConfigError(f"backbone {config.name!r} has no tokens for pictures; give a model of a supported type.")
     return encoder
 
 
 @lru_cache(maxsize=4)
 def _load_parts(config: BackboneConfig) -> _Parts:
     source = model_source(config)
-    processor = source.processor()
-    tokenizer = processor.tokenizer
+    family = source.family()
+    tokenizer = family.files.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"backbone {config.name!r} has no fast tokenizer (tokenizer.json); labels need its offsets.")
-    mean = getattr(processor.image_processor, "image_mean", None) or [0.5, 0.5, 0.5]
-    blank = Image.new("RGB", (64, 64))
-    probe = processor(images=blank, text=processor.image_token)["input_ids"]
-    probe = probe[0] if isinstance(probe[0], list) else probe
-    choice = choose_template(config.template, processor, expected=source.template)
-    end_id = tokenizer.convert_tokens_to_ids(choice.end)
-    tokenise = TextTokenizer(tokenizer, _controls(tokenizer, choice, processor.image_token_id))
+    expected = source.template or family.template
+    choice = choose_template(config.template, family.files, placeholder=family.placeholder, expected=expected)
+    end_id = cast(int, tokenizer.convert_tokens_to_ids(choice.end))
+    tokenise = TextTokenizer(tokenizer, _controls(family, choice))
     tokenise.finds_controls = _learned_end(tokenise, choice) == end_id
     if _learned_end(tokenise, choice) != end_id:
         raise ConfigError(
@@ -234,24 +258,25 @@ def _load_parts(config: BackboneConfig) -> _Parts:
             "another backbone.template."
         )
     return _Parts(
-        processor=processor,
+        family=family,
         tokenizer=tokenizer,
         choice=choice,
         tokenise=tokenise,
         start_ids=_start_ids(tokenizer),
         end_id=end_id,
-        image_token_id=processor.image_token_id,
-        image_tokens=sum(int(token) == processor.image_token_id for token in probe),
-        mean_colour=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),
     )
 
 
-def _controls(tokenizer: PreTrainedTokenizerFast, choice: Choice, image_token_id: int) -> frozenset[int]:
+def _controls(family: Family, choice: Choice) -> frozenset[int]:
     """Tokens that user text must not become: special ones, and added ones of the template (some are not marked)."""
-    example = choice.render((Said("human", (None,)), Said("gpt", ("",))), True)
+    tokenizer = family.files.tokenizer
+    shown = [Shown(family.layout(64, 64).text)] if family.takes_pictures() else []
+    example = choice.render((Said("human", (*shown, "")), Said("gpt", ("",))), True)
     added = tokenizer.added_tokens_decoder.items()
     written = (token for token, name in added if name.content.strip() and name.content in example.text)
-    return frozenset({image_token_id, *tokenizer.all_special_ids, *written} | {t for t, name in added if name.special})
+    special = (token for token, name in added if name.special)
+    image = {family.image_token_id} if family.takes_pictures() else set[int]()
+    return frozenset({*image, *tokenizer.all_special_ids, *written, *special})
 
 
 def _learned_end(tokenise: TextTokenizer, choice: Choice) -> int:
@@ -285,32 +310,27 @@ def _without_last_answer(row: Row) -> tuple[Turn, ...]:
     return row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
 
 
-def _said(row: Row, turns: Sequence[Turn]) -> list[Said]:
-    """Stripped turns as templates take them. A placeholder in a question is the picture, in an answer it is text."""
+def row_images(row: Row) -> list[bytes]:
+    """The row's pictures, encoded as files."""
+    return [] if row.image is None else [row.image]
+
+
+def _said(row: Row, turns: Sequence[Turn], pictures: Sequence[Prepared]) -> list[Said]:
+    """Stripped turns as templates take them. A placeholder in a question is a picture, in an answer it is text."""
     found = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.speaker == "human")
-    pictures = 0 if row.image is None else 1
-    if found != pictures:
+    if found != len(pictures):
         raise DataError(
-            f"row {row.sample_id}: its questions have {found} picture placeholders for {pictures} pictures; write "
-            f"{IMAGE_TOKEN} exactly once in a row that has a picture, and nowhere else."
+            f"row {row.sample_id}: its questions have {found} picture placeholders for {len(pictures)} pictures; write "
+            f"{IMAGE_TOKEN} once for each picture of the row, and nowhere else."
         )
-    said: list[Said] = []
+    shown, said = iter(pictures), list[Said]()
     for turn in turns:
-        text = turn.text.strip()
-        if turn.speaker == "human" and IMAGE_TOKEN in text:
-            before, _, after = text.partition(IMAGE_TOKEN)
-            said.append(Said("human", tuple(part for part in (before, None, after) if part != "")))
-        else:
-            said.append(Said(turn.speaker, (text,)))
+        parts: list[str | Shown] = []
+        whole = turn.text.strip()
+        for index, text in enumerate(whole.split(IMAGE_TOKEN) if turn.speaker == "human" else [whole]):
+            if index:
+                parts.append(Shown(next(shown).layout.text))
+            if text:
+                parts.append(text)
+        said.append(Said(turn.speaker, tuple(parts)))
     return said
-
-
-def _square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centre the picture on a square of the processor's mean colour, as LLaVA-1.5 does."""
-    width, height = image.size
-    side = max(width, height)
-    if width == height:
-        return image
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +25,9 @@ from components.models.hub import missing_shards, snapshot
 from components.models.registry import EMBEDDED, accepted_names
 
 if TYPE_CHECKING:
-    from transformers import LlavaProcessor, PreTrainedConfig, PreTrainedModel
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+    from components.models.families.base import Family
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
@@ -32,6 +35,17 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 _WRITTEN_WITH_WEIGHTS = ("config.json", "generation_config.json", "README.md")
 _NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessorFiles:
+    """What a model directory says about preparing its inputs."""
+
+    tokenizer: PreTrainedTokenizerFast
+    image_processor: BaseImageProcessor | None
+    """None: the model takes no pictures."""
+    chat_template: str | None
+    """Jinja."""
 
 
 class ModelSource:
@@ -98,11 +112,11 @@ class ModelSource:
 
     def skeleton(self) -> PreTrainedModel:
         """The model without its weights, on the meta device: shapes only, from the configuration alone."""
-        from transformers import AutoModelForImageTextToText
+        import transformers
 
-        config = self.model_config()
+        config, loader = self.model_config(), getattr(transformers, self.family_class().auto_class)
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(config, dtype=DTYPES[self.config.dtype])
+            return loader.from_config(config, dtype=DTYPES[self.config.dtype])
 
     def tokenizer_files(self) -> list[Path]:
         """Files that decide how texts become tokens, beside code and libraries."""
@@ -119,25 +133,38 @@ class ModelSource:
         except (OSError, ValueError) as error:
             raise self._not_loaded("configuration", error) from error
 
-    def processor(self) -> LlavaProcessor:
-        """Tokenizer and image processor."""
-        from transformers import AutoProcessor, LlavaProcessor
+    def processor_files(self) -> ProcessorFiles:
+        """Tokenizer, image processor and chat template.
 
-        config = self.model_config()
+        They are loaded one by one: the processors of many types want torchvision for videos, which nothing here needs.
+        Pictures go through Pillow everywhere, so that they are the same numbers on every machine.
+        """
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        location = self.location()
         try:
-            processor = AutoProcessor.from_pretrained(self.location())
+            tokenizer = AutoTokenizer.from_pretrained(location)
         except (OSError, ValueError, ImportError) as error:
-            raise self._not_loaded("processor", error) from error
-        if not isinstance(processor, LlavaProcessor):
-            raise ConfigError(
-                f"backbone {self.config.name!r} has a {type(processor).__name__}, but Littoral needs a LlavaProcessor; "
-                "give a LLaVA-1.5 style model."
-            )
-        if processor.patch_size is None:  # early conversions of LLaVA-1.5 left these to the model's configuration
-            processor.patch_size = config.vision_config.patch_size
-            processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-            processor.num_additional_image_tokens = 1
-        return processor
+            raise self._not_loaded("tokenizer", error) from error
+        image_processor = None
+        if self.family_class().takes_pictures():
+            try:
+                image_processor = AutoImageProcessor.from_pretrained(location, backend="pil")
+            except (OSError, ValueError, ImportError) as error:
+                raise self._not_loaded("image processor", error) from error
+        return ProcessorFiles(
+            tokenizer=tokenizer, image_processor=image_processor, chat_template=self._chat_template(tokenizer)
+        )
+
+    def family_class(self) -> type[Family]:
+        """What describes this type of model; `ConfigError` names the supported types where it is none of them."""
+        from components.models.families import family_class
+
+        return family_class(str(self.model_config().model_type), backbone=self.config.name)
+
+    def family(self) -> Family:
+        """The family of this backbone, with its configuration and processor files."""
+        return self.family_class()(self.model_config(), self.processor_files(), self.config)
 
     def save_processor(self, folder: Path) -> None:
         """Write into `folder` what belongs beside a model's weights: the files of its processor, as they are."""
@@ -154,7 +181,7 @@ class ModelSource:
 
     def model(self) -> PreTrainedModel:
         """The model with its weights, on the CPU, in the precision and with the attention of the configuration."""
-        from transformers import AutoModelForImageTextToText
+        import transformers
 
         from components.models.quiet import without_progress_bars
 
@@ -164,7 +191,8 @@ class ModelSource:
             attention = "sdpa" if torch.cuda.is_available() else "eager"
         try:
             with without_progress_bars():
-                return AutoModelForImageTextToText.from_pretrained(
+                loader = getattr(transformers, self.family_class().auto_class)
+                return loader.from_pretrained(
                     self.location(weights=True), dtype=DTYPES[self.config.dtype], attn_implementation=attention
                 )
         except pickle.UnpicklingError as error:
@@ -175,11 +203,21 @@ class ModelSource:
         except (OSError, ValueError) as error:
             raise self._not_loaded("model", error) from error
 
+    def _chat_template(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """The Jinja source: of chat_template.jinja or the tokenizer, else of the file that older processors wrote."""
+        found: object = tokenizer.chat_template
+        older = self.folder(weights=False) / "chat_template.json"
+        if not found and older.is_file():
+            found = json.loads(older.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(found, dict):  # several under names
+            found = found.get("default")
+        return found if isinstance(found, str) else None
+
     def _not_loaded(self, part: str, error: Exception) -> ConfigError:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         return ConfigError(
             f"the {part} of backbone {self.config.name!r} cannot be loaded ({first}); give {accepted_names()} of a "
-            "LLaVA-1.5 style model."
+            "supported model."
         )
 
 

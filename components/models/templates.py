@@ -14,18 +14,22 @@ from itertools import count
 from typing import NamedTuple, Protocol, cast
 
 from jinja2 import TemplateError
-from transformers import LlavaProcessor
 
 from components.core.errors import ConfigError
+from components.models.source import ProcessorFiles
 
 Span = tuple[int, int]  # characters, the end not included
 
 
+class Shown(str):
+    """What stands for a picture in a turn; unlike texts, it is the template's and may hold special tokens."""
+
+
 class Said(NamedTuple):
-    """One turn as a template takes it: texts, and None for the picture."""
+    """One turn as a template takes it: texts and pictures."""
 
     speaker: str  # "human" or "gpt"
-    parts: tuple[str | None, ...]
+    parts: tuple[str | Shown, ...]
 
 
 @dataclass(kw_only=True)
@@ -42,11 +46,11 @@ class Rendered:
         """Text of the template."""
         self.text += text
 
-    def say(self, turn: Said, image_token: str) -> None:
-        """Text of a user, with the picture's token where the picture belongs."""
+    def say(self, turn: Said) -> None:
+        """Text of a user, and pictures where they belong."""
         for part in turn.parts:
-            if part is None:
-                self.text += image_token
+            if isinstance(part, Shown):
+                self.text += part
             else:
                 self.said.append((len(self.text), len(self.text) + len(part)))
                 self.text += part
@@ -80,7 +84,7 @@ VICUNA_SYSTEM, LLAVA_SYSTEM = SYSTEM.format("user"), SYSTEM.format("human")
 OWN, WRITTEN = "chat", ("vicuna_v1", "llava_v1", "chatml")
 
 
-def vicuna(system: str, image_token: str) -> Template:
+def vicuna(system: str) -> Template:
     """LLaVA-1.5's form: `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`."""
 
     def template(turns: Sequence[Said], answering: bool) -> Rendered:
@@ -88,13 +92,13 @@ def vicuna(system: str, image_token: str) -> Template:
         for turn in turns:
             if turn.speaker == "human":
                 out.add("USER: ")
-                out.say(turn, image_token)
+                out.say(turn)
                 out.add(" ")
             else:
                 out.add("ASSISTANT:")
                 start = len(out.text)  # a prompt ends here, so the model generates the blank
                 out.add(" ")
-                out.say(turn, image_token)
+                out.say(turn)
                 out.add("</s>")
                 out.answers.append((start, len(out.text)))
         out.add("ASSISTANT:" if answering else "")
@@ -103,66 +107,64 @@ def vicuna(system: str, image_token: str) -> Template:
     return template
 
 
-def chatml(image_token: str) -> Template:
+def chatml(turns: Sequence[Said], answering: bool) -> Rendered:
     """ChatML without a system turn (it would cost 20 tokens a sample) and without a line break after the last turn."""
-
-    def template(turns: Sequence[Said], answering: bool) -> Rendered:
-        out = Rendered()
-        for index, turn in enumerate(turns):
-            human = turn.speaker == "human"
-            out.add(("\n" if index else "") + f"<|im_start|>{'user' if human else 'assistant'}\n")
-            start = len(out.text)
-            out.say(turn, image_token)
-            out.add("<|im_end|>")
-            if not human:
-                out.answers.append((start, len(out.text)))
-        out.add("\n<|im_start|>assistant\n" if answering else "")
-        return out
-
-    return template
+    out = Rendered()
+    for index, turn in enumerate(turns):
+        human = turn.speaker == "human"
+        out.add(("\n" if index else "") + f"<|im_start|>{'user' if human else 'assistant'}\n")
+        start = len(out.text)
+        out.say(turn)
+        out.add("<|im_end|>")
+        if not human:
+            out.answers.append((start, len(out.text)))
+    out.add("\n<|im_start|>assistant\n" if answering else "")
+    return out
 
 
-def choose_template(name: str, processor: LlavaProcessor, *, expected: str | None = None) -> Choice:
+def choose_template(
+    name: str, files: ProcessorFiles, *, placeholder: str | None, expected: str | None = None
+) -> Choice:
     """The template called `name`, and why it is this one; raises `ConfigError` where it does not suit the model.
 
-    "auto" is the template that an embedded model expects (`expected`), else the model's own chat template where it can
-    carry training, else the one of ours that goes with the tokenizer.
+    `placeholder` is what a chat template writes for a picture; None: the model takes none. "auto" is the template that
+    an embedded model or a family expects (`expected`), else the model's own chat template where it can carry training,
+    else the one of ours that goes with the tokenizer.
     """
     if name in WRITTEN:
-        return _written(name, processor, "as asked for")
+        return _written(name, files, "as asked for")
     if name == OWN:
         try:
-            return own_template(processor, "as asked for")
+            return own_template(files, placeholder, "as asked for")
         except _UnusableError as error:
             raise ConfigError(f"this backbone's chat template {error}; set backbone.template.") from error
     if name != "auto":
         allowed = ", ".join(("auto", *WRITTEN, OWN))
         raise ConfigError(f"backbone.template is {name!r}; allowed: {allowed}.")
     if expected is not None:
-        return _written(expected, processor, "the model expects it")
+        return _written(expected, files, "the model expects it")
     try:
-        if "strftime_now" in (_source(processor) or ""):
+        if "strftime_now" in (files.chat_template or ""):
             raise _UnusableError("writes the date of the day into every prompt")
-        return own_template(processor, "the model's own, which can carry training")
+        return own_template(files, placeholder, "the model's own, which can carry training")
     except _UnusableError as error:
-        reason = f"the model's own chat template {error}" if _source(processor) else "the model has no chat template"
-    if "<|im_start|>" in processor.tokenizer.get_vocab():
-        return _written("chatml", processor, reason)
-    if processor.tokenizer.eos_token == "</s>":
-        return _written("vicuna_v1", processor, reason)
+        reason = f"the model's own chat template {error}" if files.chat_template else "the model has no chat template"
+    if "<|im_start|>" in files.tokenizer.get_vocab():
+        return _written("chatml", files, reason)
+    if files.tokenizer.eos_token == "</s>":
+        return _written("vicuna_v1", files, reason)
     raise ConfigError(f"no template suits this backbone: {reason}; set backbone.template to {' or '.join(WRITTEN)}.")
 
 
-def _written(name: str, processor: LlavaProcessor, why: str) -> Choice:
+def _written(name: str, files: ProcessorFiles, why: str) -> Choice:
     """One of this module's own templates; its end token must be a token of the model."""
-    token = processor.image_token
-    templates = {
-        "vicuna_v1": (vicuna(VICUNA_SYSTEM, token), "</s>"),
-        "llava_v1": (vicuna(LLAVA_SYSTEM, token), "</s>"),
-        "chatml": (chatml(token), "<|im_end|>"),
+    templates: dict[str, tuple[Template, str]] = {
+        "vicuna_v1": (vicuna(VICUNA_SYSTEM), "</s>"),
+        "llava_v1": (vicuna(LLAVA_SYSTEM), "</s>"),
+        "chatml": (chatml, "<|im_end|>"),
     }
     render, end = templates[name]
-    if end not in processor.tokenizer.get_vocab():
+    if end not in files.tokenizer.get_vocab():
         raise ConfigError(
             f"backbone.template {name} ends answers with {end}, which is not a token of this backbone; "
             "choose another template."
@@ -177,32 +179,27 @@ class _UnusableError(Exception):
     """Why a chat template cannot carry training; a sentence without its subject."""
 
 
-def _source(processor: LlavaProcessor) -> str | None:
-    """The Jinja source; a processor may keep several under names."""
-    found = processor.chat_template or processor.tokenizer.chat_template
-    return found.get("default") if isinstance(found, dict) else found
-
-
 _QUESTION, _ANSWER = Said("human", ("?",)), Said("gpt", ("!",))
-_PICTURE = Said("human", (None, "?"))
-# What a template must handle: a picture in any question, several turns, and no picture at all.
-_PROBES = ((_QUESTION, _ANSWER), (_PICTURE, _ANSWER, _QUESTION, _ANSWER), (_QUESTION, _ANSWER, _PICTURE, _ANSWER))
+_PICTURE = Said("human", (Shown(), "?"))
+# What a template must handle: several turns without a picture, and a picture in any question.
+_TEXT_PROBES = ((_QUESTION, _ANSWER), (_QUESTION, _ANSWER, _QUESTION, _ANSWER))
+_PICTURE_PROBES = ((_PICTURE, _ANSWER, _QUESTION, _ANSWER), (_QUESTION, _ANSWER, _PICTURE, _ANSWER))
 
 
-def own_template(processor: LlavaProcessor, why: str) -> Choice:
+def own_template(files: ProcessorFiles, placeholder: str | None, why: str) -> Choice:
     """The model's own chat template, its system turn included; raises `_UnusableError` where it cannot carry training.
 
     It must keep the turns as they are and in order, extend its own text as the conversation grows, show every picture
     once, and end each answer with the same token.
     """
-    source = _source(processor)
-    if source is None:
+    if files.chat_template is None:
         raise _UnusableError("is missing")
+    probes = _TEXT_PROBES if placeholder is None else (*_TEXT_PROBES, *_PICTURE_PROBES)
     first: _UnusableError | None = None
     for in_parts in (True, False):  # messages as lists of parts, or as plain strings: templates know one of them
-        template = _Own(processor, source, in_parts=in_parts)
+        template = _Own(files, placeholder, in_parts=in_parts)
         try:
-            ends = {end for probe in _PROBES for end in template.ends(probe)}
+            ends = {end for probe in probes for end in template.ends(probe)}
             if len(ends) != 1:
                 raise _UnusableError(f"ends answers with different tokens ({', '.join(sorted(ends))})")
         except _UnusableError as error:
@@ -214,13 +211,13 @@ def own_template(processor: LlavaProcessor, why: str) -> Choice:
 
 
 Shape = tuple[tuple[str, tuple[bool, ...]], ...]  # of each turn: who speaks, and which parts are texts
-_MARK = re.compile("\ue000\\d+\ue001")  # takes the place of a text
+_MARK = "\ue000\\d+\ue001"  # takes the place of a text
 
 
 class _Skeleton(NamedTuple):
-    """What a template writes around the texts of all conversations of one shape."""
+    """What a template writes around the texts and pictures of all conversations of one shape."""
 
-    pieces: list[str]  # one more than there are texts
+    pieces: list[str]  # one more than there are texts and pictures
     answers: list[tuple[tuple[int, int], tuple[int, int]]]  # start and end, each as piece and characters into it
     ends: tuple[str, ...]  # the token that ends each answer
 
@@ -228,12 +225,13 @@ class _Skeleton(NamedTuple):
 class _Own:
     """A Jinja template, run on markers. The texts themselves do not matter, so it is run once for each shape."""
 
-    def __init__(self, processor: LlavaProcessor, source: str, *, in_parts: bool) -> None:
-        self.processor = processor
-        self.source = source
+    def __init__(self, files: ProcessorFiles, placeholder: str | None, *, in_parts: bool) -> None:
+        self.files = files
+        self.placeholder = placeholder
         self.in_parts = in_parts
-        tokens = [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
-        known = sorted({*tokens, *processor.tokenizer.all_special_tokens} - {processor.image_token}, key=len)
+        self.mark = re.compile(_MARK if placeholder is None else f"{_MARK}|{re.escape(placeholder)}")
+        tokens = [token.content for token in files.tokenizer.added_tokens_decoder.values()]
+        known = sorted({*tokens, *files.tokenizer.all_special_tokens} - {placeholder or ""}, key=len)
         self.end = re.compile(r"\s*(" + "|".join(re.escape(token) for token in reversed(known)) + ")")
         self.skeleton = lru_cache(maxsize=256)(self._skeleton)
 
@@ -243,13 +241,12 @@ class _Own:
             skeleton = self.skeleton(_shape(turns), answering)
         except _UnusableError as error:  # of a shape that no probe has
             raise ConfigError(f"this backbone's chat template {error}; set backbone.template.") from error
-        texts = [part for turn in turns for part in turn.parts if part is not None]
+        parts = [part for turn in turns for part in turn.parts]
         out, starts = Rendered(), []
-        for piece, text in zip(skeleton.pieces, [*texts, None], strict=True):
+        for index, piece in enumerate(skeleton.pieces):
             starts.append(len(out.text))
             out.add(piece)
-            if text is not None:
-                out.say(Said("", (text,)), "")
+            out.say(Said("", tuple(parts[index : index + 1])))
         out.answers = [(starts[piece] + start, starts[last] + end) for (piece, start), (last, end) in skeleton.answers]
         return out
 
@@ -259,18 +256,18 @@ class _Own:
         return self.skeleton(_shape(turns), False).ends
 
     def _skeleton(self, shape: Shape, answering: bool) -> _Skeleton:
-        number = count()
+        number, shown = count(), Shown(self.placeholder or "")
         turns = [
-            Said(speaker, tuple(f"\ue000{next(number)}\ue001" if said else None for said in parts))
+            Said(speaker, tuple(f"\ue000{next(number)}\ue001" if said else shown for said in parts))
             for speaker, parts in shape
         ]
         text = self._rendered(turns, answering)
-        if _MARK.findall(text) != [part for turn in turns for part in turn.parts if part is not None]:
+        parts, found = [str(part) for turn in turns for part in turn.parts], self.mark.findall(text)
+        if [each for each in found if each != self.placeholder] != [each for each in parts if each != self.placeholder]:
             raise _UnusableError("drops, repeats or rewrites turns")
-        pieces = _MARK.split(text)
-        pictures = sum(part is None for turn in turns for part in turn.parts)
-        if sum(piece.count(self.processor.image_token) for piece in pieces) != pictures:
-            raise _UnusableError("does not show each picture once")
+        if found != parts:
+            raise _UnusableError("does not show each picture once, where it belongs")
+        pieces = self.mark.split(text)
         answers: list[tuple[tuple[int, int], tuple[int, int]]] = []
         ends: list[str] = []
         for index, turn in enumerate(turns):
@@ -280,48 +277,47 @@ class _Own:
             start = text.index(mark)
             if not text.startswith(prompt) or text[len(prompt) : start].strip():
                 raise _UnusableError("does not keep what it wrote when a conversation grows")
-            found = self.end.match(text, start + len(mark))
-            if found is None:
+            end = self.end.match(text, start + len(mark))
+            if end is None:
                 raise _UnusableError("does not end answers with a token")
-            answers.append((_place(text, len(prompt)), _place(text, found.end())))
-            ends.append(found[1])
+            answers.append((self._place(text, len(prompt)), self._place(text, end.end())))
+            ends.append(end[1])
         return _Skeleton(pieces=pieces, answers=answers, ends=tuple(ends))
 
     def _rendered(self, turns: Sequence[Said], answering: bool) -> str:
         messages = [self._message(turn) for turn in turns]
-        apply = cast(Callable[..., str], self.processor.tokenizer.apply_chat_template)
+        apply = cast(Callable[..., str], self.files.tokenizer.apply_chat_template)
         try:
-            return apply(messages, chat_template=self.source, tokenize=False, add_generation_prompt=answering)
+            return apply(
+                messages, chat_template=self.files.chat_template, tokenize=False, add_generation_prompt=answering
+            )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise _UnusableError(f"failed ({error})") from error
 
     def _message(self, turn: Said) -> dict[str, object]:
         role = "user" if turn.speaker == "human" else "assistant"
         if not self.in_parts:
-            token = self.processor.image_token
-            return {"role": role, "content": "".join(token if part is None else part for part in turn.parts)}
-        parts = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in turn.parts]
+            return {"role": role, "content": "".join(turn.parts)}
+        parts = [
+            {"type": "image"} if isinstance(part, Shown) else {"type": "text", "text": part} for part in turn.parts
+        ]
         return {"role": role, "content": parts}
 
     def _without_edges(self, turn: Said) -> Said:
-        """Without the whitespace between picture and text: the template writes its own."""
-        if None not in turn.parts:
-            return turn
-        at = turn.parts.index(None)
-        before = tuple(part for part in turn.parts[:at] if part is not None and part.strip())
-        after = tuple(part for part in turn.parts[at + 1 :] if part is not None and part.strip())
-        if not before:
-            after = tuple(part.lstrip() for part in after)
-        if not after:
-            before = tuple(part.rstrip() for part in before)
-        return Said(turn.speaker, (*before, None, *after))
+        """Without the whitespace between pictures and texts: the template writes its own."""
+        parts = [part for part in turn.parts if isinstance(part, Shown) or part.strip()]
+        texts = [index for index, part in enumerate(parts) if not isinstance(part, Shown)]
+        if texts and texts[0] > 0:
+            parts[texts[0]] = parts[texts[0]].lstrip()
+        if texts and texts[-1] < len(parts) - 1:
+            parts[texts[-1]] = parts[texts[-1]].rstrip()
+        return Said(turn.speaker, tuple(parts))
+
+    def _place(self, text: str, at: int) -> tuple[int, int]:
+        """A position in a text with marks: the number of the piece between them, and the characters into that piece."""
+        before = list(self.mark.finditer(text, 0, at))
+        return len(before), at - (before[-1].end() if before else 0)
 
 
 def _shape(turns: Sequence[Said]) -> Shape:
-    return tuple((turn.speaker, tuple(part is not None for part in turn.parts)) for turn in turns)
-
-
-def _place(text: str, at: int) -> tuple[int, int]:
-    """A position in a text with markers: the number of the piece between them, and the characters into that piece."""
-    before = list(_MARK.finditer(text, 0, at))
-    return len(before), at - (before[-1].end() if before else 0)
+    return tuple((turn.speaker, tuple(not isinstance(part, Shown) for part in turn.parts)) for turn in turns)

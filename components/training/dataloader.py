@@ -69,7 +69,7 @@ class TaskDataLoader:
 
     def _micro_batches(self, blocks: Iterator[pa.Table], *, skip: int) -> Iterator[Batch]:
         """Micro-batches in order, without the first `skip` rows."""
-        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist(), self.backbone.dtype))
+        rows = (example for block in _in_order(blocks) for example in examples(block.to_pylist()))
         pad_id = encoder_for(self.backbone).pad_id
         pending: list[Example] = []
         for example in itertools.islice(rows, skip, None):

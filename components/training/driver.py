@@ -28,7 +28,6 @@ from components.core.events import EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.lock import sole_user
-from components.core.machine import cache_dir
 from components.core.ray_session import ray_session
 from components.data.rows import Split
 from components.data.tasks import Task
@@ -55,8 +54,8 @@ from components.training.vision_cache import (
     VisionCache,
     cache_features,
     feature_bytes,
+    feature_root,
     vision_cache,
-    vision_shape,
 )
 
 
@@ -175,8 +174,7 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     if training.cache_features == "off":
         return None
     reached = rows_reached(plan)
-    num_rows = sum(len(rows) for _, groups in reached for rows in groups.values())
-    size = feature_bytes(num_rows, vision_shape(backbone), backbone.dtype)
+    size = feature_bytes(reached, backbone)
     if size > training.feature_cache_gb * 1e9:
         handle(
             Note(
@@ -185,7 +183,8 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
             )
         )
         return None
-    cache = vision_cache(backbone, cache_dir(), model_source(backbone).fingerprint())
+    root = feature_root(plan.run_dir.parent)
+    cache = vision_cache(backbone, root, model_source(backbone).fingerprint())
     cache_features(reached, backbone, cache)
     return cache
 

@@ -149,7 +149,7 @@ class RowScorer:
     def _windows(self, task: Task | Suite) -> Iterator[list[Example]]:
         name = dataset_name("suite" if isinstance(task, Suite) else "test", task.name, self.rank)
         for block in encoded_blocks(name, batch_size=WINDOW_ROWS):
-            yield list(examples(block.to_pylist(), self.plan.config.backbone.dtype))
+            yield list(examples(block.to_pylist()))
 
     def _gather(self, answers: list[Answer]) -> list[Answer]:
         if self.world_size == 1:

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from components.core.errors import DataError
 from components.core.files import write_text
 from components.core.fingerprint import code_fingerprint
@@ -181,14 +179,13 @@ def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
 def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
     """Raise `DataError` naming the rows that cannot be cut."""
     encoder, wrong = encoder_for(backbone), list[str]()
-    features = torch.zeros(0, 0)  # stands for pictures, which are not needed here
     for each in long:
         for number, row in enumerate(_texts(each.split)):
             if number not in each.rows:
                 continue
             try:
                 encode = encoder.prompt_example if each.asked else encoder.training_example
-                encode(row, features=features)
+                encode(row, pictures=encoder.without_tensors(row))
             except DataError as error:
                 wrong.append(f"{each.name} row {number + 1}: {str(error).rstrip('.')}")
     if wrong:

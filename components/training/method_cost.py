@@ -8,10 +8,11 @@ from functools import partial
 
 import torch
 
-from components.data.batch import IGNORE, Batch, Example, collate
+from components.data.batch import IGNORE, Batch, Example, Picture, collate
 from components.methods.base import Method, MethodConfig, TaskInfo
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
+from components.models.families.base import FEATURES
 from components.training.engine import TorchEngine, mean_over_workers, trainable_parameters
 from components.training.optimizer import OptimizerConfig
 
@@ -79,15 +80,15 @@ def _batch(index: int, task: str, model: Backbone) -> Batch:
     for number in range(BATCH):
         ids = torch.randint(5, 60, (PROMPT + ANSWER,), generator=generator)
         labels = torch.where(torch.arange(len(ids)) < PROMPT, torch.tensor(IGNORE), ids)
-        ids[:PICTURE] = model.image_token_id
-        features = torch.randn(PICTURE, model.vision_channels, generator=generator).to(next(model.parameters()).dtype)
+        ids[:PICTURE] = model.family.image_token_id
+        features = torch.randn(PICTURE, model.picture_width, generator=generator).to(next(model.parameters()).dtype)
         rows.append(
             Example(
                 sample_id=str(number),
                 instruction=INSTRUCTIONS[index],
                 input_ids=ids,
                 labels=labels,
-                features=features,
+                pictures=(Picture(tensors={FEATURES: features}, num_tokens=PICTURE),),
             )
         )
     batch = collate(rows, pad_id=0, padding_side="right")

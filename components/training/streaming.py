@@ -15,8 +15,8 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +25,17 @@ import ray.data
 import ray.train
 import torch
 from ray.data import DataContext, Dataset
+from safetensors.torch import load, save
 
 from components.core.runtime import fast_imports
-from components.data.batch import Example
+from components.data.batch import Example, Picture
 from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
 from components.models.config import BackboneConfig
 from components.training.pickled import PickledCallable
 from components.training.vision_cache import VisionCache
 
 if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the driver
-    from components.models.encoding import Encoder
+    from components.models.encoding import Encoder, Prepared
 
 WINDOW_GROUPS = 16
 BLOCK_ROWS = 64
@@ -153,30 +154,29 @@ class Loader:
 
     def _blocks_of(self, window: Window, encoder: Encoder) -> Iterator[pa.Table]:
         pending: list[dict[str, object]] = []
-        for position, row, features in self._rows_of(window):
-            example = encode_row(encoder, row, mode=self.mode, features=features)
-            pending.append(_record_of(position, example, self.backbone.dtype))
+        for position, row, pictures in self._rows_of(window):
+            example = encode_row(encoder, row, mode=self.mode, pictures=pictures)
+            pending.append(_record_of(position, example, getattr(torch, self.backbone.dtype)))
             if len(pending) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
                 pending = []
         if pending:
             yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
 
-    def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, torch.Tensor | None]]:
-        """(position, row, features) of this rank's rows, in the window's order."""
+    def _rows_of(self, window: Window) -> Iterator[tuple[int, Row, list[Prepared] | None]]:
+        """(position, row, its pictures from the cache) of this rank's rows, in the window's order."""
         wanted = [place for place in window.rows(self.num_rows) if self.slice.takes(place[0])]
         # Only groups with a wanted row are read: the cache knows no pictures of the others.
         tables = {group: self._read(window.groups[group]) for group in sorted({group for _, group, _ in wanted})}
         for position, group, index in wanted:
             table, pictures = tables[group]
             row = row_from_record(table.slice(index, 1).to_pylist()[0])
-            picture = None if pictures is None else pictures[index]
-            if self.cache is None or picture is None:
+            if self.cache is None or pictures is None:
                 yield position, row, None
-            else:  # the encoder needs to know that there is a picture; with its features it does not look at it
-                yield position, replace(row, image=b""), self.cache.features(picture)
+            else:
+                yield position, row, [self.cache.picture(name) for name in pictures[index]]
 
-    def _read(self, place: tuple[int, int, int]) -> tuple[pa.Table, list[str | None] | None]:
+    def _read(self, place: tuple[int, int, int]) -> tuple[pa.Table, list[list[str]] | None]:
         """A row group; with a cache, its pictures' names in the place of its pictures."""
         number, shard, group = place
         file = pq.ParquetFile(self.splits[number].shard_paths()[shard])
@@ -195,8 +195,8 @@ ENCODED_SCHEMA = pa.schema(
         ("input_ids", pa.binary()),  # int32
         ("labels", pa.binary()),  # int32
         ("weights", pa.binary()),  # float32, or null where all are 1
-        ("vision", pa.binary()),  # float32 or bfloat16 pixels or features, or null
-        ("vision_shape", pa.list_(pa.int32())),
+        ("pictures", pa.list_(pa.binary())),  # each a safetensors file of its tensors
+        ("picture_tokens", pa.list_(pa.int32())),
     ]
 )
 
@@ -210,11 +210,11 @@ def encoder_for(config: BackboneConfig) -> Encoder:
     return build_encoder(config)
 
 
-def encode_row(encoder: Encoder, row: Row, *, mode: str, features: torch.Tensor | None) -> Example:
-    """Encode one row; `features` replace its picture when the vision cache holds them."""
+def encode_row(encoder: Encoder, row: Row, *, mode: str, pictures: Sequence[Prepared] | None) -> Example:
+    """Encode one row; `pictures` come from the vision cache, None: the row's own are decoded."""
     if mode == "train":
-        return encoder.training_example(row, features=features)
-    return encoder.prompt_example(row, features=features)
+        return encoder.training_example(row, pictures=pictures)
+    return encoder.prompt_example(row, pictures=pictures)
 
 
 def dataset_name(split: str, task: str, rank: int) -> str:
@@ -273,10 +273,9 @@ def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:
         yield block
 
 
-def examples(blocks: Iterable[dict[str, object]], dtype: str) -> Iterator[Example]:
+def examples(records: Iterable[dict[str, Any]]) -> Iterator[Example]:
     """Rows of `ENCODED_SCHEMA`, as a worker gets them, back to `Example`s."""
-    for record in blocks:
-        yield _example_of(record, getattr(torch, dtype))
+    return map(_example_of, records)
 
 
 def _stream(windows: list[Window], loader: Loader) -> Dataset:
@@ -295,52 +294,40 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
         )
 
 
-def _record_of(position: int, example: Example, dtype: str) -> dict[str, object]:
-    vision = example.pixel_values if example.features is None else example.features
+def _record_of(position: int, example: Example, dtype: torch.dtype) -> dict[str, object]:
     return {
         "position": position,
         "sample_id": example.sample_id,
         "instruction": example.instruction,
         "input_ids": example.input_ids.to(torch.int32).numpy().tobytes(),
         "labels": example.labels.to(torch.int32).numpy().tobytes(),
-        "weights": None if example.weights is None else tensor_bytes(example.weights),
-        "vision": None if vision is None else tensor_bytes(vision.to(getattr(torch, dtype))),
-        # a negative first number marks cached features; pixels keep their plain shape
-        "vision_shape": None
-        if vision is None
-        else [(-1 if example.features is not None else 1) * vision.shape[0], *vision.shape[1:]],
+        "weights": None if example.weights is None else example.weights.numpy().tobytes(),
+        "pictures": [save(_as(dtype, picture.tensors)) for picture in example.pictures],
+        "picture_tokens": [picture.num_tokens for picture in example.pictures],
     }
 
 
-def _example_of(record: dict[str, object], dtype: torch.dtype) -> Example:
-    vision, shape = record["vision"], record["vision_shape"]
-    tensor, is_features, weights = None, False, record["weights"]
-    assert weights is None or isinstance(weights, bytes)
-    if isinstance(vision, bytes) and shape is not None:
-        sizes = [int(size) for size in shape]  # type: ignore[union-attr]
-        is_features = sizes[0] < 0
-        tensor = tensor_from(vision, [abs(sizes[0]), *sizes[1:]], dtype)
+def _as(dtype: torch.dtype, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Floating-point tensors as `dtype`, which halves what travels to a bfloat16 model; each in one piece."""
+    return {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in tensors.items()
+    }
+
+
+def _example_of(record: dict[str, Any]) -> Example:
+    weights = record["weights"]
+    pictures = zip(record["pictures"], record["picture_tokens"], strict=True)
     return Example(
         sample_id=str(record["sample_id"]),
         instruction=str(record["instruction"]),
         input_ids=_ids_from(record["input_ids"]),
         labels=_ids_from(record["labels"]),
-        weights=None if weights is None else tensor_from(weights, [-1], torch.float32),
-        pixel_values=None if is_features else tensor,
-        features=tensor if is_features else None,
+        weights=None if weights is None else torch.frombuffer(bytearray(weights), dtype=torch.float32),
+        pictures=tuple(Picture(tensors=load(tensors), num_tokens=int(count)) for tensors, count in pictures),
     )
 
 
 def _ids_from(value: object) -> torch.Tensor:
     assert isinstance(value, bytes)
     return torch.frombuffer(bytearray(value), dtype=torch.int32).long()
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """Raw bytes of a tensor (bfloat16 has no numpy type, so through uint8)."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def tensor_from(value: bytes, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
-    """The inverse of `tensor_bytes`."""
-    return torch.frombuffer(bytearray(value), dtype=dtype).reshape(shape)

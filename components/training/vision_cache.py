@@ -3,21 +3,25 @@
 The tower never trains, so its output is a function of the picture's bytes and of the backbone. Pictures are known by
 the SHA-256 of their bytes, so tasks, splits, sizes and runs share them:
 
-    <cache>/pictures/<split digest>/<shard>-<row group>.json    the pictures of a row group's rows, in order
-    <cache>/vision/<backbone view>/<xx>/<picture>.safetensors   one picture's features
+    <cache>/picture-names/<split digest>/<shard>-<row group>.json        the pictures of a row group's rows, in order
+    <cache>/picture-features/<backbone view>/<xx>/<picture>.safetensors  one picture's features
+
+All nodes of a cluster must see it, so it lies in the runs' storage, which they share, or in $LITTORAL_CACHE.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -26,15 +30,19 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from components.core.errors import DataError
 from components.core.files import host_name, write_bytes
+from components.core.machine import cache_dir
 from components.core.runtime import fast_imports
-from components.data.rows import Row, Split
+from components.data.batch import Picture
+from components.data.rows import Split, row_from_record
 from components.models.config import BackboneConfig
-from components.models.source import model_source
+
+if TYPE_CHECKING:  # transformers is imported where pictures are encoded, not by the driver
+    from components.models.encoding import Prepared
 
 ENCODE_ROWS = 16  # pictures per forward pass of the tower
 STALE_SECONDS = 24 * 3600  # a partial file of another machine that is older than this was abandoned
@@ -51,34 +59,46 @@ class VisionCache:
 
     def picture_list(self, split: Split, shard: int, group: int) -> Path:
         """The file that names the pictures of one row group."""
-        return self.root / "pictures" / split.digest[:16] / f"{shard:05d}-{group:05d}.json"
+        return self.root / "picture-names" / split.digest[:16] / f"{shard:05d}-{group:05d}.json"
 
     def features_file(self, picture: str) -> Path:
         """The file of one picture's features."""
-        return self.root / "vision" / self.view / picture[:2] / f"{picture}.safetensors"
+        return self.root / "picture-features" / self.view / picture[:2] / f"{picture}.safetensors"
 
-    def pictures(self, split: Split, shard: int, group: int) -> list[str | None]:
-        """By row of the group: the picture's SHA-256, or None for a row without one."""
+    def pictures(self, split: Split, shard: int, group: int) -> list[list[str]]:
+        """By row of the group: the SHA-256 of each of its pictures."""
         path = self.picture_list(split, shard, group)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
 
-    def features(self, picture: str) -> torch.Tensor:
-        """Features [V, C] of a picture."""
-        path = self.features_file(picture)
+    def picture(self, name: str) -> Prepared:
+        """A picture with its features [V, C], its layout, and the tensors that its family keeps beside them."""
+        path = self.features_file(name)
         try:
-            return load_file(path)["vision"]
-        except (OSError, SafetensorError, KeyError) as error:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                text, runs = json.loads(file.metadata()["layout"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
+        # Imported late: readers of the cache's file names need no transformers.
+        from components.models.encoding import Prepared
+        from components.models.families.base import Layout
+
+        return Prepared(layout=Layout(text, tuple(runs)), tensors=tensors)
 
     def holds(self, split: Split, shard: int, group: int, rows: Sequence[int]) -> bool:
         """Whether the features of these rows of a row group are there."""
         if not self.picture_list(split, shard, group).is_file():
             return False
         pictures = self.pictures(split, shard, group)
-        return all(self.features_file(name).is_file() for name in {pictures[row] for row in rows} if name is not None)
+        return all(self.features_file(name).is_file() for row in rows for name in pictures[row])
+
+
+def feature_root(storage: Path) -> Path:
+    """The folder of the cache: $LITTORAL_CACHE where it is set, else one in the runs' storage."""
+    return cache_dir() if os.environ.get("LITTORAL_CACHE") else storage / ".cache"
 
 
 def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> VisionCache:
@@ -87,21 +107,21 @@ def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> Visi
     return VisionCache(root=root, view=f"{fingerprint[:16]}-{backbone.dtype}-{padded}")
 
 
-def vision_shape(backbone: BackboneConfig) -> tuple[int, int]:
-    """(V, C) of one picture's features, without loading the model."""
+def feature_bytes(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig) -> int:
+    """Bytes on disk that the features of the rows reached take at most, if no two rows share a picture."""
     with fast_imports():
         from components.models.encoding import build_encoder
 
-        encoder = build_encoder(backbone)
-        config: Any = model_source(backbone).model_config()  # Any: the library does not type its fields
-    layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
-    return encoder.image_tokens, layers * config.vision_config.hidden_size
-
-
-def feature_bytes(num_rows: int, vision_shape: tuple[int, int], dtype: str) -> int:
-    """Bytes on disk that the features of `num_rows` rows take at most, if no two rows share a picture."""
-    tokens, channels = vision_shape
-    return num_rows * tokens * channels * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+        family = build_encoder(backbone).family
+    sizes: Counter[tuple[int, int]] = Counter()
+    for split, groups in reached:
+        paths = split.shard_paths()
+        for (shard, group), rows in groups.items():
+            table = pq.ParquetFile(paths[shard]).read_row_group(group, columns=["width", "height"]).take([*rows])
+            pairs = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+            sizes.update((width, height) for width, height in pairs if width is not None)
+    tokens = sum(count * sum(family.layout(*size).runs) for size, count in sizes.items())
+    return tokens * family.picture_width * getattr(torch, backbone.dtype).itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +166,9 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
 
 def remove_leftovers(root: Path) -> None:
     """Delete partial files that killed runs left in the cache: those of dead processes on this host, and old ones."""
-    for path in [path for folder in ("vision", "pictures", "features") for path in (root / folder).rglob("*.partial")]:
+    for path in [
+        path for folder in ("picture-features", "picture-names") for path in (root / folder).rglob("*.partial")
+    ]:
         named = re.fullmatch(r"\..+?\.(?:(?P<host>[^.]+)\.)?(?P<pid>\d+)\.partial", path.name)
         ours = named is not None and named["host"] in (None, host_name())
         try:
@@ -163,8 +185,10 @@ class FeatureWriter:
     def __init__(self, backbone: BackboneConfig, cache: VisionCache) -> None:
         with fast_imports():
             from components.models.backbone import load_backbone
-            from components.models.encoding import build_encoder
+            from components.models.encoding import build_encoder, row_images
+            from components.models.families.base import FEATURES
 
+        self.row_images, self.name = row_images, FEATURES
         torch.set_num_threads(2)
         self.config, self.cache = backbone, cache
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -179,29 +203,29 @@ class FeatureWriter:
         count = 0
         file = pq.ParquetFile(work.split.shard_paths()[work.shard])
         for group, rows in work.rows.items():
-            table = file.read_row_group(group, columns=["sample_id", "image"])
-            images = table["image"].to_pylist()
-            pictures = [None if image is None else hashlib.sha256(image).hexdigest() for image in images]
+            records = file.read_row_group(group).to_pylist()
+            images = [self.row_images(row_from_record(record)) for record in records]
+            names = [[hashlib.sha256(image).hexdigest() for image in of_row] for of_row in images]
             wanted = {
-                picture: (table["sample_id"][row].as_py(), images[row])
+                name: (records[row]["sample_id"], image)
                 for row in rows
-                if (picture := pictures[row]) is not None and not self.cache.features_file(picture).is_file()
+                for name, image in zip(names[row], images[row], strict=True)
+                if not self.cache.features_file(name).is_file()
             }
             count += self._compute(wanted)
-            write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(pictures).encode())
+            write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(names).encode())
         return count
 
     def _compute(self, wanted: dict[str, tuple[str, bytes]]) -> int:
-        names = list(wanted)
+        names, dtype = list(wanted), getattr(torch, self.config.dtype)
         for start in range(0, len(names), ENCODE_ROWS):
             chosen = names[start : start + ENCODE_ROWS]
-            pixels = torch.stack([self.encoder.pixels(_picture_row(*wanted[name])) for name in chosen])
-            features = self.model.vision_features(pixels.to(self.model.device)).cpu()
-            for name, value in zip(chosen, features.to(getattr(torch, self.config.dtype)), strict=True):
-                write_bytes(self.cache.features_file(name), save({"vision": value.contiguous()}))
+            images = [wanted[name] for name in chosen]
+            prepared = [self.encoder.prepared_picture(image, sample_id=row) for row, image in images]
+            pictures = [Picture(tensors=each.tensors, num_tokens=sum(each.layout.runs)) for each in prepared]
+            features = self.model.picture_features(pictures)
+            for name, each, value in zip(chosen, prepared, features, strict=True):
+                kept = {key: each.tensors[key] for key in self.model.family.kept}
+                tensors = {self.name: value.cpu().to(dtype).contiguous(), **kept}
+                write_bytes(self.cache.features_file(name), save(tensors, {"layout": json.dumps(each.layout)}))
         return len(names)
-
-
-def _picture_row(sample_id: str, image: bytes) -> Row:
-    """A row with nothing but a picture."""
-    return Row(sample_id=sample_id, task="", split="", turns=(), answers=(), metric="", source="", image=image)

@@ -181,7 +181,7 @@ def batches_of(scheduled: ScheduledTask, config: RunConfig, *, seed: int | None)
     rows = [
         example
         for table in loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-        for example in examples(table.to_pylist(), config.backbone.dtype)
+        for example in examples(table.to_pylist())
     ]
     for start in range(0, len(rows), BATCH):
         yield collate(rows[start : start + BATCH], pad_id=encoder_for(config.backbone).pad_id, padding_side="right")

@@ -90,7 +90,7 @@ def ids(splits: tuple[Split, ...], num_rows: int) -> list[str]:
     loader = Loader(splits=splits, backbone=POCKET, mode="train", slice=Slice(), num_rows=num_rows)
     windows = plan_windows(splits, epochs=1, num_rows=num_rows, seed=0)
     blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
+    return [example.sample_id for block in blocks for example in examples(block.to_pylist())]
 
 
 def test_replayed_rows_are_mixed_into_the_new_tasks(config: StreamConfig, stream: TaskStream) -> None:

@@ -59,7 +59,7 @@ def ids(
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=slice or Slice(), num_rows=num_rows)
     windows = plan_windows([split], epochs=epochs, num_rows=num_rows, seed=seed)
     blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    return [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
+    return [example.sample_id for block in blocks for example in examples(block.to_pylist())]
 
 
 def test_an_epoch_is_a_permutation(split: Split) -> None:
@@ -109,7 +109,7 @@ def test_examples_survive_the_trip_through_arrow(split: Split) -> None:
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=3)
     windows = plan_windows([split], epochs=1, num_rows=3, seed=None)
     (block,) = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    first = next(examples(block.to_pylist(), "float32"))
+    first = next(examples(block.to_pylist()))
     assert first.instruction == "number 0?"
     assert first.input_ids.dtype == torch.long
     assert len(first.input_ids) == len(first.labels)
@@ -180,7 +180,7 @@ def test_features_are_the_towers_once_per_picture_for_the_rows_reached(tmp_path:
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=4, cache=cache)
     windows = plan_windows([split], epochs=1, num_rows=4, seed=None)
     (block,) = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    read = list(examples(block.to_pylist(), "float32"))
+    read = list(examples(block.to_pylist()))
     model, encoder = load_backbone(POCKET), build_encoder(POCKET)
     for example, source in zip(read, rows, strict=False):
         assert example.pixel_values is None
@@ -208,7 +208,7 @@ def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone
     assert FeatureWriter(POCKET, cache)({"work": np.array([work], dtype=object)}) == {"pictures": [5]}
     loader = Loader(splits=(split,), backbone=POCKET, mode="train", slice=Slice(), num_rows=5, cache=cache)
     blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-    read = [example for block in blocks for example in examples(block.to_pylist(), "float32")]
+    read = [example for block in blocks for example in examples(block.to_pylist())]
     assert len(read) == 5
     assert all(example.features is not None for example in read)
 

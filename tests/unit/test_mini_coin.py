@@ -169,7 +169,7 @@ def test_text_only_rows_pass_the_whole_data_path(nano: Nano) -> None:
         loader = Loader(splits=(split,), backbone=pocket, mode=mode, slice=Slice(), num_rows=len(rows))
         windows = plan_windows([split], epochs=1, num_rows=len(rows), seed=None)
         blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-        encoded = [example for block in blocks for example in examples(block.to_pylist(), "float32")]
+        encoded = [example for block in blocks for example in examples(block.to_pylist())]
         assert [example.sample_id for example in encoded] == list(rows)
         for example in encoded:
             row = rows[example.sample_id]

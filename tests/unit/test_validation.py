@@ -163,7 +163,7 @@ def loaded(scheduled: ScheduledTask, *, seed: int, workers: int) -> list[str]:
         part = Slice(rank=rank, world_size=workers, micro_batch_size=4)
         loader = Loader(splits=scheduled.splits, backbone=POCKET, mode="train", slice=part, num_rows=num_rows)
         blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
-        found += [example.sample_id for block in blocks for example in examples(block.to_pylist(), "float32")]
+        found += [example.sample_id for block in blocks for example in examples(block.to_pylist())]
     return found
 
 

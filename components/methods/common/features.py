@@ -1,6 +1,6 @@
 """Features of a sample before any adapter, for routing: its picture and its instruction, from frozen encoders.
 
-Shape letters: B batch, N pictures, V visual tokens, C vision channels.
+Shape letters: B batch, C channels of pictures' features.
 """
 
 from __future__ import annotations
@@ -30,23 +30,15 @@ class ReadsInstructions(Method[ConfigT]):
         return load_sentence_encoder(str(self.config.options()["sentence_encoder"]))
 
 
-def has_picture(model: Backbone, batch: Batch) -> Tensor:
-    """Which samples of the batch have a picture [B] bool."""
-    return (batch.input_ids == model.image_token_id).any(dim=1)
-
-
 def picture_features(model: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean over visual tokens of the frozen tower's features [B, C] float32, zero without a picture; and `has_picture`.
+    """Mean over the tokens of a sample's pictures of the frozen encoder's features [B, C] float32, zero without a
+    picture; and which samples have one [B] bool.
 
     With a CLIP tower it takes the place of the papers' image embedding, without a text tower or a second encoder.
     """
-    pictured = has_picture(model, batch)
-    features = batch.features
-    if features is None and batch.pixel_values is not None:
-        features = model.vision_features(batch.pixel_values)
-    if features is None:
-        return torch.zeros(len(batch), model.vision_channels, device=pictured.device), pictured
-    means = features.float().mean(dim=1)
-    spread = means.new_zeros(len(batch), means.shape[1])
-    spread[pictured.to(spread.device)] = means
-    return spread, pictured
+    features = iter(model.picture_features(batch.flat_pictures))
+    means = torch.zeros(len(batch), model.picture_width, device=model.device)
+    for index, row in enumerate(batch.pictures):
+        if row:
+            means[index] = torch.cat([next(features) for _ in row]).float().mean(dim=0)
+    return means, torch.tensor([bool(row) for row in batch.pictures], device=model.device)

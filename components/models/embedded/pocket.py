@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from components.models.source import DTYPES, ModelSource
+from components.models.source import DTYPES, ModelSource, ProcessorFiles
 
 SEED = 20240229
 VERSION = 1  # raise when the construction below changes
@@ -67,8 +67,11 @@ class PocketSource(ModelSource):
     def model_config(self) -> LlavaConfig:
         return _config()
 
-    def processor(self) -> LlavaProcessor:
-        return pocket_processor()
+    def processor_files(self) -> ProcessorFiles:
+        processor = pocket_processor()
+        return ProcessorFiles(
+            tokenizer=processor.tokenizer, image_processor=processor.image_processor, chat_template=None
+        )
 
     def save_processor(self, folder: Path) -> None:
         pocket_processor().save_pretrained(folder)

@@ -27,12 +27,13 @@ from torch.nn import functional as F
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import whole_file
-from components.data.batch import IGNORE, Batch, Example, collate
+from components.data.batch import IGNORE, Batch, Example, Picture, collate
 from components.data.rows import Row
 from components.models.backbone import Backbone
 from components.models.config import VisionLayer
 from components.models.embedded.efficientnet import GRID, TAPS
 from components.models.encoding import Encoder
+from components.models.families.base import FEATURES
 
 ENCODE_BATCH = 32
 
@@ -102,27 +103,22 @@ def encode_captions(
     examples: list[Example] = []
     for start in range(0, len(rows), ENCODE_BATCH):
         encoded = [encoder.training_example(row) for row in rows[start : start + ENCODE_BATCH]]
-        pixels = [example.pixel_values for example in encoded if example.pixel_values is not None]
-        if len(pixels) != len(encoded):
+        pictures = [picture for example in encoded for picture in example.pictures]
+        if len(pictures) != len(encoded):
             raise DataError("stage 1 learns from captions of pictures; its split holds rows without a picture.")
-        features = backbone.vision_features(torch.stack(pixels)).half()
-        examples += [replace(e, pixel_values=None, features=f) for e, f in zip(encoded, features, strict=True)]
+        features = backbone.picture_features(pictures)
+        examples += [_with_features(e, f.half()) for e, f in zip(encoded, features, strict=True)]
     channels = TAPS[vision_layer].channels
     cell = (TAPS[vision_layer].side // GRID) ** 2  # space to depth keeps a channel's pixels side by side
     sums, squares, count = torch.zeros(channels), torch.zeros(channels), 0
     for example in examples:
-        assert example.features is not None
-        values = example.features.float().unflatten(1, (channels, cell))
+        values = _features(example).float().unflatten(1, (channels, cell))
         sums, squares = sums + values.sum(dim=(0, 2)), squares + values.square().sum(dim=(0, 2))
         count += values.shape[0] * cell
     mean = sums / count
     std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()  # a constant channel stays finite
     wide_mean, wide_std = mean.repeat_interleave(cell), std.repeat_interleave(cell)
-    standardised = [
-        replace(e, features=((e.features.float() - wide_mean) / wide_std).half())
-        for e in examples
-        if e.features is not None
-    ]
+    standardised = [_with_features(e, ((_features(e).float() - wide_mean) / wide_std).half()) for e in examples]
     return Captions(examples=standardised, feature_mean=mean, feature_std=std)
 
 
@@ -173,7 +169,7 @@ def held_out_loss(backbone: Backbone, examples: Sequence[Example], *, pad_id: in
     """Token-weighted caption loss with right and with swapped pictures."""
     half = len(examples) // 2  # rows come grouped by nothing in particular; half a turn pairs each with a stranger
     swapped = [
-        replace(example, features=_features(examples[(index + half) % len(examples)]))
+        _with_features(example, _features(examples[(index + half) % len(examples)]))
         for index, example in enumerate(examples)
     ]
     return HeldOut(loss=_mean_loss(backbone, examples, pad_id), swapped_loss=_mean_loss(backbone, swapped, pad_id))
@@ -283,5 +279,9 @@ def _batch(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def _features(example: Example) -> Tensor:
-    assert example.features is not None
-    return example.features
+    return example.pictures[0].tensors[FEATURES]
+
+
+def _with_features(example: Example, features: Tensor) -> Example:
+    picture = Picture(tensors={FEATURES: features}, num_tokens=len(features))
+    return replace(example, pictures=(picture,))

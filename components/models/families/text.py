@@ -1,0 +1,34 @@
+"""Language models without pictures, as in TRACE: Llama, Mistral, Qwen2, Qwen3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from components.models.families.base import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Text(Family):
+    """A decoder and its output layer."""
+
+    auto_class = "AutoModelForCausalLM"
+    language_model = "model"
+    towers = ()
+    max_pictures = 0
+
+    @property
+    def placeholder(self) -> None:
+        return None
+
+    @property
+    def image_token_id(self) -> int:
+        return -1
+
+    def embed(self, model: PreTrainedModel, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        assert not features, "a text model was given pictures"
+        return cast(Any, model).get_input_embeddings().weight.new_zeros(0, self.picture_width), {}
