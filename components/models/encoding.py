@@ -141,9 +141,15 @@ class Encoder:
         writes_start = isinstance(bos, str) and rendered.text.startswith(bos)
         start = [] if writes_start else parts.start_ids
         ids, said, answers = list(start), [-1] * len(start), [-1] * len(start)
-        runs = iter([run for picture in pictures for run in picture.layout.runs])
+        runs = [run for picture in pictures for run in picture.layout.runs]
+        if sum(token == parts.family.image_token_id for token in tokens.ids) != len(runs):
+            raise ConfigError(
+                f"the tokenizer of backbone {self.config.name!r} does not know the image token of its config.json; "
+                "give a complete model directory."
+            )
+        repeats = iter(runs)
         for token, text, answer in zip(tokens.ids, tokens.said, tokens.answers, strict=True):
-            times = next(runs) if token == parts.family.image_token_id else 1
+            times = next(repeats) if token == parts.family.image_token_id else 1
             ids += [token] * times
             said += [text] * times
             answers += [answer] * times

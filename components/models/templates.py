@@ -305,6 +305,8 @@ class _Own:
 
     def _without_edges(self, turn: Said) -> Said:
         """Without the whitespace between pictures and texts: the template writes its own."""
+        if not any(isinstance(part, Shown) for part in turn.parts):
+            return turn
         parts = [part for part in turn.parts if isinstance(part, Shown) or part.strip()]
         texts = [index for index, part in enumerate(parts) if not isinstance(part, Shown)]
         if texts and texts[0] > 0:

@@ -26,6 +26,7 @@ from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import cached, pixels_of
 
 RANK, ALPHA = 32, 64.0  # LoRA's rank = Continual LLaVA's active rank: 4 chosen slots of rank 8
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
@@ -50,17 +51,14 @@ class Data:
             start = index // len(training) * BATCH_SIZE % len(rows)
             chosen = rows[start : start + BATCH_SIZE]
             self.pixels.append([self.encoder.training_example(row) for row in chosen])
-            cached = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in chosen]))
-            pairs = zip(chosen, cached, strict=True)
-            self.features.append([self.encoder.training_example(row, features=each) for row, each in pairs])
+            self.features.append([_with_features(example, tower) for example in self.pixels[-1]])
         count = num_prompts // len(self.tasks)
         self.prompts = [self._prompts(task, tower, count, extra_tokens) for task in self.tasks]
 
     def _prompts(self, task: Task, tower: Backbone, count: int, extra_tokens: int) -> list[Example]:
         """The first test rows of a task, with cached vision features, behind `extra_tokens` copies of the first one."""
         rows = list(task.test.rows(limit=count))
-        features = tower.vision_features(torch.stack([self.encoder.pixels(row) for row in rows]))
-        prompts = [self.encoder.prompt_example(row, features=each) for row, each in zip(rows, features, strict=True)]
+        prompts = [_with_features(self.encoder.prompt_example(row), tower) for row in rows]
         return [lengthened(prompt, extra_tokens) for prompt in prompts]
 
     def task_info(self, index: int) -> TaskInfo:
@@ -162,7 +160,7 @@ def bare_step(backbone: BackboneConfig, data: Data, *, supervised_logits: bool) 
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
-            "pixel_values": batch.pixel_values,
+            "pixel_values": pixels_of(batch),
             "use_cache": False,
         }
         if supervised_logits:
@@ -179,3 +177,7 @@ def bare_step(backbone: BackboneConfig, data: Data, *, supervised_logits: bool) 
         return float(loss.detach())
 
     return step
+
+
+def _with_features(example: Example, tower: Backbone) -> Example:
+    return replace(example, pictures=tuple(cached(each) for each in tower.picture_features(example.pictures)))

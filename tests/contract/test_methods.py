@@ -216,7 +216,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(name: str, toys: list[Toy])
     together = logits(method, backbone, batch)
     targets = batch.labels[:, 1:] != -100
     rows = targets.nonzero()[:, 0]
-    for index, alone in enumerate(batch.singles(backbone.image_token_id)):
+    for index, alone in enumerate(batch.singles()):
         torch.testing.assert_close(logits(method, backbone, alone), together[rows == index], rtol=1e-4, atol=1e-4)
 
 

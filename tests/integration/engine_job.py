@@ -18,6 +18,7 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine, mean_over_workers, trainable_parameters
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import cached
 
 GLOBAL_BATCH, UPDATES = 8, 5
 INSTRUCTIONS = ("Read the chart.", "Name what you see.")  # of each task, and of every other row
@@ -58,11 +59,11 @@ PICTURED = (0, 3, 4)  # never both rows of a micro-batch of two, and not in ever
 
 def with_picture(row: Example, model: Backbone) -> Example:
     """The row behind four visual tokens."""
-    features = torch.randn(4, model.vision_channels, generator=torch.Generator().manual_seed(int(row.sample_id)))
-    places = torch.full((4,), model.image_token_id)
+    features = torch.randn(4, model.picture_width, generator=torch.Generator().manual_seed(int(row.sample_id)))
+    places = torch.full((4,), model.family.image_token_id)
     return replace(
         row,
-        features=features,
+        pictures=(cached(features),),
         input_ids=torch.cat([places, row.input_ids]),
         labels=torch.cat([torch.full((4,), IGNORE), row.labels]),
     )

@@ -52,7 +52,7 @@ def test_it_speaks_like_smollm2(assembled: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LITTORAL_CACHE", str(assembled))
     config = BackboneConfig(name="smol")
     backbone, encoder = load_backbone(config), build_encoder(config)
-    assert encoder.image_tokens == 16
+    assert encoder.family.layout(224, 224).runs == (16,)
     assert len(backbone.target_modules(TARGETS["o_proj"])) == 30
     assert backbone.model.lm_head.weight is backbone.language_model.get_input_embeddings().weight
     prompts = [encoder.prompt_example(question("What is the capital of France?"))]

@@ -17,6 +17,7 @@ from components.methods.common.prototypes import PrototypeBranches, PrototypeCon
 from components.models.backbone import Backbone
 from components.training.engine import TorchEngine
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import features_of
 
 # name -> rows of small_stream: of the first task half have pictures, of the second one in four, of the third none
 TASKS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -68,9 +69,9 @@ def text_features(method: PrototypeBranches, batch: Batch) -> list[Tensor]:
 
 def picture_of(backbone: Backbone, single: Batch) -> Tensor | None:
     """The mean over visual tokens of the only sample's picture, token by token."""
-    if single.pixel_values is None:
+    if not single.flat_pictures:
         return None
-    tokens = backbone.vision_features(single.pixel_values)[0].double()
+    tokens = features_of(backbone, single)[0].double()
     total = torch.zeros(tokens.shape[1], dtype=torch.float64)
     for token in tokens:
         total += token

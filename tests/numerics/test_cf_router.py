@@ -22,6 +22,7 @@ from components.models.backbone import Backbone
 from components.models.sentence import load_sentence_encoder
 from components.training.engine import TorchEngine
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import cached, features_of
 
 TINY = CfRouterConfig(rank=4, alpha=8.0, sentence_encoder="hash")
 RIDGE = 0.3
@@ -46,14 +47,14 @@ def made_up(texts: Sequence[str], pictures: torch.Tensor | None = None) -> Batch
     count = len(texts)
     ids = torch.full((count, 5), 7)
     if pictures is not None:
-        ids[:, 0] = pocket().image_token_id
+        ids[:, 0] = pocket().family.image_token_id
     return Batch(
         sample_ids=[str(index) for index in range(count)],
         instructions=list(texts),
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         labels=torch.full_like(ids, -100),
-        features=None if pictures is None else pictures.unsqueeze(1),
+        pictures=[()] * count if pictures is None else [(cached(each.unsqueeze(0)),) for each in pictures],
     )
 
 
@@ -69,11 +70,9 @@ def features_by_hand(backbone: Backbone, name: str) -> np.ndarray:
     encoder, rows = load_sentence_encoder("hash"), []
     for index, (question, _, colour) in enumerate(TASKS[name]):
         text = encoder.encode([question])[0].double().numpy()
-        picture = np.zeros(backbone.vision_channels)
+        picture = np.zeros(backbone.picture_width)
         if colour is not None:
-            pixels = batch_of(name, [index]).pixel_values
-            assert pixels is not None
-            picture = backbone.vision_features(pixels)[0].mean(dim=0).double().numpy()
+            picture = features_of(backbone, batch_of(name, [index]))[0].mean(dim=0).double().numpy()
             picture /= np.linalg.norm(picture)
         rows.append(np.concatenate([text / np.linalg.norm(text), picture, [1.0]]))
     return np.stack(rows)
@@ -185,7 +184,7 @@ def test_questions_are_sent_to_the_task_that_asks_like_that() -> None:
 
 
 def test_pictures_are_told_apart_where_questions_are_the_same() -> None:
-    channels = pocket().vision_channels
+    channels = pocket().picture_width
     generator = torch.Generator().manual_seed(3)
     centres = torch.randn(2, channels, generator=generator)
     texts, tasks = ["What is it?"] * 8, ("cats", "trees")
@@ -204,7 +203,7 @@ def test_pictures_are_told_apart_where_questions_are_the_same() -> None:
 
 def test_the_expansion_separates_what_no_plane_does() -> None:
     """Task "same" has pictures along (1, 1) and (-1, -1), task "different" along (1, -1) and (-1, 1)."""
-    channels, texts = pocket().vision_channels, ["What is it?"] * 2
+    channels, texts = pocket().picture_width, ["What is it?"] * 2
     signs = {"same": [[1.0, 1.0], [-1.0, -1.0]], "different": [[1.0, -1.0], [-1.0, 1.0]]}
     batches = {name: made_up(texts, torch.tensor(rows).repeat(1, channels // 2)) for name, rows in signs.items()}
     right = {}

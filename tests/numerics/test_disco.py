@@ -90,7 +90,7 @@ def test_a_mixed_batch_answers_as_a_model_merged_by_hand_for_every_sample(
     method, backbone = learned(replace(TINY, activation=activation))
     batch = batch_of("others")
     together = logits_by_row(method, backbone, batch)
-    singles = list(batch.singles(backbone.image_token_id))
+    singles = list(batch.singles())
     for single, row, found in zip(singles, cosines(method, batch), together, strict=True):
         weights = softmax(row, 0.05) if activation == "softmax" else [float(value == max(row)) for value in row]
         with torch.no_grad():

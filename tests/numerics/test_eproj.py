@@ -15,6 +15,7 @@ from components.methods.eproj import ANCHOR, EProj, EProjConfig
 from components.models.backbone import Backbone
 from components.training.engine import TorchEngine
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import features_of
 
 OWN = EProjConfig(sentence_encoder="hash", threshold=1.5)  # a projector per task
 SHARED = EProjConfig(sentence_encoder="hash", threshold=0.0)  # one for all
@@ -81,7 +82,7 @@ def test_keys_are_mean_unit_queries_over_pictured_samples() -> None:
     train(method, engine, "names", updates=1)
     # in two parts, one of them without a picture: the cut must not matter
     method.end_task(engine, info("names"), iter([batch_of("names", (0, 1, 2)), batch_of("names", (3,))]))
-    pictures = backbone.vision_features(batch_of("names").pixel_values)  # type: ignore[arg-type]
+    pictures = features_of(backbone, batch_of("names"))
     expected = unit(torch.stack([unit(tokens.mean(dim=0)) for tokens in pictures]).mean(dim=0))
     torch.testing.assert_close(method.keys["image"][0], expected, rtol=0.0, atol=1e-5)
 
@@ -171,7 +172,7 @@ def test_every_sample_is_answered_by_the_projector_of_the_nearest_keys() -> None
     learn(method, backbone, "others")
     batch = batch_of("names")
     queries = method.encoder.encode(batch.instructions)
-    pictures = backbone.vision_features(batch.pixel_values)  # type: ignore[arg-type]
+    pictures = features_of(backbone, batch)
     places = {0: 0, 2: 1}  # rows that have a picture
     expected = []
     for row in range(4):

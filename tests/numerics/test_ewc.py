@@ -100,7 +100,6 @@ def test_fisher_is_taken_without_dropout_and_leaves_the_mode_alone() -> None:
 class SoftmaxModel(nn.Module):
     """logits = W x with x the one-hot of a token; sample i sees token i and answers with `labels[i, 1]`."""
 
-    image_token_id = -1
     config = SimpleNamespace(gradient_checkpointing=False)
     device = torch.device("cpu")
 

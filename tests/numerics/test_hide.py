@@ -42,7 +42,7 @@ Fusion = Literal["factors", "sum", "mean"]
 
 
 def singles(backbone: Backbone, batch: Batch) -> list[Batch]:
-    return list(batch.singles(backbone.image_token_id))
+    return list(batch.singles())
 
 
 def expected_weights(method: PrototypeBranches, backbone: Backbone, batch: Batch) -> list[list[float]]:

@@ -20,6 +20,7 @@ from components.methods.modal_prompt import STEP, ModalPrompt, ModalPromptConfig
 from components.models.backbone import Backbone
 from components.training.engine import TorchEngine
 from components.training.optimizer import OptimizerConfig
+from tests.pictures import features_of
 
 TINY = ModalPromptConfig(sentence_encoder="hash", prompt_length=3)
 WORDS = "model.model.language_model.embed_tokens.weight"
@@ -70,7 +71,7 @@ def test_the_objective_written_out() -> None:
     batch = batch_of("names")  # rows 0 and 2 have pictures
     assert method.head is not None
     image, text = written_prototypes(method.head, method.prompts(1)[0] / method.unit)
-    pictures = backbone.vision_features(batch.pixel_values)  # type: ignore[arg-type]
+    pictures = features_of(backbone, batch)
     by_image = {0: 1.0 - cosine(pictures[0].mean(dim=0), image), 2: 1.0 - cosine(pictures[1].mean(dim=0), image)}
     queries = method.encoder.encode(batch.instructions)
     tokens = [int((labels[1:] != -100).sum()) for labels in batch.labels]
@@ -111,7 +112,7 @@ def test_prototypes_reach_the_optimum_of_their_pull() -> None:
     learn(method, backbone, "names", updates=30)
     batch = batch_of("names")
     tokens = (batch.labels[:, 1:] != -100).sum(dim=1).float()
-    pictures = backbone.vision_features(batch.pixel_values).mean(dim=1)  # type: ignore[arg-type]
+    pictures = features_of(backbone, batch).mean(dim=1)
     wanted = {
         "image": tokens[[0, 2]] @ F.normalize(pictures, dim=1),
         "text": tokens @ F.normalize(method.encoder.encode(batch.instructions), dim=1),
@@ -125,7 +126,7 @@ def test_the_guide_weighs_picture_and_text_and_the_most_similar_stands_last() ->
     learn(method, backbone, "names", updates=8)
     learn(method, backbone, "others", updates=8)
     batch = batch_of("names")
-    pictures = backbone.vision_features(batch.pixel_values).mean(dim=1)  # type: ignore[arg-type]
+    pictures = features_of(backbone, batch).mean(dim=1)
     queries, places = method.encoder.encode(batch.instructions), {0: 0, 2: 1}
     with torch.no_grad(), method.select(backbone, batch) as selection:
         assert selection.slots is not None

@@ -83,7 +83,7 @@ def test_the_backbones_own_projector_keeps_its_bits_and_its_names() -> None:
     for name in ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"):
         frozen = original[f"model.model.multi_modal_projector.{name}"]
         assert not torch.equal(copy[COPY + name] * CONFIG.projector_rate, frozen)
-    assert backbone.vision_channels == pocket().vision_channels
+    assert backbone.picture_width == pocket().picture_width
     backbone.train()
     assert not backbone.projector.training
 
@@ -123,7 +123,7 @@ def test_a_batch_without_pictures_gives_the_copy_zero_gradients() -> None:
 
 def bank_of_two() -> tuple[Backbone, ProjectorBank]:
     backbone = pocket()
-    bank = inject_projectors(backbone)
+    bank = inject_projectors(backbone, backbone.projector_name)
     for shift, name in ((0.5, "a"), (-1.0, "b")):
         bank.add_copy(name)
         with torch.no_grad():
@@ -134,7 +134,7 @@ def bank_of_two() -> tuple[Backbone, ProjectorBank]:
 def test_every_picture_gets_its_own_projector() -> None:
     _, bank = bank_of_two()
     plain = pocket().projector
-    features = torch.randn(5, 3, pocket().vision_channels, generator=torch.Generator().manual_seed(3))
+    features = torch.randn(5, 3, pocket().picture_width, generator=torch.Generator().manual_seed(3))
     serving = ["b", None, "a", "a", "b"]
     with torch.no_grad(), bank.using(serving):
         found = bank(features)
@@ -147,8 +147,7 @@ def test_every_picture_gets_its_own_projector() -> None:
 def test_rows_without_a_picture_are_passed_over_and_scopes_are_undone() -> None:
     backbone, bank = bank_of_two()
     batch = batch_of("names")  # rows 0 and 2 have pictures
-    pictured = (batch.input_ids == backbone.image_token_id).any(dim=1)
-    serving = for_pictures(["a", "b", None, "b"], pictured)
+    serving = for_pictures(["a", "b", None, "b"], [*map(len, batch.pictures)])
     assert serving == ["a", None]
     with pytest.raises(KeyboardInterrupt), bank.using(serving):
         raise KeyboardInterrupt
@@ -161,7 +160,7 @@ def test_a_projector_of_another_make_is_refused() -> None:
     backbone = pocket()
     backbone.model.model.multi_modal_projector = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ConfigError, match="is a Sequential of 0"):
-        inject_projectors(backbone)
+        inject_projectors(backbone, backbone.projector_name)
 
 
 @pytest.mark.parametrize("kind", [EwcConfig, LwfConfig, OLoraConfig, IndividualConfig])

@@ -15,6 +15,7 @@ from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.training.streaming import ENCODED_SCHEMA, _example_of, _record_of, examples
+from tests.pictures import pixels_of
 from tests.unit.sample_rows import picture, row
 
 
@@ -48,7 +49,7 @@ def test_the_loss_is_the_weighted_mean(encoder: Encoder) -> None:
     with torch.no_grad():
         outputs = backbone(batch)
         logits = backbone.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels_of(batch)
         ).logits.double()
     total = weight_sum = 0.0
     for at, each in enumerate(rows):
@@ -65,19 +66,20 @@ def test_the_loss_is_the_weighted_mean(encoder: Encoder) -> None:
                     break
     assert float(outputs.loss) == pytest.approx(total / weight_sum, rel=1e-4)
     assert outputs.total_weight == pytest.approx(weight_sum)
-    apart = [backbone(single) for single in batch.singles(backbone.image_token_id)]
+    apart = [backbone(single) for single in batch.singles()]
     assert sum(float(one.loss) * one.total_weight for one in apart) == pytest.approx(total, rel=1e-4)
 
 
 def test_weights_reach_the_worker(encoder: Encoder) -> None:
     sent = [encoder.training_example(weighted(2, 0, 0.5)), encoder.training_example(weighted(1, 0, 1))]
-    table = pa.Table.from_pylist([_record_of(at, one, "float32") for at, one in enumerate(sent)], schema=ENCODED_SCHEMA)
+    records = [_record_of(at, one, torch.float32) for at, one in enumerate(sent)]
+    table = pa.Table.from_pylist(records, schema=ENCODED_SCHEMA)
     first, second = examples(table.to_pylist())
     assert sent[0].weights is not None
     assert first.weights is not None
     assert torch.equal(first.weights, sent[0].weights)
     assert second.weights is None
-    assert torch.equal(_example_of(table.to_pylist()[0], torch.float32).labels, sent[0].labels)
+    assert torch.equal(_example_of(table.to_pylist()[0]).labels, sent[0].labels)
     batch = collate([second, first], pad_id=encoder.pad_id, padding_side="left")
     assert batch.weights is not None
     assert batch.weights[0].tolist() == [1.0] * batch.input_ids.shape[1]

@@ -17,6 +17,7 @@ from components.methods.base import TARGETS
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
+from tests.pictures import features_of, pixels_of, with_features
 from tests.unit.llava_checkpoint import write_checkpoint
 from tests.unit.sample_rows import picture, row
 
@@ -59,7 +60,7 @@ def reference_logits(backbone: Backbone, batch: Batch) -> Tensor:
     """The Hugging Face model's own forward, all positions."""
     with torch.no_grad():
         return backbone.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels_of(batch)
         ).logits
 
 
@@ -82,19 +83,17 @@ def test_forward_equals_the_hugging_face_model(backbone: Backbone, encoder: Enco
 
 def test_cached_features_give_the_same_logits_as_pixels(backbone: Backbone, encoder: Encoder) -> None:
     batch = training_batch(encoder)
-    assert batch.pixel_values is not None
-    features = backbone.vision_features(batch.pixel_values)
-    assert features.shape[:2] == (2, encoder.image_tokens)
-    cached = backbone(replace(batch, pixel_values=None, features=features))
+    features = features_of(backbone, batch)
+    assert features.shape[:2] == (2, sum(encoder.family.layout(32, 32).runs))
+    cached = backbone(with_features(batch, features))
     assert torch.equal(cached.logits, backbone(batch).logits)
 
 
 def test_features_are_what_the_model_itself_projects(backbone: Backbone, encoder: Encoder) -> None:
     batch = training_batch(encoder)
     with torch.no_grad():
-        expected = torch.stack(tuple(backbone.model.get_image_features(pixel_values=batch.pixel_values).pooler_output))
-        assert batch.pixel_values is not None
-        ours = backbone.projector(backbone.vision_features(batch.pixel_values))
+        expected = torch.stack(tuple(backbone.model.get_image_features(pixel_values=pixels_of(batch)).pooler_output))
+        ours = backbone.projector(features_of(backbone, batch))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -155,9 +154,9 @@ def reference_embeddings(backbone: Backbone, encoder: Encoder, r: Row, *, prompt
     """One row's embeddings [1, T, D] and labels [1, T], put together from the Hugging Face model's parts."""
     example = encoder.prompt_example(r) if prompt else encoder.training_example(r)
     embeddings = embedded(backbone, example.input_ids)
-    if example.pixel_values is not None:
-        features = backbone.model.get_image_features(pixel_values=example.pixel_values[None]).pooler_output[0]
-        embeddings[example.input_ids == backbone.image_token_id] = features
+    for shown in example.pictures:
+        features = backbone.model.get_image_features(**shown.tensors).pooler_output[0]
+        embeddings[example.input_ids == backbone.family.image_token_id] = features
     return embeddings[None], example.labels[None]
 
 
@@ -217,14 +216,15 @@ def test_generation_refuses_right_padding(backbone: Backbone, encoder: Encoder) 
 
 def test_text_only_batch(backbone: Backbone, encoder: Encoder) -> None:
     batch = collate([encoder.training_example(ROWS[1])], pad_id=encoder.pad_id, padding_side="right")
-    assert batch.pixel_values is None
+    assert batch.pictures == [()]
     assert torch.isfinite(backbone(batch).loss)
 
 
-def test_a_missing_picture_is_noticed(backbone: Backbone, encoder: Encoder) -> None:
-    batch = replace(training_batch(encoder), pixel_values=None)
-    with pytest.raises(ConfigError, match="image tokens but 0 picture features"):
-        backbone(batch)
+def test_a_processor_of_another_model_is_noticed(backbone: Backbone, encoder: Encoder) -> None:
+    batch = training_batch(encoder)
+    wrong = [tuple(replace(shown, num_tokens=3) for shown in row) for row in batch.pictures]
+    with pytest.raises(ConfigError, match="take 3, 3 tokens in their rows, but the model gives"):
+        backbone(replace(batch, pictures=wrong))
 
 
 def test_targets_are_in_the_language_model_only(backbone: Backbone) -> None:
@@ -329,8 +329,7 @@ def test_pocket_learns_colours_with_adapters_on_the_attention_output() -> None:
         for shade in (0, 12, 24)
     ]
     batch = collate([encoder.training_example(r) for r in rows], pad_id=encoder.pad_id, padding_side="right")
-    assert batch.pixel_values is not None
-    batch = replace(batch, features=backbone.vision_features(batch.pixel_values), pixel_values=None)
+    batch = with_features(batch, features_of(backbone, batch))
     parameters = add_adapters(backbone, rank=8)
     optimizer = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.0)
     for _ in range(60):

@@ -16,7 +16,8 @@ from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE, collate
 from components.data.formats.pictures import open_image
 from components.models.config import BackboneConfig
-from components.models.encoding import Encoder, build_encoder
+from components.models.encoding import Encoder, Prepared, build_encoder
+from components.models.families.base import FEATURES
 from tests.unit.llava_checkpoint import llama_like_tokenizer, write_checkpoint
 from tests.unit.sample_rows import picture, row
 
@@ -51,7 +52,7 @@ LLAVA_ROW = row("<image>\nWhat is this?", "A red ball.", "Is it big?", "No, the 
 def test_llava_template_token_for_token(llava: Encoder) -> None:
     assert llava.text(LLAVA_ROW, answering=False) == LLAVA_TEXT
     tokenizer = llama_like_tokenizer()
-    assert llava.image_tokens == 4  # 28 px at patches of 14
+    assert llava.family.layout(28, 28).runs == (4,)  # 28 px at patches of 14
     expected = tokenizer(LLAVA_TEXT.replace("<image>", "<image>" * 4))["input_ids"]
     example = llava.training_example(LLAVA_ROW)
     assert example.input_ids.tolist() == expected
@@ -125,10 +126,10 @@ def test_encoder_travels_as_its_configuration(pocket: Encoder) -> None:
 
 def test_cached_features_stand_in_for_pixels(pocket: Encoder) -> None:
     r = row("<image>\nWhat?", "red", image=b"never decoded")
-    features = torch.zeros(pocket.image_tokens, 48)
-    example = pocket.training_example(r, features=features)
-    assert example.pixel_values is None
-    assert example.features is features
+    layout = pocket.family.layout(32, 32)
+    tensors = {FEATURES: torch.zeros(sum(layout.runs), 48)}
+    example = pocket.training_example(r, pictures=[Prepared(layout=layout, tensors=tensors)])
+    assert [shown.tensors for shown in example.pictures] == [tensors]
 
 
 @pytest.mark.parametrize(
@@ -203,9 +204,9 @@ def test_pictures_become_rgb_on_white() -> None:
 
 def test_long_pictures_are_padded_with_the_mean_colour(pocket: Encoder) -> None:
     wide = row("<image>\nWhat?", "red", image=picture((255, 255, 255), size=(40, 20)))
-    pixels = pocket.pixels(wide)
+    pixels = pocket.prepared(wide)[0].tensors["pixel_values"][0]
     assert pixels.shape == (3, 64, 64)
     assert float(pixels[:, 2, 32].abs().max()) < 0.05  # the mean colour is about zero after normalising
     assert float(pixels[:, 32, 32].min()) > 1.0
-    cropped = Encoder(BackboneConfig(name="pocket", pad_to_square=False)).pixels(wide)
+    cropped = Encoder(BackboneConfig(name="pocket", pad_to_square=False)).prepared(wide)[0].tensors["pixel_values"]
     assert float(cropped.min()) > 1.0

@@ -150,15 +150,15 @@ def test_a_cut_row_keeps_its_picture_its_answer_and_its_ends() -> None:
         row("<image>\nWhat?", "a red ball", LONG, "yes", image=RED),
     ):
         example, full = short.training_example(sample), whole.training_example(sample)
-        picture_id = short._parts.image_token_id
+        picture_id = short.family.image_token_id
         assert len(example.input_ids) == 64
-        assert int((example.input_ids == picture_id).sum()) == short.image_tokens
+        assert int((example.input_ids == picture_id).sum()) == 16
         learned, wanted = (one.labels[one.labels != IGNORE].tolist() for one in (example, full))
         assert learned
         assert wanted[: len(learned)] == learned  # answers lose their end, never their beginning
         prompt, asked = short.prompt_example(sample).input_ids, whole.prompt_example(sample).input_ids
         assert len(prompt) == min(64, len(asked))
-        assert int((prompt == picture_id).sum()) == short.image_tokens
+        assert int((prompt == picture_id).sum()) == 16
         assert torch.equal(prompt[-6:], asked[-6:])  # the question's end and where the model is to go on
 
 

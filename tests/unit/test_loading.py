@@ -19,6 +19,7 @@ from components.data.rows import Row, Split, Turn, write_split
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
+from components.models.families.base import FEATURES
 from components.training.config import TrainingConfig
 from components.training.optimizer import OptimizerConfig
 from components.training.streaming import (
@@ -30,7 +31,7 @@ from components.training.streaming import (
     reached_rows,
     stretches_of,
 )
-from components.training.vision_cache import FeatureWriter, ShardWork, remove_leftovers, vision_cache, vision_shape
+from components.training.vision_cache import FeatureWriter, ShardWork, feature_bytes, remove_leftovers, vision_cache
 
 POCKET = BackboneConfig(name="pocket")
 ROWS = 70  # more than one row group, and no multiple of one
@@ -183,14 +184,15 @@ def test_features_are_the_towers_once_per_picture_for_the_rows_reached(tmp_path:
     read = list(examples(block.to_pylist()))
     model, encoder = load_backbone(POCKET), build_encoder(POCKET)
     for example, source in zip(read, rows, strict=False):
-        assert example.pixel_values is None
         if source.image is None:
-            assert example.features is None
+            assert not example.pictures
             continue
-        expected = model.vision_features(encoder.pixels(source).unsqueeze(0))[0]
-        assert example.features is not None
-        torch.testing.assert_close(example.features, expected)
-        assert tuple(expected.shape) == vision_shape(POCKET)
+        (expected,) = model.picture_features(encoder.training_example(source).pictures)
+        (found,) = example.pictures
+        assert found.tensors.keys() == {FEATURES}
+        torch.testing.assert_close(found.tensors[FEATURES], expected)
+    size = expected.numel() * expected.element_size()
+    assert feature_bytes([(split, {(0, 0): [0, 1, 2, 3]})], POCKET) == 3 * size  # what rows share is not known yet
 
 
 def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone
     blocks = loader({"stretch": np.array(stretches_of(windows), dtype=object)})
     read = [example for block in blocks for example in examples(block.to_pylist())]
     assert len(read) == 5
-    assert all(example.features is not None for example in read)
+    assert all(example.pictures[0].tensors.keys() == {FEATURES} for example in read)
 
 
 def test_a_damaged_file_of_the_cache_is_named(tmp_path: Path) -> None:
@@ -218,11 +220,11 @@ def test_a_damaged_file_of_the_cache_is_named(tmp_path: Path) -> None:
     cache.features_file("ab12").parent.mkdir(parents=True)
     cache.features_file("ab12").write_bytes(b"half a fi")
     with pytest.raises(DataError, match=r"ab12\.safetensors of the vision cache cannot be read"):
-        cache.features("ab12")
+        cache.picture("ab12")
 
 
 def test_what_killed_runs_left_in_the_cache_is_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "vision" / "view" / "ab"
+    folder = tmp_path / "picture-features" / "view" / "ab"
     folder.mkdir(parents=True)
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead, host = int(process.stdout), socket.gethostname().split(".")[0]

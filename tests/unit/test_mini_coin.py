@@ -175,7 +175,7 @@ def test_text_only_rows_pass_the_whole_data_path(nano: Nano) -> None:
             row = rows[example.sample_id]
             direct = encoder.training_example(row) if mode == "train" else encoder.prompt_example(row)
             assert torch.equal(example.input_ids, direct.input_ids)
-            assert (example.pixel_values is None) == (row.image is None)
+            assert (not example.pictures) == (row.image is None)
             assert bool((example.labels != IGNORE).any()) == (mode == "train")
             assert example.instruction == row.instruction
 

@@ -45,7 +45,7 @@ def test_an_update_is_the_same_however_its_rows_are_split() -> None:
     """Rows with 1 and 5 answer tokens: micro-batches that weighed alike would give another loss."""
     both = _batch(1, 5)
     whole_loss, whole = _trained([both], accumulation=1)
-    split_loss, split = _trained([*both.singles(image_token_id=-1)], accumulation=2)
+    split_loss, split = _trained([*both.singles()], accumulation=2)
     assert split_loss == pytest.approx(whole_loss, rel=1e-5)
     for name, value in whole.items():
         assert torch.allclose(split[name], value, atol=1e-5), name

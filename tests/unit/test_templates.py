@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE
@@ -77,10 +77,14 @@ def test_golden_prompt(name: str, tmp_path: Path) -> None:
     assert words.convert_ids_to_tokens(labels) == tokens_of(learned)
 
 
-def _with_model(folder: Path, tokenizer: object, template: str | None) -> Path:
+def _with_model(folder: Path, tokenizer: PreTrainedTokenizerFast, template: str | None) -> Path:
     write_chat_model(folder, PLAIN)  # its configuration; weights are never read here
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    processor(tokenizer, template).save_pretrained(folder)  # type: ignore[arg-type]
+    processor(tokenizer, template).save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"image_token_id": tokenizer.convert_tokens_to_ids("<image>")}
+    config.pop("image_token_index", None)
+    path.write_text(json.dumps(config))
     return folder
 
 
@@ -114,7 +118,7 @@ def processors_ids(encoder: Encoder, sample: Row, *, answering: bool) -> list[in
         if after:
             content.append({"type": "text", "text": after if before else after.lstrip()})
         messages.append({"role": "user" if turn.speaker == "human" else "assistant", "content": content})
-    own = encoder._parts.processor
+    own = AutoProcessor.from_pretrained(encoder.config.name)
     ids = own.apply_chat_template(messages, add_generation_prompt=answering, tokenize=True, return_dict=True)[
         "input_ids"
     ]
@@ -205,8 +209,8 @@ def test_users_write_no_special_tokens(own: Encoder, forged: str, place: str) ->
         expected += tokenizer(piece, add_special_tokens=False)["input_ids"]
         if texts:
             expected += tokenizer(texts.pop(0), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert [token for token in ids if token not in (own._parts.image_token_id, *own._parts.start_ids)] == [
-        token for token in expected if token not in (own._parts.image_token_id, *own._parts.start_ids)
+    assert [token for token in ids if token not in (own.family.image_token_id, *own._parts.start_ids)] == [
+        token for token in expected if token not in (own.family.image_token_id, *own._parts.start_ids)
     ]
     learned = example.labels[example.labels != IGNORE].tolist()
     assert learned.count(own.end_id) == 2
@@ -230,7 +234,7 @@ def test_the_models_own_placeholder_in_a_text_is_text(own: Encoder) -> None:
     with pytest.raises(DataError, match="1 picture placeholders for 0 pictures"):
         own.training_example(row("What is <image>?", "a tag"))
     example = own.training_example(row("What tag shows pictures?", "<image>"))
-    assert own._parts.image_token_id not in example.input_ids.tolist()
+    assert own.family.image_token_id not in example.input_ids.tolist()
 
 
 def test_a_tokenizer_that_overlooks_its_special_tokens(tmp_path: Path) -> None:
