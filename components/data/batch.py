@@ -52,8 +52,12 @@ class Batch:
     attention_mask: Tensor  # [B, T] int64
     labels: Tensor  # [B, T] int64
     weights: Tensor | None = None  # [B, T] float32, of the loss at each label; None: all 1
-    pictures: list[tuple[Picture, ...]]  # of each row
+    pictures: Sequence[tuple[Picture, ...]] = ()  # of each row; when left out, no row has one
     oracle_task: str | None = None  # set only by oracle-routing evaluation: the task all rows belong to
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            object.__setattr__(self, "pictures", [()] * len(self))
 
     def __len__(self) -> int:
         return len(self.sample_ids)
