@@ -30,6 +30,7 @@ RAY_MODULES = {"components.training.evaluate", "components.training.worker"}
 # Packages whose `__init__` offers names; elsewhere importing one component must not import others.
 PUBLIC_PACKAGES = {
     "components.exporting",
+    "components.models.families",
     "components.methods",
     "components.metrics",
     "components.data.embedded.mini_coast",
