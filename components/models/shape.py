@@ -92,7 +92,7 @@ def model_shape(model: Backbone, *, width: int) -> ModelShape:
     text = config.get_text_config()
     vision = getattr(config, "vision_config", None)
     linear = sum(module.weight.numel() for module in model.language_model.modules() if isinstance(module, nn.Linear))
-    towers = [module for name, module in model.model.named_modules() if name.rpartition(".")[2] in TOWERS]
+    towers = [model.model.get_submodule(name) for name in model.family.towers]
     return ModelShape(
         weights=sum(parameter.numel() for parameter in model.model.parameters()),
         linear=linear,
@@ -109,9 +109,6 @@ def model_shape(model: Backbone, *, width: int) -> ModelShape:
         tower_hidden=_first(vision, "hidden_size", "embed_dim"),
         tower_tokens=_tower_tokens(vision),
     )
-
-
-TOWERS = ("vision_tower", "visual", "vision_model")
 
 
 def _first(config: object, *names: str) -> int:

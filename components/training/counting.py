@@ -64,10 +64,13 @@ def counted(backbone: BackboneConfig, method: MethodConfig) -> Counted:
 
 def _count(backbone: BackboneConfig, config: MethodConfig) -> Counted:
     from components.models.backbone import Backbone  # imports transformers
+    from components.models.encoding import build_encoder
+
+    source, family = model_source(backbone), build_encoder(backbone).family
 
     def build() -> Backbone:
         plain = replace(backbone, gradient_checkpointing=False)
-        return Backbone(model_source(backbone).skeleton(), config=plain, fingerprint="")
+        return Backbone(source.skeleton(), family=family, config=plain, fingerprint="")
 
     model = build()
     return Counted(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from components.training.driver import rows_reached
 from components.training.plan import Plan
-from components.training.vision_cache import feature_bytes, vision_shape
+from components.training.vision_cache import feature_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +42,4 @@ def feature_size(plan: Plan) -> FeatureSize:
 
 
 def _bytes(plan: Plan) -> int:
-    num_rows = sum(len(rows) for _, groups in rows_reached(plan) for rows in groups.values())
-    return feature_bytes(num_rows, vision_shape(plan.config.backbone), plan.config.backbone.dtype)
+    return feature_bytes(rows_reached(plan), plan.config.backbone)

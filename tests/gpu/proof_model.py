@@ -112,7 +112,13 @@ class RandomLlava:
     def backbone(self, **options: object) -> Iterator[Backbone]:
         """The model as methods see it, for a while."""
         with self.bare() as model:
-            yield Backbone(model, config=self.config(**options), fingerprint="random", end_id=self.encoder.end_id)
+            yield Backbone(
+                model,
+                family=self.encoder.family,
+                config=self.config(**options),
+                fingerprint="random",
+                end_id=self.encoder.end_id,
+            )
 
     def flops(self, batch: Batch) -> float:
         """Floating point operations of the frozen matrices for one step on `batch`.
