@@ -37,6 +37,7 @@ from components.models.config import BackboneConfig
 from components.models.embedded.pocket import pocket_model, pocket_processor
 from components.models.encoding import build_encoder
 from pipelines.export import main
+from tests.pictures import pixels_of
 
 training_methods = pytest.mark.training_methods
 
@@ -53,7 +54,7 @@ def plain_logits(model: nn.Module, batch: Batch) -> Tensor:
     model.eval()
     with torch.no_grad():
         found = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels_of(batch)
         ).logits
     return found[:, :-1][batch.labels[:, 1:] != IGNORE]
 

@@ -76,7 +76,7 @@ def test_plain_peft_says_what_the_run_said(run: Path, bundle: Bundle) -> None:
     for row, limit in asked(bundle, known):
         example = bundle.encoder.prompt_example(row)
         ids = example.input_ids.unsqueeze(0)
-        pixels = None if example.pixel_values is None else example.pixel_values.unsqueeze(0)
+        pixels = example.pictures[0].tensors["pixel_values"] if example.pictures else None
         with torch.no_grad():
             found = model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=limit, do_sample=False)
         assert bundle.encoder.decode(found[0, ids.shape[1] :]) == known[row.sample_id]

@@ -265,7 +265,7 @@ def projector() -> nn.Module:
     for name in sorted(PARTS - {"act"}):
         frozen.add_module(name, nn.Linear(WIDTH, WIDTH))
     frozen.add_module("act", nn.GELU())
-    bank = ProjectorBank(frozen.to(torch.bfloat16).requires_grad_(False))
+    bank = ProjectorBank(frozen.to(torch.bfloat16).requires_grad_(False), "projector")
     bank.add_copy("copy", unit=0.5)
     bank.serving = "copy"
     return bank
