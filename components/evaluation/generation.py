@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ def answer(
     examples: Sequence[Example],
     *,
     batch_size: int,
+    batch_tokens: int | None = None,
     max_new_tokens: int,
     device: torch.device,
     known_task: str | None = None,
@@ -45,14 +46,16 @@ def answer(
 ) -> list[Answer]:
     """Reply to every example, in the given order.
 
-    `known_task`: the task of the examples, for a method that needs to know it. With `oracle_task`, each batch whose
-    selection differs from the selection with the task known is answered a second time; where both select alike the
-    reply is the same computation and is reused.
+    A batch holds at most `batch_size` rows and, padding and new tokens counted, at most `batch_tokens` tokens, but
+    always one row. `known_task`: the task of the examples, for a method that needs to know it. With `oracle_task`, each
+    batch whose selection differs from the selection with the task known is answered a second time; where both select
+    alike the reply is the same computation and is reused.
     """
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids), reverse=True)
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    lengths = [len(examples[index].input_ids) + max_new_tokens for index in order]
+    for part in batch_slices(lengths, batch_size=batch_size, batch_tokens=batch_tokens):
+        chosen = order[part]
         batch = collate([examples[index] for index in chosen], pad_id=encoder.pad_id, padding_side="left").to(device)
         batch = replace(batch, oracle_task=known_task)
         texts, selection = _reply(model, method, encoder, batch, max_new_tokens)
@@ -71,8 +74,18 @@ def answer(
                 matched=None if selection.matched is None else selection.matched[row],
                 oracle_text=None if oracle_texts is None else oracle_texts[row],
             )
-        progress(min(start + batch_size, len(order)))
+        progress(part.stop)
     return [answers[index] for index in range(len(examples))]
+
+
+def batch_slices(lengths: Sequence[int], *, batch_size: int, batch_tokens: int | None) -> Iterator[slice]:
+    """Parts of rows with falling `lengths`, each with as many rows as both limits allow, and at least one."""
+    start = 0
+    while start < len(lengths):
+        fitting = batch_size if batch_tokens is None else max(1, batch_tokens // lengths[start])
+        stop = min(start + min(batch_size, fitting), len(lengths))
+        yield slice(start, stop)
+        start = stop
 
 
 def _reply(

@@ -84,6 +84,9 @@ class EvaluationConfig:
 
     batch_size: Count = 16
     """Test rows that a worker answers together; it changes speed and memory, not what is asked."""
+    batch_tokens: Count | None = None
+    """Tokens that such a batch may take, padding and replies counted: short rows are then answered in batches of
+    batch_size, long ones in smaller batches that fit the memory."""
     zero_shot: bool = True
     """Row 0: every task before any training."""
     unseen: bool = False

@@ -130,6 +130,7 @@ class RowScorer:
                     self.encoder,
                     window,
                     batch_size=config.evaluation.batch_size,
+                    batch_tokens=config.evaluation.batch_tokens,
                     max_new_tokens=task.max_new_tokens,
                     device=self.device,
                     known_task=task.name if config.method.needs_task_id else None,
