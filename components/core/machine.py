@@ -18,8 +18,7 @@ def usable_cpus() -> int:
 
 
 def cache_dir() -> Path:
-    """Where generated streams, converted models, features and fingerprints are kept: $LITTORAL_CACHE, or
-    ~/.cache/littoral."""
+    """Where generated streams, converted models and fingerprints are kept: $LITTORAL_CACHE, or ~/.cache/littoral."""
     return Path(os.environ.get("LITTORAL_CACHE") or "~/.cache/littoral").expanduser().resolve()
 
 

@@ -171,8 +171,8 @@ class Backbone(nn.Module):
         arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
-        ends = torch.tensor(self._end_ids(), device=batch.input_ids.device)
-        inputs = self._inputs(batch)
+        ends, inputs = self._end_ids(), self._inputs(batch)
+        stops = torch.tensor(ends, device=inputs.mask.device)
         call, mask = self.family.call(self.model, inputs), inputs.mask
         # The next token's position in every direction is one more than the largest so far.
         position = call["position_ids"].amax(dim=-1, keepdim=True)
@@ -184,16 +184,16 @@ class Backbone(nn.Module):
                 hidden = self._decode(embeddings, call, use_cache=True, past_key_values=cache)
                 # One piece: a CPU would copy the whole output weight once per row to multiply it with a slice.
                 logits = self.family.logits(self.model, hidden[:, -1:].contiguous())[:, -1]
-                token = logits.argmax(dim=-1).masked_fill(ended, int(ends[0]))
+                token = logits.argmax(dim=-1).masked_fill(ended, ends[0])
                 tokens.append(token)
-                ended = ended | torch.isin(token, ends)
+                ended = ended | torch.isin(token, stops)
                 if len(tokens) == max_new_tokens or bool(ended.all()):
                     break
                 position = position + 1
                 mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
                 call = {"attention_mask": mask, "position_ids": position}
                 embeddings = self.language_model.get_input_embeddings()(token.unsqueeze(1))
-        return [_before_end(row, ends.tolist()) for row in torch.stack(tokens, dim=1).tolist()]
+        return [_before_end(row, ends) for row in torch.stack(tokens, dim=1).tolist()]
 
     @torch.no_grad()
     def picture_features(self, pictures: Sequence[Picture]) -> list[Tensor]:
