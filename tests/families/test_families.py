@@ -1,0 +1,172 @@
+"""Every model type against transformers itself: prompts, predictions at labels, greedy replies, labels by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.data.batch import IGNORE, Example, Picture, collate
+from components.data.rows import Row
+from components.models.backbone import Backbone, load_backbone
+from components.models.config import BackboneConfig
+from components.models.encoding import Encoder, build_encoder
+from components.models.families.base import FEATURES
+from tests.families import reference, tiny
+from tests.families.reference import Reference, said
+from tests.families.talks import ANSWERS, conversations, picture, row, rows
+
+# LLaVA-1.5's published template ends no answer, so Littoral writes the prompts that the model was trained with.
+OWN_PROMPTS = ("llava",)
+# These published templates write a blank into a history that they do not write into a prompt; answers are learned
+# behind what the model will be asked.
+BLANK_IN_HISTORY = ("llava_interleave", "llava_onevision")
+# What is learned of the second conversation below, answer by answer: copied from no code, read off the model's pages.
+LEARNED = {
+    "llava": "a cat on\n\nthe mat</s>",
+    "llava_interleave": "a cat on\n\nthe mat<|im_end|>",
+    "llava_next": "a cat on\n\nthe mat</s>",
+    "llava_onevision": "a cat on\n\nthe mat<|im_end|>",
+    "qwen2_vl": "a cat on\n\nthe mat<|im_end|>",
+    "qwen2_5_vl": "a cat on\n\nthe mat<|im_end|>",
+    "qwen3_vl": "a cat on\n\nthe mat<|im_end|>",
+    "internvl": "a cat on\n\nthe mat<|im_end|>",
+    "smolvlm": " a cat on\n\nthe mat<end_of_utterance>",
+    "idefics3": " a cat on\n\nthe mat<end_of_utterance>",
+    "mistral3": "a cat on\n\nthe mat</s>",
+    "paligemma": "a cat on\n\nthe mat<eos>",
+    "gemma3": "a cat on\n\nthe mat<end_of_turn>",
+    "llama": "Red.<|eot_id|>a cat on\n\nthe mat<|eot_id|>",
+    "qwen3": "Red.<|im_end|>a cat on\n\nthe mat<|im_end|>",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """One checkpoint, as Littoral and as transformers read it."""
+
+    name: str
+    backbone: Backbone
+    encoder: Encoder
+    reference: Reference
+
+
+@pytest.fixture(scope="module", params=tiny.NAMES)
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    folder = tiny.write(request.param, tmp_path_factory.mktemp(request.param))
+    config = BackboneConfig(name=str(folder), pad_to_square=False)
+    return Opened(
+        name=request.param,
+        backbone=load_backbone(config),
+        encoder=build_encoder(config),
+        reference=reference.load(folder),
+    )
+
+
+def test_prompt_ids_are_the_processors(opened: Opened) -> None:
+    if opened.name in OWN_PROMPTS:
+        pytest.skip("its own prompts: tests/unit/test_encoding.py")
+    for messages, one in zip(conversations(opened.name), rows(opened.name), strict=True):
+        ids = opened.encoder.prompt_example(one).input_ids.tolist()
+        assert ids == opened.reference.inputs(messages[:-1])["input_ids"][0].tolist()
+
+
+def test_training_ids_are_the_processors_and_begin_with_the_prompt(opened: Opened) -> None:
+    for messages, one in zip(conversations(opened.name), rows(opened.name), strict=True):
+        ids = opened.encoder.training_example(one).input_ids.tolist()
+        prompt = opened.encoder.prompt_example(one).input_ids.tolist()
+        if opened.name not in BLANK_IN_HISTORY or len(messages) == 2:
+            assert ids[: len(prompt)] == prompt
+        if opened.name not in (*OWN_PROMPTS, *BLANK_IN_HISTORY):
+            whole = opened.reference.inputs(messages, answering=False)["input_ids"][0].tolist()
+            assert ids == whole[: len(ids)]
+            assert len(whole) - len(ids) <= 1  # a line break or a blank behind the last end token teaches nothing
+
+
+def test_labels_are_the_answers_and_what_ends_them(opened: Opened) -> None:
+    example = opened.encoder.training_example(rows(opened.name)[1])
+    labels = example.labels[example.labels != IGNORE]
+    assert opened.reference.tokenizer.decode(labels, clean_up_tokenization_spaces=False) == LEARNED[opened.name]
+    assert int(labels[-1]) in opened.backbone._end_ids()
+    assert torch.equal(labels, example.input_ids[example.labels != IGNORE])
+
+
+def test_predictions_at_labels_are_transformers_own(opened: Opened) -> None:
+    examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
+    outputs = opened.backbone(collate(examples, pad_id=opened.encoder.pad_id, padding_side="right"))
+    for index, (inputs, example) in enumerate(zip(sent(opened, examples), examples, strict=True)):
+        expected = opened.reference.logits(inputs)[:-1][example.labels[1:] != IGNORE]
+        torch.testing.assert_close(outputs.logits[outputs.rows == index], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_a_prefix_is_what_its_tokens_in_front_would_be(opened: Opened) -> None:
+    examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
+    batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="right")
+    tokens = opened.reference.tokenizer("the sky", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    prefix = opened.backbone.language_model.get_input_embeddings()(tokens).expand(len(batch), -1, -1)
+    with opened.backbone.prefixed(prefix):
+        outputs = opened.backbone(batch)
+    for index, (inputs, example) in enumerate(zip(sent(opened, examples), examples, strict=True)):
+        longer = {**inputs, **{name: in_front(name, inputs[name], tokens) for name in inputs if name in BY_TOKEN}}
+        expected = opened.reference.logits(longer)[tokens.shape[1] : -1][example.labels[1:] != IGNORE]
+        torch.testing.assert_close(outputs.logits[outputs.rows == index], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_cached_features_give_the_same_predictions(opened: Opened) -> None:
+    examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
+    batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="right")
+    kept = [tuple(features_alone(opened.backbone, picture) for picture in row) for row in batch.pictures]
+    assert torch.equal(opened.backbone(replace(batch, pictures=kept)).logits, opened.backbone(batch).logits)
+
+
+def test_pictures_count_and_a_batch_without_any_works(opened: Opened) -> None:
+    shown = [one for one in rows(opened.name) if one.image is not None]
+    plain = [one for one in rows(opened.name) if one.image is None]
+    assert predicted(opened, plain).isfinite().all()
+    if opened.name not in tiny.TEXT_ONLY:
+        other = row([said("user", picture(40, 61), "what is this"), said("assistant", ANSWERS[0])], 9)
+        assert not torch.allclose(predicted(opened, shown[:1]), predicted(opened, [other]), atol=1e-2)
+
+
+def test_greedy_replies_of_a_mixed_batch_are_transformers_row_by_row(opened: Opened) -> None:
+    examples = [opened.encoder.prompt_example(one) for one in rows(opened.name)]
+    batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="left")
+    replies = opened.backbone.generate(batch, max_new_tokens=8)
+    for inputs, found in zip(sent(opened, examples, answering=True), replies, strict=True):
+        assert found == opened.reference.reply(inputs, max_new_tokens=8)
+    again = opened.backbone.generate(batch, max_new_tokens=8)  # nothing of an earlier batch stays in the model
+    assert again == replies
+
+
+BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+def sent(opened: Opened, examples: list[Example], *, answering: bool = False) -> list[dict[str, Tensor]]:
+    """The processor's tensors of each row, with the ids of `examples`, which may lack a last line break."""
+    made = []
+    for messages, example in zip(conversations(opened.name), examples, strict=True):
+        inputs = opened.reference.inputs(messages[:-1] if answering else messages, answering=answering)
+        ids = example.input_ids[None]
+        cut = {name: inputs[name][:, : ids.shape[1]] for name in inputs if name in BY_TOKEN}
+        made.append({**inputs, **cut, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    return made
+
+
+def in_front(name: str, values: Tensor, tokens: Tensor) -> Tensor:
+    """What stands at each token, with text in front."""
+    before = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}.get(name, torch.zeros_like(tokens))
+    return torch.cat([before, values], dim=1)
+
+
+def features_alone(backbone: Backbone, picture: Picture) -> Picture:
+    """The picture as it comes from a cache."""
+    (features,) = backbone.picture_features([picture])
+    kept = {name: picture.tensors[name] for name in backbone.family.kept}
+    return replace(picture, tensors={FEATURES: features, **kept})
+
+
+def predicted(opened: Opened, some: list[Row]) -> Tensor:
+    examples = [opened.encoder.training_example(one) for one in some]
+    return opened.backbone(collate(examples, pad_id=opened.encoder.pad_id, padding_side="right")).logits
