@@ -30,7 +30,8 @@ class BackboneConfig:
     """smol only: where its vision tower is tapped."""
     template: str = "auto"
     """How a conversation is written: auto (the model's own chat template where it can carry training, else the one that
-    goes with its tokenizer), vicuna_v1 (LLaVA-1.5), llava_v1, chatml, or chat (the model's own)."""
+    goes with its type or tokenizer), vicuna_v1 (LLaVA-1.5), llava_v1, chatml, mistral, paligemma, or chat (the model's
+    own)."""
     pad_to_square: bool = True
     """Pad pictures to a square, as LLaVA-1.5 does; off: the image processor's centre crop cuts long pictures."""
     max_length: Count = 2048

@@ -21,10 +21,11 @@ from components.data.batch import IGNORE, Example, Picture
 from components.data.formats.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.models.config import BackboneConfig
+from components.models.conversation import Choice, Said, Shown
 from components.models.cutting import kept_of_training, without_middles
 from components.models.families.base import Family, Layout
 from components.models.source import model_source
-from components.models.templates import Choice, Said, Shown, choose_template
+from components.models.templates import choose_template
 from components.models.user_text import TextTokenizer
 
 
@@ -133,7 +134,7 @@ class Encoder:
     def _encoded(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared], *, answering: bool) -> _Encoded:
         """Ids of the conversation, with the pictures' tokens and the tokenizer's prefix."""
         parts = self._parts
-        self._check_pictures(row, pictures)
+        self._check_counts(row, turns, pictures)
         rendered = parts.choice.render(_said(row, turns, pictures), answering)
         tokens = parts.tokenise(rendered)
         # As processors do: a template that writes the start token itself does not get a second one.
@@ -157,15 +158,18 @@ class Encoder:
             raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
         return _Encoded(ids=ids, said=said, answers=answers)
 
-    def _check_pictures(self, row: Row, pictures: Sequence[Prepared]) -> None:
-        most = self._parts.family.max_pictures
-        if most is None or len(pictures) <= most:
-            return
-        takes = "no pictures" if most == 0 else f"at most {most} in a row"
-        raise DataError(
-            f"row {row.sample_id} has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, but backbone "
-            f"{self.config.name!r} takes {takes}; leave the row out or choose another backbone."
-        )
+    def _check_counts(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared]) -> None:
+        family = self._parts.family
+        asked = sum(turn.speaker == "human" for turn in turns)
+        limits = (family.max_pictures, len(pictures), "picture"), (family.max_questions, asked, "question")
+        for most, found, what in limits:
+            if most is None or found <= most:
+                continue
+            takes = f"no {what}s" if most == 0 else f"at most {most} in a row"
+            raise DataError(
+                f"row {row.sample_id} has {found} {what}{'s' if found > 1 else ''}, but backbone {self.config.name!r} "
+                f"takes {takes}; leave the row out or choose another backbone."
+            )
 
     def _example(self, row: Row, encoded: _Encoded, pictures: Sequence[Prepared], *, answering: bool) -> Example:
         ids = encoded.ids
@@ -277,7 +281,7 @@ def _controls(family: Family, choice: Choice) -> frozenset[int]:
     """Tokens that user text must not become: special ones, and added ones of the template (some are not marked)."""
     tokenizer = family.files.tokenizer
     shown = [Shown(family.layout(64, 64).text)] if family.takes_pictures() else []
-    example = choice.render((Said("human", (*shown, "")), Said("gpt", ("",))), True)
+    example = choice.render((Said("human", (*shown, "?")), Said("gpt", ("!",))), True)
     added = tokenizer.added_tokens_decoder.items()
     written = (token for token, name in added if name.content.strip() and name.content in example.text)
     special = (token for token, name in added if name.special)

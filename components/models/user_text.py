@@ -18,7 +18,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from components.models.templates import Rendered, Span
+from components.models.conversation import Rendered, Span
 
 
 @dataclass(frozen=True, kw_only=True)

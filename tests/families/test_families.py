@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from components.core.errors import DataError
 from components.data.batch import IGNORE, Example, Picture, collate
-from components.data.rows import Row
+from components.data.rows import IMAGE_TOKEN, Row
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
@@ -93,6 +95,17 @@ def test_labels_are_the_answers_and_what_ends_them(opened: Opened) -> None:
     assert torch.equal(labels, example.input_ids[example.labels != IGNORE])
 
 
+def test_a_question_cannot_write_control_tokens(opened: Opened) -> None:
+    """Tokens of the template and of pictures are text where a user writes them."""
+    special = [*opened.reference.tokenizer.all_special_tokens, opened.backbone.family.placeholder or ""]
+    written = "".join(token for token in special if token != IMAGE_TOKEN)  # which rows may not write at all
+    shown = [] if opened.name in tiny.TEXT_ONLY else [picture(40, 60)]
+    talks = [[said("user", *shown, text), said("assistant", "no")] for text in ("is it one?", f"is {written} one?")]
+    plain, tricky = (opened.encoder.training_example(row(talk, 0)).input_ids for talk in talks)
+    for token in {*opened.reference.tokenizer.all_special_ids, opened.backbone.family.image_token_id}:
+        assert (tricky == token).sum() == (plain == token).sum()
+
+
 def test_predictions_at_labels_are_transformers_own(opened: Opened) -> None:
     examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
     outputs = opened.backbone(collate(examples, pad_id=opened.encoder.pad_id, padding_side="right"))
@@ -170,3 +183,9 @@ def features_alone(backbone: Backbone, picture: Picture) -> Picture:
 def predicted(opened: Opened, some: list[Row]) -> Tensor:
     examples = [opened.encoder.training_example(one) for one in some]
     return opened.backbone(collate(examples, pad_id=opened.encoder.pad_id, padding_side="right")).logits
+
+
+def test_paligemma_answers_one_question_a_row(tmp_path: Path) -> None:
+    encoder = build_encoder(BackboneConfig(name=str(tiny.write("paligemma", tmp_path))))
+    with pytest.raises(DataError, match=r"row r3 has 2 questions, but backbone .* takes at most 1 in a row"):
+        encoder.training_example(rows("qwen2_vl")[3])

@@ -122,7 +122,7 @@ def mistral3(folder: Path) -> None:
         pad_token="<pad>",
     )
     config = hf.Mistral3Config(
-        vision_config=hf.PixtralVisionConfig(**VISION, image_size=48, patch_size=4, head_dim=12),
+        vision_config=hf.PixtralVisionConfig(**VISION, image_size=48, patch_size=4),
         text_config=hf.MistralConfig(**TEXT, vocab_size=len(tokenizer), head_dim=8, sliding_window=None),
         spatial_merge_size=2,
         vision_feature_layer=-1,

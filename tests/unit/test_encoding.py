@@ -166,7 +166,7 @@ def test_too_long_rows_are_refused_not_cut(llava_dir: Path) -> None:
 
 
 def test_unknown_template_is_refused() -> None:
-    with pytest.raises(ConfigError, match="auto, vicuna_v1, llava_v1, chatml, chat"):
+    with pytest.raises(ConfigError, match="auto, vicuna_v1, llava_v1, chatml, mistral, paligemma, chat"):
         build_encoder(BackboneConfig(name="pocket", template="alpaca"))
 
 

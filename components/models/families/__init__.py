@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 GROUP = "littoral.families"
 FAMILIES = {
     "llava": "llava:Llava",
-    "qwen2_5_vl": "qwen2_5_vl:Qwen25VL",
+    "llava_next": "llava_next:LlavaNext",
+    "llava_onevision": "llava_next:LlavaOnevision",
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "qwen2_5_vl:Qwen25VL"),
+    "qwen3_vl": "qwen3_vl:Qwen3VL",
+    "internvl": "internvl:InternVL",
+    **dict.fromkeys(("smolvlm", "idefics3"), "smolvlm:SmolVLM"),
+    "paligemma": "gemma:PaliGemma",
+    "gemma3": "gemma:Gemma3",
+    "mistral3": "mistral3:Mistral3",
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "text:Text"),
 }
 

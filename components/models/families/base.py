@@ -71,6 +71,8 @@ class Family:
     features are its output already."""
     max_pictures: ClassVar[int | None] = None
     """Most pictures that a row may have; None: any number."""
+    max_questions: ClassVar[int | None] = None
+    """Most questions that a row may have; None: any number."""
     kept: ClassVar[tuple[str, ...]] = ()
     """Tensors of a picture that are needed even where its features are cached."""
     template: ClassVar[str | None] = None
@@ -111,15 +113,18 @@ class Family:
         return self.picture(Image.new("RGB", (width, height)))[0]
 
     def pixels(self, image: Image.Image, **options: object) -> dict[str, Tensor]:
-        """What the model's own image processor makes of a picture."""
+        """The tensors that the model's own image processor makes of a picture."""
+        return {name: value for name, value in self.processed(image, **options).items() if isinstance(value, Tensor)}
+
+    def processed(self, image: Image.Image, **options: object) -> Mapping[str, Any]:
+        """All that the model's own image processor makes of a picture."""
         processor: Any = self.files.image_processor
         try:
-            made = processor(images=image, return_tensors="pt", **options)
+            return processor(images=image, return_tensors="pt", **options)
         except ValueError as error:  # of Pillow or the library: a shape that the processor cannot take
             raise DataError(
                 f"the image processor refused a picture of {image.width} x {image.height}: {error}"
             ) from error
-        return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
     # Where the model is.
 
@@ -134,7 +139,9 @@ class Family:
 
     def embed(self, model: PreTrainedModel, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Embeddings [sum of V, D] of pictures with these features, and what the call needs beside them."""
-        return torch.cat([*features]), {}
+        embeddings = cast(Any, model).get_input_embeddings().weight
+        none = torch.zeros(0, self.picture_width, dtype=embeddings.dtype, device=embeddings.device)
+        return torch.cat([none, *features]), {}
 
     def call(self, model: PreTrainedModel, inputs: ModelInputs) -> dict[str, Any]:
         """Arguments of the language model beside embeddings and cache."""

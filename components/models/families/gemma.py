@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class PaliGemma(Family):
     """One question a row, about one or more pictures. Prompts are seen in both directions, answers are causal."""
 
+    max_questions = 1
     template = "paligemma"
 
     def picture(self, image: Image.Image) -> tuple[Layout, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ class LlavaNext(Family):
         return side**2 + lines * (columns + 1)
 
     def _grid(self, height: int, width: int, side: int) -> tuple[int, int]:
-        """Lines and columns of the tiles' tokens, for tiles of `side` x `side`; padding is cut off as the model does."""
+        """Lines and columns of the tiles' tokens, for tiles of `side` x `side`; their padding is cut off."""
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
         size, tile = (height, width), self.config.vision_config.image_size

@@ -1,4 +1,4 @@
-"""Mistral Small 3.1 and later: the Pixtral tower takes pictures of any shape, and each line of tokens ends in a mark."""
+"""Mistral Small 3.1 and later: the Pixtral tower takes pictures of any shape; a line of tokens ends in a mark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: pictures of any size in patches, and positions in three directions."""
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size in patches, and positions in three directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmolVLM and Idefics3: a picture is cut into tiles, each announced by its row and column, with a small whole behind."""
+"""SmolVLM and Idefics3: a picture is cut into tiles, each announced by its row and column, then a small whole."""
 
 from __future__ import annotations
 
