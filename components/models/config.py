@@ -17,7 +17,7 @@ class BackboneConfig:
     """Which model, in which precision, and how rows are turned into its inputs."""
 
     name: str = "smol"
-    """smol, pocket, or a directory or hub id in Hugging Face's LLaVA layout."""
+    """smol, pocket, or a directory or hub id of a supported model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the frozen weights; what trains is float32 in both cases."""
     adapter_compute: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from components.data.rows import IMAGE_TOKEN, Row
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
+from components.models.families import supported_types
 from components.models.families.base import FEATURES
 from tests.families import reference, tiny
 from tests.families.reference import Reference, said
@@ -189,3 +191,9 @@ def test_paligemma_answers_one_question_a_row(tmp_path: Path) -> None:
     encoder = build_encoder(BackboneConfig(name=str(tiny.write("paligemma", tmp_path))))
     with pytest.raises(DataError, match=r"row r3 has 2 questions, but backbone .* takes at most 1 in a row"):
         encoder.training_example(rows("qwen2_vl")[3])
+
+
+def test_the_page_names_the_supported_types() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "models.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `") and "model_type" not in line]
+    assert sorted(name for cell in table for name in re.findall(r"`(\w+)`", cell)) == supported_types()
