@@ -29,17 +29,14 @@ class SmolVLM(Family):
         vision = self.config.vision_config
         tokens = (vision.image_size // vision.patch_size) ** 2 // self.config.scale_factor**2
         tiles = rows * columns + 1
-        return Layout(announced(rows, columns), (tokens,) * tiles), {
-            "pixel_values": made["pixel_values"][0],
-            "pixel_attention_mask": made["pixel_attention_mask"][0],
-            "num_tiles": torch.tensor([tiles]),
-        }
+        # Tiles are padded to those of other pictures only, so the mask of a lone one says nothing (2 MB a tile).
+        assert bool(made["pixel_attention_mask"].all())
+        tensors = {"pixel_values": made["pixel_values"][0], "num_tiles": torch.tensor([tiles])}
+        return Layout(announced(rows, columns), (tokens,) * tiles), tensors
 
     def features(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Sequence[Tensor]:
         # The model drops tiles of zeros as padding. All pictures' tiles are given as those of one row: there is none.
-        made = cast(Any, model).get_image_features(
-            tensors["pixel_values"].unsqueeze(0), tensors["pixel_attention_mask"].unsqueeze(0), return_dict=True
-        )
+        made = cast(Any, model).get_image_features(tensors["pixel_values"].unsqueeze(0), return_dict=True)
         tiles = tensors["num_tiles"]
         (flat,) = made.pooler_output
         return flat.split((tiles * (len(flat) // int(tiles.sum()))).tolist())
