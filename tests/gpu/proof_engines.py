@@ -108,7 +108,7 @@ def _time(facts: Facts, llava: RandomLlava, stage: Literal[0, 2, 3] | None) -> N
         forget_peak(scale)
         engine = _engine(model, OPTIMIZER, stage, micro=len(batch), accumulation=1, rates=method.learning_rates())
         model.train()
-        facts["step_s"] = timed(lambda: take_step(engine, model, method, [batch], batch.input_ids.device), scale)
+        facts["step_s"] = timed(lambda: take_step(engine, model, method, [batch], model.device), scale)
         facts["peak_gib"] = peak_gib(scale)
         started = time.perf_counter()
         engine.close()

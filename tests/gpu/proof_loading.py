@@ -13,6 +13,7 @@ from proof_scale import Scale, forget_peak, peak_gib
 from proof_steps import random_llava
 
 from components.models.backbone import load_backbone
+from components.models.source import model_source
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -33,6 +34,10 @@ def loading(record: Record, scale: Scale, folder: Path) -> None:
         del llava.model, llava
     if not any(Path(config.name).glob("*.safetensors")):
         return
+    with record.measuring("the digest of its files, once a machine", budget_s=90) as facts:
+        started = time.perf_counter()
+        model_source(config).fingerprint()
+        facts["seconds"] = time.perf_counter() - started
     # The files were just written, so the system may still hold them in memory: this is the least that loading takes.
     with record.measuring("load it to the device", budget_s=90) as facts:
         before = _host_gib("VmRSS")

@@ -148,9 +148,9 @@ def _entries(part: nn.Module, own: dict[str, nn.Module]) -> int:
 
 
 def training_batch(encoder: Encoder, scale: Scale, *, task: int = 0, rows: int | None = None) -> Batch:
-    """Rows of `scale.tokens` tokens, a picture each, for one of the tasks, on the device."""
+    """Rows of `scale.tokens` tokens, a picture each, for one of the tasks; on the CPU, as they come from a reader."""
     examples = [encoder.training_example(row) for row in task_rows(encoder, scale, task, rows or scale.rows)]
-    return collate(examples, pad_id=encoder.pad_id, padding_side="right").to(torch.device(scale.device))
+    return collate(examples, pad_id=encoder.pad_id, padding_side="right")
 
 
 def task_rows(encoder: Encoder, scale: Scale, task: int, count: int) -> list[Row]:
@@ -205,12 +205,12 @@ def at_task(
         batch = training_batch(encoder, scale, task=index)
         method.begin_task(model, info)
         model.to(model.device)
-        method.calibrate(model, info, iter([batch]), mean_over_workers)
+        method.calibrate(model, info, iter([batch.to(model.device)]), mean_over_workers)
         if index + 1 < depth:
             engine = TorchEngine(model, OPTIMIZER, rates=method.learning_rates())
             update(engine, model, method, [batch])
             engine.close()
-            method.end_task(engine, info, iter([batch]))
+            method.end_task(engine, info, iter([batch.to(model.device)]))
     return method
 
 

@@ -84,7 +84,7 @@ class Stand:
         _, self.limit = matrix_product(self.scale, torch.bfloat16)
         self.medians: dict[str, float] = {}
         with llava.backbone() as model, torch.no_grad():
-            self.loss = float(model(self.batch).loss)
+            self.loss = float(model(self.batch.to(model.device)).loss)
 
     def bound(self, *, checkpointing: bool = False) -> None:
         """The frozen model forward, and back to its first layer's input: no step can be faster."""
@@ -93,8 +93,9 @@ class Stand:
             embedding = model.language_model.get_input_embeddings()
             hook = embedding.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_(True))
             model.train()
+            batch = self.batch.to(model.device)
             try:
-                self._time(facts, what, lambda: model(self.batch).loss.backward())
+                self._time(facts, what, lambda: model(batch).loss.backward())
             finally:
                 hook.remove()
 
@@ -164,11 +165,12 @@ class Stand:
         rows = task_rows(self.llava.encoder, self.scale, 0, self.scale.rows)
         pictures: list[Image.Image] = [Image.open(io.BytesIO(row.image)) for row in rows if row.image is not None]
         pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+        device = self.scale.device
         return {
-            "input_ids": self.batch.input_ids,
-            "attention_mask": self.batch.attention_mask,
-            "labels": self.batch.labels,
-            "pixel_values": pixels.to(self.scale.device, torch.bfloat16),
+            "input_ids": self.batch.input_ids.to(device),
+            "attention_mask": self.batch.attention_mask.to(device),
+            "labels": self.batch.labels.to(device),
+            "pixel_values": pixels.to(device, torch.bfloat16),
         }
 
     def _require_same(self, loss: float) -> None:
