@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from proof_record import Record
-from proof_scale import Scale, timed
+from proof_scale import Scale, float32_products, timed
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
@@ -29,7 +27,8 @@ def card(record: Record, scale: Scale, folder: Path) -> None:
         ("tf32", torch.float32, "high"),
     ):
         with record.measuring(f"{name} matrix product, {scale.matmul} cubed", budget_s=20) as facts:
-            with float32_products(precision):
+            with float32_products():
+                torch.set_float32_matmul_precision(precision)
                 facts["seconds"], rate = matrix_product(scale, dtype)
             facts["tflop_s"] = rate / 1e12
     with record.measuring("copy on the device", budget_s=20) as facts:
@@ -45,17 +44,6 @@ def matrix_product(scale: Scale, dtype: torch.dtype) -> tuple[list[float], float
     left, right = (torch.randn(n, n, device=scale.device, dtype=dtype) for _ in range(2))
     seconds = timed(lambda: left @ right, scale)
     return seconds, 2 * n**3 / seconds[0]
-
-
-@contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """PyTorch's precision of float32 matrix products for a while: "highest", or "high" for TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _driver() -> str | None:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from proof_equality import exact_products
-from proof_model import OPTIMIZER, RandomLlava, at_task, training_batch
+from proof_model import OPTIMIZER, RandomLlava, at_task, training_batch, update
 from proof_record import Facts, Record, require
 from proof_scale import Scale, forget_peak, peak_gib, timed
 from proof_steps import random_llava
@@ -22,7 +22,6 @@ from toy_tasks import attached, fresh_backbone, tiny_config, toy_tasks
 from components.models.backbone import Backbone
 from components.training.engine import DeepSpeedEngine, Engine, TorchEngine
 from components.training.optimizer import OptimizerConfig
-from components.training.step import take_step
 
 STAGES: tuple[Literal[0, 2, 3], ...] = (0, 2, 3)
 TOLERANCE = 2e-4  # relative: float32 sums in another order, amplified by the updates
@@ -54,10 +53,9 @@ def losses(name: str, stage: Literal[0, 2, 3] | None, device: torch.device, *, u
     (first, second) = toy_tasks(pictured=True)
     method.begin_task(model, first.info)
     model.to(device)
-    config, batches = OptimizerConfig(learning_rate=1e-2), [first.batch.to(device), second.batch.to(device)]
+    config, batches = OptimizerConfig(learning_rate=1e-2), [first.batch, second.batch]
     engine = _engine(model, config, stage, micro=len(first.batch), accumulation=2, rates=method.learning_rates())
-    model.train()
-    found = [float(take_step(engine, model, method, batches, device)["loss"]) for _ in range(updates)]
+    found = [float(update(engine, model, method, batches)) for _ in range(updates)]
     engine.close()
     return found
 
@@ -107,8 +105,7 @@ def _time(facts: Facts, llava: RandomLlava, stage: Literal[0, 2, 3] | None) -> N
         method = at_task(model, "sequential_lora", scale, llava.encoder)
         forget_peak(scale)
         engine = _engine(model, OPTIMIZER, stage, micro=len(batch), accumulation=1, rates=method.learning_rates())
-        model.train()
-        facts["step_s"] = timed(lambda: take_step(engine, model, method, [batch], model.device), scale)
+        facts["step_s"] = timed(lambda: update(engine, model, method, [batch]), scale)
         facts["peak_gib"] = peak_gib(scale)
         started = time.perf_counter()
         engine.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from proof_scale import Scale
-from torch import nn
+from proof_scale import Scale, float32_products
+from torch import Tensor, nn
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
@@ -30,8 +30,9 @@ from components.models.backbone import Backbone
 from components.models.config import BackboneConfig
 from components.models.embedded.pocket import pocket_processor
 from components.models.encoding import Encoder, build_encoder
-from components.training.engine import TorchEngine, mean_over_workers
+from components.training.engine import Engine, TorchEngine, mean_over_workers
 from components.training.optimizer import OptimizerConfig
+from components.training.precision import set_float32_products
 from components.training.step import take_step
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
@@ -110,15 +111,11 @@ class RandomLlava:
 
     @contextmanager
     def backbone(self, **options: object) -> Iterator[Backbone]:
-        """The model as methods see it, for a while."""
-        with self.bare() as model:
-            yield Backbone(
-                model,
-                family=self.encoder.family,
-                config=self.config(**options),
-                fingerprint="random",
-                end_id=self.encoder.end_id,
-            )
+        """The model as methods see it, for a while, with float32 products as a run with these options makes them."""
+        config, family, end_id = self.config(**options), self.encoder.family, self.encoder.end_id
+        with self.bare() as model, float32_products():
+            set_float32_products(config, torch.device(self.scale.device))
+            yield Backbone(model, family=family, config=config, fingerprint="random", end_id=end_id)
 
     def flops(self, batch: Batch) -> float:
         """Floating point operations of the frozen matrices for one step on `batch`.
@@ -214,7 +211,8 @@ def at_task(
     return method
 
 
-def update(engine: TorchEngine, model: Backbone, method: Method, batches: Sequence[Batch]) -> float:
-    """One update, exactly as a training worker makes it; its loss."""
+def update(engine: Engine, model: Backbone, method: Method, batches: Sequence[Batch]) -> Tensor:
+    """One update, exactly as a training worker makes it; its loss, which may still be being computed."""
     model.train()
-    return float(take_step(engine, model, method, batches, model.device)["loss"])
+    sums, _ = take_step(engine, model, method, batches, model.device)
+    return sums["loss"]

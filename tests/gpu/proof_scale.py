@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,16 +60,8 @@ SMALL = Scale(
     device="cpu",
     matmul=256,
     copied_bytes=1 << 20,
-    text={**TEXT_7B, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
-    vision={
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "projection_dim": 32,
-        "image_size": 56,
-        "patch_size": 14,
-    },
+    text=dict(zip(TEXT_7B, (64, 96, 2, 4, 2048), strict=True)),
+    vision=dict(zip(VISION_7B, (32, 48, 2, 2, 32, 56, 14), strict=True)),
     rows=2,
     tokens=48,
     answer=4,
@@ -115,3 +108,14 @@ def forget_peak(scale: Scale) -> None:
 def peak_gib(scale: Scale) -> float | None:
     """The card's memory in use at most since then, as PyTorch's allocator saw it; None without a card."""
     return torch.cuda.max_memory_allocated() / 2**30 if scale.on_gpu else None
+
+
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """Put back, at its end, how PyTorch makes float32 products: in TF32 or exactly."""
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matrices)
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -6,22 +6,29 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from proof_card import float32_products, matrix_product
+from proof_card import matrix_product
 from proof_model import OPTIMIZER, RandomLlava, at_task, task_rows, training_batch, update
 from proof_record import Facts, Record
 from proof_scale import Scale, forget_peak, peak_gib, timed
 from transformers import CLIPImageProcessorPil
 
-from components.models.backbone import Backbone
 from components.training.engine import TorchEngine, trainable_parameters
 
 PLACES = {
     "o_proj": r".*language_model.*\.self_attn\.o_proj",
     "all_linear": r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+}
+# The precision of adapters' arithmetic, as a run chooses it (options of the backbone); the first is a GPU's default.
+FAST: dict[str, Any] = {"adapter_compute": "bfloat16"}
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bfloat16": FAST,
+    "TF32": {"adapter_compute": "float32", "float32_matmul": "high"},
+    "float32": {"adapter_compute": "float32", "float32_matmul": "highest"},
 }
 SAME_LOSS = 0.02  # relative, of two bfloat16 forward passes
 
@@ -44,14 +51,14 @@ def steps(record: Record, scale: Scale, folder: Path) -> None:
         stand.bound()
         stand.bound(checkpointing=True)
         for place, rank in (("o_proj", small), ("all_linear", small), ("all_linear", large)):
-            plain = f"peft, {place}, rank {rank}"
+            plain, ours = f"peft, {place}, rank {rank}", f"ours, {place}, rank {rank}"
             options = {"targets": place, "rank": rank}
-            ours = f"ours, {place}, rank {rank}"
             stand.peft(plain, place, rank, autocast=False)
             stand.peft(f"{plain}, autocast", place, rank, autocast=True, against=plain)
-            stand.method(ours, "sequential_lora", options, against=plain)
-            stand.method(f"{ours}, TF32", "sequential_lora", options, against=plain, precision="high")
-        stand.method(f"{ours}, checkpointing", "sequential_lora", options, against=plain, checkpointing=True)
+            for precision, chosen in PRECISIONS.items():
+                stand.method(f"{ours}, {precision}", "sequential_lora", options, against=plain, **chosen)
+        spared = {**FAST, "gradient_checkpointing": True}
+        stand.method(f"{ours}, checkpointing", "sequential_lora", options, against=plain, **spared)
 
 
 def methods(record: Record, scale: Scale, folder: Path) -> None:
@@ -89,7 +96,10 @@ class Stand:
     def bound(self, *, checkpointing: bool = False) -> None:
         """The frozen model forward, and back to its first layer's input: no step can be faster."""
         what = "frozen model" + (", checkpointing" if checkpointing else "")
-        with self.record.measuring(what, budget_s=40) as facts, self._backbone(checkpointing) as model:
+        with (
+            self.record.measuring(what, budget_s=40) as facts,
+            self.llava.backbone(gradient_checkpointing=checkpointing) as model,
+        ):
             embedding = model.language_model.get_input_embeddings()
             hook = embedding.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_(True))
             model.train()
@@ -128,26 +138,16 @@ class Stand:
         options: dict[str, object],
         *,
         depth: int = 1,
-        checkpointing: bool = False,
-        precision: str = "highest",
         against: str | None = None,
+        **backbone: object,
     ) -> None:
-        """A method's update as a training worker makes it."""
-        with (
-            self.record.measuring(what, budget_s=40) as facts,
-            float32_products(precision),
-            self._backbone(checkpointing) as model,
-        ):
+        """A method's update as a training worker makes it, with options of the backbone."""
+        with self.record.measuring(what, budget_s=40) as facts, self.llava.backbone(**backbone) as model:
             method = at_task(model, name, self.scale, self.llava.encoder, depth=depth, options=options)
             engine = TorchEngine(model, OPTIMIZER, rates=method.learning_rates())
             facts["trainable"] = sum(parameter.numel() for parameter in trainable_parameters(model).values())
             self._time(facts, what, lambda: update(engine, model, method, [self.batch]), against=against)
             engine.close()
-
-    @contextmanager
-    def _backbone(self, checkpointing: bool) -> Iterator[Backbone]:
-        with self.llava.backbone(gradient_checkpointing=checkpointing) as model:
-            yield model
 
     def _time(self, facts: Facts, what: str, step: Callable[[], object], *, against: str | None = None) -> None:
         forget_peak(self.scale)

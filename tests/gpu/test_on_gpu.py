@@ -52,5 +52,5 @@ def test_updates_in_bfloat16_lower_the_loss(checkpointing: bool, tmp_path: Path)
         method = at_task(model, "sequential_lora", llava.scale, llava.encoder)
         engine = TorchEngine(model, replace(OPTIMIZER, learning_rate=1e-2))
         batch = training_batch(llava.encoder, llava.scale)
-        first, *_, last = [update(engine, model, method, [batch]) for _ in range(10)]
+        first, *_, last = [float(update(engine, model, method, [batch])) for _ in range(10)]
     assert last < first
