@@ -19,7 +19,7 @@ from components.training.engine import TorchEngine
 
 # Names of events. Those of CUDA stop the host until the card has caught up; on a CPU only PyTorch's own show.
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
-READS = "aten::_local_scalar_dense"  # a number that Python asks for
+READS = "aten::_local_scalar_dense"  # a number that Python asks for; on the CPU, as AdamW's step counts are, it is free
 SIZES = "aten::nonzero"  # a tensor whose size depends on data
 TO_HOST, TO_DEVICE = "Memcpy DtoH", "Memcpy HtoD"
 
