@@ -179,3 +179,32 @@ def test_shapes_are_counted_without_weights(tmp_path: Path) -> None:
     skeleton = model_source(BackboneConfig(name=str(folder), dtype="bfloat16")).skeleton()
     assert sum(p.numel() for p in skeleton.parameters()) == sum(tensor.numel() for tensor in weights.values())
     assert {(p.device.type, p.dtype) for p in skeleton.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_a_run_of_a_model_that_is_not_on_this_machine(hub: HubServer, tmp_path: Path) -> None:
+    """A dry run takes the small files; without a network, the run says what to do before anything starts."""
+    coast = str(Path(__file__).parents[2] / "pipelines" / "coast.py")
+    command = [sys.executable, coast, "pocket", "--backbone.name", "tiny/shards", "--method", "sequential-lora"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "LITTORAL_CACHE": str(tmp_path / "littoral")}
+    storage = tmp_path / "runs"
+
+    def said(*options: str, **settings: str) -> tuple[int, str, str]:
+        given = [*command, "--storage", str(storage), *options]
+        done = subprocess.run(
+            given, env=environment | settings, capture_output=True, text=True, timeout=300, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    before = len(hub.asked)
+    code, out, err = said("--dry-run")
+    assert code == 0, err
+    assert "tiny/shards" in out
+    fetched = [line for line in hub.asked[before:] if line.startswith("GET") and "/resolve/" in line]
+    assert {line.rsplit("/", 1)[-1] for line in fetched} >= {"config.json", "tokenizer.json"}
+    assert not [line for line in fetched if line.endswith(("safetensors", ".bin", ".index.json"))]
+
+    code, out, err = said("--run-id", "one", HF_HUB_OFFLINE="1")
+    assert code == 1
+    assert "run `hf download tiny/shards` where there is a network" in err
+    assert not storage.exists()
