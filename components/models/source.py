@@ -215,6 +215,13 @@ class ModelSource:
 
     def _not_loaded(self, part: str, error: Exception) -> ConfigError:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        wanted = re.search(r"requires the (\w+) library|Missing optional dependencies: (\w+)", str(error))
+        if wanted is not None:
+            package = (wanted[1] or wanted[2]).lower()
+            return ConfigError(
+                f"the {part} of backbone {self.config.name!r} needs the package {package}, which is not installed; run "
+                f"`pip install {package}`."
+            )
         return ConfigError(
             f"the {part} of backbone {self.config.name!r} cannot be loaded ({first}); give {accepted_names()} of a "
             "supported model."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -170,6 +171,18 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="could run code"):
         model_source(BackboneConfig(name=str(folder))).model()
     assert not (tmp_path / "made").exists()
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    """An image processor that transformers has with torchvision alone; this environment has none."""
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed")
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "processor_config.json").unlink()
+    kind = json.dumps({"image_processor_type": "Llama4ImageProcessor"})
+    (folder / "preprocessor_config.json").write_text(kind, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"needs the package torchvision, .*; run `pip install torchvision`"):
+        model_source(BackboneConfig(name=str(folder))).processor_files()
 
 
 def test_shapes_are_counted_without_weights(tmp_path: Path) -> None:

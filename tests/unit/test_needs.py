@@ -30,6 +30,7 @@ from components.training.plan import Plan, plan_stream
 from pipelines import coast
 from pipelines.littoral import guarded
 from pipelines.presets import preset
+from tests.families import tiny
 
 # LLaVA-1.5-7B as published: 32 layers of width 4096 with an MLP of 11008, 32 heads of 128, two tables of 32064 words, a
 # CLIP-L tower of 24 layers of width 1024 and an MLP of 4096 over 24 x 24 patches of 14 x 14 pixels.
@@ -203,6 +204,25 @@ def test_what_trains_is_counted_as_it_is(name: str) -> None:
     method.begin_task(model, TaskInfo(index=0, name="one", instructions=["What colour?"]))
     trains = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     assert sorted(size.trainable) == sorted(trains)
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_every_model_type_is_counted(name: str, tmp_path: Path) -> None:
+    """Weights, decoder and what trains, against the model with its weights; a plan has a size for all that there is."""
+    backbone = BackboneConfig(name=str(tiny.write(name, tmp_path / name)))
+    found = counted(backbone, SequentialLoraConfig(rank=2))
+    model = load_backbone(backbone)
+    assert found.shape.weights == sum(parameter.numel() for parameter in model.model.parameters())
+    method = SequentialLoraConfig(rank=2).build(seed=0)
+    method.attach(model, None)
+    method.begin_task(model, TaskInfo(index=0, name="one", instructions=["What colour?"]))
+    assert found.method is not None
+    assert sum(found.method.trainable) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.shape.cache_bytes > 0
+    assert (found.shape.tower > 0) == (name not in tiny.TEXT_ONLY)
+    planned = memory_plan(found, load_of())
+    assert {"frozen weights", "activations", "logits"} <= set(planned.training)
+    assert {"prefill", "keys and values"} <= set(planned.answering)
 
 
 def test_stages_share_what_they_shard(llava: BackboneConfig) -> None:
