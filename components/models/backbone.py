@@ -165,7 +165,6 @@ class Backbone(nn.Module):
 
         These are the token that training teaches as the end and those of the model's generation configuration. Nothing
         else of that configuration counts: penalties for repetition would change greedy answers.
-        `synced_gpus` keeps all workers in step until the slowest is done; ZeRO-3 needs it.
 
         The loop is our own because transformers' `generate` goes through the whole model, whose types each want other
         arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
