@@ -179,8 +179,11 @@ class ModelSource:
         found = re.search(r"^license:[ \t]*(\S.*)$", head[0], re.MULTILINE) if head else None
         return found[1].strip().strip("\"'") if found else None
 
-    def model(self) -> PreTrainedModel:
-        """The model with its weights, on the CPU, in the precision and with the attention of the configuration."""
+    def model(self, *, decoder: bool = True) -> PreTrainedModel:
+        """The model with its weights, on the CPU, in the precision and with the attention of the configuration.
+
+        Without its `decoder` the language model has no layers, and their weights are not read.
+        """
         import transformers
 
         from components.models.quiet import without_progress_bars
@@ -189,11 +192,20 @@ class ModelSource:
         attention = self.config.attention
         if attention == "auto":
             attention = "sdpa" if torch.cuda.is_available() else "eager"
+        config = self.model_config()
+        if not decoder:
+            text = config.get_text_config(decoder=True)
+            text.num_hidden_layers = 0
+            if getattr(text, "layer_types", None) is not None:
+                text.layer_types = []
         try:
             with without_progress_bars():
                 loader = getattr(transformers, self.family_class().auto_class)
                 return loader.from_pretrained(
-                    self.location(weights=True), dtype=DTYPES[self.config.dtype], attn_implementation=attention
+                    self.location(weights=True),
+                    config=config,
+                    dtype=DTYPES[self.config.dtype],
+                    attn_implementation=attention,
                 )
         except pickle.UnpicklingError as error:
             raise ConfigError(

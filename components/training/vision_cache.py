@@ -18,10 +18,10 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -31,7 +31,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from components.core.errors import DataError
 from components.core.files import host_name, write_bytes
@@ -40,6 +40,7 @@ from components.core.runtime import fast_imports
 from components.data.batch import Picture
 from components.data.rows import Split, row_from_record
 from components.models.config import BackboneConfig
+from components.training.pickled import PickledCallable
 
 if TYPE_CHECKING:  # transformers is imported where pictures are encoded, not by the driver
     from components.models.encoding import Prepared
@@ -136,32 +137,43 @@ class ShardWork:
 def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig, cache: VisionCache) -> None:
     """Compute the features that are missing for the rows reached; what a killed run has computed is kept."""
     remove_leftovers(cache.root)
-    work: list[ShardWork] = []
-    for split, groups in reached:
-        missing = {place: list(rows) for place, rows in groups.items() if not cache.holds(split, *place, rows)}
-        for shard in sorted({shard for shard, _ in missing}):
-            rows = {group: missing[each, group] for each, group in sorted(missing) if each == shard}
-            work.append(ShardWork(split=split, shard=shard, rows=rows))
+    work = _missing(reached, cache)
     if not work:
         return
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
     with DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # `max_restarts` has no other name in Ray 2.60
         items = ray.data.from_items([{"work": each} for each in work], override_num_blocks=len(work))
-        written = items.map_batches(
+        if num_gpus:  # a tower takes a picture in a millisecond, and decoding it takes twenty: many CPUs feed each GPU
+            reader = PickledCallable(PictureReader(backbone, cache))
+            items = items.map_batches(reader, batch_size=1, batch_format="numpy")  # type: ignore[arg-type]
+        items.map_batches(
             FeatureWriter,
             fn_constructor_kwargs={"backbone": backbone, "cache": cache},
-            batch_size=1,
+            batch_size=ENCODE_ROWS if num_gpus else 1,
             batch_format="numpy",
-            num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
-            compute=ActorPoolStrategy(size=1),
+            num_gpus=1 if num_gpus else 0,
+            compute=ActorPoolStrategy(size=max(1, num_gpus)),
             max_restarts=0,  # what a lost actor left is found again by a rerun
         ).count()  # counting is what runs the lazy dataset
-    if written != len(work):
-        raise DataError(f"vision features of {written} of {len(work)} shards were written; run the command again.")
+    left = _missing(reached, cache)
+    if left:
+        raise DataError(f"vision features of {len(left)} of {len(work)} shards are missing; run the command again.")
+
+
+def _missing(reached: Sequence[tuple[Split, Reached]], cache: VisionCache) -> list[ShardWork]:
+    """What of the rows reached is not in the cache, by shard."""
+    work: list[ShardWork] = []
+    for split, groups in reached:
+        missing = {place: list(rows) for place, rows in groups.items() if not cache.holds(split, *place, rows)}
+        for shard in sorted({shard for shard, _ in missing}):
+            rows = {group: missing[each, group] for each, group in sorted(missing) if each == shard}
+            work.append(ShardWork(split=split, shard=shard, rows=rows))
+    return work
 
 
 def remove_leftovers(root: Path) -> None:
@@ -179,53 +191,80 @@ def remove_leftovers(root: Path) -> None:
             continue
 
 
+class PictureReader:
+    """Turns work into pictures as the tower takes them, `ENCODE_ROWS` at a time: names, layouts, tensors as bytes."""
+
+    def __init__(self, backbone: BackboneConfig, cache: VisionCache) -> None:
+        self.backbone, self.cache = backbone, cache
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
+        with fast_imports():
+            from components.models.encoding import build_encoder, row_images
+
+        encoder = build_encoder(self.backbone)
+        for work in batch["work"]:
+            file = pq.ParquetFile(work.split.shard_paths()[work.shard])
+            for group, rows in work.rows.items():
+                records = file.read_row_group(group).to_pylist()
+                images = [row_images(row_from_record(record)) for record in records]
+                names = [[hashlib.sha256(image).hexdigest() for image in of_row] for of_row in images]
+                wanted = {
+                    name: (records[row]["sample_id"], image)
+                    for row in rows
+                    for name, image in zip(names[row], images[row], strict=True)
+                    if not self.cache.features_file(name).is_file()
+                }
+                every = list(wanted)
+                for start in range(0, len(every), ENCODE_ROWS):
+                    chosen = every[start : start + ENCODE_ROWS]
+                    prepared = [encoder.prepared_picture(wanted[name][1], sample_id=wanted[name][0]) for name in chosen]
+                    yield {
+                        "name": chosen,
+                        "layout": [json.dumps(each.layout) for each in prepared],
+                        "num_tokens": [sum(each.layout.runs) for each in prepared],
+                        "tensors": [save(contiguous(each.tensors)) for each in prepared],
+                    }
+                # A list without its features is no harm: whoever looks for them finds them missing.
+                write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(names).encode())
+
+
 class FeatureWriter:
-    """A Ray Data actor: holds the model once and turns pictures of shards into files of features."""
+    """A Ray Data actor: holds the towers once and turns pictures into files of features.
+
+    It is given what `PictureReader` makes, or the work itself.
+    """
 
     def __init__(self, backbone: BackboneConfig, cache: VisionCache) -> None:
         with fast_imports():
             from components.models.backbone import load_backbone
-            from components.models.encoding import build_encoder, row_images
             from components.models.families.base import FEATURES
 
-        self.row_images, self.name = row_images, FEATURES
+        self.name = FEATURES
         torch.set_num_threads(2)
-        self.config, self.cache = backbone, cache
+        self.dtype, self.cache = getattr(torch, backbone.dtype), cache
+        self.read = PictureReader(backbone, cache)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_backbone(backbone).to(device)
-        self.encoder = build_encoder(backbone)
+        self.model = load_backbone(backbone, decoder=False).to(device)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
-        return {"pictures": [self._write(work) for work in batch["work"]]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        parts = self.read(batch) if "work" in batch else [batch]
+        return {"pictures": [sum(map(self._write, parts))]}
 
-    def _write(self, work: ShardWork) -> int:
+    def _write(self, batch: Mapping[str, Sequence[Any]]) -> int:
         """How many pictures were computed."""
-        count = 0
-        file = pq.ParquetFile(work.split.shard_paths()[work.shard])
-        for group, rows in work.rows.items():
-            records = file.read_row_group(group).to_pylist()
-            images = [self.row_images(row_from_record(record)) for record in records]
-            names = [[hashlib.sha256(image).hexdigest() for image in of_row] for of_row in images]
-            wanted = {
-                name: (records[row]["sample_id"], image)
-                for row in rows
-                for name, image in zip(names[row], images[row], strict=True)
-                if not self.cache.features_file(name).is_file()
-            }
-            count += self._compute(wanted)
-            write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(names).encode())
-        return count
+        loaded = [load(tensors) for tensors in batch["tensors"]]
+        pictures = [
+            Picture(tensors=tensors, num_tokens=int(count))
+            for tensors, count in zip(loaded, batch["num_tokens"], strict=True)
+        ]
+        features = self.model.picture_features(pictures)
+        for name, layout, tensors, value in zip(batch["name"], batch["layout"], loaded, features, strict=True):
+            kept = {key: tensors[key] for key in self.model.family.kept}
+            found = {self.name: value.cpu().to(self.dtype).contiguous(), **kept}
+            write_bytes(self.cache.features_file(name), save(found, {"layout": layout}))
+        return len(loaded)
 
-    def _compute(self, wanted: dict[str, tuple[str, bytes]]) -> int:
-        names, dtype = list(wanted), getattr(torch, self.config.dtype)
-        for start in range(0, len(names), ENCODE_ROWS):
-            chosen = names[start : start + ENCODE_ROWS]
-            images = [wanted[name] for name in chosen]
-            prepared = [self.encoder.prepared_picture(image, sample_id=row) for row, image in images]
-            pictures = [Picture(tensors=each.tensors, num_tokens=sum(each.layout.runs)) for each in prepared]
-            features = self.model.picture_features(pictures)
-            for name, each, value in zip(chosen, prepared, features, strict=True):
-                kept = {key: each.tensors[key] for key in self.model.family.kept}
-                tensors = {self.name: value.cpu().to(dtype).contiguous(), **kept}
-                write_bytes(self.cache.features_file(name), save(tensors, {"layout": json.dumps(each.layout)}))
-        return len(names)
+
+def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each tensor in one piece, as safetensors wants them."""
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -79,7 +79,7 @@ class PocketSource(ModelSource):
     def licence(self) -> str:
         return "apache-2.0"
 
-    def model(self) -> LlavaForConditionalGeneration:
+    def model(self, *, decoder: bool = True) -> LlavaForConditionalGeneration:
         model = pocket_model()
         cast(nn.Module, model).to(DTYPES[self.config.dtype])  # the library's own type of `to` names other arguments
         return model
