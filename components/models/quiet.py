@@ -1,4 +1,4 @@
-"""Hugging Face's progress bars, switched off for a while: many workers load at once and share one terminal.
+"""What Hugging Face prints, switched off for a while: many workers load at once and share one terminal.
 
 Stays apart: it imports transformers, which the modules that a command's help imports must not.
 """
@@ -21,3 +21,14 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """A scope in which nothing is said of weights that a model does not read; what was set returns on exit."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -186,7 +187,7 @@ class ModelSource:
         """
         import transformers
 
-        from components.models.quiet import without_progress_bars
+        from components.models.quiet import without_progress_bars, without_reports
 
         _register_tower()
         attention = self.config.attention
@@ -199,7 +200,7 @@ class ModelSource:
             if getattr(text, "layer_types", None) is not None:
                 text.layer_types = []
         try:
-            with without_progress_bars():
+            with without_progress_bars(), nullcontext() if decoder else without_reports():
                 loader = getattr(transformers, self.family_class().auto_class)
                 return loader.from_pretrained(
                     self.location(weights=True),

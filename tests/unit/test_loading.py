@@ -31,7 +31,14 @@ from components.training.streaming import (
     reached_rows,
     stretches_of,
 )
-from components.training.vision_cache import FeatureWriter, ShardWork, feature_bytes, remove_leftovers, vision_cache
+from components.training.vision_cache import (
+    FeatureWriter,
+    PictureReader,
+    ShardWork,
+    feature_bytes,
+    remove_leftovers,
+    vision_cache,
+)
 
 POCKET = BackboneConfig(name="pocket")
 ROWS = 70  # more than one row group, and no multiple of one
@@ -193,6 +200,20 @@ def test_features_are_the_towers_once_per_picture_for_the_rows_reached(tmp_path:
         torch.testing.assert_close(found.tensors[FEATURES], expected)
     size = expected.numel() * expected.element_size()
     assert feature_bytes([(split, {(0, 0): [0, 1, 2, 3]})], POCKET) == 3 * size  # what rows share is not known yet
+
+
+def test_pictures_decoded_apart_give_the_same_files(tmp_path: Path) -> None:
+    """On GPUs many readers feed one writer; on a CPU the writer reads for itself."""
+    rows = [row("<image>\ncolour?", str(n), image=picture((n, 255 - n, 7)), sample_id=f"row-{n}") for n in range(20)]
+    split = write_split(rows, tmp_path / "train", task="t", split="train")
+    work = {"work": np.array([ShardWork(split=split, shard=0, rows={0: list(range(20))})], dtype=object)}
+    alone, fed = (vision_cache(POCKET, tmp_path / name, "0123456789abcdef") for name in ("alone", "fed"))
+    assert FeatureWriter(POCKET, alone)(work) == {"pictures": [20]}
+    writer = FeatureWriter(POCKET, fed)
+    assert [writer(batch) for batch in PictureReader(POCKET, fed)(work)] == [{"pictures": [16]}, {"pictures": [4]}]
+    assert alone.pictures(split, 0, 0) == fed.pictures(split, 0, 0)
+    for (name,) in alone.pictures(split, 0, 0):
+        assert alone.features_file(name).read_bytes() == fed.features_file(name).read_bytes()
 
 
 def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone(tmp_path: Path) -> None:
