@@ -83,6 +83,7 @@ class Encoder:
 
     def prepared(self, row: Row) -> list[Prepared]:
         """The row's pictures, decoded, as the model takes them."""
+        self._check_counts(row)
         return [self.prepared_picture(image, sample_id=row.sample_id) for image in row_images(row)]
 
     def prepared_picture(self, image: bytes, *, sample_id: str) -> Prepared:
@@ -92,6 +93,7 @@ class Encoder:
 
     def without_tensors(self, row: Row) -> list[Prepared]:
         """The row's pictures known by their sizes alone, which is all that counting and cutting needs."""
+        self._check_counts(row)
         if row.image and row.width is None:
             return self.prepared(row)
         sizes = [] if row.width is None or row.height is None else [(row.width, row.height)]
@@ -134,7 +136,7 @@ class Encoder:
     def _encoded(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared], *, answering: bool) -> _Encoded:
         """Ids of the conversation, with the pictures' tokens and the tokenizer's prefix."""
         parts = self._parts
-        self._check_counts(row, turns, pictures)
+        self._check_counts(row)
         rendered = parts.choice.render(_said(row, turns, pictures), answering)
         tokens = parts.tokenise(rendered)
         # As processors do: a template that writes the start token itself does not get a second one.
@@ -158,10 +160,10 @@ class Encoder:
             raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
         return _Encoded(ids=ids, said=said, answers=answers)
 
-    def _check_counts(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared]) -> None:
-        family = self._parts.family
-        asked = sum(turn.speaker == "human" for turn in turns)
-        limits = (family.max_pictures, len(pictures), "picture"), (family.max_questions, asked, "question")
+    def _check_counts(self, row: Row) -> None:
+        family, shown = self._parts.family, len(row_images(row))
+        asked = sum(turn.speaker == "human" for turn in row.turns)
+        limits = (family.max_pictures, shown, "picture"), (family.max_questions, asked, "question")
         for most, found, what in limits:
             if most is None or found <= most:
                 continue

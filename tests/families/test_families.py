@@ -205,6 +205,15 @@ def test_paligemma_answers_one_question_a_row(tmp_path: Path) -> None:
         encoder.training_example(rows("qwen2_vl")[3])
 
 
+def test_a_text_model_takes_no_pictures(tmp_path: Path) -> None:
+    encoder = build_encoder(BackboneConfig(name=str(tiny.write("llama", tmp_path))))
+    shown = rows("qwen2_vl")[0]
+    with pytest.raises(DataError, match=r"row r0 has 1 picture, but backbone .* takes no pictures; leave the row out"):
+        encoder.num_tokens(shown, answering=False)
+    with pytest.raises(DataError, match=r"row r0 has 1 picture, but backbone .* takes no pictures; leave the row out"):
+        encoder.training_example(shown)
+
+
 def test_the_page_names_the_supported_types() -> None:
     page = (Path(__file__).parents[2] / "docs" / "guides" / "models.md").read_text(encoding="utf-8")
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `") and "model_type" not in line]
