@@ -1,4 +1,4 @@
-"""The GPU proof from end to end, every part at tiny sizes on the CPU: under 90 seconds on two quiet cores."""
+"""The GPU proof from end to end, every part at tiny sizes on the CPU."""
 
 from __future__ import annotations
 

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "gpu"))
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("gpu", "contract")]
 
+from proof_equality import Seen, differences, require_equal  # noqa: E402
 from proof_record import NotRun, Record, failures, markdown, read_lines  # noqa: E402
 
 
@@ -77,6 +80,18 @@ def test_the_table_has_a_dash_where_there_is_no_figure() -> None:
     )
 
 
+def test_sides_that_differ_are_told_apart() -> None:
+    one = Seen(losses=[2.0], gradients={"up": torch.ones(3)}, logits=[torch.ones(2)], replies=[[[1, 2]]])
+    near = replace(one, losses=[2.0 + 1e-6], gradients={"up": torch.ones(3) + 1e-6})
+    require_equal(differences(one, near))
+    with pytest.raises(AssertionError, match=r"losses differ by 1\.0e-03$"):
+        require_equal(differences(one, replace(one, losses=[2.002])))
+    with pytest.raises(AssertionError, match="gradients differ by nan; replies differ"):
+        require_equal(differences(one, replace(one, gradients={"up": torch.full((3,), torch.nan)}, replies=[[[1]]])))
+    with pytest.raises(AssertionError, match="different parameters"):
+        differences(one, replace(one, gradients={"down": torch.ones(3)}))
+
+
 # Machines for deep learning have none of these, and the parts that train need none.
 ABSENT = ("ray", "mlflow", "tyro", "deepspeed")
 WITHOUT = f"""
@@ -113,7 +128,6 @@ def _environment() -> dict[str, str]:
 
 
 def test_without_a_gpu_it_says_so() -> None:
-    torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("PyTorch sees a GPU")
     done = subprocess.run([sys.executable, "tests/gpu/prove.py"], cwd=ROOT, capture_output=True, text=True)
