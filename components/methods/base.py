@@ -390,14 +390,6 @@ class Method(Generic[ConfigT]):
         self.tasks = [str(task) for task in tasks]
 
 
-def tasks_by_group(tasks: Sequence[str], groups: Sequence[int], kind: str) -> dict[str, list[str]]:
-    """The tasks that share each number of `groups`, by a name such as `group-0`; `groups` has a number per task."""
-    found: dict[str, list[str]] = {}
-    for task, group in sorted(zip(tasks, groups, strict=True), key=lambda pair: pair[1]):
-        found.setdefault(f"{kind}-{group}", []).append(task)
-    return found
-
-
 def refuse_renamed(kind: type, renamed: Mapping[str, str]) -> None:
     """Raise `ConfigError` if the class body of `kind` declares an old name."""
     for old, new in renamed.items():

@@ -27,7 +27,6 @@ from components.methods.base import (
     TaskInfo,
     copy_tensors,
     load_parameters,
-    tasks_by_group,
 )
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.common.key_selection import evenly_spaced
@@ -74,8 +73,11 @@ class EProjConfig(MethodConfig):
         return ("merged", "bundle")  # a projector is no LoRA
 
     def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
-        tasks, homes = cast("list[str]", structure["tasks"]), cast("list[int]", structure["homes"])
-        return tasks_by_group(tasks, homes[: len(tasks)], "projector")
+        found: dict[str, list[str]] = {}
+        homes = cast("list[int]", structure["homes"])  # of begun tasks
+        for task, home in zip(cast("list[str]", structure["tasks"]), homes, strict=False):
+            found.setdefault(f"projector-{home}", []).append(task)
+        return found
 
     def build(self, *, seed: int) -> EProj:
         return EProj(self, seed=seed)

@@ -27,7 +27,6 @@ from components.methods.base import (
     copy_tensors,
     load_parameters,
     target_pattern,
-    tasks_by_group,
 )
 from components.methods.common import codebook
 from components.methods.common.balance import Balance, BalancedAverage, Norm, Rule, Start
@@ -127,8 +126,7 @@ class LciaConfig(MethodConfig):
     def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
         codebook = Codebook(self.codebook_options)
         codebook.restore(structure)
-        learned = [each for each in codebook.decisions if each.task in cast("list[str]", structure["tasks"])]
-        return tasks_by_group([each.task for each in learned], [each.group for each in learned], "group")
+        return codebook.tasks_by_group(cast("list[str]", structure["tasks"]))
 
     def build(self, *, seed: int) -> Lcia:
         return Lcia(self, seed=seed)
@@ -287,16 +285,7 @@ class Lcia(Method[LciaConfig]):
         return found
 
     def routing(self) -> dict[str, Json]:
-        config, file = self.config, self.config.allocation == "file"
-        missed = "the last group" if config.on_miss == "last" else "the most similar group all the same"
-        return {
-            "rule": f"{'All rows of a test file go' if file else 'A row goes'} to the group whose strings its text is "
-            f"most similar to, by TF-IDF cosine; below the threshold {missed} serves.",
-            "text": config.instruction_field,
-            "aggregation": config.aggregation,
-            "threshold": config.threshold,
-            "strings": {f"group-{group}": [*strings] for group, strings in enumerate(self.codebook.groups)},
-        }
+        return self.codebook.rule()
 
     def owner(self, task: str) -> str:
         group = self.codebook.group_of(task) if task in self.tasks else None

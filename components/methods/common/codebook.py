@@ -129,6 +129,27 @@ class Codebook:
         """The last of the tasks `among` that went to `group`."""
         return [decision.task for decision in self.decisions if decision.group == group and decision.task in among][-1]
 
+    def tasks_by_group(self, among: Sequence[str]) -> dict[str, list[str]]:
+        """The tasks `among` in each group, whose name is `group-0` and so on."""
+        found: dict[str, list[str]] = {}
+        for decision in self.decisions:
+            if decision.task in among:
+                found.setdefault(f"group-{decision.group}", []).append(decision.task)
+        return found
+
+    def rule(self) -> dict[str, Json]:
+        """How `allocate` chooses, as plain JSON values for servers."""
+        options, file = self.options, self.options.allocation == "file"
+        missed = "the last group" if options.on_miss == "last" else "the most similar group all the same"
+        return {
+            "rule": f"{'All rows of a test file go' if file else 'A row goes'} to the group whose strings its text is "
+            f"most similar to, by TF-IDF cosine; below the threshold {missed} serves.",
+            "text": options.field,
+            "aggregation": options.aggregation,
+            "threshold": options.threshold,
+            "strings": {f"group-{group}": [*strings] for group, strings in enumerate(self.groups)},
+        }
+
     def to_json(self) -> dict[str, Json]:
         """The decisions and strings as plain JSON values."""
         decisions: list[Json] = [asdict(decision) for decision in self.decisions]
