@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
 
     sys.exit(run("export"))
 
+import os
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     out = command.out.expanduser().absolute()
     learned = read_learned(command.run.expanduser().resolve(), command.task, command.backbone)
     check_export(learned, command.to, command.group, out)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which libraries import, would say what it guesses
     from components.exporting.writing import write_export  # loads the model libraries
 
     with warnings.catch_warnings():

@@ -133,6 +133,7 @@ def _loading(learned: LearnedRun, written: Written) -> str:
         ]
     elif written.to == "merged":
         code = [
+            *(["import components.models.embedded.efficientnet  # smol's tower"] if base in EMBEDDED else []),
             "from transformers import AutoModelForImageTextToText",
             "",
             "model = AutoModelForImageTextToText.from_pretrained(FOLDER)",

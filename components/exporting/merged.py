@@ -12,6 +12,7 @@ from torch import Tensor
 from components.adapters.low_rank import Factors
 from components.exporting.served import Served, logits_of
 from components.models.config import BackboneConfig
+from components.models.quiet import without_progress_bars
 from components.models.source import ModelSource, model_source
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def write_merged(folder: Path, served: Served, config: BackboneConfig) -> None:
             weight.copy_(total)
         for name, tensor in served.projector.items():
             model.get_parameter(name).copy_(tensor)
-    model.save_pretrained(folder)
+    with without_progress_bars():
+        model.save_pretrained(folder)
     source.save_processor(folder)
 
 

@@ -19,8 +19,8 @@ from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 
 # Largest difference of logits, relative to the largest logit. Both sides compute the same sums in another order; in
-# bfloat16 each layer rounds to 8 bits.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+# bfloat16 every layer rounds to 8 bits, and merged weights do once more.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 EFFECT_SHARE = 0.5  # and relative to what the method changes: a difference as large would hide that it does nothing
 
 QUESTIONS = ("Which colour is the square?", "How many squares are there?", "Name the opposite of left.")
@@ -52,7 +52,8 @@ def agreement(found: Tensor, ours: Tensor, base: Tensor, *, dtype: str, what: st
         raise ExportError("the run's method changes no prediction of the backbone, so there is nothing to export.")
     if float((found - base).abs().max()) == 0.0:
         raise ExportError(f"{what} changes no prediction of the backbone: it is ignored when it is loaded.")
-    limit = min(TOLERANCE[dtype] * float(ours.abs().max()), EFFECT_SHARE * effect)
+    largest = max(float(ours.abs().max()), float(base.abs().max()))
+    limit = min(TOLERANCE[dtype] * largest, EFFECT_SHARE * effect)
     if not error <= limit:
         raise ExportError(
             f"the predictions of {what} differ from the run's own by up to {error:.3g} (allowed {limit:.3g}; the "

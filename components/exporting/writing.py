@@ -36,9 +36,18 @@ def write_export(learned: LearnedRun, to: ExportFormat, group: str | None, out: 
         with whole_folder(out) as folder:
             written = _bundle(learned, folder, batch) if to == "bundle" else _weights(learned, to, group, folder, batch)
             write_text(folder / CARD, model_card(learned, written))
+            _readable_alike(folder)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error}); give --out another folder.") from error
     return written
+
+
+def _readable_alike(folder: Path) -> None:
+    """Let whoever may read the card read the weights: safetensors gives them to this user alone."""
+    mode = (folder / CARD).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _method(learned: LearnedRun, batch: Batch) -> tuple[Backbone, Method, Tensor]:

@@ -343,6 +343,7 @@ def test_a_bundle_answers_a_picture_and_a_question(encoded: list[Toy], tmp_path:
     run, method, backbone = learned_run(tmp_path, "continual_llava", encoded, updates=12)
     folder = export(run, "bundle", tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "method.safetensors", "state.json"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # others than this user may read it, too
     bundle = load_bundle(folder)
     assert (bundle.stream, bundle.tasks, bundle.method.tasks) == ("toys", ["colours", "opposites"], method.tasks)
     assert str(tmp_path) not in (folder / "state.json").read_text()
