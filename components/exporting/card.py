@@ -71,7 +71,9 @@ def data_licences(learned: LearnedRun) -> list[str]:
 
 def _metadata(learned: LearnedRun, written: Written) -> str:
     backbone, licence = learned.config.backbone, _base_licence(learned)
-    fields: dict[str, Any] = {"library_name": LIBRARIES[written.to], "pipeline_tag": "image-text-to-text"}
+    pictures = model_source(backbone).family_class().takes_pictures()
+    task = "image-text-to-text" if pictures else "text-generation"
+    fields: dict[str, Any] = {"library_name": LIBRARIES[written.to], "pipeline_tag": task}
     if backbone.name not in EMBEDDED and not Path(backbone.name).expanduser().exists():
         fields["base_model"] = backbone.name  # a hub id; the metadata may name nothing else
     if licence is not None:
@@ -120,42 +122,29 @@ def _facts(learned: LearnedRun, written: Written) -> str:
 
 
 def _loading(learned: LearnedRun, written: Written) -> str:
-    base = learned.config.backbone.name
-    load = f'model_source(BackboneConfig(name="{base}")).model()' if base in EMBEDDED else f'from_pretrained("{base}")'
-    sections = list[str]()
+    source = model_source(learned.config.backbone)
+    base, kind, embedded = source.config.name, source.family_class().auto_class, source.config.name in EMBEDDED
     if written.to == "bundle":
-        code = [
-            "from pathlib import Path",
-            "from components.exporting import load_bundle",
-            "",
-            "bundle = load_bundle(FOLDER)",
-            'print(bundle.answer("What does it show?", Path("picture.png")).text)',
-        ]
+        asked = 'bundle.answer("What does it show?", Path("picture.png"))'
+        if not source.family_class().takes_pictures():
+            asked = 'bundle.answer("What is it?")'
+        code = ["from pathlib import Path", "from components.exporting import load_bundle", ""]
+        code += ["bundle = load_bundle(FOLDER)", f"print({asked}.text)"]
     elif written.to == "merged":
-        code = [
-            *(["import components.models.embedded.efficientnet  # smol's tower"] if base in EMBEDDED else []),
-            "from transformers import AutoModelForImageTextToText",
-            "",
-            "model = AutoModelForImageTextToText.from_pretrained(FOLDER)",
-        ]
+        code = ["import components.models.embedded.efficientnet  # smol's tower"] if embedded else []
+        code += [f"from transformers import {kind}", "", f"model = {kind}.from_pretrained(FOLDER)"]
     else:
-        if base in EMBEDDED:
-            imports = [
-                "from components.models.config import BackboneConfig",
-                "from components.models.source import model_source",
-            ]
-        else:
-            imports, load = (
-                ["from transformers import AutoModelForImageTextToText"],
-                f"AutoModelForImageTextToText.{load}",
-            )
+        load, code = f'{kind}.from_pretrained("{base}")', [f"from transformers import {kind}"]
+        if embedded:
+            load = f'model_source(BackboneConfig(name="{base}")).model()'
+            code = ["from components.models.config import BackboneConfig"]
+            code.append("from components.models.source import model_source")
         folder = f'FOLDER + "/{next(iter(written.groups))}"' if written.groups else "FOLDER"
-        code = [*imports, "from peft import PeftModel", "", f"model = PeftModel.from_pretrained({load}, {folder})"]
-    sections.append("\n".join(["```python", *code, "```"]))
+        code += ["from peft import PeftModel", "", f"model = PeftModel.from_pretrained({load}, {folder})"]
+    parts = ["\n".join(["```python", *code, "```"])]
     if written.to == "peft" and written.groups:
-        sections.append("One adapter serves a request; `routing.json` says which, and how it is chosen.")
-    sections += [_command_or_sentence(note) for note in written.serving]
-    return "\n\n".join(sections)
+        parts.append("One adapter serves a request; `routing.json` says which, and how it is chosen.")
+    return "\n\n".join([*parts, *map(_command_or_sentence, written.serving)])
 
 
 def _command_or_sentence(note: str) -> str:

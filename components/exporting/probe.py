@@ -17,6 +17,7 @@ from components.data.batch import Batch, collate
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
+from components.models.source import model_source
 
 # Largest difference of logits, relative to the largest logit. Both sides compute the same sums in another order; in
 # bfloat16 every layer rounds to 8 bits, and merged weights do once more.
@@ -37,8 +38,8 @@ class Agreement:
 
 def probe_batch(config: BackboneConfig) -> Batch:
     """Three built-in questions with their answers, two of them with a picture if the backbone takes any."""
-    encoder = build_encoder(config)
-    rows = [_row(number, pictured=number < 2) for number in range(len(QUESTIONS))]
+    encoder, pictured = build_encoder(config), model_source(config).family_class().takes_pictures()
+    rows = [_row(number, pictured=pictured and number < 2) for number in range(len(QUESTIONS))]
     return collate([encoder.training_example(row) for row in rows], pad_id=encoder.pad_id, padding_side="right")
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy_tasks
 from learned_runs import learned_run, told
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, logits
-from transformers import AutoModelForImageTextToText
+from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, logits, opposite_row
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from components.adapters.low_rank import Factors
 from components.core.errors import CheckpointError, ConfigError, ExportError, LittoralError
@@ -201,6 +202,36 @@ def test_a_backbone_on_disk_in_bfloat16(encoded: list[Toy], tmp_path: Path, caps
     assert "About it." not in (folder / "README.md").read_text()
 
 
+def test_a_language_model_without_pictures(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tokenizer = pocket_processor().tokenizer
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    backbone_config = BackboneConfig(name=str(base))
+    rows = [opposite_row(word) for word in OPPOSITES]
+    task = toy_tasks.toy(0, "opposites", rows, build_encoder(backbone_config))
+    run, method, backbone = learned_run(tmp_path, "o_lora", [task], backbone_config=backbone_config)
+    expected = logits(method, backbone, task.batch)
+    supervised = task.batch.labels[:, 1:] != IGNORE
+    peft = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), str(export(run, "peft", tmp_path / "peft"))
+    )
+    merged = AutoModelForCausalLM.from_pretrained(export(run, "merged", tmp_path / "merged"))
+    for model in (peft, merged):
+        with torch.no_grad():
+            found = model(input_ids=task.batch.input_ids, attention_mask=task.batch.attention_mask).logits
+        close(found[:, :-1][supervised], expected)
+    card = (tmp_path / "peft" / "README.md").read_text()
+    assert 'pipeline_tag: "text-generation"' in card
+    assert f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), FOLDER)' in card
+    bundle = load_bundle(export(run, "bundle", tmp_path / "bundle"))
+    assert bundle.answer("Name the opposite of up.", max_new_tokens=4).text == replies(method, backbone, task)[1]
+
+
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (17, 32), (257, 320), (512, 512), (513, None)])
 def test_vllm_takes_some_ranks_only(rank: int, allowed: int | None) -> None:
     """The values of `MaxLoRARanks` in vllm/config/lora.py."""
@@ -237,6 +268,7 @@ def drawn(rank: int, *, scale: float) -> Factors:
 # ---- the probe ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # all that peft says
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
