@@ -6,14 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from toy_tasks import Toy, attached, learn, tiny_config
-
 from components.core.checkpoint import write_checkpoint
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.base import Method, MethodConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
+from tests.contract.toy_tasks import Toy, attached, learn, tiny_config
 
 POCKET = BackboneConfig(name="pocket")
 
