@@ -88,7 +88,7 @@ def show_plan(console: Console, plan: Plan, needs: Needs) -> None:
         planned_tasks(plan), plan_facts(plan, needs), zero_shot=evaluation.zero_shot, scored_on=evaluation.split
     )
     if is_large(needs):
-        each = "GPU" if needs.on_gpus or needs.no_gpu_for_it else "worker"
+        each = "GPU" if needs.for_gpu else "worker"
         console.print_memory(memory_table(plan, needs), each=each)
     near = close_to_limit(needs)
     if near is not None:

@@ -85,7 +85,7 @@ def forecast(plan: Plan, counted: Counted, load: Load, speed: Speed) -> Forecast
     operations = 0.0
     for scheduled in plan.schedule:
         mean = sum(split.num_rows * tokens[split_name(split)].mean for split in scheduled.splits) / scheduled.num_rows
-        operations += scheduled.num_updates * batch * _row_operations(counted, load, mean)
+        operations += scheduled.num_updates * batch * row_operations(counted, load, mean)
     seconds = sum(
         rows * _answer_seconds(counted, load, speed, tokens[name], room)
         for name, (rows, room) in rows_answered(plan).items()
@@ -98,15 +98,17 @@ def forecast(plan: Plan, counted: Counted, load: Load, speed: Speed) -> Forecast
 
 
 def rows_answered(plan: Plan) -> dict[str, tuple[int, int]]:
-    """By split: how many rows are answered in the whole run, and the most tokens that a reply may have."""
+    """By split: how many rows are answered in the whole run, and the most tokens that a reply may have.
+
+    Oracle routing answers again only what was routed elsewhere, which is not counted.
+    """
     evaluation, tasks = plan.config.evaluation, plan.stream.tasks
-    rounds = 2 if evaluation.oracle_routing and plan.config.method.is_routed else 1
     moments = [position for position, scheduled in enumerate(plan.schedule) if scheduled.scored]
     found: dict[str, tuple[int, int]] = {}
     for number, task in enumerate(tasks):
         seen = sum(1 for moment in moments if evaluation.unseen or number <= moment)
         rows = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
-        found[split_name(task.test)] = rows * (rounds * seen + evaluation.zero_shot), task.max_new_tokens
+        found[split_name(task.test)] = rows * (seen + evaluation.zero_shot), task.max_new_tokens
     times = 1 + (len(moments) if evaluation.suites_after_every_task else 1)
     for suite in plan.suites:
         found[split_name(suite.test)] = suite.test.num_rows * times, suite.max_new_tokens
@@ -124,7 +126,7 @@ def _answer_seconds(counted: Counted, load: Load, speed: Speed, tokens: RowToken
     return operations / speed.per_second + replies * speed.decode_s / load.evaluation_batch_size
 
 
-def _row_operations(counted: Counted, load: Load, tokens: float) -> float:
+def row_operations(counted: Counted, load: Load, tokens: float) -> float:
     """Operations of one training row: forward, gradients of activations, those of adapters, and recomputation."""
     shape, per_token = counted.shape, 0 if counted.method is None else counted.method.per_token
     passes = 3 if load.checkpointing else 2

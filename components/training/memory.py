@@ -34,6 +34,7 @@ class Load:
     supervised: int
     """Supervised positions of that row."""
     evaluation_batch_size: int
+    """Of the longest prompts."""
     prompt_tokens: int
     """Of the longest prompt."""
     new_tokens: int

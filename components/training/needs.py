@@ -30,11 +30,14 @@ class Needs:
     no_gpu_for_it: bool
     """The model is too large for the CPUs that it would run on, and nobody asked for that."""
     counted: Counted
-    compute_width: int
-    """Bytes of a number in the adapters' arithmetic."""
     memory: MemoryPlan
     features: FeatureSize
     forecast: Forecast | None
+
+    @property
+    def for_gpu(self) -> bool:
+        """Whether memory and time are those of a GPU."""
+        return self.on_gpus or self.no_gpu_for_it
 
 
 def needs_of(plan: Plan) -> Needs:
@@ -59,7 +62,6 @@ def needs_of(plan: Plan) -> Needs:
         on_gpus=on_gpus,
         no_gpu_for_it=refused,
         counted=number,
-        compute_width=load.compute_width,
         memory=memory_plan(number, load),
         features=features,
         forecast=None if speed is None else forecast(plan, number, load, speed),
@@ -71,6 +73,9 @@ def load_of(plan: Plan, *, on_gpus: bool, features_cached: bool) -> Load:
     config, tokens = plan.config, plan.fitted.tokens
     taught = [tokens[split_name(split)] for each in plan.schedule if each.num_updates for split in each.splits]
     asked = [tokens[split_name(each.test)] for each in (*plan.stream.tasks, *plan.suites)]
+    prompt = max((each.longest for each in asked), default=0)
+    new_tokens = max(each.max_new_tokens for each in (*plan.stream.tasks, *plan.suites))
+    rows, room = config.evaluation.batch_size, config.evaluation.batch_tokens
     backbone, training, workers = config.backbone, config.training, config.cluster.num_workers
     return Load(
         num_workers=workers,
@@ -82,9 +87,9 @@ def load_of(plan: Plan, *, on_gpus: bool, features_cached: bool) -> Load:
         eager=backbone.attention == "eager" or (backbone.attention == "auto" and not on_gpus),
         train_tokens=max((each.longest for each in taught), default=0),
         supervised=max((each.replies for each in taught), default=0),
-        evaluation_batch_size=config.evaluation.batch_size,
-        prompt_tokens=max((each.longest for each in asked), default=0),
-        new_tokens=max(each.max_new_tokens for each in (*plan.stream.tasks, *plan.suites)),
+        evaluation_batch_size=rows if room is None else min(rows, max(1, room // (prompt + new_tokens))),
+        prompt_tokens=prompt,
+        new_tokens=new_tokens,
         num_tasks=sum(1 for each in plan.schedule if each.num_updates),
         features_cached=features_cached,
         on_gpu=on_gpus,
@@ -93,7 +98,7 @@ def load_of(plan: Plan, *, on_gpus: bool, features_cached: bool) -> Load:
 
 def compute_width(backbone: BackboneConfig, *, on_gpus: bool) -> int:
     """Bytes of a number in the adapters' arithmetic: see `BackboneConfig.adapter_compute`."""
-    compute = getattr(backbone, "adapter_compute", "float32")
+    compute = backbone.adapter_compute
     narrow = compute == "bfloat16" or (compute == "auto" and on_gpus and backbone.dtype == "bfloat16")
     return 2 if narrow else 4
 
@@ -131,7 +136,7 @@ def close_to_limit(needs: Needs) -> str | None:
 def _what_to_lower(config: RunConfig, memory: MemoryPlan) -> str:
     """What helps against the larger of the two sums."""
     if sum(memory.answering.values()) >= sum(memory.training.values()):
-        return f"lower evaluation.batch_size (now {config.evaluation.batch_size})"
+        return f"lower evaluation.batch_size (now {config.evaluation.batch_size}) or set evaluation.batch_tokens"
     ways = [f"lower training.micro_batch_size (now {config.training.micro_size(config.cluster.num_workers)})"]
     if not config.backbone.gradient_checkpointing and memory.other_checkpointing < memory.needed:
         ways.append(f"set backbone.gradient_checkpointing ({memory.other_checkpointing / GIB:.0f} GiB)")
@@ -141,11 +146,11 @@ def _what_to_lower(config: RunConfig, memory: MemoryPlan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`under a minute`, `12 min`, `3.5 h`, `6 days`: as precise as an estimate is."""
+    """`less than a minute`, `about 12 min`, `about 3.5 h`, `about 6 days`: as precise as an estimate is."""
     if seconds < 60:
-        return "under a minute"
+        return "less than a minute"
     if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
+        return f"about {seconds / 60:.0f} min"
     if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{timedelta(seconds=seconds) / timedelta(days=1):.0f} days"
+        return f"about {seconds / 3600:.1f} h"
+    return f"about {timedelta(seconds=seconds) / timedelta(days=1):.0f} days"

@@ -7,7 +7,7 @@ from components.core.naming import without_secrets
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
 from components.training.memory import GIB
-from components.training.needs import Needs, duration
+from components.training.needs import EXAMPLE, Needs, duration
 from components.training.plan import Plan
 
 
@@ -18,7 +18,7 @@ def plan_facts(plan: Plan, needs: Needs) -> dict[str, str]:
 
 def is_large(needs: Needs) -> bool:
     """Whether memory is worth a table: on a GPU, and where a worker needs several GiB."""
-    return needs.on_gpus or needs.no_gpu_for_it or needs.memory.needed > 4 * GIB
+    return needs.for_gpu or needs.memory.needed > 4 * GIB
 
 
 def memory_table(plan: Plan, needs: Needs) -> list[tuple[str, str, str]]:
@@ -63,7 +63,7 @@ def _who(plan: Plan, needs: Needs) -> dict[str, str]:
         "backbone": f"{config.backbone.name}, {_many(needs.counted.shape.weights)} weights, {config.backbone.dtype}",
         "trained": _trained(needs),
         "device": _device(needs),
-        "precision": config.backbone.arithmetic(gpu=needs.on_gpus),
+        "precision": config.backbone.arithmetic(gpu=needs.for_gpu),
         "workers": f"{workers} with {_one_gpu(needs)}{config.cluster.threads()} threads each, {config.training.engine} "
         f"ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}, micro batch "
         f"{config.training.micro_size(workers)}",
@@ -82,14 +82,15 @@ def _trained(needs: Needs) -> str:
         return "not known before the method reads weights; it is not part of the memory below"
     if not size.trainable:
         return "nothing"
-    precision = "float32, computed in bfloat16" if needs.compute_width == 2 else "float32"
     growth = f", {_many(size.growth)} more with every task" if size.growth else ""
-    return f"{_many(sum(size.trainable))} parameters a task{growth}, {precision}"
+    return f"{_many(sum(size.trainable))} parameters a task{growth}"
 
 
 def _device(needs: Needs) -> str:
     if needs.devices.gpus is None:
         return "GPUs of the cluster, known when it is joined"
+    if needs.no_gpu_for_it:
+        return f"none (there is no GPU; memory and time below are those of an {EXAMPLE})"
     if not needs.devices.gpus:
         return "CPU (there is no GPU)"
     return needs.devices.described() if needs.on_gpus else f"CPU; not used: {needs.devices.described()}"
@@ -109,7 +110,7 @@ def _time(needs: Needs) -> str:
     if found is None:
         return f"no estimate, since the peak of {needs.devices.name or 'this GPU'} is not known"
     return (
-        f"about {duration(found.training_s)} of training and {duration(found.scoring_s)} of answering, assuming "
+        f"{duration(found.training_s)} of training and {duration(found.scoring_s)} of answering, assuming "
         f"{found.assumption}"
     )
 

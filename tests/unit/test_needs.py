@@ -24,6 +24,7 @@ from components.training.buckets import zero_buckets
 from components.training.config import ClusterConfig
 from components.training.counting import counted
 from components.training.devices import Devices
+from components.training.forecast import assumed_speed, row_operations, rows_answered
 from components.training.memory import GIB, Load, memory_plan
 from components.training.needs import close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, plan_stream
@@ -238,6 +239,35 @@ def test_stages_share_what_they_shard(llava: BackboneConfig) -> None:
     assert plans[3]["frozen weights"] == 2 * WEIGHTS // 8 + 2 * largest
 
 
+def test_time_is_operations_over_the_assumed_speed(llava: BackboneConfig, tmp_path: Path) -> None:
+    plan = plan_for(llava, tmp_path)
+    needs = needs_of(plan)  # without a GPU here it is planned for an H100: 989 TFLOP/s, of which a third is assumed
+    trained = LAYERS * 32 * 2 * WIDTH  # sequential LoRA's default
+    seconds = 0.0
+    for each in plan.schedule:
+        tokens = plan.fitted.tokens[f"{each.task.name} train"].mean
+        forward = tokens * LAYERS * (2 * DECODER_LAYER + 4 * WIDTH * tokens)
+        # Forward, again for checkpointing, and the gradients of activations; the adapter has gradients of its own too.
+        seconds += each.num_updates * 32 * (3 * forward + 4 * 2 * trained * tokens) / (0.33 * 989e12)
+    assert needs.forecast is not None
+    assert needs.forecast.training_s == pytest.approx(seconds, rel=0.001)
+    answered = {name: rows for name, (rows, _) in rows_answered(plan).items()}
+    # 16 test rows a task before training, and after each of the four tasks from its own on.
+    assert list(answered.values()) == [16 * 5, 16 * 4, 16 * 3, 16 * 2]
+
+
+def test_an_h200_was_as_fast_as_is_assumed(llava: BackboneConfig) -> None:
+    """docs/results/first-look-h200.md: 0.207 s for a micro batch of 4 x 660 tokens, without checkpointing."""
+    number = counted(llava, SequentialLoraConfig(rank=32))
+    devices = Devices(gpus=1, name="NVIDIA H200")
+    speed = assumed_speed(devices, on_gpus=True, dtype="bfloat16", layers=LAYERS, threads=1)
+    assert speed is not None
+    operations = ROWS * row_operations(number, load_of(), TOKENS)
+    assert operations / speed.per_second == pytest.approx(0.207, rel=0.1)
+    unknown = Devices(gpus=1, name="Some Card")
+    assert assumed_speed(unknown, on_gpus=True, dtype="bfloat16", layers=LAYERS, threads=1) is None
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -271,7 +301,7 @@ def test_a_gpu_that_is_too_small(llava: BackboneConfig, tmp_path: Path) -> None:
         card = replace(needs, devices=Devices(gpus=1, name="NVIDIA L4", memory=int(share * needed)))
         assert (close_to_limit(card) is not None) == near
         if refused:
-            with pytest.raises(ConfigError, match=r"NVIDIA L4 has .* lower evaluation\.batch_size \(now 16\)"):
+            with pytest.raises(ConfigError, match=r"NVIDIA L4 has .* lower evaluation\.batch_size \(now 16\) or set"):
                 require_fit(plan, card)
         else:
             require_fit(plan, card)
@@ -291,7 +321,7 @@ def test_a_dry_run_of_a_configuration(
     assert all(len(line) <= 80 for line in table)
     assert table[1].split() == ["frozen", "weights", "13.16", "13.16"]
     assert "7.06 billion weights, bfloat16" in said.out
-    assert "of H100" in said.out
+    assert "those of an H100" in said.out
     assert "no GPU" in said.err
     assert code == 1
     assert not (tmp_path / "runs").exists()
