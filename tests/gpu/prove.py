@@ -127,7 +127,7 @@ def _run(names: list[str], lines: Path, *, ends: float, cpu: bool) -> None:
             record = Record(lines, name, deadline=deadline)
             if time.time() > deadline + GRACE_S:
                 _kill(process)
-                record.say("–", failed=f"its process was ended, because it took {GRACE_S:.0f} s more than it may")
+                record.say("–", failed=f"its process was ended, because it took {GRACE_S:g} s more than it may")
             elif process.is_alive():
                 continue
             elif process.exitcode:

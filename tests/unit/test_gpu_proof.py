@@ -17,6 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("gpu", "contract")]
 
+import prove  # noqa: E402
 from proof_equality import Seen, differences, require_equal  # noqa: E402
 from proof_record import NotRun, Record, failures, markdown, read_lines  # noqa: E402
 
@@ -133,3 +134,45 @@ def test_without_a_gpu_it_says_so() -> None:
     done = subprocess.run([sys.executable, "tests/gpu/prove.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("PyTorch sees no GPU here; --cpu runs every part at tiny sizes.")
+
+
+OTHER_PARTS = """
+import os, time
+
+def works(record, scale, folder):
+    record.say("fine", device=scale.device, made=folder.is_dir())
+
+def raises(record, scale, folder):
+    record.say("before", rows=1)
+    raise RuntimeError("no such kernel")
+
+def dies(record, scale, folder):
+    os._exit(3)
+
+def hangs(record, scale, folder):
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+def test_parts_that_raise_die_or_hang_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other_parts.py").write_text(OTHER_PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(prove, "GRACE_S", 0.5)
+    names = ["raises", "dies", "hangs", "works"]
+    for name in names:
+        monkeypatch.setitem(prove.PARTS, name, prove.Part(work=f"other_parts:{name}", budget_s=2.0))
+    assert prove.prove(tmp_path / "out", names, seconds=60, cpu=True) == 1
+    said = [(line["part"], line["what"], line.get("failed")) for line in read_lines(tmp_path / "out" / "proof.jsonl")]
+    assert sorted(said, key=lambda each: names.index(each[0])) == [
+        ("raises", "before", None),
+        ("raises", "–", "RuntimeError: no such kernel"),
+        ("dies", "–", "its process ended with 3"),
+        ("hangs", "–", "its process was ended, because it took 0.5 s more than it may"),
+        ("works", "fine", None),
+    ]
+    table = (tmp_path / "out" / "proof.md").read_text()
+    assert table.index("## raises") < table.index("## hangs") < table.index("| fine | cpu | yes |")
