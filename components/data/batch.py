@@ -53,6 +53,7 @@ class Batch:
     labels: Tensor  # [B, T] int64
     weights: Tensor | None = None  # [B, T] float32, of the loss at each label; None: all 1
     pictures: Sequence[tuple[Picture, ...]] = ()  # of each row; when left out, no row has one
+    known_places: Tensor | None = None  # what `predicting` gives, where `collate` has found it
     oracle_task: str | None = None  # set only by oracle-routing evaluation: the task all rows belong to
 
     def __post_init__(self) -> None:
@@ -61,6 +62,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    @property
+    def predicting(self) -> Tensor:
+        """Places [S] in the flattened [B, T] whose next token has a label, in order.
+
+        How many there are decides the shapes of a forward pass. Found on a GPU, the host would have to wait for it.
+        """
+        if self.known_places is not None:
+            return self.known_places
+        rows, places = (self.labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+        return rows * self.labels.shape[1] + places
 
     @property
     def flat_pictures(self) -> list[Picture]:
@@ -88,6 +100,7 @@ class Batch:
                 labels=self.labels[row],
                 weights=None if self.weights is None else self.weights[row],
                 pictures=self.pictures[row],
+                known_places=None,
             )
 
 
@@ -110,7 +123,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         attention_mask[index, place] = 1
         if weights is not None and example.weights is not None:
             weights[index, place] = example.weights
-    return Batch(
+    batch = Batch(
         sample_ids=[example.sample_id for example in examples],
         instructions=[example.instruction for example in examples],
         input_ids=input_ids,
@@ -119,3 +132,4 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         weights=weights,
         pictures=[example.pictures for example in examples],
     )
+    return replace(batch, known_places=batch.predicting)

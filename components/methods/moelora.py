@@ -147,9 +147,12 @@ class MoeLora(Method[MoeLoraConfig]):
         if gates is None:  # a forward pass without gradients, outside training
             return Loss(total=outputs.loss)
         with torch.set_grad_enabled(self.config.balance > 0):
-            tokens = gates[:, batch.attention_mask.bool()]  # [L, tokens, N] without padding
-            router_entropy = torch.special.entr(tokens).sum(dim=-1).mean()
-            usage_entropy = torch.special.entr(tokens.mean(dim=1)).sum(dim=-1).mean()
+            # means over tokens without padding; picking them out would make the host wait for how many there are
+            mask = batch.attention_mask.to(gates.dtype)
+            share = mask / mask.sum()
+            router_entropy = torch.einsum("lbtn,bt->l", torch.special.entr(gates), share).mean()
+            usage = torch.einsum("lbtn,bt->ln", gates, share)
+            usage_entropy = torch.special.entr(usage).sum(dim=-1).mean()
         total = outputs.loss
         if self.config.balance > 0:
             total = total + self.config.balance * (math.log(self.config.num_experts) - usage_entropy)

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from components.core.errors import ConfigError
-from components.data.batch import IGNORE, Batch, Picture
+from components.data.batch import Batch, Picture
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
-from components.models.source import DTYPES, model_source
+from components.models.source import CPU, DTYPES, model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,13 +150,12 @@ class Backbone(nn.Module):
         inputs = self._inputs(batch)
         hidden = self._decode(inputs.embeddings, self.family.call(self.model, inputs), use_cache=False)
         hidden = hidden[:, inputs.prefix :]  # a prefix predicts nothing
-        targets = batch.labels[:, 1:]
-        supervised = targets != IGNORE
+        places = batch.predicting
         return Outputs(
-            logits=self.family.logits(self.model, hidden[:, :-1][supervised]),
-            targets=targets[supervised],
-            rows=supervised.nonzero()[:, 0],
-            weights=None if batch.weights is None else batch.weights[:, 1:][supervised],
+            logits=self.family.logits(self.model, hidden.flatten(0, 1).index_select(0, places)),
+            targets=batch.labels.flatten()[places + 1],
+            rows=places // batch.labels.shape[1],
+            weights=None if batch.weights is None else batch.weights.flatten()[places + 1],
         )
 
     @torch.no_grad()
@@ -289,8 +288,8 @@ class Backbone(nn.Module):
             self.train(was_training)
 
 
-def load_backbone(config: BackboneConfig, *, decoder: bool = True) -> Backbone:
-    """Build the frozen model on the CPU; raises `ConfigError` when it cannot be found or its type is not supported.
+def load_backbone(config: BackboneConfig, device: torch.device = CPU, *, decoder: bool = True) -> Backbone:
+    """Load the frozen model onto `device`; raises `ConfigError` when it cannot be found or its type is not supported.
 
     Without its `decoder` it can encode pictures and nothing else, and a large model loads in a tenth of the memory.
     """
@@ -298,7 +297,7 @@ def load_backbone(config: BackboneConfig, *, decoder: bool = True) -> Backbone:
     if not decoder:
         config = replace(config, gradient_checkpointing=False)
     return Backbone(
-        source.model(decoder=decoder),
+        source.model(device, decoder=decoder),
         family=encoder.family,
         config=config,
         fingerprint=source.fingerprint(),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from components.models.families.base import Family
 
+CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 # Fields that say how a directory was written or is to be loaded, not what it is.
@@ -180,10 +181,12 @@ class ModelSource:
         found = re.search(r"^license:[ \t]*(\S.*)$", head[0], re.MULTILINE) if head else None
         return found[1].strip().strip("\"'") if found else None
 
-    def model(self, *, decoder: bool = True) -> PreTrainedModel:
-        """The model with its weights, on the CPU, in the precision and with the attention of the configuration.
+    def model(self, device: torch.device = CPU, *, decoder: bool = True) -> PreTrainedModel:
+        """The model with its weights on `device`, in the precision and with the attention of the configuration.
 
-        Without its `decoder` the language model has no layers, and their weights are not read.
+        Tensors go from the files to the device one by one: no process holds a second copy of the model, not even where
+        they change their precision on the way. Without its `decoder` the language model has no layers, and their
+        weights are not read.
         """
         import transformers
 
@@ -207,6 +210,7 @@ class ModelSource:
                     config=config,
                     dtype=DTYPES[self.config.dtype],
                     attn_implementation=attention,
+                    device_map={"": device},
                 )
         except pickle.UnpicklingError as error:
             raise ConfigError(

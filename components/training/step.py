@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.adapters.compute import shared_weights
 from components.core.errors import TrainingError
-from components.data.batch import IGNORE, Batch
+from components.data.batch import Batch
 from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.training.engine import Engine
@@ -35,7 +35,7 @@ def take_step(
 
     Returns the loss and its parts, still to be averaged over workers, and the means over workers of the numbers `also`.
     """
-    counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]  # on the CPU, where batches come from
+    counts = [len(batch.predicting) for batch in batches]
     means = engine.mean_over_workers({COUNT: torch.full((), float(sum(counts)), device=device), **(also or {})})
     mean_count = means.pop(COUNT).double() / len(batches)
     totals: dict[str, Tensor] = {}

@@ -62,7 +62,7 @@ class StreamWorker:
         set_float32_products(self.config.backbone, self.device)
         self.ready_since = time.monotonic()
         self.encoder: Encoder = encoder_for(self.config.backbone)
-        model = load_backbone(self.config.backbone)
+        model = load_backbone(self.config.backbone, self.device)
         # The backbone comes first: a checkpoint says which frozen weights it was made with, and others are refused
         # before anything of it is used.
         self.checkpointer = StreamCheckpointer(plan, rank=self.rank, backbone=model.fingerprint)
@@ -150,7 +150,7 @@ class StreamWorker:
         assert isinstance(trainable, int)
         self.loader.forget_ahead()
         # On a fresh backbone: what the method has attached so far cannot be taken off again.
-        self._attach(load_backbone(self.config.backbone), method_state(stored))
+        self._attach(load_backbone(self.config.backbone, self.device), method_state(stored))
         self.unfinished = None
         self.stream_state.update = scheduled.num_updates
         self._announce(scheduled, trainable)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import traceback
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from components.core.errors import TrainingError
 from components.data.batch import IGNORE, Batch, Example, collate
-from components.methods.base import TaskInfo
+from components.methods.base import MethodConfig, TaskInfo
+from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
@@ -66,3 +69,61 @@ def test_a_diverged_loss_is_an_error_that_says_what_to_do(loss: float) -> None:
 def test_every_step_of_every_worker_has_its_own_seed() -> None:
     places = [(0, task, update, rank) for task in range(3) for update in range(50) for rank in range(4)]
     assert len({step_seed(*place) for place in places}) == len(places)
+
+
+class Waits(TorchDispatchMode):
+    """Names operations for which a host must wait for its GPU: their result, or its shape, depends on values.
+
+    Not those of transformers' own masks, which ask once or twice whether a batch is padded.
+    """
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(each is not None and each.dtype == torch.bool for each in args[1])
+        waits = by_mask or any(name.startswith(each) for each in self.OPERATIONS)
+        if waits and not any(frame.filename.endswith("masking_utils.py") for frame in traceback.extract_stack()):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Unwatched(TorchEngine):
+    """AdamW counts its steps in numbers on the CPU, which cost no wait."""
+
+    def step(self) -> bool:
+        with _disable_current_modes():
+            return super().step()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SequentialLoraConfig(rank=2, dropout=0.1),
+        SequentialLoraConfig(rank=2, targets="all_linear", train_projector=True),
+        MoeLoraConfig(rank=4, num_experts=2, dropout=0.1),
+    ],
+    ids=["lora", "lora, projector", "moelora"],
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_host_waits_for_nothing_inside_an_update(config: MethodConfig, checkpointing: bool) -> None:
+    model = load_backbone(BackboneConfig(name="pocket", gradient_checkpointing=checkpointing))
+    method = config.build(seed=0)
+    method.attach(model, None)
+    method.begin_task(model, TaskInfo(index=0, name="a", instructions=["Read it."]))
+    engine = Unwatched(model, OptimizerConfig(learning_rate=1e-3), accumulation=2)
+    model.train()
+    batches = [_batch(1, 5), _batch(2, 3)]
+    with Waits() as waits:
+        sums, means = take_step(engine, model, method, batches, torch.device("cpu"), {"n": torch.zeros(())})
+    assert set(sums) >= {"loss"}
+    assert set(means) == {"n"}
+    assert not waits.found
+    with Waits() as waits:  # the count sees what it must
+        float(sums["loss"])
+        _batch(2).labels[_batch(2).labels > 0].sum()
+    assert {"_local_scalar_dense", "index"} <= set(waits.found)

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from components.models.source import DTYPES, ModelSource, ProcessorFiles
+from components.models.source import CPU, DTYPES, ModelSource, ProcessorFiles
 
 SEED = 20240229
 VERSION = 1  # raise when the construction below changes
@@ -79,9 +79,9 @@ class PocketSource(ModelSource):
     def licence(self) -> str:
         return "apache-2.0"
 
-    def model(self, *, decoder: bool = True) -> LlavaForConditionalGeneration:
+    def model(self, device: torch.device = CPU, *, decoder: bool = True) -> LlavaForConditionalGeneration:
         model = pocket_model()
-        cast(nn.Module, model).to(DTYPES[self.config.dtype])  # the library's own type of `to` names other arguments
+        cast(nn.Module, model).to(device, DTYPES[self.config.dtype])  # the library types `to` otherwise
         return model
 
 
