@@ -41,6 +41,7 @@ from components.data.batch import Picture
 from components.data.rows import Split, row_from_record
 from components.models.config import BackboneConfig
 from components.training.pickled import PickledCallable
+from components.training.precision import set_float32_products
 
 if TYPE_CHECKING:  # transformers is imported where pictures are encoded, not by the driver
     from components.models.encoding import Prepared
@@ -244,7 +245,8 @@ class FeatureWriter:
         self.dtype, self.cache = getattr(torch, backbone.dtype), cache
         self.read = PictureReader(backbone, cache)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_backbone(backbone, decoder=False).to(device)
+        set_float32_products(backbone, device)
+        self.model = load_backbone(backbone, device, decoder=False)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
         parts = self.read(batch) if "work" in batch else [batch]
