@@ -87,6 +87,20 @@ class Batch:
         pictures = [tuple(picture.to(device) for picture in row) for row in self.pictures]
         return replace(self, **moved, pictures=pictures)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All its tensors, those of its pictures included."""
+        yield from (value for value in vars(self).values() if isinstance(value, Tensor))
+        yield from (tensor for picture in self.flat_pictures for tensor in picture.tensors.values())
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU can copy from by itself."""
+        moved = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        pictures = [
+            tuple(replace(each, tensors={name: of.pin_memory() for name, of in each.tensors.items()}) for each in row)
+            for row in self.pictures
+        ]
+        return replace(self, **moved, pictures=pictures)
+
     def singles(self) -> Iterator[Batch]:
         """Every sample as a separate batch, padding included."""
         for index in range(len(self)):

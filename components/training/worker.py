@@ -41,6 +41,7 @@ from components.training.step import step_seed, take_step
 from components.training.stopping import StopRequested, stop_requested
 from components.training.streaming import encoder_for
 from components.training.task_cache import CachedTask
+from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
 
 
@@ -199,7 +200,7 @@ class StreamWorker:
         self._calibrate(scheduled, info)
         # Before the engine, whose optimizer copies the values that it finds.
         optimizer = self._restore_trained()
-        updates = self.loader.updates(task.name, first=self.stream_state.update)
+        updates = sent_ahead(self.loader.updates(task.name, first=self.stream_state.update), self.device)
         batches = next(updates)
         # After the trained values: whether training has an effect is judged from where this process starts. Before the
         # engine, on the plain model.
