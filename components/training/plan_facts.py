@@ -102,7 +102,7 @@ def _one_gpu(needs: Needs) -> str:
 
 def _memory(needs: Needs) -> str:
     learning, answering = (sum(sizes.values()) / GIB for sizes in (needs.memory.training, needs.memory.answering))
-    return f"about {learning:.1f} GiB in each worker while it learns, {answering:.1f} while it answers, besides PyTorch"
+    return f"about {learning:.2f} GiB in each worker while it learns, {answering:.2f} while it answers, besides PyTorch"
 
 
 def _time(needs: Needs) -> str:

@@ -57,7 +57,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("coast-domian", "--dry-run"), "did you mean coast-domain"),
+        (("coast-domian", "--dry-run"), "Did you mean coast-domain?"),
         (("pocket", "--method", "continual-lava", "--dry-run"), "continual_llava"),
         (("pocket", "--method.rnk", "3", "--dry-run"), "--method.rnk"),
         (("pocket", "--method.top-m", "9", "--dry-run"), "top_m"),
