@@ -147,7 +147,7 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._stage = zero_stage
         self._parameters = trainable_parameters(model)
-        self._grad_norm = torch.zeros(())
+        self.grad_norm = torch.zeros(())
         frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
         self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
             model=_Scoped(model),
@@ -189,10 +189,10 @@ class DeepSpeedEngine:
     def step(self) -> bool:
         boundary = self.at_boundary
         if boundary and not self._stage:
-            self._grad_norm = clip(self._parameters.values(), self._config)
+            self.grad_norm = clip(self._parameters.values(), self._config)
         self._engine.step()
         if boundary and self._stage:
-            self._grad_norm = torch.as_tensor(self._engine.get_global_grad_norm())
+            self.grad_norm = torch.as_tensor(self._engine.get_global_grad_norm())
         return boundary
 
     def parameters(self) -> dict[str, Tensor]:
@@ -206,10 +206,6 @@ class DeepSpeedEngine:
             assert value is not None, f"DeepSpeed holds no values of {name}"
             values[name] = value
         return values
-
-    @property
-    def grad_norm(self) -> Tensor:
-        return self._grad_norm
 
     def mean_over_workers(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return mean_over_workers(tensors)
