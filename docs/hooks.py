@@ -4,6 +4,7 @@
 - options.md: the options of a run.
 - contributing.md and changelog.md: the files at the root of the repository.
 - `<!-- layers -->` in a page: the layers of the import rules.
+- `<!-- families -->` in a page: what the tests of the model types found, recorded in docs/results/families.json.
 - `<!-- report: FOLDER -->` in a page: what `report.py docs/results/FOLDER/*.json --markdown` prints.
 """
 
@@ -13,6 +14,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from components.training.config import RunConfig  # noqa: E402
 FORMULA = re.compile(r"=|<-| \* |sum_")
 REPORT = re.compile(r"<!-- report: (\S+) -->")
 BOUNDS = (("ge", "≥"), ("gt", "&gt;"), ("le", "≤"), ("lt", "&lt;"))
-LAYERS = "<!-- layers -->"
+LAYERS, FAMILIES = "<!-- layers -->", "<!-- families -->"
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -62,7 +64,22 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     if page.file.src_uri == "methods/index.md":
         return re.sub(r"(?m)^\| `(\w+)`", r"| [`\1`](\1.md)", markdown)
     markdown = REPORT.sub(lambda found: report(found[1]), markdown)
+    markdown = markdown.replace(FAMILIES, families()) if FAMILIES in markdown else markdown
     return markdown.replace(LAYERS, layers()) if LAYERS in markdown else markdown
+
+
+def families() -> str:
+    """A row for each tiny checkpoint: which steps passed their tests, and the methods that learned on it."""
+    record = json.loads((ROOT / "docs" / "results" / "families.json").read_text(encoding="utf-8"))
+    steps = ("prepare", "train", "evaluate", "resume", "export")
+    rows = [f"| checkpoint | {' | '.join(steps)} | methods |", "| --- " * (len(steps) + 2) + "|"]
+    for name, found in record.items():
+        outcomes = [*found["methods"].values()]
+        learned = [f"{outcomes.count('learns')} of {len(outcomes)}"]
+        learned += [f"{method}: {outcome}" for method, outcome in found["methods"].items() if outcome != "learns"]
+        cells = [*("yes" if found[step] else "**no**" for step in steps), "; ".join(learned)]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def layers() -> str:

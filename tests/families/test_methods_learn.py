@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +66,16 @@ def learning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("method_name", METHODS)
-def test_two_tasks_are_learned_and_come_back_from_disk(learning: Learning, method_name: str, tmp_path: Path) -> None:
+def test_two_tasks_are_learned_and_come_back_from_disk(
+    learning: Learning, method_name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     options = method_config(method_name).tiny()
     toys = [told(each) for each in learning.toys] if options.needs_task_id else learning.toys
     backbone = load_backbone(learning.config)
     if method_name == "eproj" and backbone.family.projector is None:
         with pytest.raises(ConfigError, match="no projector"):
             attached(options, backbone)
+        record_property("refused", True)
         return
     method = attached(options, backbone)
     losses = [learn(method, backbone, each, updates=3, rate=1e-2) for each in toys]
