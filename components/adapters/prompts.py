@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import shared
+from components.core.errors import ConfigError
 
 Space = Literal["projected", "hidden"]
 Penalty = Literal["mean_square", "first_release", "paper"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
 UNIT_WORDS = 512  # random tokens, a sample of the vocabulary
+ATTENTION = ("self_attn.k_proj", "self_attn.v_proj", "input_layernorm")  # of a decoder layer, what prefixes call
 KEY_BOUND = 0.01  # of new keys: only a key's direction counts, and Adam turns a short one within a few updates
 
 
@@ -196,6 +198,13 @@ class PrefixedAttention:
     """
 
     def __init__(self, language_model: nn.Module, layers: Sequence[int], space: Space) -> None:
+        needed = [f"layers.{index}.{part}" for index in layers for part in ATTENTION]
+        lacking = {"embed_tokens", *needed} - {name for name, _ in language_model.named_modules()}
+        if lacking:
+            raise ConfigError(
+                f"key-value prefixes need attention with separate projections, as Llama's, and "
+                f"{type(language_model).__name__} has no {min(lacking)}; choose a method that adapts linear layers."
+            )
         self.space: Space = space
         self.layers = {index: language_model.get_submodule(f"layers.{index}") for index in layers}
         self.pairs: Mapping[int, Pairs] = {}

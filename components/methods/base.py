@@ -25,6 +25,7 @@ from components.core.options import Json, check_options
 if TYPE_CHECKING:  # listing methods must not import transformers
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
+    from components.models.families.base import Family
 
 Export = Literal["plain", "hard", "soft"]  # one set of weights; one of several sets per request; its own forward pass
 ExportFormat = Literal["peft", "merged", "bundle"]  # what `littoral export --to` writes
@@ -170,6 +171,18 @@ class MethodConfig:
     def export_groups(self, structure: Mapping[str, Json]) -> dict[str, list[str]]:
         """Of a hard method: its sets of weights by name, each with the tasks it serves, from a state's `structure`."""
         return {task: [task] for task in cast("list[str]", structure["tasks"])}
+
+    def check_family(self, family: type[Family], *, backbone: str) -> None:
+        """Raise `ConfigError` where the method, with these options, cannot serve a model of this family.
+
+        Called when a run is planned, before any process starts, and with no model. What only a model can tell is
+        raised by `attach`, which a plan calls too, on a model without weights.
+        """
+        if not self.learns_from_text and not family.takes_pictures():
+            raise ConfigError(
+                f"{self.name} learns from rows with a picture only, and backbone {backbone!r} takes no pictures; "
+                "choose another method or a vision-language model."
+            )
 
     def build(self, *, seed: int) -> Method:
         """The method with these options; every random draw in it depends on `seed`."""

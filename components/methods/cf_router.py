@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from components.data.batch import Batch
     from components.models.backbone import Backbone
+    from components.models.families.base import Family
 
 RouterFeatures = Literal["both", "instruction", "picture", "hidden"]
 
@@ -51,6 +52,14 @@ class CfRouterConfig(SequentialLoraConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
+
+    def check_family(self, family: type[Family], *, backbone: str) -> None:
+        super().check_family(family, backbone=backbone)
+        if self.features == "picture" and not family.takes_pictures():
+            raise ConfigError(
+                f"cf_router.features is picture, and backbone {backbone!r} takes no pictures; choose both, instruction "
+                "or hidden."
+            )
 
     def build(self, *, seed: int) -> CfRouter:
         return CfRouter(self, seed=seed)

@@ -34,6 +34,7 @@ from components.methods.common.key_selection import evenly_spaced
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
+    from components.models.families.base import Family
 
 PENALTY = "eproj_penalty"  # the penalty's module in the model, while a projector is trained again
 KEYS, IMPORTANCE, SOURCE, ANCHOR = "eproj.key.", "eproj.importance.", "eproj.source.", "eproj.anchor."
@@ -78,6 +79,14 @@ class EProjConfig(MethodConfig):
         for task, home in zip(cast("list[str]", structure["tasks"]), homes, strict=False):
             found.setdefault(f"projector-{home}", []).append(task)
         return found
+
+    def check_family(self, family: type[Family], *, backbone: str) -> None:
+        super().check_family(family, backbone=backbone)
+        if family.projector is None:
+            raise ConfigError(
+                f"eproj trains the projector, and in backbone {backbone!r} none stands apart from what encodes "
+                "pictures; choose another method or a model of the LLaVA-1.5 kind."
+            )
 
     def build(self, *, seed: int) -> EProj:
         return EProj(self, seed=seed)

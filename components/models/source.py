@@ -162,7 +162,17 @@ class ModelSource:
         """What describes this type of model; `ConfigError` names the supported types where it is none of them."""
         from components.models.families import family_class
 
-        return family_class(str(self.model_config().model_type), backbone=self.config.name)
+        return family_class(self.model_type(), backbone=self.config.name)
+
+    def model_type(self) -> str:
+        """The `model_type` of config.json, read without a model library, which may not know the type either."""
+        try:
+            found = json.loads((self.folder(weights=False) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._not_loaded("configuration", error) from error
+        if not isinstance(found, dict) or "model_type" not in found:
+            raise self._not_loaded("configuration", ValueError("its config.json names no model_type"))
+        return str(found["model_type"])
 
     def family(self) -> Family:
         """The family of this backbone, with its configuration and processor files."""

@@ -22,7 +22,7 @@ from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
 from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
-from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir
+from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir, require_same_weights
 
 LINK_FILE = "mlflow.json"
 
@@ -34,6 +34,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     """
     check_run_dir(plan)
     fetch_models(plan.config)
+    require_same_weights(plan)
     cluster = plan.config.cluster
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:

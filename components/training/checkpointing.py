@@ -14,6 +14,7 @@ from components.core.errors import CheckpointError
 from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
+from components.training.run_folder import KEPT_CHECKPOINTS
 
 
 @dataclass(kw_only=True)
@@ -63,7 +64,7 @@ class StreamCheckpointer:
     def keep(self, name: str, stream_state: StreamState, state: MethodState) -> None:
         """Write the method after a learned task into the run's folder, for users."""
         if self.rank == 0:
-            folder = self.plan.run_dir / "checkpoints" / name
+            folder = self.plan.run_dir / KEPT_CHECKPOINTS / name
             folder.mkdir(parents=True, exist_ok=True)
             write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
 

@@ -171,7 +171,7 @@ def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
 def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     """The vision cache with all that the run reads; None when switched off or too large."""
     training, backbone = plan.config.training, plan.config.backbone
-    if training.cache_features == "off":
+    if training.cache_features == "off" or not model_source(backbone).family_class().takes_pictures():
         return None
     reached = rows_reached(plan)
     size = feature_bytes(reached, backbone)

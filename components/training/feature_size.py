@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.models.source import model_source
 from components.training.driver import rows_reached
 from components.training.plan import Plan
 from components.training.vision_cache import feature_bytes
@@ -16,6 +17,7 @@ class FeatureSize:
     size: int
     limit: int
     wanted: bool
+    takes_pictures: bool = True
 
     @property
     def fits(self) -> bool:
@@ -24,6 +26,8 @@ class FeatureSize:
 
     def described(self) -> str:
         """What becomes of them, and why."""
+        if not self.takes_pictures:
+            return "none: the model takes no pictures"
         if not self.wanted:
             return "not cached (training.cache_features is off); the tower runs in every step"
         if self.fits:
@@ -37,8 +41,14 @@ class FeatureSize:
 def feature_size(plan: Plan) -> FeatureSize:
     """The size for the rows that the run learns from and answers."""
     training = plan.config.training
-    wanted = training.cache_features != "off"
-    return FeatureSize(size=_bytes(plan) if wanted else 0, limit=int(training.feature_cache_gb * 1e9), wanted=wanted)
+    pictures = model_source(plan.config.backbone).family_class().takes_pictures()
+    wanted = pictures and training.cache_features != "off"
+    return FeatureSize(
+        size=_bytes(plan) if wanted else 0,
+        limit=int(training.feature_cache_gb * 1e9),
+        wanted=wanted,
+        takes_pictures=pictures,
+    )
 
 
 def _bytes(plan: Plan) -> int:

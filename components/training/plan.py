@@ -16,6 +16,7 @@ from components.data.streams import data_root, open_stream
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import TaskStream
+from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.schedule import ScheduledTask, plan_schedule
@@ -54,6 +55,8 @@ def plan_stream(config: RunConfig) -> Plan:
         raise ConfigError("a run needs an id; give --run-id NAME.")
     require_lasting_storage(config.storage)
     require_cache()
+    family = model_source(config.backbone).family_class()
+    config.method.check_family(family, backbone=config.backbone.name)
     stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
     suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)

@@ -7,16 +7,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.errors import ConfigError, StreamStopped
+from components.core.checkpoint import STATE_FILE
+from components.core.errors import CheckpointError, ConfigError, StreamStopped
 from components.core.files import write_json
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
+from components.models.source import model_source
 from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted
 from components.training.plan import Plan
 from components.training.stopping import STOP_FILE
 
 CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
+KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,19 @@ def check_run_dir(plan: Plan) -> None:
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
+
+
+def require_same_weights(plan: Plan) -> None:
+    """Raise `CheckpointError` when a task was learned with other frozen weights, which `backbone.name` named then."""
+    kept = sorted(plan.run_dir.glob(f"{KEPT_CHECKPOINTS}/*/{STATE_FILE}"))
+    if not kept:
+        return  # whatever the first task has reported so far, the workers compare
+    name, fingerprint = plan.config.backbone.name, model_source(plan.config.backbone).fingerprint()
+    if json.loads(kept[-1].read_text(encoding="utf-8")).get("backbone") != fingerprint:
+        raise CheckpointError(
+            f"run {plan.config.run_id} learned {kept[-1].parent.name} with other weights than {name!r} has now; give "
+            "back the model it began with, or use another --run-id."
+        )
 
 
 def claim_run_dir(plan: Plan) -> None:

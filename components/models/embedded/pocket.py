@@ -58,6 +58,9 @@ class PocketSource(ModelSource):
         recipe["config"].pop("transformers_version", None)
         return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
+    def model_type(self) -> str:
+        return "llava"
+
     def fetch(self) -> None:
         """There are no files."""
 

@@ -68,6 +68,9 @@ class SmolSource(ModelSource):
     def folder(self, *, weights: bool) -> Path:
         return smol_directory(self.config.vision_layer)
 
+    def model_type(self) -> str:
+        return "llava"
+
     def licence(self) -> str:
         return "apache-2.0"  # of both parts
 
