@@ -1,0 +1,136 @@
+"""The whole job on tiny checkpoints on disk, one of each kind of family: killed in task 2, continued to equal bits.
+
+One Ray session serves all of them; each run goes through `coast.py`'s own `main`, tracking and console included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from components.core.ray_session import ray_session
+from pipelines import coast, prepare
+from tests.families import tiny
+
+UPDATES = 6  # of a task
+TIMEOUT_S = 120
+SHORT = (
+    *("--training.epochs", "1", "--training.updates-per-task", str(UPDATES), "--training.global-batch-size", "4"),
+    *("--training.checkpoint-every-updates", "2", "--evaluation.limit", "3", "--evaluation.no-zero-shot"),
+    *("--evaluation.no-oracle-routing", "--backbone.max-length", "4096"),
+)
+PICTURES = ("--stream.order", "chartqa", "docvqa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model, and a method of another kind for each, so that what they carry differs too."""
+
+    method: str
+    options: tuple[str, ...] = ()
+
+
+CASES = {
+    "llava": Case(method="eproj", options=("--method.sentence-encoder", "hash")),
+    "qwen2_5_vl": Case(method="hide", options=("--method.sentence-encoder", "hash")),
+    "smolvlm": Case(method="ewc", options=("--training.cache-features", "off")),
+    "internvl": Case(method="dual-prompt", options=("--method.sentence-encoder", "hash")),
+    "qwen3": Case(method="keep-lora"),
+}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("families")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LITTORAL_CACHE", str(folder / "cache"))
+        with ray_session(None, num_workers=1):
+            yield folder
+
+
+@pytest.fixture(scope="module")
+def words(storage: Path) -> Path:
+    """Two tasks without pictures, as a user would bring them."""
+    described = ['name = "words"']
+    for task, answers in {"colour": ("red", "green", "blue"), "size": ("large", "small", "tiny")}.items():
+        for split in ("train", "test"):
+            turns = [
+                [{"from": "human", "value": f"Say {word} {number}"}, {"from": "gpt", "value": word}]
+                for number, word in enumerate(answers * 4)
+            ]
+            items = [{"id": f"{split}-{number}", "conversations": each} for number, each in enumerate(turns)]
+            (storage / f"{task}-{split}.json").write_text(json.dumps(items))
+        files = [f'{split} = "{storage / f"{task}-{split}.json"}"' for split in ("train", "test")]
+        described += ["[[task]]", f'name = "{task}"', *files, 'metric = "exact"', "max_new_tokens = 4"]
+    (storage / "words.toml").write_text("\n".join(described))
+    assert prepare.main([str(storage / "words.toml"), "--out", str(storage / "words")]) == 0
+    return storage / "words"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_in_the_second_task_and_continued(
+    name: str, storage: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    case, folder = CASES[name], tiny.write(name, storage / name)
+    stream = ("--stream.name", str(request.getfixturevalue("words"))) if name == "qwen3" else PICTURES
+    command = ["pocket", "--method", case.method, *case.options, *stream, *SHORT, "--backbone.name", str(folder)]
+    command += ["--storage", str(storage)]
+    assert coast.main([*command, "--run-id", f"{name}-whole"]) == 0
+    with pytest.raises(TrainingFailedError), worker_killed_in_second_task(storage / f"{name}-killed"):
+        coast.main([*command, "--run-id", f"{name}-killed"])
+    capfd.readouterr()
+    assert coast.main([*command, "--run-id", f"{name}-killed"]) == 0
+    assert re.search(r"continuing at task 2 of 2, update [246]", capfd.readouterr().out)
+    whole, killed = storage / f"{name}-whole", storage / f"{name}-killed"
+    learned = sorted(path.relative_to(whole) for path in whole.glob("checkpoints/*/method.safetensors"))
+    assert len(learned) == 2
+    assert [(killed / path).read_bytes() for path in learned] == [(whole / path).read_bytes() for path in learned]
+    assert predictions(killed) == predictions(whole)
+    assert len(predictions(whole)) == 3 + 6
+
+
+def predictions(run: Path) -> list[dict[str, object]]:
+    """Every reply, in an order of its own."""
+    rows = pq.read_table(run / "predictions").to_pylist()
+    return sorted(rows, key=lambda row: (row["after"], row["sample_id"]))
+
+
+class worker_killed_in_second_task:  # noqa: N801  (a context, as pytest.raises is)
+    """While open: SIGKILL the training worker as soon as Ray Train has a checkpoint from inside task 2."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join(timeout=TIMEOUT_S)
+
+    def _watch(self) -> None:
+        end = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end:
+            try:
+                snapshot = json.loads((self.run / "checkpoint_manager_snapshot.json").read_text())
+                metrics = (snapshot["latest_checkpoint_result"] or {"metrics": {}})["metrics"]
+            except (json.JSONDecodeError, FileNotFoundError):  # being written, or not there yet
+                metrics = {}
+            if metrics.get("task") == 1 and metrics.get("update"):
+                for process in psutil.Process().children(recursive=True):
+                    if "TrainWorker" in "".join(process.cmdline()):
+                        os.kill(process.pid, signal.SIGKILL)
+                return
+            time.sleep(0.02)
