@@ -107,7 +107,7 @@ def predictions(run: Path) -> list[dict[str, object]]:
     return sorted(rows, key=lambda row: (row["after"], row["sample_id"]))
 
 
-class worker_killed_in_second_task:  # noqa: N801  (a context, as pytest.raises is)
+class worker_killed_in_second_task:
     """While open: SIGKILL the training worker as soon as Ray Train has a checkpoint from inside task 2."""
 
     def __init__(self, run: Path) -> None:
