@@ -139,8 +139,8 @@ class Family:
 
     def embed(self, model: PreTrainedModel, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Embeddings [sum of V, D] of pictures with these features, and what the call needs beside them."""
-        embeddings = cast(Any, model).get_input_embeddings().weight
-        none = torch.zeros(0, self.picture_width, dtype=embeddings.dtype, device=embeddings.device)
+        first = next(model.parameters())  # asking a module for its weight would gather it under ZeRO-3
+        none = torch.zeros(0, self.picture_width, dtype=first.dtype, device=first.device)
         return torch.cat([none, *features]), {}
 
     def call(self, model: PreTrainedModel, inputs: ModelInputs) -> dict[str, Any]:

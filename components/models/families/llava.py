@@ -61,8 +61,9 @@ class Llava(Family):
         return cast(Any, model).model.multi_modal_projector(stacked).flatten(0, 1), {}
 
     def _none(self, model: PreTrainedModel) -> Tensor:
-        embeddings = cast(Any, model).get_input_embeddings().weight
-        return torch.zeros(0, 1, self.picture_width, dtype=embeddings.dtype, device=embeddings.device)
+        # Asking a module for its weight would gather it under ZeRO-3, on the workers without a picture only.
+        first = next(model.parameters())
+        return torch.zeros(0, 1, self.picture_width, dtype=first.dtype, device=first.device)
 
 
 def squared(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

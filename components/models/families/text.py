@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from components.models.families.base import Family
@@ -31,4 +32,5 @@ class Text(Family):
 
     def embed(self, model: PreTrainedModel, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         assert not features, "a text model was given pictures"
-        return cast(Any, model).get_input_embeddings().weight.new_zeros(0, self.picture_width), {}
+        first = next(model.parameters())  # asking a module for its weight would gather it under ZeRO-3
+        return torch.zeros(0, self.picture_width, dtype=first.dtype, device=first.device), {}
