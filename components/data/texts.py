@@ -20,11 +20,12 @@ _SPECIAL = re.compile("|".join([*map(re.escape, _NAMES), r"<\|[A-Za-z0-9_/-]{1,4
 
 
 def special_tokens(row: Row) -> set[str]:
-    """Names of special tokens in what users wrote, apart from the picture's own placeholder."""
-    texts = [turn.text for turn in row.turns]
-    if row.image is not None or row.width is not None:
-        at = next((at for at, turn in enumerate(row.turns) if turn.speaker == "human" and IMAGE_TOKEN in turn.text), 0)
-        texts[at] = texts[at].replace(IMAGE_TOKEN, "", 1)
+    """Names of special tokens in what users wrote, apart from the placeholders of the row's pictures."""
+    texts, left = list[str](), len(row.pictures)
+    for turn in row.turns:
+        shown = min(left, turn.text.count(IMAGE_TOKEN)) if turn.speaker == "human" else 0
+        texts.append(turn.text.replace(IMAGE_TOKEN, "", shown))
+        left -= shown
     return {found[0] for text in [*texts, *row.answers] for found in _SPECIAL.finditer(text)}
 
 

@@ -1,8 +1,8 @@
 """A validation part: training rows that are held back, chosen by a hash of what a row shows.
 
-A row's side is decided by its picture, or by its questions where it has none. So rows that share a picture are on one
-side, in whichever task they occur, and the cut depends neither on seeds, orders and workers nor on ids and their order
-in a file. A larger share holds back the rows of a smaller one and more.
+A row's side is decided by its first picture, or by its questions where it has none. So rows that begin with the same
+picture are on one side, in whichever task they occur, and the cut depends neither on seeds, orders and workers nor on
+ids and their order in a file. A larger share holds back the rows of a smaller one and more.
 """
 
 from __future__ import annotations

@@ -19,13 +19,14 @@ from transformers import PreTrainedTokenizerFast
 from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE, Example, Picture
 from components.data.formats.pictures import open_image
-from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.data.rows import Row, Turn
 from components.models.config import BackboneConfig
 from components.models.conversation import Choice, Said, Shown
 from components.models.cutting import kept_of_training, without_middles
 from components.models.families.base import Family, Layout
 from components.models.source import model_source
 from components.models.templates import choose_template
+from components.models.turns import check_turns, in_parts, without_last_answer
 from components.models.user_text import TextTokenizer
 
 
@@ -84,7 +85,7 @@ class Encoder:
     def prepared(self, row: Row) -> list[Prepared]:
         """The row's pictures, decoded, as the model takes them."""
         self._check_counts(row)
-        return [self.prepared_picture(image, sample_id=row.sample_id) for image in row_images(row)]
+        return [self.prepared_picture(image, sample_id=row.sample_id) for image in row.images]
 
     def prepared_picture(self, image: bytes, *, sample_id: str) -> Prepared:
         """One picture of a row, decoded, as the model takes it."""
@@ -94,10 +95,23 @@ class Encoder:
     def without_tensors(self, row: Row) -> list[Prepared]:
         """The row's pictures known by their sizes alone, which is all that counting and cutting needs."""
         self._check_counts(row)
-        if row.image and row.width is None:
-            return self.prepared(row)
-        sizes = [] if row.width is None or row.height is None else [(row.width, row.height)]
-        return [Prepared(layout=self._parts.family.layout(*size), tensors={}) for size in sizes]
+        found: list[Prepared] = []
+        for image, width, height in row.pictures:
+            if width is not None and height is not None:
+                found.append(Prepared(layout=self._parts.family.layout(width, height), tensors={}))
+            elif image is not None:
+                found.append(self.prepared_picture(image, sample_id=row.sample_id))
+        return found
+
+    def excess(self, row: Row) -> Excess | None:
+        """What a row has more of than the family takes; None for a row that can be encoded."""
+        family, asked = self._parts.family, sum(turn.speaker == "human" for turn in row.turns)
+        limits = (family.max_pictures, len(row.pictures), "picture"), (family.max_questions, asked, "question")
+        for most, found, what in limits:
+            if most is not None and found > most:
+                taken = f"no {what}s" if most == 0 else f"at most {most} {what}{'s' if most > 1 else ''} in a row"
+                return Excess(found=f"{found} {what}{'s' if found > 1 else ''}", taken=taken)
+        return None
 
     def num_tokens(self, row: Row, *, answering: bool) -> int:
         """Tokens of a row before any cut: as a prompt to be answered, or the whole conversation."""
@@ -105,20 +119,26 @@ class Encoder:
         encoded = self._encoded_prompt(row, pictures) if answering else self._encoded_training(row, pictures)
         return len(encoded.ids)
 
+    def num_labels(self, row: Row) -> int:
+        """Tokens of a whole conversation that are learned, before any cut."""
+        encoded = self._encoded_training(row, self.without_tensors(row))
+        learned = {number for number, turn in enumerate(row.turns[1::2]) if turn.weight}
+        return sum(answer in learned for answer in encoded.answers)
+
     def reply_ids(self, row: Row, answer: str) -> list[int]:
         """The tokens of the reply `answer` to `row`, tokenised as in training, without the end token."""
-        turns = (*_without_last_answer(row), Turn(speaker="gpt", text=answer))
+        turns = (*without_last_answer(row), Turn(speaker="gpt", text=answer))
         encoded = self._encoded(row, turns, self.without_tensors(row), answering=False)
         last = max(encoded.answers)
         return [token for token, number in zip(encoded.ids, encoded.answers, strict=True) if number == last][:-1]
 
     def text(self, row: Row, *, answering: bool) -> str:
         """The templated string of a row, each picture's tokens written once (for people and tests)."""
-        turns = _without_last_answer(row) if answering else row.turns
-        return self._parts.choice.render(_said(row, turns, self.without_tensors(row)), answering).text
+        turns = without_last_answer(row) if answering else row.turns
+        return self._parts.choice.render(in_parts(row, turns, _texts(self.without_tensors(row))), answering).text
 
     def _encoded_training(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
-        _check_turns(row, row.turns)
+        check_turns(row, row.turns)
         if row.turns[-1].speaker != "gpt":
             raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
         if not any(turn.weight for turn in row.turns if turn.speaker == "gpt"):
@@ -129,15 +149,15 @@ class Encoder:
         return self._encoded(row, row.turns, pictures, answering=False)
 
     def _encoded_prompt(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
-        turns = _without_last_answer(row)
-        _check_turns(row, turns)
+        turns = without_last_answer(row)
+        check_turns(row, turns)
         return self._encoded(row, turns, pictures, answering=True)
 
     def _encoded(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared], *, answering: bool) -> _Encoded:
         """Ids of the conversation, with the pictures' tokens and the tokenizer's prefix."""
         parts = self._parts
         self._check_counts(row)
-        rendered = parts.choice.render(_said(row, turns, pictures), answering)
+        rendered = parts.choice.render(in_parts(row, turns, _texts(pictures)), answering)
         tokens = parts.tokenise(rendered)
         # As processors do: a template that writes the start token itself does not get a second one.
         bos = parts.tokenizer.bos_token
@@ -161,16 +181,10 @@ class Encoder:
         return _Encoded(ids=ids, said=said, answers=answers)
 
     def _check_counts(self, row: Row) -> None:
-        family, shown = self._parts.family, len(row_images(row))
-        asked = sum(turn.speaker == "human" for turn in row.turns)
-        limits = (family.max_pictures, shown, "picture"), (family.max_questions, asked, "question")
-        for most, found, what in limits:
-            if most is None or found <= most:
-                continue
-            takes = f"no {what}s" if most == 0 else f"at most {most} in a row"
+        if (excess := self.excess(row)) is not None:
             raise DataError(
-                f"row {row.sample_id} has {found} {what}{'s' if found > 1 else ''}, but backbone {self.config.name!r} "
-                f"takes {takes}; leave the row out or choose another backbone."
+                f"row {row.sample_id} has {excess.found}, but backbone {self.config.name!r} takes {excess.taken}; "
+                "leave the row out or choose another backbone."
             )
 
     def _example(self, row: Row, encoded: _Encoded, pictures: Sequence[Prepared], *, answering: bool) -> Example:
@@ -225,6 +239,13 @@ class Prepared:
 
     layout: Layout
     tensors: dict[str, Tensor]
+
+
+class Excess(NamedTuple):
+    """That a row has "2 pictures" where the backbone takes "at most 1 picture in a row"."""
+
+    found: str
+    taken: str
 
 
 class _Encoded(NamedTuple):
@@ -305,44 +326,6 @@ def _start_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return whole[: whole.index(plain[0])]
 
 
-def _check_turns(row: Row, turns: tuple[Turn, ...]) -> None:
-    if not turns:
-        raise DataError(f"row {row.sample_id} has no question.")
-    for index, turn in enumerate(turns):
-        speaker = ("human", "gpt")[index % 2]
-        if turn.speaker != speaker:
-            raise DataError(
-                f"row {row.sample_id}: turn {index + 1} is by {turn.speaker!r}; turns alternate human, gpt, human, gpt."
-            )
-        if not turn.text.strip():
-            raise DataError(f"row {row.sample_id}: turn {index + 1} is empty; remove the row or fill it.")
-
-
-def _without_last_answer(row: Row) -> tuple[Turn, ...]:
-    return row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
-
-
-def row_images(row: Row) -> list[bytes]:
-    """The row's pictures, encoded as files."""
-    return [] if row.image is None else [row.image]
-
-
-def _said(row: Row, turns: Sequence[Turn], pictures: Sequence[Prepared]) -> list[Said]:
-    """Stripped turns as templates take them. A placeholder in a question is a picture, in an answer it is text."""
-    found = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.speaker == "human")
-    if found != len(pictures):
-        raise DataError(
-            f"row {row.sample_id}: its questions have {found} picture placeholders for {len(pictures)} pictures; write "
-            f"{IMAGE_TOKEN} once for each picture of the row, and nowhere else."
-        )
-    shown, said = iter(pictures), list[Said]()
-    for turn in turns:
-        parts: list[str | Shown] = []
-        whole = turn.text.strip()
-        for index, text in enumerate(whole.split(IMAGE_TOKEN) if turn.speaker == "human" else [whole]):
-            if index:
-                parts.append(Shown(next(shown).layout.text))
-            if text:
-                parts.append(text)
-        said.append(Said(turn.speaker, tuple(parts)))
-    return said
+def _texts(pictures: Sequence[Prepared]) -> list[str]:
+    """What stands for each picture in a prompt."""
+    return [picture.layout.text for picture in pictures]

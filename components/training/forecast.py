@@ -12,8 +12,9 @@ import torch
 
 from components.training.counting import Counted
 from components.training.devices import Devices
-from components.training.lengths import RowTokens, split_name
+from components.training.lengths import RowTokens
 from components.training.memory import Load
+from components.training.named_rows import split_name
 from components.training.plan import Plan
 
 # Of a card's peak for dense bfloat16 products: what LoRA steps on LLaVA-1.5-7B reached of 989 TFLOP/s on an H200
@@ -84,8 +85,10 @@ def forecast(plan: Plan, counted: Counted, load: Load, speed: Speed) -> Forecast
     batch, tokens = plan.config.training.global_batch_size, plan.fitted.tokens
     operations = 0.0
     for scheduled in plan.schedule:
-        mean = sum(split.num_rows * tokens[split_name(split)].mean for split in scheduled.splits) / scheduled.num_rows
-        operations += scheduled.num_updates * batch * row_operations(counted, load, mean)
+        parts = [(split.num_rows / scheduled.num_rows, tokens[split_name(split)]) for split in scheduled.splits]
+        mean = sum(share * each.mean for share, each in parts)
+        pictures = sum(share * each.pictures[0] for share, each in parts)
+        operations += scheduled.num_updates * batch * row_operations(counted, load, mean, pictures)
     seconds = sum(
         rows * _answer_seconds(counted, load, speed, tokens[name], room)
         for name, (rows, room) in rows_answered(plan).items()
@@ -122,14 +125,14 @@ def _answer_seconds(counted: Counted, load: Load, speed: Speed, tokens: RowToken
     length = tokens.mean + replies
     operations = shape.forward_operations(length, tokens.mean) + 2.0 * per_token * length
     if not load.features_cached:
-        operations += shape.tower_operations()
+        operations += tokens.pictures[0] * shape.tower_operations()
     return operations / speed.per_second + replies * speed.decode_s / load.evaluation_batch_size
 
 
-def row_operations(counted: Counted, load: Load, tokens: float) -> float:
+def row_operations(counted: Counted, load: Load, tokens: float, pictures: float = 1.0) -> float:
     """Operations of one training row: forward, gradients of activations, those of adapters, and recomputation."""
     shape, per_token = counted.shape, 0 if counted.method is None else counted.method.per_token
     passes = 3 if load.checkpointing else 2
     adapters = 2.0 * per_token * tokens * (passes + 1)
-    tower = 0.0 if load.features_cached else shape.tower_operations()
+    tower = 0.0 if load.features_cached else pictures * shape.tower_operations()
     return passes * shape.forward_operations(tokens, tokens) + adapters + tower

@@ -1,5 +1,5 @@
-"""How many tokens rows take, found before anything is trained: rows too long for the backbone, answers that no reply
-can give.
+"""How many tokens rows take, found before anything is trained: rows too long for the backbone, rows with more pictures
+than it takes, answers that no reply can give.
 
 Only texts are tokenised, no picture is decoded, and what was measured once is kept in the cache: nothing here imports a
 model library when all splits are known.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,12 +27,11 @@ from components.data.tasks import Task, TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.source import model_source
+from components.training.named_rows import SHOWN, named_rows, shown_rows, split_name
 from components.training.streaming import encoder_for
 
 if TYPE_CHECKING:
     from components.models.encoding import Encoder
-
-SHOWN = 20  # rows named in a message; more are listed in a file
 
 
 class RowTokens(NamedTuple):
@@ -41,6 +41,8 @@ class RowTokens(NamedTuple):
     longest: int
     replies: int
     """Of the longest accepted answer, with its end; of training rows: all answers of the longest row."""
+    pictures: tuple[float, int] = (1.0, 1)
+    """Mean of the rows, and the most that one has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Fitted:
     warnings: tuple[str, ...] = ()
     tokens: dict[str, RowTokens] = field(default_factory=dict)
     """By split, as in `left_out`."""
+    pictures: dict[str, dict[int, int]] = field(default_factory=dict)
+    """By split: how many rows have each number of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,10 @@ class SplitLengths:
     longest row."""
     unreachable: list[int]
     """Test splits only: rows, from 0, whose every accepted answer scores 0 even when given word for word."""
+    pictures: list[int]
+    """How many each row has."""
+    refused: list[tuple[int, str, str]]
+    """Rows, from 0, with more than the backbone takes, as `Excess` says it; they count 0 tokens."""
 
 
 def fit_to_backbone(
@@ -82,12 +90,14 @@ def fit_to_backbone(
 ) -> tuple[TaskStream, tuple[Suite, ...], Fitted]:
     """The stream and the suites as this backbone learns and answers them, judged by the first `limit` test rows.
 
-    Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them.
+    Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them, and
+    every row with more pictures or questions than the backbone takes.
     """
     key = encoder_key(backbone)
     parts = [(task.train, False, None) for task in stream.tasks] + [(task.test, True, limit) for task in stream.tasks]
     parts += [(suite.test, True, None) for suite in suites]
     lengths = {(split.digest, asked): _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
+    _require_taken(backbone, [(split, lengths[split.digest, asked], first) for split, asked, first in parts])
     long: list[_Long] = []
     for split, asked, first in parts:
         # Where rows are skipped, those behind the first `limit` move up.
@@ -121,6 +131,10 @@ def fit_to_backbone(
             cut=counts if backbone.too_long == "cut" else {},
             warnings=tuple(warnings),
             tokens=tokens,
+            pictures={
+                split_name(split): dict(sorted(Counter(lengths[split.digest, asked].pictures[:first]).items()))
+                for split, asked, first in parts
+            },
         ),
     )
 
@@ -128,19 +142,19 @@ def fit_to_backbone(
 def _tokens(backbone: BackboneConfig, lengths: SplitLengths, first: int | None) -> RowTokens:
     limit, sizes = backbone.max_length, lengths.tokens[:first]
     kept = [min(size, limit) for size in sizes if size <= limit or backbone.too_long != "skip"] or [0]
-    replies = max(lengths.replies[:first], default=0)
-    return RowTokens(mean=sum(kept) / len(kept), longest=max(kept), replies=min(replies + 1, max(kept)))
+    replies, shown = max(lengths.replies[:first], default=0), lengths.pictures[:first] or [0]
+    return RowTokens(
+        mean=sum(kept) / len(kept),
+        longest=max(kept),
+        replies=min(replies + 1, max(kept)),
+        pictures=(sum(shown) / len(shown), max(shown)),
+    )
 
 
 def _with_splits(task: Task, others: Mapping[str, Split]) -> Task:
     """The task with its splits replaced by those that `others` has for their digests."""
     train, test = (others.get(split.digest, split) for split in (task.train, task.test))
     return replace(task, train=train, test=test)
-
-
-def split_name(split: Split) -> str:
-    """`chartqa train`: how messages and `Fitted` name a split."""
-    return f"{split.task} {split.split}"
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------
@@ -159,15 +173,12 @@ class _Long(NamedTuple):
 
 
 def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
-    named: list[str] = []
-    for each in long:
-        sources = [str(source) for source in each.split.column("source")]
-        named += [f"{each.name} row {row + 1} ({sources[row]}): {size} tokens" for row, size in each.rows.items()]
-    text = "; ".join(named[:SHOWN])
-    if len(named) > SHOWN:
-        path = cache_dir() / "lengths" / f"too-long-{hashlib.sha256(str(named).encode()).hexdigest()[:16]}.txt"
-        write_text(path, "\n".join(named) + "\n")
-        text += f"; and {len(named) - SHOWN} more, all listed in {path}"
+    named = [
+        line
+        for each in long
+        for line in named_rows(each.split, {row: f"{size} tokens" for row, size in each.rows.items()})
+    ]
+    text = shown_rows(named, "too-long")
     largest = max(size for each in long for size in each.rows.values())
     rows = "row takes" if len(named) == 1 else "rows take"
     return (
@@ -176,11 +187,26 @@ def _refusal(backbone: BackboneConfig, long: Sequence[_Long]) -> str:
     )
 
 
+def _require_taken(backbone: BackboneConfig, parts: Sequence[tuple[Split, SplitLengths, int | None]]) -> None:
+    """Raise `DataError` naming the rows with more pictures or questions than the backbone takes."""
+    named, limits = list[str](), dict[str, None]()
+    for split, lengths, first in parts:
+        rows = {row: (found, taken) for row, found, taken in lengths.refused if first is None or row < first}
+        named += named_rows(split, {row: found for row, (found, _) in rows.items()})
+        limits.update(dict.fromkeys(taken for _, taken in rows.values()))
+    if named:
+        rows = "row has" if len(named) == 1 else "rows have"
+        raise DataError(
+            f"backbone {backbone.name!r} takes {' and '.join(limits)}, and {len(named)} {rows} more: "
+            f"{shown_rows(named, 'too-many')}. Leave them out or choose another backbone."
+        )
+
+
 def _check_cuts(backbone: BackboneConfig, long: Sequence[_Long]) -> None:
     """Raise `DataError` naming the rows that cannot be cut."""
     encoder, wrong = encoder_for(backbone), list[str]()
     for each in long:
-        for number, row in enumerate(_texts(each.split)):
+        for number, row in enumerate(each.split.rows(with_image=False)):
             if number not in each.rows:
                 continue
             try:
@@ -224,20 +250,17 @@ def _reply_warnings(
 
 
 def longer_rows(backbone: BackboneConfig, split: Split) -> str:
-    """A sentence: how many rows of a split take more tokens than the limit."""
-    sizes = _measured(backbone, encoder_key(backbone), split, answering=split.split != "train").tokens
+    """A sentence: how many rows of a split take more tokens than the limit, or have more pictures than is taken."""
+    lengths = _measured(backbone, encoder_key(backbone), split, answering=split.split != "train")
+    sizes, refused = lengths.tokens, lengths.refused
     longer = sum(size > backbone.max_length for size in sizes)
     what = f"{longer:,} of {len(sizes):,} rows of {split_name(split)} take more than {backbone.max_length:,} tokens"
-    return f"With {backbone.name}, {what}; the longest takes {max(sizes, default=0):,}."
+    limits = " and ".join(dict.fromkeys(taken for _, _, taken in refused))
+    more = f"; it takes {limits}, and {len(refused):,} have more" if refused else ""
+    return f"With {backbone.name}, {what}; the longest takes {max(sizes, default=0):,}{more}."
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------
-
-
-def _texts(split: Split) -> Iterator[Row]:
-    """The rows of a split; a picture is replaced by an empty one."""
-    for row in split.rows(with_image=False):
-        yield row if row.width is None else replace(row, image=b"")
 
 
 def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bool) -> SplitLengths:
@@ -254,8 +277,15 @@ def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bo
 def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLengths:
     """Tokenise every row of `split`; raises `DataError` for a row that cannot be encoded at all."""
     tokens, replies, unreachable = list[int](), list[int](), list[int]()
+    pictures, refused = list[int](), list[tuple[int, str, str]]()
     longest: tuple[int, Row] | None = None
-    for number, row in enumerate(_texts(split)):
+    for number, row in enumerate(split.rows(with_image=False)):
+        pictures.append(len(row.pictures))
+        if (excess := encoder.excess(row)) is not None:
+            refused.append((number, excess.found, excess.taken))
+            tokens.append(0)
+            replies += [0] if answering else []
+            continue
         tokens.append(encoder.num_tokens(row, answering=answering))
         if not answering:
             if longest is None or tokens[-1] > longest[0]:
@@ -269,15 +299,8 @@ def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLe
         if not any(score(row.metric, encoder.decode(ids), row.answers) for ids in given):
             unreachable.append(number)
     if longest is not None:
-        replies = [_supervised(encoder, longest[1])]
-    return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable)
-
-
-def _supervised(encoder: Encoder, row: Row) -> int:
-    """Tokens of all answers in a training row, with their ends."""
-    answered = [place for place, turn in enumerate(row.turns) if turn.speaker == "gpt" and turn.weight]
-    rows = (replace(row, turns=row.turns[: place + 1]) for place in answered)
-    return sum(len(encoder.reply_ids(each, each.turns[-1].text)) + 1 for each in rows)
+        replies = [encoder.num_labels(longest[1])]
+    return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable, pictures=pictures, refused=refused)
 
 
 def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:

@@ -42,6 +42,9 @@ class Load:
     num_tasks: int
     features_cached: bool
     on_gpu: bool
+    train_pictures: int = 1
+    """Of the training row with most pictures; `prompt_pictures`: of the prompt."""
+    prompt_pictures: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def _training(counted: Counted, size: MethodSize, load: Load) -> dict[str, int]:
         "DeepSpeed's bucket": bucket,
         "activations": _activations(counted, size, load, checkpointing=load.checkpointing),
         "logits": load.micro_batch_size * load.supervised * shape.logit_bytes,
-        "pictures": 0 if load.features_cached else load.micro_batch_size * shape.tower_bytes,
+        "pictures": 0 if load.features_cached else load.micro_batch_size * load.train_pictures * shape.tower_bytes,
         "CUDA": OVERHEAD if load.on_gpu else 0,
     }
 
@@ -114,7 +117,7 @@ def _answering(counted: Counted, size: MethodSize, load: Load) -> dict[str, int]
         "trained, float32": sum(size.trainable) * FLOAT32,
         "prefill": rows * load.prompt_tokens * (shape.prefill_bytes + adapters),
         "keys and values": rows * (load.prompt_tokens + load.new_tokens) * shape.cache_bytes,
-        "pictures": 0 if load.features_cached else rows * shape.tower_bytes,
+        "pictures": 0 if load.features_cached else rows * load.prompt_pictures * shape.tower_bytes,
         "CUDA": OVERHEAD if load.on_gpu else 0,
     }
 

@@ -12,8 +12,8 @@ from components.training.counting import Counted, counted
 from components.training.devices import Devices, planned_devices, uses_gpu
 from components.training.feature_size import FeatureSize, feature_size
 from components.training.forecast import Forecast, assumed_speed, forecast
-from components.training.lengths import split_name
 from components.training.memory import CLOSE, GIB, Load, MemoryPlan, memory_plan
+from components.training.named_rows import split_name
 from components.training.plan import Plan
 
 LARGE = 1_000_000_000  # weights; with more of them in bfloat16 a CPU takes minutes for an update
@@ -87,8 +87,10 @@ def load_of(plan: Plan, *, on_gpus: bool, features_cached: bool) -> Load:
         eager=backbone.attention == "eager" or (backbone.attention == "auto" and not on_gpus),
         train_tokens=max((each.longest for each in taught), default=0),
         supervised=max((each.replies for each in taught), default=0),
+        train_pictures=max((each.pictures[1] for each in taught), default=0),
         evaluation_batch_size=rows if room is None else min(rows, max(1, room // (prompt + new_tokens))),
         prompt_tokens=prompt,
+        prompt_pictures=max((each.pictures[1] for each in asked), default=0),
         new_tokens=new_tokens,
         num_tasks=sum(1 for each in plan.schedule if each.num_updates),
         features_cached=features_cached,

@@ -29,7 +29,7 @@ from safetensors.torch import load, save
 
 from components.core.runtime import fast_imports
 from components.data.batch import Example, Picture
-from components.data.rows import ROW_GROUP_ROWS, Row, Split, row_from_record
+from components.data.rows import ROW_GROUP_ROWS, Row, Split, columns_without_pictures, row_from_record
 from components.models.config import BackboneConfig
 from components.training.pickled import PickledCallable
 from components.training.vision_cache import VisionCache
@@ -182,7 +182,7 @@ class Loader:
         file = pq.ParquetFile(self.splits[number].shard_paths()[shard])
         if self.cache is None:
             return file.read_row_group(group), None
-        table = file.read_row_group(group, columns=[name for name in file.schema_arrow.names if name != "image"])
+        table = file.read_row_group(group, columns=columns_without_pictures(file.schema_arrow.names))
         table = table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
         return table, self.cache.pictures(self.splits[number], shard, group)
 

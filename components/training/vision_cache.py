@@ -38,7 +38,7 @@ from components.core.files import host_name, write_bytes
 from components.core.machine import cache_dir
 from components.core.runtime import fast_imports
 from components.data.batch import Picture
-from components.data.rows import Split, row_from_record
+from components.data.rows import MORE, Split, columns_without_pictures, row_from_record
 from components.models.config import BackboneConfig
 from components.training.pickled import PickledCallable
 from components.training.precision import set_float32_products
@@ -119,9 +119,11 @@ def feature_bytes(reached: Sequence[tuple[Split, Reached]], backbone: BackboneCo
     for split, groups in reached:
         paths = split.shard_paths()
         for (shard, group), rows in groups.items():
-            table = pq.ParquetFile(paths[shard]).read_row_group(group, columns=["width", "height"]).take([*rows])
-            pairs = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
-            sizes.update((width, height) for width, height in pairs if width is not None)
+            columns = columns_without_pictures(["width", "height", MORE])
+            table = pq.ParquetFile(paths[shard]).read_row_group(group, columns=columns).take([*rows])
+            for row in table.to_pylist():
+                shown = [row, *(row.get(MORE) or ())]
+                sizes.update((each["width"], each["height"]) for each in shown if each["width"] is not None)
     tokens = sum(count * sum(family.layout(*size).runs) for size, count in sizes.items())
     return tokens * family.picture_width * getattr(torch, backbone.dtype).itemsize
 
@@ -200,14 +202,14 @@ class PictureReader:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
         with fast_imports():
-            from components.models.encoding import build_encoder, row_images
+            from components.models.encoding import build_encoder
 
         encoder = build_encoder(self.backbone)
         for work in batch["work"]:
             file = pq.ParquetFile(work.split.shard_paths()[work.shard])
             for group, rows in work.rows.items():
                 records = file.read_row_group(group).to_pylist()
-                images = [row_images(row_from_record(record)) for record in records]
+                images = [row_from_record(record).images for record in records]
                 names = [[hashlib.sha256(image).hexdigest() for image in of_row] for of_row in images]
                 wanted = {
                     name: (records[row]["sample_id"], image)

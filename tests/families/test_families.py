@@ -203,7 +203,7 @@ def predicted(opened: Opened, some: list[Row]) -> Tensor:
 
 def test_paligemma_answers_one_question_a_row(tmp_path: Path) -> None:
     encoder = build_encoder(BackboneConfig(name=str(tiny.write("paligemma", tmp_path))))
-    with pytest.raises(DataError, match=r"row r3 has 2 questions, but backbone .* takes at most 1 in a row"):
+    with pytest.raises(DataError, match=r"row r3 has 2 questions, but backbone .* takes at most 1 question in a row"):
         encoder.training_example(rows("qwen2_vl")[3])
 
 

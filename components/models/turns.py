@@ -1,0 +1,52 @@
+"""A row's turns as templates take them: checked, with a part for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.core.errors import DataError
+from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.models.templates import Said, Shown
+
+
+def check_turns(row: Row, turns: Sequence[Turn]) -> None:
+    """Raise `DataError` for turns that do not alternate or are empty."""
+    if not turns:
+        raise DataError(f"row {row.sample_id} has no question.")
+    for index, turn in enumerate(turns):
+        speaker = ("human", "gpt")[index % 2]
+        if turn.speaker != speaker:
+            raise DataError(
+                f"row {row.sample_id}: turn {index + 1} is by {turn.speaker!r}; turns alternate human, gpt, human, gpt."
+            )
+        if not turn.text.strip():
+            raise DataError(f"row {row.sample_id}: turn {index + 1} is empty; remove the row or fill it.")
+
+
+def without_last_answer(row: Row) -> tuple[Turn, ...]:
+    """The conversation as a prompt to be answered."""
+    return row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
+
+
+def in_parts(row: Row, turns: Sequence[Turn], pictures: Sequence[str]) -> list[Said]:
+    """Stripped turns as templates take them; `pictures` are the texts that stand for them, one for each placeholder.
+
+    A placeholder in a question is a picture, in an answer it is text.
+    """
+    found = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.speaker == "human")
+    if found != len(pictures):
+        raise DataError(
+            f"row {row.sample_id}: its questions have {found} picture placeholders for {len(pictures)} pictures; write "
+            f"{IMAGE_TOKEN} once for each picture of the row, and nowhere else."
+        )
+    shown, parted = iter(pictures), list[Said]()
+    for turn in turns:
+        parts: list[str | Shown] = []
+        whole = turn.text.strip()
+        for index, text in enumerate(whole.split(IMAGE_TOKEN) if turn.speaker == "human" else [whole]):
+            if index:
+                parts.append(Shown(next(shown)))
+            if text:
+                parts.append(text)
+        parted.append(Said(turn.speaker, tuple(parts)))
+    return parted
