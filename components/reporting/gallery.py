@@ -108,8 +108,8 @@ def _pictures(stream: TaskStream, shown: Sequence[Key]) -> dict[Key, Thumbnail]:
         for row in task.test.rows() if wanted else ():
             if row.sample_id in wanted:
                 wanted.discard(row.sample_id)
-                if row.image is not None:
-                    found[task.name, row.sample_id] = album.thumbnail(row.image)
+                if row.images:
+                    found[task.name, row.sample_id] = album.thumbnail(*row.images)
             if not wanted:
                 break
     return found

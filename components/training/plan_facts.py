@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.console.eta import PlannedTask
 from components.core.naming import without_secrets
+from components.data.quality.report import rows_by_pictures
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
 from components.training.memory import GIB
@@ -134,6 +135,9 @@ def _method(config: RunConfig) -> str:
 def _rows(plan: Plan) -> dict[str, str]:
     config = plan.config
     facts: dict[str, str] = {}
+    several = {name: rows for name, rows in plan.fitted.pictures.items() if max(rows, default=0) > 1}
+    if several:
+        facts["pictures"] = "; ".join(f"{name} {rows_by_pictures(rows)}" for name, rows in several.items())
     for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
         if rows:
             facts[what] = f"{_listed(rows)} rows, which take more than {config.backbone.max_length} tokens"

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from components.data.rows import Row, Turn
+from components.data.rows import Row, RowPicture, Turn
 from tests.families import tiny
 from tests.families.reference import Message, said
 
@@ -21,7 +21,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def conversations(name: str) -> list[list[Message]]:
-    """Rows of a batch: pictures of different shapes, none, and, where the type takes it, a second question."""
+    """Rows of a batch: pictures of different shapes, none, and, where the type takes it, several and more questions."""
     short, long = (said("assistant", answer) for answer in ANSWERS)
     plain = [said("user", "is the sky blue"), short]
     talk = [said("user", "hi"), short, said("user", "and the\nother one?"), long]
@@ -33,25 +33,29 @@ def conversations(name: str) -> list[list[Message]]:
         plain,
     ]
     if name == "paligemma":
+        return [*shown, [said("user", picture(48, 30), picture(20, 52), "are they alike"), short]]
+    shown.append([said("user", "hi"), short, said("user", picture(33, 33), "and this?"), long])
+    if name == "llava_onevision":
         return shown
-    return [*shown, [said("user", "hi"), short, said("user", picture(33, 33), "and this?"), long]]
+    two = [said("user", picture(48, 30), picture(20, 52), "are they alike"), short]
+    return [*shown, [*two, said("user", picture(48, 30), "and this?"), long]]
 
 
 def row(messages: list[Message], number: int) -> Row:
     """The row that says the same."""
-    image, turns = None, list[Turn]()
+    images, turns = list[RowPicture](), list[Turn]()
     for message in messages:
         text = ""
         for part in message["content"]:
             if part["type"] == "image":
-                image = part["image"]
+                encoded = io.BytesIO()
+                part["image"].save(encoded, "PNG")
+                images.append(RowPicture(encoded.getvalue(), *part["image"].size))
                 text += "<image>\n"
             else:
                 text += part["text"]
         turns.append(Turn(speaker="human" if message["role"] == "user" else "gpt", text=text))
-    encoded = io.BytesIO()
-    if image is not None:
-        image.save(encoded, "PNG")
+    image, width, height = images[0] if images else (None, None, None)
     return Row(
         sample_id=f"r{number}",
         task="t",
@@ -60,9 +64,10 @@ def row(messages: list[Message], number: int) -> Row:
         answers=(),
         metric="exact_match",
         source="",
-        image=encoded.getvalue() if image is not None else None,
-        width=None if image is None else image.width,
-        height=None if image is None else image.height,
+        image=image,
+        width=width,
+        height=height,
+        more_images=tuple(images[1:]),
     )
 
 

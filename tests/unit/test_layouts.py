@@ -78,7 +78,7 @@ def test_a_picture_among_the_parts_is_a_placeholder() -> None:
     [
         ({"query": "q", "response": "a", "system": "Be brief."}, "system text"),
         ({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}]}, "system text"),
-        ({"query": "q", "response": "a", "images": ["a.png", "b.png"]}, "too many images"),
+        ({"query": "q", "response": "a", "image": "c.png", "images": ["a.png", "b.png"]}, "several layouts"),
         ({"query": "q", "response": None}, "missing field"),
         ({"query": "q", "response": "a", "history": ["q"]}, "wrong field"),
         ({"messages": "q"}, "wrong field"),

@@ -151,6 +151,7 @@ class _TaskPreparation:
             return False  # damaged since: it is written again
         report.kept = split.num_rows
         report.with_image = sum(width is not None for width in split.column("width"))
+        report.by_pictures.update({0: report.kept - report.with_image, 1: report.with_image})
         pictures = split.card.get("pictures")
         report.pictures.update(pictures if isinstance(pictures, dict) else {})
         if side == "test":

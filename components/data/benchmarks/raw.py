@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.data.benchmarks.spec import Boxes, Side, TaskSpec
-from components.data.formats.items import require_scorable, with_placeholder
+from components.data.formats.items import require_scorable, with_placeholders
 from components.data.formats.pictures import Orientation, Picture, encoded_sheet, picture_path, proved, read_picture
 from components.data.problems import ItemError, Problem
 from components.data.rows import Row, Turn, plain_instruction
@@ -110,7 +110,7 @@ def check_item(item: RawItem, context: SplitContext) -> Checked | Problem:
     """Open the item's picture and build its row, or say what is wrong with it."""
     try:
         shown, name = _picture(item, context)
-        turns = with_placeholder(list(item.turns), has_image=shown is not None)
+        turns = with_placeholders(list(item.turns), 0 if shown is None else 1)
         if context.side == "test":
             require_scorable(item.metric or context.metric, item.answers)
     except ItemError as error:

@@ -24,6 +24,7 @@ CONTENT = {
     ),
     "objects": "objects",
 }
+FRAMES = '; list the frames of a video as pictures in "images"'
 PAIRS = {"instruction": ("output", "input", "history"), "query": ("response", "history")}
 _OTHER_PICTURES = frozenset(
     ("image_path", "image_paths", "image_file", "image_url", "image_name", "img", "img_path", "picture", "photo")
@@ -63,13 +64,20 @@ def check_content(item: Item, talk: str) -> None:
         if plain in SYSTEM:
             raise ItemError("system text", f"the item has the system text {value!r:.60}, which a row cannot hold")
         if plain in CONTENT:
-            raise ItemError(CONTENT[plain], f"the item has {name!r}, which a row cannot hold")
+            raise ItemError(CONTENT[plain], f"the item has {name!r}, which a row cannot hold{instead(plain)}")
         if plain in ("history", "input", "output", "response") and name not in expected:
             raise ItemError("several layouts", f"the item has {name!r} beside {talk!r}, where it has no place")
         if _NUMBERED_PICTURE.fullmatch(plain) or (not pictured and (other_picture(name) or _shows(name, value, talk))):
-            raise ItemError("other picture", f'the item names a picture in {name!r}; call the field "image"')
+            raise ItemError(
+                "other picture", f'the item names a picture in {name!r}; call the field "image", or "images"'
+            )
         if not pictured and name not in _READ_AS_TEXT and any(map(_MEDIA_FILE.fullmatch, _paths(value))):
-            raise ItemError("video or audio", f"the item names {value!r:.60} in {name!r}; a row has neither")
+            raise ItemError("video or audio", f"the item names {value!r:.60} in {name!r}, which is not read{FRAMES}")
+
+
+def instead(name: str) -> str:
+    """What to do about a field or a tag of this name, as the rest of a sentence."""
+    return FRAMES if name.startswith("video") else ""
 
 
 def _plain(name: str) -> str:

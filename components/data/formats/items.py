@@ -17,7 +17,7 @@ from components.data.formats.pictures import Orientation, Picture, picture_of, p
 from components.data.formats.seen_ids import SeenIds
 from components.data.formats.storage import Location
 from components.data.problems import ItemError
-from components.data.rows import IMAGE_TOKEN, Row, Turn
+from components.data.rows import IMAGE_TOKEN, Row, RowPicture, Turn
 from components.metrics import check_answers
 
 Ids = Literal["refuse", "renew", "auto"]
@@ -82,7 +82,7 @@ class ReadItem:
     unread: tuple[str, ...] = ()
     """Its fields that are ignored."""
     picture: tuple[str, ...] = ()
-    """What was done to its picture: keys of `quality.checks.DONE`."""
+    """What was done to its pictures: keys of `quality.checks.DONE`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,25 +121,30 @@ class ItemReader:
         if self.split == "train" and not any(turn.weight for turn in turns if turn.speaker == "gpt"):
             raise ItemError("nothing to learn", "the weight of every answer is 0")
         answers = _answers(item, turns, self.metric)
-        picture = self._picture(item)
+        pictures = self._pictures(item)
+        first = pictures[0] if pictures else None
         row = Row(
             sample_id=sample_id,
             task=self.task,
             split=self.split,
-            turns=with_placeholder(turns, has_image=picture is not None),
+            turns=with_placeholders(turns, len(pictures)),
             answers=answers,
             metric=self.metric,
             source=f"{self.source}#{number}",
-            image=picture.data if picture else None,
-            width=picture.size[0] if picture else None,
-            height=picture.size[1] if picture else None,
+            image=first.data if first else None,
+            width=first.size[0] if first else None,
+            height=first.size[1] if first else None,
+            more_images=tuple(RowPicture(each.data, *each.size) for each in pictures[1:]),
         )
-        return row, picture.done if picture else ()
+        return row, tuple(dict.fromkeys(done for each in pictures for done in each.done))
 
-    def _picture(self, item: Item) -> Picture | None:
-        image = item.get("image")
-        if image is None:
-            return None
+    def _pictures(self, item: Item) -> list[Picture]:
+        given = item.get("image")
+        if given is None:
+            return []
+        return [self._picture(item, image) for image in (given if isinstance(given, list) else [given])]
+
+    def _picture(self, item: Item, image: object) -> Picture:
         if isinstance(image, dict):  # as Hugging Face's tables write pictures: their bytes, or else their path
             data = image.get("bytes")
             if data is not None and not isinstance(data, bytes):
@@ -148,7 +153,7 @@ class ItemReader:
         if isinstance(image, bytes):
             return proved(image, f"of the item {_sample_id(item)!r}", self.orientation)
         if not isinstance(image, str):
-            raise ItemError("wrong field", f'"image" must be one path as text, this is {_kind(image)}')
+            raise ItemError("wrong field", f'"image" must be a path as text, or a list of them; this is {_kind(image)}')
         if not image.strip():
             raise ItemError("wrong field", '"image" is an empty text; give a path, or null for a row without a picture')
         if image.startswith("data:"):
@@ -170,7 +175,7 @@ def _unpacked(uri: str) -> bytes:
 
 
 def _sample_id(item: Item) -> str:
-    given = item.get("id")
+    given = item.get("id", item.get("sample_id"))  # LLaVA-NeXT-Interleave's name
     if given is None:
         raise ItemError("missing field", 'the field "id" is missing')
     if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
@@ -229,27 +234,29 @@ def require_scorable(metric: str, answers: tuple[str, ...]) -> None:
         raise ItemError("answer does not fit", str(error).rstrip(".")) from error
 
 
-def with_placeholder(turns: list[Turn], *, has_image: bool) -> tuple[Turn, ...]:
-    """The turns, stripped, with one placeholder when there is a picture, and none when there is not.
+def with_placeholders(turns: list[Turn], pictures: int) -> tuple[Turn, ...]:
+    """The turns, stripped, with one placeholder for each picture.
 
-    As in LLaVA's released code it is moved to the start of the question in which it stands; without any, the first
-    question gets it. Raises `ItemError` when the turns ask for a picture that is not there or for several, or when an
-    answer shows one.
+    Without any, the first question gets them all at its start, one a line. As in LLaVA's released code, the placeholder
+    of a single picture is moved to the start of the question in which it stands; those of several stay where they are.
+    Raises `ItemError` when there are more or fewer than pictures, or when an answer shows one.
     """
     counts = [turn.text.count(IMAGE_TOKEN) for turn in turns]
     for index, (turn, count) in enumerate(zip(turns, counts, strict=True), start=1):
         if count and turn.speaker == "gpt":
             raise ItemError("picture in an answer", f"turn {index} is an answer that holds {IMAGE_TOKEN}")
-    if sum(counts) > 1:
-        raise ItemError(
-            "too many images", f"the turns hold {sum(counts)} {IMAGE_TOKEN} placeholders; a row has one picture"
-        )
-    if any(counts) and not has_image:
+    if any(counts) and not pictures:
         raise ItemError("missing field", f'the turns hold {IMAGE_TOKEN} but the field "image" is missing')
+    if any(counts) and sum(counts) != pictures:
+        found = f"{sum(counts)} {IMAGE_TOKEN} {'placeholder' if sum(counts) == 1 else 'placeholders'}"
+        raise ItemError(
+            "placeholders", f"the turns hold {found} for {pictures} {'picture' if pictures == 1 else 'pictures'}"
+        )
+    if pictures > 1 and any(counts):
+        return tuple(replace(turn, text=turn.text.strip()) for turn in turns)
     plain = [replace(turn, text=turn.text.replace(IMAGE_TOKEN, "").strip()) for turn in turns]
-    if has_image:
-        shown = next((at for at, count in enumerate(counts) if count), 0)
-        plain[shown] = replace(plain[shown], text=f"{IMAGE_TOKEN}\n{plain[shown].text}")
+    shown = next((at for at, count in enumerate(counts) if count), 0)
+    plain[shown] = replace(plain[shown], text=f"{IMAGE_TOKEN}\n" * pictures + plain[shown].text)
     return tuple(plain)
 
 

@@ -1,8 +1,8 @@
 """Common layouts of instruction data, converted to LLaVA's item by item: what each calls turns, speakers and pictures.
 
-| layout | turns | speakers | picture |
+| layout | turns | speakers | pictures |
 |---|---|---|---|
-| LLaVA | `conversations` of `from`, `value` | human, gpt | `image` |
+| LLaVA | `conversations` of `from`, `value` | human, gpt | `image`, also a list (LLaVA-NeXT-Interleave) |
 | ShareGPT | the same | also user, assistant, model | `images`, a list |
 | OpenAI, ms-swift | `messages` of `role`, `content` | user, assistant | `images`, or a part of `content` |
 | older ms-swift | `conversation` of `human`, `assistant` | | `images` |
@@ -10,13 +10,14 @@
 | older ms-swift | `query`, `response`; earlier turns in `history` | | `images` |
 | Qwen-VL | as LLaVA or ShareGPT | user, assistant | `<img>PATH</img>` in a question |
 
-`image` and `images` mean the same everywhere: a path, encoded bytes, an object of `bytes` and `path`, or a list of one.
+`image` and `images` mean the same everywhere: a path, encoded bytes, an object of `bytes` and `path`, or a list of
+these. Where two of the fields and the turns name pictures, they name the same ones.
 
 An answer that is only context is marked in its turn: `loss` or `loss_scale` (ms-swift), `weight` (OpenAI), `train` or
 `training` (axolotl); false is 0, true 1.
 
-Nothing is guessed and no content is dropped silently: an item with a system text, a second picture, a video or tools,
-which a row cannot hold, is left out and reported. `unread` names all other fields that are ignored.
+Nothing is guessed and no content is dropped silently: an item with a system text, a video or tools, which a row
+cannot hold, is left out and reported. `unread` names all other fields that are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from components.data.formats.fields import CONTENT, PAIRS, PICTURES, SYSTEM, TALKS, Item, check_content, filled
+from components.data.formats.fields import (
+    CONTENT,
+    PAIRS,
+    PICTURES,
+    SYSTEM,
+    TALKS,
+    Item,
+    check_content,
+    filled,
+    instead,
+)
 from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN
 
@@ -80,9 +91,9 @@ def as_llava(item: Item, number: int) -> Item:
     system, turns, pictures = _turns(item, talks[0])
     if system:
         raise ItemError("system text", f"the item has the system text {system!r:.60}, which a row cannot hold")
-    llava: Item = {"id": item.get("id", f"row-{number}"), "conversations": turns}
-    if (image := _image([*_pictures(item), *pictures])) is not None:
-        llava["image"] = image
+    llava: Item = {"id": item.get("id", item.get("sample_id", f"row-{number}")), "conversations": turns}
+    if images := _named(item, pictures):
+        llava["image"] = images[0] if len(images) == 1 else images
     if "answers" in item:
         llava["answers"] = item["answers"]
     return llava
@@ -91,7 +102,7 @@ def as_llava(item: Item, number: int) -> Item:
 def unread(item: Item) -> list[str]:
     """Fields of an item, or of its turns, that have a value and are ignored."""
     talk = next(iter(_talks(item)), "")
-    known = {"id", "answers", talk, *PICTURES, *SYSTEM, *PAIRS.get(talk, ())}
+    known = {"id", "sample_id", "answers", talk, *PICTURES, *SYSTEM, *PAIRS.get(talk, ())}
     names = [name for name in item if name not in known and filled(item[name])]
     turns = item.get(talk)
     for turn in turns if isinstance(turns, list) else []:
@@ -231,7 +242,8 @@ def _part(part: object, name: str) -> tuple[str, object]:
             raise ItemError("missing field", f"a part of {name!r} needs a text")
         return text, None
     if kind not in ("image", "image_url", "input_image"):
-        raise ItemError("wrong field", f"a part of a message must be a text or an image, this is {kind!r}")
+        allowed = "a part of a message must be a text or an image"
+        raise ItemError("wrong field", f"{allowed}, this is {kind!r}{instead(str(kind))}")
     given = next((part[key] for key in ("image", "image_url", "path", "url") if filled(part.get(key))), None)
     return IMAGE_TOKEN, given if given is None else _reference(given)
 
@@ -252,20 +264,29 @@ def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -
         return text
     tag = found.group().strip()
     if re.search("video|audio|speech", tag):
-        raise ItemError("video or audio", f"turn {index} holds {tag!r:.60}; a row has neither video nor audio")
+        frames = instead("video" if "video" in tag else "")
+        raise ItemError("video or audio", f"turn {index} holds {tag!r:.60}, which is not read{frames}")
     detail = (
         f"turn {index} holds {tag!r:.60}, which is not a placeholder here; write {IMAGE_TOKEN} and name the picture"
     )
     raise ItemError("other placeholder", detail)
 
 
-def _pictures(item: Item) -> Iterator[object]:
-    """What `image` and `images` name."""
+def _named(item: Item, shown: Sequence[object]) -> list[object]:
+    """The item's pictures: what `image`, `images` or its turns name, which must be the same where it is several."""
+    found: dict[str, list[object]] = {}
     for name in PICTURES:
         value = item.get(name)
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None:
-                yield _reference(one)
+        given = [_reference(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
+        found[repr(name)] = [one for one in given if one != ""] or given
+    found["the turns"] = list(shown)
+    named = {where: pictures for where, pictures in found.items() if pictures not in ([], [""])} or found
+    if any(pictures != next(iter(named.values())) for pictures in named.values()):
+        told = ", ".join(f"{where} {len(pictures)}" for where, pictures in named.items())
+        raise ItemError(
+            "several layouts", f"the item names different pictures in different places ({told}); name each once"
+        )
+    return next((pictures for pictures in named.values() if pictures), [])
 
 
 def _reference(picture: object) -> object:
@@ -274,15 +295,6 @@ def _reference(picture: object) -> object:
         return picture
     named = (picture.get(key) for key in ("bytes", "path", "url"))
     return next((found for found in named if found is not None), picture)
-
-
-def _image(pictures: Sequence[object]) -> object:
-    """The item's one picture or None."""
-    pictures = [one for one in pictures if one != ""] or pictures
-    distinct = [one for at, one in enumerate(pictures) if one not in pictures[:at]]
-    if len(distinct) > 1:
-        raise ItemError("too many images", f"the item names {len(distinct)} pictures; a row has one")
-    return distinct[0] if distinct else None
 
 
 def _list(value: object, name: str) -> list[object]:

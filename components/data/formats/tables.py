@@ -1,8 +1,8 @@
 """Tables of instruction data row by row: Parquet files, and Arrow files as Hugging Face's `datasets` writes them.
 
-A row is an item of a layout of `layouts`, under the names of its columns; its picture is a path, its encoded bytes, or
-a struct of `bytes` and `path`. Rows of this project's own schema (`rows`) are understood too. Other columns are not
-read; `unread_columns` names them.
+A row is an item of a layout of `layouts`, under the names of its columns; a picture is a path, its encoded bytes, or a
+struct of `bytes` and `path`, and a list of these is several. Rows of this project's own schema (`rows`) are understood
+too. Other columns are not read; `unread_columns` names them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from components.data.formats.fields import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.json_items import Numbered, parsed
 from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
-from components.data.rows import SCHEMA
+from components.data.rows import MORE, SCHEMA_SEVERAL
 
 _COLUMNS = frozenset(("id", "sample_id", "answers")) | FIELDS
-_OWN = frozenset(SCHEMA.names)
+_OWN = frozenset(SCHEMA_SEVERAL.names)
 _ROWS = 32  # rows made Python objects at a time; a picture may have megabytes
 _PIECE = 1 << 20  # bytes of a column read at a time
 
@@ -93,7 +93,11 @@ def _known(schema: pa.Schema, location: Location) -> list[str]:
         raise DataError(f"{location.shown} has the column {doubled[0]!r} twice; give each its own name.")
     own = _OWN - _COLUMNS if "sample_id" in schema.names else ()
     pictured = any(name in schema.names for name in PICTURES)
-    return [field.name for field in schema if field.name not in own and _is_read(field, pictured=pictured)]
+    return [
+        field.name
+        for field in schema
+        if (field.name == MORE if field.name in own else _is_read(field, pictured=pictured))
+    ]
 
 
 def _is_read(column: pa.Field, *, pictured: bool) -> bool:
@@ -144,6 +148,8 @@ def _turned(name: str, columns: dict[str, object]) -> list[dict[str, object]]:
 def _item(record: dict[str, object]) -> dict[str, object]:
     """The row without empty names, its turns as a list."""
     item = {"id": record.pop("sample_id"), **record} if "sample_id" in record else dict(record)
+    if isinstance(more := item.pop(MORE, None), list):  # our own schema
+        item["image"] = [item.get("image"), *more]
     for name in ("conversations", "messages", "conversation"):
         turns = item.get(name)
         if isinstance(turns, str):

@@ -1,13 +1,15 @@
 """WebDataset shards sample by sample: tar archives read from start to end, without unpacking to disk.
 
 Neighbouring members that share their path up to the first dot of the name are one sample: a `.json` with an item
-of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and at most one picture. Members with
-other endings are not read and are counted as fields of that name; sound and film, links and devices are refused. A
-sample without an id is named SHARD/KEY.
+of a layout of `layouts`, or a `.txt` with the answer to the task's `instruction`; and its picture, or its pictures with
+numbers before their endings (`KEY.0.jpg`, `KEY.1.jpg`), which are taken in that order. Members with other endings are
+not read and are counted as fields of that name; sound and film, links and devices are refused. A sample without an id
+is named SHARD/KEY.
 """
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 
 PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
+_NUMBERED = re.compile(rf"\d+\.(?:{'|'.join(PICTURES)})")
 _TEXTS = ("json", "txt")
 _MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
 _LARGEST_MEMBER = 1 << 28  # bytes
@@ -85,7 +88,7 @@ def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo) -> 
         sample.wrong = ItemError(
             "video or audio", f"the member {member.name} is sound or film, which a row cannot hold"
         )
-    elif ending not in (*PICTURES, *_TEXTS):
+    elif ending not in (*PICTURES, *_TEXTS) and _NUMBERED.fullmatch(ending) is None:
         sample.unread.append(ending)
     elif member.size > _LARGEST_MEMBER:
         sample.wrong = ItemError("too large", f"the member {member.name} has {member.size:,} bytes")
@@ -103,16 +106,19 @@ def _item(sample: _Sample, shard: str, instruction: str | None) -> dict[str, obj
     item = _told(sample, instruction)
     if item.get("id") is None:
         item["id"] = f"{shard}/{sample.key}"
-    pictures = [ending for ending in sample.members if ending in PICTURES]
-    if len(pictures) > 1:
-        raise ItemError("too many images", f"the sample {sample.key} has the pictures {', '.join(pictures)}")
+    pictures = [ending for ending in sample.members if ending not in _TEXTS]
+    numbers = [int(ending.partition(".")[0]) for ending in pictures if _NUMBERED.fullmatch(ending)]
+    if len(pictures) > 1 and len(set(numbers)) < len(pictures):
+        told = f"the sample {sample.key} has the pictures {', '.join(pictures)}"
+        raise ItemError("too many images", f"{told}; number them, as in {sample.key}.0.jpg and {sample.key}.1.jpg")
     other = next((ending for ending in sample.unread if ending.rpartition(".")[2] in PICTURES), None)
     if other is not None and not pictures:
         detail = f"the sample has the picture {sample.key}.{other}; call it {sample.key}.{other.rpartition('.')[2]}"
         raise ItemError("other picture", detail)
     if pictures:
         item.pop("image", None)  # the path it had before it was packed
-        item["images"] = sample.members[pictures[0]]
+        pictures.sort(key=lambda ending: int(ending.partition(".")[0]) if numbers else 0)
+        item["images"] = [sample.members[ending] for ending in pictures]
     item.update((f".{ending}", "not read") for ending in sample.unread)
     return item
 

@@ -130,11 +130,17 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Move it into the first question, or remove it.",
     ),
     "too many images": Explanation(
-        "A row shows several pictures; a row here has one.", "Combine the pictures into one, or split the row."
+        "A row shows several pictures where one is taken: a suite that is scored with one picture a question, or a tar "
+        "whose pictures have no numbers.",
+        "Number the pictures of a tar (KEY.0.jpg, KEY.1.jpg); of a suite, leave the row out.",
+    ),
+    "placeholders": Explanation(
+        "A row's questions hold more or fewer <image> than it has pictures.",
+        "Write <image> once for each picture, in their order; or nowhere, and they are put before the first question.",
     ),
     "video or audio": Explanation(
-        "A row has a video or a sound, or a tag for one; rows here have a picture at most.",
-        "Take the frame that matters as the picture, or leave the row out.",
+        "A row has a video or a sound, or a tag for one, and only pictures are read.",
+        'List the frames of the video as pictures in "images", with <image> for each, or leave the row out.',
     ),
     "tools": Explanation(
         "A row lists tools or functions to call, which rows here cannot carry.",
@@ -158,11 +164,11 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "other picture": Explanation(
         "A row names its picture in a field that is not read, so it would be learned without.",
-        'Call the field "image".',
+        'Call the field "image", or "images" where there are several.',
     ),
     "other placeholder": Explanation(
         "A question marks its picture's position as another model does, which would be learned as text.",
-        "Write <image> there, once.",
+        "Write <image> there.",
     ),
     "picture in an answer": Explanation(
         "An answer contains a picture or its placeholder; a model that writes text cannot produce one.",

@@ -44,13 +44,13 @@ class Counts:
     rows: int
     pictured: int
     pictures: int
-    """Rows whose picture looks like one of the others."""
+    """Rows with a picture that looks like one of the others."""
     questions: int
     """Rows that ask a question of the others, case and spaces aside."""
     repeats: int
-    """Rows that ask a question of the others about such a picture, or both without any picture."""
+    """Rows that ask a question of the others about such pictures, all of them in order, or both without any."""
     near_blank: int
-    """Rows whose picture is nearly blank and has the hash of one of the others that is, too."""
+    """Rows with a nearly blank picture that has the hash of one of the others that is, too."""
 
     @property
     def found(self) -> bool:
@@ -152,7 +152,7 @@ class _Seen:
 
     def shared_with(self, *others: _Seen) -> dict[str, int]:
         """The counts of `Overlap`, of this split's rows against those of `others`."""
-        counts = {"rows": self.split.num_rows, "pictured": len(self.pictures.keys)}
+        counts = {"rows": self.split.num_rows, "pictured": len(np.unique(self.pictures.rows))}
         for kind in ("pictures", "questions", "repeats", "near_blank"):
             own: _Set = getattr(self, kind)
             theirs: list[_Set] = [getattr(other, kind) for other in others]
@@ -186,14 +186,16 @@ def picture_hash(data: bytes) -> tuple[int, bool]:
 
 def _seen(split: Split, in_order: OrderedMap) -> _Seen:
     pictures, questions, repeats, near_blank = _Marks(), _Marks(), _Marks(), _Marks()
-    for row, (key, blank, asked) in enumerate(in_order(_marks, split.rows())):
-        if key is not None:
+    for row, (keys, blanks, asked) in enumerate(in_order(_marks, split.rows())):
+        shown = 0
+        for key in keys:
             pictures.add(key, row)
-        if blank is not None:
+            shown = (shown * _MIX ^ key) & _64
+        for blank in blanks:
             near_blank.add(blank, row)
         for question in asked:
             questions.add(question, row)
-            repeats.add((question ^ ((key or 0) * _MIX)) & _64, row)
+            repeats.add((question ^ (shown * _MIX)) & _64, row)
     return _Seen(
         split=split,
         pictures=pictures.settled(),
@@ -203,14 +205,16 @@ def _seen(split: Split, in_order: OrderedMap) -> _Seen:
     )
 
 
-def _marks(row: Row) -> tuple[int | None, int | None, list[int]]:
-    """The key of a row's picture, its hash if that is nearly blank, and the keys of its questions."""
+def _marks(row: Row) -> tuple[list[int], list[int], list[int]]:
+    """The keys of a row's pictures, the hashes of those that are nearly blank, and the keys of its questions."""
     texts = [plain_instruction(turn.text) for turn in row.turns if turn.speaker == "human"]
     asked = [_digest(" ".join(text.casefold().split()).encode()) for text in texts]
-    if row.image is None:
-        return None, None, asked
-    found, nearly_blank = picture_hash(row.image)
-    return (_digest(row.image), found, asked) if nearly_blank else (found, None, asked)
+    keys, blanks = list[int](), list[int]()
+    for image in row.images:
+        found, nearly_blank = picture_hash(image)
+        keys.append(_digest(image) if nearly_blank else found)
+        blanks += [found] if nearly_blank else []
+    return keys, blanks, asked
 
 
 def _digest(data: bytes) -> int:

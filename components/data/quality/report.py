@@ -19,6 +19,7 @@ _KEPT_PROBLEMS = 1000  # per file; all are counted, the first ones are listed
 _WRITTEN = ("task", "split", "file", "rows", "chosen", "kept", "with_image", "repeated_ids", "published", "missed")
 _WRITTEN += ("licence", "get")
 NOT_STATED = "not stated"
+_ONE_BY_ONE = 8  # numbers of pictures that are listed one by one
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,8 @@ class FileReport:
     """Items that the stream's specification takes of them; None: all."""
     kept: int = 0
     with_image: int = 0
+    by_pictures: Counter[int] = field(default_factory=Counter)
+    """Rows by how many pictures they have."""
     repeated_ids: int = 0
     """Rows whose id was used before and that were given a new one: releases whose ids name the picture."""
     published: tuple[int, ...] = ()
@@ -50,7 +53,7 @@ class FileReport:
     pictured: bool = False
     """Whether a row of the source names a picture."""
     pictures: Counter[str] = field(default_factory=Counter)
-    """Rows by what is done to their picture before it is learned: keys of `quality.checks.DONE`."""
+    """Rows by what is done to their pictures before they are learned: keys of `quality.checks.DONE`."""
     fields: Counter[str] = field(default_factory=Counter)
     """Rows, by a field that they have and that means nothing here."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -103,9 +106,10 @@ class FileReport:
         self.leave_out(Problem(kind=kind, file=self.file, row=row, detail=detail))
 
     def keep(self, row: Row, done: Iterable[str]) -> None:
-        """Count a row that is written; `done` are keys of `checks.DONE`, what was done to its picture."""
+        """Count a row that is written; `done` are keys of `checks.DONE`, what was done to its pictures."""
         self.kept += 1
-        self.with_image += row.image is not None
+        self.with_image += bool(row.pictures)
+        self.by_pictures[len(row.pictures)] += 1
         self.pictures.update(done)
 
     def leave_out(self, problem: Problem) -> None:
@@ -250,9 +254,14 @@ class ImportReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was done to pictures, which fields were not read, and how long rows are, a sentence for each split."""
+        """How many pictures rows have, what was done to them, which fields were not read, and how long rows are.
+
+        A sentence for each split.
+        """
         found: list[str] = []
         for file in self.files:
+            if max(file.by_pictures, default=0) > 1:
+                found.append(f"Rows of {file.name}: {rows_by_pictures(file.by_pictures)}.")
             if file.pictures:
                 done = ", ".join(f"{DONE[kind]} {count:,}" for kind, count in file.pictures.items())
                 found.append(f"Pictures of {file.name}: {done}.")
@@ -287,6 +296,7 @@ class ImportReport:
             "files": [
                 {
                     **{name: getattr(report, name) for name in _WRITTEN},
+                    "by_pictures": dict(sorted(report.by_pictures.items())),
                     "pictures": dict(report.pictures),
                     "fields_not_read": dict(report.fields),
                     "counts": dict(report.counts),
@@ -302,6 +312,15 @@ class ImportReport:
             write_bytes(path, text.encode(errors="backslashreplace"))  # file names need not be Unicode
         except OSError as error:
             raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
+
+
+def rows_by_pictures(rows: Mapping[int, int]) -> str:
+    """`3 without a picture, 12,000 with 1, 40 with 2, 7 with 9 to 16`: numbers above 8 in bands that double."""
+    bands: Counter[str] = Counter()
+    for number, count in sorted(rows.items()):
+        low = 1 << (number - 1).bit_length() - 1 if number > _ONE_BY_ONE else 0
+        bands[f"with {low + 1} to {2 * low}" if low else f"with {number}" if number else "without a picture"] += count
+    return ", ".join(f"{count:,} {band}" for band, count in bands.items() if count)
 
 
 def _rows_were(count: int) -> str:

@@ -74,7 +74,7 @@ def _counts(of: Counts) -> tuple[str, ...]:
 def pictures_table(seen: StreamSurvey) -> ReportTable:
     """One line for each split with pictures."""
     return ReportTable(
-        caption="Width and height in pixels and size of the encoded file: smallest, median and largest row",
+        caption="Width and height in pixels and size of the encoded file: smallest, median and largest picture",
         names=("split",),
         numbers=("with picture", "distinct", "width", "height", "file", f"above {LARGE // 1_000_000} megapixels"),
         lines=tuple(

@@ -1,6 +1,6 @@
 """What the rows of a prepared stream or suite look like: sizes of pictures, lengths of answers, and a few rows to read.
 
-Every split is read once, a row at a time; in memory are a few numbers for each row (about 24 bytes), a digest of
+Every split is read once, a row at a time; in memory are a few numbers for each picture (about 24 bytes), a digest of
 each picture and the rows that are shown.
 """
 
@@ -35,13 +35,13 @@ class PictureFacts:
     """Pictures of one split."""
 
     rows: int
-    """Rows with a picture; `distinct` counts pictures with other bytes."""
+    """Rows with a picture; `distinct` counts pictures with other bytes, and the ranges are over all pictures."""
     distinct: int
     width: Range
     height: Range
     file_bytes: Range
     large: int
-    """Rows whose picture has more than `LARGE` pixels."""
+    """Pictures of more than `LARGE` pixels, of every row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class SampleRow:
     sample_id: str
     source: str
     turns: tuple[tuple[str, str], ...]
-    """Speaker and text, without the picture's placeholder."""
+    """Speaker and text, without placeholders of pictures."""
     answers: tuple[str, ...]
     picture: Thumbnail | None
 
@@ -84,25 +84,28 @@ class _Numbers:
     widths: array[int] = field(default_factory=lambda: array("l"))
     heights: array[int] = field(default_factory=lambda: array("l"))
     sizes: array[int] = field(default_factory=lambda: array("l"))
+    pictured: int = 0
     answers: array[int] = field(default_factory=lambda: array("l"))
     digests: set[bytes] = field(default_factory=set)
     large: int = 0
 
     def add(self, row: Row) -> None:
         self.answers.append(len(row.answers[0]))
-        if row.image is None or row.width is None or row.height is None:
-            return
-        self.widths.append(row.width)
-        self.heights.append(row.height)
-        self.sizes.append(len(row.image))
-        self.digests.add(hashlib.sha256(row.image).digest()[:8])
-        self.large += row.width * row.height > LARGE
+        self.pictured += bool(row.images)
+        for image, width, height in row.pictures:
+            if image is None or width is None or height is None:
+                continue
+            self.widths.append(width)
+            self.heights.append(height)
+            self.sizes.append(len(image))
+            self.digests.add(hashlib.sha256(image).digest()[:8])
+            self.large += width * height > LARGE
 
     def pictures(self) -> PictureFacts | None:
         if not self.sizes:
             return None
         return PictureFacts(
-            rows=len(self.sizes),
+            rows=self.pictured,
             distinct=len(self.digests),
             width=range_of(self.widths),
             height=range_of(self.heights),
@@ -142,8 +145,8 @@ def survey(
             texts.add(row)
             if at in drawn:
                 rows.append(_sample(row, samples))
-            if row.sample_id in shown and row.image is not None:
-                pictures[name, row.sample_id] = pairs.thumbnail(row.image)
+            if row.sample_id in shown and row.images:
+                pictures[name, row.sample_id] = pairs.thumbnail(*row.images)
         found.append(
             SplitSurvey(
                 name=name,
@@ -168,5 +171,5 @@ def _sample(row: Row, album: Album) -> SampleRow:
         source=row.source,
         turns=tuple((turn.speaker, plain_instruction(turn.text)) for turn in row.turns),
         answers=row.answers,
-        picture=album.thumbnail(row.image) if row.image is not None else None,
+        picture=album.thumbnail(*row.images) if row.images else None,
     )
