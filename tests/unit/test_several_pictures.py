@@ -328,5 +328,5 @@ def test_cached_features_of_two_pictures_are_the_towers_own(tmp_path: Path) -> N
         assert len(found.pictures) == len(source.images)
         for each, features in zip(found.pictures, expected, strict=True):
             torch.testing.assert_close(each.tensors[FEATURES], features)
-    size = expected[0].numel() * expected[0].element_size()
-    assert feature_bytes([(split, {(0, 0): [0, 2]})], POCKET) == 5 * size
+        size = expected[0].numel() * expected[0].element_size()
+        assert feature_bytes([(split, {(0, 0): [0, 2]})], POCKET) == 5 * size
