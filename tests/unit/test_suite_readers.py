@@ -293,5 +293,5 @@ def test_the_command_prepares_a_suite_and_says_how_to_score_it(
     assert prepare(Prepare(stream="pope", root=tmp_path / "root", out=out), Console(width=200)) == 0, (
         "it may be replaced"
     )
-    with pytest.raises(ConfigError, match="give its folder with --root"):
+    with pytest.raises(ConfigError, match="give their folder with --root"):
         prepare(Prepare(stream="pope", out=out), Console())
