@@ -137,7 +137,7 @@ def _rows(plan: Plan) -> dict[str, str]:
     facts: dict[str, str] = {}
     several = {name: rows for name, rows in plan.fitted.pictures.items() if max(rows, default=0) > 1}
     if several:
-        facts["pictures"] = "; ".join(f"{name} {rows_by_pictures(rows)}" for name, rows in several.items())
+        facts["pictures in a row"] = "; ".join(f"{name} {rows_by_pictures(rows)}" for name, rows in several.items())
     for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
         if rows:
             facts[what] = f"{_listed(rows)} rows, which take more than {config.backbone.max_length} tokens"

@@ -140,7 +140,7 @@ def test_tables_hold_lists_of_pictures(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
     report, found = prepared(tmp_path, file.getvalue(), name="train.parquet", max_broken=0.0)
     assert [one.images for one in found] == [[RED, BLUE], [RED], []]
-    assert f"Rows of t train: {rows_by_pictures({0: 1, 1: 1, 2: 1})}." in report.remarks
+    assert f"Rows of t train, by number of pictures: {rows_by_pictures({0: 1, 1: 1, 2: 1})}." in report.remarks
     written = json.loads((tmp_path / "out" / "report.json").read_text())["files"]
     assert [one["by_pictures"] for one in written] == [{"0": 1, "1": 1, "2": 1}, {"1": 1}]
     assert [one["with_image"] for one in written] == [2, 1]
@@ -284,7 +284,7 @@ def run_config(stream: Path, name: str) -> RunConfig:
 def test_a_plan_counts_rows_by_pictures(stream: Path) -> None:
     plan = plan_stream(run_config(stream, "pocket"))
     counts = "1 without a picture, 1 with 1, 1 with 2, 1 with 3"
-    assert plan_facts(plan, needs_of(plan))["pictures"] == f"b train {counts}; b test {counts}"
+    assert plan_facts(plan, needs_of(plan))["pictures in a row"] == f"b train {counts}; b test {counts}"
     assert plan.fitted.tokens["b train"].pictures == (1.5, 3)
     encoder = build_encoder(POCKET)
     rows = list(plan.stream.tasks[1].train.rows())

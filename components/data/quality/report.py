@@ -261,7 +261,7 @@ class ImportReport:
         found: list[str] = []
         for file in self.files:
             if max(file.by_pictures, default=0) > 1:
-                found.append(f"Rows of {file.name}: {rows_by_pictures(file.by_pictures)}.")
+                found.append(f"Rows of {file.name}, by number of pictures: {rows_by_pictures(file.by_pictures)}.")
             if file.pictures:
                 done = ", ".join(f"{DONE[kind]} {count:,}" for kind, count in file.pictures.items())
                 found.append(f"Pictures of {file.name}: {done}.")
