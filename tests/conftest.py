@@ -16,6 +16,7 @@ from components.core.runtime import quiet_environment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytest_plugins = ["tests.families.recording"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything a test loads is built in code or installed
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other took half of the suite's time
 quiet_environment()

@@ -71,6 +71,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
 
 
+@pytest.mark.shows("prepare")
 def test_prompt_ids_are_the_processors(opened: Opened) -> None:
     if opened.name in OWN_PROMPTS:
         pytest.skip("its own prompts: tests/unit/test_encoding.py")
@@ -79,6 +80,7 @@ def test_prompt_ids_are_the_processors(opened: Opened) -> None:
         assert ids == opened.reference.inputs(messages[:-1])["input_ids"][0].tolist()
 
 
+@pytest.mark.shows("prepare")
 def test_training_ids_are_the_processors_and_begin_with_the_prompt(opened: Opened) -> None:
     for messages, one in zip(conversations(opened.name), rows(opened.name), strict=True):
         ids = opened.encoder.training_example(one).input_ids.tolist()
@@ -91,6 +93,7 @@ def test_training_ids_are_the_processors_and_begin_with_the_prompt(opened: Opene
             assert len(whole) - len(ids) <= 1  # a line break or a blank behind the last end token teaches nothing
 
 
+@pytest.mark.shows("prepare")
 def test_labels_are_the_answers_and_what_ends_them(opened: Opened) -> None:
     example = opened.encoder.training_example(rows(opened.name)[1])
     labels = example.labels[example.labels != IGNORE]
@@ -110,6 +113,7 @@ def test_a_question_cannot_write_control_tokens(opened: Opened) -> None:
         assert (tricky == token).sum() == (plain == token).sum()
 
 
+@pytest.mark.shows("train", "evaluate")
 def test_predictions_at_labels_are_transformers_own(opened: Opened) -> None:
     examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
     outputs = opened.backbone(collate(examples, pad_id=opened.encoder.pad_id, padding_side="right"))
@@ -131,6 +135,7 @@ def test_a_prefix_is_what_its_tokens_in_front_would_be(opened: Opened) -> None:
         torch.testing.assert_close(outputs.logits[outputs.rows == index], expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.shows("prepare")
 def test_cached_features_give_the_same_predictions(opened: Opened) -> None:
     examples = [opened.encoder.training_example(one) for one in rows(opened.name)]
     batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="right")
@@ -159,6 +164,7 @@ def test_pictures_count_and_a_batch_without_any_works(opened: Opened) -> None:
         assert not torch.allclose(predicted(opened, shown[:1]), predicted(opened, [other]), atol=1e-2)
 
 
+@pytest.mark.shows("evaluate")
 def test_greedy_replies_of_a_mixed_batch_are_transformers_row_by_row(opened: Opened) -> None:
     examples = [opened.encoder.prompt_example(one) for one in rows(opened.name)]
     batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="left")

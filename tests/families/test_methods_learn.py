@@ -65,6 +65,7 @@ def learning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Learning(name=request.param, config=config, toys=toys)
 
 
+@pytest.mark.shows("train", "evaluate", "resume")
 @pytest.mark.parametrize("method_name", METHODS)
 def test_two_tasks_are_learned_and_come_back_from_disk(
     learning: Learning, method_name: str, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -73,6 +74,9 @@ def test_two_tasks_are_learned_and_come_back_from_disk(
     toys = [told(each) for each in learning.toys] if options.needs_task_id else learning.toys
     backbone = load_backbone(learning.config)
     if method_name == "eproj" and backbone.family.projector is None:
+        record_property("refused", True)
+        with pytest.raises(ConfigError, match="trains the projector, and .* choose another method"):
+            options.check_family(type(backbone.family), backbone=learning.name)
         with pytest.raises(ConfigError, match="no projector"):
             attached(options, backbone)
         record_property("refused", True)
