@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-families",
         action="store_true",
-        help="export every kind of method, and write docs/results/families.json",
+        help="export every kind of method, and write the family table",
     )
 
 

@@ -48,7 +48,7 @@ def test_each_kind_is_exported(
     options, kind = method_config(method_name).tiny(), model_source(config).family_class()
     if options.name == "eproj" and kind.projector is None:
         record_property("refused", True)
-        with pytest.raises(ConfigError, match="trains the projector"):
+        with pytest.raises(ConfigError, match="choose another method"):
             options.check_family(kind, backbone=name)
         return
     encoder = build_encoder(config)

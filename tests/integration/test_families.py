@@ -1,5 +1,8 @@
 """The whole job on tiny checkpoints on disk, one of each kind of family: killed in task 2, continued to equal bits.
 
+    python -m pytest tests/integration/test_families.py                  # a model with pictures, and one without
+    python -m pytest tests/integration/test_families.py --every-family   # all five
+
 One Ray session serves all of them; each run goes through `coast.py`'s own `main`, tracking and console included.
 """
 
@@ -51,6 +54,14 @@ CASES = {
 }
 
 
+ALWAYS = ("qwen2_5_vl", "qwen3")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    every = metafunc.config.getoption("--every-family")
+    metafunc.parametrize("name", CASES if every else ALWAYS)
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("families")
@@ -79,7 +90,7 @@ def words(storage: Path) -> Path:
     return storage / "words"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.shows("resume")
 def test_killed_in_the_second_task_and_continued(
     name: str, storage: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
