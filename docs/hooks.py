@@ -4,7 +4,7 @@
 - options.md: the options of a run.
 - contributing.md and changelog.md: the files at the root of the repository.
 - `<!-- layers -->` in a page: the layers of the import rules.
-- `<!-- families -->` in a page: what the tests of the model types found, recorded in docs/results/families.json.
+- `<!-- families -->` in a page: what the tests found of every model type, from docs/results/families.json.
 - `<!-- report: FOLDER -->` in a page: what `report.py docs/results/FOLDER/*.json --markdown` prints.
 """
 
@@ -38,6 +38,7 @@ FORMULA = re.compile(r"=|<-| \* |sum_")
 REPORT = re.compile(r"<!-- report: (\S+) -->")
 BOUNDS = (("ge", "≥"), ("gt", "&gt;"), ("le", "≤"), ("lt", "&lt;"))
 LAYERS, FAMILIES = "<!-- layers -->", "<!-- families -->"
+STEPS = ("prepare", "train", "evaluate", "resume", "export")
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -64,22 +65,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     if page.file.src_uri == "methods/index.md":
         return re.sub(r"(?m)^\| `(\w+)`", r"| [`\1`](\1.md)", markdown)
     markdown = REPORT.sub(lambda found: report(found[1]), markdown)
-    markdown = markdown.replace(FAMILIES, families()) if FAMILIES in markdown else markdown
+    if FAMILIES in markdown:
+        markdown = markdown.replace(FAMILIES, families())
     return markdown.replace(LAYERS, layers()) if LAYERS in markdown else markdown
-
-
-def families() -> str:
-    """A row for each tiny checkpoint: which steps passed their tests, and the methods that learned on it."""
-    record = json.loads((ROOT / "docs" / "results" / "families.json").read_text(encoding="utf-8"))
-    steps = ("prepare", "train", "evaluate", "resume", "export")
-    rows = [f"| checkpoint | {' | '.join(steps)} | methods |", "| --- " * (len(steps) + 2) + "|"]
-    for name, found in record.items():
-        outcomes = [*found["methods"].values()]
-        learned = [f"{outcomes.count('learns')} of {len(outcomes)}"]
-        learned += [f"{method}: {outcome}" for method, outcome in found["methods"].items() if outcome != "learns"]
-        cells = [*("yes" if found[step] else "**no**" for step in steps), "; ".join(learned)]
-        rows.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(rows)
 
 
 def layers() -> str:
@@ -88,6 +76,26 @@ def layers() -> str:
     rows = [row.split(" | ") for row in ("pipelines", *rules[0]["layers"])]
     boxes = ["".join(f"<span>{name}</span>" for name in row) for row in rows]
     return '<div class="layers">' + "".join(f"<div>{box}</div>" for box in boxes) + "</div>"
+
+
+def families() -> str:
+    """A row a tiny checkpoint, a column a step: which kinds of methods the tests saw pass."""
+    found = json.loads((ROOT / "docs" / "results" / "families.json").read_text(encoding="utf-8"))
+    rows = [
+        f"| `{name}` | {' | '.join(seen(steps.get(step, {})) for step in STEPS)} |" for name, steps in found.items()
+    ]
+    return "\n".join([f"| checkpoint | {' | '.join(STEPS)} |", "| --- " * (1 + len(STEPS)) + "|", *rows])
+
+
+def seen(outcomes: dict[str, str]) -> str:
+    """One cell: a step without methods is there or not; of the others, the kinds that are not served are named."""
+    killed = ", also killed" if outcomes.get("killed") == "passed" else ""
+    kinds = {kind: outcome for kind, outcome in outcomes.items() if kind not in ("any", "killed")}
+    broken = [kind for kind, outcome in outcomes.items() if outcome not in ("passed", "refused")]
+    if broken or not outcomes:
+        return f"**no: {', '.join(broken) or 'not tested'}**"
+    refused = [kind for kind, outcome in kinds.items() if outcome == "refused"]
+    return "yes" if not kinds else ("all" if not refused else f"all but {', '.join(refused)}") + killed
 
 
 def report(folder: str) -> str:

@@ -3,7 +3,7 @@
 python -m pytest tests/families tests/integration/test_families.py --record-families
 
 A test marked `shows(STEP, ...)` stands for steps of the model type that it is parametrised with, and of its method's
-kind. Cells of tests that were not run stay as they were.
+kind or the one that it names. Cells of tests that were not run stay as they were.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "results" / "families.json"
 STEPS = ("prepare", "train", "evaluate", "resume", "export")
-ANY = "any"  # the kind of a test without a method
+ANY = "any"  # the kind of a test without a method; "killed" in the test of runs that are
 KINDS = ("plain", "sums", "merging", "hard-routed", "soft", "prompts", "pictures", "projector")
 OF_SOME = {
     "o_lora": "sums",
@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "shows(*steps): what a passed test says in the family table")
+    config.addinivalue_line("markers", "shows(*steps, kind=): what a passed test says in the family table")
     if config.getoption("--record-families"):
         config.pluginmanager.register(Recorder())
 
@@ -67,7 +67,7 @@ def _shown(request: pytest.FixtureRequest) -> None:
     values = [value for value in request.node.callspec.params.values() if isinstance(value, str)]
     (name,) = [value for value in values if value in tiny.NAMES]
     method = next((value for value in values if value not in tiny.NAMES), None)
-    kind = ANY if method is None else kind_of(method)
+    kind = mark.kwargs.get("kind", ANY) if method is None else kind_of(method)
     request.node.user_properties.append(("shows", [name, kind, list(mark.args)]))
 
 

@@ -27,6 +27,8 @@ OF_OTHER_PROGRAMS = {
     "--method-contract",
     "--no-loadscope-reorder",
     "--check",
+    "--every-family",  # of pytest here, with the next one
+    "--record-families",
     "--cpu",  # of tests/gpu/prove.py, with the next three
     "--only",
     "--pack",
