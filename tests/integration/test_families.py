@@ -49,7 +49,9 @@ CASES = {
     "llava": Case(method="eproj", options=("--method.sentence-encoder", "hash")),
     "qwen2_5_vl": Case(method="hide", options=("--method.sentence-encoder", "hash")),
     "smolvlm": Case(method="ewc", options=("--training.cache-features", "off")),
-    "internvl": Case(method="dual-prompt", options=("--method.sentence-encoder", "hash")),
+    "internvl": Case(
+        method="dual-prompt", options=("--method.sentence-encoder", "hash", "--method.expert-layers", "2-2")
+    ),
     "qwen3": Case(method="keep-lora"),
 }
 
