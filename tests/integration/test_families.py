@@ -9,12 +9,11 @@ One Ray session serves all of them; each run goes through `coast.py`'s own `main
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,30 +119,27 @@ def predictions(run: Path) -> list[dict[str, object]]:
     return sorted(rows, key=lambda row: (row["after"], row["sample_id"]))
 
 
-class worker_killed_in_second_task:
-    """While open: SIGKILL the training worker as soon as Ray Train has a checkpoint from inside task 2."""
+@contextmanager
+def worker_killed_in_second_task(run: Path) -> Iterator[None]:
+    """While open: SIGKILL for the training worker as soon as Ray Train has a checkpoint from inside task 2."""
+    watcher = threading.Thread(target=_kill_in_second_task, args=(run,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.join(timeout=TIMEOUT_S)
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.thread.join(timeout=TIMEOUT_S)
-
-    def _watch(self) -> None:
-        end = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < end:
-            try:
-                snapshot = json.loads((self.run / "checkpoint_manager_snapshot.json").read_text())
-                metrics = (snapshot["latest_checkpoint_result"] or {"metrics": {}})["metrics"]
-            except (json.JSONDecodeError, FileNotFoundError):  # being written, or not there yet
-                metrics = {}
-            if metrics.get("task") == 1 and metrics.get("update"):
-                for process in psutil.Process().children(recursive=True):
-                    if "TrainWorker" in "".join(process.cmdline()):
-                        os.kill(process.pid, signal.SIGKILL)
-                return
-            time.sleep(0.02)
+def _kill_in_second_task(run: Path) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end:
+        try:
+            latest = json.loads((run / "checkpoint_manager_snapshot.json").read_text())["latest_checkpoint_result"]
+        except (json.JSONDecodeError, FileNotFoundError):  # being written, or not there yet
+            latest = None
+        if latest and latest["metrics"]["task"] == 1 and latest["metrics"]["update"]:
+            for process in psutil.Process().children(recursive=True):
+                if "TrainWorker" in "".join(process.cmdline()):
+                    process.kill()
+            return
+        time.sleep(0.02)
