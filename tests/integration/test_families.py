@@ -27,7 +27,7 @@ from pipelines import coast, prepare
 from tests.families import tiny
 
 UPDATES = 6  # of a task
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 SHORT = (
     *("--training.epochs", "1", "--training.updates-per-task", str(UPDATES), "--training.global-batch-size", "4"),
     *("--training.checkpoint-every-updates", "2", "--evaluation.limit", "3", "--evaluation.no-zero-shot"),
