@@ -28,7 +28,7 @@ from components.runs.execute import run_and_record, where_to_look
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
-from components.training.run_folder import StreamResult, finished_result
+from components.training.run_folder import StreamResult, check_run_dir, finished_result
 from pipelines.cli import parse
 from pipelines.littoral import program
 from pipelines.presets import data_note, how_chosen
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     if result is None:
         require_fit(plan, needs)
     if command.dry_run:
+        check_run_dir(plan)
         return 0
     if result is None:
         result = train_and_record(plan, console)

@@ -144,6 +144,10 @@ def main(arguments: Sequence[str]) -> int:
 def prepare(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
     _check_options(command)
+    if command.backbone is not None:  # read now, so that a mistake shows before hours of work
+        from components.training.streaming import encoder_for  # imports Ray, and a model library later
+
+        encoder_for(BackboneConfig(name=command.backbone, max_length=command.max_length))
     if command.stream in GENERATED_STREAMS:
         _generate(command, console)
     else:

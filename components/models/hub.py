@@ -113,4 +113,5 @@ def _downloaded(repository: str, *, weights: bool, named: str) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(". ")[0].rstrip(".")[:200]

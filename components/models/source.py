@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 # Fields that say how a directory was written or is to be loaded, not what it is.
 VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+# Without any of these transformers makes an empty tokenizer, or fails without naming what is missing.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
+_IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WRITTEN_WITH_WEIGHTS = ("config.json", "generation_config.json", "README.md")
 _NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
@@ -78,8 +81,8 @@ class ModelSource:
         return snapshot(name, weights=weights, otherwise=accepted_names())
 
     def fetch(self) -> None:
-        """Have all files on this machine, weights included; raises `ConfigError` where they cannot be downloaded."""
-        self.folder(weights=True)
+        """Have all files on this machine, weights included and whole; `ConfigError` where they cannot be had."""
+        self._weights(self.folder(weights=True))
 
     def location(self, *, weights: bool = False) -> str:
         """What `from_pretrained` is given."""
@@ -91,16 +94,7 @@ class ModelSource:
         Hashing 14 GB takes about a minute, so the result is remembered per file list, sizes and modification times.
         """
         folder = self.folder(weights=True).resolve()
-        lacking = missing_shards(folder)
-        if lacking:
-            raise ConfigError(
-                f"{folder} lacks {', '.join(lacking)}, which its index names; give a complete model directory."
-            )
-        files = sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)})
-        if not files:
-            raise ConfigError(
-                f"{folder} has no weight file ({', '.join(WEIGHT_PATTERNS)}); give a complete model directory."
-            )
+        files = self._weights(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
@@ -144,12 +138,14 @@ class ModelSource:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         location = self.location()
+        self._require_one_of("tokenizer", _TOKENIZERS)
         try:
             tokenizer = AutoTokenizer.from_pretrained(location)
         except (OSError, ValueError, ImportError) as error:
             raise self._not_loaded("tokenizer", error) from error
         image_processor = None
         if self.family_class().takes_pictures():
+            self._require_one_of("image processor", _IMAGE_PROCESSORS)
             try:
                 image_processor = AutoImageProcessor.from_pretrained(location, backend="pil")
             except (OSError, ValueError, ImportError) as error:
@@ -176,7 +172,13 @@ class ModelSource:
 
     def family(self) -> Family:
         """The family of this backbone, with its configuration and processor files."""
-        return self.family_class()(self.model_config(), self.processor_files(), self.config)
+        family = self.family_class()(self.model_config(), self.processor_files(), self.config)
+        if family.takes_pictures() and family.placeholder is None:
+            raise ConfigError(
+                f"backbone {self.config.name!r} marks pictures with token {family.image_token_id}, which its tokenizer "
+                "does not have; give a directory whose files belong together."
+            )
+        return family
 
     def save_processor(self, folder: Path) -> None:
         """Write into `folder` what belongs beside a model's weights: the files of its processor, as they are."""
@@ -240,8 +242,33 @@ class ModelSource:
             found = found.get("default")
         return found if isinstance(found, str) else None
 
+    def _weights(self, folder: Path) -> list[Path]:
+        """The weight files; `ConfigError` where one is missing or was cut off."""
+        lacking = missing_shards(folder)
+        if lacking:
+            raise ConfigError(
+                f"{folder} lacks {', '.join(lacking)}, which its index names; give a complete model directory."
+            )
+        files = sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)})
+        if not files:
+            raise ConfigError(
+                f"{folder} has no weight file ({', '.join(WEIGHT_PATTERNS)}); give a complete model directory."
+            )
+        for path in files:
+            _require_whole(path)
+        return files
+
+    def _require_one_of(self, part: str, names: Sequence[str]) -> None:
+        folder = self.folder(weights=False)
+        if not any((folder / name).is_file() for name in names):
+            raise ConfigError(
+                f"backbone {self.config.name!r} has no file of its {part} (such as {names[0]}); give a complete model "
+                "directory."
+            )
+
     def _not_loaded(self, part: str, error: Exception) -> ConfigError:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = line.split(". ")[0].rstrip(".")
         wanted = re.search(r"requires the (\w+) library|Missing optional dependencies: (\w+)", str(error))
         if wanted is not None:
             package = (wanted[1] or wanted[2]).lower()
@@ -253,6 +280,22 @@ class ModelSource:
             f"the {part} of backbone {self.config.name!r} cannot be loaded ({first}); give {accepted_names()} of a "
             "supported model."
         )
+
+
+def _require_whole(path: Path) -> None:
+    """Raise `ConfigError` for a safetensors file whose end is missing, by its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path} is no complete safetensors file ({error}); it may come from an interrupted download or copy, so "
+            "fetch it again."
+        ) from error
 
 
 def model_source(config: BackboneConfig) -> ModelSource:

@@ -20,6 +20,7 @@ from transformers import LlavaForConditionalGeneration
 
 from components.core.errors import ConfigError
 from components.models.config import BackboneConfig
+from components.models.encoding import build_encoder
 from components.models.hub import weight_files
 from components.models.source import model_source
 
@@ -41,6 +42,7 @@ for line in sys.stdin:
 LOAD = """
 import json, sys
 from components.models.config import BackboneConfig
+from components.models.encoding import build_encoder
 from components.models.encoding import build_encoder
 from components.models.source import model_source
 for line in sys.stdin:
@@ -183,6 +185,32 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     (folder / "preprocessor_config.json").write_text(kind, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"needs the package torchvision, .*; run `pip install torchvision`"):
         model_source(BackboneConfig(name=str(folder))).processor_files()
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer.json", "processor_config.json"])
+def test_a_missing_file_of_the_processor_is_named(tmp_path: Path, lacking: str) -> None:
+    """Without its files transformers makes a Qwen tokenizer that knows no words."""
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / lacking).unlink()
+    with pytest.raises(ConfigError, match=r"no file of its (tokenizer|image processor) \(such as "):
+        model_source(BackboneConfig(name=str(folder))).processor_files()
+
+
+def test_weights_that_were_cut_off(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is no complete safetensors file"):
+        model_source(BackboneConfig(name=str(folder))).fingerprint()
+
+
+def test_a_picture_token_that_the_tokenizer_lacks(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    key = "image_token_index" if "image_token_index" in config else "image_token_id"
+    (folder / "config.json").write_text(json.dumps(config | {key: 31_999}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="token 31999, which its tokenizer does not have"):
+        build_encoder(BackboneConfig(name=str(folder)))
 
 
 def test_shapes_are_counted_without_weights(tmp_path: Path) -> None:
