@@ -9,7 +9,7 @@ from components.core.files import write_text
 from components.core.machine import cache_dir
 from components.data.rows import Split
 
-SHOWN = 20  # rows named in a message; more are listed in a file
+SHOWN = 5  # rows named in a message; more are listed in a file
 
 
 def split_name(split: Split) -> str:

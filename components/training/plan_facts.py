@@ -140,7 +140,7 @@ def _rows(plan: Plan) -> dict[str, str]:
         facts["pictures in a row"] = "; ".join(f"{name} {rows_by_pictures(rows)}" for name, rows in several.items())
     for what, rows in (("left out", plan.fitted.left_out), ("cut", plan.fitted.cut)):
         if rows:
-            facts[what] = f"{_listed(rows)} rows, which take more than {config.backbone.max_length} tokens"
+            facts[what] = f"{_listed(rows)} (rows of more than {config.backbone.max_length} tokens)"
     unseen = {each.task.name: each.unseen_rows(config.training.global_batch_size) for each in plan.schedule}
     if any(unseen.values()):
         facts["unseen rows"] = (

@@ -15,6 +15,7 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
+from components.models.source import model_source
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.sweep import SweepTracker, open_sweep_tracker
 from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
@@ -110,6 +111,7 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
         cluster=replace(run.cluster, threads_per_worker=threads(run.cluster, options.at_once)),
     )
     require_space(base, axes)
+    require_families(base, axes)
     num_tasks = most_tasks(base, axes)
     objectives = tuple(parse_objective(text) for text in options.metric)
     return Sweep(
@@ -141,6 +143,14 @@ def scored_for_choice(run: RunConfig, options: SweepOptions, axes: Sequence[Axis
         stream=replace(run.stream, validation=run.stream.validation or VALIDATION_SHARE),
         evaluation=replace(run.evaluation, split="validation"),
     )
+
+
+def require_families(base: RunConfig, axes: Sequence[Axis]) -> None:
+    """Raise `ConfigError` for a method of the space that cannot serve the type of model it would meet."""
+    varied = [axis for axis in axes if axis.field.startswith(("method", "backbone."))]
+    for ends in itertools.product(*(axis.ends() for axis in varied)):
+        run = configured(base, dict(zip((axis.field for axis in varied), ends, strict=True)))
+        run.method.check_family(model_source(run.backbone).family_class(), backbone=run.backbone.name)
 
 
 def most_tasks(base: RunConfig, axes: Sequence[Axis]) -> int:

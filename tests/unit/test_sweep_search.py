@@ -15,13 +15,14 @@ import pytest
 from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.data.streams import open_stream
+from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig
 from components.training.stopping import stop_requested
 from components.tuning.objective import parse_objective
 from components.tuning.results import settings_of
 from components.tuning.search import VALUES, Search, optuna_search, reason, scheduler_of, streams_of_this_machine
 from components.tuning.space import Values, parse_axis
-from components.tuning.sweep import Sweep, best_config, best_preset, identity, most_tasks, plan_sweep
+from components.tuning.sweep import Sweep, best_config, best_preset, identity, most_tasks, plan_sweep, require_families
 from components.tuning.trials import LEARNED, Trial, TrialPlan
 from pipelines.cli import parse
 from pipelines.presets import preset, preset_notes
@@ -124,6 +125,14 @@ def test_streams_share_the_cores(workers: int, streams: int, monkeypatch: pytest
 )
 def test_a_sweep_is_as_long_as_the_longest_stream_it_names(spaces: tuple[str, ...], tasks: int) -> None:
     assert most_tasks(preset("pocket"), [parse_axis(text) for text in spaces]) == tasks
+
+
+def test_a_method_that_the_model_cannot_have_is_refused_before_any_trial(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "smolvlm"}', encoding="utf-8")
+    run = replace(preset("pocket"), backbone=BackboneConfig(name=str(tmp_path)))
+    require_families(run, [parse_axis("method=sequential_lora,lcia"), parse_axis("training.micro_batch_size=1,2")])
+    with pytest.raises(ConfigError, match="eproj trains the projector"):
+        require_families(run, [parse_axis("method=sequential_lora,eproj")])
 
 
 def test_a_stream_that_cannot_be_is_refused_before_any_trial() -> None:
