@@ -128,9 +128,11 @@ def require_fit(plan: Plan, needs: Needs) -> None:
 
 
 def close_to_limit(needs: Needs) -> str | None:
-    """A warning where the plan is within a tenth of the GPU's memory."""
+    """A warning where the plan is within a tenth of the GPU's memory; what is beyond that is refused."""
     memory, limit = needs.memory, needs.devices.memory
-    if not needs.on_gpus or limit is None or memory.needed * (1 + CLOSE) < limit:
+    if not needs.on_gpus or limit is None:
+        return None
+    if memory.needed * (1 + CLOSE) < limit or memory.needed * (1 - CLOSE) > limit:
         return None
     return f"about {memory.needed / GIB:.1f} of {limit / GIB:.1f} GiB of each GPU are planned for: it may just not fit"
 
