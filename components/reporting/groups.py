@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from components.core.errors import ConfigError
 from components.data.streams import known_identities
 from components.data.tasks import stream_digest
+from components.models.config import BackboneConfig
 from components.runs.results import FinishedRun, task_facts
 from components.training.config import flatten
 
@@ -30,7 +32,10 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
         for what, mine, theirs in (
             ("scored rows", first.config.evaluation.split, run.config.evaluation.split),
             ("stream", stream_of(first), stream_of(run) if not reordered(first, run) else stream_of(first)),
-            ("backbone", first.config.backbone, run.config.backbone),
+            *(
+                (f"backbone.{name}", getattr(first.config.backbone, name), getattr(run.config.backbone, name))
+                for name in (field.name for field in fields(BackboneConfig))
+            ),
             ("updates per task", first.config.training.updates_per_task, run.config.training.updates_per_task),
             ("epochs", first.config.training.epochs, run.config.training.epochs),
             ("batch", first.config.training.global_batch_size, run.config.training.global_batch_size),

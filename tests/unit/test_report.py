@@ -96,6 +96,9 @@ def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: P
     different = read_run(finished(tmp_path, other, [[1.0, None], [1.0, 1.0]]))
     with pytest.raises(ConfigError, match="a and d differ in batch"):
         require_comparable([runs[0], different])
+    larger = replace(runs[0].config, backbone=replace(runs[0].config.backbone, max_length=4096))
+    with pytest.raises(ConfigError, match=r"differ in backbone\.max_length \(2048 and 4096\)"):
+        require_comparable([runs[0], replace(runs[0], config=larger)])
     scored_on_fewer = replace(runs[0], config=replace(runs[0].config, evaluation=EvaluationConfig(limit=5)))
     with pytest.raises(ConfigError, match="differ in test rows a task \\(None and 5\\)"):
         require_comparable([runs[0], scored_on_fewer])
