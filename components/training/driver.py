@@ -98,8 +98,8 @@ def check_resources(config: RunConfig) -> bool:
     on_gpus = uses_gpu(config.cluster.use_gpu, gpus)
     if on_gpus and wanted > gpus:
         raise ConfigError(
-            f"{wanted} workers with a GPU each were asked for, the cluster has {gpus} GPUs; lower cluster.num_workers "
-            "or set cluster.use-gpu to false."
+            f"cluster.num_workers is {wanted}, each with a GPU, and the number of GPUs in the cluster is {gpus:g}; "
+            "lower cluster.num_workers or set cluster.use-gpu to false."
         )
     return on_gpus
 

@@ -117,13 +117,14 @@ def require_fit(plan: Plan, needs: Needs) -> None:
         return
     if config.cluster.num_workers > devices.gpus:
         raise ConfigError(
-            f"{config.cluster.num_workers} workers with a GPU each were asked for, and there are {devices.gpus} GPUs; "
+            f"cluster.num_workers is {config.cluster.num_workers}, each with a GPU, and the number of GPUs is "
+            f"{devices.gpus}; "
             "lower cluster.num_workers or set cluster.use-gpu to false."
         )
     if devices.memory is not None and memory.needed * (1 - CLOSE) > devices.memory:
         raise ConfigError(
             f"this run needs about {memory.needed / GIB:.0f} GiB on each GPU, and {devices.name or 'one'} has "
-            f"{devices.memory / GIB:.0f}; {_what_to_lower(config, memory)}."
+            f"{devices.memory / GIB:.0f}; {_what_to_lower(config, memory, devices.memory)}."
         )
 
 
@@ -137,8 +138,11 @@ def close_to_limit(needs: Needs) -> str | None:
     return f"about {memory.needed / GIB:.1f} of {limit / GIB:.1f} GiB of each GPU are planned for: it may just not fit"
 
 
-def _what_to_lower(config: RunConfig, memory: MemoryPlan) -> str:
-    """What helps against the larger of the two sums."""
+def _what_to_lower(config: RunConfig, memory: MemoryPlan, limit: int) -> str:
+    """What helps against the larger of the two sums; nothing does where the weights alone are too large."""
+    weights = memory.answering["frozen weights"]  # of the whole model: answering takes it on every GPU
+    if weights > limit:
+        return f"its frozen weights alone take {weights / GIB:.0f}, so take a larger GPU or a smaller model"
     if sum(memory.answering.values()) >= sum(memory.training.values()):
         return f"lower evaluation.batch_size (now {config.evaluation.batch_size}) or set evaluation.batch_tokens"
     ways = [f"lower training.micro_batch_size (now {config.training.micro_size(config.cluster.num_workers)})"]

@@ -147,3 +147,10 @@ def test_optimised_python_plans_and_prepares_the_same(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
         told.append({path.name: path.read_bytes() for path in sorted(out.rglob("*.parquet"))})
     assert told[0] == told[1] != {}
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest takes a file for another one's module where both are called the same and neither is in a package."""
+    together = [path for path in tracked() if re.fullmatch(r"tests/(?!integration).*test_\w+\.py", path)]
+    names = [path.rpartition("/")[2] for path in together]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

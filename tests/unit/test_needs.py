@@ -297,16 +297,17 @@ def test_a_gpu_that_is_too_small(llava: BackboneConfig, tmp_path: Path) -> None:
     plan = plan_for(llava, tmp_path)
     needs = replace(needs_of(plan), on_gpus=True, no_gpu_for_it=False)
     needed = needs.memory.needed
-    for share, refused, near in ((0.5, True, False), (0.97, False, True), (1.5, False, False)):
+    batch, weights = r"lower evaluation\.batch_size \(now 16\) or set", "its frozen weights alone take 13, so take a"
+    for share, refused, near in ((0.3, weights, False), (0.7, batch, False), (0.97, "", True), (1.5, "", False)):
         card = replace(needs, devices=Devices(gpus=1, name="NVIDIA L4", memory=int(share * needed)))
         assert (close_to_limit(card) is not None) == near
         if refused:
-            with pytest.raises(ConfigError, match=r"NVIDIA L4 has .* lower evaluation\.batch_size \(now 16\) or set"):
+            with pytest.raises(ConfigError, match=f"NVIDIA L4 has .* {refused}"):
                 require_fit(plan, card)
         else:
             require_fit(plan, card)
     several = replace(plan, config=replace(plan.config, cluster=ClusterConfig(num_workers=2)))
-    with pytest.raises(ConfigError, match="2 workers with a GPU each"):
+    with pytest.raises(ConfigError, match="num_workers is 2, each with a GPU, and the number of GPUs is 1"):
         require_fit(several, replace(needs, devices=Devices(gpus=1, name="NVIDIA H100", memory=2 * needed)))
 
 
