@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from components.core.checkpoint import read_checkpoint, write_checkpoint
-from components.core.errors import CheckpointError, ConfigError
+from components.core.errors import CheckpointError, ConfigError, DataError
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit
 from components.data.formats.pictures import open_image
@@ -135,7 +135,10 @@ def attached(config: RunConfig, model: Backbone, state: MethodState) -> Method:
 
 
 def _row(question: str, picture: Path | bytes | None) -> Row:
-    image = picture.read_bytes() if isinstance(picture, Path) else picture
+    try:
+        image = picture.read_bytes() if isinstance(picture, Path) else picture
+    except OSError as error:
+        raise DataError(f"the picture {picture} cannot be read ({error.strerror}); give a picture file.") from error
     size = (None, None) if image is None else open_image(image, sample_id="question").size
     return Row(
         sample_id="question",

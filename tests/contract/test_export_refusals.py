@@ -10,7 +10,7 @@ from exported import export, replies
 from learned_runs import learned_run, told
 from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row
 
-from components.core.errors import CheckpointError, ConfigError, ExportError, LittoralError
+from components.core.errors import CheckpointError, ConfigError, DataError, ExportError, LittoralError
 from components.exporting import load_bundle
 from components.methods import method_config
 from components.methods.base import ExportFormat
@@ -94,6 +94,8 @@ def test_a_bundle_answers_a_picture_and_a_question(encoded: list[Toy], tmp_path:
         assert bundle.answer(f"Name the opposite of {word}.", max_new_tokens=4).text == reply
     with pytest.raises(ConfigError, match="finds the task by itself"):
         bundle.answer("Name the opposite of up.", task="opposites")
+    with pytest.raises(DataError, match="nosuch.png cannot be read"):
+        bundle.answer(question, tmp_path / "nosuch.png")
 
 
 def test_a_bundle_of_a_method_that_must_be_told(encoded: list[Toy], tmp_path: Path) -> None:
