@@ -94,7 +94,7 @@ def test_a_bundle_answers_a_picture_and_a_question(encoded: list[Toy], tmp_path:
         assert bundle.answer(f"Name the opposite of {word}.", max_new_tokens=4).text == reply
     with pytest.raises(ConfigError, match="finds the task by itself"):
         bundle.answer("Name the opposite of up.", task="opposites")
-    with pytest.raises(DataError, match="nosuch.png cannot be read"):
+    with pytest.raises(DataError, match=r"nosuch\.png cannot be read"):
         bundle.answer(question, tmp_path / "nosuch.png")
 
 
