@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray.train
+from ray.train import CheckpointUploadMode
 from torch import Tensor
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -69,11 +70,18 @@ class StreamCheckpointer:
             write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
 
     def report(
-        self, stream_state: StreamState, state: MethodState, unfinished: dict[str, dict[str, Tensor]] | None = None
+        self,
+        stream_state: StreamState,
+        state: MethodState,
+        unfinished: dict[str, dict[str, Tensor]] | None = None,
+        *,
+        mode: CheckpointUploadMode = CheckpointUploadMode.SYNC,
     ) -> None:
         """Report a checkpoint to Ray Train: every rank reports, rank 0 with the files.
 
-        Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since.
+        Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since. With the mode
+        ASYNC the files are written here and copied to the run's storage while training goes on; Ray Train keeps the
+        order of reports, and a checkpoint counts when its copy is whole.
         """
         checkpoint: ray.train.Checkpoint | None = None
         if self.rank == 0:
@@ -83,7 +91,9 @@ class StreamCheckpointer:
             )
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         metrics = {"task": stream_state.index, "update": stream_state.update}
-        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+        ray.train.report(
+            metrics, checkpoint=checkpoint, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True
+        )
 
     def _content(self, stream_state: StreamState, state: MethodState) -> dict[str, object]:
         return {

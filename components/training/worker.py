@@ -20,6 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train import CheckpointUploadMode
 from torch import Tensor
 
 from components.core.errors import TrainingError
@@ -249,7 +250,8 @@ class StreamWorker:
             if last:
                 return  # without a checkpoint: one of the learned task follows
             if due or log.stopping:
-                self._save_unfinished(engine)
+                # A run that goes on does not wait for the copy into its storage; one that stops does.
+                self._save_unfinished(engine, CheckpointUploadMode.SYNC if log.stopping else CheckpointUploadMode.ASYNC)
             if log.stopping:
                 raise StopRequested
             waiting = time.monotonic()
@@ -321,7 +323,7 @@ class StreamWorker:
             self.checkpointer.keep(name, self.stream_state, state)
         self.checkpointer.report(self.stream_state, state)
 
-    def _save_unfinished(self, engine: Engine) -> None:
+    def _save_unfinished(self, engine: Engine, mode: CheckpointUploadMode) -> None:
         """Inside a task: its start, the trained values and the optimizer, all as plain tensors."""
         assert self.task_start is not None
         # Both gather from all workers, so every worker comes here, although rank 0 alone writes.
@@ -329,7 +331,7 @@ class StreamWorker:
         with engine.full_parameters(trainable_parameters(self.model).values()):
             trainable = copy_tensors(trainable_parameters(self.model))
         unfinished = {"trainable": trainable, "in_task": self.method.task_state(), "optimizer": optimizer}
-        self.checkpointer.report(self.stream_state, self.task_start, unfinished)
+        self.checkpointer.report(self.stream_state, self.task_start, unfinished, mode=mode)
 
     def send(self, event: Event) -> None:
         """Send an event to the driver; only rank 0 does."""
