@@ -70,7 +70,7 @@ def test_each_kind_learns_and_scores_the_stream(name: str, num_workers: int, sto
 def test_more_workers_than_the_cluster_holds(storage: Path) -> None:
     greedy = ClusterConfig(num_workers=2, use_gpu=True)
     plan = plan_stream(replace(config_of("joint", storage, 1), run_id="greedy", cluster=greedy))
-    with pytest.raises(ConfigError, match="a GPU each were asked for, the cluster has 0 GPUs"):
+    with pytest.raises(ConfigError, match="each with a GPU, and the number of GPUs in the cluster is 0"):
         run_stream(plan, lambda _: None)
 
 
