@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are not to wa
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-stream", action="store_true", help="learn every published stream, not one of each kind")
-    parser.addoption("--every-family", action="store_true", help="kill a run of every kind of model, not of two")
+    parser.addoption("--every-family", action="store_true", help="kill a run of every kind of model, not of one")
     parser.addoption("--every-method", action="store_true", help="run every method through Ray, not one of each kind")
 
 
