@@ -17,6 +17,7 @@ def zero_buckets(trainable: Sequence[int], frozen: Sequence[int], stage: int) ->
     stay whole on every rank up to a size below that of the smallest which trains, for that must be sharded.
     """
     bucket = min(max(sum(trainable), LEAST), MOST)
+    bucket += bucket % 2  # DeepSpeed wants pairs: two half-precision numbers are one aligned word
     if stage != 3:
         return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     small = [size for size in frozen if size < min(trainable, default=0)]

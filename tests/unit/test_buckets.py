@@ -13,6 +13,8 @@ def test_buckets_are_as_large_as_what_trains() -> None:
     }
     assert zero_buckets([8, 8], [4096], 0)["reduce_bucket_size"] == LEAST
     assert zero_buckets([10**9], [4096], 2)["reduce_bucket_size"] == 5 * 10**8
+    # a learned scalar makes the sum odd, which DeepSpeed refuses
+    assert zero_buckets([LEAST, 3], [4096], 2)["allgather_bucket_size"] == LEAST + 4
 
 
 def test_stage_3_fetches_ahead_what_the_largest_tensor_holds_and_keeps_norms_whole() -> None:
