@@ -46,7 +46,7 @@ def snapshot(repository: str, *, weights: bool, what: str = "backbone", otherwis
         raise ConfigError(
             f"{named} is no model of the hub, or a private one; log in with `hf auth login`, or give {otherwise}."
         ) from error
-    except Exception as error:
+    except Exception as error:  # the hub's client raises those of its HTTP library, which differs between versions
         raise ConfigError(
             f"{named} is not on this machine and cannot be downloaded ({_first_line(error)}); run `hf download "
             f"{repository}` where there is a network, or give {otherwise}."

@@ -40,6 +40,7 @@ from components.core.runtime import fast_imports
 from components.data.batch import Picture
 from components.data.rows import MORE, Split, columns_without_pictures, row_from_record
 from components.models.config import BackboneConfig
+from components.models.source import model_source
 from components.training.pickled import PickledCallable
 from components.training.precision import set_float32_products
 
@@ -104,9 +105,18 @@ def feature_root(storage: Path) -> Path:
 
 
 def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> VisionCache:
-    """The cache of `backbone`; `fingerprint` identifies its weights."""
+    """The cache of `backbone`; `fingerprint` identifies its weights.
+
+    What its files say about preparing pictures counts too: with another resolution the features would be others.
+    """
     padded = "padded" if backbone.pad_to_square else "plain"
-    return VisionCache(root=root, view=f"{fingerprint[:16]}-{backbone.dtype}-{padded}")
+    view = f"{fingerprint[:16]}-{backbone.dtype}-{padded}"
+    preparing = [
+        path for path in model_source(backbone).tokenizer_files() if path.name.endswith("processor_config.json")
+    ]
+    if preparing:
+        view += "-" + hashlib.sha256(b"".join(path.read_bytes() for path in preparing)).hexdigest()[:8]
+    return VisionCache(root=root, view=view)
 
 
 def feature_bytes(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig) -> int:

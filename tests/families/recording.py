@@ -1,6 +1,6 @@
 """The family table of the pages is what the tests found. This plugin writes it down:
 
-python -m pytest tests/families tests/integration/test_families.py --record-families
+python -m pytest tests/families tests/integration/test_families_under_ray.py --record-families
 
 A test marked `shows(STEP, ...)` stands for steps of the model type that it is parametrised with, and of its method's
 kind or the one that it names. Cells of tests that were not run stay as they were.

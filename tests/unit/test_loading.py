@@ -236,6 +236,16 @@ def test_a_budget_that_ends_inside_a_window_needs_the_features_of_its_rows_alone
     assert all(example.pictures[0].tensors.keys() == {FEATURES} for example in read)
 
 
+def test_pictures_prepared_in_another_way_have_other_features(tmp_path: Path) -> None:
+    """Same weights, another resolution: nothing of the old cache may be read."""
+    config = BackboneConfig(name=str(write_checkpoint(tmp_path / "model")))
+    before = vision_cache(config, tmp_path, "0123456789abcdef")
+    assert vision_cache(config, tmp_path, "0123456789abcdef") == before
+    for path in (tmp_path / "model").glob("*processor_config.json"):
+        path.write_text(path.read_text().replace("28", "14"))
+    assert vision_cache(config, tmp_path, "0123456789abcdef").view != before.view
+
+
 def test_a_damaged_file_of_the_cache_is_named(tmp_path: Path) -> None:
     cache = vision_cache(POCKET, tmp_path, "0123456789abcdef")
     cache.features_file("ab12").parent.mkdir(parents=True)
