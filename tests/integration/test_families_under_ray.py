@@ -1,6 +1,6 @@
 """The whole job on tiny checkpoints on disk, one of each kind of family: killed in task 2, continued to equal bits.
 
-    python -m pytest tests/integration/test_families_under_ray.py                # Qwen2.5-VL
+    python -m pytest tests/integration/test_families_under_ray.py                 # Qwen2.5-VL
     python -m pytest tests/integration/test_families_under_ray.py --every-family   # all five
 
 One Ray session serves all of them; each run goes through `coast.py`'s own `main`, tracking and console included.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from llava_checkpoint import write_checkpoint
 from sample_rows import picture, row
 
 from components.core.errors import DataError
