@@ -3,7 +3,7 @@
     littoral COMMAND [ARGUMENTS ...]               once installed, from any folder
     python pipelines/COMMAND.py [ARGUMENTS ...]    this checkout's code, whatever else is installed
 
-Exit codes: 0 when all went well, 1 after an error (one sentence on stderr), 130 after Ctrl-C.
+Exit codes: 0 when all went well, 1 after an error (one sentence on stderr), 130 after Ctrl-C, 143 after SIGTERM.
 
 Light on purpose: it imports the standard library alone, so that Ctrl-C is handled before the long imports begin and
 `littoral --help` answers at once.
@@ -23,9 +23,10 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import TypeVar
 
-from components.core.errors import ConfigError, LittoralError
+from components.core.errors import ConfigError, LittoralError, Terminated
 from components.core.runtime import fast_imports, print_anything
 
+ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
 OptionsT = TypeVar("OptionsT")
 HERE = Path(__file__).resolve().parent
 COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
@@ -55,25 +56,25 @@ def main() -> int:
 def run(name: str, arguments: Sequence[str] | None = None) -> int:
     """Import the command `name`, run its `main` on `arguments` (default: those of the process); the exit code.
 
-    While libraries are imported, Ctrl-C ends the process on the spot: nothing was begun, and an exception that is
-    raised inside somebody's import may be swallowed there.
+    While libraries are imported, Ctrl-C and SIGTERM end the process on the spot: nothing was begun, and an exception
+    that is raised inside somebody's import may be swallowed there.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # False below nohup, and so it stays
-    if interruptible:
-        signal.signal(signal.SIGINT, _nothing_begun)
+    caught = [number for number, default in ENDINGS.items() if signal.getsignal(number) is default]
+    for number in caught:
+        signal.signal(number, _nothing_begun)
 
     def imported_and_run() -> int:
         command = _import(name)
-        if interruptible:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in caught:
+            signal.signal(number, _interrupt)
         return command(given)
 
     try:
         return guarded(imported_and_run, after_interrupt=COMMANDS.get(name, ""))
     finally:
-        if interruptible:  # libraries shut down after this, and their tracebacks would follow a second Ctrl-C
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in caught:  # libraries shut down after this, and their tracebacks would follow a second Ctrl-C
+            signal.signal(number, signal.SIG_DFL)
 
 
 def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]) -> int:
@@ -101,9 +102,10 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
         print("stopped: the reader of this command's output closed it", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"interrupted: {after_interrupt}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as end:
+        terminated = isinstance(end, Terminated)
+        print(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def program(name: str) -> str:
@@ -209,8 +211,12 @@ def _import(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _nothing_begun(signum: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted: nothing was begun\n")
-    os._exit(130)
+    os.write(2, b"%s: nothing was begun\n" % (b"terminated" if signum == signal.SIGTERM else b"interrupted"))
+    os._exit(128 + signum)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -29,5 +29,9 @@ class StreamStopped(LittoralError):
     """A run that was asked to end early; the same command continues it."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which Kubernetes, Slurm and `docker stop` send: a command ends as after Ctrl-C, with exit code 143."""
+
+
 class TrackingError(LittoralError):
     """MLflow cannot be reached or refuses to record."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,13 +51,25 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
         logging.getLogger("ray").setLevel(level)
     # Logical CPUs: Ray Data must find some beside the workers, even on two cores.
     cpus = max(4, usable_cpus(), trials * (num_workers + 2))
-    open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
+    with _own_sigterm():
+        open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
         logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the process's own handler of SIGTERM: Ray puts one in its place that ends the process without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def open_ray(address: str | None, *, num_cpus: int, **options: Any) -> None:  # Any: ray.init's own options

@@ -57,9 +57,6 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         except (KeyboardInterrupt, StreamStopped):
             status = "KILLED"
             raise
-        except SystemExit as stop:  # how Ray Train's own handler of Ctrl-C ends this process
-            status = "KILLED"
-            raise KeyboardInterrupt from stop
         finally:
             tracker.finish(status)
             if costs != Costs():

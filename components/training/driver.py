@@ -10,7 +10,8 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -37,9 +38,16 @@ from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
-from components.training.run_folder import FINISHED_FILE, StreamResult, claim_run_dir, read_result, require_whole
+from components.training.run_folder import (
+    FINISHED_FILE,
+    StreamResult,
+    claim_run_dir,
+    learned_in,
+    read_result,
+    require_whole,
+)
 from components.training.schedule import require_equal_passes
-from components.training.stopping import clear_stop
+from components.training.stopping import clear_stop, stopping_on_signals
 from components.training.streaming import (
     Slice,
     dataset_name,
@@ -62,8 +70,8 @@ from components.training.vision_cache import (
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     """Run (or continue) the stream; every event of the workers goes to `handle` on this process.
 
-    Raises `StreamStopped` when the run was asked to end early (see training/stopping.py) and `ConfigError` while
-    another process runs it.
+    Raises `StreamStopped` when the run was asked to end early (see training/stopping.py), `KeyboardInterrupt` when that
+    was by a signal, and `ConfigError` while another process runs it.
     """
     cluster = plan.config.cluster
     with (
@@ -75,8 +83,13 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         on_gpus = check_resources(plan.config)
         datasets = build_datasets(plan, handle)
         event_queue = Queue(actor_options={"num_cpus": 0})
-        with delivered(event_queue, handle):
+        with (
+            delivered(event_queue, handle),
+            stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
+        ):
             fit(plan, datasets, event_queue, on_gpus=on_gpus)
+        if learned_in(plan.run_dir) < len(plan.stream.tasks):
+            raise_if_received()
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         return read_result(plan.run_dir)
@@ -191,14 +204,31 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
 
 def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> None:
     """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
+    trainer = _trainer(plan, datasets, event_queue, on_gpus=on_gpus)
     try:
-        _trainer(plan, datasets, event_queue, on_gpus=on_gpus).fit()
+        # Not in the main thread: there Ray Train would put its own handler of SIGINT in the place of ours, which ends
+        # the workers without a checkpoint.
+        in_thread(trainer.fit)
     except TrainingFailedError as error:
         failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else (error,)
         cause = next(filter(None, map(user_error, failures)), None)
         if cause is None:
             raise
         raise cause from error
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Call `function` in a thread and wait for it; what it raises is raised here. Signals interrupt the waiting."""
+    done: Future[object] = Future()
+
+    def call() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (raised below, in the other thread)
+            done.set_exception(error)
+
+    threading.Thread(target=call, name="Ray Train", daemon=True).start()
+    done.result()
 
 
 def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> TorchTrainer:

@@ -9,6 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ from components.metrics.answer_format import FormRepair, form_of, obeys
 from components.metrics.captions import MEAN
 from components.metrics.released.suites import suite_score
 from components.metrics.released.tasks import compat_row_score, compat_task_figures
+from components.training.engine import mean_over_workers
+from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import dataset_name, encoded_blocks, examples
 
 if TYPE_CHECKING:
@@ -69,9 +72,10 @@ class RowScorer:
         encoder: Encoder,
         device: torch.device,
         send: Callable[[Event], None],
+        stop: StopWatch,
     ) -> None:
         self.plan, self.model, self.method = plan, model, method
-        self.encoder, self.device, self.send = encoder, device, send
+        self.encoder, self.device, self.send, self.stop = encoder, device, send, stop
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
@@ -118,11 +122,13 @@ class RowScorer:
     ) -> list[Prediction]:
         """Scored predictions of a task's or suite's first rows; empty on all ranks but 0. All ranks must call it.
 
-        A suite belongs to no task: a method routes its rows as it would route any other.
+        A suite belongs to no task: a method routes its rows as it would route any other. Raises `StopRequested` on all
+        ranks when the run was asked to stop meanwhile: what was answered of these rows is answered again.
         """
         config = self.plan.config
         answers: list[Answer] = []
-        with self.method.test_file(test_instructions(task)):
+        # A rank that stops answering does not leave at once: the others would wait for its answers for ever.
+        with suppress(StopRequested), self.method.test_file(test_instructions(task)):
             for window in self._windows(task):
                 answers += answer(
                     self.model,
@@ -137,6 +143,7 @@ class RowScorer:
                     oracle_task=oracle_task,
                     progress=self._progress(after, task.name, before=len(answers), total=num_rows),
                 )
+        self._require_going_on()
         gathered = self._gather(answers)
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
 
@@ -144,8 +151,16 @@ class RowScorer:
         def send(done: int) -> None:
             seen = min((before + done) * self.world_size, total)  # the other ranks are about as far
             self.send(EvaluationProgress(after=after, task=task, done=seen, total=total))
+            if self.stop.requested():
+                raise StopRequested
 
         return send
+
+    def _require_going_on(self) -> None:
+        """Raise `StopRequested` on all ranks if one of them has seen that the run was asked to stop."""
+        seen = torch.full((), float(self.stop.requested()), device=self.device)
+        if mean_over_workers({"asked to stop": seen})["asked to stop"].item() > 0.0:
+            raise StopRequested
 
     def _windows(self, task: Task | Suite) -> Iterator[list[Example]]:
         name = dataset_name("suite" if isinstance(task, Suite) else "test", task.name, self.rank)

@@ -1,12 +1,23 @@
-"""Stopping a run early without losing work: its workers look for a file named `stop` in its folder while they train.
+"""Stopping a run early without losing work: its workers look for a file named `stop` in its folder as they go.
 
 They agree on it within a second and an update, write a checkpoint and leave by themselves, so the same command goes on
-with the run. If it were killed instead, its workers would keep their place in the cluster until Ray notices.
+with the run; while they answer questions they leave within a batch. If the run were killed instead, its workers would
+keep their place in the cluster until Ray notices. SIGINT and SIGTERM write that file, too.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+from components.core.errors import Terminated
+
+LOOK_EVERY_S = 1.0  # between looks at the run's folder, which may be on a slow shared storage
 
 STOP_FILE = "stop"
 
@@ -28,3 +39,57 @@ def stop_requested(run_dir: Path) -> bool:
 def clear_stop(run_dir: Path) -> None:
     """Withdraw the request, before a stopped run is continued."""
     (run_dir / STOP_FILE).unlink(missing_ok=True)
+
+
+class StopWatch:
+    """Whether a run was asked to stop, looked up at most every `LOOK_EVERY_S`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir, self._next_look, self._requested = run_dir, 0.0, False
+
+    def requested(self) -> bool:
+        """What the last look said; once true, always true."""
+        if not self._requested and time.monotonic() >= self._next_look:
+            self._requested = stop_requested(self._run_dir)
+            self._next_look = time.monotonic() + LOOK_EVERY_S
+        return self._requested
+
+
+@contextmanager
+def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """While open, the first SIGINT or SIGTERM asks the run to stop, and the second ends this process as usual.
+
+    What it gives raises `KeyboardInterrupt` (`Terminated` for SIGTERM) if a signal has come: to be called once the
+    workers have left. A signal that this process ignores, such as SIGINT below nohup, stays ignored. Outside the main
+    thread, as in a trial of a sweep, nothing is caught.
+    """
+    received: list[int] = []
+    caught = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if received:
+            for each in caught:
+                signal.signal(each, signal.SIG_DFL)  # a third ends the process where it stands
+            raise _exception_of(number)
+        received.append(number)
+        request_stop(run_dir)
+        say("stopping at the next checkpoint; once more, and it ends at once")
+
+    def raise_if_received() -> None:
+        if received:
+            raise _exception_of(received[0])
+
+    before = {number: signal.signal(number, handler) for number in caught}
+    try:
+        yield raise_if_received
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _exception_of(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

@@ -7,7 +7,6 @@ asked to stop travels in the same message, so all workers learn it at the same u
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from components.core.events import StepDone
 from components.training.step import require_finite
-
-LOOK_EVERY_S = 1.0  # between looks at the run's folder, which may be on a slow shared storage
 
 LOSS, STOP = "loss", "asked to stop"
 
@@ -28,18 +25,14 @@ class UpdateLog:
     def __init__(
         self, send: Callable[[StepDone], None], stop_requested: Callable[[], bool], device: torch.device
     ) -> None:
-        """`stop_requested` is asked at most every `LOOK_EVERY_S`; on workers that do not look it says no."""
+        """`stop_requested` is asked in every update; on workers that do not look it says no."""
         self.stopping = False
         self._send, self._stop_requested, self._device = send, stop_requested, device
-        self._next_look = 0.0
         self._unread: tuple[Callable[..., StepDone], dict[str, Tensor], Tensor] | None = None
 
     def to_average(self) -> dict[str, Tensor]:
         """What must be averaged over workers with the next update."""
-        stop = False
-        if time.monotonic() >= self._next_look:
-            stop = self._stop_requested()
-            self._next_look = time.monotonic() + LOOK_EVERY_S
+        stop = self._stop_requested()
         sums = {} if self._unread is None else self._unread[1]
         # filled on the device: a copy of a number would make the host wait for it
         return {**sums, STOP: torch.full((), float(stop), device=self._device)}

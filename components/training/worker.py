@@ -39,7 +39,7 @@ from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
-from components.training.stopping import StopRequested, stop_requested
+from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import encoder_for
 from components.training.task_cache import CachedTask
 from components.training.transfer import sent_ahead
@@ -62,6 +62,7 @@ class StreamWorker:
         torch.set_num_threads(self.config.cluster.threads())
         self.device = ray.train.torch.get_device()
         set_float32_products(self.config.backbone, self.device)
+        self.stop = StopWatch(plan.run_dir)
         self.ready_since = time.monotonic()
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone, self.device)
@@ -93,6 +94,7 @@ class StreamWorker:
             encoder=self.encoder,
             device=self.device,
             send=self.send,
+            stop=self.stop,
         )
         self.suites = SuiteScorer(self.plan, self.scorer)
 
@@ -240,7 +242,7 @@ class StreamWorker:
     ) -> None:
         """Make the task's remaining updates: the first with `batches`, the others with those of `updates`."""
         waited = 0.0
-        log = UpdateLog(self.send, lambda: self.rank == 0 and stop_requested(self.plan.run_dir), self.device)
+        log = UpdateLog(self.send, lambda: self.rank == 0 and self.stop.requested(), self.device)
         while True:
             self._update(engine, scheduled, batches, waited, log)
             last = self.stream_state.update == scheduled.num_updates

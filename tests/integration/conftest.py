@@ -9,6 +9,8 @@ import pytest
 # The longest first (with xdist's --no-loadscope-reorder); the others as they are found.
 LONG = ("test_stream.py", "test_sweep.py", "test_methods.py", "test_zero_stages.py", "test_method_table.py")
 
+# Two runs share the cores: a thread that waits for the others of its run must leave its core to the other one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are not to wait for the tests beside them
 
 

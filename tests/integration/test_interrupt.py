@@ -1,8 +1,9 @@
-"""Ctrl-C in the middle of a stream: one sentence, exit code 130, and MLflow knows; the same command goes on."""
+"""SIGINT and SIGTERM in the middle of a stream: a checkpoint, one sentence, the exit code, and MLflow knows."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,24 +25,46 @@ def statuses(storage: Path, run_id: str) -> list[str]:
     return [run.info.status, *(task.info.status for task in tasks)]
 
 
-def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "cut"]
-    command += ["--storage", str(tmp_path), "--stream.order", *TASKS]
+def ended_by(number: signal.Signals, command: list[str], *, at: str, group: bool = False) -> tuple[int, str, str]:
+    """The command's exit code and what it said, when it is sent a signal after the first line that begins with `at`.
+
+    `group`: sent to all of its processes at once, as a terminal does after Ctrl-C.
+    """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
+    before = []
     for line in process.stdout:
-        if line.startswith("Task 2/2"):
+        before.append(line)
+        if line.startswith(at):
             break
-    process.send_signal(signal.SIGINT)
+    else:
+        raise AssertionError(f"no line {at!r}: {''.join(before)}{process.stderr and process.stderr.read()}")
+    (os.killpg if group else os.kill)(process.pid, number)
     asked = time.monotonic()
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 130, said
+    out, said = process.communicate(timeout=240)
     assert time.monotonic() - asked < 120
-    assert said.splitlines()[-1] == "interrupted: run the same command with the same --run-id to continue"
     assert "Traceback" not in said
+    return process.returncode, "".join(before) + out, said
+
+
+def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "cut"]
+    command += ["--storage", str(tmp_path), "--stream.order", *TASKS, "--training.epochs", "40"]
+    code, out, said = ended_by(signal.SIGINT, command, at="Task 1/2", group=True)
+    assert code == 130, said
+    assert said.splitlines()[-1] == "interrupted: run the same command with the same --run-id to continue"
+    assert "stopping at the next checkpoint" in out
     run_id = json.loads((tmp_path / "cut" / "mlflow.json").read_text())["run_id"]
+    assert statuses(tmp_path, run_id) == ["KILLED", "KILLED"]
+
+    code, out, said = ended_by(signal.SIGTERM, command, at="Task 2/2")
+    assert "continuing at task 1 of 2, update" in out
+    assert code == 143, said
+    assert said.splitlines()[-1] == "terminated: run the same command with the same --run-id to continue"
     assert statuses(tmp_path, run_id) == ["KILLED", "FINISHED", "KILLED"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=400)
+
+    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=400)
+    assert "continuing at task 2 of 2, update" in again.stdout
     assert statuses(tmp_path, run_id) == ["FINISHED", "FINISHED", "FINISHED"]
