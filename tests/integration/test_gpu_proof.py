@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from components.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tests" / "gpu"))
 from prove import PARTS  # noqa: E402
 
 
+@pytest.mark.long
 def test_every_part_runs(tmp_path: Path) -> None:
     command = [sys.executable, "tests/gpu/prove.py", "--cpu", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)

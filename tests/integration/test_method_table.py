@@ -13,6 +13,7 @@ from pipelines.methods import HEADER, line
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods" / "index.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.smol
 def test_the_page_holds_the_measured_table() -> None:
     table = markdown(HEADER, [line(name, "smol") for name in METHODS])

