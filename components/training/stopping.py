@@ -59,7 +59,7 @@ class StopWatch:
 def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """While open, the first SIGINT or SIGTERM asks the run to stop, and the second ends this process as usual.
 
-    What it gives raises `KeyboardInterrupt` (`Terminated` for SIGTERM) if a signal has come: to be called once the
+    The first does so too where the run's folder cannot be written. What it gives raises `KeyboardInterrupt` (`Terminated` for SIGTERM) if a signal has come: to be called once the
     workers have left. A signal that this process ignores, such as SIGINT below nohup, stays ignored. Outside the main
     thread, as in a trial of a sweep, nothing is caught.
     """
@@ -76,7 +76,10 @@ def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[C
                 signal.signal(each, signal.SIG_DFL)  # a third ends the process where it stands
             raise _exception_of(number)
         received.append(number)
-        request_stop(run_dir)
+        try:
+            request_stop(run_dir)
+        except OSError:  # no room, or no longer there: the workers cannot be asked
+            raise _exception_of(number) from None
         say("stopping at the next checkpoint; once more, and it ends at once")
 
     def raise_if_received() -> None:

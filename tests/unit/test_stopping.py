@@ -51,3 +51,8 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         assert not stop_requested(tmp_path)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_cannot_be_asked_ends_at_the_first_signal(tmp_path: Path) -> None:
+    with stopping_on_signals(tmp_path / "gone", print), pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
