@@ -30,7 +30,7 @@ class StreamStopped(LittoralError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which Kubernetes, Slurm and `docker stop` send: a command ends as after Ctrl-C, with exit code 143."""
+    """SIGTERM, as Kubernetes and `docker stop` send it: a command ends as after Ctrl-C, with exit code 143."""
 
 
 class TrackingError(LittoralError):

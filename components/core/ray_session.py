@@ -25,7 +25,7 @@ import ray
 import ray._private.services as services
 from ray.exceptions import RayError
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, Terminated
 from components.core.machine import usable_cpus
 
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
@@ -51,8 +51,7 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
         logging.getLogger("ray").setLevel(level)
     # Logical CPUs: Ray Data must find some beside the workers, even on two cores.
     cpus = max(4, usable_cpus(), trials * (num_workers + 2))
-    with _own_sigterm():
-        open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
+    open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
         logging.getLogger(name).setLevel(level)
     try:
@@ -67,6 +66,8 @@ def _own_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as end:  # by Ray's, which came while Ray was being started
+        raise Terminated from end
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -81,13 +82,15 @@ def open_ray(address: str | None, *, num_cpus: int, **options: Any) -> None:  # 
     given = address or os.environ.get("RAY_ADDRESS") or "local"
     if given == "local":
         require_temp_dir()
-        start_ray(num_cpus=num_cpus, **options)
+        with _own_sigterm():
+            start_ray(num_cpus=num_cpus, **options)
         return
     source = "was given as address" if address else "is in RAY_ADDRESS"
     instead = "start that cluster, or give none" if address else "start that cluster, or unset RAY_ADDRESS"
     require_answer(given, source, instead)
     try:
-        ray.init(address=given, **options)
+        with _own_sigterm():
+            ray.init(address=given, **options)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(". ")
         raise ConfigError(f"{given} {source}, and Ray cannot join it ({reason}); {instead}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 from components.core.errors import StreamStopped
@@ -46,7 +47,8 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             costs.add(event)
             if isinstance(event, RowScored):  # on disk before anybody hears of the row and reads what it cost
                 costs.write(plan.run_dir)
-            follow(event)
+            with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded
+                follow(event)
             tracker.handle(event)
 
         status = "FAILED"

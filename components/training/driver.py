@@ -42,7 +42,7 @@ from components.training.run_folder import (
     FINISHED_FILE,
     StreamResult,
     claim_run_dir,
-    learned_in,
+    is_whole,
     read_result,
     require_whole,
 )
@@ -88,7 +88,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
         ):
             fit(plan, datasets, event_queue, on_gpus=on_gpus)
-        if learned_in(plan.run_dir) < len(plan.stream.tasks):
+        if not is_whole(plan):
             raise_if_received()
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
@@ -206,8 +206,8 @@ def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus
     """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
     trainer = _trainer(plan, datasets, event_queue, on_gpus=on_gpus)
     try:
-        # Not in the main thread: there Ray Train would put its own handler of SIGINT in the place of ours, which ends
-        # the workers without a checkpoint.
+        # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
+        # workers without a checkpoint.
         in_thread(trainer.fit)
     except TrainingFailedError as error:
         failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else (error,)
@@ -275,11 +275,14 @@ def user_error(error: BaseException | None) -> LittoralError | None:
 
 @contextmanager
 def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
-    """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered."""
-    stop = threading.Event()
+    """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered.
+
+    Not after `KeyboardInterrupt`: then the workers are still at work, and their events would not end.
+    """
+    stop, at_once = threading.Event(), threading.Event()
 
     def pump() -> None:
-        while True:
+        while not at_once.is_set():
             try:
                 handle(event_queue.get(timeout=0.5))
             except Empty:
@@ -290,6 +293,9 @@ def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        at_once.set()
+        raise
     finally:
         stop.set()
         thread.join(timeout=60)

@@ -123,7 +123,7 @@ class RowScorer:
         """Scored predictions of a task's or suite's first rows; empty on all ranks but 0. All ranks must call it.
 
         A suite belongs to no task: a method routes its rows as it would route any other. Raises `StopRequested` on all
-        ranks when the run was asked to stop meanwhile: what was answered of these rows is answered again.
+        ranks when the run was asked to stop meanwhile; a resumed run then answers the matrix's whole row again.
         """
         config = self.plan.config
         answers: list[Answer] = []

@@ -36,13 +36,20 @@ class StreamResult:
         return self.variants.get("oracle")
 
 
+def is_whole(plan: Plan) -> bool:
+    """Whether all tasks are learned and scored, and then all general suites."""
+    num_tasks, general = len(plan.stream.tasks), GeneralScores.read(plan.run_dir / GENERAL_FILE)
+    return learned_in(plan.run_dir) == num_tasks and all(general.has(num_tasks, suite.name) for suite in plan.suites)
+
+
 def require_whole(plan: Plan) -> None:
-    """Raise `StreamStopped` when the workers ended before the last task."""
-    learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
-    if learned < num_tasks:
+    """Raise `StreamStopped` when the workers ended before the run was whole."""
+    if not is_whole(plan):
+        learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
+        left = ", before its general suites were scored" if learned == num_tasks else ""
         raise StreamStopped(
-            f"run {plan.run_dir.name} was stopped by {plan.run_dir / STOP_FILE} after {learned} of {num_tasks} tasks; "
-            "the same command continues it."
+            f"run {plan.run_dir.name} was stopped by {plan.run_dir / STOP_FILE} after {learned} of {num_tasks} tasks"
+            f"{left}; the same command continues it."
         )
 
 

@@ -1,8 +1,9 @@
 """Stopping a run early without losing work: its workers look for a file named `stop` in its folder as they go.
 
-They agree on it within a second and an update, write a checkpoint and leave by themselves, so the same command goes on
-with the run; while they answer questions they leave within a batch. If the run were killed instead, its workers would
-keep their place in the cluster until Ray notices. SIGINT and SIGTERM write that file, too.
+While they make updates, they agree on it within a second and an update, write a checkpoint and leave by themselves, so
+the same command goes on with the run; while they answer questions, they leave within a second and a batch. If the run
+were killed instead, its workers would keep their place in the cluster until Ray notices. SIGINT and SIGTERM write that
+file, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -59,9 +60,10 @@ class StopWatch:
 def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """While open, the first SIGINT or SIGTERM asks the run to stop, and the second ends this process as usual.
 
-    The first does so too where the run's folder cannot be written. What it gives raises `KeyboardInterrupt` (`Terminated` for SIGTERM) if a signal has come: to be called once the
-    workers have left. A signal that this process ignores, such as SIGINT below nohup, stays ignored. Outside the main
-    thread, as in a trial of a sweep, nothing is caught.
+    The first also ends it where the run's folder cannot be written. Yields a function that raises `KeyboardInterrupt`
+    (`Terminated` for SIGTERM) if a signal has come; call it after the workers have left. A signal that this process
+    ignores, such as SIGINT under nohup, stays ignored. Outside the main thread, as in a trial of a sweep, nothing is
+    caught.
     """
     received: list[int] = []
     caught = [
@@ -73,14 +75,16 @@ def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[C
     def handler(number: int, frame: FrameType | None) -> None:
         if received:
             for each in caught:
-                signal.signal(each, signal.SIG_DFL)  # a third ends the process where it stands
+                signal.signal(each, signal.SIG_DFL)  # for good: a third ends the process where it stands
             raise _exception_of(number)
         received.append(number)
         try:
             request_stop(run_dir)
         except OSError:  # no room, or no longer there: the workers cannot be asked
             raise _exception_of(number) from None
-        say("stopping at the next checkpoint; once more, and it ends at once")
+        # Whoever read the output may have ended by the same signal. Rich makes a SystemExit of a closed pipe.
+        with suppress(OSError, SystemExit):
+            say("stopping in order; a second signal ends the run at once")
 
     def raise_if_received() -> None:
         if received:
@@ -91,7 +95,8 @@ def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[C
         yield raise_if_received
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            if signal.getsignal(number) is handler:
+                signal.signal(number, old)
 
 
 def _exception_of(number: int) -> KeyboardInterrupt:

@@ -25,21 +25,40 @@ def test_the_folder_is_looked_at_at_most_once_a_second(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, tmp_path: Path) -> None:
+def test_the_first_signal_asks(number: signal.Signals, tmp_path: Path) -> None:
     said: list[str] = []
     before = signal.getsignal(number)
     with stopping_on_signals(tmp_path, said.append) as raise_if_received:
         raise_if_received()
         os.kill(os.getpid(), number)
         assert stop_requested(tmp_path)
-        assert said == ["stopping at the next checkpoint; once more, and it ends at once"]
+        assert said == ["stopping in order; a second signal ends the run at once"]
         with pytest.raises(KeyboardInterrupt) as end:
             raise_if_received()
         assert isinstance(end.value, Terminated) == (number == signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-        assert signal.getsignal(number) is signal.SIG_DFL  # a third one ends the process
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_ends_and_a_third_kills(number: signal.Signals, tmp_path: Path) -> None:
+    before = signal.getsignal(number)
+    try:
+        with stopping_on_signals(tmp_path, lambda _: None):
+            os.kill(os.getpid(), number)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_closed_output_does_not_keep_a_run_from_stopping(tmp_path: Path) -> None:
+    def say(text: str) -> None:
+        raise SystemExit(1)
+
+    with stopping_on_signals(tmp_path, say):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop_requested(tmp_path)
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
