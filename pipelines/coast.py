@@ -25,6 +25,7 @@ from components.core.events import Note
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
+from components.runs.status import RunStatus, outlook, read_status
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     plan = replace(plan_stream(config), chosen=how_chosen(command.preset))
     needs = needs_of(plan)
-    show_plan(console, plan, needs)
+    show_plan(console, plan, needs, taken=command.dry_run)
     other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:
         console.handle(Note(text=other_data, warning=True))
@@ -82,12 +83,15 @@ def train_and_record(plan: Plan, console: Console) -> StreamResult:
         console.close()
 
 
-def show_plan(console: Console, plan: Plan, needs: Needs) -> None:
-    """What will be trained: tasks, updates, processes, and what it takes."""
+def show_plan(console: Console, plan: Plan, needs: Needs, *, taken: bool = False) -> None:
+    """What will be trained: tasks, updates, processes, and what it takes. `taken`: also what a taken run id is."""
     evaluation = plan.config.evaluation
-    console.print_plan(
-        planned_tasks(plan), plan_facts(plan, needs), zero_shot=evaluation.zero_shot, scored_on=evaluation.split
-    )
+    facts = plan_facts(plan, needs)
+    if taken and plan.run_dir.is_dir():
+        found = read_status(plan.run_dir)
+        said = outlook(found) if isinstance(found, RunStatus) else "the folder of a sweep; choose another --run-id"
+        facts = {"run": facts.pop("run"), "run id": said, **facts}
+    console.print_plan(planned_tasks(plan), facts, zero_shot=evaluation.zero_shot, scored_on=evaluation.split)
     if is_large(needs):
         each = "GPU" if needs.for_gpu else "worker"
         console.print_memory(memory_table(plan, needs), each=each)

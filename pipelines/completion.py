@@ -18,12 +18,14 @@ import tyro
 from pipelines.cli import Command, with_names
 from pipelines.export import Export
 from pipelines.judge import Judgement
+from pipelines.list import ListOptions
 from pipelines.littoral import read_options
 from pipelines.methods import Methods
 from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, preset
 from pipelines.report import Report
 from pipelines.rescore import Rescore
+from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
 
@@ -41,6 +43,8 @@ class Completion:
 OPTIONS: dict[str, type[Any]] = {
     "coast": Command,
     "sweep": SweepCommand,
+    "list": ListOptions,
+    "status": StatusOptions,
     "prepare": Prepare,
     "report": Report,
     "judge": Judgement,

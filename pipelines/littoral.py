@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
     "coast": "run the same command with the same --run-id to continue",
     "sweep": "run the same command with the same --sweep-id to continue",
+    "list": "run the same command again",
+    "status": "run the same command again",
     "prepare": "nothing half-written is left; run the same command again",
     "report": "run the same command again",
     "judge": "run the same command again; it keeps the verdicts that it has",

@@ -28,6 +28,11 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: 
         console.print(table)
 
 
+def printable(text: str) -> str:
+    """A text from somebody's file, with "?" for what would move a terminal's cursor or change its colors."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from components.core.errors import CheckpointError
 from components.core.files import write_text
+from components.core.run_files import STATE_FILE
 
 FORMAT = "littoral-checkpoint/1"
-STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True, kw_only=True)

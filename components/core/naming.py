@@ -80,8 +80,13 @@ def require_id(name: str, kind: str = "run") -> None:
         )
     if len(name) > MAX_ID_BYTES:
         raise ConfigError(f"{kind} id {name[:40]}... has {len(name)} letters; give at most {MAX_ID_BYTES}.")
-    if _RESERVED.fullmatch(name):
+    if is_mlflows(name):
         raise ConfigError(f"{kind} id {name!r} is the name of MLflow's own file or folder there; give another one.")
+
+
+def is_mlflows(name: str) -> bool:
+    """Whether a file or folder of this name in the storage is MLflow's own."""
+    return _RESERVED.fullmatch(name) is not None
 
 
 def id_of(*parts: str) -> str:

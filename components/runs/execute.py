@@ -13,6 +13,7 @@ from components.core.files import write_json
 from components.core.lock import sole_user
 from components.core.naming import without_secrets
 from components.core.ray_session import ray_session
+from components.core.run_files import LINK_FILE
 from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
@@ -24,8 +25,6 @@ from components.training.driver import run_stream
 from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
 from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir, require_same_weights
-
-LINK_FILE = "mlflow.json"
 
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:

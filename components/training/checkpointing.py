@@ -12,10 +12,10 @@ from torch import Tensor
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
+from components.core.run_files import KEPT_CHECKPOINTS
 from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
-from components.training.run_folder import KEPT_CHECKPOINTS
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
+from components.core.run_files import FINISHED_FILE
 from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
@@ -39,7 +40,6 @@ from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
 from components.training.run_folder import (
-    FINISHED_FILE,
     StreamResult,
     claim_run_dir,
     is_whole,

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.checkpoint import STATE_FILE
 from components.core.errors import CheckpointError, ConfigError, StreamStopped
 from components.core.files import write_json
+from components.core.run_files import CONFIG_FILE, FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
 from components.models.source import model_source
@@ -17,9 +17,6 @@ from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted
 from components.training.plan import Plan
 from components.training.stopping import STOP_FILE
-
-CONFIG_FILE, FINISHED_FILE = "config.json", "finished.json"
-KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 
 
 @dataclass(frozen=True, kw_only=True)

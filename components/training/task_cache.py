@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from components.core.checkpoint import STATE_FILE, Checkpoint, read_checkpoint, write_checkpoint
+from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
 from components.models.source import model_source

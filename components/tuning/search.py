@@ -19,7 +19,6 @@ from components.core.ray_session import ray_session
 from components.training.config import ClusterConfig
 from components.training.devices import uses_gpu
 from components.training.driver import user_error
-from components.training.run_folder import FINISHED_FILE
 from components.training.stopping import request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain

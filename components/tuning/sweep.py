@@ -15,6 +15,7 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
+from components.core.run_files import SHARED_FOLDER, SWEEP_FILE
 from components.models.source import model_source
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.sweep import SweepTracker, open_sweep_tracker
@@ -28,7 +29,7 @@ from components.tuning.trials import Trial, TrialPlan, begun_in
 
 DEFAULT_SPACE = ("method.slots_per_task=grid(4, 8)", "method.rank=grid(4, 8)")
 VALIDATION_SHARE = 0.2  # of the training rows, where the run names none
-SWEEP_FILE, BEST_FILE, TABLE_FILE, PARETO_FILE = "sweep.json", "best.json", "table.md", "pareto.png"
+BEST_FILE, TABLE_FILE, PARETO_FILE = "best.json", "table.md", "pareto.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +246,7 @@ def run_and_record(sweep: Sweep, *, at_once: int | None, on_progress: OnProgress
         resume_run_id=claim_folder(sweep),
     )
     write_record(sweep, [], tracker.run_id)
-    shared_dir = sweep.folder / "shared" if sweep.share else None
+    shared_dir = sweep.folder / SHARED_FOLDER if sweep.share else None
     plan = TrialPlan(
         base=sweep.base,
         parent=tracker.run_id,

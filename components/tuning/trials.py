@@ -15,12 +15,13 @@ from typing import Literal
 from components.core.errors import StreamStopped
 from components.core.events import Event, RowScored
 from components.core.files import write_json
+from components.core.run_files import FINISHED_FILE
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.costs import Costs, RowCost
 from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.plan import plan_stream
-from components.training.run_folder import FINISHED_FILE, finished_result, learned_in
+from components.training.run_folder import finished_result, learned_in
 from components.training.stopping import stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 

@@ -1,0 +1,12 @@
+"""Light on purpose (no torch, no ray): names of the files of runs and sweeps, for what only looks at folders."""
+
+from __future__ import annotations
+
+CONFIG_FILE = "config.json"  # which run the folder belongs to
+FINISHED_FILE = "finished.json"  # when its stream ended; absent until then
+LINK_FILE = "mlflow.json"  # where it is recorded
+KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
+SNAPSHOTS = "checkpoint_*"  # folders of Ray Train's, to continue from; their names sort by time
+STATE_FILE = "state.json"  # of a checkpoint: all that is no tensor
+SWEEP_FILE = "sweep.json"  # which sweep the folder belongs to, and its trials once it has ended
+SHARED_FOLDER = "shared"  # of a sweep: learned tasks that its trials share

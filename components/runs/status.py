@@ -1,0 +1,383 @@
+"""How far runs and sweeps are, from their folders alone: which have finished, run, were stopped or are dead.
+
+Light on purpose (no torch, no ray, no mlflow): it reads JSON and looks at locks, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from components.core.errors import ConfigError
+from components.core.lock import Holder, holder_of
+from components.core.naming import is_mlflows, without_secrets
+from components.core.run_files import (
+    CONFIG_FILE,
+    FINISHED_FILE,
+    LINK_FILE,
+    SHARED_FOLDER,
+    SNAPSHOTS,
+    STATE_FILE,
+    SWEEP_FILE,
+)
+from components.core.shell import pipeline_command
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.runs.provenance import MADE_WITH_FILE
+from components.tracking.config import TrackingConfig, recorded_uri, tracking_uri, ui_command
+from components.training.stopping import STOP_FILE
+
+# unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
+State = Literal["finished", "running", "stopped", "dead", "unclear", "damaged", "foreign"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run's newest checkpoint is, and where it goes on."""
+
+    task: int  # from 1; one more than the stream has tasks when all are learned and scored
+    name: str  # of the task; empty where it is not known
+    update: int  # optimizer updates of this task that are kept
+    updates: int | None  # that the task has in all; None: unknown, as for runs of an earlier version
+    learned: bool  # the task is learned, and its row of scores is not there yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Where a run's MLflow run is."""
+
+    run_id: str
+    store: str  # URI, without secrets
+    see: str  # the command or the address that shows it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What a run's folder says. Only `path`, `state`, `problem` and `holder` are known of a damaged one."""
+
+    kind: Literal["run"] = "run"
+    path: Path
+    state: State
+    problem: str = ""  # what is damaged, or missing beside what could be read
+    holder: Holder | None = None  # of the lock; of a dead run: the process that is gone
+    stop_requested: bool = False
+    moved: datetime | None = None  # when something in the folder last changed; of a finished run: when it ended
+    method: str = ""
+    stream: str = ""
+    backbone: str = ""
+    seed: int | None = None
+    tasks: int | None = None  # of the stream; None where no file says it yet
+    learned: int = 0  # tasks learned and scored
+    rows: int = 0  # of the score matrix, with zero-shot
+    position: Position | None = None  # None without a checkpoint
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])  # of the newest row, by canonical name
+    mlflow: Recorded | None = None
+    command: str = ""  # continues it; empty where it runs, or where a sweep continues it
+    note: str = ""  # what that command needs beside itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStatus:
+    """What a sweep's folder says."""
+
+    kind: Literal["sweep"] = "sweep"
+    path: Path
+    state: State
+    problem: str = ""
+    holder: Holder | None = None
+    moved: datetime | None = None
+    method: str = ""
+    stream: str = ""
+    backbone: str = ""
+    space: Mapping[str, str] = field(default_factory=dict[str, str])  # values by field
+    trials: tuple[RunStatus, ...] = ()
+    mlflow_run: str | None = None
+    note: str = ""  # how it is continued
+
+
+def read_storage(storage: Path) -> list[RunStatus | SweepStatus]:
+    """Everything in a storage, newest movement first; a damaged folder is one of state "damaged".
+
+    Raises `ConfigError` where the storage itself cannot be read.
+    """
+    try:
+        folders = [path for path in storage.iterdir() if path.is_dir() and not _is_ours_or_mlflows(path.name)]
+    except OSError as error:
+        raise ConfigError(
+            f"there are no runs in {storage} ({error.strerror}); give the folder that holds them with --storage."
+        ) from error
+    return sorted(map(read_status, folders), key=_newest_first)
+
+
+def read_status(path: Path) -> RunStatus | SweepStatus:
+    """The run or the sweep in the folder `path`; what cannot be read is in `state` and `problem`, nothing is raised."""
+    holder: Holder | None = None
+    try:
+        holder = holder_of(path)
+        if (path / SWEEP_FILE).is_file():
+            return _sweep(path, holder)
+        if (path / CONFIG_FILE).is_file():
+            return _run(path, holder)
+        if holder is not None and holder.holds:
+            return RunStatus(path=path, state="running", holder=holder, moved=_moved(path), note="it has just begun")
+        return RunStatus(
+            path=path, state="foreign", problem=f"no run: it has no {CONFIG_FILE} and no {SWEEP_FILE}", holder=holder
+        )
+    except OSError as error:
+        problem = f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    except ConfigError as error:
+        problem = str(error)
+    return RunStatus(path=path, state="damaged", problem=problem, holder=holder, moved=_moved(path))
+
+
+def progress(run: RunStatus) -> str:
+    """`2 of 4 tasks; at task 3 (iconqa), update 30 of 60`."""
+    whole = f"{run.learned} of {run.tasks or '?'} tasks"
+    at = run.position
+    if run.state == "finished" or at is None or (run.tasks is not None and at.task > run.tasks):
+        return whole
+    return f"{whole}; at {where(at)}"
+
+
+def where(at: Position) -> str:
+    """`task 3 (iconqa), update 30 of 60`."""
+    task = f"task {at.task}{f' ({at.name})' if at.name else ''}"
+    if at.learned:
+        return f"{task}, learned and not scored yet"
+    if not at.update:
+        return task
+    return f"{task}, update {at.update}{'' if at.updates is None else f' of {at.updates}'}"
+
+
+def outlook(run: RunStatus) -> str:
+    """What giving the run's id again does: `continues at task 3 (iconqa), update 30 of 60`."""
+    if run.state == "finished":
+        return "finished already; the same command prints its result"
+    if run.state == "running" and run.holder is not None:
+        return f"running already ({run.holder.name}); this command would be refused"
+    if run.state == "unclear" and run.holder is not None:
+        return f"{run.holder.name} may still run it, which cannot be seen from here"
+    if run.state in ("damaged", "foreign"):
+        return run.problem
+    if run.position is None:
+        return "begun already, without a checkpoint; starts again at task 1"
+    if run.tasks is not None and run.position.task > run.tasks:
+        return "begun already; all tasks are learned and scored, and it only has to end"
+    return f"begun already; continues at {where(run.position)}"
+
+
+def _run(path: Path, holder: Holder | None) -> RunStatus:
+    """Raises `ConfigError` for a file that is damaged and without which nothing can be said."""
+    config = _object(path / CONFIG_FILE)
+    problems: list[str] = []
+    matrix = ScoreMatrix.read(path / MATRIX_FILE) if (path / MATRIX_FILE).is_file() else None
+    ended = _object(path / FINISHED_FILE) if (path / FINISHED_FILE).is_file() else None
+    if ended is not None and matrix is None:
+        raise ConfigError(f"{FINISHED_FILE} is there and {MATRIX_FILE} is missing")
+    budget = _optional(path / MADE_WITH_FILE, problems).get("budget", {})
+    updates = budget.get("updates") if isinstance(budget, dict) else None
+    updates = updates if isinstance(updates, dict) else {}
+    checkpoint = _newest_checkpoint(path, problems)
+    names = matrix.tasks if matrix is not None else [*(_names(checkpoint) or updates)]
+    stop = (path / STOP_FILE).exists()
+    state = "finished" if ended is not None else _unfinished(holder, stopped=stop)
+    link = _optional(path / LINK_FILE, problems)
+    run = RunStatus(
+        path=path,
+        state=state,
+        holder=holder,
+        stop_requested=stop,
+        moved=_time(ended) if ended is not None else _moved(path),
+        method=_text(config, "method", "name"),
+        stream=str(config.get("stream_name") or _text(config, "stream", "name")),
+        backbone=_text(config, "backbone", "name"),
+        seed=config["seed"] if isinstance(config.get("seed"), int) else None,
+        tasks=len(names) or None,
+        learned=0 if matrix is None else matrix.num_learned,
+        rows=0 if matrix is None else len(matrix.rows),
+        position=None if checkpoint is None or ended is not None else _position(checkpoint, names, updates),
+        figures={} if matrix is None else matrix.summary(),
+    )
+    try:
+        tracking = _tracking(config)
+        run = replace(run, mlflow=_recorded(path, link, tracking))
+        command, note = ("", "") if state in ("finished", "running") else _to_continue(run, config, link, tracking)
+    except ConfigError as error:
+        problems.append(str(error))
+        command, note = "", ""
+    return replace(run, problem="; ".join(problems), command=command, note=note)
+
+
+def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
+    content = _object(path / SWEEP_FILE)
+    identity = content.get("sweep")
+    if not isinstance(identity, dict) or not isinstance(identity.get("run"), dict):
+        raise ConfigError(f"{SWEEP_FILE} does not say which sweep it is of")
+    base, listed = identity["run"], content.get("trials")
+    listed = listed if isinstance(listed, list) else []
+    reasons = {each.get("name"): each.get("reason") for each in listed if isinstance(each, dict)}
+    folders = [each for each in path.iterdir() if each.is_dir() and each.name != SHARED_FOLDER]
+    trials = [read_status(each) for each in folders if not _is_ours_or_mlflows(each.name)]
+    # Its record names trials once it has ended, in whatever way they did.
+    state = "finished" if listed and not (holder and holder.holds) else _unfinished(holder, stopped=False)
+    again = "give its `littoral sweep` command again, with the same --sweep-id" if state in ("dead", "unclear") else ""
+    space, link = identity.get("space"), content.get("mlflow_run")
+    return SweepStatus(
+        path=path,
+        state=state,
+        holder=holder,
+        moved=max((each.moved for each in trials if each.moved), default=_moved(path)),
+        method=_text(base, "method", "name"),
+        stream=_text(base, "stream", "name"),
+        backbone=_text(base, "backbone", "name"),
+        space={str(name): str(values) for name, values in space.items()} if isinstance(space, dict) else {},
+        trials=tuple(
+            replace(each, command="", note="", problem=each.problem or str(reasons.get(each.path.name) or ""))
+            for each in sorted(trials, key=lambda each: each.path.name)
+            if isinstance(each, RunStatus)
+        ),
+        mlflow_run=link if isinstance(link, str) else None,
+        note=again,
+    )
+
+
+def _unfinished(holder: Holder | None, *, stopped: bool) -> State:
+    if holder is not None and holder.holds is not False:
+        return "running" if holder.holds else "unclear"
+    return "stopped" if stopped else "dead"
+
+
+def _newest_checkpoint(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The state of the newest checkpoint that can be read; of each newer one, what is wrong goes to `problems`."""
+    for folder in sorted(path.glob(SNAPSHOTS), reverse=True):
+        if not (folder / STATE_FILE).is_file():
+            continue  # still being written, or its writer is gone
+        try:
+            content = _object(folder / STATE_FILE)
+            at = content.get("stream_state", content.get("cursor"))  # "cursor": before 0.2
+            if (
+                not isinstance(at, dict)
+                or not isinstance(at.get("index"), int)
+                or not isinstance(at.get("update"), int)
+            ):
+                raise ConfigError(f"{STATE_FILE} does not say how far it is")
+            return {**at, "tasks": content.get("tasks")}
+        except ConfigError as error:
+            problems.append(f"{folder.name}: {error}")
+    return None
+
+
+def _names(checkpoint: dict[str, Any] | None) -> list[str]:
+    names = None if checkpoint is None else checkpoint["tasks"]
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _position(checkpoint: dict[str, Any], names: list[str], updates: dict[str, Any]) -> Position:
+    index = checkpoint["index"]
+    name = names[index] if 0 <= index < len(names) else ""
+    of = updates.get(name)
+    return Position(
+        task=index + 1,
+        name=name,
+        update=checkpoint["update"],
+        updates=of if isinstance(of, int) else None,
+        learned=checkpoint.get("learned") is True,
+    )
+
+
+def _tracking(config: dict[str, Any]) -> TrackingConfig:
+    stored = config.get("tracking")
+    uri = stored.get("uri") if isinstance(stored, dict) else None
+    return TrackingConfig(uri=uri if isinstance(uri, str) else None)
+
+
+def _recorded(path: Path, link: dict[str, Any], tracking: TrackingConfig) -> Recorded | None:
+    run_id, store, ui = link.get("run_id"), link.get("store"), link.get("ui")
+    if not isinstance(run_id, str):
+        return None
+    uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
+    see = ui if isinstance(ui, str) and ui.startswith("http") else ui_command(uri)
+    return Recorded(run_id=run_id, store=without_secrets(uri), see=see)
+
+
+def _to_continue(
+    run: RunStatus, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig
+) -> tuple[str, str]:
+    """The command that continues a run by its own configuration, and what a person must know to give it."""
+    path, notes = run.path, list[str]()
+    if str(path).startswith("-"):
+        path = path.absolute()
+    # A value that begins with "-" would be read as an option, so it is joined to its own.
+    name = ["--run-id", path.name] if not path.name.startswith("-") else [f"--run-id={path.name}"]
+    arguments = [path / CONFIG_FILE, *name, "--storage", path.parent]
+    store = link.get("store")
+    if isinstance(store, str) and "***" in store and tracking.uri is None:
+        notes.append(f"give --tracking.uri or MLFLOW_TRACKING_URI too: of {store} the password is not kept")
+    elif run.mlflow is not None and tracking_uri(tracking, path.parent) != (uri := recorded_uri(tracking, path, store)):
+        arguments += ["--tracking.uri", uri]
+    stream = Path(_text(config, "stream", "name"))
+    if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
+        notes.append(f"give it in the folder that {stream} is in")
+    return pipeline_command("coast.py", *arguments), "; ".join(notes)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `ConfigError` that names the file and its damage."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path.name} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path.name} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name} is damaged (it is no JSON object)")
+    return content
+
+
+def _optional(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The same for a file that may be missing, and whose damage is only noted."""
+    try:
+        return _object(path) if path.is_file() else {}
+    except ConfigError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _text(config: Mapping[str, Any], part: str, name: str) -> str:
+    inside = config.get(part)
+    if not isinstance(inside, dict) or not isinstance(inside.get(name), str):
+        raise ConfigError(f"{CONFIG_FILE} is damaged (it has no {part}.{name})")
+    return inside[name]
+
+
+def _time(ended: dict[str, Any]) -> datetime:
+    try:
+        return datetime.fromisoformat(str(ended.get("finished"))).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{FINISHED_FILE} is damaged (it says no time)") from error
+
+
+def _moved(path: Path) -> datetime | None:
+    """When the folder, or a file or folder in it, was last written; None where that cannot be read."""
+    times = [*_written(path)]
+    return datetime.fromtimestamp(max(times)).astimezone() if times else None
+
+
+def _written(path: Path) -> Iterator[float]:
+    try:
+        yield path.stat().st_mtime
+        for each in path.iterdir():
+            yield each.lstat().st_mtime
+    except OSError:
+        return  # removed while we look, or not ours to read
+
+
+def _is_ours_or_mlflows(name: str) -> bool:
+    return name.startswith(".") or is_mlflows(name)
+
+
+def _newest_first(each: RunStatus | SweepStatus) -> tuple[float, str]:
+    return (-each.moved.timestamp() if each.moved else 0.0, each.path.name)

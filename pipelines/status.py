@@ -1,0 +1,153 @@
+"""Tell how far runs are, from their folders alone: finished, running, stopped or dead, and what continues them.
+
+    littoral status                  every run and sweep that has not finished
+    littoral status first            one run, by its id or its folder
+    littoral status sweep-a          a sweep with its trials
+
+It only reads: a running run is not disturbed, and no process has to be up.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports below: from here on Ctrl-C is one sentence
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's code, whatever else is installed
+    from pipelines.littoral import run
+
+    sys.exit(run("status"))
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from components.console.tables import printable
+from components.core.errors import ConfigError
+from components.core.lock import Holder
+from components.core.options import suggest, to_plain
+from components.runs.status import RunStatus, State, SweepStatus, progress, read_status, read_storage
+from pipelines.littoral import read_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Which run, and where runs are."""
+
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    """The id of a run or sweep in the storage, or its folder; without it: all that have not finished."""
+    storage: Path = Path("runs")
+    """Folder that holds runs."""
+    json: bool = False
+    """Print JSON instead of lines: an object for one run, a list without RUN."""
+    debug: bool = False
+    """A traceback instead of one sentence."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read the folders and print what they say."""
+    command = read_options(StatusOptions, arguments, name="status", description=(__doc__ or "").split("\n\n")[0])
+    storage = command.storage.expanduser()
+    if command.run is not None:
+        found = read_status(folder_of(command.run, storage))
+        print(as_json(found) if command.json else block(found))
+        return 0
+    every = read_storage(storage)
+    shown = [each for each in every if each.state not in ("finished", "foreign")]
+    if command.json:
+        print(json.dumps([to_plain(each) for each in shown], indent=1))
+        return 0
+    for each in shown:
+        print(block(each), end="\n\n")
+    finished = sum(each.state == "finished" for each in every)
+    print(f"{len(shown)} not finished, {finished} finished in {storage}; `littoral list` shows all in lines")
+    return 0
+
+
+def as_json(found: RunStatus | SweepStatus) -> str:
+    """One run or sweep as JSON."""
+    return json.dumps(to_plain(found), indent=1)
+
+
+def folder_of(given: str, storage: Path) -> Path:
+    """The folder that `given` names, by an id in the storage first; raises `ConfigError` where there is none."""
+    for folder in (storage / given, Path(given).expanduser()):
+        if given.strip("./") and folder.is_dir():
+            return folder
+    known = [each.name for each in storage.iterdir() if each.is_dir()] if storage.is_dir() else []
+    raise ConfigError(
+        f"there is no run {given!r} in {storage}; `littoral list --storage {storage}` shows those that there are."
+        f"{suggest(given, known)}"
+    )
+
+
+def block(found: RunStatus | SweepStatus) -> str:
+    """A run or a sweep in lines, a fact each."""
+    facts = sweep_facts(found) if isinstance(found, SweepStatus) else run_facts(found)
+    width = max(map(len, facts)) + 2
+    return "\n".join(
+        [f"{found.kind} {found.path}", *(f"  {name:{width}}{printable(text)}" for name, text in facts.items() if text)]
+    )
+
+
+def run_facts(run: RunStatus) -> dict[str, str]:
+    """By name, in the order in which they are shown; empty texts are left out."""
+    return {
+        "state": state_of(run.state, run.holder, stopping=run.stop_requested and run.state == "running"),
+        "problem": run.problem,
+        "last moved": when(run.moved),
+        "learns": "" if not run.method else f"{run.stream} by {run.method} on {run.backbone}, seed {run.seed}",
+        "done": "" if not run.method else f"{progress(run)}; {run.rows} rows of scores",
+        "figures": ", ".join(f"{name} {value:.2f}" for name, value in run.figures.items()),
+        "mlflow": "" if run.mlflow is None else f"run {run.mlflow.run_id} in {run.mlflow.store}",
+        "see it": "" if run.mlflow is None else run.mlflow.see,
+        "continue": run.command,
+        "note": run.note,
+    }
+
+
+def sweep_facts(sweep: SweepStatus) -> dict[str, str]:
+    """The same for a sweep: its own, then a line for each trial."""
+    return {
+        "state": state_of(sweep.state, sweep.holder),
+        "problem": sweep.problem,
+        "last moved": when(sweep.moved),
+        "learns": f"{sweep.stream} by {sweep.method} on {sweep.backbone}",
+        "varies": ", ".join(f"{name} = {values}" for name, values in sweep.space.items()),
+        "mlflow": "" if sweep.mlflow_run is None else f"run {sweep.mlflow_run}",
+        "continue": sweep.note,
+        "trials": str(len(sweep.trials)),
+        **{each.path.name: trial_line(each) for each in sweep.trials},
+    }
+
+
+def trial_line(trial: RunStatus) -> str:
+    """A trial of a sweep in one line."""
+    facts = {**run_facts(trial), "figures": figure(trial.figures.get("final_average"), "final average ")}
+    return "; ".join(facts[name] for name in ("state", "done", "figures", "problem") if facts.get(name))
+
+
+def state_of(state: State, holder: Holder | None, *, stopping: bool = False) -> str:
+    """The state with whose it is: `running: process 12 on node-1 since ...`."""
+    if holder is None or state in ("finished", "stopped", "foreign", "damaged"):
+        return state
+    if state == "dead":
+        return f"dead: {holder.name} is gone" if holder.process else "dead"
+    if state == "unclear":
+        return f"unclear: dead, or still run by {holder.name}, whose lock this machine may not see"
+    return f"running{', asked to stop' if stopping else ''}: {holder.name}"
+
+
+def when(moved: datetime | None) -> str:
+    """Local time, to the second."""
+    return "" if moved is None else f"{moved:%Y-%m-%d %H:%M:%S}"
+
+
+def figure(value: float | None, label: str = "") -> str:
+    """A score with two decimals; empty without one."""
+    return "" if value is None else f"{label}{value:.2f}"
