@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.console.tables import print_table, printable
+from components.console.tables import printable
 from components.core.options import to_plain
 from components.runs.status import RunStatus, SweepStatus, read_storage
 from pipelines.littoral import read_options
@@ -50,12 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     if not found:
         print(f"no runs in {command.storage}")
         return 0
-    readable = [each for each in found if each.state not in ("damaged", "foreign")]
-    if readable:
-        print_table(HEADER, [[printable(cell) for cell in line(each)] for each in readable])
+    lines = [HEADER, *(line(each) for each in found if each.method)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:  # never wrapped: a line is a run
+        print(printable("  ".join(map(str.ljust, cells, widths))).rstrip())
     for each in found:
-        if each not in readable:
-            print(printable(f"{each.state}: {each.path.name}: {each.problem}"))
+        if not each.method:
+            print(printable(f"{each.path.name}: {each.state}: {each.problem or each.note}"))
     return 0
 
 

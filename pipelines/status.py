@@ -91,7 +91,10 @@ def block(found: RunStatus | SweepStatus) -> str:
     facts = sweep_facts(found) if isinstance(found, SweepStatus) else run_facts(found)
     width = max(map(len, facts)) + 2
     return "\n".join(
-        [f"{found.kind} {found.path}", *(f"  {name:{width}}{printable(text)}" for name, text in facts.items() if text)]
+        [
+            printable(f"{found.kind} {found.path}"),
+            *(f"  {name:{width}}{printable(text)}" for name, text in facts.items() if text),
+        ]
     )
 
 

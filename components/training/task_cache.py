@@ -22,6 +22,7 @@ from torch import Tensor
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
+from components.core.run_files import STATE_FILE
 from components.models.source import model_source
 from components.training.config import RunConfig
 from components.training.schedule import ScheduledTask

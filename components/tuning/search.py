@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
 from components.core.ray_session import ray_session
+from components.core.run_files import FINISHED_FILE
 from components.training.config import ClusterConfig
 from components.training.devices import uses_gpu
 from components.training.driver import user_error
