@@ -11,16 +11,31 @@ import tyro
 
 from components.core.errors import ConfigError
 from components.methods import METHODS
-from pipelines import coast, completion, export, judge, methods, prepare, report, rescore, sweep, train_projector
+from pipelines import (
+    coast,
+    completion,
+    export,
+    judge,
+    methods,
+    prepare,
+    report,
+    rescore,
+    status,
+    sweep,
+    train_projector,
+)
+from pipelines import list as list_command
 from pipelines.cli import FIRST, Command
 from pipelines.export import Export
 from pipelines.judge import Judgement
+from pipelines.list import ListOptions
 from pipelines.littoral import COMMANDS
 from pipelines.methods import Methods
 from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 from pipelines.report import Report
 from pipelines.rescore import Rescore
+from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
 
@@ -50,7 +65,9 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
     assert without_a_sentence(SweepCommand, SweepCommand(run=BASE)) == []
 
 
-@pytest.mark.parametrize("kind", [Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun])
+@pytest.mark.parametrize(
+    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun]
+)
 def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> None:
     assert without_a_sentence(kind) == []
 
@@ -93,6 +110,8 @@ def test_help_of_a_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.mark.parametrize(
     "main",
     [
+        list_command.main,
+        status.main,
         report.main,
         rescore.main,
         judge.main,

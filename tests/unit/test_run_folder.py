@@ -7,36 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from held_locks import HOLD, held
 
 from components.core.errors import ConfigError
 from components.core.lock import LOCK_FILE, sole_user
 from components.core.naming import MAX_ID_BYTES, id_of, require_id
 from components.training.config import RunConfig
-
-HOLD = """
-import sys
-from pathlib import Path
-from components.core.lock import sole_user
-with sole_user(Path(sys.argv[1]), "run first"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process with the folder's lock."""
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("name", ["first", "a.b", "-x", "0", "_", "a" * MAX_ID_BYTES, "mlflow", "a..b", "x."])
