@@ -173,7 +173,7 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     """Raises `ConfigError` for a file that is damaged and without which nothing can be said."""
     config = _object(path / CONFIG_FILE)
     problems: list[str] = []
-    matrix = ScoreMatrix.read(path / MATRIX_FILE) if (path / MATRIX_FILE).is_file() else None
+    matrix = _matrix(path / MATRIX_FILE) if (path / MATRIX_FILE).is_file() else None
     ended = _object(path / FINISHED_FILE) if (path / FINISHED_FILE).is_file() else None
     if ended is not None and matrix is None:
         raise ConfigError(f"{FINISHED_FILE} is there and {MATRIX_FILE} is missing")
@@ -346,6 +346,14 @@ def _optional(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
+def _matrix(path: Path) -> ScoreMatrix:
+    content = _object(path)
+    try:
+        return ScoreMatrix.from_dict(content)
+    except (ValueError, TypeError, OverflowError) as error:  # a `MatrixError`, or a cell that is no number
+        raise ConfigError(f"{path.name} is damaged ({' '.join(str(error).split())})") from error
+
+
 def _text(config: Mapping[str, Any], part: str, name: str) -> str:
     inside = config.get(part)
     if not isinstance(inside, dict) or not isinstance(inside.get(name), str):
@@ -363,7 +371,10 @@ def _time(ended: dict[str, Any]) -> datetime:
 def _moved(path: Path) -> datetime | None:
     """When the folder, or a file or folder in it, was last written; None where that cannot be read."""
     times = [*_written(path)]
-    return datetime.fromtimestamp(max(times)).astimezone() if times else None
+    try:
+        return datetime.fromtimestamp(max(times)).astimezone() if times else None
+    except (ValueError, OverflowError, OSError):  # a clock that was wrong by millennia
+        return None
 
 
 def _written(path: Path) -> Iterator[float]:
