@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from held_locks import HOLD, held
 
 from components.core.errors import ConfigError
-from components.core.lock import LOCK_FILE, sole_user
+from components.core.lock import LOCK_FILE, holder_of, sole_user
 from components.core.naming import MAX_ID_BYTES, id_of, require_id
 from components.training.config import RunConfig
 
@@ -76,6 +78,19 @@ def test_a_process_may_take_its_own_lock_again_and_keeps_it(tmp_path: Path) -> N
             pass
         held_by_us = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True)
         assert f"(process {os.getpid()} on" in held_by_us.stderr
+
+
+def test_looking_at_a_free_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    lock = tmp_path / LOCK_FILE
+    lock.write_text("process 1 on gone since 2026-01-02 03:04:05+00:00\n")
+    with lock.open() as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)  # what `holder_of` does, but for much longer
+        threading.Timer(0.03, lambda: fcntl.flock(looked_at, fcntl.LOCK_UN)).start()
+        with sole_user(tmp_path, "run first"):
+            found = holder_of(tmp_path)
+    assert found is not None
+    assert (found.process, found.host, found.holds) == (os.getpid(), socket.gethostname(), True)
+    assert holder_of(tmp_path) is None
 
 
 def test_what_was_made_and_stays_empty_is_removed(tmp_path: Path) -> None:
