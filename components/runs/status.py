@@ -5,7 +5,6 @@ Light on purpose (no torch, no ray, no mlflow): it reads JSON and looks at locks
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from components.core.errors import ConfigError
 from components.core.lock import Holder, holder_of
-from components.core.naming import is_mlflows, without_secrets
+from components.core.naming import is_mlflows
 from components.core.run_files import (
     CONFIG_FILE,
     FINISHED_FILE,
@@ -24,10 +23,10 @@ from components.core.run_files import (
     STATE_FILE,
     SWEEP_FILE,
 )
-from components.core.shell import pipeline_command
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.runs.continuing import Recorded, recorded, to_continue, tracking_of
+from components.runs.folder_json import read_object, read_optional, text_of
 from components.runs.provenance import MADE_WITH_FILE
-from components.tracking.config import TrackingConfig, recorded_uri, tracking_uri, ui_command
 from components.training.stopping import STOP_FILE
 
 # unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
@@ -43,15 +42,6 @@ class Position:
     update: int  # optimizer updates of this task that are kept
     updates: int | None  # that the task has in all; None: unknown, as for runs of an earlier version
     learned: bool  # the task is learned, and its row of scores is not there yet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """Where a run's MLflow run is."""
-
-    run_id: str
-    store: str  # URI, without secrets
-    see: str  # the command or the address that shows it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,29 +161,29 @@ def outlook(run: RunStatus) -> str:
 
 def _run(path: Path, holder: Holder | None) -> RunStatus:
     """Raises `ConfigError` for a file that is damaged and without which nothing can be said."""
-    config = _object(path / CONFIG_FILE)
+    config = read_object(path / CONFIG_FILE)
     problems: list[str] = []
     matrix = _matrix(path / MATRIX_FILE) if (path / MATRIX_FILE).is_file() else None
-    ended = _object(path / FINISHED_FILE) if (path / FINISHED_FILE).is_file() else None
+    ended = read_object(path / FINISHED_FILE) if (path / FINISHED_FILE).is_file() else None
     if ended is not None and matrix is None:
         raise ConfigError(f"{FINISHED_FILE} is there and {MATRIX_FILE} is missing")
-    budget = _optional(path / MADE_WITH_FILE, problems).get("budget", {})
+    budget = read_optional(path / MADE_WITH_FILE, problems).get("budget", {})
     updates = budget.get("updates") if isinstance(budget, dict) else None
     updates = updates if isinstance(updates, dict) else {}
     checkpoint = _newest_checkpoint(path, problems)
     names = matrix.tasks if matrix is not None else [*(_names(checkpoint) or updates)]
     stop = (path / STOP_FILE).exists()
     state = "finished" if ended is not None else _unfinished(holder, stopped=stop)
-    link = _optional(path / LINK_FILE, problems)
+    link = read_optional(path / LINK_FILE, problems)
     run = RunStatus(
         path=path,
         state=state,
         holder=holder,
         stop_requested=stop,
         moved=_time(ended) if ended is not None else _moved(path),
-        method=_text(config, "method", "name"),
-        stream=str(config.get("stream_name") or _text(config, "stream", "name")),
-        backbone=_text(config, "backbone", "name"),
+        method=text_of(config, "method", "name"),
+        stream=str(config.get("stream_name") or text_of(config, "stream", "name")),
+        backbone=text_of(config, "backbone", "name"),
         seed=config["seed"] if isinstance(config.get("seed"), int) else None,
         tasks=len(names) or None,
         learned=0 if matrix is None else matrix.num_learned,
@@ -202,9 +192,9 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
         figures={} if matrix is None else matrix.summary(),
     )
     try:
-        tracking = _tracking(config)
-        run = replace(run, mlflow=_recorded(path, link, tracking))
-        command, note = ("", "") if state in ("finished", "running") else _to_continue(run, config, link, tracking)
+        tracking = tracking_of(config)
+        run = replace(run, mlflow=recorded(path, link, tracking))
+        command, note = ("", "") if state in ("finished", "running") else to_continue(path, config, link, tracking)
     except ConfigError as error:
         problems.append(str(error))
         command, note = "", ""
@@ -212,7 +202,7 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
 
 
 def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
-    content = _object(path / SWEEP_FILE)
+    content = read_object(path / SWEEP_FILE)
     identity = content.get("sweep")
     if not isinstance(identity, dict) or not isinstance(identity.get("run"), dict):
         raise ConfigError(f"{SWEEP_FILE} does not say which sweep it is of")
@@ -230,9 +220,9 @@ def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
         state=state,
         holder=holder,
         moved=max((each.moved for each in trials if each.moved), default=_moved(path)),
-        method=_text(base, "method", "name"),
-        stream=_text(base, "stream", "name"),
-        backbone=_text(base, "backbone", "name"),
+        method=text_of(base, "method", "name"),
+        stream=text_of(base, "stream", "name"),
+        backbone=text_of(base, "backbone", "name"),
         space={str(name): str(values) for name, values in space.items()} if isinstance(space, dict) else {},
         trials=tuple(
             replace(each, command="", note="", problem=each.problem or str(reasons.get(each.path.name) or ""))
@@ -256,7 +246,7 @@ def _newest_checkpoint(path: Path, problems: list[str]) -> dict[str, Any] | None
         if not (folder / STATE_FILE).is_file():
             continue  # still being written, or its writer is gone
         try:
-            content = _object(folder / STATE_FILE)
+            content = read_object(folder / STATE_FILE)
             at = content.get("stream_state", content.get("cursor"))  # "cursor": before 0.2
             if (
                 not isinstance(at, dict)
@@ -288,77 +278,12 @@ def _position(checkpoint: dict[str, Any], names: list[str], updates: dict[str, A
     )
 
 
-def _tracking(config: dict[str, Any]) -> TrackingConfig:
-    stored = config.get("tracking")
-    uri = stored.get("uri") if isinstance(stored, dict) else None
-    return TrackingConfig(uri=uri if isinstance(uri, str) else None)
-
-
-def _recorded(path: Path, link: dict[str, Any], tracking: TrackingConfig) -> Recorded | None:
-    run_id, store, ui = link.get("run_id"), link.get("store"), link.get("ui")
-    if not isinstance(run_id, str):
-        return None
-    uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
-    see = ui if isinstance(ui, str) and ui.startswith("http") else ui_command(uri)
-    return Recorded(run_id=run_id, store=without_secrets(uri), see=see)
-
-
-def _to_continue(
-    run: RunStatus, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig
-) -> tuple[str, str]:
-    """The command that continues a run by its own configuration, and what a person must know to give it."""
-    path, notes = run.path, list[str]()
-    if str(path).startswith("-"):
-        path = path.absolute()
-    # A value that begins with "-" would be read as an option, so it is joined to its own.
-    name = ["--run-id", path.name] if not path.name.startswith("-") else [f"--run-id={path.name}"]
-    arguments = [path / CONFIG_FILE, *name, "--storage", path.parent]
-    store = link.get("store")
-    if isinstance(store, str) and "***" in store and tracking.uri is None:
-        notes.append(f"give --tracking.uri or MLFLOW_TRACKING_URI too: of {store} the password is not kept")
-    elif run.mlflow is not None and tracking_uri(tracking, path.parent) != (uri := recorded_uri(tracking, path, store)):
-        arguments += ["--tracking.uri", uri]
-    stream = Path(_text(config, "stream", "name"))
-    if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
-        notes.append(f"give it in the folder that {stream} is in")
-    return pipeline_command("coast.py", *arguments), "; ".join(notes)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises `ConfigError` that names the file and its damage."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path.name} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path.name} is damaged ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path.name} is damaged (it is no JSON object)")
-    return content
-
-
-def _optional(path: Path, problems: list[str]) -> dict[str, Any]:
-    """The same for a file that may be missing, and whose damage is only noted."""
-    try:
-        return _object(path) if path.is_file() else {}
-    except ConfigError as error:
-        problems.append(str(error))
-        return {}
-
-
 def _matrix(path: Path) -> ScoreMatrix:
-    content = _object(path)
+    content = read_object(path)
     try:
         return ScoreMatrix.from_dict(content)
     except (ValueError, TypeError, OverflowError) as error:  # a `MatrixError`, or a cell that is no number
         raise ConfigError(f"{path.name} is damaged ({' '.join(str(error).split())})") from error
-
-
-def _text(config: Mapping[str, Any], part: str, name: str) -> str:
-    inside = config.get(part)
-    if not isinstance(inside, dict) or not isinstance(inside.get(name), str):
-        raise ConfigError(f"{CONFIG_FILE} is damaged (it has no {part}.{name})")
-    return inside[name]
 
 
 def _time(ended: dict[str, Any]) -> datetime:
