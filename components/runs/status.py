@@ -198,6 +198,8 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     except ConfigError as error:
         problems.append(str(error))
         command, note = "", ""
+    if command and (path.absolute().parent / SWEEP_FILE).is_file():
+        command, note = "", f"a trial: sweep {path.absolute().parent.name} continues it"
     return replace(run, problem="; ".join(problems), command=command, note=note)
 
 

@@ -235,6 +235,8 @@ def test_a_sweep_lists_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (dead.state, dead.space) == ("dead", {"method.rank": "grid(4, 8)"})
     assert {each.path.name: each.state for each in dead.trials} == {"rank-4": "finished", "rank-8": "stopped"}
     assert [each.command for each in dead.trials] == ["", ""]
+    trial = status_of(sweep / "rank-8")
+    assert (trial.command, trial.note) == ("", "a trial: sweep sweep-a continues it")
     with held(sweep):
         assert read_status(sweep).state == "running"
     trials = [{"name": "rank-4", "state": "finished"}, {"name": "rank-8", "state": "failed", "reason": "no memory"}]
