@@ -7,7 +7,6 @@ optimizer.safetensors   Adam moments by parameter name; only while a task is bei
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,10 @@ from components.core.files import write_text
 from components.core.run_files import STATE_FILE
 
 FORMAT = "littoral-checkpoint/1"
+from components.core.files import file_sha256
+from components.core.reading import read_object
+
+ADVICE = "use another checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +41,28 @@ def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[s
     for stem, group in tensors.items():
         file = path / f"{stem}.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}, file)
-        files[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        files[file.name] = file_sha256(file)
     text = json.dumps({"format": FORMAT, "files": files, **state}, indent=1, allow_nan=False)
     write_text(path / STATE_FILE, text + "\n")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
-    try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} has no {STATE_FILE}; it is not a finished Littoral checkpoint.") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path / STATE_FILE} is not readable JSON ({error}).") from error
+    if not (path / STATE_FILE).is_file():
+        raise CheckpointError(f"{path} has no {STATE_FILE}; it is not a finished Littoral checkpoint.")
+    state = read_object(path / STATE_FILE, CheckpointError, ADVICE)
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {state.get('format')!r}, this version reads {FORMAT!r}.")
+        raise CheckpointError(f"{path} has format {state.get('format')!r:.80}, this version reads {FORMAT!r}.")
+    files = state.pop("files", None)
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path / STATE_FILE} lists no files; {ADVICE}.")
     tensors: dict[str, dict[str, Tensor]] = {}
-    for name, digest in state.pop("files").items():
+    for name, digest in files.items():
         file = path / Path(name).name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise CheckpointError(f"{file} is missing or differs from the checksum in {STATE_FILE}; use another one.")
         try:
+            if not file.is_file() or file_sha256(file) != digest:
+                raise CheckpointError(f"{file} is missing or differs from the checksum in {STATE_FILE}; {ADVICE}.")
             tensors[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is not a readable safetensors file ({error}).") from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{file} is not a readable safetensors file ({error}); {ADVICE}.") from error
     return Checkpoint(state=state, tensors=tensors)

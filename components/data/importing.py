@@ -31,6 +31,7 @@ _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images", "format", "instruction")
 _EVERYWHERE = ("ids", "orientation", "licence")  # of the stream, or of one task
 _FIELDS_LISTED = 50
+_LARGEST_STREAM_FILE = 1 << 22  # bytes
 Chosen = TypeVar("Chosen", bound=str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -65,10 +66,12 @@ class StreamFile:
 def read_stream_file(path: Path) -> StreamFile:
     """Read and check a stream's TOML; raises `ConfigError` naming the task and the field, `DataError` for files."""
     try:
+        if path.stat().st_size > _LARGEST_STREAM_FILE:
+            raise ConfigError(f"The stream file {path} has more than {_LARGEST_STREAM_FILE:,} bytes; name fewer tasks.")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"The stream file {path} cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an impossible date, brackets without end
         raise ConfigError(f"The stream file {path} is not TOML ({error}).") from error
     _check_keys(table, ("name", "task", *_EVERYWHERE), f"The stream file {path}")
     name, tasks = table.get("name"), table.get("task")
@@ -142,7 +145,9 @@ def _texts(table: Mapping[str, object], where: str) -> dict[str, str]:
         if value is None:
             continue
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{where} has {key} = {value!r}; it must be a text.")
+            raise ConfigError(f"{where} has {key} = {value!r:.200}; it must be a text.")
+        if "\0" in value:
+            raise ConfigError(f"{where} has {key} = {value!r:.200}; a text there cannot hold a NUL character.")
         texts[key] = value
     return texts
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.core.errors import DataError
-from components.data.rows import open_split, verify_split
+from components.core.reading import is_plain_name, read_object, understood
+from components.data.rows import PREPARE_AGAIN, open_split, verify_split
 from components.data.tasks import Task, TaskStream
 
 STREAM_FORMAT = "littoral-stream/1"
@@ -27,16 +28,17 @@ def open_prepared(folder: Path) -> TaskStream:
         raise DataError(
             f"{folder} is not a prepared stream: it has no stream.json; write one with pipelines/prepare.py."
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != STREAM_FORMAT:
-            raise DataError(f"{path} has format {manifest['format']!r}, expected {STREAM_FORMAT!r}; prepare it again.")
+    manifest = read_object(path, DataError, PREPARE_AGAIN)
+    if manifest.get("format") != STREAM_FORMAT:
+        given = manifest.get("format")
+        raise DataError(f"{path} has format {given!r:.80}, expected {STREAM_FORMAT!r}; {PREPARE_AGAIN}.")
+    with understood(path, DataError, PREPARE_AGAIN):
         name = str(manifest["name"])
         tasks = {str(task["name"]): int(task["max_new_tokens"]) for task in manifest["tasks"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a readable stream manifest ({error!r}); prepare the stream again.") from error
-    for task in tasks:
-        if Path(task).name != task:
+    for task, tokens in tasks.items():
+        if tokens < 1:
+            raise DataError(f"{path} gives the task {task!r:.80} {tokens} new tokens; {PREPARE_AGAIN}.")
+        if not is_plain_name(task):
             raise DataError(f"{path} names the task {task!r}; a task is a folder beside stream.json.")
     return TaskStream(name=name, tasks=tuple(_open_task(folder / task, tokens) for task, tokens in tasks.items()))
 

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, TypeGuard
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
 from components.core.files import file_sha256, whole_folder
+from components.core.options import from_plain
+from components.core.reading import is_plain_name, read_object
 
 FORMAT = "littoral-rows/1"
 FORMAT_SEVERAL = "littoral-rows/2"  # of a split with the column MORE, which an older version would overlook
@@ -47,6 +49,7 @@ MORE = "more_images"
 _MORE_FIELDS = [("bytes", pa.binary()), ("width", pa.int32()), ("height", pa.int32())]
 SCHEMA_SEVERAL = SCHEMA.append(pa.field(MORE, pa.list_(pa.struct(_MORE_FIELDS))))  # null where a row has none
 
+PREPARE_AGAIN = "prepare the stream again"
 ROW_GROUP_ROWS = 64  # small row groups: the windowed shuffle reads whole groups
 SHARD_ROWS = 1024
 _TEXT = json.JSONEncoder(ensure_ascii=False)
@@ -298,24 +301,34 @@ def _shard(path: Path, count: int) -> Shard:
     return Shard(file=path.name, rows=count, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """What a split's manifest must hold beside its format."""
+
+    task: str
+    split: str
+    shards: tuple[Shard, ...]
+    card: dict[str, Any]
+
+
 def open_split(path: Path) -> Split:
     """Read a split's manifest; raises `DataError` when it is missing or of another format."""
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
         raise DataError(f"{path} has no manifest.json; prepare the stream first (pipelines/prepare.py).")
+    manifest = read_object(manifest_path, DataError, PREPARE_AGAIN)
+    if manifest.get("format") not in (FORMAT, FORMAT_SEVERAL):
+        given = manifest.get("format")
+        raise DataError(f"{manifest_path} has format {given!r:.80}, expected {FORMAT!r}; {PREPARE_AGAIN}.")
     try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        if manifest["format"] not in (FORMAT, FORMAT_SEVERAL):
-            raise DataError(f"{manifest_path} has format {manifest['format']!r}, expected {FORMAT!r}; prepare it.")
-        shards = tuple(Shard(**shard) for shard in manifest["shards"])
-        for shard in shards:
-            if Path(shard.file).name != shard.file:
-                raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard must be beside its manifest.")
-        return Split(
-            path=path.resolve(), task=manifest["task"], split=manifest["split"], shards=shards, card=manifest["card"]
-        )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{manifest_path} is not a readable manifest ({error}); prepare the stream again.") from error
+        facts = {name: manifest[name] for name in ("task", "split", "shards", "card")}
+        whole = from_plain(_Manifest, facts, "manifest")
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{manifest_path} is not a whole manifest ({error}); {PREPARE_AGAIN}.") from error
+    for shard in whole.shards:
+        if not is_plain_name(shard.file):
+            raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard must be beside its manifest.")
+    return Split(path=path.resolve(), task=whole.task, split=whole.split, shards=whole.shards, card=dict(whole.card))
 
 
 def verify_split(split: Split) -> None:
@@ -326,6 +339,9 @@ def verify_split(split: Split) -> None:
             raise DataError(f"{path} is missing though its manifest lists it; prepare the stream again.")
         if file_sha256(path) != shard.sha256:
             raise DataError(f"{path} differs from its manifest's checksum; prepare the stream again.")
-        rows = pq.ParquetFile(path).metadata.num_rows
+        try:
+            rows = pq.ParquetFile(path).metadata.num_rows
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} is not a whole Parquet file ({error}); {PREPARE_AGAIN}.") from error
         if rows != shard.rows:
             raise DataError(f"{path} has {rows} rows, its manifest says {shard.rows}; prepare the stream again.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from components.core.errors import DataError
+from components.core.reading import is_plain_name, read_object, understood
 from components.data.rows import Split, open_split, verify_split
 
 SUITE_FORMAT = "littoral-suite/1"
@@ -60,17 +61,15 @@ def write_suite_json(folder: Path, name: str, *, scoring: Scoring, max_new_token
 def open_suite(folder: Path) -> Suite:
     """The suite in `folder`, every shard compared with its checksum; raises `DataError`."""
     path = folder / "suite.json"
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+    entry = read_object(path, DataError, "prepare it with pipelines/prepare.py")
+    with understood(path, DataError, "prepare it with pipelines/prepare.py"):
         if entry["format"] != SUITE_FORMAT:
             raise DataError(f"{path} has format {entry['format']!r}, expected {SUITE_FORMAT!r}; prepare it again.")
         if entry["scoring"] not in get_args(Scoring):
             allowed = ", ".join(get_args(Scoring))
             raise DataError(f"{path} has scoring {entry['scoring']!r}, allowed are {allowed}; prepare it again.")
         name, tokens = str(entry["name"]), int(entry["max_new_tokens"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a readable suite ({error!r}); prepare it with pipelines/prepare.py.") from error
-    if Path(name).name != name or tokens < 1:
+    if not is_plain_name(name) or tokens < 1:
         raise DataError(f"{path} names the suite {name!r} with {tokens} new tokens; prepare the suite again.")
     test = open_split(folder / "test")
     verify_split(test)

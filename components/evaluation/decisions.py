@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
 from components.core.files import write_text
-from components.core.options import Json
+from components.core.options import Json, from_plain
+from components.core.reading import read_object
 
 DECISIONS_FILE, FORMAT = "decisions.json", "littoral-decisions-1"
 
@@ -75,12 +76,15 @@ class Decisions:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Decisions:
         """The inverse of `to_dict`; raises `DataError`."""
+        if content.get("format") != FORMAT:
+            raise DataError(f"decisions have format {content.get('format')!r:.80}, expected {FORMAT!r}.")
         try:
-            if content["format"] != FORMAT:
-                raise DataError(f"decisions have format {content['format']!r}, expected {FORMAT!r}.")
-            return cls(tasks=dict(content["tasks"]), served=served_from_json(content["served"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"this is not a file of decisions ({error!r}).") from error
+            return cls(
+                tasks=from_plain(dict[str, dict[str, Any]], content["tasks"], "tasks"),
+                served=from_plain(dict[str, dict[str, Served]], content["served"], "served"),
+            )
+        except (KeyError, ConfigError) as error:
+            raise DataError(f"this is not a file of decisions ({error}).") from error
 
     def write(self, path: Path) -> None:
         """Replace the file atomically."""
@@ -91,11 +95,12 @@ class Decisions:
         """From a decisions.json; empty where there is none; raises `DataError` when it is broken."""
         if not path.is_file():
             return cls()
+        advice = "delete it to go on without the decisions"
+        content = read_object(path, DataError, advice)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not readable ({error}); delete it to go on without the decisions.") from error
-        return cls.from_dict(content if isinstance(content, dict) else {})
+            return cls.from_dict(content)
+        except DataError as error:
+            raise DataError(f"{path}: {error} It can be repaired: {advice}.") from error
 
 
 def served_from_json(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Served]]:

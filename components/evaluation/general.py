@@ -15,6 +15,7 @@ retains all of it. Suites are never trained on, so anything above 1 is transfer 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import cast
 
 from components.core.errors import DataError
 from components.core.files import write_text
+from components.core.reading import ODD, read_object, understood
 from components.evaluation.suite_figures import SuiteFigures
 
 GENERAL_FILE = "general.json"
@@ -130,9 +132,11 @@ class GeneralScores:
                 learned, after = int(str(row["tasks_learned"])), str(row["after"])
                 for suite, figures in cast("dict[str, dict[str, float]]", row["figures"]).items():
                     found = {str(name): float(value) for name, value in figures.items()}
+                    if not all(map(math.isfinite, found.values())):
+                        raise ValueError(f"a figure of {suite} is no finite number")
                     scores = scores.plus(learned, after, suite, found | {"score": found["score"]})
             return scores
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ODD as error:
             raise DataError(f"this is not a file of general scores ({error!r}).") from error
 
     def write(self, path: Path, final_average: float | None = None) -> None:
@@ -145,8 +149,7 @@ class GeneralScores:
         """From a general.json; empty when there is none yet; raises `DataError` when it is broken."""
         if not path.is_file():
             return cls()
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not readable ({error}); delete it to have its suites scored again.") from error
-        return cls.from_dict(content if isinstance(content, dict) else {})
+        advice = "delete it to have its suites scored again"
+        content = read_object(path, DataError, advice)
+        with understood(path, DataError, advice):
+            return cls.from_dict(content)

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from components.core.errors import ConfigError
 from components.core.files import write_text
+from components.core.options import from_plain
+from components.core.reading import read_object, understood
 
 ZERO_SHOT = "zero-shot"  # the name of row 0 in score_matrix.json and in events.RowScored.after
 MATRIX_FILE = "score_matrix.json"
@@ -284,13 +286,10 @@ class ScoreMatrix:
     @classmethod
     def read(cls, path: Path) -> ScoreMatrix:
         """From a score_matrix.json; raises `MatrixError` when it is missing or not one."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise MatrixError(f"{path} cannot be read as a score matrix ({error}).") from error
-        if not isinstance(content, dict):
-            raise MatrixError(f"{path} is not a score matrix: it is not a JSON object.")
-        return cls.from_dict(content)
+        advice = "it should be a score matrix: restore it from a copy"
+        content = read_object(path, MatrixError, advice)
+        with understood(path, MatrixError, advice):
+            return cls.from_dict(content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +306,9 @@ class MatrixRow:
         """From a checkpoint; earlier versions said "readings", and before that `oracle_scores`."""
         older = {name: scores for name in VARIANTS if (scores := content.get(f"{name}_scores"))}
         variants = content.get("variants", content.get("readings", older))
-        return cls(
-            after=content["after"], scores=content["scores"], variants=variants, served=content.get("served", {})
-        )
+        served = content.get("served", {})
+        whole = {"after": content["after"], "scores": content["scores"], "variants": variants, "served": served}
+        return from_plain(cls, whole, "row")
 
 
 def matrix_of(tasks: list[str], rows: Sequence[MatrixRow], variant: str | None = None) -> ScoreMatrix:

@@ -95,7 +95,8 @@ def read_predictions(path: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.nam
         there = set(pq.read_schema(path).names)
         schema = pa.schema([field for field in PREDICTIONS_SCHEMA if field.name in wanted & there])
         table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)  # without it, bytes that are no UTF-8 would raise below
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as predictions ({error}).") from error
     try:
         for batch in table.to_batches():

@@ -17,6 +17,7 @@ from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError, DataError
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit
+from components.core.reading import understood
 from components.data.formats.pictures import open_image
 from components.data.rows import IMAGE_TOKEN, Row, Turn
 from components.evaluation.generation import Answer, answer
@@ -104,24 +105,28 @@ def load_bundle(folder: str | Path, *, backbone: str | None = None, device: str 
     if stored.state.get("bundle") != FORMAT:
         raise CheckpointError(f"{folder} is not a bundle ({FORMAT}); write one with `littoral export --to bundle`.")
     state = cast("dict[str, Any]", stored.state)
-    config = RunConfig.from_json(state["config"])
+    with understood(folder, CheckpointError, "write the bundle again"):
+        config = RunConfig.from_json(state["config"])
+        structure, tensors = dict(state["method_structure"]), stored.tensors["method"]
+        stream, made_with = str(state["stream_name"]), state["code"]
+        tasks, fingerprint = [str(task) for task in state["tasks"]], str(state["backbone"])
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     model = load_backbone(config.backbone)
-    if model.fingerprint != state["backbone"]:
+    if model.fingerprint != fingerprint:
         raise CheckpointError(
             f"the bundle {folder} belongs to other weights than those of backbone {config.backbone.name!r}; say with "
             "`backbone` where those are."
         )
-    method = attached(config, model, MethodState(tensors=stored.tensors["method"], structure=state["method_structure"]))
+    method = attached(config, model, MethodState(tensors=tensors, structure=structure))
     return Bundle(
         model=model.to(torch.device(device)),
         method=method,
         encoder=build_encoder(config.backbone),
         config=config,
-        stream=state["stream_name"],
-        tasks=state["tasks"],
-        made_with=state["code"],
+        stream=stream,
+        tasks=tasks,
+        made_with=made_with,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from components.core.errors import ConfigError, DataError
+from components.core.reading import ODD, parse_json
 
 HIGHEST = 10.0
 CHUNK = 32  # exchanges judged between two writes to the cache
@@ -132,7 +133,7 @@ class VerdictCache:
         self.path = path
         self._known: dict[str, Verdict] = {}
         if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = _lines(path)
             for line in lines:
                 self._take(line)
             if not self._known and any(line.strip() and not line.startswith('{"key"') for line in lines):
@@ -140,10 +141,12 @@ class VerdictCache:
 
     def _take(self, line: str) -> None:
         try:
-            entry = json.loads(line)
-            self._known[entry["key"]] = Verdict(score=float(entry["score"]), said=entry["said"])
-        except (ValueError, KeyError, TypeError):
+            entry = parse_json(line)
+            key, score, said = entry["key"], float(entry["score"]), entry["said"]
+        except ODD:
             return  # cut off by a crash: it will be judged again
+        if isinstance(key, str) and isinstance(said, str) and 0.0 <= score <= HIGHEST:
+            self._known[key] = Verdict(score=score, said=said)
 
     @staticmethod
     def key(judge: Judge, exchange: Exchange) -> str:
@@ -167,6 +170,13 @@ class VerdictCache:
                 file.writelines(f"{line}\n" for line in ([] if whole else [""]) + lines)
         except OSError as error:
             raise DataError(f"the judge's cache {self.path} cannot be written ({error.strerror}).") from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"the judge's cache {path} cannot be read ({error.strerror}).") from error
 
 
 def judged(

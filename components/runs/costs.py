@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone, TaskStarted
 from components.core.files import write_json
 from components.core.options import CountOrZero, NonNegative, from_plain
+from components.core.reading import read_object
 
 COSTS_FILE = "costs.json"
 
@@ -48,10 +48,12 @@ class Costs:
         path = run_dir / COSTS_FILE
         if not path.is_file():
             return cls()
+        advice = "delete it to go on without the costs"
+        content = read_object(path, ConfigError, advice)
         try:
-            return from_plain(cls, json.loads(path.read_text(encoding="utf-8")), COSTS_FILE)
-        except (ValueError, ConfigError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}); delete it to go on without the costs.") from error
+            return from_plain(cls, content, COSTS_FILE)
+        except ConfigError as error:
+            raise ConfigError(f"{path} cannot be read ({error}); {advice}.") from error
 
     def write(self, run_dir: Path) -> None:
         """Replace the folder's costs.json atomically."""

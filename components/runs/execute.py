@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.errors import StreamStopped
+from components.core.errors import ConfigError, StreamStopped
 from components.core.events import Event, EventHandler, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
 from components.core.naming import without_secrets
 from components.core.ray_session import ray_session
+from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
 from components.models.source import model_source
 from components.runs.costs import Costs
@@ -124,7 +124,7 @@ def budget_of(plan: Plan) -> dict[str, object]:
 def recorded_as(run_dir: Path) -> str | None:
     """The id of the MLflow run of the stream in this folder, if it has one."""
     link = run_dir / LINK_FILE
-    return json.loads(link.read_text(encoding="utf-8"))["run_id"] if link.is_file() else None
+    return _link(link)["run_id"] if link.is_file() else None
 
 
 def where_to_look(plan: Plan) -> list[str]:
@@ -132,8 +132,18 @@ def where_to_look(plan: Plan) -> list[str]:
     link = plan.run_dir / LINK_FILE
     if not link.is_file():
         return []
-    content = json.loads(link.read_text(encoding="utf-8"))
+    content = _link(link)
     ui = content["ui"]
     if not ui.startswith("http"):  # a command, which names a file that may have moved since
         ui = ui_command(recorded_uri(plan.config.tracking, plan.run_dir, content.get("store")))
     return [ui, *([content["view"]] if content.get("view") else [])]
+
+
+def _link(path: Path) -> dict[str, str]:
+    """The content of mlflow.json; raises `ConfigError`."""
+    advice = "delete it to have the run recorded in MLflow anew"
+    content = read_object(path, ConfigError, advice)
+    for name in ("run_id", "ui"):
+        if not isinstance(content.get(name), str):
+            raise ConfigError(f"{path} has no text {name!r}; {advice}.")
+    return {name: value for name, value in content.items() if isinstance(value, str)}

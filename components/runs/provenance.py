@@ -6,7 +6,6 @@ those of workers on other nodes are not recorded.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -18,9 +17,11 @@ from typing import Any
 
 import psutil
 
+from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit
+from components.core.reading import read_object
 
 MADE_WITH_FILE = "made_with.json"
 PACKAGES = ("littoral", "torch", "transformers", "ray", "deepspeed", "peft", "numpy")
@@ -41,7 +42,7 @@ def add_session(run_dir: Path, *, budget: Mapping[str, object], cores: int, gpu:
 def made_with(run_dir: Path) -> Facts:
     """What `add_session` noted: budget and sessions; empty for a run of an earlier version."""
     path = run_dir / MADE_WITH_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path, ConfigError, "delete it to go on without these facts") if path.is_file() else {}
 
 
 def session(*, cores: int, gpu: bool) -> Facts:

@@ -15,6 +15,8 @@ from typing import Any
 
 from components.core.errors import ConfigError, LittoralError
 from components.core.files import write_text
+from components.core.options import from_plain
+from components.core.reading import read_object, understood
 from components.data.prepared import open_prepared
 from components.data.streams import StreamConfig, open_stream
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
@@ -72,10 +74,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         raise ConfigError(f"the run in {path} has not finished; run its command again to continue it.")
     content = _read_object(path / "config.json", "stream_digest")
     digest = str(content.pop("stream_digest"))
-    try:
+    with understood(path / "config.json", ConfigError, "copy the run's folder again"):
         config = RunConfig.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path / 'config.json'} is no configuration of a run ({error!r}).") from error
     name = content.get("stream_name")
     oracle, link = variant_file(path, "oracle"), path / "mlflow.json"
     mlflow_id = None
@@ -103,11 +103,8 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
 
 def _read_object(path: Path, needed: str) -> dict[str, Any]:
     """The JSON object in a file of a run's folder; raises `ConfigError` for a broken one or one without `needed`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); copy the run's folder again.") from error
-    if not isinstance(content, dict) or needed not in content:
+    content = read_object(path, ConfigError, "copy the run's folder again")
+    if needed not in content:
         raise ConfigError(f"{path} is not a JSON object with {needed!r}; copy the run's folder again.")
     return content
 
@@ -174,7 +171,12 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
 def item_scores(path: Path) -> ItemScores:
     """Every test row's score, from the predictions in a run's folder or from a record."""
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["item_scores"]
+        advice = "make the record again"
+        found = read_object(path, ConfigError, advice).get("item_scores")
+        try:
+            return from_plain(dict[str, dict[str, list[float]]], found, "item_scores")
+        except ConfigError as error:
+            raise ConfigError(f"{path} is not a whole record of a run ({error}); {advice}.") from error
     cells: dict[str, dict[str, list[tuple[str, float]]]] = {}
     for one in run_predictions(path, ["score"]):
         cells.setdefault(one.after, {}).setdefault(one.task, []).append((one.sample_id, round(one.score, 6)))
@@ -227,27 +229,23 @@ def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
 
 
 def _from_record(path: Path) -> FinishedRun:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_object(path, ConfigError, "give a record that report.py --record made")
+    with understood(path, ConfigError, "make the record again"):
+        if content.get("format") != FORMAT:
             raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
         cost, oracle = content["cost"], content["oracle_matrix"]
         config = RunConfig.from_json(content["config"])
         return FinishedRun(
             path=path,
             config=config,
-            stream_digest=content["stream_digest"],
-            stream_name=content["stream_name"] if "stream_name" in content else stream_name(config),
+            stream_digest=str(content["stream_digest"]),
+            stream_name=str(content["stream_name"]) if "stream_name" in content else stream_name(config),
             chosen=content.get("chosen"),
-            finished=content["finished"],
+            finished=str(content["finished"]),
             matrix=ScoreMatrix.from_dict(content["score_matrix"]),
             oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
-            cost=None if cost is None else Cost(**cost),
+            cost=None if cost is None else from_plain(Cost, cost, "cost"),
             general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
-            tasks={task: TaskFacts(**facts) for task, facts in content.get("tasks", {}).items()},
+            tasks=from_plain(dict[str, TaskFacts], content.get("tasks", {}), "tasks"),
             decisions=Decisions.from_dict(content["decisions"]) if "decisions" in content else Decisions(),
         )
-    except LittoralError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a whole record of a run ({error!r}); make it again.") from error

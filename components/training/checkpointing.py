@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ray.train
 from ray.train import CheckpointUploadMode
 from torch import Tensor
 
-from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from components.core.checkpoint import ADVICE, Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
+from components.core.options import CountOrZero, from_plain
+from components.core.reading import understood
 from components.core.run_files import KEPT_CHECKPOINTS
 from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
@@ -22,8 +24,8 @@ from components.training.plan import WorkerPlan
 class StreamState:
     """How far the stream is. `update` counts the optimizer updates of the task at `index`."""
 
-    index: int = 0
-    update: int = 0
+    index: CountOrZero = 0
+    update: CountOrZero = 0
     learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
     rows: list[MatrixRow] = field(default_factory=list)
 
@@ -37,7 +39,10 @@ class StreamState:
         stored = checkpoint.state.get("stream_state", checkpoint.state.get("cursor"))  # "cursor": before 0.2
         if not isinstance(stored, dict):
             raise CheckpointError("the checkpoint has no stream state; it is damaged, use another one.")
-        return cls(**{**stored, "rows": [MatrixRow.stored(row) for row in stored["rows"]]})
+        with understood("the checkpoint's stream state", CheckpointError, ADVICE):
+            rows = [MatrixRow.stored(row) for row in stored["rows"]]
+            position = {name: value for name, value in stored.items() if name != "rows"}
+            return replace(from_plain(cls, position, "stream_state"), rows=rows)
 
 
 class StreamCheckpointer:
@@ -108,7 +113,7 @@ class StreamCheckpointer:
 
 def method_state(checkpoint: Checkpoint) -> MethodState:
     """The method that a checkpoint holds."""
-    structure = checkpoint.state["method_structure"]
-    if not isinstance(structure, dict):
+    structure = checkpoint.state.get("method_structure")
+    if not isinstance(structure, dict) or "method" not in checkpoint.tensors:
         raise CheckpointError("the checkpoint has no method state; it is damaged, use another one.")
     return MethodState(tensors=checkpoint.tensors["method"], structure=structure)

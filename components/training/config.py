@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
 from components.core.naming import require_id, without_secrets
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
+from components.core.reading import ODD, read_object
 from components.data.streams import StreamConfig
 from components.methods import method_config, options_for
 from components.methods.base import MethodConfig
@@ -229,8 +229,9 @@ def chosen_on_test(chosen: Chosen | None) -> bool:
 
 def read_config(path: Path) -> StoredConfig:
     """From `RunConfig.to_json`, a run's config.json or a record of a run; raises `ConfigError` for anything else."""
+    advice = "give what --print-config prints, a run's config.json, or a record that report.py --record wrote"
+    content = read_object(path, ConfigError, advice)
     try:
-        content: dict[str, Any] = _mapping(json.loads(path.read_text(encoding="utf-8")))
         record = content if "format" in content else {}
         plain = dict(record.get("config", content))
         digest = record.get("stream_digest", plain.pop("stream_digest", None))
@@ -241,13 +242,8 @@ def read_config(path: Path) -> StoredConfig:
             raise TypeError(f"chosen is {chosen!r}")
         config = RunConfig.from_json(plain)
         given, known = flatten(plain), flatten(config.to_json())
-    except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no configuration ({_reason(error)}); give what --print-config prints, a run's config.json, or "
-            "a record that report.py --record wrote."
-        ) from error
+    except ODD as error:
+        raise ConfigError(f"{path} is no configuration ({_reason(error)}); {advice}.") from error
     return StoredConfig(
         config=config,
         unknown=tuple(name for name in given if name not in known),

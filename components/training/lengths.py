@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
 from components.core.files import write_text
 from components.core.fingerprint import code_fingerprint
 from components.core.machine import cache_dir
+from components.core.options import T, from_plain
+from components.core.reading import read_json
 from components.data.rows import Row, Split
 from components.data.streams import StreamConfig, rows_left
 from components.data.suite import Suite
@@ -266,9 +268,9 @@ def longer_rows(backbone: BackboneConfig, split: Split) -> str:
 def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bool) -> SplitLengths:
     kind = "asked" if answering else "taught"
     path = cache_dir() / "lengths" / f"{split.digest[:32]}-{kind}-{key}.json"
-    found = _read(path)
+    found = _read(path, SplitLengths)
     if found is not None:
-        return SplitLengths(**found)
+        return found
     lengths = measure_split(encoder_for(backbone), split, answering=answering)
     write_text(path, json.dumps(asdict(lengths)))
     return lengths
@@ -305,18 +307,19 @@ def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLe
 
 def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
     path = cache_dir() / "lengths" / f"template-{key}.json"
-    found = _read(path)
-    if found is None:
+    found = _read(path, dict[Literal["name", "why"], str])
+    if found is None or len(found) != 2:
         name, why = encoder_for(backbone).template
         found = {"name": name, "why": why}
         write_text(path, json.dumps(found))
-    return str(found["name"]), str(found["why"])
+    return found["name"], found["why"]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: type[T]) -> T | None:
+    """What was counted before; None where it is missing or damaged, and then it is counted again."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return from_plain(kind, read_json(path, DataError, ""), path.name)
+    except (DataError, ConfigError):
         return None
 
 

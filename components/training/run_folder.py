@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import CheckpointError, ConfigError, StreamStopped
 from components.core.files import write_json
+from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
@@ -17,6 +17,8 @@ from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted
 from components.training.plan import Plan
 from components.training.stopping import STOP_FILE
+
+DAMAGED = "restore the file from a copy of the run's folder, or use another --run-id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +78,12 @@ def check_run_dir(plan: Plan) -> None:
     """Raise `ConfigError` when the storage cannot be written or the id is that of another run; writes nothing."""
     path = plan.run_dir / CONFIG_FILE
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, Json] = read_object(path, ConfigError, DAMAGED)
         # Through the classes, where a setting added since the run began has its default, which changes nothing.
-        known = {"rows": _rows(_before_rows_were_kept(plan))}
-        _require_same_run(plan, known | stored | RunConfig.from_json(stored).to_json(), _identity(plan))
+        known: dict[str, Json] = {"rows": _rows(_before_rows_were_kept(plan))}
+        with understood(path, ConfigError, DAMAGED):
+            config = RunConfig.from_json(stored)
+        _require_same_run(plan, known | stored | config.to_json(), _identity(plan))
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
@@ -91,7 +95,7 @@ def require_same_weights(plan: Plan) -> None:
     if not kept:
         return  # whatever the first task has reported so far, the workers compare
     name, fingerprint = plan.config.backbone.name, model_source(plan.config.backbone).fingerprint()
-    if json.loads(kept[-1].read_text(encoding="utf-8")).get("backbone") != fingerprint:
+    if read_object(kept[-1], CheckpointError, DAMAGED).get("backbone") != fingerprint:
         raise CheckpointError(
             f"run {plan.config.run_id} learned {kept[-1].parent.name} with other weights than {name!r} has now; give "
             "back the model it began with, or use another --run-id."

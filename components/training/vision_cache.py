@@ -33,9 +33,11 @@ from ray.util.annotations import RayDeprecationWarning
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
 from components.core.files import host_name, write_bytes
 from components.core.machine import cache_dir
+from components.core.options import from_plain
+from components.core.reading import ODD, read_json
 from components.core.runtime import fast_imports
 from components.data.batch import Picture
 from components.data.rows import MORE, Split, columns_without_pictures, row_from_record
@@ -71,10 +73,12 @@ class VisionCache:
     def pictures(self, split: Split, shard: int, group: int) -> list[list[str]]:
         """By row of the group: the SHA-256 of each of its pictures."""
         path = self.picture_list(split, shard, group)
+        advice = "remove it and run again"
+        found = read_json(path, DataError, advice)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
+            return from_plain(list[list[str]], found, "pictures")
+        except ConfigError as error:
+            raise DataError(f"{path} of the vision cache is damaged ({error}); {advice}.") from error
 
     def picture(self, name: str) -> Prepared:
         """A picture with its features [V, C], its layout, and the tensors that its family keeps beside them."""
@@ -83,7 +87,7 @@ class VisionCache:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 text, runs = json.loads(file.metadata()["layout"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, *ODD) as error:
             raise DataError(f"{path} of the vision cache cannot be read ({error}); remove it and run again.") from error
         # Imported late: readers of the cache's file names need no transformers.
         from components.models.encoding import Prepared

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from ray.train import CheckpointUploadMode
 from torch import Tensor
 
-from components.core.errors import TrainingError
+from components.core.errors import CheckpointError, TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import Batch
 from components.data.rows import instruction_of
@@ -150,8 +150,9 @@ class StreamWorker:
 
     def _reuse(self, scheduled: ScheduledTask, cached: CachedTask) -> None:
         stored = cached.read()
-        trainable = stored.state["trainable_parameters"]
-        assert isinstance(trainable, int)
+        trainable = stored.state.get("trainable_parameters")
+        if not isinstance(trainable, int):
+            raise CheckpointError(f"{cached.folder} says nothing of trainable parameters; remove it to learn again.")
         self.loader.forget_ahead()
         # On a fresh backbone: what the method has attached so far cannot be taken off again.
         self._attach(load_backbone(self.config.backbone, self.device), method_state(stored))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
+from components.core.reading import read_object, understood
 from components.core.run_files import SHARED_FOLDER, SWEEP_FILE
 from components.models.source import model_source
 from components.tracking.config import TrackingConfig, tracking_uri
@@ -201,8 +201,12 @@ def claim_folder(sweep: Sweep) -> str | None:
     if not path.is_file():
         sweep.folder.mkdir(parents=True, exist_ok=True)
         return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    old, new = flatten(stored["sweep"]), flatten(identity(sweep))
+    advice = "restore it from a copy, or use another --sweep-id"
+    stored = read_object(path, ConfigError, advice)
+    with understood(path, ConfigError, advice):
+        old, new, mlflow_run = flatten(stored["sweep"]), flatten(identity(sweep)), stored["mlflow_run"]
+        if not isinstance(mlflow_run, str | None):
+            raise TypeError("mlflow_run is no text")
     different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if different:
         name = different[0]
@@ -210,7 +214,7 @@ def claim_folder(sweep: Sweep) -> str | None:
             f"sweep {sweep.id} exists with {name} = {old.get(name)}, this command has {new.get(name)}; use the same "
             "settings to continue it, or another --sweep-id."
         )
-    return stored["mlflow_run"]
+    return mlflow_run
 
 
 def write_record(sweep: Sweep, trials: Sequence[Trial], mlflow_run: str | None) -> None:

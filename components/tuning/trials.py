@@ -6,15 +6,16 @@ they found, unfinished ones go on inside their task, and nothing is unpickled fr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from components.core.errors import StreamStopped
+from components.core.errors import ConfigError, StreamStopped
 from components.core.events import Event, RowScored
 from components.core.files import write_json
+from components.core.options import CountOrZero, NonNegative, from_plain
+from components.core.reading import read_object, understood
 from components.core.run_files import FINISHED_FILE
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.costs import Costs, RowCost
@@ -26,6 +27,7 @@ from components.training.stopping import stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 
 TRIAL_FILE = "trial.json"
+_BEGIN_AGAIN = "remove the trial's folder to begin it again"
 LEARNED = "tasks_learned"
 
 Figures = dict[str, float]
@@ -109,22 +111,38 @@ def _mark_begun(run_dir: Path, values: Values) -> None:
 def _costs(run_dir: Path) -> Costs:
     """The run's costs.json, with what earlier versions kept in trial.json: seconds by task, and updates."""
     path, costs = run_dir / TRIAL_FILE, Costs.read(run_dir)
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = read_object(path, ConfigError, _BEGIN_AGAIN) if path.is_file() else {}
+    try:
+        old = from_plain(_Earlier, found, TRIAL_FILE)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged ({error}); {_BEGIN_AGAIN}.") from error
     counted = {row.tasks_learned for row in costs.rows}
-    earlier = enumerate(old.get("train_s", ()), start=1)
+    earlier = enumerate(old.train_s, start=1)
     rows = [RowCost(after="", tasks_learned=at, train_s=seconds) for at, seconds in earlier if at not in counted]
-    trainable = max(costs.trainable_parameters, old.get("trainable_parameters", 0))
-    updates = costs.updates + old.get("updates", 0)  # made by this trial: a reused task adds none
+    trainable = max(costs.trainable_parameters, old.trainable_parameters)
+    updates = costs.updates + old.updates  # made by this trial: a reused task adds none
     return Costs(trainable_parameters=trainable, updates=updates, rows=[*rows, *costs.rows])
 
 
 def begun_in(folder: Path) -> tuple[Values, ...]:
     """The values of the trials that a sweep's folder holds, in the order of their names."""
     files = sorted(folder.glob(f"*/{TRIAL_FILE}"))
-    return tuple(
-        {field: plain(value) for field, value in json.loads(file.read_text(encoding="utf-8"))["values"].items()}
-        for file in files
-    )
+    return tuple(map(_begun_with, files))
+
+
+def _begun_with(file: Path) -> Values:
+    content = read_object(file, ConfigError, _BEGIN_AGAIN)
+    with understood(file, ConfigError, _BEGIN_AGAIN):
+        return {name: plain(value) for name, value in content["values"].items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Earlier:
+    """What earlier versions kept in trial.json."""
+
+    train_s: list[NonNegative] = field(default_factory=list)
+    trainable_parameters: CountOrZero = 0
+    updates: CountOrZero = 0
 
 
 def figures_after(run_dir: Path, learned: int) -> Figures:

@@ -57,7 +57,7 @@ def _kind(root: Path, folder: str, prompts: tuple[str, ...]) -> Iterator[RawItem
 def _loaded(path: Path) -> object | ItemError:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return ItemError("broken JSON", f"data.json is missing or not JSON ({error})")
 
 

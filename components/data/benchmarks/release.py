@@ -85,7 +85,7 @@ def json_file(path: Path, key: str | None = None) -> object:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         return content if key is None else content[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         wanted = "JSON" if key is None else f'a JSON object with "{key}"'
         raise DataError(f"{path} is not {wanted} ({error!r:.90}); download it again.") from error
 
@@ -107,8 +107,9 @@ def parquet_rows(root: Path, file: str, columns: Sequence[str]) -> Iterator[dict
         if missing:
             raise KeyError(f"no column {missing[0]}")
         for batch in table.iter_batches(_BATCH, columns=list(columns)):
+            batch.validate(full=True)
             yield from batch.to_pylist()
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{root / file} is not a Parquet file with {', '.join(columns)} ({error}).") from error
 
 

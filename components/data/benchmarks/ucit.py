@@ -111,7 +111,7 @@ def _captions(path: Path) -> _Captions:
         ids = list(names) or list(captions)
         if all(isinstance(one, int) for one in ids) and max(ids) - min(ids) == len(ids) - 1:
             ids.sort()  # 1, 2, ...: the numbers are places
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO caption file with annotations ({error!r:.90}).") from error
     kept = {one: tuple(filter(None, captions[one])) for one in ids}
     by_name = {PurePosixPath(names[one]).name: kept[one] for one in ids if names.get(one)}

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,7 +25,13 @@ from components.data.formats.grey import eight_bits, is_deep
 from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 
-PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow's plugins raise whatever their parsing meets; those of AVIF and DDS RuntimeError and NotImplementedError.
+PICTURE_ERRORS = (
+    OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, RuntimeError,
+    MemoryError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+MOST_PIXELS = 1 << 26  # declared; about 200 MB once decoded in RGB
+LARGEST_PICTURE = 1 << 28  # bytes of a file
 
 Orientation = Literal["apply", "leave"]
 """Whether pictures are turned upright by their EXIF orientation, or learned as stored."""
@@ -109,6 +116,8 @@ def read_picture(path: Path, name: str, orientation: Orientation = "apply") -> P
 
 def _read(path: Path, name: str) -> bytes:
     try:
+        if path.stat().st_size > LARGEST_PICTURE:
+            raise ItemError("broken image", f"the image {name} has more than {LARGEST_PICTURE:,} bytes")
         return path.read_bytes()
     except OSError as error:
         raise ItemError("broken image", f"the image {name} cannot be read ({error.strerror})") from error
@@ -159,6 +168,8 @@ def _learned(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture in RGB, and the keys of what was done to it."""
     image = Image.open(io.BytesIO(data))
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; make it smaller")
     done = ["first frame"] if getattr(image, "is_animated", False) else []
     if wanted is not None:
         image.draft("RGB", wanted)

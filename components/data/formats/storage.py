@@ -25,6 +25,7 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
 _SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _PIECE = 1 << 20  # bytes read at a time
+_MOST_FILES = 100_000  # that a pattern may name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class Location:
         """Kind, size and time of change; raises `DataError`."""
         try:
             return cast(Sequence[fs.FileInfo], self.filesystem.get_file_info([self.path]))[0]
-        except OSError as error:
-            raise DataError(f"{self.shown} cannot be read ({reason(error)}).") from None
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise DataError(f"{self.shown!r:.200} cannot be read ({reason(error)}).") from None
 
     def listing(self, *, recursive: bool = False) -> list[fs.FileInfo]:
         """The folder's entries, by path; raises `DataError`."""
@@ -90,6 +91,8 @@ class Location:
         names = [self.name]
         while (found := _RANGE.search(names[0])) is not None:
             first, last = found.groups()
+            if max(len(first), len(last)) > 9 or len(names) * (int(last) - int(first) + 1) > _MOST_FILES:
+                raise DataError(f"{self.shown} names more than {_MOST_FILES:,} files; name fewer, or a folder.")
             numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
             names = [name.replace(found.group(), number, 1) for name in names for number in numbers]
         if names and "*" in names[0]:

@@ -23,6 +23,8 @@ from components.data.rows import MORE, SCHEMA_SEVERAL
 
 _COLUMNS = frozenset(("id", "sample_id", "answers")) | FIELDS
 _OWN = frozenset(SCHEMA_SEVERAL.names)
+# pyarrow turns dates, decimals and names into Python objects, which has errors of its own.
+TABLE_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError, SystemError)
 _ROWS = 32  # rows made Python objects at a time; a picture may have megabytes
 _PIECE = 1 << 20  # bytes of a column read at a time
 
@@ -62,7 +64,7 @@ def _parquet(location: Location) -> Iterator[pq.ParquetFile]:
     try:
         with location.filesystem.open_input_file(location.path) as file:
             yield pq.ParquetFile(file, buffer_size=_PIECE)
-    except (OSError, pa.ArrowException) as error:
+    except TABLE_ERRORS as error:
         raise DataError(f"{location.shown} is not a whole Parquet file ({reason(error)}).") from error
 
 
@@ -73,7 +75,7 @@ def _arrow(location: Location) -> Iterator[pa.RecordBatchFileReader | pa.RecordB
             is_file = file.read(6) == b"ARROW1"
             file.seek(0)
             yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-    except (OSError, pa.ArrowException) as error:
+    except TABLE_ERRORS as error:
         raise DataError(f"{location.shown} is not a whole Arrow file ({reason(error)}).") from error
 
 
@@ -128,14 +130,20 @@ def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
 
 
 def _records(batch: pa.RecordBatch) -> Iterable[dict[str, object] | ItemError]:
-    """The rows of a batch; one whose texts are not UTF-8, which nothing checks when a table is written, is an error."""
+    """The rows of a batch; one whose texts are not UTF-8, which nothing checks when a table is written, is an error.
+
+    Only what pyarrow has validated becomes Python objects: it would follow an offset that leads outside a batch, and
+    the process would end. Raises `ArrowInvalid` for such a batch.
+    """
     try:
-        return batch.to_pylist()
-    except UnicodeDecodeError as error:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
         if batch.num_rows > 1:
             return [record for at in range(batch.num_rows) for record in _records(batch.slice(at, 1))]
-        byte = error.object[error.start]
-        return [ItemError("not UTF-8", f"the row holds the byte 0x{byte:02x}, which is not UTF-8 text")]
+        if "UTF8" not in str(error):
+            raise
+        return [ItemError("not UTF-8", "the row holds text that is not UTF-8")]
+    return batch.to_pylist()
 
 
 def _turned(name: str, columns: dict[str, object]) -> list[dict[str, object]]:
