@@ -286,7 +286,7 @@ class ScoreMatrix:
     @classmethod
     def read(cls, path: Path) -> ScoreMatrix:
         """From a score_matrix.json; raises `MatrixError` when it is missing or not one."""
-        advice = "it should be a score matrix: restore it from a copy"
+        advice = "restore the score matrix from a copy"
         content = read_object(path, MatrixError, advice)
         with understood(path, MatrixError, advice):
             return cls.from_dict(content)

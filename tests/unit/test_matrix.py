@@ -185,7 +185,7 @@ def test_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must not replace"):
         matrix.write(path, stream="s", method="m", backbone="b", seed=0, extra={"rows": []})
     path.write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read as a score matrix"):
+    with pytest.raises(ConfigError, match="restore the score matrix"):
         ScoreMatrix.read(path)
     with pytest.raises(ConfigError, match="lists 'tasks' and 'rows'"):
         ScoreMatrix.from_dict({"tasks": ["a"]})
