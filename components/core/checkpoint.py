@@ -17,13 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.core.errors import CheckpointError
-from components.core.files import write_text
+from components.core.files import file_sha256, write_text
+from components.core.reading import read_object, why
 from components.core.run_files import STATE_FILE
 
 FORMAT = "littoral-checkpoint/1"
-from components.core.files import file_sha256
-from components.core.reading import read_object
-
 ADVICE = "use another checkpoint"
 
 
@@ -64,5 +62,5 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{file} is missing or differs from the checksum in {STATE_FILE}; {ADVICE}.")
             tensors[file.stem] = load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{file} is not a readable safetensors file ({error}); {ADVICE}.") from error
+            raise CheckpointError(f"{file} is not a readable safetensors file ({why(error)}); {ADVICE}.") from error
     return Checkpoint(state=state, tensors=tensors)

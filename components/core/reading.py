@@ -67,8 +67,14 @@ def understood(path: Path | str, error: type[LittoralError], advice: str) -> Ite
     except LittoralError:
         raise
     except ODD as odd:
-        said = f"no {odd}" if isinstance(odd, KeyError) else str(odd) or type(odd).__name__
-        raise error(f"{path} does not have the content it should ({said:.200}); {advice}.") from odd
+        said = f"no {why(odd)}" if isinstance(odd, KeyError) else why(odd)
+        raise error(f"{path} does not have the content it should ({said}); {advice}.") from odd
+
+
+def why(error: BaseException) -> str:
+    """What an error of a library says, on one line that a terminal can show."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return "".join(sign if sign.isprintable() else "?" for sign in said)[:300].rstrip(".")
 
 
 def is_plain_name(name: str) -> bool:

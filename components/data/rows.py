@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from components.core.errors import ConfigError, DataError
 from components.core.files import file_sha256, whole_folder
 from components.core.options import from_plain
-from components.core.reading import is_plain_name, read_object
+from components.core.reading import is_plain_name, read_object, understood, why
 
 FORMAT = "littoral-rows/1"
 FORMAT_SEVERAL = "littoral-rows/2"  # of a split with the column MORE, which an older version would overlook
@@ -207,9 +207,11 @@ class Split:
         columns = names if with_image else columns_without_pictures(names)
         left = self.num_rows if limit is None else limit
         for path in self.shard_paths():
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
+            for batch in _batches(path, ROW_GROUP_ROWS, columns):
                 records = batch.to_pylist()[:left]
-                yield from (row_from_record({"image": None, **record}) for record in records)
+                with understood(path, DataError, PREPARE_AGAIN):
+                    rows = [row_from_record({"image": None, **record}) for record in records]
+                yield from rows
                 left -= len(records)
                 if left <= 0:
                     return
@@ -217,8 +219,18 @@ class Split:
     def column(self, name: str) -> Iterator[object]:
         """One column in order, without reading the others (no image bytes)."""
         for path in self.shard_paths():
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=SHARD_ROWS, columns=[name]):
+            for batch in _batches(path, SHARD_ROWS, [name]):
                 yield from batch.column(0).to_pylist()
+
+
+def _batches(path: Path, size: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The validated batches of a shard; raises `DataError`."""
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=size, columns=list(columns)):
+            batch.validate(full=True)
+            yield batch
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
 
 
 def write_split(
@@ -342,6 +354,6 @@ def verify_split(split: Split) -> None:
         try:
             rows = pq.ParquetFile(path).metadata.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} is not a whole Parquet file ({error}); {PREPARE_AGAIN}.") from error
+            raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
         if rows != shard.rows:
             raise DataError(f"{path} has {rows} rows, its manifest says {shard.rows}; prepare the stream again.")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from components.core.errors import DataError
 from components.core.files import whole_file
+from components.core.reading import why
 
 PREDICTIONS_FOLDER = "predictions"  # in a run's folder
 CORRECT_FROM = 0.5  # a score from which a reply counts as right: ANLS's own threshold
@@ -97,7 +98,7 @@ def read_predictions(path: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.nam
         table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
         table.validate(full=True)  # without it, bytes that are no UTF-8 would raise below
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as predictions ({error}).") from error
+        raise DataError(f"{path} cannot be read as predictions ({why(error)}); restore it from a copy.") from error
     try:
         for batch in table.to_batches():
             for row in batch.to_pylist():

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from sample_rows import picture, row
 
 from components.core.checkpoint import read_checkpoint, write_checkpoint
+from components.core.files import file_sha256
 from components.data.benchmarks.release import json_list
 from components.data.benchmarks.release import parquet_rows as release_rows
 from components.data.formats.pictures import proved
@@ -165,8 +166,6 @@ def _checkpoints(root: Path) -> Iterator[Input]:
         return StreamState.of(found), method_state(found)
 
     def read_tensors(at: Path) -> object:
-        from components.core.files import file_sha256
-
         state = json.loads((at / "state.json").read_text())
         state["files"] = {path.name: file_sha256(path) for path in at.glob("*.safetensors")}
         (at / "state.json").write_text(json.dumps(state))  # so that the damage is behind a right checksum
@@ -194,6 +193,16 @@ def _prepared(root: Path) -> Iterator[Input]:
         return found.digest, [list(task.train.rows()) for task in found.tasks]
 
     yield Input(name="prepared stream", folder=stream, break_in=("*.json", "*/*/*"), read=prepared)
+
+    def shards(at: Path) -> object:
+        for manifest in at.rglob("manifest.json"):  # so that the damage is behind a right checksum
+            facts = json.loads(manifest.read_text())
+            for shard in facts["shards"]:
+                shard["sha256"] = file_sha256(manifest.with_name(shard["file"]))
+            manifest.write_text(json.dumps(facts))
+        return prepared(at)
+
+    yield Input(name="prepared shards", folder=stream, break_in=("*/*/*.parquet",), read=shards)
     yield Input(name="prepared suite", folder=suite, break_in=("*.json", "*/*"), read=lambda at: open_suite(at).digest)
 
 

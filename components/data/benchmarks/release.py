@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
+from components.core.reading import why
 from components.data.problems import ItemError
 
 LETTERS = "ABCDEFGHIJ"  # of choices
@@ -110,7 +111,7 @@ def parquet_rows(root: Path, file: str, columns: Sequence[str]) -> Iterator[dict
             batch.validate(full=True)
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{root / file} is not a Parquet file with {', '.join(columns)} ({error}).") from error
+        raise DataError(f"{root / file} is not a Parquet file with {', '.join(columns)} ({why(error)}).") from error
 
 
 def picture_bytes(value: object) -> bytes:

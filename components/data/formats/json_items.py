@@ -131,7 +131,7 @@ class _Buffer:
             if (end := self.text.find("\n", self.position + beyond)) >= 0:
                 return end + 1 - self.position
             held = len(self.text) - self.position
-            if held > _LARGEST_ITEM or not self.more(max(_CHUNK, held)):
+            if held > _LARGEST_ITEM or not self.more(min(max(_CHUNK, held), _LARGEST_ITEM + 1 - held)):
                 return held
 
 
@@ -189,7 +189,8 @@ class _Values:
             try:
                 value, end = self._decoded(buffer.text, buffer.position)
             except json.JSONDecodeError as error:
-                if len(buffer.text) - buffer.position <= _LARGEST_ITEM and buffer.more(size):
+                left = _LARGEST_ITEM - (len(buffer.text) - buffer.position)
+                if left >= 0 and buffer.more(min(size, left + 1)):
                     size *= 2  # doubling keeps retries on a long item linear
                     continue
                 why = error.msg if buffer.position < len(buffer.text) else "unexpected end of the file"

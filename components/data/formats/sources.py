@@ -13,7 +13,6 @@ first bytes; `format` in the stream file overrides it.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from components.core.errors import DataError
+from components.core.reading import parse_json
 from components.data.formats.json_items import Numbered, iter_items
 from components.data.formats.storage import Location, reason
 from components.data.formats.tables import arrow_rows, parquet_rows, unread_columns
@@ -34,6 +34,7 @@ _ENDINGS: dict[str, Format] = {
     ".arrow": "datasets", ".tar": "webdataset", ".tgz": "webdataset",
 }  # fmt: skip
 _TABLES: tuple[Format, ...] = ("parquet", "datasets")
+_LARGEST_DESCRIPTION = 1 << 24  # bytes of a saved dataset's JSON file
 _PACKED = (".gz", ".bz2", ".zst")
 _STARTS: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "datasets", b"\xff\xff\xff\xff": "datasets"}
 
@@ -161,7 +162,10 @@ def _described(folder: Location, name: str, key: str) -> list[object]:
     file = folder.below(name)
     try:
         with file.open() as opened:
-            value = json.loads(opened.read())[key]
+            content = opened.read(_LARGEST_DESCRIPTION + 1)
+        if len(content) > _LARGEST_DESCRIPTION:
+            raise ValueError(f"it has more than {_LARGEST_DESCRIPTION:,} bytes")
+        value = parse_json(content)[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file.shown} describes no saved dataset ({reason(error)}).") from error
     if not isinstance(value, list) or not value:

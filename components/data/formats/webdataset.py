@@ -27,7 +27,8 @@ PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
 _NUMBERED = re.compile(rf"\d+\.(?:{'|'.join(PICTURES)})")
 _TEXTS = ("json", "txt")
 _MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
-_LARGEST_MEMBER = 1 << 28  # bytes
+_LARGEST_MEMBER = 1 << 26  # bytes
+_MOST_MEMBERS = 64  # of one sample
 _PIECE = 1 << 20  # bytes read at a time
 
 
@@ -90,7 +91,9 @@ def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo) -> 
         )
     elif ending not in (*PICTURES, *_TEXTS) and _NUMBERED.fullmatch(ending) is None:
         sample.unread.append(ending)
-    elif member.size > _LARGEST_MEMBER:
+    elif len(sample.members) == _MOST_MEMBERS:
+        sample.wrong = ItemError("too large", f"the sample {sample.key} has more than {_MOST_MEMBERS} members")
+    elif member.size + sum(map(len, sample.members.values())) > _LARGEST_MEMBER:
         sample.wrong = ItemError("too large", f"the member {member.name} has {member.size:,} bytes")
     elif ending in sample.members:
         sample.wrong = ItemError("repeated member", f"the member {member.name} is there twice")
