@@ -33,7 +33,7 @@ _EVERYWHERE = ("ids", "orientation", "licence")  # of the stream, or of one task
 _FIELDS_LISTED = 50
 _LARGEST_STREAM_FILE = 1 << 22  # bytes
 Chosen = TypeVar("Chosen", bound=str)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def _task_source(path: Path, index: int, table: object, shared: Mapping[str, obj
             raise ConfigError(f"{where} lacks the field {key!r}; each [[task]] needs {', '.join(_REQUIRED)}.")
     texts = _texts({**shared, **table}, where)
     if not _NAME.fullmatch(texts["name"]):
-        raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only.')
+        raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only, 100 at most.')
     if texts["metric"] not in SCORERS:
         raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(SCORERS)}.")
     tokens = table["max_new_tokens"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from components.core.errors import ConfigError, DataError
+from components.core.reading import why
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
 _SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
@@ -155,5 +156,5 @@ def without_secrets(text: str) -> str:
 
 def reason(error: Exception) -> str:
     """Why reading failed, as its library says it, on one line and without secrets."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return without_secrets(" ".join(str(said).split())).rstrip(".")
+    said = getattr(error, "strerror", None)
+    return without_secrets(said or why(error))
