@@ -69,7 +69,7 @@ def _first_wrong(error: ValidationError, owner: str) -> ConfigError:
     name = ".".join((owner, *map(str, first["loc"])))
     if first["type"] == "missing":
         return ConfigError(f"{name} is missing.")
-    return ConfigError(f"{name} is {first['input']!r}; it {first['msg'].removeprefix('Input ')}.")
+    return ConfigError(f"{name} is {first['input']!r:.200}; it {first['msg'].removeprefix('Input ')}.")
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ def why(error: BaseException) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name that a file gives is one of an entry beside it: nothing above, below or elsewhere."""
-    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name) and len(name.encode()) <= 255
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name) and len(name) <= 255
 
 
 def _no_number(name: str) -> NoReturn:

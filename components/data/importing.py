@@ -31,6 +31,7 @@ _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images", "format", "instruction")
 _EVERYWHERE = ("ids", "orientation", "licence")  # of the stream, or of one task
 _FIELDS_LISTED = 50
+_LONGEST_TEXT = 1000  # characters of a path or a word
 _LARGEST_STREAM_FILE = 1 << 22  # bytes
 Chosen = TypeVar("Chosen", bound=str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -90,14 +91,14 @@ def read_stream_file(path: Path) -> StreamFile:
 def _check_keys(table: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in allowed:
-            raise ConfigError(f"{where} has the unknown field {key!r}; allowed are {listed(key, allowed)}")
+            raise ConfigError(f"{where} has the unknown field {key!r:.80}; allowed are {listed(key, allowed)}")
 
 
 def _task_source(path: Path, index: int, table: object, shared: Mapping[str, object]) -> TaskSource:
     if not isinstance(table, dict):
         raise ConfigError(f"The stream file {path} must write its tasks as [[task]] tables.")
     given = table.get("name")
-    where = f"The task {given!r} in {path}" if given else f"Task {index} in {path}"
+    where = f"The task {given!r:.120} in {path}" if given else f"Task {index} in {path}"
     _check_keys(table, (*_REQUIRED, *_OPTIONAL, *_EVERYWHERE), where)
     for key in _REQUIRED:
         if key not in table:
@@ -148,6 +149,10 @@ def _texts(table: Mapping[str, object], where: str) -> dict[str, str]:
             raise ConfigError(f"{where} has {key} = {value!r:.200}; it must be a text.")
         if "\0" in value:
             raise ConfigError(f"{where} has {key} = {value!r:.200}; a text there cannot hold a NUL character.")
+        if key != "instruction" and len(value) > _LONGEST_TEXT:
+            raise ConfigError(
+                f"{where:.200} has a {key} of more than {_LONGEST_TEXT:,} characters; give a shorter one."
+            )
         texts[key] = value
     return texts
 

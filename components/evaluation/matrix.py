@@ -275,7 +275,9 @@ class ScoreMatrix:
             raise MatrixError("A score_matrix.json has lists 'tasks' and 'rows'; this content does not.")
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("scores"), dict) or "after" not in row:
-                raise MatrixError(f"A row of score_matrix.json has 'after' and 'scores', this one does not: {row!r}.")
+                raise MatrixError(
+                    f"A row of score_matrix.json has 'after' and 'scores', this one does not: {row!r:.200}."
+                )
         return cls.from_scores([str(task) for task in tasks], [(str(row["after"]), row["scores"]) for row in rows])
 
     def write(self, path: Path, **facts: Any) -> None:

@@ -56,7 +56,7 @@ def run_case(one: Input, seed: int, number: int, scratch: Path, *, show: bool = 
         one.read(copy)
     except (LittoralError, ItemError) as error:
         outcome, said = "refused", str(error)
-        if not said.strip() or not said.isprintable() or len(said) > 1500:
+        if not said.strip() or not said.isprintable() or len(said) > 2500:
             outcome = "bad sentence"
     except BaseException as error:  # noqa: BLE001  (what a reader lets through is looked for)
         outcome, said = "foreign", f"{type(error).__name__}: {error}"

@@ -620,7 +620,7 @@ TWICE = '[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", "value"
 HALF = '[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A \\ud83d"}]'
 SOUND = json.dumps(talk("Q"))
 BROKEN_TEXTS: dict[str, tuple[object, str]] = {
-    "a byte that is no text": ([SOUND.encode().replace(b"Q", b"\xe9"), SOUND.encode()], "byte 0xe9"),
+    "a byte that is no text": ([SOUND.encode().replace(b"Q", b"\xe9"), SOUND.encode()], "text that is not UTF-8"),
     "a field twice": ([TWICE, SOUND], "'value' twice"),
     "half a character": ([HALF, SOUND], "half of an escaped character"),
     "more behind the list": ([f"{SOUND} {SOUND}", SOUND], "more follows its end"),

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from components.core.errors import DataError
-from components.core.reading import parse_json
+from components.core.reading import is_plain_name, parse_json
 from components.data.formats.json_items import Numbered, iter_items
 from components.data.formats.storage import Location, reason
 from components.data.formats.tables import arrow_rows, parquet_rows, unread_columns
@@ -152,8 +152,8 @@ def _saved_files(folder: Location, split: str, names: list[str]) -> list[Locatio
     described = _described(folder, "state.json", "_data_files")
     files = [file.get("filename") if isinstance(file, dict) else None for file in described]
     for name in files:
-        if not isinstance(name, str) or PurePosixPath(name).name != name or name == "..":
-            raise DataError(f"{folder.shown}/state.json names the file {name!r}; it must be beside it.")
+        if not isinstance(name, str) or not is_plain_name(name):
+            raise DataError(f"{folder.shown}/state.json names the file {name!r:.200}; it must be beside it.")
     return [folder.below(str(name)) for name in files]
 
 
