@@ -64,8 +64,10 @@ def understood(path: Path | str, error: type[LittoralError], advice: str) -> Ite
     """Turn what a value of unexpected shape raises into `error`, with the file's name and `advice`."""
     try:
         yield
-    except LittoralError:
-        raise
+    except LittoralError as known:
+        if str(path) in str(known):
+            raise
+        raise type(known)(f"{path}: {known}") from known
     except ODD as odd:
         said = f"no {why(odd)}" if isinstance(odd, KeyError) else why(odd)
         raise error(f"{path} does not have the content it should ({said}); {advice}.") from odd

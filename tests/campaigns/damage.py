@@ -58,6 +58,8 @@ def run_case(one: Input, seed: int, number: int, scratch: Path, *, show: bool = 
         outcome, said = "refused", str(error)
         if not said.strip() or not said.isprintable() or len(said) > 2500:
             outcome = "bad sentence"
+        elif isinstance(error, LittoralError) and str(copy) not in said and victim.name not in said:
+            outcome = "bad sentence"  # which file?
     except BaseException as error:  # noqa: BLE001  (what a reader lets through is looked for)
         outcome, said = "foreign", f"{type(error).__name__}: {error}"
         if show:

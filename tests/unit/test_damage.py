@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -64,11 +66,11 @@ def test_a_pattern_that_names_too_many_files(tmp_path: Path) -> None:
 
 
 def test_an_arrow_file_whose_offsets_lead_outside(tmp_path: Path) -> None:
-    texts = pa.StringArray.from_buffers(
-        2, pa.py_buffer((0).to_bytes(4, "little") * 2 + b"\xff\xff\xff\x7f"), pa.py_buffer(b"ab")
-    )
-    path = tmp_path / "a.arrow"
-    with pa.ipc.new_stream(path, pa.schema([("conversations", pa.string())])) as writer:
-        writer.write_batch(pa.record_batch([texts], names=["conversations"]))
+    path, file = tmp_path / "a.arrow", io.BytesIO()
+    with pa.ipc.new_stream(file, pa.schema([("conversations", pa.string())])) as writer:
+        writer.write_batch(pa.record_batch([["a", "b"]], names=["conversations"]))
+    whole, far = struct.pack("<3i", 0, 1, 2), struct.pack("<3i", 0, 1 << 30, 2)
+    assert file.getvalue().count(whole) == 1
+    path.write_bytes(file.getvalue().replace(whole, far))
     with pytest.raises(DataError, match="not a whole Arrow file"):
         list(open_source(here(path), "train").read().items())
