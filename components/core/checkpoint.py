@@ -31,6 +31,7 @@ class Checkpoint:
 
     state: dict[str, object]
     tensors: dict[str, dict[str, Tensor]]
+    folder: Path | None = None  # where it was read
 
 
 def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -63,4 +64,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors[file.stem] = load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} is not a readable safetensors file ({why(error)}); {ADVICE}.") from error
-    return Checkpoint(state=state, tensors=tensors)
+    return Checkpoint(state=state, tensors=tensors, folder=path)

@@ -38,8 +38,8 @@ class StreamState:
         """The inverse of `to_json`."""
         stored = checkpoint.state.get("stream_state", checkpoint.state.get("cursor"))  # "cursor": before 0.2
         if not isinstance(stored, dict):
-            raise CheckpointError("the checkpoint has no stream state; it is damaged, use another one.")
-        with understood("the checkpoint's stream state", CheckpointError, ADVICE):
+            raise CheckpointError(f"{checkpoint.folder} has no stream state; it is damaged, {ADVICE}.")
+        with understood(checkpoint.folder or "the checkpoint", CheckpointError, ADVICE):
             rows = [MatrixRow.stored(row) for row in stored["rows"]]
             position = {name: value for name, value in stored.items() if name != "rows"}
             return replace(from_plain(cls, position, "stream_state"), rows=rows)
@@ -115,5 +115,5 @@ def method_state(checkpoint: Checkpoint) -> MethodState:
     """The method that a checkpoint holds."""
     structure = checkpoint.state.get("method_structure")
     if not isinstance(structure, dict) or "method" not in checkpoint.tensors:
-        raise CheckpointError("the checkpoint has no method state; it is damaged, use another one.")
+        raise CheckpointError(f"{checkpoint.folder} has no method state; it is damaged, {ADVICE}.")
     return MethodState(tensors=checkpoint.tensors["method"], structure=structure)

@@ -242,6 +242,8 @@ def read_config(path: Path) -> StoredConfig:
             raise TypeError(f"chosen is {chosen!r}")
         config = RunConfig.from_json(plain)
         given, known = flatten(plain), flatten(config.to_json())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except ODD as error:
         raise ConfigError(f"{path} is no configuration ({_reason(error)}); {advice}.") from error
     return StoredConfig(

@@ -68,8 +68,8 @@ def test_a_pattern_that_names_too_many_files(tmp_path: Path) -> None:
 def test_an_arrow_file_whose_offsets_lead_outside(tmp_path: Path) -> None:
     path, file = tmp_path / "a.arrow", io.BytesIO()
     with pa.ipc.new_stream(file, pa.schema([("conversations", pa.string())])) as writer:
-        writer.write_batch(pa.record_batch([["a", "b"]], names=["conversations"]))
-    whole, far = struct.pack("<3i", 0, 1, 2), struct.pack("<3i", 0, 1 << 30, 2)
+        writer.write_batch(pa.record_batch([["ab", "c", "def"]], names=["conversations"]))
+    whole, far = struct.pack("<4i", 0, 2, 3, 6), struct.pack("<4i", 0, 1 << 30, 3, 6)
     assert file.getvalue().count(whole) == 1
     path.write_bytes(file.getvalue().replace(whole, far))
     with pytest.raises(DataError, match="not a whole Arrow file"):
