@@ -186,7 +186,7 @@ def _prepared(root: Path) -> Iterator[Input]:
         write_split(rows, stream / "one" / split, task="one", split=split)
     write_stream_json(stream, "s", {"one": 5})
     write_split(rows, suite / "test", task="pope", split="test")
-    write_suite_json(suite, "pope", scoring="rows", max_new_tokens=5)
+    write_suite_json(suite, "pope", scoring="mean", max_new_tokens=5)
 
     def prepared(at: Path) -> object:
         found = open_prepared(at)
