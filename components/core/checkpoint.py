@@ -57,6 +57,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / STATE_FILE} lists no files; {ADVICE}.")
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, digest in files.items():
+        if len(name) > 255:
+            raise CheckpointError(f"{path / STATE_FILE} names a file that cannot be, {name!r:.80}; {ADVICE}.")
         file = path / Path(name).name
         try:
             if not file.is_file() or file_sha256(file) != digest:

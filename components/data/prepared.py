@@ -39,7 +39,7 @@ def open_prepared(folder: Path) -> TaskStream:
         if tokens < 1:
             raise DataError(f"{path} gives the task {task!r:.80} {tokens} new tokens; {PREPARE_AGAIN}.")
         if not is_plain_name(task):
-            raise DataError(f"{path} names the task {task!r}; a task is a folder beside stream.json.")
+            raise DataError(f"{path} names the task {task!r:.80}; a task is a folder beside stream.json.")
     return TaskStream(name=name, tasks=tuple(_open_task(folder / task, tokens) for task, tokens in tasks.items()))
 
 

@@ -208,8 +208,8 @@ class Split:
         left = self.num_rows if limit is None else limit
         for path in self.shard_paths():
             for batch in _batches(path, ROW_GROUP_ROWS, columns):
-                records = batch.to_pylist()[:left]
                 with understood(path, DataError, PREPARE_AGAIN):
+                    records = batch.to_pylist()[:left]
                     rows = [row_from_record({"image": None, **record}) for record in records]
                 yield from rows
                 left -= len(records)
@@ -229,7 +229,7 @@ def _batches(path: Path, size: int, columns: Sequence[str]) -> Iterator[pa.Recor
         for batch in pq.ParquetFile(path).iter_batches(batch_size=size, columns=list(columns)):
             batch.validate(full=True)
             yield batch
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
 
 
@@ -339,7 +339,7 @@ def open_split(path: Path) -> Split:
         raise DataError(f"{manifest_path} is not a whole manifest ({error}); {PREPARE_AGAIN}.") from error
     for shard in whole.shards:
         if not is_plain_name(shard.file):
-            raise DataError(f"{manifest_path} names the shard {shard.file!r}; a shard must be beside its manifest.")
+            raise DataError(f"{manifest_path} names the shard {shard.file!r:.80}; a shard must be beside its manifest.")
     return Split(path=path.resolve(), task=whole.task, split=whole.split, shards=whole.shards, card=dict(whole.card))
 
 

@@ -70,7 +70,7 @@ def open_suite(folder: Path) -> Suite:
             raise DataError(f"{path} has scoring {entry['scoring']!r}, allowed are {allowed}; prepare it again.")
         name, tokens = str(entry["name"]), int(entry["max_new_tokens"])
     if not is_plain_name(name) or tokens < 1:
-        raise DataError(f"{path} names the suite {name!r} with {tokens} new tokens; prepare the suite again.")
+        raise DataError(f"{path} names the suite {name!r:.80} with {tokens} new tokens; prepare the suite again.")
     test = open_split(folder / "test")
     verify_split(test)
     return Suite(name=name, test=test, max_new_tokens=tokens, scoring=entry["scoring"])
