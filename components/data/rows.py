@@ -353,7 +353,7 @@ def verify_split(split: Split) -> None:
             raise DataError(f"{path} differs from its manifest's checksum; prepare the stream again.")
         try:
             rows = pq.ParquetFile(path).metadata.num_rows
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, ValueError) as error:
             raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
         if rows != shard.rows:
             raise DataError(f"{path} has {rows} rows, its manifest says {shard.rows}; prepare the stream again.")
