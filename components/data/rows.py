@@ -336,7 +336,7 @@ def open_split(path: Path) -> Split:
         facts = {name: manifest[name] for name in ("task", "split", "shards", "card")}
         whole = from_plain(_Manifest, facts, "manifest")
     except (KeyError, ConfigError) as error:
-        raise DataError(f"{manifest_path} is not a whole manifest ({error}); {PREPARE_AGAIN}.") from error
+        raise DataError(f"{manifest_path} is not a readable manifest ({error}); {PREPARE_AGAIN}.") from error
     for shard in whole.shards:
         if not is_plain_name(shard.file):
             raise DataError(f"{manifest_path} names the shard {shard.file!r:.80}; a shard must be beside its manifest.")

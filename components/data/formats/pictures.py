@@ -30,7 +30,7 @@ PICTURE_ERRORS = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, RuntimeError,
     MemoryError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-MOST_PIXELS = 1 << 26  # declared; about 200 MB once decoded in RGB
+MOST_PIXELS = 1 << 27  # declared; about 400 MB once decoded in RGB
 LARGEST_PICTURE = 1 << 28  # bytes of a file
 
 Orientation = Literal["apply", "leave"]

@@ -27,7 +27,7 @@ PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
 _NUMBERED = re.compile(rf"\d+\.(?:{'|'.join(PICTURES)})")
 _TEXTS = ("json", "txt")
 _MEDIA = ("avi", "flac", "m4a", "mkv", "mov", "mp3", "mp4", "ogg", "opus", "wav", "webm")
-_LARGEST_MEMBER = 1 << 26  # bytes
+_LARGEST_MEMBER = 1 << 27  # bytes
 _MOST_MEMBERS = 64  # of one sample
 _PIECE = 1 << 20  # bytes read at a time
 
