@@ -105,20 +105,41 @@ class ScoreHistory:
         }
         return cls(tasks=matrix.tasks, scores=_by_number(matrix), variants=variants)
 
-    def markdown(self) -> str:
-        """The matrix and its figures as Markdown tables."""
+    def markdown(self, most: int | None = None) -> str:
+        """The matrix and its figures as Markdown tables, in at most `most` characters.
+
+        A matrix that is too long for them has fewer columns and rows: the newest tasks', as a sentence says.
+        """
         matrix = self.matrix()
-        lines = ["| after | " + " | ".join(matrix.tasks) + " |", "|---" * (len(matrix.tasks) + 1) + "|"]
-        for after, row in zip(matrix.after, matrix.rows, strict=True):
-            cells = ["" if cell is None else f"{cell:.2f}" for cell in row]
-            lines.append(f"| {after} | " + " | ".join(cells) + " |")
         figures = [f"- {LABELS[name]}: **{value:.2f}**" for name, value in matrix.summary().items()]
         oracle = self.variant("oracle")
         if oracle is not None and "final_average" in oracle.summary():
             figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
         split = split_if_known(matrix, {name: self.variant(name) for name in self.variants})
         figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
-        return "\n".join([*lines, "", *figures])
+        shown = len(matrix.tasks)
+        text = _markdown(matrix, figures, shown)
+        while most is not None and len(text) > most and shown > 0:
+            shown = shown * 3 // 4
+            text = _markdown(matrix, figures, shown)
+        return text
+
+
+def _markdown(matrix: ScoreMatrix, figures: list[str], shown: int) -> str:
+    """The last `shown` rows, and the columns of the last `shown` tasks that have been learned."""
+    tasks = matrix.tasks
+    if shown >= len(tasks):
+        columns, rows, left_out = range(len(tasks)), range(len(matrix.rows)), []
+    else:
+        end = max(matrix.num_learned, min(shown, len(tasks)))
+        columns = range(max(0, end - shown), end)
+        rows = range(max(0, len(matrix.rows) - shown), len(matrix.rows))
+        left_out = [f"{len(columns)} of {len(tasks)} tasks are shown; score_matrix.json has all.", ""]
+    lines = ["| after | " + " | ".join(tasks[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = ["" if (cell := matrix.rows[row][column]) is None else f"{cell:.2f}" for column in columns]
+        lines.append(f"| {matrix.after[row]} | " + " | ".join(cells) + " |")
+    return "\n".join([*left_out, *(lines if columns else []), "", *figures])
 
 
 def _matrix(tasks: list[str], rows: Mapping[int, Scores], num_learned: int | None) -> ScoreMatrix:

@@ -24,14 +24,18 @@ MLFLOW_SWITCHES = {  # defaults of MLflow's own; what a user has set stays
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # of this content, now and later
 
 
 class StoreError(TrackingError):
-    """A call to the store failed; `transient` when trying again may help."""
+    """A call to the store failed.
 
-    def __init__(self, message: str, *, transient: bool) -> None:
+    `transient` when trying again soon may help, `refused` when it never will: what was sent is not accepted.
+    """
+
+    def __init__(self, message: str, *, transient: bool, refused: bool = False) -> None:
         super().__init__(message)
-        self.transient = transient
+        self.transient, self.refused = transient, refused
 
 
 @contextmanager
@@ -49,8 +53,9 @@ def translated() -> Iterator[None]:
         reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
         if "Max retries exceeded" in reason or "Connection refused" in reason:
             reason = "nothing answers there"
-        transient = isinstance(error, OSError) or getattr(error, "error_code", None) in _TRANSIENT
-        raise StoreError(reason, transient=transient) from error
+        code = getattr(error, "error_code", None)
+        transient = isinstance(error, OSError) or code in _TRANSIENT
+        raise StoreError(reason, transient=transient, refused=code in _REFUSED) from error
 
 
 @contextmanager
@@ -70,10 +75,21 @@ class CircuitBreaker:
         self._on_note = on_note
         self._paused_until_s = 0.0
         self._warned: set[str] = set()
+        self.taken = 0  # calls that succeeded
+        self.refused = False  # whether the last attempt failed for good
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls fail at once, since one failed a moment ago."""
+        return time.monotonic() < self._paused_until_s
 
     def attempt(self, what: str, call: Callable[..., None], *arguments: object) -> bool:
-        """True if `call` succeeded; False if it failed or the breaker is open."""
-        if time.monotonic() < self._paused_until_s:
+        """True if `call` succeeded; False if it failed or the breaker is open.
+
+        Where trying again cannot help, `refused` is True afterwards, and the next call is tried at once.
+        """
+        self.refused = False
+        if self.is_open:
             return False
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -83,17 +99,33 @@ class CircuitBreaker:
         )
         try:
             retrying(translated()(call), *arguments)
-        except TrackingError as error:
+        except StoreError as error:
+            if error.refused:
+                self._refuse(what, str(error))
+                return False
             self._paused_until_s = time.monotonic() + PAUSE_S
             if what not in self._warned:
                 self._warned.add(what)
                 self.warn(f"MLflow did not record {what} ({error}); the run goes on and this is tried again later.")
             return False
+        except TrackingError as error:
+            self._refuse(what, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 (whatever one event does, the others are still recorded)
+            self._refuse(what, f"{type(error).__name__}: {without_secrets(str(error))[:300]}")
+            return False
+        self.taken += 1
         return True
 
     def end_pause(self) -> None:
         """Close the breaker: the next call is tried at once."""
         self._paused_until_s = 0.0
+
+    def _refuse(self, what: str, reason: str) -> None:
+        self.refused = True
+        if f"refused {what}" not in self._warned:
+            self._warned.add(f"refused {what}")
+            self.warn(f"MLflow does not take {what} ({reason}); the run goes on, and its own files have it.")
 
     def warn(self, text: str) -> None:
         if self._on_note is not None:

@@ -35,9 +35,10 @@ from components.tracking.config import (
     ui_command,
 )
 from components.tracking.moved_storage import follow_moved_storage
+from components.tracking.points import Point, points
 from components.tracking.registry import Version, register
 from components.tracking.retry import StoreError, told
-from components.tracking.tracker import Point, StreamTracker, points
+from components.tracking.tracker import StreamTracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -205,8 +206,9 @@ class MlflowStore:
         runs = self._client.search_runs([self._experiment_id], below)
         return [run.info.run_id for run in runs if "task" in run.data.tags]
 
-    def last_step(self, run_id: str, key: str) -> int:
-        return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
+    def steps(self, run_id: str, key: str) -> set[int]:
+        """The steps at which a metric is recorded."""
+        return {metric.step for metric in self._client.get_metric_history(run_id, key)}
 
     def put_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -251,9 +253,9 @@ class MlflowStore:
         tag = self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]")
         tables = json.loads(tag)
         self._client.log_text(run_id, json.dumps({"columns": columns, "data": rows}), file)
-        if {"path": file, "type": "table"} not in tables:
-            tables.append({"path": file, "type": "table"})
-            self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(tables))
+        listed = json.dumps([*tables, {"path": file, "type": "table"}])
+        if {"path": file, "type": "table"} not in tables and len(listed) <= TAG_CHARS:  # more are files like others
+            self._client.set_tag(run_id, "mlflow.loggedArtifacts", listed)
 
     def put_model(self, run_id: str, name: str, tags: Mapping[str, str], step: int) -> str:
         from mlflow.entities import LoggedModelOutput

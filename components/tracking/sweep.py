@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from components.core.naming import flatten_params, without_secrets
 from components.tracking.charts import sweep_view
 from components.tracking.config import Status, TrackingConfig, tracking_uri
+from components.tracking.points import points
 from components.tracking.retry import told
 from components.tracking.store import INSTEAD, MlflowStore, open_store
-from components.tracking.tracker import points
 
 if TYPE_CHECKING:
     from PIL.Image import Image

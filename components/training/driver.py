@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import ray
 import ray.train
 from ray.data import Dataset, ExecutionOptions
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -25,7 +27,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
 from components.core.errors import ConfigError, LittoralError
-from components.core.events import EventHandler, Note
+from components.core.events import Event, EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.lock import sole_user
@@ -65,6 +67,9 @@ from components.training.vision_cache import (
     feature_root,
     vision_cache,
 )
+
+DELIVERY_S = 60  # how long the workers' queue may take for one event at the end
+logger = logging.getLogger(__name__)
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
@@ -277,17 +282,25 @@ def user_error(error: BaseException | None) -> LittoralError | None:
 def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
     """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered.
 
-    Not after `KeyboardInterrupt`: then the workers are still at work, and their events would not end.
+    Not after `KeyboardInterrupt`: then the workers are still at work, and their events would not end. What `handle`
+    raises for one event is logged as a warning and costs no other event. When the queue is lost with its cluster,
+    delivery ends: no more can come.
     """
-    stop, at_once = threading.Event(), threading.Event()
+    stop, at_once, delivered_until = threading.Event(), threading.Event(), 0
 
     def pump() -> None:
+        nonlocal delivered_until
         while not at_once.is_set():
             try:
-                handle(event_queue.get(timeout=0.5))
+                event = event_queue.get(timeout=0.5)
             except Empty:
                 if stop.is_set():
                     return
+            except RayError:
+                return
+            else:
+                _handled(event, handle)
+                delivered_until += 1
 
     thread = threading.Thread(target=pump, name="events", daemon=True)
     thread.start()
@@ -298,5 +311,17 @@ def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
         raise
     finally:
         stop.set()
-        thread.join(timeout=60)
-        event_queue.shutdown()
+        # As long as events still come: only a cluster that does not answer may keep this thread longer.
+        before = -1
+        while thread.is_alive() and delivered_until != before:
+            before = delivered_until
+            thread.join(timeout=DELIVERY_S)
+        with suppress(RayError):
+            event_queue.shutdown()
+
+
+def _handled(event: Event, handle: EventHandler) -> None:
+    try:
+        handle(event)
+    except Exception as error:  # told; the events after it still have to be handled
+        logger.warning("An event could not be handled (%s: %s).", type(error).__name__, error, exc_info=True)
