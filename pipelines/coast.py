@@ -26,6 +26,7 @@ from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
 from components.runs.status import RunStatus, outlook, read_status
+from components.runs.record import complete_record
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if result is None:
         result = train_and_record(plan, console)
+    else:
+        complete_record(plan, console.handle)
     show_result(console, plan, result)
     return 0
 

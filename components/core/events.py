@@ -60,7 +60,7 @@ class RowScored:
     decisions: dict[str, Any] | None = None  # decisions.json so far; None where nothing is decided
     train_s: float
     evaluate_s: float
-    peak_memory_bytes: int
+    peak_memory_bytes: float  # NaN where it is not known any more
     checkpoint_path: str | None  # filled for rows after a learned task
     samples: list[dict[str, str | float]] = field(default_factory=list)  # a few predictions to look at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 from PIL import Image
 
 from components.evaluation.matrix import ScoreMatrix
@@ -19,6 +21,7 @@ _SCALE = LinearSegmentedColormap.from_list("littoral", ["#f7fbfc", "#a9d6da", "#
 _INK, _SOFT, _LINE = "#1b2a33", "#6b7c86", "#c3ced4"
 _DARK_FROM = 0.55  # share of the scale from which white figures read better
 _DPI = 130
+_MOST_CELLS = 12  # tasks whose cells are drawn one by one, with figures
 _MOST_NAMED, _WIDEST = 40, 16.0  # slots with figures in their cells; inches, before margins
 
 
@@ -26,11 +29,14 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     """The matrix as a heat map: one row per learned task, one column per task, the running average on the right.
 
     Colours span 0..100 in every picture, so that pictures of different runs compare. The outlined diagonal is each
-    task right after it was learned; hatched cells were not evaluated.
+    task right after it was learned; hatched cells were not evaluated. Of more than `_MOST_CELLS` tasks it is one image
+    without figures, at most `_WIDEST` inches wide, in which cells that were not evaluated are grey.
     """
     values = matrix.values if matrix.has_zero_shot else matrix.values[1:]
     labels = ["zero-shot" if after == "zero-shot" else f"after {after}" for after in matrix.after]
     num_rows, num_tasks = values.shape
+    if num_tasks > _MOST_CELLS:
+        return _draw_large(matrix, values, labels, title)
     figure, top = _figure(num_rows, num_tasks + 1.35, labels, matrix.tasks, title)
     axes = figure.axes[0]
     first_task_row = int(matrix.has_zero_shot)
@@ -47,6 +53,35 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     axes.set_xlim(0, num_tasks + 1.35)
     axes.set_ylim(num_rows, 0)
     figure.text(0.5, 0.035, _caption(matrix), ha="center", va="bottom", fontsize=9, color=_SOFT)
+    return image_of(figure)
+
+
+def _draw_large(matrix: ScoreMatrix, values: NDArray[np.float64], labels: Sequence[str], title: str) -> Image.Image:
+    """A matrix of many tasks as one image: its size is bounded and drawing takes about as long for any number."""
+    (num_rows, num_tasks), first = values.shape, int(matrix.has_zero_shot)
+    averages = np.array([_running_average(matrix, learned) for learned in range(1 - first, num_rows + 1 - first)])
+    gap = max(1, num_tasks // 40)  # columns between the matrix and its averages, which are as wide
+    beside = np.full((num_rows, gap), np.nan)
+    cells = np.hstack([values, beside, np.repeat(averages[:, None], gap, axis=1)])
+    size = _WIDEST / 2
+    figure = Figure(figsize=(size + 2.5, size * max(num_rows / num_tasks, 0.2) + 2.5), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    scale = _SCALE.with_extremes(bad="#e1e7ea")
+    axes.imshow(cells, cmap=scale, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    axes.axvspan(num_tasks - 0.5, num_tasks + gap - 0.5, color="white")
+    diagonal = np.arange(num_rows - first)
+    axes.plot(diagonal, diagonal + first, ".", color=_INK, markersize=min(4.0, 120 / num_tasks))
+    every = max(1, math.ceil(num_tasks / _MOST_NAMED))
+    axes.set_yticks(np.arange(0, num_rows, every), labels[::every], fontsize=7, color=_INK)
+    axes.set_xticks(np.arange(0, num_tasks, every), matrix.tasks[::every], fontsize=7, color=_INK, rotation=90)
+    axes.text(num_tasks + 1.5 * gap - 0.5, -1, "average", rotation=90, ha="center", va="bottom", fontsize=8)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.suptitle(title, fontsize=12, color=_INK, fontweight="bold")
+    figure.supxlabel(_caption(matrix), fontsize=9, color=_SOFT)
+    figure.set_layout_engine("tight")
     return image_of(figure)
 
 
@@ -73,7 +108,7 @@ def draw_slot_usage(usage: Mapping[str, Sequence[int]], title: str) -> Image.Ima
     axes.set_xticks(ticks + 0.5, [str(slot) for slot in ticks], fontsize=7)
     dead = int((counts.sum(axis=0) == 0).sum())
     axes.set_xlabel(f"slot  ·  {dead} of {num_slots} unused", fontsize=9, color=_SOFT)
-    for row, column in np.ndindex(*shares.shape) if num_slots <= _MOST_NAMED else ():
+    for row, column in np.ndindex(*shares.shape) if shares.size <= _MOST_NAMED * _MOST_CELLS else ():
         if shares[row, column] >= 0.005:
             dark = shares[row, column] >= _DARK_FROM * shares.max()
             colour = "white" if dark else _INK
@@ -91,12 +126,13 @@ def _figure(
     top = 0.0 if longest_column <= 10 else 35.0
     left_in, bottom_in = 0.35 + 0.085 * longest_row, 0.75
     top_in = 0.95 if top == 0.0 else 0.95 + 0.05 * longest_column
-    body = (max(width * 0.95, 3.2), max(num_rows * 0.62, 0.62))
+    body = (max(width * 0.95, 3.2), min(max(num_rows * 0.62, 0.62), _WIDEST))
     size = (left_in + body[0] + 0.35, bottom_in + body[1] + top_in)
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((left_in / size[0], bottom_in / size[1], body[0] / size[0], body[1] / size[1]))
-    axes.set_yticks(np.arange(num_rows) + 0.5, list(rows), fontsize=9.5, color=_INK)
+    every = math.ceil(num_rows / 60) or 1
+    axes.set_yticks(np.arange(0, num_rows, every) + 0.5, list(rows)[::every], fontsize=9.5, color=_INK)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for spine in axes.spines.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
+from components.tracking.sender import QueuedTracker
 from components.tracking.store import open_tracker
+from components.tracking.tracker import StreamTracker
 from components.training.config import RunConfig
 from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
@@ -39,16 +42,18 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:
         require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
-        tracker = begin_tracking(plan, follow, parent=parent)
+        told = _one_at_a_time(follow)
+        tracker = begin_tracking(plan, told, parent=parent)
         costs = Costs.read(plan.run_dir)
 
         def handle(event: Event) -> None:
             costs.add(event)
             if isinstance(event, RowScored):  # on disk before anybody hears of the row and reads what it cost
                 costs.write(plan.run_dir)
-            with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded
-                follow(event)
+            # Before the reader, who must not cost MLflow the event; queueing takes no time.
             tracker.handle(event)
+            with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded
+                told(event)
 
         status = "FAILED"
         try:
@@ -64,6 +69,17 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 costs.write(plan.run_dir)  # with the updates since the last row
 
 
+def _one_at_a_time(follow: EventHandler) -> EventHandler:
+    """`follow` for several threads: the workers' events come from one, trouble with MLflow from another."""
+    lock = threading.RLock()
+
+    def told(event: Event) -> None:
+        with lock:
+            follow(event)
+
+    return told
+
+
 def fetch_models(config: RunConfig) -> None:
     """Download what the run takes from the hub, once and here: otherwise every worker would begin to, all at once.
 
@@ -77,8 +93,11 @@ def fetch_models(config: RunConfig) -> None:
         sentence_encoder_folder(encoder)
 
 
-def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> Tracker:
-    """Open the MLflow run of this stream; a continued stream continues its MLflow run."""
+def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None, continued: bool = True) -> Tracker:
+    """Open the MLflow run of this stream; a continued stream continues its MLflow run.
+
+    `continued=False`: nothing is trained, so no session is added to the run's provenance.
+    """
     config = plan.config
     check_run_dir(plan)
     link = plan.run_dir / LINK_FILE
@@ -101,13 +120,14 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         on_note=follow,
     )
     claim_run_dir(plan)
-    on_gpus = uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0)
-    cores = config.cluster.threads() * config.cluster.num_workers
-    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=on_gpus)
+    if continued:
+        on_gpus = uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0)
+        cores = config.cluster.threads() * config.cluster.num_workers
+        add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=on_gpus)
     if tracker.run_id is not None:
         store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
         write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
-    return tracker
+    return QueuedTracker(tracker, plan.run_dir, follow) if isinstance(tracker, StreamTracker) else tracker
 
 
 def budget_of(plan: Plan) -> dict[str, object]:

@@ -158,3 +158,12 @@ def _by_number(matrix: ScoreMatrix) -> dict[int, Scores]:
     first = 0 if matrix.has_zero_shot else 1
     rows = {first + number: dict(zip(matrix.tasks, row, strict=True)) for number, row in enumerate(matrix.rows)}
     return {number: row for number, row in rows.items() if any(cell is not None for cell in row.values())}
+
+
+def question(tags: Mapping[str, str]) -> str:
+    """The description of a run: the question that it answers."""
+    return (
+        f"**Question.** Taught the stream `{tags.get('stream', '?')}` task by task with `{tags.get('method', '?')}` on "
+        f"`{tags.get('backbone', '?')}` (seed {tags.get('seed', '?')}): how well is each task learned, and how much of "
+        "the earlier ones is kept?"
+    )

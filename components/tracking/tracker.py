@@ -15,7 +15,7 @@ from components.evaluation.decisions import DECISIONS_FILE
 from components.evaluation.matrix import MATRIX_FILE
 from components.tracking.charts import stream_view
 from components.tracking.config import DatasetRecord, Status, Tracker
-from components.tracking.history import ScoreHistory
+from components.tracking.history import ScoreHistory, question
 from components.tracking.points import Point, points, writes_whole
 from components.tracking.registry import LEARNED, SCORE, Version, registered_name
 from components.tracking.retry import CircuitBreaker
@@ -334,21 +334,12 @@ class StreamTracker(Tracker):
         return " on ".join(name for name in names if name) or "Score matrix"
 
     def _note_content(self) -> str:
-        question = _question(self._tags)
+        asked = question(self._tags)
         if not self._history.scores:
-            return question
-        return f"{question}\n\n{self._history.markdown(NOTE_CHARS - len(question) - 10)}\n"
+            return asked
+        return f"{asked}\n\n{self._history.markdown(NOTE_CHARS - len(asked) - 10)}\n"
 
 
 def _code_tags() -> dict[str, str]:
     commit = git_commit()
     return {"code_fingerprint": code_fingerprint()} | ({} if commit is None else {"mlflow.source.git.commit": commit})
-
-
-def _question(tags: Mapping[str, str]) -> str:
-    """The description of a run: the question that it answers."""
-    return (
-        f"**Question.** Taught the stream `{tags.get('stream', '?')}` task by task with `{tags.get('method', '?')}` on "
-        f"`{tags.get('backbone', '?')}` (seed {tags.get('seed', '?')}): how well is each task learned, and how much of "
-        "the earlier ones is kept?"
-    )
