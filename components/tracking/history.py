@@ -127,17 +127,17 @@ class ScoreHistory:
 
 def _markdown(matrix: ScoreMatrix, figures: list[str], shown: int) -> str:
     """The last `shown` rows, and the columns of the last `shown` tasks that have been learned."""
-    tasks = matrix.tasks
+    tasks, scores = matrix.tasks, matrix.rows  # read once: `rows` makes all of the matrix anew
     if shown >= len(tasks):
-        columns, rows, left_out = range(len(tasks)), range(len(matrix.rows)), []
+        columns, rows, left_out = range(len(tasks)), range(len(scores)), []
     else:
         end = max(matrix.num_learned, min(shown, len(tasks)))
         columns = range(max(0, end - shown), end)
-        rows = range(max(0, len(matrix.rows) - shown), len(matrix.rows))
+        rows = range(max(0, len(scores) - shown), len(scores))
         left_out = [f"{len(columns)} of {len(tasks)} tasks are shown; score_matrix.json has all.", ""]
     lines = ["| after | " + " | ".join(tasks[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        cells = ["" if (cell := matrix.rows[row][column]) is None else f"{cell:.2f}" for column in columns]
+        cells = ["" if (cell := scores[row][column]) is None else f"{cell:.2f}" for column in columns]
         lines.append(f"| {matrix.after[row]} | " + " | ".join(cells) + " |")
     return "\n".join([*left_out, *(lines if columns else []), "", *figures])
 
