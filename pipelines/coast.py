@@ -25,8 +25,8 @@ from components.core.events import Note
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
-from components.runs.status import RunStatus, outlook, read_status
 from components.runs.record import complete_record
+from components.runs.status import RunStatus, outlook, read_status
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
