@@ -49,7 +49,10 @@ start() {
     # `stop` need not wait for anything to move elsewhere: there is one node, and a run goes on from its checkpoint.
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-0}
     export RAY_raylet_start_wait_time_s=${RAY_raylet_start_wait_time_s:-$start_timeout_s}
-    "$ray" get-auth-token --generate >/dev/null 2>&1 || fail "ray could not read or make its token (~/.ray/auth_token)."
+    # Ray makes it with the rights that the umask leaves.
+    (umask 077 && "$ray" get-auth-token --generate >/dev/null 2>&1) || fail "ray could not read or make its token (~/.ray/auth_token)."
+
+    [[ ! -O $home/.ray/auth_token ]] || chmod go-rwx "$home/.ray/auth_token"
 
     # Logical CPUs: Ray Data must find some beside the training workers, also on two cores.
     cpus=$(cd "$root" && python -c 'from components.core.machine import usable_cpus; print(usable_cpus())') || fail "python of $ray cannot import Littoral."

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def free_ports(count: int) -> list[int]:
@@ -30,3 +34,14 @@ def wait_until_it_answers(port: int, server: subprocess.Popen[bytes], log: Path,
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"no server at port {port}: {log.read_text()[-2000:]}")
+
+
+def reachable_from_elsewhere(pid: int) -> set[tuple[str, str]]:
+    """Names and addresses of what a process and those below it listen on, loopback left out; some must be there."""
+    found: set[tuple[str, str]] = set()
+    process = psutil.Process(pid)
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found |= {(each.name(), one.laddr.ip) for one in each.net_connections() if one.status == psutil.CONN_LISTEN}
+    assert found
+    return {(name, ip) for name, ip in found if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback}

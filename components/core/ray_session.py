@@ -27,6 +27,7 @@ from ray.exceptions import RayError
 
 from components.core.errors import ConfigError, Terminated
 from components.core.machine import usable_cpus
+from components.core.ray_access import loopback_only, private_token
 
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
@@ -156,11 +157,12 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     """Start Ray inside this process; raises `ConfigError` when its node is not up after the last of `START_WAITS_S`."""
     # Ray adds this to the niceness of what starts it, 15 by default: beside one busy process a run would stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    private_token()
     cause: Exception | None = None
     for wait_s in START_WAITS_S:
         before = set(psutil.Process().children())
         try:
-            with _node_may_take(wait_s):
+            with _node_may_take(wait_s), loopback_only():
                 ray.init(address="local", include_dashboard=False, **options)
             return
         except Exception as error:

@@ -22,7 +22,7 @@ from ray.data import Dataset, ExecutionOptions
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
@@ -41,6 +41,7 @@ from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
+from components.training.rendezvous import LoopbackTorchConfig
 from components.training.run_folder import (
     StreamResult,
     claim_run_dir,
@@ -253,7 +254,7 @@ def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on
         call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
         train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=on_gpus),
-        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
+        torch_config=LoopbackTorchConfig(backend="nccl" if on_gpus else "gloo"),
         datasets={**datasets},
         # These replace the execution options of every dataset.
         dataset_config=ray.train.DataConfig(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from local_servers import reachable_from_elsewhere
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +155,7 @@ def test_killed_in_the_third_task_and_continued(storage: Path, uninterrupted: st
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert reachable_from_elsewhere(process.pid) == set()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (storage / "killed" / "finished.json").exists()
