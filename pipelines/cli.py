@@ -14,6 +14,7 @@ import tyro
 from components.console.tables import listed, wrapped
 from components.core.errors import ConfigError
 from components.core.options import listed as listed_names
+from components.core.visible import print_text
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
 from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes, with_method
@@ -69,12 +70,14 @@ def parse(
     name = rest.pop(0) if rest and not rest[0].startswith("-") else default_preset
     if name in FORMER:
         instead = f"coast-domain {FORMER[name]}"
-        print(f"Note: the preset {name} is `{instead}` now; the old name goes with the next release", file=sys.stderr)
+        print_text(
+            f"Note: the preset {name} is `{instead}` now; the old name goes with the next release", to=sys.stderr
+        )
         name, *options = instead.split()
         rest = [*options, *rest]
     config = preset(name)
     for note in preset_notes(name):
-        print(f"Warning: {note}", file=sys.stderr)
+        print_text(f"Warning: {note}", to=sys.stderr)
     # The options that --method brings follow the backbone, wherever on the line it is named; tyro reads the rest later.
     _, backbone = _taken(rest, "--backbone.name")
     if backbone is not None:
@@ -88,7 +91,7 @@ def parse(
     asked = next((place for place, argument in enumerate(rest) if argument in ("-h", "--help")), None)
     if asked is not None:
         pages, sections = Help(default, default_preset), rest[asked + 1 : asked + 2]
-        print(pages.section(sections[0]) if sections else pages.first(usage, description, first, examples or {}))
+        print_text(pages.section(sections[0]) if sections else pages.first(usage, description, first, examples or {}))
         raise SystemExit(0)
     return tyro.cli(
         kind,

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from components.console.live import Console
 from components.core.events import Note
+from components.core.visible import print_text
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     config = command.run if command.run.run_id else replace(command.run, run_id=default_run_id(command.run))
     if command.print_config:
         chosen = how_chosen(command.preset)
-        print(json.dumps(config.to_json() | ({} if chosen is None else {"chosen": chosen}), indent=2))
+        print_text(json.dumps(config.to_json() | ({} if chosen is None else {"chosen": chosen}), indent=2))
         return 0
 
     console = Console()

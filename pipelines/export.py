@@ -28,6 +28,7 @@ from typing import Annotated
 
 import tyro
 
+from components.core.visible import print_text
 from components.exporting.learned import check_export, read_learned
 from components.methods.base import ExportFormat
 from pipelines.littoral import read_options
@@ -67,11 +68,13 @@ def main(arguments: Sequence[str]) -> int:
         if not command.debug:  # libraries warn of their own future; what they pass over here, the probe refuses
             warnings.simplefilter("ignore")
         written = write_export(learned, command.to, command.group, out)
-    print(f"{out}: {learned.config.method.name} after task {learned.number}, {learned.task}, as {command.to}")
+    print_text(f"{out}: {learned.config.method.name} after task {learned.number}, {learned.task}, as {command.to}")
     for name, tasks in written.groups.items():
-        print(f"  {name}: serves {', '.join(tasks)}")
+        print_text(f"  {name}: serves {', '.join(tasks)}")
     seen = written.agreement
-    print(f"  checked: logits are within {seen.error:.2g} of the run's own; the method moves them by {seen.effect:.2g}")
+    print_text(
+        f"  checked: logits are within {seen.error:.2g} of the run's own; the method moves them by {seen.effect:.2g}"
+    )
     for note in written.serving:
-        print(f"  {note.replace('FOLDER', shlex.quote(str(out)))}")
+        print_text(f"  {note.replace('FOLDER', shlex.quote(str(out)))}")
     return 0

@@ -29,6 +29,7 @@ from rich.progress import Progress
 
 from components.console.live import Console
 from components.core.options import Count, Share, check_options
+from components.core.visible import print_text
 from components.evaluation.matrix import ScoreMatrix, variant_file
 from components.judging.backends import WEAKNESS, JudgeConfig
 from components.judging.cells import cells_of, facts_of, judge_cells, matrix_of
@@ -94,4 +95,4 @@ def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, o
     told = {name: str(value) for name, value in facts.items()}
     console.print_outcome({**told, "written": str(variant_file(path, "judged"))})
     if WEAKNESS[command.judge.kind]:
-        print(f"Read it with care: {WEAKNESS[command.judge.kind]}")
+        print_text(f"Read it with care: {WEAKNESS[command.judge.kind]}")

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.console.tables import printable
 from components.core.options import to_plain
+from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, SweepStatus, read_storage
 from pipelines.littoral import read_options
 from pipelines.status import figure, when
@@ -45,18 +45,18 @@ def main(arguments: Sequence[str]) -> int:
     command = read_options(ListOptions, arguments, name="list", description=(__doc__ or "").split("\n\n")[0])
     found = read_storage(command.storage.expanduser())
     if command.json:
-        print(json.dumps([to_plain(each) for each in found], indent=1))
+        print_text(json.dumps([to_plain(each) for each in found], indent=1))
         return 0
     if not found:
-        print(f"no runs in {command.storage}")
+        print_text(f"no runs in {command.storage}")
         return 0
     lines = [HEADER, *(line(each) for each in found if each.method)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for cells in lines:  # never wrapped: a line is a run
-        print(printable("  ".join(map(str.ljust, cells, widths))).rstrip())
+        print_text(visible_line("  ".join(map(str.ljust, cells, widths))).rstrip())
     for each in found:
         if not each.method:
-            print(printable(f"{each.path.name}: {each.state}: {each.problem or each.note}"))
+            print_text(visible_line(f"{each.path.name}: {each.state}: {each.problem or each.note}"))
     return 0
 
 

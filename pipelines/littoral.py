@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from components.core.errors import ConfigError, LittoralError, Terminated
 from components.core.runtime import fast_imports, print_anything
+from components.core.visible import VisibleFormatter, print_text
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
 OptionsT = TypeVar("OptionsT")
@@ -84,7 +85,9 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
     print_anything()
     atexit.register(gc.freeze)  # the interpreter's last collection would look through all libraries for seconds
     debug = "--debug" in sys.argv
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     logging.getLogger("littoral").setLevel(logging.DEBUG if debug else logging.WARNING)
     try:
         try:
@@ -92,21 +95,21 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after an option that it does not know
             code = 1 if stop.code else 0
             if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
+                print_text(stop.code, to=sys.stderr)
         sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last moments
         return code
     except LittoralError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", to=sys.stderr)
         return 1
     except BrokenPipeError:  # `| head`, for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
-        print("stopped: the reader of this command's output closed it", file=sys.stderr)
+        print_text("stopped: the reader of this command's output closed it", to=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         terminated = isinstance(end, Terminated)
-        print(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}", file=sys.stderr)
+        print_text(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}", to=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
@@ -136,7 +139,7 @@ def read_options(
     for place, argument in enumerate(given):
         old, equals, value = argument.partition("=")
         if old in renamed:
-            print(f"Note: {old} is {renamed[old]} now; the old name goes with the next release", file=sys.stderr)
+            print_text(f"Note: {old} is {renamed[old]} now; the old name goes with the next release", to=sys.stderr)
             given[place] = f"{renamed[old]}{equals}{value}"
     paragraphs = [part if part.startswith(" ") else wrapped(part) for part in (description or "").split("\n\n")]
     options = tyro.cli(kind, prog=program(name), description="\n\n".join(paragraphs), args=given)
@@ -148,9 +151,9 @@ def show_commands() -> int:
     """Every command with the first sentence of its module."""
     from components.console.tables import listed
 
-    print("usage: littoral COMMAND [ARGUMENTS ...]\n\nMultimodal continual instruction tuning.\n\nCommands:")
-    print(listed({name.replace("_", "-"): summary(name) for name in COMMANDS}))
-    print("\nMore: littoral COMMAND --help, littoral --version")
+    print_text("usage: littoral COMMAND [ARGUMENTS ...]\n\nMultimodal continual instruction tuning.\n\nCommands:")
+    print_text(listed({name.replace("_", "-"): summary(name) for name in COMMANDS}))
+    print_text("\nMore: littoral COMMAND --help, littoral --version")
     return 0
 
 
@@ -171,7 +174,7 @@ def show_version() -> int:
         version = metadata.version("littoral")
     except metadata.PackageNotFoundError:
         version = "(not installed)"
-    print(f"littoral {version} from {HERE.parent}")
+    print_text(f"littoral {version} from {HERE.parent}")
     return 0
 
 

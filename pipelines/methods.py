@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.console.tables import markdown, print_table
+from components.core.visible import print_text
 from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
 from components.training.method_cost import measure_cost
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     command = read_options(Methods, arguments, name="methods", description=(__doc__ or "").split("\n\n")[0])
     lines = [line(name, command.backbone) for name in METHODS]
     if command.markdown:
-        print("\n".join(markdown(HEADER, lines)))
+        print_text("\n".join(markdown(HEADER, lines)))
     else:
         header, *rest = [[cell.replace("`", "") for cell in cells] for cells in (HEADER, *lines)]
         print_table(header, rest)

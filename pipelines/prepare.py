@@ -43,6 +43,7 @@ import tyro
 from rich.console import Console
 
 from components.console.preparation import say, show_overlaps, show_report, show_table
+from components.console.terminal import Terminal
 from components.core.errors import ConfigError
 from components.core.options import Count, listed
 from components.core.shell import pipeline_command
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     """Read the options and prepare; returns the exit code."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     command = read_options(Prepare, arguments, name="prepare", description=__doc__)
-    return prepare(command, Console(width=_PIPED if piped else None))
+    return prepare(command, Terminal(width=_PIPED if piped else None))
 
 
 def prepare(command: Prepare, console: Console) -> int:
@@ -157,7 +158,9 @@ def prepare(command: Prepare, console: Console) -> int:
             where = refused_report_path(command.out)
             write_page(where.with_suffix(".html"), report, None, None)
             show_report(report, console)
-            say(f"error: {report.refused}. {command.out} was not written; the report is {where}.", Console(stderr=True))
+            say(
+                f"error: {report.refused}. {command.out} was not written; the report is {where}.", Terminal(stderr=True)
+            )
             return 1
         _look_closer(report, command, console)
     suite = command.stream in SUITES

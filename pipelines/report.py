@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
 from components.console.tables import markdown, print_table
+from components.console.terminal import Terminal
 from components.core.errors import ConfigError
+from components.core.visible import print_text
 from components.reporting.comparison import against_baseline
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import chosen_notes
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
     if command.record is not None:
         for run in runs:
-            print(write_record(run, command.record.expanduser()))
+            print_text(write_record(run, command.record.expanduser()))
     elif command.html is not None:
         for path in write_html(
             runs,
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
             generals=general_tables(runs),
             compared=against_baseline(runs, command.baseline) if command.baseline is not None else None,
         ):
-            print(path)
+            print_text(path)
     elif command.baseline is not None:
         header, lines, verdicts = against_baseline(runs, command.baseline)
         put(header, lines, command.markdown)
@@ -114,10 +115,11 @@ def main(arguments: Sequence[str]) -> int:
         put(header, lines, command.markdown)
         put_notes(notes, command.markdown)
         if command.picture is not None:
-            print(write_calibration(runs, command.picture.expanduser()))
+            print_text(write_calibration(runs, command.picture.expanduser()))
     else:
         for number, table in enumerate([table_of(runs), *general_tables(runs), *decision_tables(named(grouped(runs)))]):
-            print("\n" * bool(number), end="")
+            if number:
+                print_text()
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
     if command.record is None and command.html is None:
@@ -132,9 +134,9 @@ def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:
     if not sentences:
         return
     if as_markdown:
-        print("\n".join(["", *(f"- {sentence}" for sentence in sentences)]))
+        print_text("\n".join(["", *(f"- {sentence}" for sentence in sentences)]))
         return
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     for sentence in sentences:
         console.print(Text(sentence), soft_wrap=not console.is_terminal)
 
@@ -142,6 +144,6 @@ def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:
 def put(header: Line, lines: Sequence[Line], as_markdown: bool) -> None:
     """The table, as Markdown or drawn on the terminal."""
     if as_markdown:
-        print("\n".join(markdown(header, lines)))
+        print_text("\n".join(markdown(header, lines)))
         return
     print_table(*headline_first(header, lines))

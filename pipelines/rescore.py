@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
+from components.core.visible import print_text
 from components.evaluation.released_files import Annotation, ReleasedReply, read_replies
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.evaluation.suite_replies import Missing, score_suite
@@ -87,19 +88,19 @@ def of_suite(command: Rescore, suite: str) -> int:
     if command.root is None:
         raise ConfigError(f"--suite {suite} needs --root, the folder that holds the release.")
     found = score_suite(suite, command.root, command.predictions, questions=command.questions, missing=command.missing)
-    print(f"{suite}, fixed: {_share(found.correct, found.samples)}")
+    print_text(f"{suite}, fixed: {_share(found.correct, found.samples)}")
     if found.compat is not None:
-        print(f"{suite}, compat: {_share(found.compat, found.samples)}")
+        print_text(f"{suite}, compat: {_share(found.compat, found.samples)}")
     if found.pictured is not None:
         rows, right, compat = found.pictured
-        print(f"  with a picture, fixed: {_share(right, rows)}")
+        print_text(f"  with a picture, fixed: {_share(right, rows)}")
         if compat is not None:
-            print(f"  with a picture, compat: {_share(compat, rows)}")
+            print_text(f"  with a picture, compat: {_share(compat, rows)}")
     for name, value in found.figures.items():
-        print(f"  {name}: {value:.2f}")
+        print_text(f"  {name}: {value:.2f}")
     for note in found.notes:
-        print(f"  {note}")
-    print(json.dumps(found.record()))
+        print_text(f"  {note}")
+    print_text(json.dumps(found.record()))
     return 0
 
 
@@ -110,12 +111,12 @@ def of_task(command: Rescore, task: str) -> int:
     annotations = read_annotations(task, command.annotations, command.problems, command.splits)
     predictions = read_replies(command.predictions[0])
     if command.annotations is not None and command.problems is not None:
-        print("ScienceQA is scored from its problems and splits; --annotations is not read.")
+        print_text("ScienceQA is scored from its problems and splits; --annotations is not read.")
     result = score_file(task, annotations, predictions, command.mode)
     show(result)
     (other,) = set(MODES) - {command.mode}
     show_other(task, annotations, predictions, other)
-    print(json.dumps(result.record()))
+    print_text(json.dumps(result.record()))
     return 0
 
 
@@ -126,9 +127,9 @@ def _share(right: float, of: int) -> str:
 def show(result: FileScore) -> None:
     """One line of figures and one for each note."""
     figures = f"{result.correct:.2f} of {result.samples} right, {result.accuracy:.2f}%"
-    print(f"{result.task}, {result.mode}: {figures}")
+    print_text(f"{result.task}, {result.mode}: {figures}")
     for note in result.notes:
-        print(f"  {note}")
+        print_text(f"  {note}")
 
 
 def show_other(task: str, annotations: list[Annotation], predictions: list[ReleasedReply], mode: Mode) -> None:
@@ -136,4 +137,4 @@ def show_other(task: str, annotations: list[Annotation], predictions: list[Relea
     try:
         show(score_file(task, annotations, predictions, mode))
     except DataError as error:
-        print(f"{released_task(task)}, {mode}: not scored. {error}")
+        print_text(f"{released_task(task)}, {mode}: not scored. {error}")

@@ -27,10 +27,10 @@ from typing import Annotated
 
 import tyro
 
-from components.console.tables import printable
 from components.core.errors import ConfigError
 from components.core.lock import Holder
 from components.core.options import suggest, to_plain
+from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, State, SweepStatus, progress, read_status, read_storage
 from pipelines.littoral import read_options
 
@@ -55,17 +55,17 @@ def main(arguments: Sequence[str]) -> int:
     storage = command.storage.expanduser()
     if command.run is not None:
         found = read_status(folder_of(command.run, storage))
-        print(as_json(found) if command.json else block(found))
+        print_text(as_json(found) if command.json else block(found))
         return 0
     every = read_storage(storage)
     shown = [each for each in every if each.state not in ("finished", "foreign")]
     if command.json:
-        print(json.dumps([to_plain(each) for each in shown], indent=1))
+        print_text(json.dumps([to_plain(each) for each in shown], indent=1))
         return 0
     for each in shown:
-        print(block(each), end="\n\n")
+        print_text(f"{block(each)}\n")
     finished = sum(each.state == "finished" for each in every)
-    print(f"{len(shown)} not finished, {finished} finished in {storage}; `littoral list` shows all in lines")
+    print_text(f"{len(shown)} not finished, {finished} finished in {storage}; `littoral list` shows all in lines")
     return 0
 
 
@@ -92,8 +92,8 @@ def block(found: RunStatus | SweepStatus) -> str:
     width = max(map(len, facts)) + 2
     return "\n".join(
         [
-            printable(f"{found.kind} {found.path}"),
-            *(f"  {name:{width}}{printable(text)}" for name, text in facts.items() if text),
+            visible_line(f"{found.kind} {found.path}"),
+            *(f"  {name:{width}}{visible_line(text)}" for name, text in facts.items() if text),
         ]
     )
 

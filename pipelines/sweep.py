@@ -26,9 +26,11 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from components.console.tables import print_table
+from components.console.terminal import Terminal
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.shell import pipeline_command
+from components.core.visible import print_text
 from components.tracking.config import ui_command
 from components.training.plan import plan_stream
 from components.tuning.results import best_of, settings_of, table, verdict
@@ -86,10 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         first=FIRST,
         examples=EXAMPLES,
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     sweep = plan_sweep(command.run, command, began_with=how_chosen(command.preset))
     if command.print_config:
-        print(json.dumps(identity(sweep), indent=2))
+        print_text(json.dumps(identity(sweep), indent=2))
         return 0
     show_plan(sweep, console)
     if command.dry_run:

@@ -30,6 +30,7 @@ import torch
 from components.core.errors import ConfigError
 from components.core.machine import cache_dir
 from components.core.options import Count, check_options
+from components.core.visible import print_text
 from components.data.embedded.mini_coast.generate import MINI_COAST
 from components.data.rows import Split, open_split, verify_split
 from components.models.backbone import load_backbone
@@ -138,4 +139,4 @@ def _captions(run: ProjectorRun) -> Split:
 
 
 def _say(start: float, text: str) -> None:
-    print(f"[{time.monotonic() - start:6.0f} s] {text}", flush=True)
+    print_text(f"[{time.monotonic() - start:6.0f} s] {text}", flush=True)

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from components.console.eta import PlannedTask, TimeLeft, duration_text
+from components.console.terminal import Terminal
 from components.core.events import EvaluationProgress, Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
+from components.core.visible import visible
 from components.evaluation import general
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
 from components.evaluation.general import GeneralScores
@@ -32,7 +34,7 @@ class Console:
     """
 
     def __init__(self, out: rich.console.Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out = out or rich.console.Console(highlight=False)
+        self._out = out or Terminal(highlight=False)
         self._clock = clock
         self._left: TimeLeft | None = None
         self._num_tasks = 0
@@ -66,7 +68,7 @@ class Console:
         for number, task in enumerate(tasks, start=1):
             updates = Text(str(task.num_updates), style="yellow" if 0 < task.num_updates < FEW_UPDATES else "")
             rows = (task.train_rows, *((task.unscored_rows,) if unscored else ()), task.test_rows)
-            table.add_row(Text(f"{number}. {task.name}"), *map(str, rows), updates)
+            table.add_row(Text(f"{number}. {visible(task.name)}"), *map(str, rows), updates)
         self._out.print(table)
         self._warn_few_updates({task.name: task.num_updates for task in tasks})
 
@@ -171,7 +173,9 @@ class Console:
             self._progress = Progress(*columns, console=self._out, transient=True, refresh_per_second=4)
             self._progress.add_task("", total=total)
             self._progress.start()
-        self._progress.update(self._progress.task_ids[0], description=escape(line), completed=done, total=total)
+        self._progress.update(
+            self._progress.task_ids[0], description=escape(visible(line)), completed=done, total=total
+        )
 
     def _print_row(self, event: RowScored) -> None:
         """One finished row of the matrix as a line."""
@@ -255,11 +259,11 @@ def _matrix_table(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix], majo
     table = Table(title="Score matrix", title_style="bold", header_style="bold", show_lines=False)
     table.add_column("after", overflow="fold", min_width=6)
     for task in matrix.tasks:
-        table.add_column(Text(task), justify="right", overflow="fold", min_width=5)
+        table.add_column(Text(visible(task)), justify="right", overflow="fold", min_width=5)
     for number, (after, row) in enumerate(zip(matrix.after, matrix.rows, strict=True)):
         learned = number - matrix.has_zero_shot
         cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
-        table.add_row(Text(after), *cells, end_section=after == "zero-shot")
+        table.add_row(Text(visible(after)), *cells, end_section=after == "zero-shot")
     for name, other in variants.items():
         if other.num_learned:
             table.add_section()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.console.tables import print_table
+from components.core.visible import visible
 from components.data.problems import Problem
 from components.data.quality.overlaps import Overlap, Shared
 from components.data.quality.report import ImportReport
@@ -34,16 +35,17 @@ def say(text: str, console: Console, *, indent: str = "") -> None:
 def show_table(table: ReportTable, console: Console) -> None:
     """A table whose names are folded when it is too wide, or that is printed in parts when that does not suffice."""
     heads = (*table.names, *table.numbers)
-    widths = [max(len(line[at]) for line in (heads, *table.lines)) + _GAP for at in range(len(heads))]
+    lines = [list(map(visible, line)) for line in table.lines]  # as wide as it is shown
+    widths = [max(len(line[at]) for line in (heads, *lines)) + _GAP for at in range(len(heads))]
     if (console.width - sum(widths[len(table.names) :])) // len(table.names) < _NAME_ROOM:
-        print_table(heads, table.lines, console)
+        print_table(heads, lines, console)
         return
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in table.names:
         shown.add_column(name, overflow="fold")
     for name in table.numbers:
         shown.add_column(name, justify="right", no_wrap=True)
-    for line in table.lines:
+    for line in lines:
         shown.add_row(*map(escape, line))
     console.print(shown, highlight=False)
     console.print()

@@ -11,13 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from components.console.terminal import Terminal
+from components.core.visible import visible, visible_line
+
 MOST_COLUMNS = 100  # of a paragraph; longer lines are hard to read
 BORDER = 3  # of a column: two spaces and a line
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Print texts as they are (no markup) under a bold header; cells are never cut, but long ones wrap."""
-    console = console or Console(highlight=False)
+    console = console or Terminal(highlight=False)
+    header, lines = list(map(visible, header)), [list(map(visible, line)) for line in lines]  # as wide as it is shown
     widths = [max(cell_len(row[number]) for row in (header, *lines)) + BORDER for number in range(len(header))]
     for columns in parts(widths, console.width - 1):
         table = Table(header_style="bold")
@@ -28,14 +32,9 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: 
         console.print(table)
 
 
-def printable(text: str) -> str:
-    """A text from somebody's file, with "?" for what would move a terminal's cursor or change its colors."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+    return [f"| {' | '.join(map(visible_line, line))} |" for line in (header, ["---"] * len(header), *lines)]
 
 
 def parts(widths: Sequence[int], room: int) -> list[list[int]]:

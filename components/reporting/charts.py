@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from components.core.visible import visible
 from components.evaluation.forgetting import SPLITS
 from components.reporting.curves import Curves
 from components.statistics.mean_std import MeanStd
@@ -160,4 +161,4 @@ def _layout(*, legend: bool = False) -> go.Layout:
 
 def _plain(text: str) -> str:
     """The text escaped: Plotly interprets a few tags, and data must not bring any."""
-    return html.escape(text, quote=False)
+    return html.escape(visible(text), quote=False)

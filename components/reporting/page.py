@@ -16,6 +16,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from components.core.visible import visible
 from components.data.quality.report_page import PAGES, page_environment
 from components.data.tasks import TaskStream
 from components.evaluation.forgetting import SPLITS
@@ -117,7 +118,7 @@ def _without_intervals(drawn: Sequence[Curves]) -> list[str]:
 
 def _coded(text: str) -> Markup:
     """The text escaped, with text in backticks as code, and arrows as such; names of options may break at _."""
-    parts = [escape(part) for part in str(text).replace("->", "→").split("`")]
+    parts = [escape(part) for part in visible(str(text)).replace("->", "→").split("`")]
     closed = len(parts) % 2 == 1
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if closed and at % 2 else part.replace("_", Markup("_<wbr>"))

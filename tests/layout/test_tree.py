@@ -154,3 +154,24 @@ def test_test_files_have_names_of_their_own() -> None:
     together = [path for path in tracked() if re.fullmatch(r"tests/(?!integration).*test_\w+\.py", path)]
     names = [path.rpartition("/")[2] for path in together]
     assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_what_is_printed_goes_through_the_neutral_ones() -> None:
+    """Replies, names and errors may hold escape sequences: `print_text` and `Terminal` write them out."""
+    own = {"visible.py", "terminal.py"}
+    found = [f"{path.name}: {line}" for path in SOURCES if path.name not in own for line in raw(path.read_text())]
+    assert found == [], "print with components.core.visible.print_text or components.console.terminal.Terminal"
+
+
+def test_raw_printing_would_be_found() -> None:
+    assert raw("import rich.console\nprint(1)\nrich.console.Console()") == ["print(1)", "rich.console.Console()"]
+    assert raw("from rich.console import Console as C\nC(width=3)\nTerminal().print(2)") == ["C(width=3)"]
+
+
+def raw(source: str) -> list[str]:
+    """Calls of `print`, and consoles of rich itself."""
+    tree = ast.parse(source)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "rich.console"]
+    names = {alias.asname or alias.name for node in imports for alias in node.names if alias.name == "Console"}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [ast.unparse(node) for node in calls if ast.unparse(node.func) in {"print", "rich.console.Console", *names}]

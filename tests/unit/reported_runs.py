@@ -28,6 +28,7 @@ from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 
 HOSTILE = "<script>alert(1)</script> \" onerror='x' <img src=http://example.com/a.png> {{ 7 * 7 }} </script>"
+HOSTILE += " \x1b[2J \u202e"  # clears a terminal; turns the page's text around
 Scores = dict[int, float]  # of the rows whose other reading differs
 
 DOC, ICON = TASKS

@@ -211,6 +211,11 @@ def test_data_cannot_open_the_page(page: Page, text: str) -> None:
     assert HOSTILE not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "{{ 7 * 7 }}" in text
+    assert "\\x1b[2J \\u202e" in text
+    own = text
+    for script in page.scripts[1:]:  # ours and Plotly's
+        own = own.replace(script, "")
+    assert not {"\x1b", "\u202e"} & set(own)
     assert len(page.scripts) == 3
     policy = next(one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
     digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in page.scripts[1:]]

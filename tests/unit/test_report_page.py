@@ -25,7 +25,7 @@ from components.data.quality.survey import SAMPLES, Range, StreamSurvey, range_o
 from components.data.quality.thumbnails import LARGEST, SIDE, Album
 
 DATA = Path(__file__).resolve().parents[2] / "components" / "data"
-HOSTILE = "<script>alert(1)</script> \" onerror='x' <img src=http://example.com/a.png> {{ 7 * 7 }}"
+HOSTILE = "<script>alert(1)</script> \" onerror='x' <img src=http://example.com/a.png> {{ 7 * 7 }} \x1b[2J \u202e"
 ROOM = 1_000_000
 
 
@@ -92,6 +92,8 @@ def page(prepared: ImportReport, seen: StreamSurvey, tmp_path: Path) -> str:
 def test_nothing_in_the_data_becomes_markup(page: str) -> None:
     assert "&lt;script&gt;alert(1)" in page
     assert "{{ 7 * 7 }}" in page
+    assert "\\x1b[2J \\u202e" in page
+    assert not {"\x1b", "\u202e"} & set(page)
     names = {tag for tag, _ in Page(page).tags}
     assert names & {"script", "iframe", "object", "link", "form", "b", "i"} == set()
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page

@@ -197,7 +197,7 @@ def test_a_damaged_folder_is_a_line_and_the_others_are_listed(
     assert sorted(said) == ["broken", "notes", "whole"]
     assert said["broken"].startswith("broken: damaged: ")
     assert file in said["broken"]
-    assert said["notes"].startswith("notes ?[31m: foreign: no run")
+    assert said["notes"].startswith("notes \\x1b[31m: foreign: no run")
     assert "finished" in said["whole"]
 
 

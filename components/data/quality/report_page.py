@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.core.errors import DataError
 from components.core.files import write_text
+from components.core.visible import visible
 from components.data.quality import report_tables
 from components.data.quality.overlaps import EXAMPLES, Overlap, Shared
 from components.data.quality.report import ImportReport
@@ -90,9 +91,10 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
 
 
 def page_environment(*folders: Path) -> Environment:
-    """What renders the templates in `folders`: everything is escaped; filters cut texts and write numbers."""
+    """What renders the templates in `folders`, escaped and neutralised; filters cut texts and write numbers."""
     environment = Environment(
         autoescape=True,
+        finalize=_shown,
         loader=FileSystemLoader(folders),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -100,6 +102,11 @@ def page_environment(*folders: Path) -> Environment:
     )
     environment.filters.update(cut=_cut, number="{:,}".format)
     return environment
+
+
+def _shown(value: object) -> object:
+    """What the page shows of a value; markup that was made here, scripts among it, is left as it is."""
+    return visible(value) if type(value) is str else value
 
 
 def _cut(text: object, length: int = _TEXT) -> str:
