@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayError
-from ray.util.queue import Empty
 
 from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
 from components.tracking import retry, sender
@@ -248,9 +246,9 @@ class Mailbox:
         if self._held:
             return self._held.pop(0)
         if self._lost:
-            raise RayError("the actor died")
+            raise driver.RayError("the actor died")
         time.sleep(min(timeout, 0.01))
-        raise Empty
+        raise driver.Empty
 
     def shutdown(self) -> None:
         pass
