@@ -54,6 +54,7 @@ from components.training.stopping import clear_stop, stopping_on_signals
 from components.training.streaming import (
     Slice,
     dataset_name,
+    fits_a_window,
     plan_windows,
     prompt_dataset,
     reached_rows,
@@ -87,13 +88,14 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         claim_run_dir(plan)
         clear_stop(plan.run_dir)
         on_gpus = check_resources(plan.config)
-        datasets = build_datasets(plan, handle)
+        cache = filled_cache(plan, handle)
+        datasets = build_datasets(plan, cache)
         event_queue = Queue(actor_options={"num_cpus": 0})
         with (
             delivered(event_queue, handle),
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
         ):
-            fit(plan, datasets, event_queue, on_gpus=on_gpus)
+            fit(plan, datasets, event_queue, cache, on_gpus=on_gpus)
         if not is_whole(plan):
             raise_if_received()
         require_whole(plan)
@@ -123,10 +125,12 @@ def check_resources(config: RunConfig) -> bool:
     return on_gpus
 
 
-def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
-    """Datasets by `dataset_name`: one per split, task or suite, and rank. One that no worker reads is never started."""
+def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
+    """Datasets by `dataset_name`: one per split, task or suite, and rank. One that no worker reads is never started.
+
+    Test splits of few rows have none: the workers read them by themselves (`prompts_here`).
+    """
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
-    cache = _filled_cache(plan, handle)
     if cache is None:
         require_equal_passes(config, plan.schedule)
     datasets: dict[str, Dataset] = {}
@@ -142,21 +146,17 @@ def build_datasets(plan: Plan, handle: EventHandler) -> dict[str, Dataset]:
                 seed=config.seed,
                 cache=cache,
             )
-        datasets[dataset_name("test", task.name, rank)] = prompt_dataset(
-            task.test,
-            config.backbone,
-            slice=Slice(rank=rank, world_size=num_workers),
-            num_rows=_test_rows(plan, task),
-            cache=cache,
-        )
-    for suite, rank in itertools.product(plan.suites, range(num_workers)):
-        datasets[dataset_name("suite", suite.name, rank)] = prompt_dataset(
-            suite.test,
-            config.backbone,
-            slice=Slice(rank=rank, world_size=num_workers),
-            num_rows=suite.test.num_rows,
-            cache=cache,
-        )
+    scored = [("test", task.name, task.test, _test_rows(plan, task)) for task in plan.stream.tasks]
+    scored += [("suite", suite.name, suite.test, suite.test.num_rows) for suite in plan.suites]
+    for (kind, name, split, num_rows), rank in itertools.product(scored, range(num_workers)):
+        if not fits_a_window(num_rows, num_workers):
+            datasets[dataset_name(kind, name, rank)] = prompt_dataset(
+                split,
+                config.backbone,
+                slice=Slice(rank=rank, world_size=num_workers),
+                num_rows=num_rows,
+                cache=cache,
+            )
     return datasets
 
 
@@ -187,7 +187,7 @@ def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
     ]
 
 
-def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
+def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     """The vision cache with all that the run reads; None when switched off or too large."""
     training, backbone = plan.config.training, plan.config.backbone
     if training.cache_features == "off" or not model_source(backbone).family_class().takes_pictures():
@@ -208,9 +208,11 @@ def _filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     return cache
 
 
-def fit(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> None:
+def fit(
+    plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, cache: VisionCache | None, *, on_gpus: bool
+) -> None:
     """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
-    trainer = _trainer(plan, datasets, event_queue, on_gpus=on_gpus)
+    trainer = _trainer(plan, datasets, event_queue, cache, on_gpus=on_gpus)
     try:
         # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
         # workers without a checkpoint.
@@ -237,13 +239,16 @@ def in_thread(function: Callable[[], object]) -> None:
     done.result()
 
 
-def _trainer(plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, *, on_gpus: bool) -> TorchTrainer:
+def _trainer(
+    plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, cache: VisionCache | None, *, on_gpus: bool
+) -> TorchTrainer:
     config = plan.config
     worker_plan = WorkerPlan(
         **vars(plan),
         code=code_fingerprint(),
         code_root=str(code_root()),
         event_queue=event_queue,
+        cache=cache,
         cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
     )
     # A worker that reports a checkpoint waits until Ray Train polls it, which is every 2 s by default. Here all workers

@@ -50,14 +50,20 @@ from components.metrics.released.suites import suite_score
 from components.metrics.released.tasks import compat_row_score, compat_task_figures
 from components.training.engine import mean_over_workers
 from components.training.stopping import StopRequested, StopWatch
-from components.training.streaming import dataset_name, encoded_blocks, examples
+from components.training.streaming import (
+    WINDOW_ROWS,
+    Slice,
+    dataset_name,
+    encoded_blocks,
+    examples,
+    fits_a_window,
+    prompts_here,
+)
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
     from components.models.encoding import Encoder
     from components.training.plan import WorkerPlan
-
-WINDOW_ROWS = 512  # answered at once: enough to sort by length, little to hold
 
 
 class RowScorer:
@@ -129,7 +135,7 @@ class RowScorer:
         answers: list[Answer] = []
         # A rank that stops answering does not leave at once: the others would wait for its answers for ever.
         with suppress(StopRequested), self.method.test_file(test_instructions(task)):
-            for window in self._windows(task):
+            for window in self._windows(task, num_rows):
                 answers += answer(
                     self.model,
                     self.method,
@@ -162,7 +168,12 @@ class RowScorer:
         if mean_over_workers({"asked to stop": seen})["asked to stop"].item() > 0.0:
             raise StopRequested
 
-    def _windows(self, task: Task | Suite) -> Iterator[list[Example]]:
+    def _windows(self, task: Task | Suite, num_rows: int) -> Iterator[list[Example]]:
+        if fits_a_window(num_rows, self.world_size):
+            own = Slice(rank=self.rank, world_size=self.world_size)
+            backbone = self.plan.config.backbone
+            yield prompts_here(task.test, backbone, slice=own, num_rows=num_rows, cache=self.plan.cache)
+            return
         name = dataset_name("suite" if isinstance(task, Suite) else "test", task.name, self.rank)
         for block in encoded_blocks(name, batch_size=WINDOW_ROWS):
             yield list(examples(block.to_pylist()))

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray.util.queue import Queue
 
@@ -21,6 +22,9 @@ from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.schedule import ScheduledTask, plan_schedule
 from components.training.task_cache import CachedTask
+
+if TYPE_CHECKING:  # imports Ray Data, which a plan does not need
+    from components.training.vision_cache import VisionCache
 
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job that `ray job submit` started
 
@@ -46,6 +50,7 @@ class WorkerPlan(Plan):
     code: str  # fingerprint of the driver's sources
     code_root: str
     event_queue: Queue | None  # events for the driver
+    cache: VisionCache | None = None  # features of the pictures; None: pictures are decoded
     cached: tuple[CachedTask | None, ...] = ()  # by scheduled task: where runs of one sweep leave and find it
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # transformers is imported where rows are encoded, not by the
 
 WINDOW_GROUPS = 16
 BLOCK_ROWS = 64
+WINDOW_ROWS = 512  # prompts answered at once: enough to sort by length, little to hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,15 +250,32 @@ def prompt_dataset(
     split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
 ) -> Dataset:
     """This rank's share of the first `num_rows` rows in stored order, as prompts to be answered."""
-    loader = Loader(
-        splits=(split,),
-        backbone=backbone,
-        mode="prompt",
-        slice=slice,
-        num_rows=num_rows,
-        cache=cache,
-    )
-    return _stream(plan_windows([split], epochs=1, num_rows=num_rows, seed=None), loader)
+    windows = plan_windows([split], epochs=1, num_rows=num_rows, seed=None)
+    return _stream(windows, _prompt_loader(split, backbone, slice=slice, num_rows=num_rows, cache=cache))
+
+
+def prompts_here(
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
+) -> list[Example]:
+    """What `prompt_dataset` gives, read by this process at once and held in memory."""
+    windows = plan_windows([split], epochs=1, num_rows=num_rows, seed=None)
+    loader = _prompt_loader(split, backbone, slice=slice, num_rows=num_rows, cache=cache)
+    stretches = np.array(stretches_of(windows), dtype=object)
+    return [example for block in loader({"stretch": stretches}) for example in examples(block.to_pylist())]
+
+
+def _prompt_loader(
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
+) -> Loader:
+    return Loader(splits=(split,), backbone=backbone, mode="prompt", slice=slice, num_rows=num_rows, cache=cache)
+
+
+def fits_a_window(num_rows: int, world_size: int) -> bool:
+    """Whether a rank's share of `num_rows` prompts is read whole before its first answer.
+
+    Then Ray Data could do nothing meanwhile, and starting it takes longer than reading a few rows: see `prompts_here`.
+    """
+    return num_rows <= WINDOW_ROWS * world_size
 
 
 def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:

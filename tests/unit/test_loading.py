@@ -28,7 +28,9 @@ from components.training.streaming import (
     Slice,
     dataset_name,
     examples,
+    fits_a_window,
     plan_windows,
+    prompts_here,
     reached_rows,
     stretches_of,
 )
@@ -112,6 +114,23 @@ def test_short_windows_are_read_together_and_full_ones_alone(split: Split) -> No
     assert [len(stretch.windows) for stretch in stretches] == [14, 14, 12]  # 14 x 70 rows are below 1024
     full = [replace(window, num_rows=1024) for window in windows]
     assert [stretch.windows for stretch in stretches_of(full)] == [(window,) for window in full]
+
+
+def test_ranks_share_the_prompts_of_a_short_test_split(split: Split) -> None:
+    """Every second row each, in stored order, without the answers that training rows end with."""
+    shares = [
+        prompts_here(split, POCKET, slice=Slice(rank=rank, world_size=2), num_rows=67, cache=None) for rank in (0, 1)
+    ]
+    assert [[each.sample_id for each in share] for share in shares] == [
+        [f"row-{index}" for index in range(0, 67, 2)],
+        [f"row-{index}" for index in range(1, 67, 2)],
+    ]
+    encoder = build_encoder(POCKET)
+    assert all((each.labels < 0).all() for each in shares[1])
+    first = encoder.prompt_example(next(iter(split.rows(limit=1))))
+    assert torch.equal(shares[0][0].input_ids, first.input_ids)
+    assert fits_a_window(1024, 2)
+    assert not fits_a_window(1025, 2)
 
 
 def test_examples_survive_the_trip_through_arrow(split: Split) -> None:
