@@ -158,6 +158,14 @@ class MethodConfig:
         return 0.0
 
     @property
+    def result_depends_on(self) -> tuple[str, ...]:
+        """Options of execution, such as "cluster.num_workers", that change what is learned by more than rounding.
+
+        A run does not go on with other values of these.
+        """
+        return ()
+
+    @property
     def export_formats(self) -> tuple[ExportFormat, ...]:
         """What a run with these options can be exported to.
 

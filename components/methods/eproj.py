@@ -70,6 +70,10 @@ class EProjConfig(MethodConfig):
         return f"projector {slot}"
 
     @property
+    def result_depends_on(self) -> tuple[str, ...]:
+        return ("cluster.num_workers",) if self.importance_samples else ()
+
+    @property
     def export_formats(self) -> tuple[ExportFormat, ...]:
         return ("merged", "bundle")  # a projector is no LoRA
 

@@ -47,6 +47,11 @@ class EwcConfig(SequentialLoraConfig):
         if self.accumulate == "separate" and self.decay != 1.0:
             raise ConfigError(f'ewc.decay is {self.decay}; ewc.accumulate = "separate" forgets nothing, leave it at 1.')
 
+    @property
+    def result_depends_on(self) -> tuple[str, ...]:
+        summed = ("cluster.num_workers", "training.micro_batch_size") if self.estimator == "batch" else ()
+        return summed or (("cluster.num_workers",) if self.fisher_samples else ())
+
     def build(self, *, seed: int) -> Ewc:
         return Ewc(self, seed=seed)
 

@@ -75,6 +75,11 @@ class L2PConfig(MethodConfig):
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
         return f"prompt {slot}"
 
+    @property
+    def result_depends_on(self) -> tuple[str, ...]:
+        voting = ("cluster.num_workers", "training.micro_batch_size") if self.selection == "batch" else ()
+        return voting or (("cluster.num_workers",) if self.diversify else ())  # choices are counted per worker
+
     def build(self, *, seed: int) -> L2P:
         return L2P(self, seed=seed)
 

@@ -37,6 +37,10 @@ class PgpConfig(SequentialLoraConfig):
     basis_samples: CountOrZero = 128
     """Samples per worker and task, the first of its training order (GPM's code: 125); 0 takes all."""
 
+    @property
+    def result_depends_on(self) -> tuple[str, ...]:
+        return ("cluster.num_workers",) if self.basis_samples else ()
+
     def build(self, *, seed: int) -> Pgp:
         return Pgp(self, seed=seed)
 

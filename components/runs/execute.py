@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.core.errors import ConfigError, StreamStopped
-from components.core.events import Event, EventHandler, RowScored
+from components.core.events import Event, EventHandler, Note, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
 from components.core.naming import without_secrets
@@ -22,12 +22,19 @@ from components.tracking.config import Tracker, dataset_records, recorded_uri, t
 from components.tracking.sender import QueuedTracker
 from components.tracking.store import open_tracker
 from components.tracking.tracker import StreamTracker
-from components.training.config import RunConfig
+from components.training.config import RunConfig, flatten
 from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
 from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
-from components.training.run_folder import StreamResult, check_run_dir, claim_run_dir, require_same_weights
+from components.training.run_folder import (
+    StreamResult,
+    changed_execution,
+    check_run_dir,
+    claim_run_dir,
+    require_same_weights,
+)
+from components.training.same_run import execution_of, shown
 
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
@@ -119,15 +126,24 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         tasks=plan.stream.task_names,
         on_note=follow,
     )
-    claim_run_dir(plan)
     if continued:
-        on_gpus = uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0)
-        cores = config.cluster.threads() * config.cluster.num_workers
-        add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=on_gpus)
+        claim_and_note(plan, follow, gpu=uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0))
     if tracker.run_id is not None:
         store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
         write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
     return QueuedTracker(tracker, plan.run_dir, follow) if isinstance(tracker, StreamTracker) else tracker
+
+
+def claim_and_note(plan: Plan, follow: EventHandler, *, gpu: bool) -> None:
+    """Take the run's folder and note there how the run is carried out now; `follow` hears what changed since."""
+    config, changed = plan.config, changed_execution(plan)
+    if changed:
+        listed = ", ".join(f"{name} {shown(new)} (was {shown(old)})" for name, (old, new) in changed.items())
+        follow(Note(text=f"going on with {listed}"))
+    claim_run_dir(plan)
+    cores = config.cluster.threads() * config.cluster.num_workers
+    execution = execution_of(flatten(config.to_json()))
+    add_session(plan.run_dir, budget=budget_of(plan), cores=cores, gpu=gpu, execution=execution)
 
 
 def budget_of(plan: Plan) -> dict[str, object]:

@@ -31,11 +31,22 @@ DIRTY = "-dirty"
 Facts = dict[str, Any]  # plain JSON
 
 
-def add_session(run_dir: Path, *, budget: Mapping[str, object], cores: int, gpu: bool) -> None:
-    """Note in the run's folder that it is started or continued now; `cores` are those its workers use together."""
+def add_session(
+    run_dir: Path,
+    *,
+    budget: Mapping[str, object],
+    cores: int,
+    gpu: bool,
+    execution: Mapping[str, str] | None = None,
+) -> None:
+    """Note in the run's folder that it is started or continued now; `cores` are those its workers use together.
+
+    `execution`: the options that may differ from session to session.
+    """
     path = run_dir / MADE_WITH_FILE
     sessions = made_with(run_dir).get("sessions", [])
-    content = {"budget": dict(budget), "sessions": [*sessions, session(cores=cores, gpu=gpu)]}
+    now = {**session(cores=cores, gpu=gpu), "execution": dict(execution or {})}
+    content = {"budget": dict(budget), "sessions": [*sessions, now]}
     write_json(path, content)
 
 

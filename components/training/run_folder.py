@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from components.models.source import model_source
 from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted
 from components.training.plan import Plan
+from components.training.same_run import Change, Differences, compare, shown
 from components.training.stopping import STOP_FILE
 
 DAMAGED = "restore the file from a copy of the run's folder, or use another --run-id"
@@ -76,17 +78,33 @@ def read_result(run_dir: Path) -> StreamResult:
 
 def check_run_dir(plan: Plan) -> None:
     """Raise `ConfigError` when the storage cannot be written or the id is that of another run; writes nothing."""
-    path = plan.run_dir / CONFIG_FILE
-    if path.is_file():
-        stored: dict[str, Json] = read_object(path, ConfigError, DAMAGED)
-        # Through the classes, where a setting added since the run began has its default, which changes nothing.
-        known: dict[str, Json] = {"rows": _rows(_before_rows_were_kept(plan))}
-        with understood(path, ConfigError, DAMAGED):
-            config = RunConfig.from_json(stored)
-        _require_same_run(plan, known | stored | config.to_json(), _identity(plan))
+    refused = _differences(plan).refused
+    if refused:
+        differing = (f"{name} = {shown(old)}, this command has {shown(new)}" for name, (old, new) in refused.items())
+        raise ConfigError(
+            f"run {plan.config.run_id} exists with {'; '.join(differing)}; use the same settings to continue it, or "
+            "another --run-id."
+        )
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
+
+
+def changed_execution(plan: Plan) -> dict[str, Change]:
+    """Options that only say how the run is carried out and differ from its latest session, with old and new value."""
+    return _differences(plan).execution
+
+
+def _differences(plan: Plan) -> Differences:
+    path = plan.run_dir / CONFIG_FILE
+    if not path.is_file():
+        return Differences(refused={}, execution={})
+    stored: dict[str, Json] = read_object(path, ConfigError, DAMAGED)
+    # Through the classes, where a setting added since the run began has its default, which changes nothing.
+    known: dict[str, Json] = {"rows": _rows(_before_rows_were_kept(plan))}
+    with understood(path, ConfigError, DAMAGED):
+        old = flatten(known | stored | RunConfig.from_json(stored).to_json())
+    return compare(old, flatten(_identity(plan)), also_result=plan.config.method.result_depends_on)
 
 
 def require_same_weights(plan: Plan) -> None:
@@ -103,12 +121,18 @@ def require_same_weights(plan: Plan) -> None:
 
 
 def claim_run_dir(plan: Plan) -> None:
-    """Create the run's folder with its configuration, or check that the existing one is the same run."""
+    """Create the run's folder with its configuration, or check that the existing one is the same run.
+
+    What may change when a run goes on is written there as it is now, because that file continues the run.
+    """
     check_run_dir(plan)
+    path, changed = plan.run_dir / CONFIG_FILE, changed_execution(plan)
     try:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
-        if not (plan.run_dir / CONFIG_FILE).is_file():
-            write_json(plan.run_dir / CONFIG_FILE, _identity(plan))
+        if not path.is_file():
+            write_json(path, _identity(plan))
+        elif changed:
+            write_json(path, _with_values(read_object(path, ConfigError, DAMAGED), _identity(plan), changed))
     except OSError as error:
         raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
 
@@ -136,20 +160,12 @@ def _before_rows_were_kept(plan: Plan) -> Fitted:
     return Fitted(template=template if template == "chatml" else "as in an earlier version")
 
 
-def _require_same_run(plan: Plan, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
-    ignored = ("run_id", "storage", "tracking", "cluster", "stream_name", "chosen")
-    old = flatten({name: value for name, value in stored.items() if name not in ignored})
-    new = flatten({name: value for name, value in wanted.items() if name not in ignored})
-    if not any(name.startswith("rows.cut.") for name in old.keys() | new.keys()):
-        # The limit only decides which rows take part, and the digests cover that.
-        for name in ("backbone.max_length", "backbone.too_long"):
-            old.pop(name, None)
-            new.pop(name, None)
-    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if different:
-        name = different[0]
-        raise ConfigError(
-            f"run {plan.config.run_id} exists with {name} = {old.get(name)}, this command has {new.get(name)}"
-            + (f" ({len(different)} settings differ)" if len(different) > 1 else "")
-            + "; use the same settings to continue it, or another --run-id."
-        )
+def _with_values(stored: dict[str, Json], wanted: dict[str, Json], names: Iterable[str]) -> dict[str, Json]:
+    """`stored` with the values that `wanted` has for the options `names`; the rest stays as it was written."""
+    result = {**stored}
+    for name in names:
+        section, _, option = name.partition(".")
+        of, found = wanted[section], result.get(section)
+        assert isinstance(of, dict)
+        result[section] = {**(found if isinstance(found, dict) else {}), option: of[option]}
+    return result
