@@ -126,7 +126,8 @@ def claim_run_dir(plan: Plan) -> None:
     What may change when a run goes on is written there as it is now, because that file continues the run.
     """
     check_run_dir(plan)
-    path, changed = plan.run_dir / CONFIG_FILE, changed_execution(plan)
+    path, found = plan.run_dir / CONFIG_FILE, _differences(plan)
+    changed = [*found.execution, *found.other]
     try:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
@@ -166,6 +167,8 @@ def _with_values(stored: dict[str, Json], wanted: dict[str, Json], names: Iterab
     for name in names:
         section, _, option = name.partition(".")
         of, found = wanted[section], result.get(section)
-        assert isinstance(of, dict)
-        result[section] = {**(found if isinstance(found, dict) else {}), option: of[option]}
+        if isinstance(of, dict):
+            result[section] = {**(found if isinstance(found, dict) else {}), option: of[option]}
+        else:
+            result[section] = of
     return result

@@ -66,6 +66,7 @@ class Differences:
 
     refused: dict[str, Change]
     execution: dict[str, Change]
+    other: tuple[str, ...] = ()  # may change as well: places, the same data under another name, limits of length
 
 
 def compare(old: Mapping[str, str], new: Mapping[str, str], *, also_result: Iterable[str] = ()) -> Differences:
@@ -74,7 +75,7 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], *, also_result: Iter
     `also_result`: execution that decides the result of the run's method (`MethodConfig.result_depends_on`).
     """
     names = old.keys() | new.keys()
-    same = {name for name in names if name in PLACE or name.startswith(NO_OPTIONS)}
+    same = set(PLACE)
     if not any(name.startswith("rows.cut.") for name in names):
         # The limit only decides which rows take part, and the digests cover that.
         same |= {"backbone.max_length", "backbone.too_long"}
@@ -84,13 +85,14 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], *, also_result: Iter
         same |= {name for name in names if name.startswith("method.")} - {"method.name"}
     changes = {
         name: (old.get(name, "absent"), new.get(name, "absent"))
-        for name in sorted(names - same)
-        if old.get(name) != new.get(name)
+        for name in sorted(names)
+        if old.get(name) != new.get(name) and not name.startswith(NO_OPTIONS)
     }
     free = EXECUTION.difference(also_result)
     return Differences(
-        refused={name: change for name, change in changes.items() if name not in free},
+        refused={name: change for name, change in changes.items() if name not in free | same},
         execution={name: change for name, change in changes.items() if name in free},
+        other=tuple(name for name in changes if name in same & (PLACE | RESULT)),
     )
 
 
