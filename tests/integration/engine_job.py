@@ -6,13 +6,17 @@ import functools
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
 import torch
+from torch import Tensor
 from worker_processes import results_of
 
+from components.core.checkpoint import read_checkpoint, write_checkpoint
+from components.core.options import Json
 from components.data.batch import IGNORE, Example, collate
-from components.methods.base import MethodConfig, TaskInfo, copy_tensors, load_parameters
+from components.methods.base import MethodConfig, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
@@ -26,11 +30,21 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A place in a job: before this update of this task, both from 0."""
+
+    task: int
+    update: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """`stage` None is the plain torch engine. `interrupt_at`: leave and re-enter the engine before that update.
 
     `pictures`: some rows have one, so that a worker meets micro-batches with and without. `compute`: frozen weights in
     bfloat16, and adapters that compute so. `norms`: after the losses, the norm of the gradient at every update.
+
+    `until`: end there and leave in the folder `marks` what a checkpoint holds. `since`: go on from what was left so.
     """
 
     stage: int | None
@@ -41,7 +55,41 @@ class Job:
     pictures: bool = False
     compute: Literal["float32", "bfloat16"] | None = None
     norms: bool = False
+    since: Mark | None = None
+    until: Mark | None = None
+    marks: Path | None = None
     method: MethodConfig = field(default_factory=lambda: SequentialLoraConfig(rank=4))
+
+    def left_at(self, mark: Mark) -> Path:
+        assert self.marks is not None
+        return self.marks / f"{mark.task}-{mark.update}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What a session leaves inside a task: the method at the task's start, and what was trained and counted since."""
+
+    before: MethodState
+    values: dict[str, Tensor]
+    in_task: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        tensors = {"method": self.before.tensors, "values": self.values, "in_task": self.in_task}
+        write_checkpoint(folder, {"structure": self.before.structure}, {**tensors, "moments": self.moments})
+
+    @classmethod
+    def read(cls, folder: Path) -> Left:
+        stored = read_checkpoint(folder)
+        structure = cast("dict[str, Json]", stored.state["structure"])
+        found = stored.tensors
+        return cls(
+            before=MethodState(tensors=found["method"], structure=structure),
+            values=found["values"],
+            in_task=found["in_task"],
+            moments=found["moments"],
+        )
 
 
 def losses_of(jobs: Collection[Job]) -> dict[Job, list[float]]:
@@ -88,7 +136,8 @@ def learned(job: Job, rank: int) -> list[float]:
         backbone = replace(backbone, dtype="bfloat16", adapter_compute=job.compute)
     model = load_backbone(backbone)
     method = job.method.build(seed=0)
-    method.attach(model, None)
+    begun = None if job.since is None else Left.read(job.left_at(job.since))
+    method.attach(model, None if begun is None else begun.before)
     micro = GLOBAL_BATCH // (job.world_size * job.accumulation)
     rows, losses, norms = examples(), [], []
     if job.pictures:
@@ -110,12 +159,29 @@ def learned(job: Job, rank: int) -> list[float]:
             rates=method.learning_rates(),
         )
 
-    for index in range(2):
+    for index in range(0 if job.since is None else job.since.task, 2):
+        before = method.state_dict(model)
         task = TaskInfo(index=index, name=f"task{index}", instructions=[INSTRUCTIONS[index]])
         method.begin_task(model, task)
         method.calibrate(model, task, iter(batches), mean_over_workers)
+        if begun is not None:
+            load_parameters(trainable_parameters(model), begun.values)
+            method.load_task_state(begun.in_task)
         engine = build()
-        for update in range(UPDATES):
+        first = 0
+        if begun is not None and job.since is not None:
+            engine.load_optimizer_state(begun.moments)
+            begun, before, first = None, begun.before, job.since.update
+        for update in range(first, UPDATES):
+            if job.until is not None and job.until == Mark(task=index, update=update):
+                moments = engine.optimizer_state()
+                with engine.full_parameters(method.parameters().values()):
+                    values = copy_tensors(trainable_parameters(model))
+                if rank == 0:
+                    left = Left(before=before, values=values, in_task=method.task_state(), moments=moments)
+                    left.write(job.left_at(job.until))
+                engine.close()
+                return losses
             if update == job.interrupt_at:
                 moments = engine.optimizer_state()
                 with engine.full_parameters(method.parameters().values()):
@@ -131,7 +197,7 @@ def learned(job: Job, rank: int) -> list[float]:
             model.train()
             counts = [int((batch.labels[:, 1:] != IGNORE).sum()) for batch in batches]
             total = float(mean_over_workers({"n": torch.tensor(float(sum(counts)))})["n"]) / len(batches)
-            value = torch.zeros(())
+            value, stepped = torch.zeros(()), False
             for batch, count in zip(batches, counts, strict=True):
                 with ExitStack() as scope:
                     enter = functools.partial(scope.enter_context, method.select(model, batch))
