@@ -24,8 +24,9 @@ from types import FrameType, MappingProxyType
 from typing import TypeVar
 
 from components.core.errors import ConfigError, LittoralError, Terminated
+from components.core.naming import without_secrets
 from components.core.runtime import fast_imports, print_anything
-from components.core.visible import VisibleFormatter, print_text
+from components.core.visible import LineFormatter, print_text
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
 OptionsT = TypeVar("OptionsT")
@@ -86,7 +87,7 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
     atexit.register(gc.freeze)  # the interpreter's last collection would look through all libraries for seconds
     debug = "--debug" in sys.argv
     lines = logging.StreamHandler()
-    lines.setFormatter(VisibleFormatter("%(message)s"))
+    lines.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[lines])
     logging.getLogger("littoral").setLevel(logging.DEBUG if debug else logging.WARNING)
     try:
@@ -101,7 +102,7 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
     except LittoralError as error:
         if debug:
             raise
-        print_text(f"error: {error}", to=sys.stderr)
+        print_text(f"error: {without_secrets(str(error))}", to=sys.stderr)
         return 1
     except BrokenPipeError:  # `| head`, for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit

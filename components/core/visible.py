@@ -14,6 +14,8 @@ import re
 import sys
 from typing import TextIO
 
+from components.core.naming import without_secrets
+
 # Control characters but line feed and tab, the two separators that some programs break lines at, and the marks of
 # Unicode's bidirectional algorithm (UAX 9, section 2).
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -34,11 +36,11 @@ def print_text(text: object = "", *, to: TextIO | None = None, flush: bool = Fal
     print(visible(str(text)), file=to or sys.stdout, flush=flush)
 
 
-class VisibleFormatter(logging.Formatter):
-    """Lines of a log, neutralised."""
+class LineFormatter(logging.Formatter):
+    """Lines of a log, neutralised and without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return visible(without_secrets(super().format(record)))
 
 
 def _written_out(found: re.Match[str]) -> str:

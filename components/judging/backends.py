@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.core.errors import ConfigError
+from components.core.naming import without_secrets
 from components.core.options import Count, NonNegative, Positive, check_options
 from components.judging.protocol import HIGHEST, Exchange, Judge, Parser, Verdict, parse_grade, prompt_text
 
@@ -58,7 +59,7 @@ class JudgeConfig:
         check_options(self, "judge")
         if self.kind == "endpoint":
             address = urlsplit(self.base_url or "")
-            if address.username or address.password:
+            if without_secrets(self.base_url or "") != (self.base_url or ""):
                 raise ConfigError(f"the judge's base_url holds credentials; put the key into ${self.api_key_env}.")
             if address.scheme not in ("http", "https") or not address.hostname:
                 raise ConfigError(f"the judge's base_url is {self.base_url!r}; give an http(s) address up to /v1.")

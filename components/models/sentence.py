@@ -74,7 +74,8 @@ class _Transformer:
 
     def __init__(self, source: str) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(source)
-        self._model = AutoModel.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
+        loaded = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        self._model = loaded.eval().requires_grad_(False)
         self.dim = int(self._model.config.hidden_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
-from components.core.naming import require_id, without_secrets
+from components.core.naming import require_id, secret_in, without_secrets
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.core.reading import ODD, read_object
 from components.data.streams import StreamConfig
@@ -155,6 +155,12 @@ class RunConfig:
         check_options(self, "run")
         if self.run_id is not None:
             require_id(self.run_id)
+        told = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        told["tracking"] = replace(self.tracking, uri=None)  # never written where it holds a password
+        if (name := secret_in(told)) is not None:
+            raise ConfigError(
+                f"{name} holds a secret, and options are written into records; keep it in the environment."
+            )
         stage = self.training.zero_stage
         if self.training.engine == "deepspeed" and stage not in self.method.zero_stages:
             allowed = ", ".join(str(allowed) for allowed in sorted(self.method.zero_stages))

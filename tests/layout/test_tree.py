@@ -175,3 +175,33 @@ def raw(source: str) -> list[str]:
     names = {alias.asname or alias.name for node in imports for alias in node.names if alias.name == "Console"}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [ast.unparse(node) for node in calls if ast.unparse(node.func) in {"print", "rich.console.Console", *names}]
+
+
+# What unpickles, or runs code that comes with a model. PyTorch's restricted reader (`weights_only`) builds tensors
+# alone; those of SENT read what this program has pickled itself and sent to a process of its own.
+UNPICKLING = {"load", "loads", "Unpickler", "read_pickle"}
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "torch", "numpy", "np", "pandas", "pd", "marshal", "shelve"}
+SENT = {"components/data/formats/ray_map.py": 2, "components/training/pickled.py": 1}
+
+
+def test_nothing_is_unpickled_from_disk() -> None:
+    found = {path.relative_to(ROOT).as_posix(): len(unpickled(path.read_text())) for path in SOURCES}
+    assert {name: count for name, count in found.items() if count} == SENT
+
+
+def test_unpickling_would_be_found() -> None:
+    assert unpickled("torch.load(p)\ntorch.load(p, weights_only=True)\njson.load(f)") == ["torch.load(p)"]
+    assert len(unpickled("pickle.load(f)\nnp.load(p)\nAutoModel.from_pretrained(n, trust_remote_code=True)")) == 3
+
+
+def unpickled(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        reads = owner in UNPICKLERS and name in UNPICKLING and given.get("weights_only") != "True"
+        if reads or given.get("trust_remote_code", "False") != "False":
+            found.append(ast.unparse(node))
+    return found

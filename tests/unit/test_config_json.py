@@ -100,3 +100,12 @@ def test_a_wrong_value_is_named(section: str, field: str, value: object, said: s
     plain[section] = [1]
     with pytest.raises((ConfigError, TypeError), match=r"\[1\]"):
         RunConfig.from_json(plain)
+
+
+def test_a_secret_among_the_options_is_refused_and_not_repeated() -> None:
+    for stream in (StreamConfig(name="s3://key:abc@bucket/shop.toml"), StreamConfig(order=("a", "hf_" + "abc" * 10))):
+        with pytest.raises(ConfigError, match=r"^stream\.(name|order) holds a secret") as refused:
+            RunConfig(stream=stream)
+        assert "abc" not in str(refused.value)
+    config = RunConfig(tracking=TrackingConfig(uri="http://me:abc@host"))
+    assert "abc" not in json.dumps(config.to_json())

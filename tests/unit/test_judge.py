@@ -201,6 +201,7 @@ def test_a_local_model_judges_alike_alone_and_beside_others(local_model: Path) -
         ({"kind": "endpoint"}, "give an http"),
         ({"kind": "endpoint", "base_url": "file:///etc"}, "give an http"),
         ({"kind": "endpoint", "base_url": "http://me:pass@host/v1"}, "holds credentials"),
+        ({"kind": "endpoint", "base_url": "https://host/v1?apikey=0123"}, "holds credentials"),
         ({"prompt": "knowledge-0"}, "there is no judge prompt 'knowledge-0'"),
         ({"attempts": 0}, "attempts is 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),

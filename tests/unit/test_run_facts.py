@@ -34,7 +34,7 @@ def test_nested_values_become_dotted_names() -> None:
     assert flatten_params({}) == {}
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "image_token", "token_budget", "key_groups"])
+@pytest.mark.parametrize("name", ["max_new_tokens", "image_token", "token_budget", "key_groups", "api_key_env"])
 def test_ordinary_names_are_not_taken_for_secrets(name: str) -> None:
     assert flatten_params({name: 16}) == {name: "16"}
 
@@ -48,10 +48,68 @@ def test_ordinary_names_are_not_taken_for_secrets(name: str) -> None:
         ("https://host/x?sig=abc&y=1&auth_token=q", "https://host/x?sig=***&y=1&auth_token=***"),
         ("https://host/a@b", "https://host/a@b"),
         ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+        ("http://me:p@ss@host/x", "http://***@host/x"),
+        ("s3://b/a?X-Amz-Signature=0af&X-Amz-Date=1", "s3://b/a?X-Amz-Signature=***&X-Amz-Date=1"),
+        (
+            "https://b/a?X-Amz-Credential=AK%2F1&X-Amz-Security-Token=t&X-Amz-Expires=9",
+            "https://b/a?X-Amz-Credential=***&X-Amz-Security-Token=***&X-Amz-Expires=9",
+        ),
+        (
+            "https://b/a?AWSAccessKeyId=1&Signature=2&Expires=3",
+            "https://b/a?AWSAccessKeyId=***&Signature=***&Expires=3",
+        ),
+        ("https://b.example/a?sv=2022&sp=r&sig=x%3D", "https://b.example/a?sv=2022&sp=r&sig=***"),
+        ("https://h/v1?apikey=x&api_key=y&apiKey=z", "https://h/v1?apikey=***&api_key=***&apiKey=***"),
+        ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
+        ("header {'Authorization': 'Basic dXNlcjpwdw=='}", "header {'Authorization': 'Basic ***'}"),
+        ("refused bearer 0123456789", "refused bearer ***"),
+        ('{"secret_access_key": "abc", "region": "eu"}', '{"secret_access_key": "***", "region": "eu"}'),
+        ("api_key=abc, password: pw; next", "api_key=***, password: ***; next"),
+        ("of hf_" + "a1" * 17 + " and sk-proj-" + "b2" * 20, "of *** and ***"),
+        ("AKIAIOSFODNN7EXAMPLE", "***"),
+        ("ghp_" + "c3" * 18, "***"),
     ],
 )
 def test_credentials_leave_uris(text: str, expected: str) -> None:
     assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the token budget of a reply is 64; tokens: 12",
+        "token: chartqa",
+        "a basic LoRA-adapter beside bearer tokens",
+        "https://host/x?monkeys=3&page=2",
+        "s3://bucket?endpoint_override=host:9000&scheme=http",
+        "eos_token=</s>",
+        "password=None",
+        "sk-learn, hf_hub, eyJ.a.b",
+        "/data/2024@home/x",
+    ],
+)
+def test_ordinary_texts_stay(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "openai_api_key", "apikey", "apiKey", "secretKey", "AWS_SECRET_ACCESS_KEY", "aws_session_token"),
+        *("X-Amz-Security-Token", "AWSAccessKeyId", "password", "client_secret", "credentials", "hf_token", "token"),
+    ],
+)
+def test_secrets_are_known_by_their_names(name: str) -> None:
+    assert flatten_params({name: "x1", "headers": {name: "x1"}}) == {
+        name: "(not recorded)",
+        f"headers.{name}": "(not recorded)",
+    }
+
+
+@given(st.text())
+def test_what_is_masked_stays_masked(text: str) -> None:
+    assert without_secrets(without_secrets(text)) == without_secrets(text)
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=8))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +89,26 @@ def test_known_texts_are_not_encoded_again_and_the_memo_is_bounded() -> None:
 def test_unknown_encoder_is_refused(tmp_path: object) -> None:
     with pytest.raises(ConfigError, match='"minilm", "hash"'):
         load_sentence_encoder(f"{tmp_path}/none")
+
+
+@needs_minilm
+def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
+    from components.models.sentence import _minilm_folder
+
+    for file in Path(_minilm_folder()).glob("*.*"):
+        if file.suffix in (".json", ".txt"):
+            shutil.copy(file, tmp_path)
+    torch.save({"weight": Intruder(tmp_path / "made")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"cannot be loaded \(.*safetensors"):
+        load_sentence_encoder(str(tmp_path))
+    assert not (tmp_path / "made").exists()
+
+
+class Intruder:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")

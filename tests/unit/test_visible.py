@@ -19,7 +19,7 @@ from components.console.live import Console
 from components.console.tables import markdown, print_table
 from components.console.terminal import Terminal
 from components.core.events import EvaluationProgress
-from components.core.visible import VisibleFormatter, print_text, visible, visible_line
+from components.core.visible import LineFormatter, print_text, visible, visible_line
 from pipelines.littoral import guarded
 
 CLEARS, TURNS = "a\x1b[2Jb", "c\u202ed"
@@ -76,15 +76,17 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_log() -> None:
-    record = logging.LogRecord("littoral", logging.WARNING, "", 0, "picture %s", (CLEARS,), None)
-    assert VisibleFormatter("%(message)s").format(record) == "picture a\\x1b[2Jb"
+    record = logging.LogRecord(
+        "littoral", logging.WARNING, "", 0, "picture %s of %s", (CLEARS, "http://me:pw@host"), None
+    )
+    assert LineFormatter("%(message)s").format(record) == "picture a\\x1b[2Jb of http://***@host"
 
 
 def test_the_sentence_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     from components.core.errors import DataError
 
     def fail() -> int:
-        raise DataError(f"{CLEARS}.png is no picture.")
+        raise DataError(f"{CLEARS}.png of s3://me:pw@host is no picture.")
 
     assert guarded(fail) == 1
-    assert capsys.readouterr().err == "error: a\\x1b[2Jb.png is no picture.\n"
+    assert capsys.readouterr().err == "error: a\\x1b[2Jb.png of s3://***@host is no picture.\n"
