@@ -101,7 +101,9 @@ def main(arguments: Sequence[str]) -> int:
     with sole_user(sweep.folder, f"sweep {sweep.id}"):
         claim_folder(sweep)
         with ray_session(cluster.address, num_workers=cluster.num_workers, trials=together):
-            trials, view = run_and_record(sweep, at_once=command.at_once, on_progress=teller(sweep, console))
+            trials, view = run_and_record(
+                sweep, at_once=command.at_once, on_progress=teller(sweep, console), say=console.print
+            )
     show_results(sweep, trials, view, console)
     return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
 

@@ -162,7 +162,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     for wait_s in START_WAITS_S:
         before = set(psutil.Process().children())
         try:
-            with _node_may_take(wait_s), loopback_only():
+            with _node_may_take(wait_s), _in_a_group_of_their_own(), loopback_only():
                 ray.init(address="local", include_dashboard=False, **options)
             return
         except Exception as error:
@@ -198,6 +198,25 @@ def _node_may_take(wait_s: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = ask
+
+
+@contextmanager
+def _in_a_group_of_their_own() -> Iterator[None]:
+    """Start Ray's processes out of reach of a signal to the command's whole group, such as `timeout` sends.
+
+    Ray 2.60 keeps SIGINT from them and not SIGTERM, which would end them before the run can stop in order. They still
+    end with this process: the kernel tells them of its death.
+    """
+    start = services.ConsolePopen
+
+    def start_alone(*arguments: Any, **options: Any) -> Any:  # Any: those of subprocess.Popen
+        return start(*arguments, process_group=0, **options)
+
+    services.ConsolePopen = start_alone  # type: ignore[assignment, misc]  (called, and not used as a class)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
 
 
 def _end_children(before: set[psutil.Process]) -> None:

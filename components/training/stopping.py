@@ -3,7 +3,7 @@
 While they make updates, they agree on it within a second and an update, write a checkpoint and leave by themselves, so
 the same command goes on with the run; while they answer questions, they leave within a second and a batch. If the run
 were killed instead, its workers would keep their place in the cluster until Ray notices. SIGINT and SIGTERM write that
-file, too.
+file, too. In a sweep's folder it asks all trials that are running.
 """
 
 from __future__ import annotations
@@ -21,20 +21,33 @@ from components.core.errors import Terminated
 LOOK_EVERY_S = 1.0  # between looks at the run's folder, which may be on a slow shared storage
 
 STOP_FILE = "stop"
+_WITH_SWEEP = "with its sweep\n"  # what the file says in a trial that is to go on when its sweep does
 
 
 class StopRequested(Exception):
     """Leaves a worker's loop; the driver then raises `StreamStopped`."""
 
 
-def request_stop(run_dir: Path) -> None:
-    """Ask the run in this folder to stop within its next updates."""
-    (run_dir / STOP_FILE).touch()
+def request_stop(run_dir: Path, *, with_sweep: bool = False) -> None:
+    """Ask the run in this folder to stop within its next updates. An earlier request stays as it is.
+
+    `with_sweep`: a trial, because its whole sweep stops, and not because it is behind.
+    """
+    with suppress(FileExistsError), (run_dir / STOP_FILE).open("x", encoding="utf-8") as file:
+        file.write(_WITH_SWEEP if with_sweep else "")
 
 
 def stop_requested(run_dir: Path) -> bool:
-    """Whether the run in this folder was asked to stop."""
+    """Whether the run in this folder, or all trials of the sweep in it, were asked to stop."""
     return (run_dir / STOP_FILE).exists()
+
+
+def ended_early(run_dir: Path) -> bool:
+    """Whether a trial was asked to stop for a reason of its own: it stays so when its sweep goes on."""
+    try:
+        return (run_dir / STOP_FILE).read_text(encoding="utf-8") != _WITH_SWEEP
+    except FileNotFoundError:
+        return False
 
 
 def clear_stop(run_dir: Path) -> None:
@@ -58,9 +71,9 @@ class StopWatch:
 
 @contextmanager
 def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """While open, the first SIGINT or SIGTERM asks the run to stop, and the second ends this process as usual.
+    """While open, the first SIGINT or SIGTERM asks the run or sweep to stop, and the second ends this process as usual.
 
-    The first also ends it where the run's folder cannot be written. Yields a function that raises `KeyboardInterrupt`
+    The first also ends it where the folder cannot be written. Yields a function that raises `KeyboardInterrupt`
     (`Terminated` for SIGTERM) if a signal has come; call it after the workers have left. A signal that this process
     ignores, such as SIGINT under nohup, stays ignored. Outside the main thread, as in a trial of a sweep, nothing is
     caught.
@@ -84,7 +97,7 @@ def stopping_on_signals(run_dir: Path, say: Callable[[str], None]) -> Iterator[C
             raise _exception_of(number) from None
         # Whoever read the output may have ended by the same signal. Rich makes a SystemExit of a closed pipe.
         with suppress(OSError, SystemExit):
-            say("stopping in order; a second signal ends the run at once")
+            say("stopping in order; a second signal ends it at once")
 
     def raise_if_received() -> None:
         if received:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,17 +11,19 @@ from typing import Any, Literal
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, StreamStopped
 from components.core.machine import usable_cpus
 from components.core.ray_session import ray_session
 from components.core.run_files import FINISHED_FILE
 from components.training.config import ClusterConfig
 from components.training.devices import uses_gpu
 from components.training.driver import user_error
-from components.training.stopping import request_stop
+from components.training.stopping import STOP_FILE, StopWatch, request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
 from components.tuning.trials import LEARNED, Figures, Trial, TrialPlan, run_trial, trial_of
@@ -56,8 +59,11 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     """Run every trial (finished ones only report) and return them as they stand, in the order they were begun.
 
     `at_once` limits how many run together; None: as many as the cluster holds. Raises `ConfigError` when not even one
-    fits. A trial that fails is recorded with its reason and does not stop the others.
+    fits. A trial that fails is recorded with its reason and does not stop the others. When the sweep's folder gets a
+    stop file, the trials that are running stop at a checkpoint, no other one begins, and `StreamStopped` is raised.
     """
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own ends trials without a checkpoint
+    follower = _Follower(plan, on_progress)
     wanted = at_once or streams_of_this_machine(plan.base.cluster)
     folder = tempfile.mkdtemp(prefix="littoral-tune-")  # Tune's own notes; a sweep continues from its trials' folders
     try:
@@ -74,12 +80,15 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
                     reuse_actors=False,
                 ),
                 run_config=tune.RunConfig(
-                    name="trials", storage_path=folder, verbose=0, callbacks=[_Follower(plan, on_progress)]
+                    name="trials", storage_path=folder, verbose=0, callbacks=[follower], stop=_WhenAllHaveLeft(follower)
                 ),
             )
             results = tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if follower.all_have_left:
+        place = plan.sweep_folder
+        raise StreamStopped(f"sweep {place.name} was stopped by {place / STOP_FILE}; the same command continues it.")
     trials: dict[str, Trial] = {}
     for result in results:
         values = _values(result.config or {})
@@ -180,10 +189,21 @@ def optuna_search(search: Search) -> Searcher:
 
 
 class _Follower(tune.Callback):
-    """Passes reports and failures on, on the driver."""
+    """Passes reports and failures on, on the driver, and a request to stop the sweep to its trials."""
 
     def __init__(self, plan: TrialPlan, on_progress: OnProgress) -> None:
         self._plan, self._on_progress = plan, on_progress
+        self._stop = StopWatch(plan.sweep_folder)
+        self.all_have_left = False  # after a request, no trial is running
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
+        if not self._stop.requested():
+            return
+        running = [self._plan.folder(_values(trial.config)) for trial in trials if trial.status == TuneTrial.RUNNING]
+        for folder in running:  # each time anew: a trial that is starting withdraws what earlier runs were asked
+            if folder.is_dir() and not (folder / FINISHED_FILE).is_file():
+                request_stop(folder, with_sweep=True)
+        self.all_have_left = not running
 
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its callbacks into its notes, which are not read again
@@ -198,3 +218,16 @@ class _Follower(tune.Callback):
 
     def _name(self, trial: Any) -> str:
         return str(self._plan.config(_values(trial.config)).run_id)
+
+
+class _WhenAllHaveLeft(Stopper):
+    """Ends the search when it was asked to stop and its trials have left. Earlier, Tune would kill them."""
+
+    def __init__(self, follower: _Follower) -> None:
+        self._follower = follower
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._follower.all_have_left

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from components.console.tables import markdown
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, StreamStopped
 from components.core.files import write_json
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
@@ -21,6 +21,7 @@ from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.sweep import SweepTracker, open_sweep_tracker
 from components.training.config import Chosen, ClusterConfig, Json, RunConfig, flatten
 from components.training.plan import plan_stream, require_lasting_storage
+from components.training.stopping import clear_stop, stopping_on_signals
 from components.tuning.objective import Objective, parse_objective
 from components.tuning.results import ORDER, SEED, Setting, best_of, draw_pareto, settings_of, table, tied_with
 from components.tuning.search import OnProgress, Search, Stopping, run_trials, streams_of_this_machine
@@ -235,10 +236,13 @@ def identity(sweep: Sweep) -> dict[str, Json]:
     return {"run": run, "space": space}
 
 
-def run_and_record(sweep: Sweep, *, at_once: int | None, on_progress: OnProgress) -> tuple[list[Trial], str | None]:
-    """Run the trials and leave the sweep's files and its MLflow run up to date.
+def run_and_record(
+    sweep: Sweep, *, at_once: int | None, on_progress: OnProgress, say: Callable[[str], None]
+) -> tuple[list[Trial], str | None]:
+    """Run the trials and leave the sweep's files and its MLflow run up to date. `say` hears of a signal.
 
-    Returns the trials as they stand, and the link to them in MLflow.
+    Returns the trials as they stand, and the link to them in MLflow. Raises `StreamStopped` when the sweep was asked to
+    end early, and `KeyboardInterrupt` when that was by a signal (see training/stopping.py).
     """
     tracker = open_sweep_tracker(
         sweep.base.tracking,
@@ -250,6 +254,7 @@ def run_and_record(sweep: Sweep, *, at_once: int | None, on_progress: OnProgress
         resume_run_id=claim_folder(sweep),
     )
     write_record(sweep, [], tracker.run_id)
+    clear_stop(sweep.folder)
     shared_dir = sweep.folder / SHARED_FOLDER if sweep.share else None
     plan = TrialPlan(
         base=sweep.base,
@@ -259,11 +264,16 @@ def run_and_record(sweep: Sweep, *, at_once: int | None, on_progress: OnProgress
     )
     status = "FAILED"
     try:
-        trials = run_trials(sweep.search, plan, at_once=at_once, on_progress=on_progress)
+        with stopping_on_signals(sweep.folder, say) as raise_if_received:
+            try:
+                trials = run_trials(sweep.search, plan, at_once=at_once, on_progress=on_progress)
+            except StreamStopped:
+                raise_if_received()
+                raise
         keep(sweep, trials, tracker)
         status = "FINISHED"
         return trials, tracker.view
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StreamStopped):
         status = "KILLED"
         raise
     finally:

@@ -23,7 +23,7 @@ from components.runs.execute import recorded_as, run_and_record
 from components.training.config import RunConfig
 from components.training.plan import plan_stream
 from components.training.run_folder import finished_result, learned_in
-from components.training.stopping import stop_requested
+from components.training.stopping import ended_early, stop_requested
 from components.tuning.space import Values, configured, plain, trial_name
 
 TRIAL_FILE = "trial.json"
@@ -47,9 +47,13 @@ class TrialPlan:
         """The run of these values; its id is their name."""
         return replace(configured(self.base, values), run_id=trial_name(values))
 
+    @property
+    def sweep_folder(self) -> Path:
+        return self.base.storage.expanduser().resolve()
+
     def folder(self, values: Values) -> Path:
         """Where that run is kept."""
-        return self.base.storage.expanduser().resolve() / trial_name(values)
+        return self.sweep_folder / trial_name(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +77,11 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     """Run one trial, telling `report` its figures after every learned task, the last time when all is written.
 
     A trial that was begun before reports what it has first, so that a scheduler sees every trial from its first task
-    on. One that is asked to end early (training/stopping.py) returns without its last figures.
+    on. One that is asked to end early (training/stopping.py) returns without its last figures, and one that comes when
+    the whole sweep is stopping does not begin.
     """
+    if stop_requested(plan.sweep_folder):
+        return
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
     stream.run_dir.mkdir(parents=True, exist_ok=True)
     last = len(stream.stream.tasks)
@@ -83,7 +90,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     for learned in range(1, before + 1):
         if learned < last or finished:
             report(figures_after(stream.run_dir, learned))
-    if finished or (plan.keep_stopped and stop_requested(stream.run_dir)):
+    if finished or (plan.keep_stopped and ended_early(stream.run_dir)):
         return
 
     def follow(event: Event) -> None:
@@ -161,7 +168,7 @@ def trial_of(plan: TrialPlan, values: Values, *, error: str = "") -> Trial:
     """The trial of these values as its folder records it; `error`: why it failed."""
     folder = plan.folder(values)
     learned = learned_in(folder)
-    state: State = "failed" if error else "stopped" if stop_requested(folder) else "unfinished"
+    state: State = "failed" if error else "stopped" if ended_early(folder) else "unfinished"
     return Trial(
         name=folder.name,
         values=values,

@@ -55,7 +55,7 @@ def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     code, out, said = ended_by(signal.SIGINT, command, at="Task 1/2", group=True)
     assert code == 130, said
     assert said.splitlines()[-1] == "interrupted: run the same command with the same --run-id to continue"
-    assert "stopping in order; a second signal ends the run at once" in out
+    assert "stopping in order; a second signal ends it at once" in out
     run_id = json.loads((tmp_path / "cut" / "mlflow.json").read_text())["run_id"]
     assert statuses(tmp_path, run_id) == ["KILLED", "KILLED"]
 

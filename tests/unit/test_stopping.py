@@ -32,7 +32,7 @@ def test_the_first_signal_asks(number: signal.Signals, tmp_path: Path) -> None:
         raise_if_received()
         os.kill(os.getpid(), number)
         assert stop_requested(tmp_path)
-        assert said == ["stopping in order; a second signal ends the run at once"]
+        assert said == ["stopping in order; a second signal ends it at once"]
         with pytest.raises(KeyboardInterrupt) as end:
             raise_if_received()
         assert isinstance(end.value, Terminated) == (number == signal.SIGTERM)
