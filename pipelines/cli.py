@@ -31,6 +31,8 @@ class Command:
     """Print the resolved configuration as JSON and stop."""
     dry_run: bool = False
     """Print what would be trained and stop."""
+    wait: bool = False
+    """While another process holds the run or sweep, wait for it instead of refusing, and then go on."""
     debug: bool = False
     """Show Ray's logs, and tracebacks instead of one sentence."""
 

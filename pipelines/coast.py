@@ -22,6 +22,7 @@ from pathlib import Path
 
 from components.console.live import Console
 from components.core.events import Note
+from components.core.lock import sole_user
 from components.core.visible import print_text
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
@@ -72,7 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         check_run_dir(plan)
         return 0
     if result is None:
-        result = train_and_record(plan, console)
+        waited = (lambda text: console.handle(Note(text=text))) if command.wait else None
+        with sole_user(plan.run_dir, f"run {plan.run_dir.name}", wait=waited):
+            # Again: the process that was waited for may have ended the run.
+            result = finished_result(plan) or train_and_record(plan, console)
     else:
         complete_record(plan, console.handle)
     show_result(console, plan, result)

@@ -53,7 +53,7 @@ from components.data.formats.parallel_map import OrderedMap, Threads
 from components.data.formats.pictures import Orientation
 from components.data.generated import GENERATED_STREAMS
 from components.data.importing import Ids, import_stream, read_stream_file
-from components.data.preparation import ALLOWED_LOSS
+from components.data.preparation import ALLOWED_LOSS, sole_preparer
 from components.data.prepared import open_prepared
 from components.data.quality.overlaps import Shared, overlaps_of
 from components.data.quality.report import ImportReport, refused_report_path
@@ -131,6 +131,8 @@ class Prepare:
     """Of a generated stream: nano, mini or small."""
     data_seed: int = 0
     """Of a generated stream."""
+    wait: bool = False
+    """While another process prepares the same folder, wait for it instead of refusing."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
@@ -145,6 +147,11 @@ def main(arguments: Sequence[str]) -> int:
 def prepare(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
     _check_options(command)
+    with sole_preparer(command.out, wait=(lambda text: say(text, console)) if command.wait else None):
+        return _prepare(command, console)
+
+
+def _prepare(command: Prepare, console: Console) -> int:
     if command.backbone is not None:  # read now, so that a mistake shows before hours of work
         from components.training.streaming import encoder_for  # imports Ray, and a model library later
 

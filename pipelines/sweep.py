@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     cluster = sweep.base.cluster
     together = command.at_once or streams_of_this_machine(cluster)
-    with sole_user(sweep.folder, f"sweep {sweep.id}"):
+    with sole_user(sweep.folder, f"sweep {sweep.id}", wait=console.print if command.wait else None):
         claim_folder(sweep)
         with ray_session(cluster.address, num_workers=cluster.num_workers, trials=together):
             trials, view = run_and_record(

@@ -1,29 +1,36 @@
-"""The lock of a folder: it keeps a second command out while one is at work there."""
+"""The lock of a folder or a file: it keeps a second command out while one is at work there.
+
+The lock is the kernel's, on a file that names its holder, so it ends with its process in any case. NFS 4 and Lustre
+carry it from host to host. For file systems that do not, the holder also touches the file (see heartbeat.py): a file
+that names another host and is still touched is held, whatever the kernel here says. Where there are no locks at all,
+whoever creates the file holds it.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from components.core import heartbeat
 from components.core.errors import ConfigError
 
 LOCK_FILE = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _HELD = {errno.EWOULDBLOCK, errno.EACCES}
 _TRIES, _BETWEEN_TRIES_S = 5, 0.02  # `holder_of` looks at a lock for microseconds, and must not keep its owner out
+_LOOK_AGAIN_S = 0.5
 _HOLDER = re.compile(r"process (\d+) on (\S+) since (.+)")
 
-_held: set[Path] = set()  # by this process
+_held: set[Path] = set()  # lock files, by this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +39,17 @@ class Holder:
 
     process: int | None  # None where the file does not say
     host: str
-    since: str  # as `sole_user` writes it: local time with its offset
+    since: str  # as it was written: local time with its offset
     holds: bool | None  # None where this machine cannot know: the file names another host, and no lock of it is seen
 
     @property
     def name(self) -> str:
         """`process 12 on node-1 since 2026-01-02 03:04:05+00:00`, as the lock file has it."""
         return f"process {self.process} on {self.host} since {self.since}" if self.process else "another process"
+
+
+class Held(Exception):
+    """Another process holds a lock; `str` of it names the process, its host and since when."""
 
 
 def holder_of(folder: Path) -> Holder | None:
@@ -52,90 +63,191 @@ def holder_of(folder: Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        found = _HOLDER.search(os.pread(descriptor, 1000, 0).decode(errors="replace"))
-        process, host, since = (int(found[1]), found[2], found[3].strip()) if found else (None, "", "")
+        named = _named(descriptor)
         holds: bool | None = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in _HELD | _NO_LOCKS:
                 raise
-            holds = True if error.errno in _HELD else None
+            here = named.host == socket.gethostname()
+            holds = True if error.errno in _HELD else _lives(named.process) if here else None
     finally:
         os.close(descriptor)
-    if not holds and host not in ("", socket.gethostname()):
+    if not holds and named.host not in ("", socket.gethostname()):
         holds = None  # a shared file system need not carry locks from host to host
-    return Holder(process=process, host=host, since=since, holds=holds)
+    return Holder(process=named.process, host=named.host, since=named.since, holds=holds)
 
 
 @contextmanager
-def sole_user(folder: Path, what: str) -> Iterator[None]:
+def sole_user(folder: Path, what: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock of `folder` while open; the folder is made if it is missing.
 
-    The lock is the kernel's, on a file in the folder, so it ends with its process in any case. On a file system without
-    locks a warning is logged instead. Folders made here that are still empty at the end are removed.
+    While another process holds it, this one waits if `wait` is given, which is first told for whom. Folders made here
+    that are still empty at the end are removed.
 
     Raises:
         ConfigError: another process holds the lock, or the folder cannot be written. The message begins with `what`,
             such as "run first".
     """
     folder = folder.resolve()
-    if folder in _held:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK_FILE, keep_waiting=waits(wait, what)))
+        except Held as error:
+            raise ConfigError(
+                f"{what} is already running in {folder} ({error}); wait until it ends (--wait does that), or stop that "
+                "process and give the same command again."
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose a writable --storage.") from error
+        yield
+
+
+def waits(say: Callable[[str], None] | None, what: str) -> Callable[[str], bool]:
+    """A `keep_waiting` that tells once for whom `what` is waited for; without `say`, nothing is waited for."""
+    told: list[str] = []
+
+    def keep_waiting(holder: str) -> bool:
+        if say is not None and holder not in told:
+            told.append(holder)
+            say(f"waiting for {what}, which {holder} has")
+        return say is not None
+
+    return keep_waiting
+
+
+@contextmanager
+def locked(path: Path, *, keep_waiting: Callable[[str], bool] = lambda _: False) -> Iterator[None]:
+    """Hold the lock file `path` while open; inside an open one of this process, nothing happens.
+
+    Missing folders are made, and removed at the end if they are still empty. `keep_waiting` is asked twice a second
+    while another process holds the lock, with that process's name. Raises `Held` when it says no, and `OSError` where
+    the file cannot be written.
+    """
+    path = path.parent.resolve() / path.name
+    if path in _held:
         yield
         return
-    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    made = [each for each in path.parents if not os.path.lexists(each)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(folder / LOCK_FILE, what)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose a writable --storage.") from error
-    _held.add(folder)
-    try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _held_at(path, keep_waiting):
+            yield
     finally:
-        _held.discard(folder)
-        (folder / LOCK_FILE).unlink(missing_ok=True)  # while still locked: later it could be another process's file
-        os.close(descriptor)
         with suppress(OSError):  # as a rule the first of them is not empty
             for each in made:
                 each.rmdir()
 
 
-def _locked(path: Path, what: str) -> int:
-    """The open lock file, with the holder's name in it."""
-    tries = 0
+@contextmanager
+def _held_at(path: Path, keep_waiting: Callable[[str], bool]) -> Iterator[None]:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = _taken(path)
+            break
+        except Held as error:
+            if not keep_waiting(str(error)):
+                raise
+        time.sleep(_LOOK_AGAIN_S)
+    _held.add(path)
+    try:
+        with heartbeat.beating(path, descriptor):
+            yield
+    finally:
+        _held.discard(path)
+        if _same_file(descriptor, path):
+            path.unlink(missing_ok=True)  # while still locked: later it could be another process's file
+        os.close(descriptor)
+
+
+def _taken(path: Path) -> int:
+    """The open lock file, which names this process now; raises `Held`."""
+    while True:
+        descriptor, created = _opened(path)
+        try:
+            if _is_ours(descriptor, path, created=created):
+                since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+                os.fsync(descriptor)  # for readers on other hosts
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """The open lock file, and whether this process has created it."""
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC), False
+        with suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), True
+
+
+def _is_ours(descriptor: int, path: Path, *, created: bool) -> bool:
+    """Whether this process may have the lock file; False when it was removed meanwhile. Raises `Held`."""
+    by_kernel = _kernel_lock(descriptor)
+    if not _same_file(descriptor, path):
+        return False  # its holder has just ended
+    named, here = _named(descriptor), socket.gethostname()
+    if created or (by_kernel and named.host in ("", here)):
+        return True
+    if (named.host == here and _lives(named.process)) or heartbeat.seems_alive(path, named.name):
+        raise Held(named.name)
+    if by_kernel:
+        return True
+    _remove_stale(descriptor, path)
+    return False
+
+
+def _kernel_lock(descriptor: int) -> bool:
+    """Lock the open file; False on a file system without locks. Raises `Held`."""
+    for _ in range(_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        except FileNotFoundError:  # its holder has just ended and removed it
-            pass
+            return True
         except OSError as error:
-            tries += 1
-            if error.errno in _HELD and tries < _TRIES:
-                os.close(descriptor)
-                time.sleep(_BETWEEN_TRIES_S)
-                continue
-            if error.errno in _HELD:
-                holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-                os.close(descriptor)
-                raise ConfigError(
-                    f"{what} is already running in {path.parent} ({holder}); wait until it ends, or stop that process "
-                    "and give the same command again."
-                ) from None
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
+            if error.errno in _NO_LOCKS:
+                return False
+            if error.errno not in _HELD:
                 raise
-            logging.getLogger("littoral").warning(
-                "%s is on a file system without locks (%s); make sure that only one command uses it at a time.",
-                path.parent,
-                error.strerror,
-            )
-            break
-        os.close(descriptor)
-    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
-    return descriptor
+        time.sleep(_BETWEEN_TRIES_S)
+    raise Held(_named(descriptor).name)
+
+
+def _remove_stale(descriptor: int, path: Path) -> None:
+    """Remove the file of a holder that is gone, unless another process was quicker and holds it now."""
+    aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.stale")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if not _same_file(descriptor, aside):
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _named(descriptor: int) -> Holder:
+    found = _HOLDER.search(os.pread(descriptor, 1000, 0).decode(errors="replace"))
+    process, host, since = (int(found[1]), found[2], found[3].strip()) if found else (None, "", "")
+    return Holder(process=process, host=host, since=since, holds=None)
+
+
+def _lives(process: int | None) -> bool:
+    """Whether this host has such a process."""
+    try:
+        os.kill(process or 0, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process is not None
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import whole_folder
+from components.core.lock import Held, locked, waits
 from components.data.formats.pictures import followed
 from components.data.quality.report import FileReport, ImportReport, refused_report_path
 
 ALLOWED_LOSS = 0.01  # of the rows of a published split: releases have a few broken rows of their own
-_LOCK = ".lock"
 
 
 class _Refused(Exception):
@@ -100,21 +98,31 @@ def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_or_later(out_dir: Path) -> Iterator[Path]:
-    """Like `whole_or_nothing`, but after a failure the next call finds the folder as it was left.
-
-    Only one process at a time may use it; a second one gets a `ConfigError`.
-    """
+    """Like `whole_or_nothing`, but after a failure the next call finds the folder as it was left."""
     with _replacing(out_dir) as (out_dir, set_aside):
         partial = out_dir.with_name(f".{out_dir.name}.unfinished")
         partial.mkdir(parents=True, exist_ok=True)
+        (partial / ".lock").unlink(missing_ok=True)  # of an earlier version
+        yield partial
+        set_aside()
+        partial.rename(out_dir)
+
+
+@contextmanager
+def sole_preparer(out_dir: Path, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Keep other processes from preparing `out_dir` while open; `wait` and errors are those of core/lock.py."""
+    out_dir = out_dir.absolute()
+    lock = out_dir.with_name(f".{out_dir.name}.lock")
+    with ExitStack() as stack:
         try:
-            with FileLock(partial / _LOCK, timeout=0):
-                yield partial
-                (partial / _LOCK).unlink()
-                set_aside()
-                partial.rename(out_dir)
-        except Timeout as error:
-            raise ConfigError(f"Another process prepares {out_dir}; wait for it, or give another --out.") from error
+            stack.enter_context(locked(lock, keep_waiting=waits(wait, str(out_dir))))
+        except Held as error:
+            raise ConfigError(
+                f"{out_dir} is being prepared by {error}; wait for it (--wait does that), or give another --out."
+            ) from None
+        except OSError as error:
+            raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
+        yield
 
 
 @contextmanager
@@ -136,8 +144,9 @@ def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
             out_dir.rename(former)
 
     try:
-        yield out_dir, set_aside
-        shutil.rmtree(former, ignore_errors=True)
+        with sole_preparer(out_dir):
+            yield out_dir, set_aside
+            shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.core.errors import ConfigError
-from components.core.lock import Holder, holder_of
+from components.core.lock import LOCK_FILE, Holder, holder_of
 from components.core.naming import is_mlflows
 from components.core.run_files import (
     CONFIG_FILE,
@@ -308,7 +308,8 @@ def _written(path: Path) -> Iterator[float]:
     try:
         yield path.stat().st_mtime
         for each in path.iterdir():
-            yield each.lstat().st_mtime
+            if each.name != LOCK_FILE:  # touched all the time
+                yield each.lstat().st_mtime
     except OSError:
         return  # removed while we look, or not ours to read
 

@@ -13,16 +13,16 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from components.core.events import Note
+from components.core.lock import Held, locked
 from components.core.naming import flatten_params, metric_names, without_secrets
 from components.tracking.charts import View, view_link
 from components.tracking.config import (
@@ -161,13 +161,13 @@ def _alone_at(uri: str) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S):
-            yield
-    except Timeout as error:
-        raise StoreError(
-            f"another process has held {error.lock_file} for {LOCK_TIMEOUT_S} s", transient=False
-        ) from error
+    file, end = path.with_name(f".{path.name}.lock"), time.monotonic() + LOCK_TIMEOUT_S
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(file, keep_waiting=lambda _: time.monotonic() < end))
+        except Held as error:
+            raise StoreError(f"{error} holds {file}, for {LOCK_TIMEOUT_S} s now", transient=False) from error
+        yield
 
 
 class MlflowStore:

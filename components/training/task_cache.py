@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
+from components.core.lock import locked
 from components.core.run_files import STATE_FILE
 from components.models.source import model_source
 from components.training.config import RunConfig
@@ -38,10 +39,14 @@ class CachedTask:
     folder: Path
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold it while looking, learning and writing: other processes wait, and then find the checkpoint."""
+    def lock(self, *, wait_s: float) -> Iterator[None]:
+        """Hold it while looking, learning and writing: other processes wait, and then find the checkpoint.
+
+        Raises `Held` when another process still holds it after `wait_s` seconds.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder.with_suffix(".lock")):
+        end = time.monotonic() + wait_s
+        with locked(self.folder.with_suffix(".lock"), keep_waiting=lambda _: time.monotonic() < end):
             yield
 
     def hit(self) -> bool:

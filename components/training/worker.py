@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import ray.train
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from components.core.errors import CheckpointError, TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
+from components.core.lock import Held
 from components.data.batch import Batch
 from components.data.rows import instruction_of
 from components.evaluation.matrix import MatrixRow
@@ -39,7 +40,7 @@ from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
-from components.training.stopping import StopRequested, StopWatch
+from components.training.stopping import LOOK_EVERY_S, StopRequested, StopWatch
 from components.training.streaming import encoder_for
 from components.training.task_cache import CachedTask
 from components.training.transfer import sent_ahead
@@ -138,8 +139,8 @@ class StreamWorker:
             self._learn(scheduled)
             return
         # The lock is held while the task is learned: an identical run that comes meanwhile waits for the checkpoint.
-        with cached.lock() if self.rank == 0 else nullcontext():
-            if self._agreed(cached.hit()):
+        with ExitStack() as held:
+            if self._learned_by_a_twin(cached, held):
                 self._reuse(scheduled, cached)
                 return
             self._learn(scheduled)
@@ -163,13 +164,28 @@ class StreamWorker:
             Note(text=f"task {scheduled.task.name} was already learned by an identical run; reusing its checkpoint")
         )
 
-    def _agreed(self, hit: bool) -> bool:
-        """What rank 0 found. It alone holds the lock: another worker could look a moment later and see otherwise."""
-        if self.world_size == 1:
-            return hit
-        said = [hit]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
+    def _learned_by_a_twin(self, cached: CachedTask, held: ExitStack) -> bool:
+        """Whether the task's checkpoint is there; while an identical run learns it, wait. Rank 0 then holds the lock.
+
+        Rank 0 alone looks: another worker could look a moment later and see otherwise. It tells the others every
+        second, because a collective that waits for as long as a task takes would time out.
+        """
+        while True:
+            found = ""
+            if self.rank == 0:
+                try:
+                    held.enter_context(cached.lock(wait_s=LOOK_EVERY_S))
+                    found = "hit" if cached.hit() else "miss"
+                except Held:
+                    found = "stop" if self.stop.requested() else "wait"
+            if self.world_size > 1:
+                said = [found]
+                dist.broadcast_object_list(said, src=0)
+                found = said[0]
+            if found == "stop":
+                raise StopRequested
+            if found != "wait":
+                return found == "hit"
 
     def _empty_row(self, scheduled: ScheduledTask) -> MatrixRow:
         return MatrixRow(after=scheduled.task.name, scores=dict.fromkeys(self.stream.task_names))

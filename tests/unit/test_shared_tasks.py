@@ -101,7 +101,7 @@ def test_what_trains_nothing_has_no_place() -> None:
 
 def test_a_task_is_left_whole_and_found(tmp_path: Path) -> None:
     cached = CachedTask(folder=tmp_path / "shared" / "key")
-    with cached.lock():
+    with cached.lock(wait_s=5):
         assert not cached.hit()
         cached.put({"method_structure": {"a": 1}}, {"method": {"w": torch.ones(3)}})
     assert cached.hit()
