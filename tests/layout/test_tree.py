@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
-SCRIPTS = (".ci/run", "clusters/local.sh")
+SCRIPTS = (".ci/run", "clusters/local.sh", "locks/update")
 # What never belongs into a commit: what runs, builds and editors leave, drawers for everything, weights and data.
 JUNK = re.compile(
     r"^(runs|mlruns|prepared|build|dist|site|venv)/"
