@@ -27,6 +27,7 @@ OF_OTHER_PROGRAMS = {
     "--method-contract",
     "--no-loadscope-reorder",
     "--check",
+    "--find-links",  # of pip
     "--every-family",  # of pytest here, with the next one
     "--record-families",
     "--cpu",  # of tests/gpu/prove.py, with the next three
