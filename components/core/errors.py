@@ -29,6 +29,10 @@ class StreamStopped(LittoralError):
     """A run that was asked to end early; the same command continues it."""
 
 
+class LostError(LittoralError):
+    """Processes, nodes or Ray's servers were lost, not by a fault of ours; the same command goes on."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as Kubernetes and `docker stop` send it: a command ends as after Ctrl-C, with exit code 143."""
 

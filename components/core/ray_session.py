@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ import grpc
 import psutil
 import ray
 import ray._private.services as services
+import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from components.core.errors import ConfigError, Terminated
 from components.core.machine import usable_cpus
 from components.core.ray_access import loopback_only, private_token
+from components.core.ray_watch import end_children, left_ray
 
+logger = logging.getLogger("littoral")
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
@@ -45,20 +48,28 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
     if ray.is_initialized():
         yield
         return
-    quiet = not logging.getLogger("littoral").isEnabledFor(logging.DEBUG)
+    quiet = not logger.isEnabledFor(logging.DEBUG)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     level = logging.ERROR if quiet else logging.INFO
     if quiet:
         logging.getLogger("ray").setLevel(level)
     # Logical CPUs: Ray Data must find some beside the workers, even on two cores.
     cpus = max(4, usable_cpus(), trials * (num_workers + 2))
+    if quiet:
+        ray_worker.print_to_stdstream = _noted  # with log_to_driver off, Ray still prints what its servers say
     open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
     for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
         logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        ray.shutdown()
+        if not left_ray():
+            ray.shutdown()
+
+
+def _noted(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # Any: as Ray has it
+    """In place of Ray's printing; our own sentence says what happened."""
+    logger.debug("Ray: %s", " ".join(map(str, data["lines"])))
 
 
 @contextmanager
@@ -160,19 +171,19 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     private_token()
     cause: Exception | None = None
     for wait_s in START_WAITS_S:
-        before = set(psutil.Process().children())
+        before = frozenset(psutil.Process().children())
         try:
             with _node_may_take(wait_s), _in_a_group_of_their_own(), loopback_only():
                 ray.init(address="local", include_dashboard=False, **options)
             return
         except Exception as error:
             ray.shutdown()
-            _end_children(before)
+            end_children(before)
             if "timed out during startup" not in str(error):
                 reason = " ".join(str(error).split())[:200].rstrip(". ")
                 raise ConfigError(f"Ray does not start on this machine ({reason}).") from error
             cause = error
-            logging.getLogger("littoral").warning("Ray was not up after %d s on this busy machine.", wait_s)
+            logger.warning("Ray was not up after %d s on this busy machine.", wait_s)
     raise ConfigError(
         f"Ray was not up within {START_WAITS_S[-1]} s, at the last of {len(START_WAITS_S)} tries; this machine is too "
         "busy: give the same command again when less runs on it."
@@ -217,21 +228,3 @@ def _in_a_group_of_their_own() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = start
-
-
-def _end_children(before: set[psutil.Process]) -> None:
-    """End the processes a failed start has left: Ray forgets them, and they would slow down the next start."""
-    ours = str(Path(ray.__file__).parent)
-    left: list[psutil.Process] = []
-    for child in set(psutil.Process().children()) - before:
-        try:
-            if any(ours in part for part in child.cmdline()):
-                left += [child, *child.children(recursive=True)]
-        except psutil.Error:
-            continue
-    for process in left:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(left, timeout=10)

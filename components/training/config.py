@@ -123,8 +123,9 @@ class ClusterConfig:
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
     threads_per_worker: Count | None = None
     """torch threads; None shares the CPUs that this process may use among the workers."""
-    max_failures: CountOrZero = 0
-    """How often a lost worker group is restarted from the last checkpoint before the run fails."""
+    max_failures: CountOrZero = 3
+    """How often a run goes on by itself, from the last checkpoint, after processes or nodes were lost; counted anew
+    after every checkpoint. An error that the code raises ends the run at once."""
 
     def __post_init__(self) -> None:
         check_options(self, "cluster")

@@ -11,32 +11,43 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from typing import Any
 
 import ray
 import ray.train
 from ray.data import Dataset, ExecutionOptions
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.execution.failure_handling import FailurePolicy
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
-from components.core.errors import ConfigError, LittoralError
+from components.core.errors import ConfigError, LostError
 from components.core.events import Event, EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
+from components.core.ray_watch import left_ray, logs_folder, watched
 from components.core.run_files import FINISHED_FILE
 from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
 from components.training.config import RunConfig
+from components.training.deaths import (
+    FAILURE_FILE,
+    RetryLost,
+    TellUsers,
+    Tries,
+    explained,
+    going_on,
+    is_lost,
+)
 from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
@@ -71,36 +82,54 @@ from components.training.vision_cache import (
 )
 
 DELIVERY_S = 60  # how long the workers' queue may take for one event at the end
+LEFT_S = 3.0  # the same when Ray is lost and no other can come
 logger = logging.getLogger(__name__)
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
     """Run (or continue) the stream; every event of the workers goes to `handle` on this process.
 
-    Raises `StreamStopped` when the run was asked to end early (see training/stopping.py), `KeyboardInterrupt` when that
-    was by a signal, and `ConfigError` while another process runs it.
+    Raises:
+        StreamStopped: the run was asked to end early (see training/stopping.py); by a signal it is `KeyboardInterrupt`.
+        ConfigError: another process runs it.
+        LostError: processes, nodes or Ray itself were lost, more often than `cluster.max_failures` in a row.
+        TrainingError: a worker failed in another way; its traceback is in the run's folder.
+        LittoralError: what a worker raised for users, as itself.
     """
     cluster = plan.config.cluster
     with (
         sole_user(plan.run_dir, f"run {plan.run_dir.name}"),
         ray_session(cluster.address, num_workers=cluster.num_workers),
+        _deaths_explained(plan),
     ):
         claim_run_dir(plan)
         clear_stop(plan.run_dir)
         on_gpus = check_resources(plan.config)
         cache = filled_cache(plan, handle)
         datasets = build_datasets(plan, cache)
-        event_queue = Queue(actor_options={"num_cpus": 0})
+        # Should its process be lost, another one takes its place; only what was in it is lost with it.
+        event_queue = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
         with (
             delivered(event_queue, handle),
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
         ):
-            fit(plan, datasets, event_queue, cache, on_gpus=on_gpus)
+            fit(plan, datasets, event_queue, handle, cache, on_gpus=on_gpus)
         if not is_whole(plan):
             raise_if_received()
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
+        (plan.run_dir / FAILURE_FILE).unlink(missing_ok=True)
         return read_result(plan.run_dir)
+
+
+@contextmanager
+def _deaths_explained(plan: Plan) -> Iterator[None]:
+    """Make one sentence of what Ray raises in here."""
+    logs = logs_folder()
+    try:
+        yield
+    except (RayError, TrainingFailedError, LostError) as error:
+        raise explained(error, plan.run_dir, logs=logs) from error
 
 
 def check_resources(config: RunConfig) -> bool:
@@ -204,39 +233,43 @@ def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
         return None
     root = feature_root(plan.run_dir.parent)
     cache = vision_cache(backbone, root, model_source(backbone).fingerprint())
-    cache_features(reached, backbone, cache)
+    watched(lambda: cache_features(reached, backbone, cache), "vision features")
     return cache
 
 
 def fit(
-    plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, cache: VisionCache | None, *, on_gpus: bool
+    plan: Plan,
+    datasets: dict[str, Dataset],
+    event_queue: Queue,
+    handle: EventHandler,
+    cache: VisionCache | None,
+    *,
+    on_gpus: bool,
 ) -> None:
-    """Start the workers with Ray Train and wait for the stream; a worker's `LittoralError` is raised here as itself."""
-    trainer = _trainer(plan, datasets, event_queue, cache, on_gpus=on_gpus)
-    try:
-        # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
-        # workers without a checkpoint.
-        in_thread(trainer.fit)
-    except TrainingFailedError as error:
-        failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else (error,)
-        cause = next(filter(None, map(user_error, failures)), None)
-        if cause is None:
-            raise
-        raise cause from error
-
-
-def in_thread(function: Callable[[], object]) -> None:
-    """Call `function` in a thread and wait for it; what it raises is raised here. Signals interrupt the waiting."""
-    done: Future[object] = Future()
-
-    def call() -> None:
+    """Start the workers with Ray Train and wait for the stream; lost processes are replaced, see `RetryLost`."""
+    tries = Tries(plan.run_dir, plan.config.cluster.max_failures)
+    while True:
+        trainer = _trainer(plan, datasets, event_queue, cache, on_gpus=on_gpus)
         try:
-            done.set_result(function())
-        except BaseException as error:  # noqa: BLE001 (raised below, in the other thread)
-            done.set_exception(error)
+            # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
+            # workers without a checkpoint.
+            watched(trainer.fit, "Ray Train")
+            return
+        except RayError as error:  # of the controller itself, which replaces the workers but is not replaced by Ray
+            if not is_lost(error) or not tries.another():
+                raise
+            handle(Note(text=going_on(error, tries)))
 
-    threading.Thread(target=call, name="Ray Train", daemon=True).start()
-    done.result()
+
+class _Trainer(TorchTrainer):
+    """Ray Train's, with a failure policy of our own, for which it has no option."""
+
+    def __init__(self, *, policy: FailurePolicy, **options: Any) -> None:  # Any: as Ray has it
+        super().__init__(call_pickled, **options)  # type: ignore[arg-type]  (Ray hands on any configuration, no dict only)
+        self._policy = policy
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:  # Any: as Ray has it
+        return super()._initialize_and_run_controller(**{**options, "failure_policy": self._policy})
 
 
 def _trainer(
@@ -255,8 +288,9 @@ def _trainer(
     # together are polled a hundred times a second, but each one at most ten times.
     seconds = max(0.1, config.cluster.num_workers / 100)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(seconds))
-    return TorchTrainer(
-        call_pickled,  # type: ignore[arg-type]  (Ray hands on any configuration, not only a dict)
+    failures = FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3)
+    return _Trainer(
+        policy=RetryLost(failures, Tries(plan.run_dir, config.cluster.max_failures), TellUsers(event_queue)),
         train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=on_gpus),
         torch_config=LoopbackTorchConfig(backend="nccl" if on_gpus else "gloo"),
@@ -269,19 +303,10 @@ def _trainer(
             name=plan.run_dir.name,
             storage_path=str(plan.run_dir.parent),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3),
+            failure_config=failures,
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if on_gpus else "cpu"}},
         ),
     )
-
-
-def user_error(error: BaseException | None) -> LittoralError | None:
-    """The first `LittoralError` in an exception's chain of causes."""
-    while error is not None:
-        if isinstance(error, LittoralError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
 
 
 @contextmanager
@@ -321,9 +346,10 @@ def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
         before = -1
         while thread.is_alive() and delivered_until != before:
             before = delivered_until
-            thread.join(timeout=DELIVERY_S)
-        with suppress(RayError):
-            event_queue.shutdown()
+            thread.join(timeout=LEFT_S if left_ray() else DELIVERY_S)
+        if not left_ray():
+            with suppress(RayError):
+                event_queue.shutdown()
 
 
 def _handled(event: Event, handle: EventHandler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 
 import ray.train
 
@@ -14,6 +15,14 @@ from components.training.plan import WorkerPlan
 
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """What Ray Train calls in every worker process."""
+    try:
+        _train_stream(plan)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # Ray Train hands the exception on without its traceback
+        raise
+
+
+def _train_stream(plan: WorkerPlan) -> None:
     require_same_code(plan.code, plan.code_root)
     loader = started_loader(plan)
     with fast_imports():

@@ -21,8 +21,8 @@ from components.core.machine import usable_cpus
 from components.core.ray_session import ray_session
 from components.core.run_files import FINISHED_FILE
 from components.training.config import ClusterConfig
+from components.training.deaths import user_error
 from components.training.devices import uses_gpu
-from components.training.driver import user_error
 from components.training.stopping import STOP_FILE, StopWatch, request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain

@@ -1,0 +1,95 @@
+"""Processes killed in the middle of a stream: it goes on by itself, or ends with one sentence, and the same command
+goes on from there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+SOON_S = 30  # Ray itself would take more than 60
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines of a command's output up to the first that holds a text."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"no line with {text!r}: {''.join(lines)}{process.stderr and process.stderr.read()}")
+
+
+def kill(process: subprocess.Popen[str], what: str) -> None:
+    """SIGKILL for the only one of a command's processes that is called `what`."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if " ".join(child.cmdline()).split("/")[-1].startswith(what) or child.name() == what:
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    assert len(found) == 1, (what, found)
+    found[0].kill()
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a command said at last on stderr, once it has ended by itself as after an error."""
+    asked = time.monotonic()
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - asked < SOON_S
+    assert process.returncode == 1, said
+    assert len(said.splitlines()) == 1, said
+    return said.strip()
+
+
+def status(storage: Path, run: str) -> str:
+    link = json.loads((storage / run / "mlflow.json").read_text())
+    return MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").get_run(link["run_id"]).info.status
+
+
+def test_a_run_outlives_its_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "killed"]
+    command += ["--storage", str(tmp_path), "--stream.order", "chartqa", "docvqa", "--training.epochs", "12"]
+    command += ["--training.checkpoint-every-updates", "4"]
+
+    process = started(command)
+    read_until(process, "Task 1/2")
+    kill(process, "ray::RayTrainWorker")
+    lines = read_until(process, "(try 1 of 3)")
+    assert "a worker process (rank 0), process " in lines[-1]
+    assert "going on from the last checkpoint" in lines[-1]
+    read_until(process, "Task 2/2")
+    kill(process, "ray::TrainController")
+    lines = read_until(process, "(try 1 of 3)")  # counted anew: there were checkpoints in between
+    assert "Ray Train's controller process, process " in lines[-1]
+    read_until(process, "Task 2/2")
+    kill(process, "gcs_server")
+    said = ended(process)
+    assert said.startswith(
+        "error: Ray was lost: its control service (gcs_server) was ended by SIGKILL; its logs are in "
+    )
+    assert said.endswith("the same command with --run-id killed goes on from the last checkpoint.")
+    assert status(tmp_path, "killed") == "FAILED"
+
+    process = started(command)
+    read_until(process, "continuing at task 2 of 2")
+    kill(process, "raylet")
+    assert "its node process (raylet) was ended by SIGKILL" in ended(process)
+
+    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    assert "continuing at task 2 of 2" in again.stdout
+    assert not again.stderr
+    assert status(tmp_path, "killed") == "FINISHED"
+    assert not (tmp_path / "killed" / "failure.txt").exists()
