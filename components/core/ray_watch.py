@@ -7,6 +7,7 @@ So whoever waits for Ray waits here, and looks at the servers meanwhile.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import ray
@@ -27,7 +28,7 @@ from components.core.errors import LostError
 
 ResultT = TypeVar("ResultT")
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.2
 ASK_EVERY_S = 5.0  # the head of a cluster that this process joined
 SILENT_S = 45.0  # for which that head may not answer, as when it is restarted; Ray ends this process after 60 s
 SERVERS = {"gcs_server": "its control service (gcs_server)", "raylet": "its node process (raylet)"}
@@ -67,7 +68,7 @@ class Look:
 
     def again(self) -> None:
         """Raise `LostError` once a server is lost."""
-        node = ray_worker._global_node
+        node = _node()
         if node is None:
             return
         for kind, process in node.dead_processes():
@@ -92,11 +93,11 @@ class Look:
 
 def logs_folder() -> Path | None:
     """Where Ray writes its logs on this machine; None outside a session."""
-    node = ray_worker._global_node
+    node = _node()
     return None if node is None else Path(node.get_logs_dir_path())
 
 
-def _node() -> Node | None:
+def _node() -> Any:  # Any: its types are not given
     return ray_worker._global_node
 
 
@@ -110,9 +111,23 @@ def leave_ray() -> None:
     if _left.is_set():
         return
     _left.set()
+    _silence_native_code()
     end_children()
     # Ray's own last steps wait for its servers. Registered last, this is called before them.
     atexit.register(_end_at_once)
+
+
+def _silence_native_code() -> None:
+    """Leave descriptor 2 to Ray's C++ threads, which go on complaining there; what Python says goes where it went."""
+    before = sys.stderr
+    if before is not sys.__stderr__ or before is None or before.fileno() != 2:
+        return
+    before.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+            handler.setStream(sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def end_children(before: frozenset[psutil.Process] = frozenset()) -> None:

@@ -37,7 +37,6 @@ from components.core.events import Note
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray Train writes it anew for every checkpoint
 LESS_MEMORY = "lower training.micro-batch-size, evaluation.batch-size or cluster.num-workers"
-_OUT_OF_DEVICE_MEMORY = ("OutOfMemoryError", "AcceleratorError")  # of torch, which is not imported here
 _USED = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 _PLACE = re.compile(r"\tpid: (\d+)(?:.*?)\tip: (\S+)", re.DOTALL)
 # What gloo, NCCL and torch's store say then.
@@ -194,7 +193,8 @@ def explained(error: BaseException, run_dir: Path, *, logs: Path | None) -> Litt
     if own is not None:
         return LostError(f"{own}; {again}")
     causes = list(chain(error))
-    device = next((each for each in causes if type(each).__name__ in _OUT_OF_DEVICE_MEMORY), None)
+    # torch.OutOfMemoryError is a RuntimeError; torch is not imported here.
+    device = next((each for each in causes if isinstance(each, RuntimeError) and "out of memory" in str(each)), None)
     if device is not None or any(isinstance(each, MemoryError) for each in causes):
         said = "" if device is None else f" ({_line(device)})"
         return TrainingError(f"a worker ran out of memory{said}; {LESS_MEMORY}{kept}; then {again}")

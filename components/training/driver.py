@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -25,15 +23,15 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from components.core.errors import ConfigError, LostError
-from components.core.events import Event, EventHandler, Note
+from components.core.events import EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
-from components.core.ray_watch import left_ray, logs_folder, watched
+from components.core.ray_watch import logs_folder, watched
 from components.core.run_files import FINISHED_FILE
 from components.data.rows import Split
 from components.data.tasks import Task
@@ -48,6 +46,7 @@ from components.training.deaths import (
     going_on,
     is_lost,
 )
+from components.training.delivery import delivered
 from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
@@ -80,10 +79,6 @@ from components.training.vision_cache import (
     feature_root,
     vision_cache,
 )
-
-DELIVERY_S = 60  # how long the workers' queue may take for one event at the end
-LEFT_S = 3.0  # the same when Ray is lost and no other can come
-logger = logging.getLogger(__name__)
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
@@ -307,53 +302,3 @@ def _trainer(
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if on_gpus else "cpu"}},
         ),
     )
-
-
-@contextmanager
-def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
-    """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered.
-
-    Not after `KeyboardInterrupt`: then the workers are still at work, and their events would not end. What `handle`
-    raises for one event is logged as a warning and costs no other event. When the queue is lost with its cluster,
-    delivery ends: no more can come.
-    """
-    stop, at_once, delivered_until = threading.Event(), threading.Event(), 0
-
-    def pump() -> None:
-        nonlocal delivered_until
-        while not at_once.is_set():
-            try:
-                event = event_queue.get(timeout=0.5)
-            except Empty:
-                if stop.is_set():
-                    return
-            except RayError:
-                return
-            else:
-                _handled(event, handle)
-                delivered_until += 1
-
-    thread = threading.Thread(target=pump, name="events", daemon=True)
-    thread.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        at_once.set()
-        raise
-    finally:
-        stop.set()
-        # As long as events still come: only a cluster that does not answer may keep this thread longer.
-        before = -1
-        while thread.is_alive() and delivered_until != before:
-            before = delivered_until
-            thread.join(timeout=LEFT_S if left_ray() else DELIVERY_S)
-        if not left_ray():
-            with suppress(RayError):
-                event_queue.shutdown()
-
-
-def _handled(event: Event, handle: EventHandler) -> None:
-    try:
-        handle(event)
-    except Exception as error:  # told; the events after it still have to be handled
-        logger.warning("An event could not be handled (%s: %s).", type(error).__name__, error, exc_info=True)

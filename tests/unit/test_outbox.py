@@ -20,7 +20,7 @@ from components.tracking.points import writes_whole
 from components.tracking.sender import QueuedTracker
 from components.tracking.store import open_tracker
 from components.tracking.tracker import StreamTracker
-from components.training import driver
+from components.training import delivery
 
 TAGS = {"stream": "long", "method": "lora", "backbone": "pocket", "seed": "0"}
 
@@ -265,7 +265,7 @@ def test_one_event_that_fails_costs_no_other(lost: bool, caplog: pytest.LogCaptu
         seen.append(event.text)
 
     mailbox: Any = Mailbox([Note(text=str(number)) for number in range(5)], lost)
-    with driver.delivered(mailbox, handle):
+    with delivery.delivered(mailbox, handle):
         pass
     assert seen == ["0", "1", "3", "4"]
     assert "bad event" in caplog.text
