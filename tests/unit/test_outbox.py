@@ -246,9 +246,9 @@ class Mailbox:
         if self._held:
             return self._held.pop(0)
         if self._lost:
-            raise driver.RayError("the actor died")
+            raise delivery.RayError("the actor died")
         time.sleep(min(timeout, 0.01))
-        raise driver.Empty
+        raise delivery.Empty
 
     def shutdown(self) -> None:
         pass
