@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from components.core.checkpoint import ADVICE, Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
+from components.core.leftovers import clear_temporary, temporary_folder
 from components.core.options import CountOrZero, from_plain
 from components.core.reading import understood
 from components.core.run_files import KEPT_CHECKPOINTS
@@ -50,6 +50,8 @@ class StreamCheckpointer:
 
     def __init__(self, plan: WorkerPlan, *, rank: int, backbone: str) -> None:
         self.plan, self.rank = plan, rank
+        if rank == 0:
+            clear_temporary()
         self.identity = {"backbone": backbone, "method": plan.config.method.name, "stream": plan.stream.digest}
 
     def latest(self) -> Checkpoint | None:
@@ -90,7 +92,7 @@ class StreamCheckpointer:
         """
         checkpoint: ray.train.Checkpoint | None = None
         if self.rank == 0:
-            folder = Path(tempfile.mkdtemp(prefix="littoral-"))
+            folder = temporary_folder("checkpoint")
             write_checkpoint(
                 folder, self._content(stream_state, state), {"method": state.tensors, **(unfinished or {})}
             )

@@ -29,6 +29,7 @@ from components.core.errors import ConfigError, LostError
 from components.core.events import EventHandler, Note
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
+from components.core.leftovers import clear_partial
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.ray_watch import logs_folder, watched
@@ -98,6 +99,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         _deaths_explained(plan),
     ):
         claim_run_dir(plan)
+        clear_partial(plan.run_dir)
         clear_stop(plan.run_dir)
         on_gpus = check_resources(plan.config)
         cache = filled_cache(plan, handle)

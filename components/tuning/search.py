@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from components.core.errors import ConfigError, StreamStopped
+from components.core.leftovers import temporary_folder
 from components.core.machine import usable_cpus
 from components.core.ray_session import ray_session
 from components.core.run_files import FINISHED_FILE
@@ -65,7 +65,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own ends trials without a checkpoint
     follower = _Follower(plan, on_progress)
     wanted = at_once or streams_of_this_machine(plan.base.cluster)
-    folder = tempfile.mkdtemp(prefix="littoral-tune-")  # Tune's own notes; a sweep continues from its trials' folders
+    folder = str(temporary_folder("tune"))  # Tune's own notes; a sweep continues from its trials' folders
     try:
         cluster = plan.base.cluster
         with ray_session(cluster.address, num_workers=cluster.num_workers, trials=wanted):
@@ -80,7 +80,11 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
                     reuse_actors=False,
                 ),
                 run_config=tune.RunConfig(
-                    name="trials", storage_path=folder, verbose=0, callbacks=[follower], stop=_WhenAllHaveLeft(follower)
+                    name="trials",
+                    storage_path=str(folder),
+                    verbose=0,
+                    callbacks=[follower],
+                    stop=_WhenAllHaveLeft(follower),
                 ),
             )
             results = tuner.fit()
