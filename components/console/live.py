@@ -13,7 +13,16 @@ from rich.text import Text
 
 from components.console.eta import PlannedTask, TimeLeft, duration_text
 from components.console.terminal import Terminal
-from components.core.events import EvaluationProgress, Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
+from components.core.events import (
+    EvaluationProgress,
+    Event,
+    Note,
+    RowScored,
+    StepDone,
+    SuitesScored,
+    TaskStarted,
+    UpdateSkipped,
+)
 from components.core.visible import visible
 from components.evaluation import general
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
@@ -94,6 +103,10 @@ class Console:
                 self._start_task(event)
             case StepDone():
                 self._show(self._step_line(event), event.update, event.num_updates, now_s)
+            case UpdateSkipped():
+                which = f"update {event.update} of task {event.task}"
+                counted = f"{event.skipped} of at most {event.allowed}"
+                self.handle(Note(text=f"{which} was skipped, because {event.cause} ({counted})", warning=True))
             case EvaluationProgress():
                 line = f"scoring after {event.after}: {event.task} {event.done}/{event.total}{self._left_text()}"
                 self._show(line, event.done, event.total, now_s)

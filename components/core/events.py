@@ -39,6 +39,18 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdateSkipped:
+    """An update whose loss or gradient was not finite; it has changed nothing."""
+
+    index: int
+    task: str
+    update: int  # 1-based within the task
+    cause: str  # "its loss is nan"
+    skipped: int  # of the task's updates so far, this one counted
+    allowed: int  # one more ends the run
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationProgress:
     after: str
     task: str
@@ -84,5 +96,5 @@ class Note:
     warning: bool = False
 
 
-Event = TaskStarted | StepDone | EvaluationProgress | RowScored | SuitesScored | Note
+Event = TaskStarted | StepDone | UpdateSkipped | EvaluationProgress | RowScored | SuitesScored | Note
 EventHandler = Callable[[Event], None]

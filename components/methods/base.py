@@ -95,7 +95,15 @@ class Engine(Protocol):
         ...
 
     def step(self) -> bool:
-        """One engine step; True if it updated the parameters (at the end of an accumulation)."""
+        """One engine step; True if it updated the parameters (at the end of an accumulation), or skipped that."""
+        ...
+
+    @property
+    def skipped(self) -> bool:
+        """After a step at the boundary: its gradient was not finite, and nothing was updated; the same on all workers.
+
+        A method that keeps anything by update must then keep nothing. Asking may wait for the device.
+        """
         ...
 
     def parameters(self) -> dict[str, Tensor]:

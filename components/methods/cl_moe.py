@@ -213,6 +213,9 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
     def step(self, engine: Engine) -> bool:
         if not engine.step():
             return False
+        if engine.skipped:
+            self.pending = torch.zeros_like(self.pending)
+            return True
         self.counts = self.counts + engine.mean_over_workers({"counts": self.pending})["counts"]
         self.pending = torch.zeros_like(self.pending)
         return True

@@ -176,7 +176,7 @@ class L2P(ReadsInstructions[L2PConfig]):
     def step(self, engine: Engine) -> bool:
         stepped = super().step(engine)
         if stepped:
-            if self.config.diversify:  # every worker must hold the same counts
+            if self.config.diversify and not engine.skipped:  # every worker must hold the same counts
                 chosen = torch.cat([ids.flatten() for ids in self.pending])
                 counts = chosen.bincount(minlength=self.config.pool_size).float()
                 self.counts += engine.mean_over_workers({"counts": counts})["counts"].cpu()

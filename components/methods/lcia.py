@@ -242,7 +242,8 @@ class Lcia(Method[LciaConfig]):
             gradients = {name: gradient.detach().float().clone() for name, gradient in engine.gradients().items()}
         if not engine.step():
             return False
-        average.update(engine.parameters(), gradients)
+        if not engine.skipped:
+            average.update(engine.parameters(), gradients)
         return True
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:

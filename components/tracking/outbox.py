@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from components.core.errors import ConfigError
-from components.core.events import Event, RowScored, StepDone, SuitesScored, TaskStarted
+from components.core.events import Event, RowScored, StepDone, SuitesScored, TaskStarted, UpdateSkipped
 from components.core.files import write_json
 
 EVENTS_FILE, SENT_FILE = "mlflow_events.jsonl", "mlflow_sent.json"
-_KINDS = {kind.__name__: kind for kind in (TaskStarted, StepDone, RowScored, SuitesScored)}
+_KINDS = {kind.__name__: kind for kind in (TaskStarted, StepDone, UpdateSkipped, RowScored, SuitesScored)}
 _SYNCED = (TaskStarted, RowScored, SuitesScored)  # single steps may be lost with the machine's power
 
 

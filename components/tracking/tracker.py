@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted
+from components.core.events import Event, Note, RowScored, StepDone, SuitesScored, TaskStarted, UpdateSkipped
 from components.core.fingerprint import code_fingerprint
 from components.core.naming import git_commit, metric_names
 from components.evaluation.decisions import DECISIONS_FILE
@@ -134,7 +134,7 @@ class StreamTracker(Tracker):
                 first = points({"start_s": event.start_s}, step=0, at_ms=at_ms)
                 self._children.append(_Child(started=event, waiting=first))
                 self._send_children()
-            case StepDone():
+            case StepDone() | UpdateSkipped():
                 self._collect(event, at_ms)
                 due = time.monotonic() - self._last_sent_s >= SEND_EVERY_S
                 if self._children and (due or len(self._children[-1].waiting) >= MAX_BATCH_POINTS):
@@ -230,10 +230,13 @@ class StreamTracker(Tracker):
         if child.ended is not None:
             self._store.close_run(run_id, child.ended)
 
-    def _collect(self, event: StepDone, at_ms: int | None) -> None:
+    def _collect(self, event: StepDone | UpdateSkipped, at_ms: int | None) -> None:
         if not self._children or event.update <= self._children[-1].recorded_until:
             return
         child = self._children[-1]
+        if isinstance(event, UpdateSkipped):
+            child.waiting += points({"train/skipped_updates": float(event.skipped)}, step=event.update, at_ms=at_ms)
+            return
         values = {f"train/{part}": value for part, value in event.parts.items()} | {
             "train/loss": event.loss,
             "train/learning_rate": event.learning_rate,

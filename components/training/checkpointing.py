@@ -27,6 +27,7 @@ class StreamState:
     index: CountOrZero = 0
     update: CountOrZero = 0
     learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
+    skipped: int = 0  # of these updates, those whose loss or gradient was not finite
     rows: list[MatrixRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:

@@ -42,6 +42,8 @@ class TrainingConfig:
     """DeepSpeed's ZeRO: 0 shards nothing, 2 optimizer and gradients, 3 the frozen weights as well."""
     checkpoint_every_updates: Count = 100
     """Updates between checkpoints inside a task; an interrupted run continues from the last one."""
+    skip_bad_updates: CountOrZero = 5
+    """Updates of a task that may be skipped because their loss or gradient is not finite; one more ends the run."""
     cache_features: Literal["auto", "off"] = "auto"
     """Compute the frozen tower's features once per distinct picture that the run reaches; "auto" does so while they fit
     `feature_cache_gb`."""

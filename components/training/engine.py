@@ -24,6 +24,7 @@ from components.methods.base import Selection
 from components.training.buckets import zero_buckets
 from components.training.optimizer import (
     MOMENTS,
+    GuardedAdamW,
     OptimizerConfig,
     build_optimizer,
     load_plain_moments,
@@ -60,7 +61,7 @@ class TorchEngine:
         self._accumulation = accumulation
         self._micro_step = 0
         self._parameters = trainable_parameters(model)
-        self._optimizer = build_optimizer(self._parameters, config, rates or {})
+        self._optimizer = build_optimizer(self._parameters, config, rates or {}, fused=on_gpu(self._parameters))
         self.grad_norm = torch.zeros(())
         if _world_size() > 1:
             for parameter in self._parameters.values():
@@ -91,10 +92,14 @@ class TorchEngine:
     def step(self) -> bool:
         if not self.at_boundary:
             return False
-        self.grad_norm = clip(self._parameters.values(), self._config)
+        self.grad_norm = self._optimizer.norm = clip(self._parameters.values(), self._config)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return True
+
+    @property
+    def skipped(self) -> bool:
+        return not bool(torch.isfinite(self.grad_norm))
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
@@ -151,7 +156,9 @@ class DeepSpeedEngine:
         frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
         self._engine: Any = deepspeed.initialize(  # its annotations name every optimizer it could hold
             model=_Scoped(model),
-            optimizer=build_optimizer(self._parameters, config, rates or {}),
+            optimizer=build_optimizer(
+                self._parameters, config, rates or {}, fused=not zero_stage and on_gpu(self._parameters)
+            ),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch_size,
                 "gradient_accumulation_steps": accumulation,
@@ -190,10 +197,16 @@ class DeepSpeedEngine:
         boundary = self.at_boundary
         if boundary and not self._stage:
             self.grad_norm = clip(self._parameters.values(), self._config)
+            cast("GuardedAdamW", self._inner_optimizer).norm = self.grad_norm
+        # Where DeepSpeed shards, it leaves out an update whose gradient is not finite, on all ranks, by itself.
         self._engine.step()
         if boundary and self._stage:
             self.grad_norm = torch.as_tensor(self._engine.get_global_grad_norm())
         return boundary
+
+    @property
+    def skipped(self) -> bool:
+        return bool(self._engine.optimizer.overflow) if self._stage else not bool(torch.isfinite(self.grad_norm))
 
     def parameters(self) -> dict[str, Tensor]:
         if self._stage != 3:  # stages 0 and 2 leave every rank whole parameters after a step
@@ -336,6 +349,20 @@ def _mean(value: Tensor) -> Tensor:
     """The mean over workers; `value` is overwritten."""
     dist.all_reduce(value)
     return value / _world_size()
+
+
+def gathered(items: list[str]) -> list[str]:
+    """The items of all workers, in the order of their ranks; every worker must call it."""
+    if _world_size() == 1:
+        return items
+    parts: list[list[str]] = [[] for _ in range(_world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def on_gpu(parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Whether what trains is on a GPU."""
+    return any(parameter.is_cuda for parameter in parameters.values())
 
 
 def clip(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Tensor:

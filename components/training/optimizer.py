@@ -48,16 +48,44 @@ class OptimizerConfig:
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+class GuardedAdamW(torch.optim.AdamW):
+    """torch's AdamW, which leaves every bit as it is in a step whose gradient is not finite.
+
+    `norm` is the gradient's norm over all that trains, set before each step; None: whoever calls has looked already. On
+    a CPU its value is at hand. A GPU decides by itself, in torch's fused kernel, and the host does not wait for it.
+    """
+
+    norm: Tensor | None = None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the decision is the GPU's."""
+        return bool(self.defaults["fused"])
+
+    def step(self, closure: Any = None) -> Any:
+        if self.norm is None:
+            return super().step(closure)
+        if self.is_fused:
+            self.found_inf = (~torch.isfinite(self.norm)).float()  # read by torch's own step
+        elif not bool(torch.isfinite(self.norm)):
+            return None
+        return super().step(closure)
+
+
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, rates: Mapping[str, float]
-) -> torch.optim.AdamW:
-    """torch's AdamW with the task's hyper-parameters. `rates`, by parameter name, are peak rates of their own: a group
-    for each, which follows the same schedule.
+    parameters: Mapping[str, nn.Parameter],
+    config: OptimizerConfig,
+    rates: Mapping[str, float],
+    *,
+    fused: bool = False,
+) -> GuardedAdamW:
+    """AdamW with the task's hyper-parameters. `rates`, by parameter name, are peak rates of their own: a group for
+    each, which follows the same schedule. `fused`: see `GuardedAdamW`.
     """
     groups: dict[float | None, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         groups.setdefault(rates.get(name), []).append(parameter)
-    return torch.optim.AdamW(
+    return GuardedAdamW(
         [
             {"params": members} if own is None else {"params": members, "lr": own, OWN_RATE: own}
             for own, members in groups.items()
@@ -66,6 +94,7 @@ def build_optimizer(
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         weight_decay=config.weight_decay,
+        fused=fused or None,
     )
 
 
@@ -99,7 +128,8 @@ def load_plain_moments(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
 ) -> None:
     for name, parameter in parameters.items():
+        counted_at = parameter.device if optimizer.defaults["fused"] else state["step"].device
         optimizer.state[parameter] = {
-            "step": state["step"].clone(),
+            "step": state["step"].to(counted_at, copy=True),
             **{moment: state[f"{name}.{moment}"].to(parameter.device).clone() for moment in MOMENTS},
         }

@@ -25,6 +25,7 @@ EXECUTION = frozenset(
         "training.engine",  # both keep the optimizer's moments as plain tensors by name
         "training.zero_stage",
         "training.checkpoint_every_updates",
+        "training.skip_bad_updates",  # ends a run, or lets it go on
         "training.cache_features",
         "training.feature_cache_gb",
         "evaluation.batch_size",

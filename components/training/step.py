@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -32,6 +31,7 @@ def take_step(
 
     A micro-batch weighs by its answer tokens in relation to the mean of all micro-batches of all workers. So the
     update is that of the one large batch, however it is split. No value is read on the host, which would wait for it.
+    A loss that is not finite makes the whole gradient so, and then the engine's step changes nothing, on any worker.
 
     Returns the loss and its parts, still to be averaged over workers, and the means over workers of the numbers `also`.
     """
@@ -51,7 +51,9 @@ def take_step(
                 enter = functools.partial(scope.enter_context, method.select(model, batch))
                 outputs, selection = engine.forward(batch, enter)
                 loss = method.loss(model, batch, outputs, selection)
-                engine.backward(loss.total * weight)
+                # 1 exactly, or not a number: a penalty can be infinite while its gradient is not
+                finite = 1.0 + 0.0 * loss.total.detach()
+                engine.backward(loss.total * (weight * finite))
             for name, value in {"loss": loss.total, **loss.parts}.items():
                 totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach() * weight
             stepped = method.step(engine)  # after every micro-batch: the engine counts them
@@ -60,15 +62,6 @@ def take_step(
             "an update ended without a step of the optimizer; install a DeepSpeed that pyproject.toml allows."
         )
     return {name: value / len(batches) for name, value in totals.items()}, means
-
-
-def require_finite(loss: float, task: str, update: int) -> None:
-    """Raise `TrainingError` for a loss that is infinite or not a number; as a mean over workers it is so on all."""
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss of task {task} became {loss} at update {update}; lower training.optimizer.learning_rate or "
-            "check the data."
-        )
 
 
 def step_seed(seed: int, task: int, update: int, rank: int) -> int:

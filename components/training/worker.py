@@ -34,7 +34,7 @@ from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
 from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
 from components.training.dataloader import TaskDataLoader
-from components.training.engine import Engine, build_engine, mean_over_workers, trainable_parameters
+from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer, SuiteScorer
 from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
@@ -259,13 +259,21 @@ class StreamWorker:
     ) -> None:
         """Make the task's remaining updates: the first with `batches`, the others with those of `updates`."""
         waited = 0.0
-        log = UpdateLog(self.send, lambda: self.rank == 0 and self.stop.requested(), self.device)
+        log = UpdateLog(
+            self.send,
+            lambda: self.rank == 0 and self.stop.requested(),
+            self.device,
+            allowed=self.config.training.skip_bad_updates,
+            skipped=self.stream_state.skipped,
+            gathered=gathered,
+        )
         while True:
             self._update(engine, scheduled, batches, waited, log)
             last = self.stream_state.update == scheduled.num_updates
             due = self.stream_state.update % self.config.training.checkpoint_every_updates == 0
             if last or due or log.stopping:
                 log.flush(engine.mean_over_workers)
+                self.stream_state.skipped = log.skipped
             if last:
                 return  # without a checkpoint: one of the learned task follows
             if due or log.stopping:
@@ -307,7 +315,7 @@ class StreamWorker:
             samples_per_s=self.config.training.global_batch_size / (time.monotonic() - started + waited),
             data_wait_s=waited,
         )
-        log.add(event, sums, engine.grad_norm)
+        log.add(event, sums, engine.grad_norm, [row for batch in batches for row in batch.sample_ids])
 
     @torch.no_grad()
     def _probe(self, batch: Batch) -> Tensor:
