@@ -37,11 +37,13 @@ class ScheduledTask:
 
 
 def plan_schedule(config: RunConfig, stream: TaskStream) -> tuple[ScheduledTask, ...]:
-    """One entry per task, in stream order; raises `ConfigError` for a task with fewer rows than one batch.
+    """One entry per task, in stream order; raises `ConfigError` for a task with too few rows.
 
     Replay buffers are drawn and written here, on the driver: every node must see the data folder.
     """
     method, training = config.method, config.training
+    for task in stream.tasks:
+        _require_rows(config, task)
     budgets = [training.num_updates(task.train.num_rows) if method.is_trainable else 0 for task in stream.tasks]
     for task, updates in zip(stream.tasks, budgets, strict=True):
         if updates < 1 and method.is_trainable:
@@ -65,6 +67,22 @@ def plan_schedule(config: RunConfig, stream: TaskStream) -> tuple[ScheduledTask,
         if method.stored_samples and index + 1 < len(stream.tasks):
             stored.append(stored_rows(config.stream, task.train, method.stored_samples, seed=config.seed))
     return tuple(schedule)
+
+
+def _require_rows(config: RunConfig, task: Task) -> None:
+    """Raise `ConfigError` for a task that cannot be learned or asked about, before anything starts."""
+    cut = " after those that are too long were left out" if config.backbone.too_long == "skip" else ""
+    rows, workers = task.train.num_rows, config.cluster.num_workers
+    advice = "give it some, or leave it out of the stream"
+    if config.method.is_trainable and not rows:
+        raise ConfigError(f"task {task.name} has no training rows; {advice}.")
+    if config.method.is_trainable and rows < workers:
+        raise ConfigError(
+            f"task {task.name} has {rows} training rows{cut}, fewer than cluster.num_workers {workers}, so a worker "
+            "would see none; lower cluster.num_workers or give the task more rows."
+        )
+    if not task.test.num_rows:
+        raise ConfigError(f"task {task.name} has no {task.scored_on} rows, so it has no score; {advice}.")
 
 
 def require_equal_passes(config: RunConfig, schedule: Sequence[ScheduledTask]) -> None:

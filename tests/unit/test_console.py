@@ -11,7 +11,7 @@ import rich.console
 
 from components.console.eta import PlannedTask, TimeLeft, duration_text
 from components.console.live import Console
-from components.core.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted
+from components.core.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted, UpdateSkipped
 from components.evaluation.headline import headline
 from components.evaluation.matrix import ScoreMatrix
 
@@ -129,6 +129,10 @@ def test_rows_and_notes_are_lines() -> None:
     console.handle(row(1, [61.04, None]))
     console.handle(Note(text="plain [b]text[/b]"))
     console.handle(Note(text="take care", warning=True))
+    console.handle(UpdateSkipped(index=1, task="doc[vqa]", update=7, cause="its loss is nan", skipped=2, allowed=5))
+    assert (
+        "Warning: update 7 of task doc[vqa] was skipped, because its loss is nan (2 of at most 5)\n" in text.getvalue()
+    )
     assert "Zero-shot: chartqa 1.0  doc[vqa] 2.0  (scored 10 s, peak memory 3.0 GiB" in text.getvalue()
     assert "After chartqa: chartqa 61.0  (trained 2 min, scored 10 s, " in text.getvalue()
     assert "plain [b]text[/b]\n" in text.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
+from components.core.events import Event, Note, RowScored, StepDone, TaskStarted, UpdateSkipped
 from components.tracking import retry, sender
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.history import ScoreHistory
@@ -274,7 +274,8 @@ def test_one_event_that_fails_costs_no_other(lost: bool, caplog: pytest.LogCaptu
 
 def test_the_outbox_gives_back_what_was_put_in(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    told = events(1, 3)
+    bad = UpdateSkipped(index=0, task="a", update=2, cause="its loss is nan", skipped=1, allowed=5)
+    told = [*events(1, 3), bad]
     for event in [*told, Note(text="for the console")]:
         outbox.add(event)
     assert [queued.event for queued in outbox.read(0)] == told

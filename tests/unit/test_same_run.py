@@ -82,6 +82,7 @@ OTHER_EXECUTION: dict[str, object] = {
         zero_stage=3,
         engine="torch",
         checkpoint_every_updates=7,
+        skip_bad_updates=9,
         cache_features="off",
         feature_cache_gb=1.5,
     ),

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from components.core.errors import TrainingError
 from components.data.batch import IGNORE, Batch, Example, collate
-from components.methods.base import MethodConfig, TaskInfo
+from components.methods.base import Loss, MethodConfig, Selection, TaskInfo
 from components.methods.moelora import MoeLoraConfig
-from components.methods.sequential_lora import SequentialLoraConfig
-from components.models.backbone import load_backbone
+from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.models.backbone import Backbone, Outputs, load_backbone
 from components.models.config import BackboneConfig
 from components.training.engine import TorchEngine, trainable_parameters
-from components.training.optimizer import OptimizerConfig
-from components.training.step import require_finite, step_seed, take_step
+from components.training.optimizer import OptimizerConfig, build_optimizer, load_plain_moments, plain_moments
+from components.training.step import step_seed, take_step
 
 
 def _batch(*answers: int) -> Batch:
@@ -59,11 +59,60 @@ def test_an_update_without_a_step_is_an_error() -> None:
         _trained([_batch(2)], accumulation=2)
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_diverged_loss_is_an_error_that_says_what_to_do(loss: float) -> None:
-    with pytest.raises(TrainingError, match=r"loss of task docvqa became .* at update 7; lower .*learning_rate"):
-        require_finite(loss, "docvqa", 7)
-    require_finite(0.0, "docvqa", 7)
+class Offset(SequentialLora[SequentialLoraConfig]):
+    """Adds to the loss what has no gradient, as a penalty on frozen values."""
+
+    offset = 0.0
+
+    def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
+        return Loss(total=outputs.loss + self.offset)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["by the host", "by torch's kernel, as on a GPU"])
+@pytest.mark.parametrize("offset", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is(offset: float, fused: bool) -> None:
+    model = load_backbone(BackboneConfig(name="pocket"))
+    method = Offset(SequentialLoraConfig(rank=2), seed=0)
+    method.attach(model, None)
+    method.begin_task(model, TaskInfo(index=0, name="a", instructions=["Read it."]))
+    engine = TorchEngine(model, OptimizerConfig(learning_rate=1e-3), accumulation=2)
+    if fused:
+        kept = build_optimizer(trainable_parameters(model), OptimizerConfig(learning_rate=1e-3), {}, fused=True)
+        engine._optimizer = kept
+    values: list[dict[str, torch.Tensor]] = []
+    for added in (0.0, offset, 0.0):
+        method.offset = added
+        take_step(engine, model, method, [_batch(1, 5), _batch(2, 3)], torch.device("cpu"))
+        assert engine.skipped is not math.isfinite(added)
+        trained = {name: each.detach().clone() for name, each in trainable_parameters(model).items()}
+        values.append({**trained, **engine.optimizer_state()})
+    before, met, after = values
+    assert all(torch.equal(before[name], met[name]) for name in before)
+    assert int(met["step"]) == 1
+    assert int(after["step"]) == 2
+    assert any(not torch.equal(met[name], after[name]) for name in met if name != "step")
+
+
+def test_fused_steps_are_those_of_the_plain_optimizer_and_its_moments_can_be_loaded() -> None:
+    """On a GPU the kernel is fused, and it must start from a checkpoint of any other."""
+    start = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    config = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+    found = []
+    for first, second in ((False, False), (True, False), (False, True), (True, True)):
+        parameters = {"a": torch.nn.Parameter(start.clone())}
+        optimizer = build_optimizer(parameters, config, {}, fused=first)
+        for step in range(6):
+            if step == 3:
+                moments = plain_moments(optimizer, parameters)
+                optimizer = build_optimizer(parameters, config, {}, fused=second)
+                load_plain_moments(optimizer, parameters, moments)
+            parameters["a"].grad = torch.full_like(start, 0.1 * (step + 1))
+            optimizer.norm = torch.tensor(1.0)
+            optimizer.step()
+        assert int(plain_moments(optimizer, parameters)["step"]) == 6
+        found.append(parameters["a"].detach())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-7)
 
 
 def test_every_step_of_every_worker_has_its_own_seed() -> None:

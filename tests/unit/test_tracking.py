@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from components.core.errors import ConfigError, TrackingError
-from components.core.events import Event, Note, RowScored, StepDone, TaskStarted
+from components.core.events import Event, Note, RowScored, StepDone, TaskStarted, UpdateSkipped
 from components.core.fingerprint import code_fingerprint
 from components.evaluation.matrix import ScoreMatrix
 from components.tracking import retry
@@ -96,7 +96,8 @@ def second_part() -> list[Event]:
     """The resumed stream: earlier rows again, task 2 from update 2 on, and its row."""
     again = [row(0, [4.0, 2.0]), row(1, [60.0, None], [62.0, None], [61.0, None])]
     two = [started(1, resumed_at=2), *(step(1, update) for update in range(3, 6)), step(1, 6, math.nan)]
-    return [*again, *two, row(2, [40.0, 80.0], [62.0, 81.0], [56.0, 80.0])]
+    skipped = UpdateSkipped(index=1, task=TASKS[1], update=7, cause="its loss is nan", skipped=2, allowed=5)
+    return [*again, *two, skipped, row(2, [40.0, 80.0], [62.0, 81.0], [56.0, 80.0])]
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +221,7 @@ def test_each_task_has_a_child_run_with_its_curve(client: MlflowClient, run_id: 
     second = curve(client, children[1].info.run_id, "train/loss")
     assert [update for update, _ in second] == [1, 2, 3, 4, 5]
     assert [update for update, _ in curve(client, children[1].info.run_id, "train/alignment")] == [1, 2, 3, 4, 5, 6]
+    assert curve(client, children[1].info.run_id, "train/skipped_updates") == [(7, 2.0)]
     for key in ("learning_rate", "grad_norm", "samples_per_s", "data_wait_s"):
         assert len(curve(client, children[0].info.run_id, f"train/{key}")) == 5
 
