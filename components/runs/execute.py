@@ -18,7 +18,7 @@ from components.core.run_files import LINK_FILE
 from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
-from components.tracking.config import Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
+from components.tracking.config import Status, Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
 from components.tracking.sender import QueuedTracker
 from components.tracking.store import open_tracker
 from components.tracking.tracker import StreamTracker
@@ -47,11 +47,10 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     require_same_weights(plan)
     cluster = plan.config.cluster
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
-    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"), session:
-        require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
-        told = _one_at_a_time(follow)
-        tracker = begin_tracking(plan, told, parent=parent)
-        costs = Costs.read(plan.run_dir)
+    told = _one_at_a_time(follow)
+    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
+        tracker, costs = Tracker(), Costs.read(plan.run_dir)
+        status: Status = "FAILED"
 
         def handle(event: Event) -> None:
             costs.add(event)
@@ -62,18 +61,24 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded
                 told(event)
 
-        status = "FAILED"
         try:
-            result = run_stream(plan, handle)
-            status = "FINISHED"
+            with session:
+                require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
+                tracker = begin_tracking(plan, told, parent=parent)
+                result = run_stream(plan, handle)
+                status = "FINISHED"
             return result
         except (KeyboardInterrupt, StreamStopped):
             status = "KILLED"
             raise
         finally:
-            tracker.finish(status)
-            if costs != Costs():
-                costs.write(plan.run_dir)  # with the updates since the last row
+            try:
+                if costs != Costs():
+                    costs.write(plan.run_dir)  # with the updates since the last row
+            finally:
+                # After Ray has ended: a slow store keeps neither memory nor a place in the cluster. Still under the
+                # run's lock, since another process would send the same events.
+                tracker.finish(status)
 
 
 def _one_at_a_time(follow: EventHandler) -> EventHandler:
@@ -131,7 +136,9 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     if tracker.run_id is not None:
         store = without_secrets(tracking_uri(config.tracking, plan.run_dir.parent))
         write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
-    return QueuedTracker(tracker, plan.run_dir, follow) if isinstance(tracker, StreamTracker) else tracker
+    if not isinstance(tracker, StreamTracker):
+        return tracker
+    return QueuedTracker(tracker, plan.run_dir, follow, wait_s=config.tracking.wait_s)
 
 
 def claim_and_note(plan: Plan, follow: EventHandler, *, gpu: bool) -> None:

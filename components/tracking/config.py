@@ -13,6 +13,7 @@ from components.core.errors import ConfigError
 from components.core.events import Event
 from components.core.machine import usable_cpus
 from components.core.naming import without_secrets
+from components.core.options import Positive, check_options
 from components.core.shell import tool_command
 from components.data.suite import Suite
 from components.data.tasks import TaskStream
@@ -36,8 +37,11 @@ class TrackingConfig:
     """Name of the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, and without that littoral."""
     enabled: bool = True
     """Record to MLflow."""
+    wait_s: Positive = 120.0
+    """Seconds that a run's end waits for a store that takes nothing; the same command sends the rest later."""
 
     def __post_init__(self) -> None:
+        check_options(self, "tracking")
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty; give the MLflow experiment a name, such as littoral.")
         if self.uri is not None:

@@ -18,18 +18,27 @@ from components.tracking.config import Status, Tracker
 from components.tracking.outbox import Outbox, Sent
 from components.tracking.tracker import SEND_EVERY_S, StreamTracker
 
-GIVE_UP_S = 120.0  # without a call that succeeds; one call to a server that is silent may take most of it
 TELL_AFTER_S = 3.0  # a usual end takes less, and nothing need be said
 RETRY_S = 5.0  # between tries at the end of the command
 
 
 class QueuedTracker(Tracker):
-    """Hands the events of a run to `tracker`, in order, from its own thread. `on_note` may be called from there."""
+    """Hands the events of a run to `tracker`, in order, from its own thread. `on_note` may be called from there.
 
-    def __init__(self, tracker: StreamTracker, run_dir: Path, on_note: Callable[[Note], None] | None = None) -> None:
+    `wait_s`: how long the end waits while the store takes nothing. One call to a silent server may take two minutes.
+    """
+
+    def __init__(
+        self,
+        tracker: StreamTracker,
+        run_dir: Path,
+        on_note: Callable[[Note], None] | None = None,
+        *,
+        wait_s: float = 120.0,
+    ) -> None:
         assert tracker.run_id is not None, "begin() comes first"
         self.run_id, self.ui, self.view = tracker.run_id, tracker.ui, tracker.view
-        self._tracker, self._on_note = tracker, on_note
+        self._tracker, self._on_note, self._wait_s = tracker, on_note, wait_s
         self._outbox = Outbox(run_dir)
         sent = self._outbox.sent()
         # A run that MLflow holds under another id has nothing yet: all of it is sent there.
@@ -62,7 +71,7 @@ class QueuedTracker(Tracker):
             self._news.set()
 
     def finish(self, status: Status) -> None:
-        """Wait until all is sent and the runs are closed, or until the store has taken nothing for `GIVE_UP_S`."""
+        """Wait until all is sent and the runs are closed, or until the store has taken nothing for `wait_s`."""
         self._ending = status
         self._news.set()
         try:
@@ -84,13 +93,13 @@ class QueuedTracker(Tracker):
             now_s, moved = time.monotonic(), self._moved()
             if moved != before:
                 before, moved_s = moved, now_s
-            if now_s - moved_s > GIVE_UP_S or not self._thread.is_alive():
+            if now_s - moved_s > self._wait_s or not self._thread.is_alive():
                 return self._done.is_set()
             if not told and now_s - begin_s > TELL_AFTER_S:
                 told = True
                 self._say(
                     f"MLflow is still taking what this run recorded ({self._left()}); this waits until it is done, or "
-                    f"has stood still for {GIVE_UP_S:.0f} s. Ctrl-C ends without waiting; the same command sends the "
+                    f"has stood still for {self._wait_s:g} s. Ctrl-C ends without waiting; the same command sends the "
                     "rest later."
                 )
         return True

@@ -20,6 +20,7 @@ from components.core.run_files import FINISHED_FILE
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.costs import Costs, RowCost
 from components.runs.execute import recorded_as, run_and_record
+from components.runs.record import complete_record
 from components.training.config import RunConfig
 from components.training.plan import plan_stream
 from components.training.run_folder import finished_result, learned_in
@@ -90,6 +91,8 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     for learned in range(1, before + 1):
         if learned < last or finished:
             report(figures_after(stream.run_dir, learned))
+    if finished:
+        complete_record(stream, lambda event: None)  # what MLflow still lacks stays in the trial's folder
     if finished or (plan.keep_stopped and ended_early(stream.run_dir)):
         return
 

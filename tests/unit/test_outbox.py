@@ -98,7 +98,7 @@ class Unsteady:
 
 
 def opened(
-    folder: Path, notes: list[Note], run_id: str | None = None, count: int = 4
+    folder: Path, notes: list[Note], run_id: str | None = None, count: int = 4, wait_s: float = 60.0
 ) -> tuple[QueuedTracker, Unsteady]:
     run_dir = folder / "run"
     run_dir.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def opened(
     assert isinstance(tracker, StreamTracker)
     unsteady = Unsteady(tracker._store)
     tracker._store = unsteady  # type: ignore[assignment]
-    return QueuedTracker(tracker, run_dir, notes.append), unsteady
+    return QueuedTracker(tracker, run_dir, notes.append, wait_s=wait_s), unsteady
 
 
 def recorded(folder: Path, run_id: str) -> tuple[str, Counter[int], dict[str, tuple[str, Counter[int]]]]:
@@ -167,12 +167,9 @@ def test_answers_that_are_lost_repeat_nothing(tmp_path: Path, monkeypatch: pytes
     require_whole(tmp_path, str(tracker.run_id), 4)
 
 
-def test_a_store_that_never_returns_is_left_and_the_next_process_sends_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender, "GIVE_UP_S", 0.5)
+def test_a_store_that_never_returns_is_left_and_the_next_process_sends_the_rest(tmp_path: Path) -> None:
     notes: list[Note] = []
-    tracker, store = opened(tmp_path, notes)
+    tracker, store = opened(tmp_path, notes, wait_s=0.5)
     for event in events(1, 4):
         tracker.handle(event)
     deadline_s = time.monotonic() + 20
@@ -189,7 +186,6 @@ def test_a_store_that_never_returns_is_left_and_the_next_process_sends_the_rest(
     assert "the same command sends the rest later" in notes[-1].text
     assert recorded(tmp_path, str(tracker.run_id))[0] == "RUNNING"
     assert not is_recorded(tmp_path / "run")
-    monkeypatch.setattr(sender, "GIVE_UP_S", 60.0)
     with (tmp_path / "run" / EVENTS_FILE).open("a") as file:
         file.write('{"kind": "RowSc')  # torn by the death of the process
     again, _ = opened(tmp_path, notes, tracker.run_id)
@@ -198,8 +194,8 @@ def test_a_store_that_never_returns_is_left_and_the_next_process_sends_the_rest(
     require_whole(tmp_path, str(tracker.run_id), 4)
 
 
-def test_two_hundred_tasks_cost_the_same_each(tmp_path: Path) -> None:
-    count, notes = 200, list[Note]()
+def test_many_tasks_cost_the_same_each(tmp_path: Path) -> None:
+    count, notes = 60, list[Note]()
     tracker = open_tracker(TrackingConfig(), tmp_path, "run", {}, TAGS, tasks=tasks(count), on_note=notes.append)
     seconds = []
     for learned in range(1, count + 1):
@@ -213,14 +209,16 @@ def test_two_hundred_tasks_cost_the_same_each(tmp_path: Path) -> None:
     run = client.get_run(str(tracker.run_id))
     assert run.info.status == "FINISHED"
     assert not notes
-    assert [m.step for m in client.get_metric_history(str(tracker.run_id), "final_average")] == list(range(1, 201))
+    assert [m.step for m in client.get_metric_history(str(tracker.run_id), "final_average")] == list(
+        range(1, count + 1)
+    )
     pictures = [one.path for one in client.list_artifacts(str(tracker.run_id), "images") if one.path.endswith(".png")]
-    assert len(pictures) == len([learned for learned in range(1, 201) if writes_whole(learned, count)]) == 12
+    assert len(pictures) == len([learned for learned in range(1, count + 1) if writes_whole(learned, count)]) == 12
     note = run.data.tags["mlflow.note.content"]
     assert len(note) <= 5000
     assert note.rstrip().endswith("**")  # the last figure, whole
-    # A row has as many scores as tasks, so it may take longer later; the whole matrix each time would be 50 times.
-    assert sum(seconds[-50:]) < 6 * sum(seconds[:50]), (sum(seconds[:50]), sum(seconds[-50:]))
+    # A row has as many scores as tasks, so it may take longer later.
+    assert sum(seconds[-15:]) < 6 * sum(seconds[:15]), (sum(seconds[:15]), sum(seconds[-15:]))
 
 
 def test_the_note_is_shortened_by_rows_and_columns() -> None:
