@@ -113,7 +113,7 @@ def samples_of(driver: psutil.Process) -> Iterator[Sample]:
 
 def _kind(process: psutil.Process) -> str:
     """Processes that run Ray's tasks change their titles with the task: those of Ray Data are one kind."""
-    title = " ".join(process.cmdline())
+    title = " ".join(process.cmdline()).strip("\0 ")  # padded to the length of an older title
     if title.startswith("ray::"):
         name = title.removeprefix("ray::").partition(".")[0].partition("(")[0]
         return "data" if name in ("IDLE", "MapBatches", "MapWorker", "ReadBatches") else name
