@@ -10,6 +10,7 @@ from typing import Any
 
 from components.console.tables import markdown
 from components.core.errors import LittoralError
+from components.core.visible import visible
 from components.evaluation.matrix import LABELS
 from components.exporting.learned import LearnedRun
 from components.exporting.probe import Agreement
@@ -56,7 +57,7 @@ def model_card(learned: LearnedRun, written: Written) -> str:
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(learned, written)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return visible("\n\n".join(parts)) + "\n"
 
 
 def data_licences(learned: LearnedRun) -> list[str]:

@@ -33,6 +33,7 @@ from ray.util.queue import Queue
 
 from components.core.errors import LittoralError, LostError, TrainingError
 from components.core.events import Note
+from components.core.naming import without_secrets
 
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray Train writes it anew for every checkpoint
@@ -218,9 +219,8 @@ def _kept(error: BaseException, run_dir: Path, logs: Path | None) -> str:
     notes = [note for each in chain(error) for note in getattr(each, "__notes__", ()) if note not in text]
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     try:
-        (run_dir / FAILURE_FILE).write_text(
-            "\n".join([now, f"Ray's logs: {logs}", text, *notes]), encoding="utf-8", errors="replace"
-        )
+        told = without_secrets("\n".join([now, f"Ray's logs: {logs}", text, *notes]))
+        (run_dir / FAILURE_FILE).write_text(told, encoding="utf-8", errors="replace")
     except OSError:
         return "" if logs is None else f"; Ray's logs are in {logs}"
     return f"; details are in {run_dir / FAILURE_FILE}"

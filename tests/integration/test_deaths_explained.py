@@ -95,10 +95,12 @@ def test_a_death_is_one_sentence(case: str, tmp_path: Path) -> None:
 
 def test_the_traceback_of_a_worker_is_kept(tmp_path: Path) -> None:
     error = ValueError("bad")
-    error.add_note("Traceback of the worker: line 7 in step")
+    error.add_note("Traceback of the worker: line 7 in step of s3://key:secret@shop")
     sent = cloudpickle.loads(cloudpickle.dumps(group(r0=error)))  # type: ignore[attr-defined]
     explained(sent, tmp_path, logs=None)
-    assert "line 7 in step" in (tmp_path / "failure.txt").read_text()
+    kept = (tmp_path / "failure.txt").read_text()
+    assert "line 7 in step of s3://***@shop" in kept
+    assert "secret" not in kept
 
 
 def test_a_sentence_of_our_own_stays_as_it_is(tmp_path: Path) -> None:
