@@ -12,7 +12,7 @@ from dataclasses import dataclass
 PLACE = frozenset(
     {
         *("run_id", "storage", "cluster.address", "stream.data_dir"),
-        *("tracking.uri", "tracking.experiment", "tracking.enabled"),
+        *("tracking.uri", "tracking.experiment", "tracking.enabled", "tracking.wait_s"),
     }
 )
 
