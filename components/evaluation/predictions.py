@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from components.core.files import whole_file
 from components.core.reading import why
 
 PREDICTIONS_FOLDER = "predictions"  # in a run's folder
+_MADE_OF = b"littoral.made_of"  # in a file's metadata
 CORRECT_FROM = 0.5  # a score from which a reply counts as right: ANLS's own threshold
 SAMPLES_LOGGED = 4  # predictions per task sent to the tracker to look at
 
@@ -79,11 +81,23 @@ def predictions_file(run_dir: Path, learned: int, after: str, *, suite: str | No
     return folder / f"{name}.parquet" if suite is None else folder / "general" / f"{name}-{suite}.parquet"
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write one file; a reader sees all of it or none."""
+def write_predictions(path: Path, predictions: Sequence[Prediction], made_of: Mapping[str, str] | None = None) -> None:
+    """Write one file; a reader sees all of it or none. `made_of`: by task, a digest of what its replies came from."""
     columns = {name: [getattr(one, name) for one in predictions] for name in PREDICTIONS_SCHEMA.names}
+    schema = (
+        PREDICTIONS_SCHEMA if made_of is None else PREDICTIONS_SCHEMA.with_metadata({_MADE_OF: json.dumps({**made_of})})
+    )
     with whole_file(path) as partial:
-        pq.write_table(pa.Table.from_pydict(columns, schema=PREDICTIONS_SCHEMA), partial)
+        pq.write_table(pa.Table.from_pydict(columns, schema=schema), partial)
+
+
+def made_of(path: Path) -> Mapping[str, str]:
+    """By task, what `write_predictions` was told; empty for a file that is missing, damaged, or of an older version."""
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {})[_MADE_OF])
+    except (OSError, pa.ArrowException, ValueError, KeyError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_predictions(path: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.names) -> Iterator[Prediction]:

@@ -1,4 +1,4 @@
-"""Evaluation inside a run: one row of the score matrix over the tasks that are due, and the general suites.
+"""Evaluation inside a run: one row of the score matrix over the tasks that are due.
 
 All ranks answer together; rank 0 scores, writes the files and tells the driver.
 """
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray.train
 import torch
 import torch.distributed as dist
 
 from components.core.errors import DataError
-from components.core.events import EvaluationProgress, Event, RowScored, SuitesScored
+from components.core.events import EvaluationProgress, Event, RowScored
 from components.core.files import write_text
 from components.data.batch import Example
 from components.data.rows import Row, instruction_of, plain_instruction
@@ -27,7 +27,6 @@ from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
-from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.generation import Answer, answer
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, matrix_of, variant_file
 from components.evaluation.predictions import (
@@ -36,12 +35,9 @@ from components.evaluation.predictions import (
     by_task,
     logged_samples,
     mean_score,
-    predictions_file,
     shares,
     slot_usage,
-    write_predictions,
 )
-from components.evaluation.suite_figures import figures
 from components.methods.base import Method
 from components.metrics import score
 from components.metrics.answer_format import FormRepair, form_of, obeys
@@ -49,6 +45,7 @@ from components.metrics.captions import MEAN
 from components.metrics.released.suites import suite_score
 from components.metrics.released.tasks import compat_row_score, compat_task_figures
 from components.training.engine import mean_over_workers
+from components.training.kept_cells import KeptCells, state_digest
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
     WINDOW_ROWS,
@@ -92,11 +89,13 @@ class RowScorer:
         after = stream.task_names[learned - 1] if learned else ZERO_SHOT
         due = stream.tasks if not learned or evaluation.unseen else stream.tasks[:learned]
         self.model.eval()
+        cells = self.kept_cells(learned, after)
         table: list[Prediction] = []
         for task in due:
             oracle = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
             rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
-            table += self.predictions(task, after, num_rows=rows_due, oracle_task=oracle)
+            table += self.cell(cells, task, after, num_rows=rows_due, oracle_task=oracle)
+        cells.tell(self.send, len(due))
         tables = by_task(table)
         means = {
             column: {name: mean_score(tables.get(name, ()), column) for name in stream.task_names}
@@ -120,8 +119,36 @@ class RowScorer:
             if captions:
                 name = f"{learned:02d}-{after}.captions.json"
                 write_captions(self.plan.run_dir / PREDICTIONS_FOLDER / name, captions)
+            cells.join(table)
             self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
         return row
+
+    def kept_cells(self, learned: int, after: str) -> KeptCells:
+        """What an earlier start of the run has scored after so many tasks. All ranks must call it."""
+        # On all ranks, because a method may gather its state from all of them.
+        state = self.method.state_dict(self.model)
+        digest = f"{self.model.fingerprint} {state_digest(state)}" if self.rank == 0 else ""
+        return KeptCells(self.plan.run_dir, learned, after, state=digest)
+
+    def cell(
+        self, cells: KeptCells, task: Task | Suite, after: str, *, num_rows: int, oracle_task: str | None = None
+    ) -> list[Prediction]:
+        """`predictions`, kept as soon as they are whole, or those that were kept. All ranks must call it."""
+        found = cells.take(task, num_rows, oracle_task) if self.rank == 0 else None
+        if self.of_rank_0(found is not None):
+            return found or []
+        scored = self.predictions(task, after, num_rows=num_rows, oracle_task=oracle_task)
+        if self.rank == 0:
+            cells.put(task, oracle_task, scored)
+        return scored
+
+    def of_rank_0(self, found: FoundT) -> FoundT:
+        """What rank 0 found. It alone looks into the storage: another worker could see otherwise a moment later."""
+        if self.world_size == 1:
+            return found
+        said = [found]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
 
     def predictions(
         self, task: Task | Suite, after: str, *, num_rows: int, oracle_task: str | None = None
@@ -129,7 +156,7 @@ class RowScorer:
         """Scored predictions of a task's or suite's first rows; empty on all ranks but 0. All ranks must call it.
 
         A suite belongs to no task: a method routes its rows as it would route any other. Raises `StopRequested` on all
-        ranks when the run was asked to stop meanwhile; a resumed run then answers the matrix's whole row again.
+        ranks when the run was asked to stop meanwhile; a resumed run then answers this task's rows again.
         """
         config = self.plan.config
         answers: list[Answer] = []
@@ -245,7 +272,6 @@ class RowScorer:
         train_s: float,
         started: float,
     ) -> None:
-        write_predictions(predictions_file(self.plan.run_dir, learned, row.after), table)
         decisions = write_decisions(self.plan, rows, self.method)
         write_matrix(self.plan, rows)
         checkpoint = self.plan.run_dir / "checkpoints" / f"{learned:02d}-{row.after}"
@@ -268,55 +294,6 @@ class RowScorer:
                 samples=logged_samples(table),
             )
         )
-
-
-class SuiteScorer:
-    """Scores the general suites of a run when they are due, as `RowScorer` scores tasks; all ranks call it together.
-
-    general.json is the memory: a suite that it holds is not scored again after a restart. Every rank reads the file
-    once, at the start. Rank 0 writes it, and can only do so after the other ranks have sent their replies.
-    """
-
-    def __init__(self, plan: WorkerPlan, scorer: RowScorer) -> None:
-        self.plan, self.scorer = plan, scorer
-        self.general = GeneralScores.read(plan.run_dir / GENERAL_FILE)
-
-    def score(self, rows: Sequence[MatrixRow], *, learned: int) -> None:
-        """Score what is due after `learned` tasks (0 = before any training) and still missing, and tell the driver.
-
-        `rows` are the finished rows of the score matrix, for the stream's final average.
-        """
-        tasks = self.plan.stream.task_names
-        if not self.plan.suites or not (
-            learned in (0, len(tasks)) or self.plan.config.evaluation.suites_after_every_task
-        ):
-            return
-        started = time.monotonic()
-        after = tasks[learned - 1] if learned else ZERO_SHOT
-        average = matrix_of(tasks, list(rows)).summary().get("final_average") if learned else None
-        self.scorer.model.eval()
-        for suite in self.plan.suites:
-            if not self.general.has(learned, suite.name):
-                self._score(suite, after, learned=learned, final_average=average)
-        if self.scorer.rank == 0:
-            self.scorer.send(
-                SuitesScored(
-                    tasks_learned=learned,
-                    after=after,
-                    figures={name: dict(found) for name, found in self.general.figures[learned].items()},
-                    retention=self.general.summary(average, learned),
-                    evaluate_s=time.monotonic() - started,
-                )
-            )
-
-    def _score(self, suite: Suite, after: str, *, learned: int, final_average: float | None) -> None:
-        predictions = self.scorer.predictions(suite, after, num_rows=suite.test.num_rows)
-        if self.scorer.rank != 0:
-            return
-        write_predictions(predictions_file(self.plan.run_dir, learned, after, suite=suite.name), predictions)
-        found = figures(suite.scoring, predictions)
-        self.general = self.general.plus(learned, after, suite.name, found)
-        self.general.write(self.plan.run_dir / GENERAL_FILE, final_average)
 
 
 def test_instructions(task: Task | Suite) -> list[str]:

@@ -19,7 +19,6 @@ from functools import partial
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from ray.train import CheckpointUploadMode
 from torch import Tensor
 
@@ -35,13 +34,14 @@ from components.models.encoding import Encoder
 from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
-from components.training.evaluate import RowScorer, SuiteScorer
+from components.training.evaluate import RowScorer
 from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
 from components.training.stopping import LOOK_EVERY_S, StopRequested, StopWatch
 from components.training.streaming import encoder_for
+from components.training.suites import SuiteScorer
 from components.training.task_cache import CachedTask
 from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
@@ -178,10 +178,7 @@ class StreamWorker:
                     found = "hit" if cached.hit() else "miss"
                 except Held:
                     found = "stop" if self.stop.requested() else "wait"
-            if self.world_size > 1:
-                said = [found]
-                dist.broadcast_object_list(said, src=0)
-                found = said[0]
+            found = self.scorer.of_rank_0(found)
             if found == "stop":
                 raise StopRequested
             if found != "wait":
