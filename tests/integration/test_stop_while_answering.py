@@ -13,6 +13,7 @@ from components.core.events import EvaluationProgress, Event, EventHandler, RowS
 from components.core.ray_session import ray_session
 from components.evaluation.general import GeneralScores
 from components.evaluation.matrix import MATRIX_FILE
+from components.evaluation.predictions import by_task, predictions_file, read_predictions
 from components.training.config import ClusterConfig, RunConfig
 from components.training.driver import run_stream
 from components.training.plan import Plan, plan_stream
@@ -51,7 +52,7 @@ def asking(plan: Plan, when: Callable[[Event], bool]) -> tuple[EventHandler, lis
 
 
 def test_it_leaves_without_a_row_and_is_not_finished_before_its_suites(plan: Plan) -> None:
-    first, seen = asking(plan, lambda event: isinstance(event, EvaluationProgress))
+    first, seen = asking(plan, lambda event: isinstance(event, EvaluationProgress) and event.task == "docvqa")
     with pytest.raises(StreamStopped, match="after 0 of 2 tasks; the same command"):
         run_stream(plan, first)
     assert not any(isinstance(event, RowScored) for event in seen)
@@ -61,6 +62,12 @@ def test_it_leaves_without_a_row_and_is_not_finished_before_its_suites(plan: Pla
     with pytest.raises(StreamStopped, match="after 2 of 2 tasks, before its general suites were scored"):
         run_stream(plan, last)
     assert [event.tasks_learned for event in seen if isinstance(event, RowScored)] == [0, 1, 2]
+    answered = {(event.after, event.task) for event in seen if isinstance(event, EvaluationProgress)}
+    assert ("zero-shot", "chartqa") not in answered, "it was answered whole before the first stop"
+    assert ("zero-shot", "docvqa") in answered
+    kept = predictions_file(plan.run_dir, 0, "zero-shot")
+    assert [len(rows) for rows in by_task(read_predictions(kept)).values()] == [16, 16]
+    assert not list(plan.run_dir.glob("predictions/.*")), "cells that are in their row's file"
     assert not (plan.run_dir / FINISHED_FILE).exists()
     assert finished_result(plan) is None
 
