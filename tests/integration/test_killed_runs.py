@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# A worker while the first row is scored, everything while a checkpoint is written, and the driver by SIGTERM and SIGINT.
+# A worker in the first row, everything in a checkpoint, and the driver by SIGTERM and SIGINT.
 SEED = "182"
 
 
