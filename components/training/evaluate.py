@@ -5,14 +5,12 @@ All ranks answer together; rank 0 scores, writes the files and tells the driver.
 
 from __future__ import annotations
 
-import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -20,15 +18,13 @@ import torch.distributed as dist
 
 from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
-from components.core.files import write_text
 from components.data.batch import Example
 from components.data.rows import Row, instruction_of, plain_instruction
 from components.data.suite import Suite
 from components.data.tasks import Task
-from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
-from components.evaluation.forgetting import SPLITS, split_if_known
+from components.evaluation.decisions import Served
 from components.evaluation.generation import Answer, answer
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, matrix_of, variant_file
+from components.evaluation.matrix import VARIANTS, ZERO_SHOT, MatrixRow
 from components.evaluation.predictions import (
     PREDICTIONS_FOLDER,
     Prediction,
@@ -46,6 +42,8 @@ from components.metrics.released.suites import suite_score
 from components.metrics.released.tasks import compat_row_score, compat_task_figures
 from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
+from components.training.ranks import of_rank_0
+from components.training.row_files import write_captions, write_decisions, write_matrix
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
     WINDOW_ROWS,
@@ -135,20 +133,12 @@ class RowScorer:
     ) -> list[Prediction]:
         """`predictions`, kept as soon as they are whole, or those that were kept. All ranks must call it."""
         found = cells.take(task, num_rows, oracle_task) if self.rank == 0 else None
-        if self.of_rank_0(found is not None):
+        if of_rank_0(found is not None):
             return found or []
         scored = self.predictions(task, after, num_rows=num_rows, oracle_task=oracle_task)
         if self.rank == 0:
             cells.put(task, oracle_task, scored)
         return scored
-
-    def of_rank_0(self, found: FoundT) -> FoundT:
-        """What rank 0 found. It alone looks into the storage: another worker could see otherwise a moment later."""
-        if self.world_size == 1:
-            return found
-        said = [found]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
 
     def predictions(
         self, task: Task | Suite, after: str, *, num_rows: int, oracle_task: str | None = None
@@ -299,42 +289,6 @@ class RowScorer:
 def test_instructions(task: Task | Suite) -> list[str]:
     """First human turns of all test rows, however few of them are due, in stored order; no picture is decoded."""
     return [instruction_of(str(text)) for text in task.test.column("conversations")]
-
-
-def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
-    """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; a reader sees the whole file or none."""
-    write_text(path, json.dumps(figures, indent=2) + "\n")
-
-
-def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
-    """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
-    config, tasks = plan.config, plan.stream.task_names
-    matrix = matrix_of(tasks, rows)
-    variants = {name: matrix_of(tasks, rows, name) for name in VARIANTS if any(name in row.variants for row in rows)}
-    splits = {
-        name: {"forgetting_split": split_if_known(matrix, {name: variants[name]})}
-        for name in SPLITS
-        if name in variants
-    }
-    files = {variant_file(plan.run_dir, name): (other, splits.get(name)) for name, other in variants.items()}
-    for path, (content, extra) in {**files, plan.run_dir / MATRIX_FILE: (matrix, None)}.items():
-        content.write(
-            path,
-            stream=plan.stream.name,
-            method=config.method.name,
-            backbone=config.backbone.name,
-            seed=config.seed,
-            extra={"scored_on": config.evaluation.split, **(extra or {})},
-        )
-
-
-def write_decisions(plan: WorkerPlan, rows: list[MatrixRow], method: Method) -> Decisions:
-    """Replace decisions.json, atomically; no file for a method that decides nothing."""
-    served = served_from_json({row.after: row.served for row in rows if row.served})
-    decisions = Decisions(tasks=method.decisions(), served=served)
-    if decisions:
-        decisions.write(plan.run_dir / DECISIONS_FILE)
-    return decisions
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -37,6 +37,7 @@ from components.training.engine import Engine, build_engine, gathered, mean_over
 from components.training.evaluate import RowScorer
 from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
+from components.training.ranks import of_rank_0
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
 from components.training.stopping import LOOK_EVERY_S, StopRequested, StopWatch
@@ -178,7 +179,7 @@ class StreamWorker:
                     found = "hit" if cached.hit() else "miss"
                 except Held:
                     found = "stop" if self.stop.requested() else "wait"
-            found = self.scorer.of_rank_0(found)
+            found = of_rank_0(found)
             if found == "stop":
                 raise StopRequested
             if found != "wait":

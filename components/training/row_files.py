@@ -1,0 +1,50 @@
+"""The files that a run's folder gets with every row of the score matrix, beside the predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.core.files import write_text
+from components.evaluation.decisions import DECISIONS_FILE, Decisions, served_from_json
+from components.evaluation.forgetting import SPLITS, split_if_known
+from components.evaluation.matrix import MATRIX_FILE, VARIANTS, MatrixRow, matrix_of, variant_file
+from components.methods.base import Method
+from components.training.plan import WorkerPlan
+
+
+def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
+    """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; a reader sees the whole file or none."""
+    write_text(path, json.dumps(figures, indent=2) + "\n")
+
+
+def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
+    """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
+    config, tasks = plan.config, plan.stream.task_names
+    matrix = matrix_of(tasks, rows)
+    variants = {name: matrix_of(tasks, rows, name) for name in VARIANTS if any(name in row.variants for row in rows)}
+    splits = {
+        name: {"forgetting_split": split_if_known(matrix, {name: variants[name]})}
+        for name in SPLITS
+        if name in variants
+    }
+    files = {variant_file(plan.run_dir, name): (other, splits.get(name)) for name, other in variants.items()}
+    for path, (content, extra) in {**files, plan.run_dir / MATRIX_FILE: (matrix, None)}.items():
+        content.write(
+            path,
+            stream=plan.stream.name,
+            method=config.method.name,
+            backbone=config.backbone.name,
+            seed=config.seed,
+            extra={"scored_on": config.evaluation.split, **(extra or {})},
+        )
+
+
+def write_decisions(plan: WorkerPlan, rows: list[MatrixRow], method: Method) -> Decisions:
+    """Replace decisions.json, atomically; no file for a method that decides nothing."""
+    served = served_from_json({row.after: row.served for row in rows if row.served})
+    decisions = Decisions(tasks=method.decisions(), served=served)
+    if decisions:
+        decisions.write(plan.run_dir / DECISIONS_FILE)
+    return decisions
