@@ -37,6 +37,7 @@ class Command:
     """Show Ray's logs, and tracebacks instead of one sentence."""
 
 
+SHORT = {f"--{name}": f"--evaluation.{name}" for name in ("max-forgetting", "forgetting-of", "on-forgetting")}
 _SEVERAL, _ANY_NUMBER = re.compile(r"\[(\w+) \[\1 \.\.\.\]\]"), r"\1 ..."  # of a metavar, as argparse has it
 CommandT = TypeVar("CommandT", bound=Command)
 FIRST = (  # what `--help` shows
@@ -87,7 +88,7 @@ def parse(
     rest, method = _taken(rest, "--method")
     if method is not None:
         config = with_method(name, config, method)
-    rest = _with_gpu_value(rest)
+    rest = [_in_full(argument) for argument in _with_gpu_value(rest)]
     default = kind(run=config, preset=name)
     usage = f"{program} [PRESET] [--method NAME] [--OPTION VALUE ...]"
     asked = next((place for place, argument in enumerate(rest) if argument in ("-h", "--help")), None)
@@ -191,6 +192,12 @@ def _with_gpu_value(arguments: Sequence[str]) -> list[str]:
         else:
             given += [word, "True"] if word == flag and following.startswith("-") else [word]
     return given
+
+
+def _in_full(argument: str) -> str:
+    """An option of `SHORT` by its whole name, with its value if that is in the same word."""
+    name, equals, value = argument.partition("=")
+    return f"{SHORT.get(name, name)}{equals}{value}"
 
 
 def _taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:

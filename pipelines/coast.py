@@ -29,6 +29,7 @@ from components.evaluation.majority import majority_scores
 from components.runs.execute import run_and_record, where_to_look
 from components.runs.record import complete_record
 from components.runs.status import RunStatus, outlook, read_status
+from components.training.budget import require_within_budget
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
@@ -76,10 +77,14 @@ def main(arguments: Sequence[str]) -> int:
         waited = (lambda text: console.handle(Note(text=text))) if command.wait else None
         with sole_user(plan.run_dir, f"run {plan.run_dir.name}", wait=waited):
             # Again: the process that was waited for may have ended the run.
-            result = finished_result(plan) or train_and_record(plan, console)
+            result = finished_result(plan)
+            if result is None:
+                require_within_budget(plan)
+                result = train_and_record(plan, console)
     else:
         complete_record(plan, console.handle)
     show_result(console, plan, result)
+    require_within_budget(plan)
     return 0
 
 

@@ -103,7 +103,7 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         if debug:
             raise
         print_text(f"error: {without_secrets(str(error))}", to=sys.stderr)
-        return 1
+        return error.exit_code
     except BrokenPipeError:  # `| head`, for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
         print_text("stopped: the reader of this command's output closed it", to=sys.stderr)

@@ -2,7 +2,9 @@
 
 
 class LittoralError(Exception):
-    """Base of every error a user can act on; pipelines print it as one sentence and exit with 1."""
+    """Base of every error a user can act on; pipelines print it as one sentence and exit with `exit_code`."""
+
+    exit_code = 1
 
 
 class ConfigError(LittoralError):
@@ -31,6 +33,12 @@ class StreamStopped(LittoralError):
 
 class LostError(LittoralError):
     """Processes, nodes or Ray's servers were lost, not by a fault of ours; the same command goes on."""
+
+
+class BudgetExceeded(StreamStopped):
+    """A task that cost the earlier ones more points than evaluation.max-forgetting allows."""
+
+    exit_code = 3
 
 
 class Terminated(KeyboardInterrupt):

@@ -70,6 +70,7 @@ class RowScored:
     routing_accuracy: dict[str, float] | None  # 0..1 per evaluated task, for routed methods
     slot_usage: dict[str, list[int]] | None  # per evaluated task: how often each slot, expert or group served
     decisions: dict[str, Any] | None = None  # decisions.json so far; None where nothing is decided
+    budget: str | None = None  # what the budget for forgetting says of the row; None without one
     train_s: float
     evaluate_s: float
     peak_memory_bytes: float  # NaN where it is not known any more

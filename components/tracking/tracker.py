@@ -283,7 +283,8 @@ class StreamTracker(Tracker):
                 self._store.put_image(run_id, "slot_usage", picture, step)
             self._record_whole(history, step)
         self._history = history
-        self._store.put_tags(run_id, {"mlflow.note.content": self._note_content()})
+        judged = {} if row.budget is None else {"forgetting_budget": row.budget}
+        self._store.put_tags(run_id, {"mlflow.note.content": self._note_content(), **judged})
 
     def _record_whole(self, history: ScoreHistory, step: int) -> None:
         """The matrix as pictures, table and JSON. score_matrix.json comes last: a row that is in it is recorded."""

@@ -15,6 +15,7 @@ from components.core.naming import require_id, secret_in, without_secrets
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.core.reading import ODD, read_object
 from components.data.streams import StreamConfig
+from components.evaluation.budget import Action, Budget, Measured
 from components.methods import method_config, options_for
 from components.methods.base import MethodConfig
 from components.methods.continual_llava import ContinualLlavaConfig
@@ -105,12 +106,26 @@ class EvaluationConfig:
     folders that pipelines/prepare.py wrote. They are scored whole, whatever `limit` says."""
     suites_after_every_task: bool = False
     """Score the suites after every task, not only before the first and after the last."""
+    max_forgetting: NonNegative | None = None
+    """Points of 0..100 that earlier tasks may have lost, after each task, since their best score. None: any number."""
+    forgetting_of: Measured = "mean"
+    """What max_forgetting bounds: the mean over the earlier tasks, or any one of them."""
+    on_forgetting: Action = "warn"
+    """What happens above it. warn: the run says so and goes on; stop: it ends in order with exit code 3; rollback: it
+    ends so, too, and the task's checkpoint is moved to rejected/, so that the one before it is the run's last."""
 
     def __post_init__(self) -> None:
         check_options(self, "evaluation")
         doubled = {name for name in self.suites if self.suites.count(name) > 1}
         if doubled:
             raise ConfigError(f"evaluation.suites names {sorted(doubled)[0]} twice; a suite is scored once.")
+
+    @property
+    def budget(self) -> Budget | None:
+        """How much may be forgotten; None: any number of points."""
+        if self.max_forgetting is None:
+            return None
+        return Budget(allowed=self.max_forgetting, measured=self.forgetting_of, action=self.on_forgetting)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from components.core.run_files import FINISHED_FILE
 from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
+from components.training.budget import require_within_budget
 from components.training.config import RunConfig
 from components.training.deaths import (
     FAILURE_FILE,
@@ -113,6 +114,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             fit(plan, datasets, event_queue, handle, cache, on_gpus=on_gpus)
         if not is_whole(plan):
             raise_if_received()
+            require_within_budget(plan)
         require_whole(plan)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         (plan.run_dir / FAILURE_FILE).unlink(missing_ok=True)

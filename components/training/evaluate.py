@@ -40,6 +40,7 @@ from components.metrics.answer_format import FormRepair, form_of, obeys
 from components.metrics.captions import MEAN
 from components.metrics.released.suites import suite_score
 from components.metrics.released.tasks import compat_row_score, compat_task_figures
+from components.training.budget import judged_row
 from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
 from components.training.ranks import of_rank_0
@@ -277,6 +278,7 @@ class RowScorer:
                 else None,
                 slot_usage=slot_usage(table, self.method.num_slots) if learned else None,
                 decisions=decisions.to_dict() if decisions else None,
+                budget=judged_row(self.plan, rows),
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
                 peak_memory_bytes=peak_memory_bytes(self.device),

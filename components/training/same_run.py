@@ -30,6 +30,9 @@ EXECUTION = frozenset(
         "training.feature_cache_gb",
         "evaluation.batch_size",
         "evaluation.batch_tokens",
+        "evaluation.max_forgetting",  # with the next two: whether a run goes on, not what it learns
+        "evaluation.forgetting_of",
+        "evaluation.on_forgetting",
         "cluster.num_workers",
         "cluster.use_gpu",
         "cluster.threads_per_worker",

@@ -27,7 +27,8 @@ from components.core.events import Event, Note, StepDone, TaskStarted
 from components.core.lock import Held
 from components.data.batch import Batch
 from components.data.rows import instruction_of
-from components.evaluation.matrix import MatrixRow
+from components.evaluation.budget import verdict
+from components.evaluation.matrix import MatrixRow, matrix_of
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
@@ -132,6 +133,15 @@ class StreamWorker:
         self.ready_since = time.monotonic()
         self.stream_state = StreamState(index=number, rows=self.stream_state.rows)
         self._save(f"{number:02d}-{scheduled.task.name}-scored")
+        self._hold_to_budget()
+
+    def _hold_to_budget(self) -> None:
+        """Raise `StopRequested` on all ranks when the last row forbids another task; the driver says why."""
+        found = verdict(matrix_of(self.stream.task_names, self.stream_state.rows), self.config.evaluation.budget)
+        if found is not None and found.exceeded:
+            self.send(Note(text=found.text(), warning=True))
+            if found.ends_the_stream:
+                raise StopRequested
 
     def _learn_or_reuse(self, scheduled: ScheduledTask) -> None:
         """Learn the task, or reuse the checkpoint of an identical run of the same sweep."""

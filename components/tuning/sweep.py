@@ -93,6 +93,11 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
     storage = run.storage.expanduser().resolve()
     sweep_id = options.sweep_id or id_of("sweep", Path(run.stream.name).stem[:100], run.method.name[:60])
     require_id(sweep_id, "sweep")
+    if run.evaluation.budget is not None and run.evaluation.on_forgetting != "warn":
+        raise ConfigError(
+            f'evaluation.on-forgetting is "{run.evaluation.on_forgetting}", which ends a trial early, and a sweep '
+            'compares whole streams; set it to "warn".'
+        )
     if options.seeds < 1 or options.num_samples < 1:
         raise ConfigError(f"seeds is {options.seeds} and num_samples {options.num_samples}; both must be at least 1.")
     axes = tuple(parse_axis(text) for text in options.space)

@@ -86,7 +86,9 @@ OTHER_EXECUTION: dict[str, object] = {
         cache_features="off",
         feature_cache_gb=1.5,
     ),
-    "evaluation": EvaluationConfig(batch_size=3, batch_tokens=900),
+    "evaluation": EvaluationConfig(
+        batch_size=3, batch_tokens=900, max_forgetting=5.0, forgetting_of="any", on_forgetting="stop"
+    ),
     "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa"),
     "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4),
 }
