@@ -43,7 +43,8 @@ def register(client: MlflowClient, version: Version, *, served: bool) -> None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     own = client.search_model_versions(f"name = '{version.name}' AND run_id = '{version.run_id}'")
-    by_learned = {int(one.tags[LEARNED]): one for one in own if LEARNED in one.tags}
+    newest_first = sorted(own, key=lambda one: -int(one.version))  # of a version that is there twice, the first counts
+    by_learned = {int(one.tags[LEARNED]): one for one in newest_first if LEARNED in one.tags}
     learned = int(version.tags[LEARNED])
     found = by_learned.get(learned)
     if found is None:

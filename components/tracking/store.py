@@ -34,6 +34,7 @@ from components.tracking.config import (
     tracking_uri,
     ui_command,
 )
+from components.tracking.doubles import in_use, remove_doubles
 from components.tracking.moved_storage import follow_moved_storage
 from components.tracking.points import Point, points
 from components.tracking.registry import Version, register
@@ -42,7 +43,7 @@ from components.tracking.tracker import StreamTracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Run
     from PIL.Image import Image
 
     from components.evaluation.matrix import ScoreMatrix
@@ -52,6 +53,7 @@ OPEN_TIMEOUT_S = 8  # how long an unreachable server may keep a run from startin
 INSTEAD = "start that server, correct tracking.uri (or MLFLOW_TRACKING_URI), or turn tracking.enabled off"
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 TAG_CHARS, DIGEST_CHARS = 5000, 36  # likewise
+MOST_RUNS = 50_000  # that a search gives at once
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -197,13 +199,22 @@ class MlflowStore:
 
     def children(self, run_id: str) -> dict[str, str]:
         """Task name -> run id of the runs below a stream's run."""
-        runs = self._client.search_runs([self._experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
-        return {run.data.tags["task"]: run.info.run_id for run in runs if "task" in run.data.tags}
+        below = f"tags.`mlflow.parentRunId` = '{run_id}'"
+        runs = self._client.search_runs([self._experiment_id], below, max_results=MOST_RUNS)
+        by_task: dict[str, list[Run]] = {}
+        for run in runs:
+            if "task" in run.data.tags:
+                by_task.setdefault(run.data.tags["task"], []).append(run)
+        return {task: in_use(several).info.run_id for task, several in by_task.items()}
+
+    def remove_doubles(self, run_id: str) -> None:
+        """Of what a stalled store was asked for again, leave one of each."""
+        remove_doubles(self._client, self._experiment_id, run_id)
 
     def unfinished(self, run_id: str) -> list[str]:
         """Run ids of the tasks below a stream's run whose status is not FINISHED."""
         below = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.status != 'FINISHED'"
-        runs = self._client.search_runs([self._experiment_id], below)
+        runs = self._client.search_runs([self._experiment_id], below, max_results=MOST_RUNS)
         return [run.info.run_id for run in runs if "task" in run.data.tags]
 
     def steps(self, run_id: str, key: str) -> set[int]:
@@ -262,7 +273,8 @@ class MlflowStore:
 
         legal = metric_names([name.replace(".", "_")])[name.replace(".", "_")]
         query = f"name = '{legal}' AND source_run_id = '{run_id}'"
-        found = self._client.search_logged_models([self._experiment_id], query, max_results=1)
+        first = [{"field_name": "creation_time", "ascending": True}]
+        found = self._client.search_logged_models([self._experiment_id], query, max_results=1, order_by=first)
         if found:
             return found[0].model_id
         known = _short(tags) | {"mlflow.model.isExternal": "true"}

@@ -174,7 +174,11 @@ class StreamTracker(Tracker):
             )
 
     def _close_interrupted(self) -> None:
-        """Close tasks that an interrupted run learned and that were scored only after it was resumed."""
+        """Close tasks that an interrupted run learned and that were scored only after it was resumed.
+
+        What a stalled store made twice goes first: here, where all is sent and the stall is over.
+        """
+        self._store.remove_doubles(self._parent)
         still_open = {child.run_id for child in self._children}
         for run_id in self._store.unfinished(self._parent):
             if run_id not in still_open:
