@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.errors import ConfigError, StreamStopped
+from components.core.errors import ConfigError, StreamStopped, TrackingError
 from components.core.events import Event, EventHandler, Note, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
@@ -19,7 +19,8 @@ from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.tracking.config import Status, Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
-from components.tracking.sender import QueuedTracker
+from components.tracking.retry import is_transient
+from components.tracking.sender import QueuedTracker, WaitingTracker
 from components.tracking.store import open_tracker
 from components.tracking.tracker import StreamTracker
 from components.training.config import RunConfig, flatten
@@ -108,7 +109,9 @@ def fetch_models(config: RunConfig) -> None:
 def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = None, continued: bool = True) -> Tracker:
     """Open the MLflow run of this stream; a continued stream continues its MLflow run.
 
-    `continued=False`: nothing is trained, so no session is added to the run's provenance.
+    Raises `TrackingError` where that is not possible. But a run that has one does not wait for a store that does not
+    answer: what it records is queued. `continued=False`: nothing is trained, so nothing need be recorded now, and no
+    session is added to the run's provenance.
     """
     config = plan.config
     check_run_dir(plan)
@@ -120,17 +123,25 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         "backbone": config.backbone.name,
         "seed": str(config.seed),
     }
-    tracker = open_tracker(
-        config.tracking,
-        plan.run_dir.parent,
-        plan.run_dir.name,
-        params=config.to_json(),
-        tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
-        datasets=dataset_records(plan.stream, plan.suites),
-        resume_run_id=recorded_as(plan.run_dir),
-        tasks=plan.stream.task_names,
-        on_note=follow,
-    )
+    known = recorded_as(plan.run_dir)
+    tracker: Tracker
+    try:
+        tracker = open_tracker(
+            config.tracking,
+            plan.run_dir.parent,
+            plan.run_dir.name,
+            params=config.to_json(),
+            tags=tags if parent is None else {**tags, "mlflow.parentRunId": parent},
+            datasets=dataset_records(plan.stream, plan.suites),
+            resume_run_id=known,
+            tasks=plan.stream.task_names,
+            on_note=follow,
+        )
+    except TrackingError as error:
+        if not continued or known is None or not is_transient(error):
+            raise
+        follow(Note(text=f"the run goes on, and what it records is queued in its folder: {error}", warning=True))
+        tracker = WaitingTracker(plan.run_dir, follow)
     if continued:
         claim_and_note(plan, follow, gpu=uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0))
     if tracker.run_id is not None:

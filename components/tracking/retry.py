@@ -68,6 +68,11 @@ def told(what: str, advice: str) -> Iterator[None]:
         raise TrackingError(f"{what} ({error}); {advice}.") from error
 
 
+def is_transient(error: TrackingError) -> bool:
+    """Whether what `told` raised may be over soon: a store that does not answer, not one that says no."""
+    return isinstance(error.__cause__, StoreError) and error.__cause__.transient
+
+
 class CircuitBreaker:
     """Runs store calls. A failure never raises: `attempt` returns False and `on_note` is warned once per kind."""
 

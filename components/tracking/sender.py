@@ -22,7 +22,54 @@ TELL_AFTER_S = 3.0  # a usual end takes less, and nothing need be said
 RETRY_S = 5.0  # between tries at the end of the command
 
 
-class QueuedTracker(Tracker):
+class WaitingTracker(Tracker):
+    """Queues the events of a run that goes on while its store cannot be reached; its next command sends them."""
+
+    def __init__(self, run_dir: Path, on_note: Callable[[Note], None] | None = None) -> None:
+        self._on_note = on_note
+        self._outbox = Outbox(run_dir)
+        sent = self._outbox.sent()
+        self._offset = 0 if sent is None else sent.offset  # the store has all before this byte
+        self._told_of_disk = False
+
+    def handle(self, event: Event) -> None:
+        """Queue one event."""
+        self._queue(event)
+
+    def finish(self, status: Status) -> None:
+        """Say what is queued."""
+        self._tell_what_is_left()
+
+    def _queue(self, event: Event) -> bool:
+        """Whether something was added."""
+        try:
+            return self._outbox.add(event)
+        except (OSError, TypeError, ValueError) as error:
+            if not self._told_of_disk:
+                self._told_of_disk = True
+                self._warn(f"MLflow will lack events that could not be queued on disk ({error}).")
+            return False
+
+    def _tell_what_is_left(self) -> None:
+        self._warn(
+            f"MLflow does not have all of this run yet ({self._left()}); the run's own files are whole, and the same "
+            "command sends the rest later."
+        )
+
+    def _left(self) -> str:
+        left = sum(1 for _ in self._outbox.read(self._offset))
+        return f"{left} event{'' if left == 1 else 's'} left" if left else "only its end is left"
+
+    def _say(self, text: str) -> None:
+        if self._on_note is not None:
+            self._on_note(Note(text=text))
+
+    def _warn(self, text: str) -> None:
+        if self._on_note is not None:
+            self._on_note(Note(text=text, warning=True))
+
+
+class QueuedTracker(WaitingTracker):
     """Hands the events of a run to `tracker`, in order, from its own thread. `on_note` may be called from there.
 
     `wait_s`: how long the end waits while the store takes nothing. One call to a silent server may take two minutes.
@@ -37,13 +84,13 @@ class QueuedTracker(Tracker):
         wait_s: float = 120.0,
     ) -> None:
         assert tracker.run_id is not None, "begin() comes first"
+        super().__init__(run_dir, on_note)
         self.run_id, self.ui, self.view = tracker.run_id, tracker.ui, tracker.view
-        self._tracker, self._on_note, self._wait_s = tracker, on_note, wait_s
-        self._outbox = Outbox(run_dir)
+        self._tracker, self._wait_s = tracker, wait_s
         sent = self._outbox.sent()
         # A run that MLflow holds under another id has nothing yet: all of it is sent there.
         same = sent is not None and sent.run_id == self.run_id and sent.offset <= self._outbox.size
-        self._offset = sent.offset if sent is not None and same else 0  # the store has all before this byte
+        self._offset = sent.offset if sent is not None and same else 0
         self._read_until = self._offset
         self._outbox.keep(Sent(run_id=self.run_id, offset=self._offset))
         tracker.remember(
@@ -53,21 +100,13 @@ class QueuedTracker(Tracker):
         self._ending: Status | None = None
         self._abandoned = False
         self._done = threading.Event()
-        self._told_of_disk = False
         # A daemon: a call that never returns must not keep the process.
         self._thread = threading.Thread(target=self._send_all, name="MLflow", daemon=True)
         self._thread.start()
 
     def handle(self, event: Event) -> None:
         """Queue one event; never waits for the store."""
-        try:
-            added = self._outbox.add(event)
-        except (OSError, TypeError, ValueError) as error:
-            if not self._told_of_disk:
-                self._told_of_disk = True
-                self._warn(f"MLflow will lack events that could not be queued on disk ({error}).")
-            return
-        if added:
+        if self._queue(event):
             self._news.set()
 
     def finish(self, status: Status) -> None:
@@ -80,10 +119,7 @@ class QueuedTracker(Tracker):
             whole = False
         self._abandoned = True
         if not whole:
-            self._warn(
-                f"MLflow does not have all of this run yet ({self._left()}); the run's own files are whole, and the "
-                "same command sends the rest later."
-            )
+            self._tell_what_is_left()
 
     def _wait(self) -> bool:
         """Whether the store took everything."""
@@ -107,10 +143,6 @@ class QueuedTracker(Tracker):
     def _moved(self) -> tuple[int, int]:
         """Changes whenever the store has taken something."""
         return self._offset, self._tracker.taken
-
-    def _left(self) -> str:
-        left = sum(1 for _ in self._outbox.read(self._offset))
-        return f"{left} event{'' if left == 1 else 's'} left" if left else "only its end is left"
 
     # ---- the thread
 
@@ -167,13 +199,3 @@ class QueuedTracker(Tracker):
         # A full disk does not matter here: the next process sends these again, and MLflow keeps equal points once.
         with contextlib.suppress(OSError):
             self._outbox.keep(Sent(run_id=str(self.run_id), offset=self._offset, closed=closed))
-
-    # ---- what people hear
-
-    def _say(self, text: str) -> None:
-        if self._on_note is not None:
-            self._on_note(Note(text=text))
-
-    def _warn(self, text: str) -> None:
-        if self._on_note is not None:
-            self._on_note(Note(text=text, warning=True))

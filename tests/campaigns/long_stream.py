@@ -249,6 +249,7 @@ def main() -> int:
     print({name: value for name, value in figures.items() if not isinstance(value, dict | list)})
     print("\n".join(f"WRONG: {each}" for each in wrong) or "nothing has grown, and MLflow has all of it")
     if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
         options.record.write_text(json.dumps(figures, indent=2) + "\n")
     return 1 if wrong else 0
 

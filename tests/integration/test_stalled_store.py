@@ -71,7 +71,7 @@ def events_of(index: int) -> list[Event]:
     return [begin, step, row]
 
 
-@pytest.mark.parametrize("request_line", ["runs/create", "model-versions/create"])
+@pytest.mark.parametrize("request_line", ["runs/create", pytest.param("model-versions/create", marks=pytest.mark.long)])
 def test_what_a_stalled_store_makes_twice_is_there_once(
     store: Store, proxy: StallingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_line: str
 ) -> None:

@@ -10,15 +10,17 @@ import pytest
 from finished_runs import STREAM, TASKS, finished
 from mlflow import MlflowClient
 
+from components.core.errors import TrackingError
 from components.core.events import Event, Note, RowScored
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.config import BackboneConfig
-from components.runs import record
+from components.runs import execute, record
 from components.runs.execute import begin_tracking
 from components.runs.record import complete_record, rows_in
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.outbox import Outbox, is_recorded
 from components.training.config import RunConfig
+from components.training.devices import Devices
 from components.training.plan import Plan, plan_stream
 
 ROWS: list[list[float | None]] = [[10.0, 20.0], [60.0, None], [50.0, 70.0]]  # zero-shot, then after each task
@@ -114,3 +116,27 @@ def test_a_store_that_is_away_costs_a_warning(plan: Plan) -> None:
     assert json.loads((plan.run_dir / "mlflow.json").read_text())["run_id"] == run_id
     assert [type(queued.event) for queued in Outbox(plan.run_dir).read(0)] == [RowScored]
     assert not is_recorded(plan.run_dir)
+
+
+def test_a_run_goes_on_without_its_store_and_is_completed_later(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = opened_once(plan)
+    monkeypatch.setattr(execute, "cluster_devices", lambda: Devices(gpus=0))  # of Ray, which is not needed here
+    away = replace(plan, config=replace(plan.config, tracking=TrackingConfig(uri="http://127.0.0.1:9")))
+    notes: list[Event] = []
+    tracker = begin_tracking(away, notes.append)
+    for row in rows_in(plan.run_dir):
+        tracker.handle(row)
+    tracker.finish("FINISHED")
+    begin, end = (note.text for note in notes if isinstance(note, Note))
+    assert begin.startswith("the run goes on, and what it records is queued in its folder: MLflow at")
+    assert end.startswith("MLflow does not have all of this run yet (3 events left)")
+    complete_record(plan, notes.append)
+    require_whole(plan, run_id)
+    assert len(notes) == 2
+
+
+def test_a_store_that_says_no_stops_a_run_that_goes_on(plan: Plan) -> None:
+    run_id = opened_once(plan)
+    MlflowClient(tracking_uri(plan.config.tracking, plan.run_dir.parent)).delete_run(run_id)
+    with pytest.raises(TrackingError, match="was deleted there"):
+        begin_tracking(plan, lambda event: None)
