@@ -18,8 +18,10 @@ import os
 import platform
 import random
 import signal
+import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from datetime import date
@@ -180,7 +182,17 @@ class Campaign:
         failures = [{name: value for name, value in each.items() if name != "kind"} for each in self.of("failure")]
         machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
         head = {"format": "littoral-kills/1", "date": date.today().isoformat(), "machine": machine, "seed": self.seed}
-        return {**head, "summary": self.summary(), "failures": failures, "lives": lives, "kills": shown}
+        content = {**head, "summary": self.summary(), "failures": failures, "lives": lives, "kills": shown}
+        return json.loads(_anywhere(json.dumps(content), self.folder))
+
+
+def _anywhere(text: str, folder: Path) -> str:
+    """The text without what is this machine's alone: folders and its name."""
+    names = {str(folder): "STORAGE", str(ROOT): ".", sys.prefix: "PYTHON", str(Path.home()): "~"}
+    names |= {tempfile.gettempdir(): "TEMP", socket.gethostname(): "HOST"}
+    for name, instead in names.items():
+        text = text.replace(name, instead) if len(name) > 1 else text
+    return text
 
 
 def _short(value: object) -> object:
