@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_servers import free_ports
+from local_servers import free_ports, reachable_from_elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("pocket", "--seed", "3", "--stream.order", "chartqa", "iconqa")  # two tasks prove as much as four
@@ -48,6 +48,8 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
             f"RAY_AUTH_MODE=token ray job submit --address {address} --working-dir . -- python pipelines/coast.py"
         )
         assert expected in started.stdout
+        assert reachable_from_elsewhere(int((Path(state) / f"cluster-{dashboard}" / "pid").read_text())) == set()
+        assert (Path.home() / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
         yield address, environment
     finally:
         stopped = subprocess.run(["clusters/local.sh", "stop"], cwd=ROOT, env=script, capture_output=True, text=True)
