@@ -45,7 +45,7 @@ def test_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     method = plain["method"]
     assert isinstance(method, dict)
     assert (next(iter(method)), method["name"], method["rank"]) == ("name", "ewc", 4)
-    assert plain["tracking"] == {"uri": None, "experiment": "littoral", "enabled": False}
+    assert plain["tracking"] == {"uri": None, "experiment": "littoral", "enabled": False, "wait_s": 120.0}
 
 
 @pytest.mark.parametrize("name", PRESETS)
