@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import socket
 import statistics
@@ -189,10 +190,10 @@ class Campaign:
 def _anywhere(text: str, folder: Path) -> str:
     """The text without what is this machine's alone: folders and its name."""
     names = {str(folder): "STORAGE", str(ROOT): ".", sys.prefix: "PYTHON", str(Path.home()): "~"}
-    names |= {tempfile.gettempdir(): "TEMP", socket.gethostname(): "HOST"}
+    names[tempfile.gettempdir()] = "TEMP"
     for name, instead in names.items():
         text = text.replace(name, instead) if len(name) > 1 else text
-    return text
+    return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "HOST", text)
 
 
 def _short(value: object) -> object:
