@@ -19,9 +19,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from components.core.errors import ConfigError, LittoralError, Terminated
 from components.core.naming import without_secrets
@@ -29,6 +30,7 @@ from components.core.runtime import fast_imports, print_anything
 from components.core.visible import LineFormatter, print_text
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
+AFTER_SIGNALS = {128 + number for number in ENDINGS}
 OptionsT = TypeVar("OptionsT")
 HERE = Path(__file__).resolve().parent
 COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
@@ -75,10 +77,13 @@ def run(name: str, arguments: Sequence[str] | None = None) -> int:
         return command(given)
 
     try:
-        return guarded(imported_and_run, after_interrupt=COMMANDS.get(name, ""))
+        code = guarded(imported_and_run, after_interrupt=COMMANDS.get(name, ""))
     finally:
         for number in caught:  # libraries shut down after this, and their tracebacks would follow a second Ctrl-C
             signal.signal(number, signal.SIG_DFL)
+    if code in AFTER_SIGNALS:
+        _leave(code)
+    return code
 
 
 def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]) -> int:
@@ -214,6 +219,14 @@ def _import(name: str) -> Callable[[Sequence[str]], int]:
             raise
         said = " ".join(str(error).split())
         raise ConfigError(f"the libraries cannot be loaded ({said}); look at HOME and TMPDIR.") from error
+
+
+def _leave(code: int) -> NoReturn:
+    """End without waiting for threads: one may wait for a server, or be inside a Ray that is no longer there."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _nothing_begun(signum: int, frame: FrameType | None) -> None:

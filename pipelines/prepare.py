@@ -45,6 +45,7 @@ from rich.console import Console
 from components.console.preparation import say, show_overlaps, show_report, show_table
 from components.console.terminal import Terminal
 from components.core.errors import ConfigError
+from components.core.files import write_text
 from components.core.options import Count, listed
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
@@ -322,5 +323,5 @@ def _overlaps(stream: TaskStream, command: Prepare) -> Shared:
     """What splits share, and all of it as overlaps.json in the prepared folder."""
     shared = overlaps_of(stream, in_order=Threads(workers=command.workers))
     content = json.dumps(asdict(shared), indent=2, ensure_ascii=False)
-    (command.out / "overlaps.json").write_text(content + "\n", encoding="utf-8")
+    write_text(command.out / "overlaps.json", content + "\n")
     return shared

@@ -6,7 +6,6 @@ output's place, with its report inside. When the preparation is refused, the rep
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -137,7 +136,7 @@ def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
     if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
         raise ConfigError(f"{out_dir} exists and is not a prepared stream; give --out a new or empty folder.")
-    former = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.old")
+    former = out_dir.with_name(f".{out_dir.name}.old")
 
     def set_aside() -> None:
         if out_dir.exists():
@@ -145,10 +144,20 @@ def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 
     try:
         with sole_preparer(out_dir):
-            yield out_dir, set_aside
-            shutil.rmtree(former, ignore_errors=True)
+            _put_back(former, out_dir)  # a killed process may have left it aside
+            try:
+                yield out_dir, set_aside
+            finally:
+                _put_back(former, out_dir)
     except OSError as error:
         raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
+
+
+def _put_back(former: Path, out_dir: Path) -> None:
+    """Give a folder that was set aside its place again, or delete it where there is a new one."""
+    if former.is_dir() and not out_dir.exists():
+        former.rename(out_dir)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def own_refusal(files: Sequence[FileReport], *, max_broken: float) -> str | None:

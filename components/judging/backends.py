@@ -165,8 +165,12 @@ class EndpointJudge:
         return session
 
     def verdicts(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        with ThreadPoolExecutor(max_workers=self.config.concurrency) as pool:
+        pool = ThreadPoolExecutor(max_workers=self.config.concurrency)
+        try:
             found = list(pool.map(self._verdict, exchanges))
+        finally:
+            # After a signal nobody waits for an endpoint that may take minutes. Otherwise all have ended by now.
+            pool.shutdown(wait=False, cancel_futures=True)
         failures = {verdict.failure for verdict in found if verdict.score is None and not verdict.said}
         if len(failures) == 1 and all(verdict.score is None and not verdict.said for verdict in found):
             raise ConfigError(f"the judge at {self.config.base_url} answered no request ({failures.pop()}).")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.files import whole_file
 from components.reporting.groups import Line, label, require_comparable
 from components.runs.results import FinishedRun
 from components.statistics.calibration import draw_calibration
@@ -98,6 +99,7 @@ def write_calibration(runs: Sequence[FinishedRun], path: Path) -> Path:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"the picture {path} would not be PNG; give a name that ends in .png.")
     past = [as_past(run) for run in runs if run.finished and has_triangle(run.matrix)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_calibration(past, f"Forecasts on {runs[0].config.stream.name}").save(path)
+    picture = draw_calibration(past, f"Forecasts on {runs[0].config.stream.name}")
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG")
     return path

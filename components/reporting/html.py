@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.console.tables import markdown
+from components.core import files as whole_files
 from components.core.errors import ConfigError
 from components.data.streams import open_stream
 from components.reporting.export import cell_rows, csv_text, figure_rows, item_rows, latex
@@ -69,8 +70,7 @@ def write_html(
 def write_text(path: Path, text: str) -> Path:
     """The file, in a folder that is made where it is missing; raises `ConfigError` when it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        whole_files.write_text(path, text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror}); give another folder to --html.") from error
     return path

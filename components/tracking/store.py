@@ -217,6 +217,12 @@ class MlflowStore:
         runs = self._client.search_runs([self._experiment_id], below, max_results=MOST_RUNS)
         return [run.info.run_id for run in runs if "task" in run.data.tags]
 
+    def running(self, run_id: str) -> list[str]:
+        """Run ids below a stream's or a sweep's run that are open, and those below them, these first."""
+        query = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.status = 'RUNNING'"
+        found = [run.info.run_id for run in self._client.search_runs([self._experiment_id], query)]
+        return [each for one in found for each in (*self.running(one), one)]
+
     def steps(self, run_id: str, key: str) -> set[int]:
         """The steps at which a metric is recorded."""
         return {metric.step for metric in self._client.get_metric_history(run_id, key)}

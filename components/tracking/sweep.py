@@ -47,6 +47,8 @@ class SweepTracker:
     def finish(self, status: Status) -> None:
         if self._store is not None and self.run_id is not None:
             with told(*NOT_TAKEN):
+                for trial in self._store.running(self.run_id):  # its process was killed
+                    self._store.close_run(trial, "KILLED" if status == "KILLED" else "FAILED")
                 self._store.close_run(self.run_id, status)
 
 

@@ -155,8 +155,7 @@ class StreamTracker(Tracker):
         """Send what is buffered and close the runs; False if the store does not take all of it."""
         self._end_children(status)
         self.flush()
-        if status == "FINISHED":
-            self._breaker.attempt("tasks of interrupted runs", self._close_interrupted)
+        self._breaker.attempt("tasks of interrupted runs", self._close_interrupted, status)
         newest = max(self._history.scores, default=-1)
         if newest > self._whole_until:
             self._breaker.attempt("the score matrix", self._record_whole, self._history, newest)
@@ -173,16 +172,17 @@ class StreamTracker(Tracker):
                 f"of {len(self._children)} tasks; the run's own files are whole."
             )
 
-    def _close_interrupted(self) -> None:
-        """Close tasks that an interrupted run learned and that were scored only after it was resumed.
+    def _close_interrupted(self, status: Status) -> None:
+        """Close tasks that a killed driver left open. A finished run's are all finished, however they ended once.
 
         What a stalled store made twice goes first: here, where all is sent and the stall is over.
         """
         self._store.remove_doubles(self._parent)
         still_open = {child.run_id for child in self._children}
-        for run_id in self._store.unfinished(self._parent):
+        below = self._store.unfinished if status == "FINISHED" else self._store.running
+        for run_id in below(self._parent):
             if run_id not in still_open:
-                self._store.close_run(run_id, "FINISHED")
+                self._store.close_run(run_id, status)
 
     # ---- the task's run
 

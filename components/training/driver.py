@@ -53,6 +53,7 @@ from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
+from components.training.preemption import stopping_when_drained
 from components.training.rendezvous import LoopbackTorchConfig
 from components.training.run_folder import (
     StreamResult,
@@ -110,6 +111,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         with (
             delivered(event_queue, handle),
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
+            stopping_when_drained(plan.run_dir, lambda text: handle(Note(text=text, warning=True))),
         ):
             fit(plan, datasets, event_queue, handle, cache, on_gpus=on_gpus)
         if not is_whole(plan):

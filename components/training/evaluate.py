@@ -167,7 +167,7 @@ class RowScorer:
                     oracle_task=oracle_task,
                     progress=self._progress(after, task.name, before=len(answers), total=num_rows),
                 )
-        self._require_going_on()
+        self.require_going_on()
         gathered = self._gather(answers)
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
 
@@ -180,7 +180,7 @@ class RowScorer:
 
         return send
 
-    def _require_going_on(self) -> None:
+    def require_going_on(self) -> None:
         """Raise `StopRequested` on all ranks if one of them has seen that the run was asked to stop."""
         seen = torch.full((), float(self.stop.requested()), device=self.device)
         if mean_over_workers({"asked to stop": seen})["asked to stop"].item() > 0.0:

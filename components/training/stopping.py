@@ -21,20 +21,20 @@ from components.core.errors import Terminated
 LOOK_EVERY_S = 1.0  # between looks at the run's folder, which may be on a slow shared storage
 
 STOP_FILE = "stop"
-_WITH_SWEEP = "with its sweep\n"  # what the file says in a trial that is to go on when its sweep does
+_FOR_NOW = "for now\n"  # what the file says in a trial that is to go on when its sweep does
 
 
 class StopRequested(Exception):
     """Leaves a worker's loop; the driver then raises `StreamStopped`."""
 
 
-def request_stop(run_dir: Path, *, with_sweep: bool = False) -> None:
+def request_stop(run_dir: Path, *, for_now: bool = False) -> None:
     """Ask the run in this folder to stop within its next updates. An earlier request stays as it is.
 
-    `with_sweep`: a trial, because its whole sweep stops, and not because it is behind.
+    `for_now`: a trial goes on when its sweep does; one that is asked because it is behind does not.
     """
     with suppress(FileExistsError), (run_dir / STOP_FILE).open("x", encoding="utf-8") as file:
-        file.write(_WITH_SWEEP if with_sweep else "")
+        file.write(_FOR_NOW if for_now else "")
 
 
 def stop_requested(run_dir: Path) -> bool:
@@ -45,7 +45,7 @@ def stop_requested(run_dir: Path) -> bool:
 def ended_early(run_dir: Path) -> bool:
     """Whether a trial was asked to stop for a reason of its own: it stays so when its sweep goes on."""
     try:
-        return (run_dir / STOP_FILE).read_text(encoding="utf-8") != _WITH_SWEEP
+        return (run_dir / STOP_FILE).read_text(encoding="utf-8") != _FOR_NOW
     except FileNotFoundError:
         return False
 

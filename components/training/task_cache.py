@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from torch import Tensor
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.files import whole_folder
 from components.core.fingerprint import code_fingerprint
-from components.core.lock import locked
+from components.core.lock import Held, locked
 from components.core.run_files import STATE_FILE
 from components.models.source import model_source
 from components.training.config import RunConfig
+from components.training.ranks import of_rank_0
 from components.training.schedule import ScheduledTask
+from components.training.stopping import LOOK_EVERY_S, StopRequested, StopWatch
 
 # Options that do not influence learning: where a run is kept and watched, and how it is scored. The rest is in the key.
 NOT_LEARNED_FROM = ("run_id", "storage", "stream", "evaluation", "tracking")
@@ -61,6 +63,27 @@ class CachedTask:
         """Write the checkpoint whole or not at all, while holding the lock."""
         with whole_folder(self.folder) as partial:
             write_checkpoint(partial, state, tensors)
+
+
+def learned_by_a_twin(cached: CachedTask, held: ExitStack, *, rank: int, stop: StopWatch) -> bool:
+    """Whether the task's checkpoint is there; while an identical run learns it, wait. Rank 0 then holds its lock.
+
+    Rank 0 alone looks: another worker could look a moment later and see otherwise. It tells the others every second,
+    because a collective that waits for as long as a task takes would time out. Raises `StopRequested`.
+    """
+    while True:
+        found = ""
+        if rank == 0:
+            try:
+                held.enter_context(cached.lock(wait_s=LOOK_EVERY_S))
+                found = "hit" if cached.hit() else "miss"
+            except Held:
+                found = "stop" if stop.requested() else "wait"
+        found = of_rank_0(found)
+        if found == "stop":
+            raise StopRequested
+        if found != "wait":
+            return found == "hit"
 
 
 def cached_tasks(root: Path, config: RunConfig, schedule: Sequence[ScheduledTask]) -> tuple[CachedTask | None, ...]:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from components.core.errors import CheckpointError, TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
-from components.core.lock import Held
 from components.data.batch import Batch
 from components.data.rows import instruction_of
 from components.evaluation.budget import verdict
@@ -41,10 +40,10 @@ from components.training.precision import set_float32_products
 from components.training.ranks import of_rank_0
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
-from components.training.stopping import LOOK_EVERY_S, StopRequested, StopWatch
+from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import encoder_for
 from components.training.suites import SuiteScorer
-from components.training.task_cache import CachedTask
+from components.training.task_cache import CachedTask, learned_by_a_twin
 from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
 
@@ -151,7 +150,7 @@ class StreamWorker:
             return
         # The lock is held while the task is learned: an identical run that comes meanwhile waits for the checkpoint.
         with ExitStack() as held:
-            if self._learned_by_a_twin(cached, held):
+            if learned_by_a_twin(cached, held, rank=self.rank, stop=self.stop):
                 self._reuse(scheduled, cached)
                 return
             self._learn(scheduled)
@@ -174,26 +173,6 @@ class StreamWorker:
         self.send(
             Note(text=f"task {scheduled.task.name} was already learned by an identical run; reusing its checkpoint")
         )
-
-    def _learned_by_a_twin(self, cached: CachedTask, held: ExitStack) -> bool:
-        """Whether the task's checkpoint is there; while an identical run learns it, wait. Rank 0 then holds the lock.
-
-        Rank 0 alone looks: another worker could look a moment later and see otherwise. It tells the others every
-        second, because a collective that waits for as long as a task takes would time out.
-        """
-        while True:
-            found = ""
-            if self.rank == 0:
-                try:
-                    held.enter_context(cached.lock(wait_s=LOOK_EVERY_S))
-                    found = "hit" if cached.hit() else "miss"
-                except Held:
-                    found = "stop" if self.stop.requested() else "wait"
-            found = of_rank_0(found)
-            if found == "stop":
-                raise StopRequested
-            if found != "wait":
-                return found == "hit"
 
     def _empty_row(self, scheduled: ScheduledTask) -> MatrixRow:
         return MatrixRow(after=scheduled.task.name, scores=dict.fromkeys(self.stream.task_names))
@@ -244,7 +223,7 @@ class StreamWorker:
         engine.close()
         # Before `end_task`, which may merge, move or reset what was trained.
         unchanged = torch.equal(before, self._probe(probe))
-        self.method.end_task(engine, info, (batch.to(self.device) for batch in self.loader.once_more(task.name)))
+        self.method.end_task(engine, info, self._until_asked(self.loader.once_more(task.name)))
         # After `end_task`: only this worker's batch may be unchanged, and the others would wait for it in there.
         if unchanged:
             raise TrainingError(
@@ -296,8 +275,17 @@ class StreamWorker:
     def _calibrate(self, scheduled: ScheduledTask, info: TaskInfo) -> None:
         """Show the method the samples of as many first updates as it asks for; the same on any number of workers."""
         updates = math.ceil(self.config.method.calibration_share * scheduled.num_updates)
-        batches = (batch.to(self.device) for batch in self.loader.first_updates(info.name, updates))
+        batches = self._until_asked(self.loader.first_updates(info.name, updates))
         self.method.calibrate(self.model, info, batches, mean_over_workers)
+
+    def _until_asked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, on the device; all workers leave before one of them once the run is asked to stop.
+
+        All workers must read equally many. Nothing is kept: a resumed run begins the pass anew.
+        """
+        for batch in batches:
+            self.scorer.require_going_on()
+            yield batch.to(self.device)
 
     def _update(
         self, engine: Engine, scheduled: ScheduledTask, batches: list[Batch], waited: float, log: UpdateLog

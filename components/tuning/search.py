@@ -206,7 +206,7 @@ class _Follower(tune.Callback):
         running = [self._plan.folder(_values(trial.config)) for trial in trials if trial.status == TuneTrial.RUNNING]
         for folder in running:  # each time anew: a trial that is starting withdraws what earlier runs were asked
             if folder.is_dir() and not (folder / FINISHED_FILE).is_file():
-                request_stop(folder, with_sweep=True)
+                request_stop(folder, for_now=True)
         self.all_have_left = not running
 
     def __getstate__(self) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from components.console.tables import markdown
 from components.core.errors import ConfigError, StreamStopped
-from components.core.files import write_json
+from components.core.files import whole_file, write_json, write_text
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
 from components.core.reading import read_object, understood
@@ -290,13 +290,14 @@ def keep(sweep: Sweep, trials: Sequence[Trial], tracker: SweepTracker) -> None:
     settings, objectives = settings_of(trials, sweep.repeated), sweep.search.objectives
     write_record(sweep, trials, tracker.run_id)
     lines = [*markdown(*table(settings, objectives)), "", f"Scored on {sweep.base.evaluation.split} rows."]
-    (sweep.folder / TABLE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(sweep.folder / TABLE_FILE, "\n".join(lines) + "\n")
     best = best_of(settings, objectives[0])
     if best is not None:
         write_json(sweep.folder / BEST_FILE, best_preset(sweep, settings, best))
     picture = draw_pareto(settings, objectives)
     if picture is not None:
-        picture.save(sweep.folder / PARETO_FILE)
+        with whole_file(sweep.folder / PARETO_FILE) as partial:
+            picture.save(partial, format="PNG")
     tracker.keep(
         figures={} if best is None else best.means,
         best={} if best is None else {**best.values, "chosen_on": sweep.base.evaluation.split},

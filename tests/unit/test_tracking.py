@@ -335,6 +335,11 @@ def test_a_task_learned_before_an_interruption_is_finished_with_its_stream(
     experiment = client.get_run(str(first.run_id)).info.experiment_id
     below = f"tags.`mlflow.parentRunId` = '{first.run_id}'"
     assert [run.info.status for run in client.search_runs([experiment], below)] == ["KILLED"]
+    killed = open_tracker(TrackingConfig(), storage, "cut", {}, TAGS, resume_run_id=first.run_id)
+    killed.handle(started(0, resumed_at=1))  # its driver ends here, without a word
+    assert [run.info.status for run in client.search_runs([experiment], below)] == ["RUNNING"]
+    open_tracker(TrackingConfig(), storage, "cut", {}, TAGS, resume_run_id=first.run_id).finish("KILLED")
+    assert [run.info.status for run in client.search_runs([experiment], below)] == ["KILLED"]
     again = open_tracker(TrackingConfig(), storage, "cut", {}, TAGS, resume_run_id=first.run_id)
     again.handle(row(1, [50.0, None]))
     again.finish("FINISHED")

@@ -43,13 +43,16 @@ class Threads:
             return [make(item) for item in chunk]
 
         waiting: deque[Future[list[Made]]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
+        pool = ThreadPoolExecutor(self.workers)
+        try:
             for chunk in chunks(items, _CHUNK):
                 waiting.append(pool.submit(made, chunk))
                 if len(waiting) >= self.workers * _AHEAD:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody wants them after an error or a signal
 
 
 SERIAL = Threads()
