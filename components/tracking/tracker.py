@@ -175,9 +175,10 @@ class StreamTracker(Tracker):
     def _close_interrupted(self, status: Status) -> None:
         """Close tasks that a killed driver left open. A finished run's are all finished, however they ended once.
 
-        What a stalled store made twice goes first: here, where all is sent and the stall is over.
+        Of a finished run, what a stalled store made twice goes first: here, where all is sent and the stall is over.
         """
-        self._store.remove_doubles(self._parent)
+        if status == "FINISHED":
+            self._store.remove_doubles(self._parent)
         still_open = {child.run_id for child in self._children}
         below = self._store.unfinished if status == "FINISHED" else self._store.running
         for run_id in below(self._parent):
