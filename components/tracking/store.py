@@ -220,7 +220,9 @@ class MlflowStore:
     def running(self, run_id: str) -> list[str]:
         """Run ids below a stream's or a sweep's run that are open, and those below them, these first."""
         query = f"tags.`mlflow.parentRunId` = '{run_id}' AND attributes.status = 'RUNNING'"
-        found = [run.info.run_id for run in self._client.search_runs([self._experiment_id], query, max_results=MOST_RUNS)]
+        found = [
+            run.info.run_id for run in self._client.search_runs([self._experiment_id], query, max_results=MOST_RUNS)
+        ]
         return [each for one in found for each in (*self.running(one), one)]
 
     def steps(self, run_id: str, key: str) -> set[int]:

@@ -37,7 +37,6 @@ from components.training.engine import Engine, build_engine, gathered, mean_over
 from components.training.evaluate import RowScorer
 from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
-from components.training.ranks import of_rank_0
 from components.training.schedule import ScheduledTask
 from components.training.step import step_seed, take_step
 from components.training.stopping import StopRequested, StopWatch
