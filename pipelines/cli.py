@@ -13,6 +13,7 @@ import tyro
 
 from components.console.tables import listed, wrapped
 from components.core.errors import ConfigError
+from components.core.options import Count
 from components.core.options import listed as listed_names
 from components.core.visible import print_text
 from components.methods import METHODS, installed_methods
@@ -35,6 +36,19 @@ class Command:
     """While another process holds the run or sweep, wait for it instead of refusing, and then go on."""
     debug: bool = False
     """Show Ray's logs, and tracebacks instead of one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamCommand(Command):
+    """A run's options, and where a new one begins."""
+
+    continue_from: str | None = None
+    """Begin a new run with the tasks that this run, an id or a folder, has learned; --stream.name or --stream.order
+    names what to add. Its configuration is the preset."""
+    at_task: Count | None = None
+    """With --continue-from: take over only so many tasks; without it, all that the run has learned."""
+    score_again: bool = False
+    """With --continue-from: score the last task that is taken over, and those before it, anew after it."""
 
 
 SHORT = {f"--{name}": f"--evaluation.{name}" for name in ("max-forgetting", "forgetting-of", "on-forgetting")}
@@ -82,10 +96,10 @@ def parse(
     for note in preset_notes(name):
         print_text(f"Warning: {note}", to=sys.stderr)
     # The options that --method brings follow the backbone, wherever on the line it is named; tyro reads the rest later.
-    _, backbone = _taken(rest, "--backbone.name")
+    _, backbone = taken(rest, "--backbone.name")
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
-    rest, method = _taken(rest, "--method")
+    rest, method = taken(rest, "--method")
     if method is not None:
         config = with_method(name, config, method)
     rest = [_in_full(argument) for argument in _with_gpu_value(rest)]
@@ -200,7 +214,7 @@ def _in_full(argument: str) -> str:
     return f"{SHORT.get(name, name)}{equals}{value}"
 
 
-def _taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:
+def taken(arguments: Sequence[str], flag: str) -> tuple[list[str], str | None]:
     """`arguments` without `flag VALUE` (or `flag=VALUE`), and the value, the last one of several.
 
     Raises `ConfigError` for a flag at the end of the line, without its value.

@@ -21,8 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.console.live import Console
+from components.core.errors import ConfigError
 from components.core.events import Note
 from components.core.lock import sole_user
+from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
@@ -30,27 +32,32 @@ from components.runs.execute import run_and_record, where_to_look
 from components.runs.record import complete_record
 from components.runs.status import RunStatus, outlook, read_status
 from components.training.budget import require_within_budget
+from components.training.config import RunConfig
+from components.training.fork import origin_for
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
 from components.training.run_folder import StreamResult, check_run_dir, finished_result
-from pipelines.cli import parse
+from pipelines.cli import StreamCommand, parse, taken
 from pipelines.littoral import program
 from pipelines.presets import data_note, how_chosen
 
+UNDERSCORED = ("--continue_from", "--run_id", "--at_task", "--score_again")  # tyro takes both
 EXAMPLES = {
     "pocket": "a minute or so: see how a run goes",
     "--method lcia --run-id one": "the same id goes on where it stopped",
     "--stream.name DIR": "your own tasks, written by prepare",
-    "record.json --seed 1": "a recorded run with another seed",
+    "--continue-from one ...": "a new run: what run one learned, and more",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Plan, train and score the stream, record it, and show the score matrix."""
+    arguments, origin_folder = with_origin(arguments)
     command = parse(
         arguments,
         program=program("coast"),
+        kind=StreamCommand,
         description=" ".join((__doc__ or "").split("\n\n")[0].split()),
         examples=EXAMPLES,
     )
@@ -60,8 +67,10 @@ def main(arguments: Sequence[str]) -> int:
         print_text(json.dumps(config.to_json() | ({} if chosen is None else {"chosen": chosen}), indent=2))
         return 0
 
-    console = Console()
-    plan = replace(plan_stream(config), chosen=how_chosen(command.preset))
+    console, origin = Console(), None
+    if origin_folder is not None:
+        origin = origin_for(config, origin_folder, command.at_task, score_again=command.score_again)
+    plan = replace(plan_stream(config, origin), chosen=how_chosen(command.preset))
     needs = needs_of(plan)
     show_plan(console, plan, needs, taken=command.dry_run)
     other_data = data_note(command.preset, config, plan.stream.digest)
@@ -86,6 +95,40 @@ def main(arguments: Sequence[str]) -> int:
     show_result(console, plan, result)
     require_within_budget(plan)
     return 0
+
+
+def with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments with what --continue-from RUN implies, and that run's folder; None without the option.
+
+    Implied are, where they are not given: RUN's config.json as preset, the storage that RUN is in, and no order of
+    tasks for another stream. A run that has begun is continued by its own config.json: RUN may be gone by then.
+    """
+    given = [argument.replace("_", "-") if argument in UNDERSCORED else argument for argument in arguments]
+    values = {flag: taken(given, flag)[1] for flag in ("--continue-from", "--storage", "--run-id", "--stream.name")}
+    run, storage, run_id = values["--continue-from"], values["--storage"], values["--run-id"]
+    if run is None:
+        for flag in ("--at-task", "--score-again"):
+            if flag in given:
+                raise ConfigError(f"{flag} says where to begin in another run; name that run with --continue-from.")
+        return given, None
+    folder = Path(run).expanduser()
+    if storage is not None and (Path(storage).expanduser() / run).is_dir():
+        folder = Path(storage).expanduser() / run
+    elif len(folder.parts) == 1:
+        folder = RunConfig().storage / run
+    storage = str(folder.parent) if storage is None else storage
+    preset = folder / CONFIG_FILE
+    if run_id is not None and (begun := Path(storage).expanduser() / run_id / CONFIG_FILE).is_file():
+        preset = begun
+    elif not preset.is_file():
+        raise ConfigError(f"{folder} is not the folder of a run; give --continue-from an id in --storage, or a folder.")
+    if given[0].startswith("-"):
+        given = [str(preset), *given]
+    if values["--storage"] is None:
+        given += ["--storage", storage]
+    if values["--stream.name"] is not None and not any(each.startswith("--stream.order") for each in given):
+        given += ["--stream.order"]  # none: that of the preset is of another stream
+    return given, folder
 
 
 def train_and_record(plan: Plan, console: Console) -> StreamResult:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipelines.cli import Command, with_names
+from pipelines.cli import Command, StreamCommand, with_names
 from pipelines.export import Export
 from pipelines.judge import Judgement
 from pipelines.list import ListOptions
@@ -41,7 +41,7 @@ class Completion:
 
 
 OPTIONS: dict[str, type[Any]] = {
-    "coast": Command,
+    "coast": StreamCommand,
     "sweep": SweepCommand,
     "list": ListOptions,
     "status": StatusOptions,

@@ -36,7 +36,7 @@ from components.core.errors import ConfigError
 from components.core.visible import print_text
 from components.reporting.comparison import against_baseline
 from components.reporting.decisions import decision_tables
-from components.reporting.facts import chosen_notes
+from components.reporting.facts import chosen_notes, lineage_notes
 from components.reporting.forecast import forecast_table, forecasts, write_calibration
 from components.reporting.groups import Line, grouped, headline_first, named
 from components.reporting.html import write_html
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
     if command.record is None and command.html is None:
-        put_notes(chosen_notes(runs), command.markdown)
+        put_notes([*chosen_notes(runs), *lineage_notes(runs)], command.markdown)
     if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
         put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     return 0

@@ -105,6 +105,7 @@ def run_facts(run: RunStatus) -> dict[str, str]:
         "problem": run.problem,
         "last moved": when(run.moved),
         "learns": "" if not run.method else f"{run.stream} by {run.method} on {run.backbone}, seed {run.seed}",
+        "continues": "" if not run.origin else f"run {run.origin}",
         "done": "" if not run.method else f"{progress(run)}; {run.rows} row{'' if run.rows == 1 else 's'} of scores",
         "figures": ", ".join(f"{name} {value:.2f}" for name, value in run.figures.items()),
         "mlflow": "" if run.mlflow is None else f"run {run.mlflow.run_id} in {run.mlflow.store}",

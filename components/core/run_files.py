@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CONFIG_FILE = "config.json"  # which run the folder belongs to
 FINISHED_FILE = "finished.json"  # when its stream ended; absent until then
+ORIGIN_FILE = "origin.json"  # which run it continued from; absent in runs that began as usual
 LINK_FILE = "mlflow.json"  # where it is recorded
 KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 SNAPSHOTS = "checkpoint_*"  # folders of Ray Train's, to continue from; their names sort by time

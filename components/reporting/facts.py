@@ -108,6 +108,15 @@ def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
     return [f"Settings chosen by scores on test rows, which are therefore no test of them: {', '.join(named)}."]
 
 
+def lineage_notes(runs: Iterable[FinishedRun]) -> list[str]:
+    """What each run that continued from another one took over from it; [] for runs that began as usual."""
+    return [
+        f"{run.config.run_id} continued from run {run.origin.named}; its scores until then are that run's."
+        for run in runs
+        if run.origin is not None
+    ]
+
+
 def differing_settings(groups: Groups) -> list[DifferingSetting]:
     """Settings that several runs have with different values, in the configuration's order; None: a run lacks it."""
     flat = [flatten(run.config.to_json()) for group in groups.values() for run in group]

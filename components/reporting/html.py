@@ -8,12 +8,12 @@ from pathlib import Path
 from components.console.tables import markdown
 from components.core import files as whole_files
 from components.core.errors import ConfigError
-from components.data.streams import open_stream
 from components.reporting.export import cell_rows, csv_text, figure_rows, item_rows, latex
 from components.reporting.groups import Line, Table, grouped, headline_first, named, orders_of
 from components.reporting.page import page
 from components.reporting.replies import replies_of
 from components.runs.results import FinishedRun, item_scores
+from components.training.lineage import opened
 
 PAGE = "report.html"
 CELLS = ["run", "method", "seed", "variant", "after", "task", "score"]
@@ -57,7 +57,7 @@ def write_html(
             named(grouped(own)),
             replies,
             scores,
-            open_stream(config.stream, scored=config.evaluation.split) if replied else None,
+            opened(config.stream, own[0].origin, scored=config.evaluation.split) if replied else None,
             overview=headline_first(*overview),
             generals=generals,
             compared=compared,

@@ -8,7 +8,7 @@ import numpy as np
 
 from components.evaluation.majority import majority_average
 from components.reporting.curves import Curves
-from components.reporting.facts import chosen_notes, known_facts
+from components.reporting.facts import chosen_notes, known_facts, lineage_notes
 from components.reporting.groups import Groups
 from components.statistics.mean_std import MeanStd
 
@@ -24,6 +24,7 @@ def summary_sentences(groups: Groups, average: Curves) -> list[str]:
     above = {line: group for line, group in groups.items() if line not in set(_beaten(groups))}
     said = [
         *chosen_notes(run for group in groups.values() for run in group),
+        *lineage_notes(run for group in groups.values() for run in group),
         *below_majority(groups),
         _best(above, "final_average", "Highest average after the last task", ends),
         _best(above, "immediate_average", "Learned most, by the average just after each task", {}),

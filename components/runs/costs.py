@@ -55,6 +55,11 @@ class Costs:
         except ConfigError as error:
             raise ConfigError(f"{path} cannot be read ({error}); {advice}.") from error
 
+    def until(self, learned: int) -> Costs:
+        """Those of the rows after at most `learned` tasks, for a run that takes these over and has made no update."""
+        rows = [row for row in self.rows if row.tasks_learned <= learned]
+        return Costs(trainable_parameters=self.trainable_parameters, rows=rows)
+
     def write(self, run_dir: Path) -> None:
         """Replace the folder's costs.json atomically."""
         write_json(run_dir / COSTS_FILE, asdict(self))

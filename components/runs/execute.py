@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from components.core.naming import without_secrets
 from components.core.ray_session import ray_session
 from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
+from components.evaluation.matrix import MATRIX_FILE
 from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
+from components.runs.rows import rows_in
 from components.tracking.config import Status, Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
+from components.tracking.registry import registered_name
 from components.tracking.retry import is_transient
 from components.tracking.sender import QueuedTracker, WaitingTracker
 from components.tracking.store import open_tracker
@@ -33,6 +37,7 @@ from components.training.run_folder import (
     changed_execution,
     check_run_dir,
     claim_run_dir,
+    learned_in,
     require_same_weights,
 )
 from components.training.same_run import execution_of, shown
@@ -66,6 +71,9 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             with session:
                 require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
                 tracker = begin_tracking(plan, told, parent=parent)
+                take_over_costs(plan, costs)
+                for row in rows_taken_over(plan):  # so MLflow has the whole matrix in either run
+                    tracker.handle(row)
                 result = run_stream(plan, handle)
                 status = "FINISHED"
             return result
@@ -80,6 +88,40 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 # After Ray has ended: a slow store keeps neither memory nor a place in the cluster. Still under the
                 # run's lock, since another process would send the same events.
                 tracker.finish(status)
+
+
+def take_over_costs(plan: Plan, costs: Costs) -> None:
+    """Add to the costs of a run that has just continued from another one what its rows until then have cost there."""
+    if plan.origin is None or costs.rows or not Path(plan.origin.folder).is_dir():
+        return
+    taken = Costs.read(Path(plan.origin.folder)).until(plan.origin.rows_of_tasks)
+    costs.rows, costs.trainable_parameters = taken.rows, taken.trainable_parameters
+    costs.write(plan.run_dir)
+
+
+def rows_taken_over(plan: Plan) -> Iterable[RowScored]:
+    """What a run that continues from another one took over, until it has scored a row of its own; else nothing."""
+    if plan.origin is None or not (plan.run_dir / MATRIX_FILE).is_file():
+        return ()
+    return rows_in(plan.run_dir) if learned_in(plan.run_dir) == plan.origin.rows_of_tasks else ()
+
+
+def lineage_tags(plan: Plan, tags: Mapping[str, str]) -> dict[str, str]:
+    """MLflow tags of a run that continued from another one: that run, its task, and the model it began with."""
+    origin = plan.origin
+    if origin is None:
+        return {}
+    found = {
+        "continued_from": origin.run,
+        "continued_at_task": str(origin.at_task),
+        "continued_from_task": origin.tasks[-1],
+        "continued_from_checkpoint": origin.checkpoint_in(Path(origin.folder)).as_uri(),
+        # The version of this model that has the tag tasks_learned with the number above.
+        "continued_from_model": registered_name(
+            {**tags, "stream": origin.stream_name, "stream_digest": origin.stream_digest}
+        ),
+    }
+    return found if origin.mlflow_run is None else {**found, "continued_from_run": origin.mlflow_run}
 
 
 def _one_at_a_time(follow: EventHandler) -> EventHandler:
@@ -123,6 +165,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         "backbone": config.backbone.name,
         "seed": str(config.seed),
     }
+    tags |= lineage_tags(plan, tags)
     known = recorded_as(plan.run_dir)
     tracker: Tracker
     try:

@@ -15,10 +15,10 @@ from typing import Any
 
 from components.core.errors import ConfigError, LittoralError
 from components.core.files import write_text
-from components.core.options import from_plain
+from components.core.options import from_plain, to_plain
 from components.core.reading import read_object, understood
 from components.data.prepared import open_prepared
-from components.data.streams import StreamConfig, open_stream
+from components.data.streams import StreamConfig
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
@@ -29,6 +29,7 @@ from components.runs.provenance import made_with
 from components.statistics.contributions import ItemScores, ScoredRun
 from components.tracking.config import TrackingConfig, recorded_uri
 from components.training.config import Chosen, RunConfig
+from components.training.lineage import Origin, opened, read_origin
 
 FORMAT = "littoral-record-1"
 
@@ -57,6 +58,7 @@ class FinishedRun:
     general: GeneralScores = field(default_factory=GeneralScores)  # empty for a run without general suites
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict[str, "TaskFacts"])  # of a record; see `task_facts`
     chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
+    origin: Origin | None = None  # the run that it continued from
     decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
 
 
@@ -97,6 +99,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
         cost=Costs.read(path).total(_measured(matrix)) if ended.is_file() else None,
         mlflow_id=mlflow_id,
         general=GeneralScores.read(path / GENERAL_FILE),
+        origin=read_origin(path),
         decisions=Decisions.read(path / DECISIONS_FILE),
     )
 
@@ -161,6 +164,8 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
         content["general"] = run.general.to_dict(run.matrix.summary().get("final_average"))
     if run.decisions:
         content["decisions"] = run.decisions.to_dict()
+    if run.origin is not None:
+        content["continued_from"] = to_plain(replace(run.origin, folder=""))  # a record is tied to no place
     try:
         write_text(target, json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
     except OSError as error:
@@ -203,13 +208,15 @@ def task_facts(run: FinishedRun) -> Mapping[str, TaskFacts]:
     changed with the version.
     """
     evaluation = run.config.evaluation
-    return run.tasks or _facts_of(run.config.stream, evaluation.split, evaluation.limit, run.stream_digest)
+    return run.tasks or _facts_of(run.config.stream, run.origin, evaluation.split, evaluation.limit, run.stream_digest)
 
 
 @cache
-def _facts_of(config: StreamConfig, split: str, limit: int | None, digest: str) -> Mapping[str, TaskFacts]:
+def _facts_of(
+    config: StreamConfig, origin: Origin | None, split: str, limit: int | None, digest: str
+) -> Mapping[str, TaskFacts]:
     try:
-        stream = open_stream(config, scored=split)
+        stream = opened(config, origin, scored=split)
     except LittoralError:
         return {}
     if stream.digest != digest:
@@ -233,7 +240,7 @@ def _from_record(path: Path) -> FinishedRun:
     with understood(path, ConfigError, "make the record again"):
         if content.get("format") != FORMAT:
             raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
-        cost, oracle = content["cost"], content["oracle_matrix"]
+        cost, oracle, origin = content["cost"], content["oracle_matrix"], content.get("continued_from")
         config = RunConfig.from_json(content["config"])
         return FinishedRun(
             path=path,
@@ -246,6 +253,7 @@ def _from_record(path: Path) -> FinishedRun:
             oracle=None if oracle is None else ScoreMatrix.from_dict(oracle),
             cost=None if cost is None else from_plain(Cost, cost, "cost"),
             general=GeneralScores.from_dict(content["general"]) if "general" in content else GeneralScores(),
+            origin=None if origin is None else from_plain(Origin, origin, "continued_from"),
             tasks=from_plain(dict[str, TaskFacts], content.get("tasks", {}), "tasks"),
             decisions=Decisions.from_dict(content["decisions"]) if "decisions" in content else Decisions(),
         )

@@ -18,6 +18,7 @@ from components.core.run_files import (
     CONFIG_FILE,
     FINISHED_FILE,
     LINK_FILE,
+    ORIGIN_FILE,
     SHARED_FOLDER,
     SNAPSHOTS,
     STATE_FILE,
@@ -58,6 +59,7 @@ class RunStatus:
     method: str = ""
     stream: str = ""
     backbone: str = ""
+    origin: str = ""  # of a run that continued from another one: `first after task 2`
     seed: int | None = None
     tasks: int | None = None  # of the stream; None where no file says it yet
     learned: int = 0  # tasks learned and scored
@@ -184,6 +186,7 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
         method=text_of(config, "method", "name"),
         stream=str(config.get("stream_name") or text_of(config, "stream", "name")),
         backbone=text_of(config, "backbone", "name"),
+        origin=_origin(read_optional(path / ORIGIN_FILE, problems)),
         seed=config["seed"] if isinstance(config.get("seed"), int) else None,
         tasks=len(names) or None,
         learned=0 if matrix is None else matrix.num_learned,
@@ -265,6 +268,12 @@ def _newest_checkpoint(path: Path, problems: list[str]) -> dict[str, Any] | None
 def _names(checkpoint: dict[str, Any] | None) -> list[str]:
     names = None if checkpoint is None else checkpoint["tasks"]
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _origin(content: dict[str, Any]) -> str:
+    """`first after task 2`; empty for a run that began as usual."""
+    run, at_task = content.get("run"), content.get("at_task")
+    return f"{run} after task {at_task}" if isinstance(run, str) and isinstance(at_task, int) else ""
 
 
 def _position(checkpoint: dict[str, Any], names: list[str], updates: dict[str, Any]) -> Position:

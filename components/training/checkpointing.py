@@ -57,11 +57,15 @@ class StreamCheckpointer:
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint to resume from, if there is one; raises `CheckpointError` when it is of another run."""
-        reported = ray.train.get_checkpoint()
-        if reported is None:
+        reported, origin = ray.train.get_checkpoint(), self.plan.origin
+        if reported is None and origin is None:
             return None
-        with reported.as_directory() as path:
-            checkpoint = read_checkpoint(Path(path))
+        if reported is None:
+            assert origin is not None
+            checkpoint = read_checkpoint(origin.checkpoint_in(self.plan.run_dir))
+        else:
+            with reported.as_directory() as path:
+                checkpoint = read_checkpoint(Path(path))
         for name, expected in self.identity.items():
             if checkpoint.state.get(name) != expected:
                 raise CheckpointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,14 @@ from ray.util.queue import Queue
 from components.core.errors import ConfigError
 from components.core.machine import require_cache
 from components.core.naming import id_of
-from components.data.streams import data_root, open_stream
+from components.data.streams import data_root
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import TaskStream
 from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
+from components.training.lineage import Origin, opened, read_origin
 from components.training.schedule import ScheduledTask, plan_schedule
 from components.training.task_cache import CachedTask
 
@@ -40,6 +41,7 @@ class Plan:
     run_dir: Path
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
     chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
+    origin: Origin | None = None  # the run that this one continued from; the first tasks of its stream are learned
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
 
@@ -54,27 +56,36 @@ class WorkerPlan(Plan):
     cached: tuple[CachedTask | None, ...] = ()  # by scheduled task: where runs of one sweep leave and find it
 
 
-def plan_stream(config: RunConfig) -> Plan:
-    """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process."""
+def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
+    """Resolve data and check that every task can train; raises `ConfigError`/`DataError`, starts no process.
+
+    `origin`: the run that a new one continues from; one that has begun has it in its folder.
+    """
     if config.run_id is None:
         raise ConfigError("a run needs an id; give --run-id NAME.")
     require_lasting_storage(config.storage)
     require_cache()
     family = model_source(config.backbone).family_class()
     config.method.check_family(family, backbone=config.backbone.name)
-    stream = open_stream(config.stream, scored=config.evaluation.split)
     run_dir = config.storage.expanduser().resolve() / config.run_id
+    origin = origin or read_origin(run_dir)
+    stream = opened(config.stream, origin, scored=config.evaluation.split)
     suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
     stream, suites, fitted = fit_to_backbone(
         config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
     )
+    schedule, learned = plan_schedule(config, stream), 0
+    if origin is not None:
+        origin.require_same_rows(stream, fitted.template)
+        learned = origin.at_task
     return Plan(
         config=config,
         stream=stream,
-        schedule=plan_schedule(config, stream),
+        schedule=(*(replace(each, num_updates=0) for each in schedule[:learned]), *schedule[learned:]),
         suites=suites,
         run_dir=run_dir,
         fitted=fitted,
+        origin=origin,
     )
 
 

@@ -60,6 +60,7 @@ def _who(plan: Plan, needs: Needs) -> dict[str, str]:
     facts = {
         "run": str(plan.run_dir),
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
+        **({} if plan.origin is None else {"learned already": f"run {plan.origin.named}"}),
         "method": _method(config),
         "backbone": f"{config.backbone.name}, {_many(needs.counted.shape.weights)} weights, {config.backbone.dtype}",
         "trained": _trained(needs),

@@ -9,9 +9,9 @@ from pathlib import Path
 from components.core.files import write_text
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, MatrixRow, matrix_of, variant_file
+from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, matrix_of, variant_file
 from components.methods.base import Method
-from components.training.plan import WorkerPlan
+from components.training.plan import Plan, WorkerPlan
 
 
 def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
@@ -19,9 +19,13 @@ def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> No
     write_text(path, json.dumps(figures, indent=2) + "\n")
 
 
-def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
+def write_matrix(plan: Plan, rows: list[MatrixRow]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
     config, tasks = plan.config, plan.stream.task_names
+    facts: dict[str, object] = {"scored_on": config.evaluation.split}
+    if plan.origin is not None:
+        taken = plan.origin.rows_of_tasks + any(row.after == ZERO_SHOT for row in rows)
+        facts["taken_over"] = {"rows": taken, "run": plan.origin.run, "at_task": plan.origin.at_task}
     matrix = matrix_of(tasks, rows)
     variants = {name: matrix_of(tasks, rows, name) for name in VARIANTS if any(name in row.variants for row in rows)}
     splits = {
@@ -37,7 +41,7 @@ def write_matrix(plan: WorkerPlan, rows: list[MatrixRow]) -> None:
             method=config.method.name,
             backbone=config.backbone.name,
             seed=config.seed,
-            extra={"scored_on": config.evaluation.split, **(extra or {})},
+            extra={**facts, **(extra or {})},
         )
 
 

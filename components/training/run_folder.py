@@ -19,6 +19,7 @@ from components.training.lengths import Fitted
 from components.training.plan import Plan
 from components.training.same_run import Change, Differences, compare, shown
 from components.training.stopping import STOP_FILE
+from components.training.takeover import require_its_weights, take_over
 
 DAMAGED = "restore the file from a copy of the run's folder, or use another --run-id"
 
@@ -109,6 +110,8 @@ def _differences(plan: Plan) -> Differences:
 
 def require_same_weights(plan: Plan) -> None:
     """Raise `CheckpointError` when a task was learned with other frozen weights, which `backbone.name` named then."""
+    if plan.origin is not None and not (plan.run_dir / CONFIG_FILE).is_file():
+        require_its_weights(plan)
     kept = sorted(plan.run_dir.glob(f"{KEPT_CHECKPOINTS}/*/{STATE_FILE}"))
     if not kept:
         return  # whatever the first task has reported so far, the workers compare
@@ -124,6 +127,7 @@ def claim_run_dir(plan: Plan) -> None:
     """Create the run's folder with its configuration, or check that the existing one is the same run.
 
     What may change when a run goes on is written there as it is now, because that file continues the run.
+    A run that continues from another one copies here what it needs of it (`takeover.py`).
     """
     check_run_dir(plan)
     path, found = plan.run_dir / CONFIG_FILE, _differences(plan)
@@ -131,6 +135,9 @@ def claim_run_dir(plan: Plan) -> None:
     try:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
+            if plan.origin is not None:
+                take_over(plan)
+            # Last: where it is, the run has begun, and needs nothing more of another one.
             write_json(path, _identity(plan))
         elif changed:
             write_json(path, _with_values(read_object(path, ConfigError, DAMAGED), _identity(plan), changed))

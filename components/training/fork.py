@@ -1,0 +1,140 @@
+"""`coast --continue-from RUN`: whether a new run can begin with the tasks that another one has learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from components.core.errors import CheckpointError, ConfigError, LittoralError
+from components.core.reading import read_object, understood
+from components.core.run_files import CONFIG_FILE, KEPT_CHECKPOINTS, LINK_FILE, STATE_FILE
+from components.data.streams import StreamConfig
+from components.training.config import Json, RunConfig, flatten
+from components.training.lineage import Origin, Part, read_origin
+from components.training.plan import Plan, plan_stream
+from components.training.run_folder import learned_in
+from components.training.same_run import EXECUTION
+
+ADVICE = "restore the file from a copy of the run's folder, or continue from another run"
+
+
+def origin_for(config: RunConfig, folder: Path, at_task: int | None, *, score_again: bool) -> Origin:
+    """The origin of the run `config` that continues from `folder`: kept since its start, or new.
+
+    A run that has begun needs `folder` no more. Raises `ConfigError` for one that began otherwise, and as `new_origin`.
+    """
+    assert config.run_id is not None
+    run_dir = config.storage.expanduser().resolve() / config.run_id
+    if not (run_dir / CONFIG_FILE).is_file():
+        return new_origin(config, folder, at_task, score_again=score_again)
+    known = read_origin(run_dir)
+    if known is None or known.run != folder.name or at_task not in (None, known.at_task):
+        began = "without another run" if known is None else f"from run {known.named}"
+        raise ConfigError(f"run {config.run_id} exists and began {began}; use another --run-id.")
+    return known
+
+
+def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_again: bool) -> Origin:
+    """What the run `config` takes over from the run in `folder`, after `at_task` tasks (None: after the newest).
+
+    Raises `ConfigError` where that one has not learned so far, or learned with another method, backbone, seed or
+    scoring, or on data that are not there any more; `CheckpointError` where its checkpoint is gone.
+    """
+    plan = _plan_of(folder)
+    name, tasks = folder.name, plan.stream.task_names
+    if plan.config.method.data_scope == "union":
+        raise ConfigError(
+            f"run {name} learned all of its tasks at once ({plan.config.method.name}), so there is no task to continue "
+            "from; learn old and new tasks together in a new run."
+        )
+    kept = [(folder / KEPT_CHECKPOINTS / f"{index:02d}-{task}") for index, task in enumerate(tasks, 1)]
+    learned = max((index for index, path in enumerate(kept, 1) if (path / STATE_FILE).is_file()), default=0)
+    scored = learned_in(folder)
+    number = at_task or learned
+    if not 1 <= number <= max(learned, scored):
+        raise ConfigError(
+            f"run {name} has learned {max(learned, scored)} of its {len(tasks)} tasks"
+            + (f", not {number}; give --at-task a smaller number." if learned else "; there is none to continue from.")
+        )
+    if not (kept[number - 1] / STATE_FILE).is_file():
+        raise CheckpointError(f"run {name} has no checkpoint {kept[number - 1]} any more; choose another --at-task.")
+    _require_alike(name, plan, config)
+    former = plan.origin
+    return Origin(
+        run=name,
+        folder=str(folder.resolve()),
+        at_task=number,
+        score_again=score_again or scored < number,
+        stream_name=plan.stream.name,
+        stream_digest=plan.stream.digest,
+        parts=_parts(plan.config.stream, former, tasks[:number]),
+        identities=tuple(task.identity for task in plan.stream.tasks[:number]),
+        template=plan.fitted.template,
+        mlflow_run=_recorded_as(folder),
+        earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
+    )
+
+
+def _plan_of(folder: Path) -> Plan:
+    """The other run's plan; raises `ConfigError` where its data are others by now."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not the folder of a run; give --continue-from STORAGE/RUN-ID.")
+    content = read_object(path, ConfigError, ADVICE)
+    with understood(path, ConfigError, ADVICE):
+        config = RunConfig.from_json(content)
+    try:
+        plan = plan_stream(replace(config, run_id=folder.name, storage=folder.resolve().parent))
+    except LittoralError as error:
+        raise ConfigError(f"run {folder.name} cannot be continued from: {error}") from error
+    if plan.stream.digest != content.get("stream_digest"):
+        raise ConfigError(
+            f"the data of {plan.stream.name} are not those that run {folder.name} learned; give back the data to "
+            "continue from it."
+        )
+    return plan
+
+
+def _require_alike(name: str, other: Plan, config: RunConfig) -> None:
+    """Raise `ConfigError` with every setting that must be as it was and is not."""
+    free = EXECUTION.difference(config.method.result_depends_on)
+    if not other.fitted.cut:  # else the limit decides what was learned, and not only which rows take part
+        free |= {"backbone.max_length", "backbone.too_long"}
+    before, now = _compared(other.config), _compared(config)
+    if before["method.name"] != now["method.name"]:  # its options need not be listed then
+        before, now = ({"method.name": one["method.name"]} for one in (before, now))
+    different = sorted(
+        option for option in before.keys() | now.keys() if before.get(option) != now.get(option) and option not in free
+    )
+    if different:
+        said = ", ".join(f"{option} was {before.get(option)} and is {now.get(option)}" for option in different)
+        raise ConfigError(
+            f"run {name} cannot be continued from with other settings of what it learned with or was scored by: {said}."
+        )
+
+
+def _compared(config: RunConfig) -> dict[str, str]:
+    plain, evaluation = config.to_json(), config.evaluation
+    kept: dict[str, Json] = {
+        "seed": config.seed,
+        "backbone": plain["backbone"],
+        "method": plain["method"],
+        "evaluation": {"limit": evaluation.limit, "split": evaluation.split},
+    }
+    return flatten(kept)
+
+
+def _parts(stream: StreamConfig, former: Origin | None, learned: list[str]) -> tuple[Part, ...]:
+    """Where the learned tasks' data are: those of the other run, behind those that it had itself taken over."""
+    parts, left = list[Part](), learned
+    for part in () if former is None else former.parts:
+        parts.append(replace(part, tasks=tuple(left[: len(part.tasks)])))
+        left = left[len(part.tasks) :]
+    parts.append(Part(stream=stream, tasks=tuple(left)))
+    return tuple(part for part in parts if part.tasks)
+
+
+def _recorded_as(folder: Path) -> str | None:
+    path = folder / LINK_FILE
+    found = read_object(path, ConfigError, "delete it to go on without it").get("run_id") if path.is_file() else None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,167 @@
+"""What a run copies, at its start, from the run that it continues from: checkpoint, scores, replies and decisions.
+
+Scores keep their numbers; their files say how many rows were taken over. Cells of tasks that the new stream has not are
+left out, those of tasks that the old one had not are empty.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from components.core.checkpoint import read_checkpoint
+from components.core.errors import CheckpointError, ConfigError
+from components.core.files import whole_folder, write_json
+from components.core.reading import read_object
+from components.core.run_files import STATE_FILE
+from components.evaluation.decisions import DECISIONS_FILE, Decisions
+from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, ScoreMatrix, variant_file
+from components.evaluation.predictions import (
+    predictions_file,
+    read_predictions,
+    write_predictions,
+)
+from components.models.source import model_source
+from components.training.checkpointing import StreamState
+from components.training.lineage import Origin
+from components.training.plan import Plan
+from components.training.row_files import write_captions, write_matrix
+
+ADVICE = "continue from another task with --at-task"
+
+
+def take_over(plan: Plan) -> None:
+    """Copy into the run's folder what it needs of its origin; a second call, after one that was killed, begins anew.
+
+    Raises `CheckpointError` for a damaged checkpoint and for one of other frozen weights, `ConfigError` or `DataError`
+    for other files that are damaged or gone.
+    """
+    assert plan.origin is not None
+    source = Path(plan.origin.folder)
+    if not source.is_dir():
+        raise ConfigError(f"{source}, which run {plan.config.run_id} continues from, is not there any more.")
+    require_its_weights(plan)
+    read_checkpoint(plan.origin.checkpoint_in(source))  # before anything is written: raises where it is damaged
+    rows = rows_taken(source, plan.origin, plan.stream.task_names)
+    plan.run_dir.mkdir(parents=True, exist_ok=True)
+    _copy_replies(source, plan, rows)
+    _copy_general(source, plan)
+    _copy_decisions(source, plan, rows)
+    _copy_checkpoint(source, plan, rows)
+    if rows:
+        write_matrix(plan, rows)
+    plan.origin.write(plan.run_dir)
+
+
+def require_its_weights(plan: Plan) -> None:
+    """Raise `CheckpointError` where the tasks taken over were learned with other frozen weights than this run has."""
+    assert plan.origin is not None
+    path = plan.origin.checkpoint_in(Path(plan.origin.folder)) / STATE_FILE
+    if read_object(path, CheckpointError, ADVICE).get("backbone") != model_source(plan.config.backbone).fingerprint():
+        raise CheckpointError(
+            f"run {plan.origin.run} learned with other weights than {plan.config.backbone.name!r} has now; give back "
+            "the model that it had."
+        )
+
+
+def rows_taken(source: Path, origin: Origin, tasks: Sequence[str]) -> list[MatrixRow]:
+    """The rows of the score matrix until the task continued from, over the tasks of the new stream."""
+    matrix, decisions = ScoreMatrix.read(source / MATRIX_FILE), Decisions.read(source / DECISIONS_FILE)
+    files = {name: variant_file(source, name) for name in VARIANTS}
+    variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
+    rows: list[MatrixRow] = []
+    for after in matrix.after[: origin.rows_of_tasks + matrix.has_zero_shot]:
+        cells = {name: _cells(other, after, tasks) for name, other in variants.items()}
+        served = {task: asdict(one) for task, one in decisions.served.get(after, {}).items() if task in tasks}
+        rows.append(
+            MatrixRow(
+                after=after,
+                scores=_cells(matrix, after, tasks),
+                variants={name: row for name, row in cells.items() if any(cell is not None for cell in row.values())},
+                served=served,
+            )
+        )
+    return rows
+
+
+def _cells(matrix: ScoreMatrix, after: str, tasks: Sequence[str]) -> dict[str, float | None]:
+    """A row over other tasks; empty where the matrix has none of that name."""
+    row = dict(zip(matrix.tasks, matrix.rows[matrix.after.index(after)], strict=True)) if after in matrix.after else {}
+    return {task: row.get(task) for task in tasks}
+
+
+def _copy_checkpoint(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+    """The checkpoint as one of the new run: its stream state says where this one begins."""
+    assert plan.origin is not None
+    origin, number = plan.origin, plan.origin.at_task
+    taken, target = origin.checkpoint_in(source), origin.checkpoint_in(plan.run_dir)
+    begin = StreamState(index=number, rows=rows)
+    if origin.score_again:
+        begin = replace(begin, index=number - 1, learned=True)
+    state = read_object(taken / STATE_FILE, CheckpointError, ADVICE) | {
+        "config": plan.config.to_json(),
+        "stream": plan.stream.digest,
+        "stream_name": plan.stream.name,
+        "tasks": plan.stream.task_names,
+        "stream_state": begin.to_json(),
+    }
+    state.pop("cursor", None)  # of versions before 0.2
+    shutil.rmtree(target, ignore_errors=True)
+    with whole_folder(target) as partial:
+        for file in taken.glob("*.safetensors"):
+            shutil.copyfile(file, partial / file.name)
+        write_json(partial / STATE_FILE, state)
+
+
+def _names(plan: Plan, rows: list[MatrixRow]) -> Iterator[tuple[int, str]]:
+    """Tasks learned before each row, and what it comes after."""
+    first = 0 if rows and rows[0].after == ZERO_SHOT else 1
+    yield from ((first + number, row.after) for number, row in enumerate(rows))
+
+
+def _copy_replies(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+    tasks = set(plan.stream.task_names)
+    for learned, after in _names(plan, rows):
+        replies = read_predictions(predictions_file(source, learned, after))
+        write_predictions(predictions_file(plan.run_dir, learned, after), [one for one in replies if one.task in tasks])
+        captions = predictions_file(source, learned, after).with_suffix(".captions.json")
+        if captions.is_file():
+            found = read_object(captions, ConfigError, ADVICE)
+            write_captions(
+                predictions_file(plan.run_dir, learned, after).with_suffix(".captions.json"),
+                {task: found[task] for task in found if task in tasks},
+            )
+
+
+def _copy_general(source: Path, plan: Plan) -> None:
+    """What general suites scored until then, with their replies."""
+    assert plan.origin is not None
+    scores = GeneralScores.read(source / GENERAL_FILE)
+    taken = GeneralScores()
+    for learned in sorted(scores.figures):
+        if learned > plan.origin.rows_of_tasks:
+            continue
+        for suite, found in scores.figures[learned].items():
+            after = scores.after[learned]
+            taken = taken.plus(learned, after, suite, dict(found))
+            replies = predictions_file(source, learned, after, suite=suite)
+            if replies.is_file():
+                target = predictions_file(plan.run_dir, learned, after, suite=suite)
+                write_predictions(target, list(read_predictions(replies)))
+    if taken.figures:
+        taken.write(plan.run_dir / GENERAL_FILE)
+
+
+def _copy_decisions(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+    assert plan.origin is not None
+    decided = Decisions.read(source / DECISIONS_FILE)
+    known, after = set(plan.origin.tasks), {row.after for row in rows}
+    taken = Decisions(
+        tasks={task: what for task, what in decided.tasks.items() if task in known},
+        served={name: served for name, served in decided.served.items() if name in after},
+    )
+    if taken:
+        taken.write(plan.run_dir / DECISIONS_FILE)
