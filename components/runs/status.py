@@ -17,6 +17,7 @@ from components.core.naming import is_mlflows
 from components.core.run_files import (
     CONFIG_FILE,
     FINISHED_FILE,
+    KEPT_CHECKPOINTS,
     LINK_FILE,
     ORIGIN_FILE,
     SHARED_FOLDER,
@@ -247,7 +248,8 @@ def _unfinished(holder: Holder | None, *, stopped: bool) -> State:
 
 def _newest_checkpoint(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """The state of the newest checkpoint that can be read; of each newer one, what is wrong goes to `problems`."""
-    for folder in sorted(path.glob(SNAPSHOTS), reverse=True):
+    begun_with = [*path.glob(f"{KEPT_CHECKPOINTS}/*")] if (path / ORIGIN_FILE).is_file() else []
+    for folder in [*sorted(path.glob(SNAPSHOTS), reverse=True), *sorted(begun_with, reverse=True)]:
         if not (folder / STATE_FILE).is_file():
             continue  # still being written, or its writer is gone
         try:

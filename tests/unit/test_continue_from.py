@@ -24,7 +24,7 @@ from components.reporting.facts import lineage_notes
 from components.runs.costs import Costs, RowCost
 from components.runs.execute import lineage_tags, rows_taken_over, take_over_costs
 from components.runs.results import read_run, task_facts, write_record
-from components.runs.status import RunStatus, read_status
+from components.runs.status import RunStatus, outlook, read_status
 from components.training.checkpointing import StreamState
 from components.training.config import RunConfig
 from components.training.fork import new_origin, origin_for
@@ -292,6 +292,7 @@ def test_status_and_reports_say_where_it_began(first: Plan, tmp_path: Path) -> N
     found = read_status(plan.run_dir)
     assert isinstance(found, RunStatus)
     assert (found.origin, found.learned, found.tasks) == ("first after task 2", 2, 3)
+    assert outlook(found) == "begun already; continues at task 3 (chartqa)"
     assert "continues   run first after task 2" in status.block(found)
     take_over_costs(plan, Costs())
     ScoreMatrix(TASKS, ROWS, zero_shot=True).write(
