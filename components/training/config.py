@@ -143,6 +143,10 @@ class ClusterConfig:
     max_failures: CountOrZero = 3
     """How often a run goes on by itself, from the last checkpoint, after processes or nodes were lost; counted anew
     after every checkpoint. An error that the code raises ends the run at once."""
+    hang_minutes: NonNegative = 0.0
+    """After so many minutes without an update, an answered batch or another event, and at least three times the slowest
+    so far, workers write their stacks into the run's folder and count as lost; 0 waits without end. Loading the model
+    must be faster than that."""
 
     def __post_init__(self) -> None:
         check_options(self, "cluster")

@@ -34,6 +34,7 @@ from ray.util.queue import Queue
 from components.core.errors import LittoralError, LostError, TrainingError
 from components.core.events import Note
 from components.core.naming import without_secrets
+from components.training.watchdog import hung
 
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray Train writes it anew for every checkpoint
@@ -96,6 +97,7 @@ class Tries:
     """How often a run may go on after lost processes; counted anew once it has written a checkpoint in between."""
 
     def __init__(self, run_dir: Path, limit: int) -> None:
+        self.run_dir = run_dir
         self._snapshot, self.limit = run_dir / SNAPSHOT_FILE, limit
         self.used, self._progress = 0, self._written()
 
@@ -143,11 +145,15 @@ class TellUsers:
 
 def going_on(error: BaseException, tries: Tries) -> str:
     """What a user reads before a run goes on by itself."""
-    return f"{what_happened(error)}; going on from the last checkpoint (try {tries.used} of {tries.limit})"
+    return (
+        f"{what_happened(error, tries.run_dir)}; going on from the last checkpoint (try {tries.used} of {tries.limit})"
+    )
 
 
-def what_happened(error: BaseException) -> str:
+def what_happened(error: BaseException, run_dir: Path) -> str:
     """A clause without a full stop: which process was lost, where, and why as far as Ray knows it."""
+    if hang := hung(run_dir):
+        return hang
     causes = list(chain(error))
     failures = getattr(error, "worker_failures", {}).items()
     ranks = [f"rank {rank}" for rank, failure in failures if any(map(_is_death, chain(failure)))]
@@ -201,7 +207,7 @@ def explained(error: BaseException, run_dir: Path, *, logs: Path | None) -> Litt
         return TrainingError(f"a worker ran out of memory{said}; {LESS_MEMORY}{kept}; then {again}")
     if is_lost(error) or any(isinstance(each, WorkerGroupStartupTimeoutError) for each in causes):
         memory = "" if not any(isinstance(each, OutOfMemoryError) for each in causes) else f"; {LESS_MEMORY}"
-        return LostError(f"{what_happened(error)}{memory}{kept}; {again}")
+        return LostError(f"{what_happened(error, run_dir)}{memory}{kept}; {again}")
     cause = next((each for each in causes if not isinstance(each, TrainingFailedError | RayError)), causes[-1])
     return TrainingError(f"a process of the run failed with {type(cause).__name__} ({_line(cause)}){kept}; {again}")
 

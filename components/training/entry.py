@@ -11,12 +11,15 @@ from components.core.fingerprint import require_same_code
 from components.core.runtime import fast_imports
 from components.training.dataloader import TaskDataLoader
 from components.training.plan import WorkerPlan
+from components.training.watchdog import watchdog
 
 
 def train_stream_per_worker(plan: WorkerPlan) -> None:
     """What Ray Train calls in every worker process."""
+    rank = ray.train.get_context().get_world_rank()
     try:
-        _train_stream(plan)
+        with watchdog(plan.run_dir, rank, plan.config.cluster.hang_minutes):
+            _train_stream(plan)
     except Exception as error:
         error.add_note(traceback.format_exc())  # Ray Train hands the exception on without its traceback
         raise

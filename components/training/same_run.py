@@ -37,6 +37,7 @@ EXECUTION = frozenset(
         "cluster.use_gpu",
         "cluster.threads_per_worker",
         "cluster.max_failures",
+        "cluster.hang_minutes",
     }
 )
 

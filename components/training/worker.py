@@ -45,6 +45,7 @@ from components.training.suites import SuiteScorer
 from components.training.task_cache import CachedTask, learned_by_a_twin
 from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
+from components.training.watchdog import beat
 
 
 def train_stream(plan: WorkerPlan, loader: TaskDataLoader) -> None:
@@ -356,7 +357,8 @@ class StreamWorker:
         self.checkpointer.report(self.stream_state, self.task_start, unfinished, mode=mode)
 
     def send(self, event: Event) -> None:
-        """Send an event to the driver; only rank 0 does."""
+        """Send an event to the driver; only rank 0 does, but on every rank it is a sign of life."""
+        beat()
         if self.rank == 0 and self.plan.event_queue is not None:
             self.plan.event_queue.put(event)
 

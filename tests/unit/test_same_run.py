@@ -90,7 +90,7 @@ OTHER_EXECUTION: dict[str, object] = {
         batch_size=3, batch_tokens=900, max_forgetting=5.0, forgetting_of="any", on_forgetting="stop"
     ),
     "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa"),
-    "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4),
+    "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4, hang_minutes=9.0),
 }
 
 
