@@ -187,16 +187,16 @@ def _of_node(text: str) -> bool:
     )
 
 
-def explained(error: BaseException, run_dir: Path, *, logs: Path | None) -> LittoralError:
+def explained(error: BaseException, run_dir: Path, *, logs: Path | None, trial: bool = False) -> LittoralError:
     """One sentence for what ended a run; all that is known goes into `FAILURE_FILE` of its folder.
 
-    `logs`: where Ray writes its own.
+    `logs`: where Ray writes its own. `trial`: it is a sweep's, whose command has no run id.
     """
     own = user_error(error)
     if own is not None and not isinstance(own, LostError):
         return own
     kept = _kept(error, run_dir, logs)
-    again = f"the same command with --run-id {run_dir.name} goes on from the last checkpoint."
+    again = f"the same command{'' if trial else f' with --run-id {run_dir.name}'} goes on from the last checkpoint."
     if own is not None:
         return LostError(f"{own}; {again}")
     causes = list(chain(error))

@@ -58,7 +58,7 @@ def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
             thread.join(timeout=LEFT_S if left_ray() else DELIVERY_S)
         if not left_ray():
             with suppress(RayError):
-                event_queue.shutdown()
+                event_queue.shutdown(force=True)  # every event has been delivered
 
 
 def _handled(event: Event, handle: EventHandler) -> None:

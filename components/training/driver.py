@@ -130,7 +130,7 @@ def _deaths_explained(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RayError, TrainingFailedError, LostError) as error:
-        raise explained(error, plan.run_dir, logs=logs) from error
+        raise explained(error, plan.run_dir, logs=logs, trial=plan.shared_dir is not None) from error
 
 
 def check_resources(config: RunConfig) -> bool:

@@ -248,7 +248,7 @@ class Mailbox:
         time.sleep(min(timeout, 0.01))
         raise delivery.Empty
 
-    def shutdown(self) -> None:
+    def shutdown(self, force: bool) -> None:
         pass
 
 

@@ -17,7 +17,7 @@ WORKS = """
 import sys, time
 from pathlib import Path
 from components.training import watchdog
-watchdog.GRACE_S = 0.2
+watchdog.GRACE_S = 0.5
 
 def stands_still():
     time.sleep(60)
@@ -27,7 +27,7 @@ def works(pauses):
         time.sleep(pause)
         watchdog.beat()
 
-with watchdog.watchdog(Path(sys.argv[1]), 3, 0.5 / 60):  # half a second
+with watchdog.watchdog(Path(sys.argv[1]), 3, 1.5 / 60):
     works(map(float, sys.argv[3:]))
     if sys.argv[2] == "hangs":
         stands_still()
@@ -51,14 +51,14 @@ def test_a_process_that_stands_still_ends_with_its_stacks(before: tuple[str, ...
 
 
 def test_slow_work_is_left_alone_and_nothing_stays(tmp_path: Path) -> None:
-    # Each pause is longer than the limit would be, but less than three times the one before it.
-    assert worked(tmp_path, "ends", "0.4", "1.0", "1.5") == 0
+    # The second pause is longer than the limit with its grace, but less than three times the first.
+    assert worked(tmp_path, "ends", "0.9", "2.2") == 0
     assert not (tmp_path / STACKS_FOLDER).exists()
     assert hung(tmp_path) == ""
 
 
 def test_a_run_without_the_option_has_no_watchdog(tmp_path: Path) -> None:
-    script = WORKS.replace("0.5 / 60", "0").replace("time.sleep(60)", "time.sleep(1)")
+    script = WORKS.replace("1.5 / 60", "0").replace("time.sleep(60)", "time.sleep(1)")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script, str(tmp_path), "hangs"], env=environment, timeout=30, check=True)
     assert not list(tmp_path.iterdir())
