@@ -12,7 +12,7 @@ from torch import Tensor
 from components.adapters.compute import shared_weights
 from components.core.errors import TrainingError
 from components.data.batch import Batch
-from components.methods.base import Method
+from components.methods.base import Method, MethodState
 from components.models.backbone import Backbone
 from components.training.engine import Engine
 
@@ -62,6 +62,16 @@ def take_step(
             "an update ended without a step of the optimizer; install a DeepSpeed that pyproject.toml allows."
         )
     return {name: value / len(batches) for name, value in totals.items()}, means
+
+
+def require_finite_state(state: MethodState, task: str) -> None:
+    """Raise `TrainingError` where what a method carries after `task` holds a number that is not finite."""
+    for name, tensor in state.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"task {task} left numbers in the method that are not finite, first in {name}; look at the task's "
+                "rows, or lower training.optimizer.learning_rate."
+            )
 
 
 def step_seed(seed: int, task: int, update: int, rank: int) -> int:

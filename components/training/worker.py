@@ -38,7 +38,7 @@ from components.training.evaluate import RowScorer
 from components.training.plan import WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
-from components.training.step import step_seed, take_step
+from components.training.step import require_finite_state, step_seed, take_step
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import encoder_for
 from components.training.suites import SuiteScorer
@@ -155,6 +155,7 @@ class StreamWorker:
                 return
             self._learn(scheduled)
             state = self.method.state_dict(self.model)
+            require_finite_state(state, scheduled.task.name)
             if self.rank == 0:
                 kept = {"method_structure": state.structure, "trainable_parameters": self.trainable}
                 cached.put(kept, {"method": state.tensors})
@@ -343,6 +344,8 @@ class StreamWorker:
         """Between tasks: report all that the method carries; after a learned task it is also kept for users."""
         state = self.method.state_dict(self.model)
         if self.stream_state.learned:
+            # Updates with bad numbers were skipped, but what a method looks at in `end_task` can hold them as well.
+            require_finite_state(state, self.stream.task_names[self.stream_state.index])
             self.checkpointer.keep(name, self.stream_state, state)
         self.checkpointer.report(self.stream_state, state)
 

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from components.core.errors import TrainingError
 from components.data.batch import IGNORE, Batch, Example, collate
-from components.methods.base import Loss, MethodConfig, Selection, TaskInfo
+from components.methods.base import Loss, MethodConfig, MethodState, Selection, TaskInfo
 from components.methods.moelora import MoeLoraConfig
 from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
 from components.models.backbone import Backbone, Outputs, load_backbone
 from components.models.config import BackboneConfig
 from components.training.engine import TorchEngine, trainable_parameters
 from components.training.optimizer import OptimizerConfig, build_optimizer, load_plain_moments, plain_moments
-from components.training.step import step_seed, take_step
+from components.training.step import require_finite_state, step_seed, take_step
 
 
 def _batch(*answers: int) -> Batch:
@@ -91,6 +91,15 @@ def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is(offset
     assert int(met["step"]) == 1
     assert int(after["step"]) == 2
     assert any(not torch.equal(met[name], after[name]) for name in met if name != "step")
+
+
+def test_what_a_method_carries_is_finite() -> None:
+    tensors = {"a": torch.ones(2), "counts": torch.tensor([1, 2])}
+    require_finite_state(MethodState(tensors=tensors, structure={}), "docvqa")
+    for bad in (math.nan, math.inf):
+        state = MethodState(tensors={**tensors, "fisher": torch.tensor([0.0, bad])}, structure={})
+        with pytest.raises(TrainingError, match="^task docvqa left numbers .* first in fisher; look at"):
+            require_finite_state(state, "docvqa")
 
 
 def test_fused_steps_are_those_of_the_plain_optimizer_and_its_moments_can_be_loaded() -> None:
