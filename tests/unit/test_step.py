@@ -98,7 +98,7 @@ def test_what_a_method_carries_is_finite() -> None:
     require_finite_state(MethodState(tensors=tensors, structure={}), "docvqa")
     for bad in (math.nan, math.inf):
         state = MethodState(tensors={**tensors, "fisher": torch.tensor([0.0, bad])}, structure={})
-        with pytest.raises(TrainingError, match="^task docvqa left numbers .* first in fisher; look at"):
+        with pytest.raises(TrainingError, match=r"^task docvqa left numbers .* first in fisher; look at"):
             require_finite_state(state, "docvqa")
 
 
