@@ -5,8 +5,9 @@
     python tests/campaigns/long_stream.py --read FOLDER      judge again what `--folder FOLDER` kept
 
 Every few seconds it notes the memory (USS) and the open files of all processes of the run. Exit code 1 when the run's
-is not 0; when a process has grown by more than `GROWTH_MIB` or `GROWTH_FILES` after the first `WARM` tasks; when a task
-takes `SLOWER` times as long as after those, scoring apart; or when the MLflow run is not what the run's files say.
+is not 0; when a process has grown by more than `GROWTH_MIB` or `GROWTH_FILES` after the first `WARM` tasks, or there
+are `GROWTH_COUNT` more of a kind; when a task takes `SLOWER` times as long as after those, scoring apart; or when the
+MLflow run is not what the files of the run say.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from components.tracking.outbox import EVENTS_FILE  # noqa: E402
 
 RUN, UPDATES, TRAIN_ROWS = "long", 2, 4
 WARM = 10  # tasks after which nothing may grow
-GROWTH_MIB, GROWTH_FILES, SLOWER = 96, 16, 1.5
+GROWTH_MIB, GROWTH_FILES, GROWTH_COUNT, SLOWER = 96, 16, 4, 1.5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the processes of one kind hold at one moment, together."""
+    """How many processes of one kind there are at one moment, and what the largest of them holds."""
 
     at_s: float
     kind: str
@@ -108,7 +109,7 @@ def samples_of(driver: psutil.Process) -> Iterator[Sample]:
                 found = process.memory_full_info().uss / 2**20, process.num_fds()
                 held[_kind(process)].append(found)
     for kind, found in held.items():
-        yield Sample(at_s, kind, len(found), sum(uss for uss, _ in found), sum(files for _, files in found))
+        yield Sample(at_s, kind, len(found), max(uss for uss, _ in found), max(files for _, files in found))
 
 
 def _kind(process: psutil.Process) -> str:
@@ -119,7 +120,8 @@ def _kind(process: psutil.Process) -> str:
         return "data" if name in ("IDLE", "MapBatches", "MapWorker", "ReadBatches") else name
     if title.startswith(sys.executable) and "coast.py" in title:
         return "driver"
-    return process.name() if "/agent.py" not in title and "main.py" not in title else "agents"
+    scripts = (Path(word).name for word in process.cmdline() if word.endswith(".py"))
+    return next(scripts, process.name())
 
 
 def run(folder: Path, tasks: int, every_s: float) -> int:
@@ -152,11 +154,15 @@ def judge(folder: Path) -> tuple[dict[str, object], list[str]]:
     tasks = max(scored)
     at = [task for task in (WARM, 50, 100, 150, 200) if task <= tasks]
     at = at if at[-1:] == [tasks] else [*at, tasks]
-    memory, files = held_at(folder, scored, at)
+    memory, files, counts = (held_at(folder, scored, at, what) for what in ("uss_mib", "files", "count"))
     seconds = seconds_by_task(run_dir, scored)
     wrong = [
         f"{kind} grew from {found[at[0]]:.0f} to {found[at[-1]]:.0f} {unit}"
-        for held, most, unit in ((memory, GROWTH_MIB, "MiB"), (files, GROWTH_FILES, "open files"))
+        for held, most, unit in (
+            (memory, GROWTH_MIB, "MiB"),
+            (files, GROWTH_FILES, "open files"),
+            (counts, GROWTH_COUNT, "processes"),
+        )
         for kind, found in held.items()
         if found.get(at[-1], 0) - found.get(at[0], 0) > most and at[0] in found
     ]
@@ -173,6 +179,7 @@ def judge(folder: Path) -> tuple[dict[str, object], list[str]]:
         "exit code": code,
         "MiB by process and task": memory,
         "open files by process and task": files,
+        "processes by kind and task": counts,
         "seconds by task": {task: seconds[task] for task in at},
         "seconds in all": round(scored[tasks] - scored[0], 1),
         "wrong": wrong,
@@ -180,20 +187,18 @@ def judge(folder: Path) -> tuple[dict[str, object], list[str]]:
     return figures, wrong
 
 
-def held_at(
-    folder: Path, scored: Mapping[int, float], at: list[int]
-) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Memory and files of each kind of process: the median over the five tasks up to each of `at`."""
+def held_at(folder: Path, scored: Mapping[int, float], at: list[int], what: str) -> dict[str, dict[int, float]]:
+    """One figure of each kind of process: the median over the five tasks up to each of `at`."""
     samples = [Sample(**json.loads(line)) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    memory: dict[str, dict[int, float]] = defaultdict(dict)
-    files: dict[str, dict[int, float]] = defaultdict(dict)
+    found: dict[str, dict[int, float]] = defaultdict(dict)
     for task in at:
-        here = [each for each in samples if scored[max(0, task - 5)] <= each.at_s <= scored[task]]
-        for kind in sorted({each.kind for each in here}):
-            of_kind = [each for each in here if each.kind == kind]
-            memory[kind][task] = round(statistics.median(each.uss_mib for each in of_kind), 1)
-            files[kind][task] = statistics.median(each.files for each in of_kind)
-    return dict(memory), dict(files)
+        by_kind: dict[str, list[float]] = defaultdict(list)
+        for each in samples:
+            if scored[max(0, task - 5)] <= each.at_s <= scored[task]:
+                by_kind[each.kind].append(getattr(each, what))
+        for kind in sorted(by_kind):
+            found[kind][task] = round(statistics.median(by_kind[kind]), 1)
+    return dict(found)
 
 
 def seconds_by_task(run_dir: Path, scored: Mapping[int, float]) -> dict[int, dict[str, float]]:
@@ -213,7 +218,12 @@ def seconds_by_task(run_dir: Path, scored: Mapping[int, float]) -> dict[int, dic
 def table(figures: Mapping[str, object]) -> str:
     """The figures as Markdown, without what was wrong."""
     lines = []
-    for title in ("MiB by process and task", "open files by process and task", "seconds by task"):
+    for title in (
+        "MiB by process and task",
+        "open files by process and task",
+        "processes by kind and task",
+        "seconds by task",
+    ):
         found = figures.get(title)
         if not isinstance(found, dict) or not found:
             continue
