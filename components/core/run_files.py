@@ -8,6 +8,7 @@ ORIGIN_FILE = "origin.json"  # which run it continued from; absent in runs that 
 LINK_FILE = "mlflow.json"  # where it is recorded
 KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 SNAPSHOTS = "checkpoint_*"  # folders of Ray Train's, to continue from; their names sort by time
+SNAPSHOT_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's own list of them
 STATE_FILE = "state.json"  # of a checkpoint: all that is no tensor
 SWEEP_FILE = "sweep.json"  # which sweep the folder belongs to, and its trials once it has ended
 SHARED_FOLDER = "shared"  # of a sweep: learned tasks that its trials share

@@ -283,7 +283,7 @@ class ScoreMatrix:
     def write(self, path: Path, **facts: Any) -> None:
         """Write score_matrix.json whole or not at all (a file beside it, then a rename); `facts` as for `to_dict`."""
         content = self.to_dict(**facts)
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable=True)
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> ScoreMatrix:

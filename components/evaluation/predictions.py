@@ -87,7 +87,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], made_of: Ma
     schema = (
         PREDICTIONS_SCHEMA if made_of is None else PREDICTIONS_SCHEMA.with_metadata({_MADE_OF: json.dumps({**made_of})})
     )
-    with whole_file(path) as partial:
+    with whole_file(path, durable=True) as partial:
         pq.write_table(pa.Table.from_pydict(columns, schema=schema), partial)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import ray.train
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from components.core.checkpoint import ADVICE, Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
+from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
 from components.core.options import CountOrZero, from_plain
 from components.core.reading import understood
@@ -77,9 +80,8 @@ class StreamCheckpointer:
     def keep(self, name: str, stream_state: StreamState, state: MethodState) -> None:
         """Write the method after a learned task into the run's folder, for users."""
         if self.rank == 0:
-            folder = self.plan.run_dir / KEPT_CHECKPOINTS / name
-            folder.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
+            with whole_folder(self.plan.run_dir / KEPT_CHECKPOINTS / name, durable=True, replace=True) as folder:
+                write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
 
     def report(
         self,
@@ -104,7 +106,11 @@ class StreamCheckpointer:
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         metrics = {"task": stream_state.index, "update": stream_state.update}
         ray.train.report(
-            metrics, checkpoint=checkpoint, checkpoint_upload_mode=mode, delete_local_checkpoint_after_upload=True
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=mode,
+            delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_fn=partial(_copied, self.plan.run_dir),
         )
 
     def _content(self, stream_state: StreamState, state: MethodState) -> dict[str, object]:
@@ -116,6 +122,19 @@ class StreamCheckpointer:
             "tasks": self.plan.stream.task_names,
             "stream_state": stream_state.to_json(),
         }
+
+
+def _copied(run_dir: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copy a checkpoint into the run's folder. Its name there appears when all of it is on disk, and not before."""
+    with whole_folder(run_dir / name, durable=True) as folder:
+        copy_files(Path(checkpoint.path), folder)
+    return ray.train.Checkpoint.from_directory(run_dir / name)
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy a checkpoint's files, with the permissions of new ones: the source may be a private temporary folder."""
+    for file in source.iterdir():
+        shutil.copyfile(file, folder / file.name)
 
 
 def method_state(checkpoint: Checkpoint) -> MethodState:

@@ -55,6 +55,7 @@ from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
 from components.training.rendezvous import LoopbackTorchConfig
+from components.training.restoring import restore
 from components.training.run_folder import (
     StreamResult,
     claim_run_dir,
@@ -103,6 +104,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         claim_run_dir(plan)
         clear_partial(plan.run_dir)
         clear_stop(plan.run_dir)
+        restore(plan, handle)
         on_gpus = check_resources(plan.config)
         cache = filled_cache(plan, handle)
         datasets = build_datasets(plan, cache)

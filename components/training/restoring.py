@@ -1,0 +1,212 @@
+"""Which checkpoint a run continues from: the newest whole one, whatever happened to the others or to Ray Train's list.
+
+Ray Train continues from the checkpoint that its list names last, and refuses to start when the list is torn or names a
+folder that is gone. So the driver looks first: it checks the files of the newest checkpoint, goes back to an older one
+where it must, at last to that of the last learned task, and writes the list anew. Newest is the one furthest in the
+stream: a clock may have jumped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+    _CheckpointManagerState,
+    _TrainingResultState,
+)
+
+from components.core.checkpoint import ADVICE, Checkpoint, checked_state
+from components.core.errors import CheckpointError
+from components.core.events import EventHandler, Note
+from components.core.files import whole_folder, write_text
+from components.core.reading import ODD, read_object, why
+from components.core.run_files import KEPT_CHECKPOINTS, SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE
+from components.training.checkpointing import StreamState, copy_files
+from components.training.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A checkpoint's folder and how far it is, by its `state.json` alone."""
+
+    folder: Path
+    at: StreamState
+
+    @property
+    def order(self) -> tuple[int, bool, int, int, str]:
+        """Later in the stream is larger."""
+        return self.at.index, self.at.learned, self.at.update, len(self.at.rows), self.folder.name
+
+
+def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
+    """Let Ray Train continue from the newest whole checkpoint and return its state; None for a run that has none.
+
+    What was damaged, and what it costs, goes to `handle` in one sentence. Call it while nobody else uses the folder.
+    """
+    search = _Search(plan)
+    listed = search.listed()
+    whole = search.whole()
+    newest = next(whole, None)
+    source = newest.folder if newest else None
+    if newest is None:
+        kept = search.newest_kept()
+        if kept is not None:
+            source, newest = kept.folder, _as_snapshot(plan, kept)
+    if newest is None or source is None:
+        search.begin_again(handle)
+        return None
+    if [*listed][-1:] != [newest.folder.name] or not all((plan.run_dir / name).is_dir() for name in listed):
+        older = next(whole, None)
+        _write_list(plan.run_dir, [*([older] if older else []), newest])
+        search.remove_others()
+    if search.damaged:
+        again = max(0, search.reached - _updates(plan, newest.at))
+        lost = f"{again} update{'s are' if again > 1 else ' is'} made again" if again else "no update is lost"
+        handle(Note(text=f"{search.told()}; the run continues from {source.name}, and {lost}", warning=True))
+    return newest.at
+
+
+class _Search:
+    """A look through a run's checkpoints that notes what is damaged."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.run_dir = plan, plan.run_dir
+        self.damaged: dict[Path, str] = {}  # file or folder -> what is wrong with it
+        self.unread: set[Path] = set()  # of these, which may be whole: the storage would not let them be read
+        self.reached = 0  # updates of the stream, as far as anything says
+
+    def listed(self) -> dict[str, StreamState]:
+        """What Ray Train's list names, in its order; empty for a list that is missing or damaged."""
+        path = self.run_dir / SNAPSHOT_LIST
+        if not path.is_file():
+            return {}
+        try:
+            known = _CheckpointManagerState.parse_obj(read_object(path, CheckpointError, "it is written anew"))
+            found: dict[str, StreamState] = {}
+            for each in known.checkpoint_results:
+                at = StreamState(index=each.metrics["task"], update=each.metrics["update"])
+                found[each.checkpoint_dir_name] = at
+                self.reached = max(self.reached, _updates(self.plan, at))
+                if not (self.run_dir / each.checkpoint_dir_name / STATE_FILE).exists():
+                    self.damaged[self.run_dir / each.checkpoint_dir_name] = "is missing or has no state.json"
+            latest = known.latest_checkpoint_result
+            if latest is not None and [*found][-1:] != [latest.checkpoint_dir_name]:
+                raise ValueError("its last checkpoint is not the latest one")
+            return found
+        except (CheckpointError, *ODD) as error:
+            self.damaged[path] = f"cannot be read ({why(error.__cause__ or error)})"
+            return {}
+
+    def whole(self) -> Iterator[Found]:
+        """Whole checkpoints of Ray Train's, listed or not, newest first; each is checked when it is asked for."""
+        found: list[Found] = []
+        for folder in self.run_dir.glob(SNAPSHOTS):
+            if (folder / STATE_FILE).exists():  # else its copy was never finished
+                found += self._read(folder)
+        for each in sorted(found, key=lambda each: each.order, reverse=True):
+            self.reached = max(self.reached, _updates(self.plan, each.at))
+            if self._is_whole(each.folder):
+                yield each
+
+    def newest_kept(self) -> Found | None:
+        """The whole checkpoint of the task learned last."""
+        folders = [file.parent for file in self.run_dir.glob(f"{KEPT_CHECKPOINTS}/[!.]*/{STATE_FILE}")]
+        found = [each for folder in folders for each in self._read(folder)]
+        for each in found:
+            self.reached = max(self.reached, _updates(self.plan, each.at))
+        return next((each for each in sorted(found, key=_order, reverse=True) if self._is_whole(each.folder)), None)
+
+    def begin_again(self, handle: EventHandler) -> None:
+        """Nothing is whole: the run starts anew, and says so where it had begun."""
+        if self.unread:
+            raise CheckpointError(
+                f"{self.told()}, and no other checkpoint of the run is whole; make the storage readable and give the "
+                "same command again, or use another --run-id."
+            )
+        (self.run_dir / SNAPSHOT_LIST).unlink(missing_ok=True)
+        if self.damaged:
+            handle(Note(text=f"{self.told()}; nothing else is left, and the run begins again at task 1", warning=True))
+
+    def remove_others(self) -> None:
+        """Remove what Ray Train will never come back to, but nothing that may be whole."""
+        for folder in self.run_dir.glob(SNAPSHOTS):
+            if folder.is_dir() and folder not in self.unread and folder.name not in _names(self.run_dir):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def told(self) -> str:
+        """What is damaged, the newest first."""
+        (path, wrong), *others = self.damaged.items()
+        more = f" (and {len(others)} more)" if others else ""
+        return f"{path.relative_to(self.run_dir)} of run {self.run_dir.name} {wrong}{more}"
+
+    def _read(self, folder: Path) -> list[Found]:
+        try:
+            state = read_object(folder / STATE_FILE, CheckpointError, ADVICE)
+            return [Found(folder=folder, at=StreamState.of(Checkpoint(state=state, tensors={}, folder=folder)))]
+        except (CheckpointError, OSError) as error:
+            self._note(folder, error)
+            return []
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            checked_state(folder)
+        except (CheckpointError, OSError) as error:
+            self._note(folder, error)
+            return False
+        return True
+
+    def _note(self, folder: Path, error: Exception) -> None:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            self.unread.add(folder)
+        self.damaged.setdefault(folder, f"is damaged ({why(error).replace(f'{folder}/', '').partition(';')[0]})")
+
+
+def _order(found: Found) -> tuple[int, bool, int, int, str]:
+    return found.order
+
+
+def _updates(plan: Plan, at: StreamState) -> int:
+    """Optimizer updates of the stream up to there."""
+    before = sum(each.num_updates for each in plan.schedule[: at.index])
+    inside = plan.schedule[at.index].num_updates if at.learned and at.index < len(plan.schedule) else at.update
+    return before + inside
+
+
+def _as_snapshot(plan: Plan, kept: Found) -> Found:
+    """A copy of a learned task's checkpoint that Ray Train can continue from."""
+    folder = plan.run_dir / f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+    with whole_folder(folder, durable=True) as partial:
+        copy_files(kept.folder, partial)
+    return Found(folder=folder, at=kept.at)
+
+
+def _write_list(run_dir: Path, checkpoints: list[Found]) -> None:
+    """Ray Train's list with these checkpoints, the newest last."""
+    results = [
+        _TrainingResultState(
+            checkpoint_dir_name=each.folder.name, metrics={"task": each.at.index, "update": each.at.update}
+        )
+        for each in checkpoints
+    ]
+    content = _CheckpointManagerState(
+        checkpoint_results=results,
+        checkpoint_report_indices=[*range(len(results))],
+        latest_checkpoint_result=results[-1],
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=len(results),
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    write_text(run_dir / SNAPSHOT_LIST, content.json())
+
+
+def _names(run_dir: Path) -> list[str]:
+    content = _CheckpointManagerState.parse_raw((run_dir / SNAPSHOT_LIST).read_bytes())
+    return [each.checkpoint_dir_name for each in content.checkpoint_results]
