@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.train import Checkpoint, CheckpointConfig
+from ray.air.config import CheckpointConfig
+from ray.train import Checkpoint
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
@@ -86,9 +87,10 @@ def restored(plan: Plan) -> tuple[str | None, list[str]]:
     latest = manager(plan.run_dir).latest_checkpoint_result
     texts = [event.text for event in said if isinstance(event, Note)]
     assert len(texts) == len(said) <= 1
-    if latest is None:
-        assert at is None
+    if latest is None or at is None:
+        assert latest is at is None
         return None, texts
+    assert latest.checkpoint is not None
     checkpoint = read_checkpoint(Path(latest.checkpoint.path))
     assert StreamState.of(checkpoint) == at
     assert torch.equal(checkpoint.tensors["method"]["a"], torch.full((9,), float(at.update)))
