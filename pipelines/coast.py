@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:
         console.handle(Note(text=other_data, warning=True))
-    result = None if command.dry_run else finished_result(plan)
+    result = None if command.dry_run else finished_result(plan, console.handle)
     if result is None:
         require_fit(plan, needs)
     if command.dry_run:

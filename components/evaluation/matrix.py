@@ -313,7 +313,7 @@ class MatrixRow:
         return from_plain(cls, whole, "row")
 
 
-def matrix_of(tasks: list[str], rows: Sequence[MatrixRow], variant: str | None = None) -> ScoreMatrix:
+def matrix_of(tasks: Sequence[str], rows: Sequence[MatrixRow], variant: str | None = None) -> ScoreMatrix:
     """The score matrix of finished rows, or a variant of it; cells without that variant are empty."""
     cells = [row.scores if variant is None else row.variants.get(variant, dict.fromkeys(tasks)) for row in rows]
     return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=[row.after for row in rows])

@@ -65,10 +65,12 @@ class StreamCheckpointer:
             return None
         if reported is None:
             assert origin is not None
-            checkpoint = read_checkpoint(origin.checkpoint_in(self.plan.run_dir))
-        else:
-            with reported.as_directory() as path:
-                checkpoint = read_checkpoint(Path(path))
+            return self.of_this_run(read_checkpoint(origin.checkpoint_in(self.plan.run_dir)))
+        with reported.as_directory() as path:
+            return self.of_this_run(read_checkpoint(Path(path)))
+
+    def of_this_run(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The same checkpoint; raises `CheckpointError` when it is of another run."""
         for name, expected in self.identity.items():
             if checkpoint.state.get(name) != expected:
                 raise CheckpointError(

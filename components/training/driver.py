@@ -51,6 +51,7 @@ from components.training.deaths import (
 from components.training.delivery import delivered
 from components.training.devices import uses_gpu
 from components.training.entry import train_stream_per_worker
+from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
@@ -104,7 +105,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         claim_run_dir(plan)
         clear_partial(plan.run_dir)
         clear_stop(plan.run_dir)
-        restore(plan, handle)
+        plan = mend(plan, restore(plan, handle), handle)
         on_gpus = check_resources(plan.config)
         cache = filled_cache(plan, handle)
         datasets = build_datasets(plan, cache)

@@ -24,13 +24,14 @@ from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.decisions import Served
 from components.evaluation.generation import Answer, answer
+from components.evaluation.manifest import note_digests
 from components.evaluation.matrix import VARIANTS, ZERO_SHOT, MatrixRow
 from components.evaluation.predictions import (
-    PREDICTIONS_FOLDER,
     Prediction,
     by_task,
     logged_samples,
     mean_score,
+    predictions_file,
     shares,
     slot_usage,
 )
@@ -44,7 +45,7 @@ from components.training.budget import judged_row
 from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
 from components.training.ranks import of_rank_0
-from components.training.row_files import write_captions, write_decisions, write_matrix
+from components.training.row_files import captions_file, write_captions, write_decisions, write_matrix
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
     WINDOW_ROWS,
@@ -81,8 +82,11 @@ class RowScorer:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
-    def score(self, rows: list[MatrixRow], *, learned: int, train_s: float) -> MatrixRow:
-        """Evaluate the row after `learned` tasks (0 = zero-shot) and return it; rank 0 also writes and announces it."""
+    def score(self, rows: list[MatrixRow], *, learned: int, train_s: float, again: bool = False) -> MatrixRow:
+        """Evaluate the row after `learned` tasks (0 = zero-shot) and return it; rank 0 also writes and announces it.
+
+        `again`: the row is known, and only its predictions are written.
+        """
         started = time.monotonic()
         stream, evaluation = self.plan.stream, self.plan.config.evaluation
         after = stream.task_names[learned - 1] if learned else ZERO_SHOT
@@ -115,11 +119,14 @@ class RowScorer:
             served=_served(table, self.method.owner) if learned else {},
         )
         if self.rank == 0:
+            written = [predictions_file(self.plan.run_dir, learned, after)]
             if captions:
-                name = f"{learned:02d}-{after}.captions.json"
-                write_captions(self.plan.run_dir / PREDICTIONS_FOLDER / name, captions)
+                written.append(captions_file(self.plan.run_dir, learned, after))
+                write_captions(written[-1], captions)
             cells.join(table)
-            self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
+            note_digests(self.plan.run_dir, written)
+            if not again:
+                self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
         return row
 
     def kept_cells(self, learned: int, after: str) -> KeptCells:

@@ -31,6 +31,15 @@ SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a
 
 
 @dataclass(frozen=True, kw_only=True)
+class Again:
+    """What was scored and is damaged; the workers answer it once more, from the checkpoint that it came after."""
+
+    rows: tuple[int, ...] = ()  # of the matrix, by the number of tasks learned before
+    suites: tuple[tuple[int, str], ...] = ()  # the same for general suites
+    decisions: bool = False  # decisions.json is to be written anew
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run would do, before anything starts."""
 
@@ -42,6 +51,7 @@ class Plan:
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
     chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
     origin: Origin | None = None  # the run that this one continued from; the first tasks of its stream are learned
+    again: Again = field(default_factory=Again)
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
 

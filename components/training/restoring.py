@@ -63,11 +63,17 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
         older = next(whole, None)
         _write_list(plan.run_dir, [*([older] if older else []), newest])
         search.remove_others()
-    if search.damaged:
-        again = max(0, search.reached - _updates(plan, newest.at))
+    again = max(0, search.reached - _updates(plan, newest.at))
+    if search.damaged or again:
         lost = f"{again} update{'s are' if again > 1 else ' is'} made again" if again else "no update is lost"
         handle(Note(text=f"{search.told()}; the run continues from {source.name}, and {lost}", warning=True))
     return newest.at
+
+
+def newest_whole(plan: Plan) -> StreamState | None:
+    """The state of the newest whole checkpoint of Ray Train's; nothing is told or written."""
+    found = next(_Search(plan).whole(), None)
+    return None if found is None else found.at
 
 
 class _Search:
@@ -138,8 +144,10 @@ class _Search:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def told(self) -> str:
-        """What is damaged, the newest first."""
-        (path, wrong), *others = self.damaged.items()
+        """What is damaged, the newest checkpoint first and the list last."""
+        if not self.damaged:
+            return f"the newest checkpoint of run {self.run_dir.name} is gone"
+        (path, wrong), *others = sorted(self.damaged.items(), key=lambda each: each[0].name == SNAPSHOT_LIST)
         more = f" (and {len(others)} more)" if others else ""
         return f"{path.relative_to(self.run_dir)} of run {self.run_dir.name} {wrong}{more}"
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components.core.files import write_text
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, matrix_of, variant_file
+from components.evaluation.matrix import (
+    MATRIX_FILE,
+    VARIANTS,
+    ZERO_SHOT,
+    MatrixRow,
+    ScoreMatrix,
+    matrix_of,
+    variant_file,
+)
+from components.evaluation.predictions import PREDICTIONS_FOLDER
 from components.methods.base import Method
-from components.training.plan import Plan, WorkerPlan
+from components.training.plan import Plan
+
+
+def captions_file(run_dir: Path, learned: int, after: str) -> Path:
+    """Where the figures of a row's caption tasks are."""
+    return run_dir / PREDICTIONS_FOLDER / f"{learned:02d}-{after}.captions.json"
 
 
 def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
@@ -19,15 +33,21 @@ def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> No
     write_text(path, json.dumps(figures, indent=2) + "\n")
 
 
-def write_matrix(plan: Plan, rows: list[MatrixRow]) -> None:
+def matrices_of(plan: Plan, rows: Sequence[MatrixRow]) -> tuple[ScoreMatrix, dict[str, ScoreMatrix]]:
+    """The score matrix of these rows, and its variants by name."""
+    tasks = plan.stream.task_names
+    variants = [name for name in VARIANTS if any(name in row.variants for row in rows)]
+    return matrix_of(tasks, rows), {name: matrix_of(tasks, rows, name) for name in variants}
+
+
+def write_matrix(plan: Plan, rows: Sequence[MatrixRow]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
-    config, tasks = plan.config, plan.stream.task_names
+    config = plan.config
     facts: dict[str, object] = {"scored_on": config.evaluation.split}
     if plan.origin is not None:
         taken = plan.origin.rows_of_tasks + any(row.after == ZERO_SHOT for row in rows)
         facts["taken_over"] = {"rows": taken, "run": plan.origin.run, "at_task": plan.origin.at_task}
-    matrix = matrix_of(tasks, rows)
-    variants = {name: matrix_of(tasks, rows, name) for name in VARIANTS if any(name in row.variants for row in rows)}
+    matrix, variants = matrices_of(plan, rows)
     splits = {
         name: {"forgetting_split": split_if_known(matrix, {name: variants[name]})}
         for name in SPLITS
@@ -45,7 +65,7 @@ def write_matrix(plan: Plan, rows: list[MatrixRow]) -> None:
         )
 
 
-def write_decisions(plan: WorkerPlan, rows: list[MatrixRow], method: Method) -> Decisions:
+def write_decisions(plan: Plan, rows: Sequence[MatrixRow], method: Method) -> Decisions:
     """Replace decisions.json, atomically; no file for a method that decides nothing."""
     served = served_from_json({row.after: row.served for row in rows if row.served})
     decisions = Decisions(tasks=method.decisions(), served=served)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import CheckpointError, ConfigError, StreamStopped
+from components.core.events import Event, EventHandler, Note
 from components.core.files import write_json
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
@@ -16,12 +18,19 @@ from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, var
 from components.models.source import model_source
 from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted
+from components.training.mending import mend_finished
 from components.training.plan import Plan
 from components.training.same_run import Change, Differences, compare, shown
 from components.training.stopping import STOP_FILE
 from components.training.takeover import require_its_weights, take_over
 
 DAMAGED = "restore the file from a copy of the run's folder, or use another --run-id"
+
+
+def tell_log(event: Event) -> None:
+    """Warnings to the log, where no console follows."""
+    if isinstance(event, Note) and event.warning:
+        logging.getLogger("littoral").warning("%s", event.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +70,16 @@ def learned_in(run_dir: Path) -> int:
     return ScoreMatrix.read(path).num_learned if path.is_file() else 0
 
 
-def finished_result(plan: Plan) -> StreamResult | None:
-    """The result of a run that has finished, or None; raises `ConfigError` when the folder holds another run."""
+def finished_result(plan: Plan, handle: EventHandler = tell_log) -> StreamResult | None:
+    """The result of a run that has finished and whose folder is whole, or None.
+
+    What is damaged is mended and told to `handle`; where rows have to be answered again for that, the run has not
+    finished. Raises `ConfigError` when the folder holds another run.
+    """
     if not (plan.run_dir / FINISHED_FILE).is_file():
         return None
     check_run_dir(plan)
-    return read_result(plan.run_dir)
+    return read_result(plan.run_dir) if mend_finished(plan, handle) else None
 
 
 def read_result(run_dir: Path) -> StreamResult:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from components.core.events import SuitesScored
 from components.data.suite import Suite
 from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.manifest import note_digests
 from components.evaluation.matrix import ZERO_SHOT, MatrixRow, matrix_of
+from components.evaluation.predictions import predictions_file
 from components.evaluation.suite_figures import figures
 from components.training.evaluate import RowScorer
 from components.training.kept_cells import KeptCells
@@ -57,10 +59,22 @@ class SuiteScorer:
                 )
             )
 
+    def score_again(self, names: Sequence[str], rows: Sequence[MatrixRow], *, learned: int) -> None:
+        """Score these suites once more with the method as it was after `learned` tasks."""
+        tasks = self.plan.stream.task_names
+        after = tasks[learned - 1] if learned else ZERO_SHOT
+        average = matrix_of(tasks, list(rows)).summary().get("final_average") if learned else None
+        self.scorer.model.eval()
+        for suite in self.plan.suites:
+            if suite.name in names:
+                cells = self.scorer.kept_cells(learned, after)
+                self._score(suite, cells, after, learned=learned, final_average=average)
+
     def _score(self, suite: Suite, cells: KeptCells, after: str, *, learned: int, final_average: float | None) -> None:
         predictions = self.scorer.cell(cells, suite, after, num_rows=suite.test.num_rows)
         if self.scorer.rank != 0:
             return
+        note_digests(self.plan.run_dir, [predictions_file(self.plan.run_dir, learned, after, suite=suite.name)])
         found = figures(suite.scoring, predictions)
         self.general = self.general.plus(learned, after, suite.name, found)
         self.general.write(self.plan.run_dir / GENERAL_FILE, final_average)

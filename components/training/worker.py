@@ -31,11 +31,12 @@ from components.evaluation.matrix import MatrixRow, matrix_of
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
+from components.training.answering_again import answer_again
 from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer
-from components.training.plan import WorkerPlan
+from components.training.plan import Again, WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
 from components.training.step import require_finite_state, step_seed, take_step
@@ -73,14 +74,14 @@ class StreamWorker:
         self.checkpointer = StreamCheckpointer(plan, rank=self.rank, backbone=model.fingerprint)
         self.unfinished = self.checkpointer.latest()
         self.stream_state = StreamState() if self.unfinished is None else StreamState.of(self.unfinished)
-        self._attach(model, None if self.unfinished is None else method_state(self.unfinished))
+        self.attach(model, None if self.unfinished is None else method_state(self.unfinished))
         if self.unfinished is not None:
             where = f"task {self.stream_state.index + 1} of {len(self.stream.tasks)}, update {self.stream_state.update}"
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
 
-    def _attach(self, model: Backbone, state: MethodState | None) -> None:
+    def attach(self, model: Backbone, state: MethodState | None) -> None:
         """Put the method on a fresh backbone, as new or as `state` left it."""
         self.model: Backbone = model.to(self.device)
         # The same start on every worker, whatever has drawn numbers until now.
@@ -104,6 +105,8 @@ class StreamWorker:
 
     def run(self) -> None:
         """Learn and score every task that is still to do."""
+        if self.plan.again != Again() and self.unfinished is not None:
+            answer_again(self, self.unfinished)
         if self.stream_state == StreamState():  # nothing is learned yet
             if self.config.evaluation.zero_shot:
                 self._score_row(train_s=0.0)
@@ -167,7 +170,7 @@ class StreamWorker:
             raise CheckpointError(f"{cached.folder} says nothing of trainable parameters; remove it to learn again.")
         self.loader.forget_ahead()
         # On a fresh backbone: what the method has attached so far cannot be taken off again.
-        self._attach(load_backbone(self.config.backbone, self.device), method_state(stored))
+        self.attach(load_backbone(self.config.backbone, self.device), method_state(stored))
         self.unfinished = None
         self.stream_state.update = scheduled.num_updates
         self._announce(scheduled, trainable)
