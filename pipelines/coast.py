@@ -28,8 +28,9 @@ from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
-from components.runs.execute import run_and_record, where_to_look
+from components.runs.execute import recorded_as, run_and_record, where_to_look
 from components.runs.record import complete_record
+from components.runs.records import set_damaged_aside
 from components.runs.status import RunStatus, outlook, read_status
 from components.training.budget import require_within_budget
 from components.training.config import RunConfig
@@ -38,6 +39,7 @@ from components.training.needs import Needs, close_to_limit, needs_of, require_f
 from components.training.plan import Plan, default_run_id, plan_stream
 from components.training.plan_facts import is_large, memory_table, plan_facts, planned_tasks
 from components.training.run_folder import StreamResult, check_run_dir, finished_result
+from components.training.space import close_to_full, require_space, space_of
 from pipelines.cli import StreamCommand, parse, taken
 from pipelines.littoral import program
 from pipelines.presets import data_note, how_chosen
@@ -76,9 +78,13 @@ def main(arguments: Sequence[str]) -> int:
     other_data = data_note(command.preset, config, plan.stream.digest)
     if other_data is not None:
         console.handle(Note(text=other_data, warning=True))
-    result = None if command.dry_run else finished_result(plan, console.handle)
+    result = None
+    if not command.dry_run:
+        set_damaged_aside(plan.run_dir, recorded_as, console.handle)
+        result = finished_result(plan, console.handle)
     if result is None:
         require_fit(plan, needs)
+        require_space(plan, needs)
     if command.dry_run:
         check_run_dir(plan)
         return 0
@@ -151,9 +157,9 @@ def show_plan(console: Console, plan: Plan, needs: Needs, *, taken: bool = False
     if is_large(needs):
         each = "GPU" if needs.for_gpu else "worker"
         console.print_memory(memory_table(plan, needs), each=each)
-    near = close_to_limit(needs)
-    if near is not None:
-        console.handle(Note(text=near, warning=True))
+    for near in (close_to_limit(needs), close_to_full(space_of(plan, needs))):
+        if near is not None:
+            console.handle(Note(text=near, warning=True))
     for warning in plan.fitted.warnings:
         console.handle(Note(text=warning, warning=True))
 

@@ -8,6 +8,8 @@ optimizer.safetensors   Adam moments by parameter name; only while a task is bei
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.core.errors import CheckpointError
-from components.core.files import file_sha256, write_text
+from components.core.files import file_sha256, storing, write_text
 from components.core.reading import read_object, why
 from components.core.run_files import STATE_FILE
 
@@ -39,10 +41,21 @@ def write_checkpoint(path: Path, state: Mapping[str, object], tensors: Mapping[s
     files: dict[str, str] = {}
     for stem, group in tensors.items():
         file = path / f"{stem}.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}, file)
+        with storing(file):
+            _save({name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}, file)
         files[file.name] = file_sha256(file)
     text = json.dumps({"format": FORMAT, "files": files, **state}, indent=1, allow_nan=False)
     write_text(path / STATE_FILE, text + "\n")
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:  # it hides the system's error in its text
+        number = re.search(r"\bcode: (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

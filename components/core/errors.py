@@ -47,3 +47,10 @@ class Terminated(KeyboardInterrupt):
 
 class TrackingError(LittoralError):
     """MLflow cannot be reached or refuses to record."""
+
+
+class StorageError(LittoralError, OSError):
+    """A storage that is full, read-only or gone. Also an `OSError`, with its `errno` and `strerror`."""
+
+    def __str__(self) -> str:  # an OSError with a number would show that and what the system says of it
+        return str(self.args[0])

@@ -13,9 +13,19 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.core.errors import StorageError
+
+# What cannot be helped by the program, and will be again for the next file.
+_TROUBLE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or have the quota raised",
+    errno.EFBIG: "have the limit of a file's size raised",
+    errno.EROFS: "make it writable",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN), "bring that storage back"),
+}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # of file systems that cannot sync a folder, such as some over a network
 
 
@@ -25,17 +35,19 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     Processes may write the same file at once, also on several hosts: each has a name of its own until it is done.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    try:
-        yield partial
-        if durable:
-            sync(partial)
-        partial.replace(path)
-        if durable:
-            sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            if durable:
+                sync(partial)
+            partial.replace(path)
+            if durable:
+                sync(path.parent)
+        finally:
+            with suppress(OSError):  # of a storage that is gone: the error that was raised says more
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -45,24 +57,62 @@ def whole_folder(path: Path, *, durable: bool = False, replace: bool = False) ->
     `replace`: an older folder is set aside for the moment between two renames, and then removed.
     """
     partial = partial_path(path)
+    older = partial_path(path.with_name(f"{path.name}.older"))
     shutil.rmtree(partial, ignore_errors=True)  # of a process with the same number, long gone
-    partial.mkdir(parents=True)
-    older = partial.with_suffix(".older")
+    with storing(path):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if durable:
+                for each in (*partial.iterdir(), partial):
+                    sync(each)
+            if replace and path.exists():
+                path.rename(older)
+            partial.rename(path)
+            if durable:
+                sync(path.parent)
+        finally:
+            with suppress(OSError):
+                if older.exists() and not path.exists():
+                    older.rename(path)
+            for each in (partial, older):
+                shutil.rmtree(each, ignore_errors=True)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or lost storage of `path` into a `StorageError`; every other `OSError` stays as it is."""
     try:
-        yield partial
-        if durable:
-            for each in (*partial.iterdir(), partial):
-                sync(each)
-        if replace and path.exists():
-            path.rename(older)
-        partial.rename(path)
-        if durable:
-            sync(path.parent)
-    finally:
-        if older.exists() and not path.exists():
-            older.rename(path)
-        for each in (partial, older):
-            shutil.rmtree(each, ignore_errors=True)
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in _TROUBLE:
+            raise
+        free = free_bytes(path)
+        left = f", {size(free)} free" if free is not None and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        trouble = StorageError(
+            f"{path} cannot be written ({os.strerror(error.errno)}{left}); {_TROUBLE[error.errno]} and give the same "
+            "command again."
+        )
+        trouble.errno, trouble.strerror = error.errno, os.strerror(error.errno)
+        raise trouble from error
+
+
+def free_bytes(path: Path) -> int | None:
+    """Free bytes on the file system of `path`, or of the first folder above that is there; None where nobody knows."""
+    for each in (path, *path.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(each).free
+    return None
+
+
+def size(number: float) -> str:
+    """`12 kB`, `3.4 GB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number / 1e3:.0f} kB"
 
 
 def sync(path: Path) -> None:

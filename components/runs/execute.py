@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.errors import ConfigError, StreamStopped, TrackingError
+from components.core.errors import ConfigError, StorageError, StreamStopped, TrackingError
 from components.core.events import Event, EventHandler, Note, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
@@ -20,6 +20,7 @@ from components.evaluation.matrix import MATRIX_FILE
 from components.models.source import model_source
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
+from components.runs.records import set_damaged_aside
 from components.runs.rows import rows_in
 from components.tracking.config import Status, Tracker, dataset_records, recorded_uri, tracking_uri, ui_command
 from components.tracking.registry import registered_name
@@ -41,6 +42,7 @@ from components.training.run_folder import (
     require_same_weights,
 )
 from components.training.same_run import execution_of, shown
+from components.training.space import require_space, saying_what_is_needed
 
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
@@ -53,15 +55,18 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     require_same_weights(plan)
     cluster = plan.config.cluster
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
-    told = _one_at_a_time(follow)
-    with sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
+    told, needs = _one_at_a_time(follow), needs_of(plan)
+    require_space(plan, needs)
+    with saying_what_is_needed(plan, needs), sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
+        set_damaged_aside(plan.run_dir, recorded_as, told)
         tracker, costs = Tracker(), Costs.read(plan.run_dir)
         status: Status = "FAILED"
 
         def handle(event: Event) -> None:
             costs.add(event)
             if isinstance(event, RowScored):  # on disk before anybody hears of the row and reads what it cost
-                costs.write(plan.run_dir)
+                with suppress(StorageError):  # the workers meet it as well; this is written again at the end
+                    costs.write(plan.run_dir)
             # Before the reader, who must not cost MLflow the event; queueing takes no time.
             tracker.handle(event)
             with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded

@@ -10,6 +10,7 @@ from components.training.config import RunConfig
 from components.training.memory import GIB
 from components.training.needs import EXAMPLE, Needs, duration
 from components.training.plan import Plan
+from components.training.space import space_of
 
 
 def plan_facts(plan: Plan, needs: Needs) -> dict[str, str]:
@@ -72,6 +73,7 @@ def _who(plan: Plan, needs: Needs) -> dict[str, str]:
         **({} if is_large(needs) else {"memory": _memory(needs)}),
         "vision features": needs.features.described(),
         "time": _time(needs),
+        "space": space_of(plan, needs).described(),
     }
     if plan.fitted.template:
         facts["template"] = f"{plan.fitted.template} ({plan.fitted.why})"
