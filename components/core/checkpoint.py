@@ -52,7 +52,7 @@ def _save(tensors: dict[str, Tensor], file: Path) -> None:
     try:
         save_file(tensors, file)
     except SafetensorError as error:  # it hides the system's error in its text
-        number = re.search(r"\bcode: (\d+)", str(error))
+        number = re.search(r"\bos error (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
