@@ -92,10 +92,10 @@ def mend_finished(plan: Plan, handle: EventHandler) -> bool:
             )
             if number and not (kept / STATE_FILE).is_file():
                 raise DataError(f"{damage.told[0]}, but {kept} is gone; restore one of them from a copy.")
-        _tell(damage, handle)
         if damage.again != Again():
             (plan.run_dir / FINISHED_FILE).unlink()
-            return False
+            return False  # `mend` tells
+        _tell(damage, handle)
         _mend_files(plan, damage)
         if wrong := _odd_marker(plan):
             handle(Note(text=f"{FINISHED_FILE} of run {plan.run_dir.name} {wrong}; written anew", warning=True))

@@ -164,9 +164,8 @@ def test_predictions_are_answered_again(plan: Plan, damage: Callable[[Path], obj
     damage(plan.run_dir / "predictions" / "02-iconqa.parquet")
     found = find_damage(plan, learned=2)
     assert found.again == Again(rows=(2,))
-    whole, said = mended(plan)
-    assert not whole
-    assert said[0].startswith("predictions/02-iconqa.parquet of run r ")
+    assert found.told[0].startswith("predictions/02-iconqa.parquet of run r ")
+    assert mended(plan) == (False, [])
     assert not (plan.run_dir / "finished.json").exists()
 
 
