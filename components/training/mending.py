@@ -128,7 +128,7 @@ def _mend_files(plan: Plan, damage: Damage) -> None:
     if damage.matrix and damage.rows:
         write_matrix(plan, damage.rows)
     if damage.general is not None:
-        average = matrices_of(plan, damage.rows)[None].summary().get("final_average") if damage.rows else None
+        average = matrices_of(plan, damage.rows)[0].summary().get("final_average") if damage.rows else None
         damage.general.write(plan.run_dir / GENERAL_FILE, average)
 
 
@@ -151,8 +151,10 @@ def find_damage(plan: Plan, *, learned: int, rows: list[MatrixRow] | None = None
     stored = {row.after: row for row in rows or ()}
     matrix = _stored(plan.run_dir / MATRIX_FILE) or {}
     for row in expected_rows(plan):
-        if row.learned > learned:
-            break
+        if row.learned > learned:  # scored later than the checkpoint: it is taken up again only if it is what it was
+            later = predictions_file(plan.run_dir, row.learned, row.after)
+            damage.remove += [later] if _tables(plan, later, row.due, known)[1] else []
+            continue
         found, wrong = _row(plan, row, known)
         told = stored.get(row.after)
         path = predictions_file(plan.run_dir, row.learned, row.after)
@@ -166,6 +168,8 @@ def find_damage(plan: Plan, *, learned: int, rows: list[MatrixRow] | None = None
                 f"{path.relative_to(plan.run_dir)} of run {plan.run_dir.name} {wrong}; it is answered again"
             )
             again_rows.append(row.learned)
+            # Else its cells could be taken up from there: see training/kept_cells.py.
+            damage.remove += [path, captions_file(plan.run_dir, row.learned, row.after)]
         damage.rows.append(told or found or MatrixRow(after=row.after, scores=dict.fromkeys(plan.stream.task_names)))
     _check_matrices(plan, damage)
     again_suites = _check_general(plan, damage, learned, known)
@@ -263,8 +267,11 @@ def _check_matrices(plan: Plan, damage: Damage) -> None:
         damage.remove += _matrix_files(plan)
         return
     wrong: list[str] = []
-    for name, matrix in matrices_of(plan, damage.rows).items():
-        path = plan.run_dir / MATRIX_FILE if name is None else variant_file(plan.run_dir, name)
+    main, variants = matrices_of(plan, damage.rows)
+    files = {plan.run_dir / MATRIX_FILE: main} | {
+        variant_file(plan.run_dir, name): one for name, one in variants.items()
+    }
+    for path, matrix in files.items():
         wanted = {
             after: dict(zip(matrix.tasks, row, strict=True))
             for after, row in zip(matrix.after, matrix.rows, strict=True)
@@ -284,9 +291,9 @@ def _check_general(plan: Plan, damage: Damage, learned: int, known: Mapping[str,
     """Suites that have to be answered again, by what was learned before; others are put together anew."""
     if not plan.suites:
         return []
-    path, last = plan.run_dir / GENERAL_FILE, len(plan.schedule)
+    file, last = plan.run_dir / GENERAL_FILE, len(plan.schedule)
     try:
-        stored, wrong = GeneralScores.read(path), "" if path.is_file() else "is missing"
+        stored, wrong = GeneralScores.read(file), "" if file.is_file() else "is missing"
     except DataError:
         stored, wrong = GeneralScores(), "cannot be read"
     found, again = GeneralScores(), list[tuple[int, str]]()
@@ -298,8 +305,10 @@ def _check_general(plan: Plan, damage: Damage, learned: int, known: Mapping[str,
             figured = _suite(plan, suite, number, after, known)
             if figured is None:
                 again.append((number, suite.name))
-                name = predictions_file(plan.run_dir, number, after, suite=suite.name).relative_to(plan.run_dir)
+                path = predictions_file(plan.run_dir, number, after, suite=suite.name)
+                name = path.relative_to(plan.run_dir)
                 damage.told.append(f"{name} of run {plan.run_dir.name} is missing or damaged; it is answered again")
+                damage.remove.append(path)
             else:
                 found = found.plus(number, after, suite.name, figured)
                 if not wrong and not _same(figured, stored.figures.get(number, {}).get(suite.name, {})):
