@@ -65,6 +65,8 @@ class Damage:
 
 def mend(plan: Plan, at: StreamState | None, handle: EventHandler) -> Plan:
     """Mend the folder of a run that goes on at `at`; the plan then says what its workers have to answer again."""
+    if plan.origin is not None:  # its first rows, and their predictions, are of another run
+        return plan
     if at is None:  # it begins: what an earlier beginning learned is no result of this one
         for path in _matrix_files(plan):
             path.unlink(missing_ok=True)
@@ -81,7 +83,7 @@ def mend_finished(plan: Plan, handle: EventHandler) -> bool:
     Otherwise the run has to go on, and is no longer marked as finished. Raises `DataError` where nothing helps.
     """
     learned = len(plan.schedule)
-    if not find_damage(plan, learned=learned) and not _odd_marker(plan):
+    if plan.origin is not None or not (find_damage(plan, learned=learned) or _odd_marker(plan)):
         return True
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
         last = newest_whole(plan)

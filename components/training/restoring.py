@@ -52,7 +52,7 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
     whole = search.whole()
     newest = next(whole, None)
     source = newest.folder if newest else None
-    if newest is None:
+    if newest is None and plan.origin is None:
         kept = search.newest_kept()
         if kept is not None:
             source, newest = kept.folder, _as_snapshot(plan, kept)
