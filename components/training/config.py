@@ -107,8 +107,8 @@ class EvaluationConfig:
     suites_after_every_task: bool = False
     """Score the suites after every task, not only before the first and after the last."""
     max_forgetting: NonNegative | None = None
-    """Points of 0..100 that earlier tasks may have lost, after each task, since their best score; `--max-forgetting` for
-    short. None: any number."""
+    """Points of 0..100 that earlier tasks may have lost, after each task, since their best score (short:
+    `--max-forgetting`). None: any number."""
     forgetting_of: Measured = "mean"
     """What max_forgetting bounds: the mean over the earlier tasks, or any one of them."""
     on_forgetting: Action = "warn"
