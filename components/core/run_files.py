@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CONFIG_FILE = "config.json"  # which run the folder belongs to
+VERDICTS_FILE = "forgetting.json"  # what its budget for forgetting says of each row; absent without one
 FINISHED_FILE = "finished.json"  # when its stream ended; absent until then
 ORIGIN_FILE = "origin.json"  # which run it continued from; absent in runs that began as usual
 LINK_FILE = "mlflow.json"  # where it is recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,18 @@ def to_continue(path: Path, config: dict[str, Any], link: dict[str, Any], tracki
     if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
         notes.append(f"give it in the folder that {stream} is in")
     return pipeline_command("coast.py", *arguments), "; ".join(notes)
+
+
+def over_budget(said: dict[str, Any], learned: Sequence[str]) -> str:
+    """How the budget for forgetting ended a run, from forgetting.json and the tasks learned; empty if it did not."""
+    rows, budget = said.get("rows"), said.get("budget")
+    last = rows[-1] if isinstance(rows, list) and rows else None
+    if not isinstance(last, dict) or not isinstance(budget, dict) or last.get("after") not in learned[-1:]:
+        return ""
+    if last.get("exceeded") is not True or budget.get("action") not in ("stop", "rollback"):
+        return ""
+    done = "rolled back" if budget["action"] == "rollback" else "the last one to be learned"
+    return (
+        f"{last['after']} cost earlier tasks {last.get('points')} points and was {done}; give the command with a "
+        f"--max-forgetting over {budget.get('allowed')} to accept it"
+    )

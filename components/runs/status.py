@@ -24,9 +24,10 @@ from components.core.run_files import (
     SNAPSHOTS,
     STATE_FILE,
     SWEEP_FILE,
+    VERDICTS_FILE,
 )
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
-from components.runs.continuing import Recorded, recorded, to_continue, tracking_of
+from components.runs.continuing import Recorded, over_budget, recorded, to_continue, tracking_of
 from components.runs.folder_json import read_object, read_optional, text_of
 from components.runs.provenance import MADE_WITH_FILE
 from components.training.stopping import STOP_FILE
@@ -176,7 +177,10 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     checkpoint = _newest_checkpoint(path, problems)
     names = matrix.tasks if matrix is not None else [*(_names(checkpoint) or updates)]
     stop = (path / STOP_FILE).exists()
-    state = "finished" if ended is not None else _unfinished(holder, stopped=stop)
+    over = over_budget(
+        read_optional(path / VERDICTS_FILE, problems), names[: 0 if matrix is None else matrix.num_learned]
+    )
+    state = "finished" if ended is not None else _unfinished(holder, stopped=stop or bool(over))
     link = read_optional(path / LINK_FILE, problems)
     run = RunStatus(
         path=path,
@@ -204,6 +208,7 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
         command, note = "", ""
     if command and (path.absolute().parent / SWEEP_FILE).is_file():
         command, note = "", f"a trial: sweep {path.absolute().parent.name} continues it"
+    note = "; ".join(filter(None, (over, note)))
     return replace(run, problem="; ".join(problems), command=command, note=note)
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import BudgetExceeded, ConfigError
+from components.core.run_files import VERDICTS_FILE
 from components.data.streams import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured, lost_points, verdict
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
-from components.training.budget import REJECTED, VERDICTS_FILE, require_within_budget
+from components.runs.status import read_status
+from components.training.budget import REJECTED, require_within_budget
 from components.training.config import EvaluationConfig, RunConfig
 from components.training.plan import Plan, plan_stream
+from components.training.run_folder import claim_run_dir
 from components.tuning.sweep import SweepOptions, plan_sweep
 from pipelines.cli import parse
 
@@ -103,3 +106,18 @@ def test_the_options_have_short_names() -> None:
     assert command.run.evaluation.budget == budget(5.0, action="rollback")
     with pytest.raises(ConfigError, match=r"evaluation.max_forgetting is -1"):
         EvaluationConfig(max_forgetting=-1.0)
+
+
+def test_status_says_what_the_budget_did(tmp_path: Path) -> None:
+    plan = planned(tmp_path, allowed=5.0, action="rollback")
+    left_by_a_run(plan)
+    claim_run_dir(plan)
+    before = read_status(plan.run_dir)
+    with pytest.raises(BudgetExceeded):
+        require_within_budget(plan)
+    after = read_status(plan.run_dir)
+    assert (before.state, after.state) == ("dead", "stopped")
+    assert after.note.startswith("iconqa cost earlier tasks 10.0 points and was rolled back; give the command with")
+    assert "--max-forgetting over 5.0" in after.note
+    require_within_budget(planned(tmp_path, allowed=20.0))
+    assert read_status(plan.run_dir).state == "dead"
