@@ -13,6 +13,7 @@ import pytest
 
 from components.core import ray_session as ray_start
 from components.core.errors import ConfigError
+from components.core.ray_watch import end_children
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_what_a_failed_start_has_left_is_ended_and_nothing_else() -> None:
     before = set(psutil.Process().children())
     left, other = begun(str(folder / "gcs_server")), begun()
     below = psutil.Process(left.pid).children()
-    ray_start._end_children(before)
+    end_children(frozenset(before))
     try:
         assert left.poll() is not None or left.wait(5) < 0
         assert not any(psutil.pid_exists(child.pid) and child.status() != "zombie" for child in below)
