@@ -63,6 +63,14 @@ class MethodState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """A method's state after a task was taken out of it."""
+
+    state: MethodState
+    traces: str = ""  # a sentence on what other tasks learned from the task and keep; empty: nothing
+
+
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """What served each sample of a batch; None for methods that do not route."""
 
@@ -360,6 +368,16 @@ class Method(Generic[ConfigT]):
         of a task: attaching that state and beginning the same task again continues it.
         """
         return MethodState(tensors=copy_tensors(self.parameters()), structure=self.structure())
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        """`state`, taken between tasks, without the learned `task`: what it owns is gone, later tasks move up by one.
+
+        No tensor of another task changes. Raises `ConfigError` where tasks share what they learn.
+        """
+        raise ConfigError(
+            f"method {self.config.name} cannot unlearn task {task!r}: what its tasks learn is shared by them "
+            f"({len(state.tensors)} tensors, such as {min(state.tensors, default='none')})."
+        )
 
     def decisions(self) -> dict[str, dict[str, Json]]:
         """What the method decided about each learned task, as plain JSON by task name, for files and curves; {} if it

@@ -17,11 +17,22 @@ from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank, scales_from_weights, seeded_generator
 from components.core.errors import CheckpointError, ConfigError
 from components.core.options import Count, CountOrZero, NonNegative, Positive
-from components.methods.base import Engine, Json, Loss, MethodConfig, MethodState, Selection, TaskInfo, target_pattern
+from components.methods.base import (
+    Engine,
+    Forgotten,
+    Json,
+    Loss,
+    MethodConfig,
+    MethodState,
+    Selection,
+    TaskInfo,
+    target_pattern,
+)
 from components.methods.common.features import ReadsInstructions
 from components.methods.common.growing import GrowingMethod
 from components.methods.common.key_selection import Alignment, Choice, SelectionRule, Weighting, evenly_spaced
 from components.methods.common.slot_pool import SHARED, PoolOptions, SlotPool, distinct
+from components.methods.common.unlearning import GROUPS, place_of, renumbered, structure_without, without_rows
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -170,7 +181,7 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         with cbar[l, n] the mean weight of slot n over task l's instructions: increments are linear in their weights,
         so N numbers per task hold Zbar exactly, and one weights matrix [B, N] serves the whole bank.
     Overrides: attach, prepare, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar),
-        state_dict, decisions; `GrowingMethod` does the rest.
+        state_dict, decisions, forget_task; `GrowingMethod` does the rest.
     Carried between tasks: keys, increments, cbar, scalars w; all of an earlier task's are frozen.
     Differs:
         - Factors are applied one after the other; traces of the authors' code build dense d x d increments.
@@ -284,6 +295,23 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
     def learning_rates(self) -> dict[str, float]:
         rate = self.config.contextual_learning_rate
         return {} if rate is None else {name: rate for name in self.parameters() if name.startswith(f"{CONTEXT}.")}
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        if self.config.pool == "shared":
+            return super().forget_task(state, task)
+        place, learned = place_of(state, task)
+        if self.config.adds_context and place < learned - 1:
+            raise ConfigError(
+                f"continual_llava cannot unlearn task {task!r}: the tasks after it were trained on sums that add its "
+                "slots, and without them they would answer otherwise; only its last task can be unlearned, or any "
+                "one with method.contextual zero or method.components intrinsic."
+            )
+        # Only the last task has scalars where this point is reached with context, and no other task's name it.
+        tensors = renumbered(renumbered(state.tensors, GROUPS, place), rf"({CONTEXT}\.task_)(\d+)()", place)
+        keys, shares = f"{self.MEMORY}keys", f"{self.MEMORY}shares"
+        tensors[keys] = without_rows(tensors[keys], place, self.config.slots_per_task)
+        tensors[shares] = without_rows(tensors[shares], place)
+        return Forgotten(state=MethodState(tensors=tensors, structure=structure_without(state, task)))
 
     @property
     def is_routed(self) -> bool:

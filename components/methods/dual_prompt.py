@@ -21,9 +21,10 @@ from components.adapters.prompts import (
 )
 from components.core.errors import ConfigError
 from components.core.options import Count, NonNegative
-from components.methods.base import Loss, MethodConfig, MethodState, Selection
+from components.methods.base import Forgotten, Loss, MethodConfig, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
 from components.methods.common.growing import GrowingMethod
+from components.methods.common.unlearning import place_of, renumbered, structure_without
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -95,7 +96,7 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
         at test the expert whose key is nearest to the sample's query does.
     Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
         attention(Q, [p_K; K], [p_V; V]).
-    Overrides: attach, select, loss (pull); `GrowingMethod` does the rest.
+    Overrides: attach, select, loss (pull), forget_task; `GrowingMethod` does the rest.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs:
         - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen
@@ -165,6 +166,14 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         distance = self.distances[outputs.rows].mean()  # over answer tokens, as the language-model loss
         return Loss(total=outputs.loss + self.config.pull * distance, parts={"key_distance": distance})
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, learned = place_of(state, task)
+        tensors = renumbered(state.tensors, rf"({PREFIXES}\.(?:key|expert)_)(\d+)()", place)
+        left = "the general prefix was trained by this task too"
+        if place < learned - 1 and self.config.expert_start == "previous":
+            left += ", and the expert after it started as its copy"
+        return Forgotten(state=MethodState(tensors=tensors, structure=structure_without(state, task)), traces=left)
 
     @property
     def num_slots(self) -> int:

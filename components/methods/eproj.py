@@ -19,6 +19,7 @@ from components.methods.base import (
     Engine,
     Export,
     ExportFormat,
+    Forgotten,
     Json,
     Loss,
     MethodConfig,
@@ -30,6 +31,7 @@ from components.methods.base import (
 )
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.common.key_selection import evenly_spaced
+from components.methods.common.unlearning import place_of, renumbered, structure_without, without_rows
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -111,7 +113,8 @@ class EProj(ReadsInstructions[EProjConfig]):
         I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; the
         largest over tasks is kept, and source_k is the task that it comes from.
         At test: argmax_j cos(picture, image key_j) + cos(instruction, text key_j).
-    Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, decisions, owner.
+    Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, decisions, owner,
+        forget_task.
     Carried between tasks: the projectors, a key per task and modality, I and its sources. A projector is frozen when
         its task ends, until a similar task continues training it.
     Text-only samples: they do not pass through the projector, so the backbone alone answers them (`Selection.matched`
@@ -228,6 +231,22 @@ class EProj(ReadsInstructions[EProjConfig]):
     def state_dict(self, model: Backbone) -> MethodState:
         memory = {prefix + key: value for prefix, part in self._memories().items() for key, value in part.items()}
         return MethodState(tensors=copy_tensors({**self.parameters(), **memory}), structure=self.structure())
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, _ = place_of(state, task)
+        homes = cast("list[int]", state.structure["homes"])
+        home = homes[place]
+        if homes.count(home) > 1:
+            return super().forget_task(state, task)
+        # Copies, importances and sources are all numbered by projector.
+        tensors = renumbered(state.tensors, r"(.*\.copies\.)(\d+)(\..*)", home)
+        for name in [name for name in tensors if name.startswith(SOURCE)]:
+            tensors[name] = tensors[name] - (tensors[name] > place).to(tensors[name].dtype)
+        for name in (f"{KEYS}image", f"{KEYS}text"):
+            tensors[name] = without_rows(tensors[name], place)
+        left: list[Json] = [other - (other > home) for other in homes if other != home]
+        structure = {**structure_without(state, task), "homes": left}
+        return Forgotten(state=MethodState(tensors=tensors, structure=structure))
 
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), "homes": list(self.homes)}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from components.adapters.low_rank import Scale
-from components.methods.base import Export, Json, Selection
+from components.methods.base import Export, Forgotten, Json, MethodState, Selection
 from components.methods.common.branches import TaskBranches
+from components.methods.common.unlearning import branch_forgotten
 from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
@@ -34,13 +35,16 @@ class Individual(TaskBranches[IndividualConfig]):
     Paper: none; reported by MCITlib and others as "Individual".
     Idea: tasks share nothing, and an oracle picks the adapter at test. No forgetting, no transfer.
     Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up_t down_t.
-    Overrides: serve, routing; `TaskBranches` does the rest.
+    Overrides: serve, routing, forget_task; `TaskBranches` does the rest.
     Carried between tasks: every task's adapter, frozen. Grows by one adapter a task.
     Differs: a bound, not a continual method: it needs the task's identity (`needs_task_id`).
     """
 
     def routing(self) -> dict[str, Json]:
         return {"rule": "Whoever asks says which task a row belongs to."}
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        return Forgotten(state=branch_forgotten(state, task))
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
         assert batch.oracle_task is not None, "individual learning needs the task of every batch"

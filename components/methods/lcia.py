@@ -17,6 +17,7 @@ from components.core.options import Count, NonNegative, Positive, Share, ShareBe
 from components.methods.base import (
     Engine,
     Export,
+    Forgotten,
     Json,
     Loss,
     Method,
@@ -31,6 +32,7 @@ from components.methods.base import (
 from components.methods.common import codebook
 from components.methods.common.balance import Balance, BalancedAverage, Norm, Rule, Start
 from components.methods.common.codebook import Codebook, CodebookOptions, Decision
+from components.methods.common.unlearning import GROUPS, place_of, renumbered, structure_without
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -149,7 +151,7 @@ class Lcia(Method[LciaConfig]):
         reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
         below the threshold the last opened group serves them, and `Selection.matched` says so.
     Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state,
-        decisions, routing, owner.
+        decisions, routing, owner, forget_task.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs:
         - No projector is trained. Rank 32 on o_proj without dropout; the code has 128 on every linear layer, with 0.05.
@@ -264,6 +266,21 @@ class Lcia(Method[LciaConfig]):
     def load_task_state(self, tensors: Mapping[str, Tensor]) -> None:
         if self.average is not None:
             self.average.load(tensors)
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place_of(state, task)
+        codebook = Codebook(self.config.codebook_options)
+        codebook.restore(state.structure)
+        group = codebook.group_of(task)
+        assert group is not None, f"{task} was learned without a group"
+        if sum(decision.group == group for decision in codebook.decisions) > 1:
+            return super().forget_task(state, task)
+        copied = codebook.forget(task) and self.config.new_group == "parent"
+        structure = {**structure_without(state, task), **codebook.to_json()}
+        return Forgotten(
+            state=MethodState(tensors=renumbered(state.tensors, GROUPS, group), structure=structure),
+            traces="the group after it started as its copy" if copied else "",
+        )
 
     def structure(self) -> dict[str, Json]:
         return {**super().structure(), **self.codebook.to_json()}

@@ -16,9 +16,10 @@ from components.adapters.prompts import random_words, rms, unit_words
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
 from components.core.errors import CheckpointError
 from components.core.options import Count, NonNegative, Share
-from components.methods.base import Engine, Loss, MethodConfig, MethodState, Selection, TaskInfo
+from components.methods.base import Engine, Forgotten, Loss, MethodConfig, MethodState, Selection, TaskInfo
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.common.growing import GrowingMethod
+from components.methods.common.unlearning import place_of, renumbered, structure_without, without_rows
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -70,7 +71,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         earlier ones, frozen, before it (fusion).
     Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
         guide_j = share cos(picture, p_j) + (1 - share) cos(text, p_j);  p = mean over tokens of W2 silu(W1 prompt)
-    Overrides: attach, select, loss, end_task (prototypes); `GrowingMethod` does the rest.
+    Overrides: attach, select, loss, end_task (prototypes), forget_task; `GrowingMethod` does the rest.
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
     Differs:
@@ -164,6 +165,15 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
             self.memory[name] = torch.cat([*earlier, prototype.cpu().unsqueeze(0)])
         delattr(engine.model, HEAD)
         self.head = None
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, learned = place_of(state, task)
+        tensors = renumbered(state.tensors, rf"({PROMPTS}\.prompt_)(\d+)()", place)
+        for name in (f"{self.MEMORY}image", f"{self.MEMORY}text"):
+            tensors[name] = without_rows(tensors[name], place)
+        alone = place == learned - 1 or self.config.top_k == 1
+        left = "" if alone else "later prompts were trained behind this one, where samples resembled it"
+        return Forgotten(state=MethodState(tensors=tensors, structure=structure_without(state, task)), traces=left)
 
     @property
     def num_slots(self) -> int:

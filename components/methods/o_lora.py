@@ -11,8 +11,9 @@ from torch import Tensor
 
 from components.adapters.penalties import NormPenalty, OverlapPenalty, PenaltySum
 from components.core.options import Count, NonNegative, Positive
-from components.methods.base import Engine, Loss, Selection, TaskInfo
+from components.methods.base import Engine, Forgotten, Loss, MethodState, Selection, TaskInfo
 from components.methods.common.branches import TaskBranches
+from components.methods.common.unlearning import branch_forgotten, place_of
 from components.methods.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class OLora(TaskBranches[OLoraConfig]):
             W = W0 + (alpha / R) sum_{i <= t} B_i A_i
             language-model loss + lambda 1 * sum_layers sum_{i < t} L(A_i A_t^T) + lambda 2 * sum_layers (|A_t| + |B_t|)
         "absolute": L = sum of |entries|;  "squared": L = sum of squared entries;  |.| is the Frobenius norm.
-    Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task;
-        `TaskBranches` does the rest.
+    Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task,
+        forget_task; `TaskBranches` does the rest.
     Carried between tasks: all branches; those of earlier tasks are frozen, and no bit of them changes. Every task
         adds R (d_in + d_out) values per adapted layer, and two thin products to every later forward pass.
     Differs:
@@ -124,3 +125,8 @@ class OLora(TaskBranches[OLoraConfig]):
         for name in self.penalties:
             delattr(engine.model, name)
         self.penalties = {}
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, learned = place_of(state, task)
+        left = "" if place == learned - 1 else "later branches were trained while this one served, and away from it"
+        return Forgotten(state=branch_forgotten(state, task), traces=left)

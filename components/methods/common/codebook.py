@@ -167,6 +167,20 @@ class Codebook:
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's groups cannot be read ({error}); start a new run.") from error
 
+    def forget(self, task: str) -> bool:
+        """Take out a learned task that is alone in its group, with the group; later groups move up by one.
+
+        Whether the next task opened a group, which may have started from this one's values.
+        """
+        place = next(place for place, decision in enumerate(self.decisions) if decision.task == task)
+        group, following = self.decisions[place].group, self.decisions[place + 1 : place + 2]
+        others = [decision for decision in self.decisions if decision.task != task]
+        assert all(decision.group != group for decision in others), f"{task} shares its group"
+        self.decisions = [replace(each, group=each.group - (each.group > group)) for each in others]
+        del self.groups[group]
+        self._pairs, self._known = None, {}
+        return any(not decision.reused for decision in following)
+
     def _distinct(self, instructions: Sequence[str]) -> list[str]:
         """The distinct compared texts of a task, capped."""
         texts = dict.fromkeys(compared_text(text, self.options.field) for text in instructions)
