@@ -28,6 +28,7 @@ from pipelines.rescore import Rescore
 from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
+from pipelines.unlearn import Unlearn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ OPTIONS: dict[str, type[Any]] = {
     "judge": Judgement,
     "rescore": Rescore,
     "export": Export,
+    "unlearn": Unlearn,
     "methods": Methods,
     "train-projector": ProjectorRun,
     "completion": Completion,

@@ -111,7 +111,8 @@ def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
 def lineage_notes(runs: Iterable[FinishedRun]) -> list[str]:
     """What each run that continued from another one took over from it; [] for runs that began as usual."""
     return [
-        f"{run.config.run_id} continued from run {run.origin.named}; its scores until then are that run's."
+        f"{run.config.run_id} continued from run {run.origin.named}; its scores "
+        f"{'until then' if run.origin.unlearned is None else 'before its last row'} are that run's."
         for run in runs
         if run.origin is not None
     ]

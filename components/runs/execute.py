@@ -120,12 +120,18 @@ def lineage_tags(plan: Plan, tags: Mapping[str, str]) -> dict[str, str]:
         "continued_from": origin.run,
         "continued_at_task": str(origin.at_task),
         "continued_from_task": origin.tasks[-1],
-        "continued_from_checkpoint": origin.checkpoint_in(Path(origin.folder)).as_uri(),
+        "continued_from_checkpoint": origin.checkpoint_there().as_uri(),
         # The version of this model that has the tag tasks_learned with the number above.
         "continued_from_model": registered_name(
             {**tags, "stream": origin.stream_name, "stream_digest": origin.stream_digest}
         ),
     }
+    if origin.unlearned is not None:
+        found |= {
+            "unlearned": origin.unlearned.task,
+            "unlearned_traces": origin.unlearned.traces or "none",
+            "continued_from_digest": origin.unlearned.digest,
+        }
     return found if origin.mlflow_run is None else {**found, "continued_from_run": origin.mlflow_run}
 
 

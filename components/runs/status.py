@@ -182,6 +182,9 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     )
     state = "finished" if ended is not None else _unfinished(holder, stopped=stop or bool(over))
     link = read_optional(path / LINK_FILE, problems)
+    origin = read_optional(path / ORIGIN_FILE, problems)
+    # Behind the tasks of a run that unlearned one stands that one, which is scored and not learned.
+    num_tasks = max(0, len(names) - isinstance(origin.get("unlearned"), dict))
     run = RunStatus(
         path=path,
         state=state,
@@ -191,9 +194,9 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
         method=text_of(config, "method", "name"),
         stream=str(config.get("stream_name") or text_of(config, "stream", "name")),
         backbone=text_of(config, "backbone", "name"),
-        origin=_origin(read_optional(path / ORIGIN_FILE, problems)),
+        origin=_origin(origin),
         seed=config["seed"] if isinstance(config.get("seed"), int) else None,
-        tasks=len(names) or None,
+        tasks=num_tasks or None,
         learned=0 if matrix is None else matrix.num_learned,
         rows=0 if matrix is None else len(matrix.rows),
         position=None if checkpoint is None or ended is not None else _position(checkpoint, names, updates),
@@ -278,8 +281,10 @@ def _names(checkpoint: dict[str, Any] | None) -> list[str]:
 
 
 def _origin(content: dict[str, Any]) -> str:
-    """`first after task 2`; empty for a run that began as usual."""
-    run, at_task = content.get("run"), content.get("at_task")
+    """`first after task 2`, `first without task iconqa`; empty for a run that began as usual."""
+    run, at_task, unlearned = content.get("run"), content.get("at_task"), content.get("unlearned")
+    if isinstance(run, str) and isinstance(unlearned, dict):
+        return f"{run} without task {unlearned.get('task')}"
     return f"{run} after task {at_task}" if isinstance(run, str) and isinstance(at_task, int) else ""
 
 

@@ -90,7 +90,9 @@ class RowScorer:
         started = time.monotonic()
         stream, evaluation = self.plan.stream, self.plan.config.evaluation
         after = stream.task_names[learned - 1] if learned else ZERO_SHOT
-        due = stream.tasks if not learned or evaluation.unseen else stream.tasks[:learned]
+        # With them a task that was unlearned, whose score says what is left of it.
+        everything = not learned or evaluation.unseen or learned == self.plan.num_tasks
+        due = stream.tasks if everything else stream.tasks[:learned]
         self.model.eval()
         cells = self.kept_cells(learned, after)
         table: list[Prediction] = []

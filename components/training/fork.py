@@ -1,19 +1,23 @@
-"""`coast --continue-from RUN`: whether a new run can begin with the tasks that another one has learned."""
+"""`coast --continue-from RUN` and `unlearn RUN TASK`: whether a new run can begin with what another one has learned."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from components.core.checkpoint import read_checkpoint
 from components.core.errors import CheckpointError, ConfigError, LittoralError
+from components.core.files import file_sha256
+from components.core.naming import id_of
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, KEPT_CHECKPOINTS, LINK_FILE, STATE_FILE
 from components.data.streams import StreamConfig
 from components.training.config import Json, RunConfig, flatten
-from components.training.lineage import Origin, Part, read_origin
+from components.training.lineage import Origin, Part, Unlearned, read_origin
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import learned_in
 from components.training.same_run import EXECUTION
+from components.training.unlearn import forget
 
 ADVICE = "restore the file from a copy of the run's folder, or continue from another run"
 
@@ -73,6 +77,75 @@ def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
         mlflow_run=_recorded_as(folder),
         earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
     )
+
+
+def without_task(
+    folder: Path, task: str, *, run_id: str | None, storage: Path, partial: bool
+) -> tuple[RunConfig, Origin]:
+    """The run that keeps what the run in `folder` has learned but for `task`, and scores its last row anew.
+
+    Its stream has `task` behind the others: it is scored, and not learned. One that has begun is as it was then.
+    Raises `ConfigError` where the method cannot part with the task or, unless `partial`, where others keep traces of
+    it, and for a run id that is taken; `CheckpointError` where there is no checkpoint.
+    """
+    run_id = run_id or id_of(folder.name, "without", task)
+    path = storage.expanduser().resolve() / run_id / CONFIG_FILE
+    if path.is_file():
+        known = read_origin(path.parent)
+        if known is None or known.unlearned is None or (known.run, known.unlearned.task) != (folder.name, task):
+            raise ConfigError(f"run {run_id} exists and is not run {folder.name} without {task}; use another --run-id.")
+        content = read_object(path, ConfigError, ADVICE)
+        with understood(path, ConfigError, ADVICE):
+            return replace(RunConfig.from_json(content), run_id=run_id, storage=storage), known
+    plan = _plan_of(folder)
+    names = plan.stream.task_names[: plan.num_tasks]
+    kept = [(folder / KEPT_CHECKPOINTS / f"{index:02d}-{name}") for index, name in enumerate(names, 1)]
+    number = max((index for index, each in enumerate(kept, 1) if (each / STATE_FILE).is_file()), default=0)
+    learned, method = names[:number], plan.config.method
+    if number < learned_in(folder) or not number:
+        raise CheckpointError(
+            f"run {folder.name} has no checkpoint of its last learned task; nothing can be taken out."
+        )
+    try:
+        traces = forget(read_checkpoint(kept[number - 1]), method, task, seed=plan.config.seed).traces
+    except ConfigError as error:
+        if task != learned[-1] or number == 1:
+            raise
+        before = f"--continue-from {folder.name} --at-task {number - 1}"
+        raise ConfigError(
+            f"{error} What there was before this last task, littoral coast {before} takes over."
+        ) from error
+    if traces and not partial:
+        raise ConfigError(
+            f"{method.name} can give up what task {task} owns, but {traces}; --partial unlearns it all the same, and "
+            "the new run says what stays."
+        )
+    former, place = plan.origin, learned.index(task)
+    parts = _parts(plan.config.stream, former, learned)
+    home = next(part for part in parts if task in part.tasks)
+    rest = [replace(part, tasks=tuple(name for name in part.tasks if name != task)) for part in parts]
+    origin = Origin(
+        run=folder.name,
+        folder=str(folder.resolve()),
+        at_task=number - 1,
+        score_again=True,
+        stream_name=plan.stream.name,
+        stream_digest=plan.stream.digest,
+        parts=tuple(part for part in rest if part.tasks),
+        identities=tuple(each.identity for number, each in enumerate(plan.stream.tasks[:number]) if number != place),
+        template=plan.fitted.template,
+        mlflow_run=_recorded_as(folder),
+        unlearned=Unlearned(
+            task=task,
+            checkpoint=kept[number - 1].name,
+            digest=file_sha256(kept[number - 1] / STATE_FILE),
+            learned=tuple(learned),
+            traces=traces,
+        ),
+        earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
+    )
+    stream = replace(home.stream, order=(task,))
+    return replace(plan.config, run_id=run_id, storage=storage, stream=stream), origin
 
 
 def _plan_of(folder: Path) -> Plan:

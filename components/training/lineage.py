@@ -28,6 +28,17 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlearned:
+    """A task that was taken out of what another run had learned (`littoral unlearn`)."""
+
+    task: str
+    checkpoint: str  # the name of the one that it was taken out of, in that run
+    digest: str  # SHA-256 of that one's state.json, which has those of its tensors
+    learned: tuple[str, ...]  # tasks that it holds
+    traces: str = ""  # what later tasks keep of it; empty: nothing
+
+
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """The run that another one continued from."""
 
@@ -41,6 +52,7 @@ class Origin:
     identities: tuple[str, ...]  # `Task.identity` of each
     template: str  # how rows were written
     mlflow_run: str | None = None
+    unlearned: Unlearned | None = None  # a task that is not taken over, and not learned again
     earlier: tuple[tuple[str, Count], ...] = ()  # runs and tasks that it had itself continued from, oldest first
 
     @property
@@ -50,7 +62,9 @@ class Origin:
 
     @property
     def named(self) -> str:
-        """`first after task 2 (iconqa)`."""
+        """`first after task 2 (iconqa)`, `first without task iconqa`."""
+        if self.unlearned is not None:
+            return f"{self.run} without task {self.unlearned.task}"
         return f"{self.run} after task {self.at_task} ({self.tasks[-1]})"
 
     @property
@@ -61,6 +75,17 @@ class Origin:
     def checkpoint_in(self, run_dir: Path) -> Path:
         """The checkpoint of the last of them, in the folder of either run."""
         return run_dir / KEPT_CHECKPOINTS / f"{self.at_task:02d}-{self.tasks[-1]}"
+
+    def number_there(self, after: str) -> int:
+        """How many tasks the other run had learned before its row after the task `after`, or after none."""
+        learned = self.tasks if self.unlearned is None else self.unlearned.learned
+        return learned.index(after) + 1 if after in learned else 0
+
+    def checkpoint_there(self) -> Path:
+        """The checkpoint that was taken over, in the other run's folder."""
+        if self.unlearned is not None:
+            return Path(self.folder) / KEPT_CHECKPOINTS / self.unlearned.checkpoint
+        return self.checkpoint_in(Path(self.folder))
 
     def write(self, run_dir: Path) -> None:
         """Write origin.json into a run's folder."""

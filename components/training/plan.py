@@ -54,6 +54,11 @@ class Plan:
     again: Again = field(default_factory=Again)
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
+    @property
+    def num_tasks(self) -> int:
+        """Tasks that the run learns, from the first; one that was unlearned stands behind them and is only scored."""
+        return len(self.schedule) - (self.origin is not None and self.origin.unlearned is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan(Plan):
@@ -88,6 +93,8 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     if origin is not None:
         origin.require_same_rows(stream, fitted.template)
         learned = origin.at_task
+        if origin.unlearned is not None:
+            learned = len(schedule)
     return Plan(
         config=config,
         stream=stream,

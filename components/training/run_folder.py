@@ -49,14 +49,14 @@ class StreamResult:
 
 def is_whole(plan: Plan) -> bool:
     """Whether all tasks are learned and scored, and then all general suites."""
-    num_tasks, general = len(plan.stream.tasks), GeneralScores.read(plan.run_dir / GENERAL_FILE)
+    num_tasks, general = plan.num_tasks, GeneralScores.read(plan.run_dir / GENERAL_FILE)
     return learned_in(plan.run_dir) == num_tasks and all(general.has(num_tasks, suite.name) for suite in plan.suites)
 
 
 def require_whole(plan: Plan) -> None:
     """Raise `StreamStopped` when the workers ended before the run was whole."""
     if not is_whole(plan):
-        learned, num_tasks = learned_in(plan.run_dir), len(plan.stream.tasks)
+        learned, num_tasks = learned_in(plan.run_dir), plan.num_tasks
         left = ", before its general suites were scored" if learned == num_tasks else ""
         raise StreamStopped(
             f"run {plan.run_dir.name} was stopped by {plan.run_dir / STOP_FILE} after {learned} of {num_tasks} tasks"

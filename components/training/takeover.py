@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from components.core.checkpoint import read_checkpoint
+from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError
 from components.core.files import whole_folder, write_json
 from components.core.reading import read_object
@@ -29,6 +29,7 @@ from components.training.checkpointing import StreamState
 from components.training.lineage import Origin
 from components.training.plan import Plan
 from components.training.row_files import write_captions, write_matrix
+from components.training.unlearn import forget
 
 ADVICE = "continue from another task with --at-task"
 
@@ -44,7 +45,7 @@ def take_over(plan: Plan) -> None:
     if not source.is_dir():
         raise ConfigError(f"{source}, which run {plan.config.run_id} continues from, is not there any more.")
     require_its_weights(plan)
-    read_checkpoint(plan.origin.checkpoint_in(source))  # before anything is written: raises where it is damaged
+    read_checkpoint(plan.origin.checkpoint_there())  # before anything is written: raises where it is damaged
     rows = rows_taken(source, plan.origin, plan.stream.task_names)
     plan.run_dir.mkdir(parents=True, exist_ok=True)
     _copy_replies(source, plan, rows)
@@ -59,7 +60,7 @@ def take_over(plan: Plan) -> None:
 def require_its_weights(plan: Plan) -> None:
     """Raise `CheckpointError` where the tasks taken over were learned with other frozen weights than this run has."""
     assert plan.origin is not None
-    path = plan.origin.checkpoint_in(Path(plan.origin.folder)) / STATE_FILE
+    path = plan.origin.checkpoint_there() / STATE_FILE
     if read_object(path, CheckpointError, ADVICE).get("backbone") != model_source(plan.config.backbone).fingerprint():
         raise CheckpointError(
             f"run {plan.origin.run} learned with other weights than {plan.config.backbone.name!r} has now; give back "
@@ -73,7 +74,8 @@ def rows_taken(source: Path, origin: Origin, tasks: Sequence[str]) -> list[Matri
     files = {name: variant_file(source, name) for name in VARIANTS}
     variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
     rows: list[MatrixRow] = []
-    for after in matrix.after[: origin.rows_of_tasks + matrix.has_zero_shot]:
+    taken = {ZERO_SHOT, *origin.tasks[: origin.rows_of_tasks]}
+    for after in [after for after in matrix.after if after in taken]:
         cells = {name: _cells(other, after, tasks) for name, other in variants.items()}
         served = {task: asdict(one) for task, one in decisions.served.get(after, {}).items() if task in tasks}
         rows.append(
@@ -97,7 +99,7 @@ def _copy_checkpoint(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
     """The checkpoint as one of the new run: its stream state says where this one begins."""
     assert plan.origin is not None
     origin, number = plan.origin, plan.origin.at_task
-    taken, target = origin.checkpoint_in(source), origin.checkpoint_in(plan.run_dir)
+    taken, target = origin.checkpoint_there(), origin.checkpoint_in(plan.run_dir)
     begin = StreamState(index=number, rows=rows)
     if origin.score_again:
         begin = replace(begin, index=number - 1, learned=True)
@@ -111,6 +113,12 @@ def _copy_checkpoint(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
     state.pop("cursor", None)  # of versions before 0.2
     shutil.rmtree(target, ignore_errors=True)
     with whole_folder(target) as partial:
+        if origin.unlearned is not None:
+            task, config = origin.unlearned.task, plan.config
+            kept = forget(read_checkpoint(taken), config.method, task, seed=config.seed).state
+            del state["format"], state["files"]
+            write_checkpoint(partial, {**state, "method_structure": kept.structure}, {"method": kept.tensors})
+            return
         for file in taken.glob("*.safetensors"):
             shutil.copyfile(file, partial / file.name)
         write_json(partial / STATE_FILE, state)
@@ -124,10 +132,12 @@ def _names(plan: Plan, rows: list[MatrixRow]) -> Iterator[tuple[int, str]]:
 
 def _copy_replies(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
     tasks = set(plan.stream.task_names)
+    assert plan.origin is not None
     for learned, after in _names(plan, rows):
-        replies = read_predictions(predictions_file(source, learned, after))
+        there = plan.origin.number_there(after)
+        replies = read_predictions(predictions_file(source, there, after))
         write_predictions(predictions_file(plan.run_dir, learned, after), [one for one in replies if one.task in tasks])
-        captions = predictions_file(source, learned, after).with_suffix(".captions.json")
+        captions = predictions_file(source, there, after).with_suffix(".captions.json")
         if captions.is_file():
             found = read_object(captions, ConfigError, ADVICE)
             write_captions(
@@ -141,13 +151,15 @@ def _copy_general(source: Path, plan: Plan) -> None:
     assert plan.origin is not None
     scores = GeneralScores.read(source / GENERAL_FILE)
     taken = GeneralScores()
-    for learned in sorted(scores.figures):
+    numbers = {after: number for number, after in enumerate((ZERO_SHOT, *plan.origin.tasks))}
+    for there in sorted(scores.figures):
+        after = scores.after[there]
+        learned = numbers.get(after, len(numbers))
         if learned > plan.origin.rows_of_tasks:
             continue
-        for suite, found in scores.figures[learned].items():
-            after = scores.after[learned]
+        for suite, found in scores.figures[there].items():
             taken = taken.plus(learned, after, suite, dict(found))
-            replies = predictions_file(source, learned, after, suite=suite)
+            replies = predictions_file(source, there, after, suite=suite)
             if replies.is_file():
                 target = predictions_file(plan.run_dir, learned, after, suite=suite)
                 write_predictions(target, list(read_predictions(replies)))

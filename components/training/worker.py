@@ -112,7 +112,7 @@ class StreamWorker:
                 self._score_row(train_s=0.0)
             self.suites.score(self.stream_state.rows, learned=0)
             self.ready_since = time.monotonic()
-        while self.stream_state.index < len(self.stream.tasks):
+        while self.stream_state.index < self.plan.num_tasks:
             scheduled = self.plan.schedule[self.stream_state.index]
             if scheduled.scored:
                 self._learn_and_score(scheduled)

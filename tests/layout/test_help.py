@@ -23,6 +23,7 @@ from pipelines import (
     status,
     sweep,
     train_projector,
+    unlearn,
 )
 from pipelines import list as list_command
 from pipelines.cli import FIRST, Command
@@ -38,6 +39,7 @@ from pipelines.rescore import Rescore
 from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
+from pipelines.unlearn import Unlearn
 
 Main = Callable[[Sequence[str]], int]
 BASE = preset(DEFAULT_PRESET)
@@ -66,7 +68,7 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun]
+    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Unlearn]
 )
 def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> None:
     assert without_a_sentence(kind) == []
@@ -119,6 +121,7 @@ def test_help_of_a_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         methods.main,
         prepare.main,
         train_projector.main,
+        unlearn.main,
         completion.main,
     ],
 )
