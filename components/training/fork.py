@@ -145,7 +145,9 @@ def without_task(
         earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
     )
     stream = replace(home.stream, order=(task,))
-    return replace(plan.config, run_id=run_id, storage=storage, stream=stream), origin
+    # A budget for forgetting would roll back what was asked for.
+    evaluation = replace(plan.config.evaluation, max_forgetting=None)
+    return replace(plan.config, run_id=run_id, storage=storage, stream=stream, evaluation=evaluation), origin
 
 
 def _plan_of(folder: Path) -> Plan:
