@@ -1,4 +1,4 @@
-"""A file system of a few kilobytes, for tests of a full disk."""
+"""A small file system, for tests of a full disk."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def grow(folder: Path, size: str) -> None:
+    """Make the tmpfs at `folder` larger."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
