@@ -23,6 +23,11 @@ MLFLOW_SWITCHES = {  # defaults of MLflow's own; what a user has set stays
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the breaker retries by itself and tells the user
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+_FLUSHED = (  # SQLAlchemy's remark before what went wrong
+    "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if this flush is "
+    "occurring prematurely)"
+)
+_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")  # as SQLite and systems say it
 _TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED"}
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # of this content, now and later
 
@@ -50,7 +55,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError, json.JSONDecodeError) as error:
-        reason = without_secrets(str(error).strip() or repr(error)).splitlines()[0][:300].rstrip(". ")  # not its stack
+        lines = (without_secrets(str(error)).replace(_FLUSHED, "").strip() or repr(error)).splitlines()
+        reason = lines[0][:300].rstrip(". ")  # not its stack
         if "Max retries exceeded" in reason or "Connection refused" in reason:
             reason = "nothing answers there"
         code = getattr(error, "error_code", None)
@@ -82,6 +88,7 @@ class CircuitBreaker:
         self._warned: set[str] = set()
         self.taken = 0  # calls that succeeded
         self.refused = False  # whether the last attempt failed for good
+        self.full = False  # whether the last failure was for want of room, which nobody but a person makes
 
     @property
     def is_open(self) -> bool:
@@ -105,6 +112,7 @@ class CircuitBreaker:
         try:
             retrying(translated()(call), *arguments)
         except StoreError as error:
+            self.full = any(words in str(error) for words in _FULL)
             if error.refused:
                 self._refuse(what, str(error))
                 return False

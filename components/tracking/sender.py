@@ -1,8 +1,8 @@
 """A tracker that cannot hurt: events go to a file at once, and one thread of its own sends them to the store.
 
 Only that thread touches the store and what it is told (`StreamTracker`), so a store that is slow, hangs or dies keeps
-nobody waiting but the end of the command, and that for a bounded time. What is not sent then stays in the run's folder
-(see `outbox.py`); the next process of the run sends it.
+nobody waiting but the end of the command, and that for a bounded time, a short one where its disk is full. What is not
+sent then stays in the run's folder (see `outbox.py`); the next process of the run sends it.
 """
 
 from __future__ import annotations
@@ -129,13 +129,16 @@ class QueuedTracker(WaitingTracker):
             now_s, moved = time.monotonic(), self._moved()
             if moved != before:
                 before, moved_s = moved, now_s
-            if now_s - moved_s > self._wait_s or not self._thread.is_alive():
+            limit_s = min(self._wait_s, 2 * RETRY_S) if self._tracker.is_full else self._wait_s
+            # On a full disk some calls may still succeed, so there the time counts from the beginning.
+            still_s = now_s - (begin_s if self._tracker.is_full else moved_s)
+            if still_s > limit_s or not self._thread.is_alive():
                 return self._done.is_set()
             if not told and now_s - begin_s > TELL_AFTER_S:
                 told = True
                 self._say(
                     f"MLflow is still taking what this run recorded ({self._left()}); this waits until it is done, or "
-                    f"has stood still for {self._wait_s:g} s. Ctrl-C ends without waiting; the same command sends the "
+                    f"has stood still for {limit_s:g} s. Ctrl-C ends without waiting; the same command sends the "
                     "rest later."
                 )
         return True

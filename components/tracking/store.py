@@ -123,6 +123,9 @@ def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # tracebacks of what is raised and told anyway
     with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
         follow_moved_storage(uri, storage)
         client = MlflowClient(tracking_uri=uri)

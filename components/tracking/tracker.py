@@ -118,6 +118,11 @@ class StreamTracker(Tracker):
         return self._breaker.is_open
 
     @property
+    def is_full(self) -> bool:
+        """Whether the store's last failure was for want of room."""
+        return self._breaker.full
+
+    @property
     def taken(self) -> int:
         """Number of calls that the store has taken."""
         return self._breaker.taken

@@ -132,7 +132,7 @@ def test_mlflow_in_the_same_full_storage(tmp_path: Path) -> None:
         wait_for_second_task(process, storage / "r", said)
         began = time.monotonic()
         assert fill(storage, process, 0) == 1
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 100  # not the 120 s that a store is given which only does not answer
         assert FULL.fullmatch(last_sentence(said)), last_sentence(said)
         assert checkpoints(storage / "r")
 

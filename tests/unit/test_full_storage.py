@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +16,16 @@ from small_storage import tmpfs
 
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import LittoralError, StorageError
-from components.core.events import Event, Note
+from components.core.events import Event, Note, TaskStarted
 from components.core.files import storing, whole_folder, write_text
 from components.evaluation.predictions import Prediction, write_predictions
 from components.runs.costs import Costs
 from components.runs.execute import recorded_as
 from components.runs.records import set_damaged_aside
 from components.tracking.config import TrackingConfig
+from components.tracking.sender import QueuedTracker
+from components.tracking.store import open_tracker
+from components.tracking.tracker import StreamTracker
 from components.training.needs import needs_of
 from components.training.plan import plan_stream
 from components.training.space import close_to_full, require_space, saying_what_is_needed, space_of
@@ -112,3 +117,26 @@ def test_damaged_records_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text("[]")
     set_damaged_aside(tmp_path, recorded_as, said.append)
     assert recorded_as(tmp_path) is None
+
+
+def test_a_full_mlflow_store_is_told_in_its_own_words_and_not_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[Note] = []
+    with tmpfs(tmp_path / "small", "4m") as folder:
+        tracker = open_tracker(TrackingConfig(), folder, "r", {}, {"stream": "s"}, on_note=said.append)
+        assert isinstance(tracker, StreamTracker)
+        queued = QueuedTracker(tracker, tmp_path, said.append)
+        (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free))
+        queued.handle(
+            TaskStarted(
+                index=0, task="t", num_samples=4, num_updates=2, trainable_parameters=1, total_parameters=2, start_s=0.0
+            )
+        )
+        began = time.monotonic()
+        queued.finish("FAILED")
+        assert time.monotonic() - began < 100  # of the 120 s that a store is given which only does not answer
+        assert "(sqlite3.OperationalError) database or disk is full" in said[0].text
+        assert "autoflush" not in said[0].text
+        assert said[-1].text.startswith("MLflow does not have all of this run yet")
+        assert "Traceback" not in capfd.readouterr().err
