@@ -18,13 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.core.checkpoint_files import ADVICE, FORMAT, checked
 from components.core.errors import CheckpointError
 from components.core.files import file_sha256, storing, write_text
-from components.core.reading import read_object, why
+from components.core.reading import why
 from components.core.run_files import STATE_FILE
-
-FORMAT = "littoral-checkpoint/1"
-ADVICE = "use another checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def _save(tensors: dict[str, Tensor], file: Path) -> None:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder; raises `CheckpointError` naming what is missing, damaged or of another format."""
-    state, files = _checked(path)
+    state, files = checked(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for file in files:
         try:
@@ -68,32 +66,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} is not a readable safetensors file ({why(error)}); {ADVICE}.") from error
     return Checkpoint(state=state, tensors=tensors, folder=path)
-
-
-def checked_state(path: Path) -> dict[str, object]:
-    """The `state` of a checkpoint whose files all have their checksums; raises `CheckpointError`. Reads no tensors."""
-    return _checked(path)[0]
-
-
-def _checked(path: Path) -> tuple[dict[str, object], list[Path]]:
-    """The state and the tensor files, each with the checksum that it should have."""
-    if not (path / STATE_FILE).is_file():
-        raise CheckpointError(f"{path} has no {STATE_FILE}; it is not a finished Littoral checkpoint.")
-    state = read_object(path / STATE_FILE, CheckpointError, ADVICE)
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {state.get('format')!r:.80}, this version reads {FORMAT!r}.")
-    digests = state.pop("files", None)
-    if not isinstance(digests, dict):
-        raise CheckpointError(f"{path / STATE_FILE} lists no files; {ADVICE}.")
-    files: list[Path] = []
-    for name, digest in digests.items():
-        if len(name) > 255:
-            raise CheckpointError(f"{path / STATE_FILE} names a file that cannot be, {name!r:.80}; {ADVICE}.")
-        file = path / Path(name).name
-        try:
-            if not file.is_file() or file_sha256(file) != digest:
-                raise CheckpointError(f"{file} is missing or differs from the checksum in {STATE_FILE}; {ADVICE}.")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read ({why(error)}); {ADVICE}.") from error
-        files.append(file)
-    return state, files

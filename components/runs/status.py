@@ -14,14 +14,13 @@ from typing import Any, Literal
 from components.core.errors import ConfigError
 from components.core.lock import LOCK_FILE, Holder, holder_of
 from components.core.naming import is_mlflows
+from components.core.reading import why
 from components.core.run_files import (
     CONFIG_FILE,
     FINISHED_FILE,
-    KEPT_CHECKPOINTS,
     LINK_FILE,
     ORIGIN_FILE,
     SHARED_FOLDER,
-    SNAPSHOTS,
     STATE_FILE,
     SWEEP_FILE,
     VERDICTS_FILE,
@@ -31,7 +30,9 @@ from components.runs.continuing import Recorded, over_budget, recorded, to_conti
 from components.runs.folder_json import read_object, read_optional, text_of
 from components.runs.provenance import MADE_WITH_FILE
 from components.training.stopping import STOP_FILE
+from components.training.stream_state import Checkpoints, Found, StreamState
 
+DIGEST_UP_TO = 64_000_000  # bytes; of larger files the length is compared: a look at all runs must be quick
 # unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
 State = Literal["finished", "running", "stopped", "dead", "unclear", "damaged", "foreign"]
 
@@ -174,8 +175,10 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     budget = read_optional(path / MADE_WITH_FILE, problems).get("budget", {})
     updates = budget.get("updates") if isinstance(budget, dict) else None
     updates = updates if isinstance(updates, dict) else {}
-    checkpoint = _newest_checkpoint(path, problems)
-    names = matrix.tasks if matrix is not None else [*(_names(checkpoint) or updates)]
+    checkpoint = None if ended is not None else _newest_checkpoint(path, problems)
+    listed = None if checkpoint is None else checkpoint.state.get("tasks")
+    told = listed if isinstance(listed, list) and listed else updates
+    names = matrix.tasks if matrix is not None else [*map(str, told)]
     stop = (path / STOP_FILE).exists()
     over = over_budget(
         read_optional(path / VERDICTS_FILE, problems), names[: 0 if matrix is None else matrix.num_learned]
@@ -199,7 +202,7 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
         tasks=num_tasks or None,
         learned=0 if matrix is None else matrix.num_learned,
         rows=0 if matrix is None else len(matrix.rows),
-        position=None if checkpoint is None or ended is not None else _position(checkpoint, names, updates),
+        position=None if checkpoint is None else _position(checkpoint.at, names, updates),
         figures={} if matrix is None else matrix.summary(),
     )
     try:
@@ -254,30 +257,16 @@ def _unfinished(holder: Holder | None, *, stopped: bool) -> State:
     return "stopped" if stopped else "dead"
 
 
-def _newest_checkpoint(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that can be read; of each newer one, what is wrong goes to `problems`."""
-    begun_with = [*path.glob(f"{KEPT_CHECKPOINTS}/*")] if (path / ORIGIN_FILE).is_file() else []
-    for folder in [*sorted(path.glob(SNAPSHOTS), reverse=True), *sorted(begun_with, reverse=True)]:
-        if not (folder / STATE_FILE).is_file():
-            continue  # still being written, or its writer is gone
-        try:
-            content = read_object(folder / STATE_FILE)
-            at = content.get("stream_state", content.get("cursor"))  # "cursor": before 0.2
-            if (
-                not isinstance(at, dict)
-                or not isinstance(at.get("index"), int)
-                or not isinstance(at.get("update"), int)
-            ):
-                raise ConfigError(f"{STATE_FILE} does not say how far it is")
-            return {**at, "tasks": content.get("tasks")}
-        except ConfigError as error:
-            problems.append(f"{folder.name}: {error}")
-    return None
+def _newest_checkpoint(path: Path, problems: list[str]) -> Found | None:
+    """What the run continues from; of each checkpoint that is damaged, what is wrong goes to `problems`."""
 
+    def note(folder: Path, error: Exception) -> None:
+        if not (folder / STATE_FILE).exists():
+            return  # Ray Train has removed it meanwhile
+        said = why(error).replace(f"{folder}/", "").partition(";")[0]
+        problems.append(f"{folder.relative_to(path)}: {said}")
 
-def _names(checkpoint: dict[str, Any] | None) -> list[str]:
-    names = None if checkpoint is None else checkpoint["tasks"]
-    return [str(name) for name in names] if isinstance(names, list) else []
+    return Checkpoints(path, note, digest_up_to=DIGEST_UP_TO).newest()
 
 
 def _origin(content: dict[str, Any]) -> str:
@@ -288,16 +277,11 @@ def _origin(content: dict[str, Any]) -> str:
     return f"{run} after task {at_task}" if isinstance(run, str) and isinstance(at_task, int) else ""
 
 
-def _position(checkpoint: dict[str, Any], names: list[str], updates: dict[str, Any]) -> Position:
-    index = checkpoint["index"]
-    name = names[index] if 0 <= index < len(names) else ""
+def _position(at: StreamState, names: list[str], updates: dict[str, Any]) -> Position:
+    name = names[at.index] if at.index < len(names) else ""
     of = updates.get(name)
     return Position(
-        task=index + 1,
-        name=name,
-        update=checkpoint["update"],
-        updates=of if isinstance(of, int) else None,
-        learned=checkpoint.get("learned") is True,
+        task=at.index + 1, name=name, update=at.update, updates=of if isinstance(of, int) else None, learned=at.learned
     )
 
 

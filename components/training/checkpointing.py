@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,42 +10,15 @@ import ray.train
 from ray.train import CheckpointUploadMode
 from torch import Tensor
 
-from components.core.checkpoint import ADVICE, Checkpoint, read_checkpoint, write_checkpoint
+from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from components.core.checkpoint_files import ADVICE
 from components.core.errors import CheckpointError
 from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
-from components.core.options import CountOrZero, from_plain
-from components.core.reading import understood
 from components.core.run_files import KEPT_CHECKPOINTS
-from components.evaluation.matrix import MatrixRow
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
-
-
-@dataclass(kw_only=True)
-class StreamState:
-    """How far the stream is. `update` counts the optimizer updates of the task at `index`."""
-
-    index: CountOrZero = 0
-    update: CountOrZero = 0
-    learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
-    skipped: int = 0  # of these updates, those whose loss or gradient was not finite
-    rows: list[MatrixRow] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, object]:
-        """As a checkpoint keeps it."""
-        return {**vars(self), "rows": [vars(row) for row in self.rows]}
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> StreamState:
-        """The inverse of `to_json`."""
-        stored = checkpoint.state.get("stream_state", checkpoint.state.get("cursor"))  # "cursor": before 0.2
-        if not isinstance(stored, dict):
-            raise CheckpointError(f"{checkpoint.folder} has no stream state; it is damaged, {ADVICE}.")
-        with understood(checkpoint.folder or "the checkpoint", CheckpointError, ADVICE):
-            rows = [MatrixRow.stored(row) for row in stored["rows"]]
-            position = {name: value for name, value in stored.items() if name != "rows"}
-            return replace(from_plain(cls, position, "stream_state"), rows=rows)
+from components.training.stream_state import StreamState
 
 
 class StreamCheckpointer:
@@ -60,12 +32,9 @@ class StreamCheckpointer:
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint to resume from, if there is one; raises `CheckpointError` when it is of another run."""
-        reported, origin = ray.train.get_checkpoint(), self.plan.origin
-        if reported is None and origin is None:
-            return None
+        reported = ray.train.get_checkpoint()
         if reported is None:
-            assert origin is not None
-            return self.of_this_run(read_checkpoint(origin.checkpoint_in(self.plan.run_dir)))
+            return None
         with reported.as_directory() as path:
             return self.of_this_run(read_checkpoint(Path(path)))
 

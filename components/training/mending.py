@@ -25,10 +25,10 @@ from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, Matri
 from components.evaluation.predictions import Prediction, by_task, mean_score, predictions_file, read_predictions
 from components.evaluation.suite_figures import figures
 from components.metrics.captions import MEAN
-from components.training.checkpointing import StreamState
 from components.training.plan import Again, Plan
 from components.training.restoring import newest_whole
 from components.training.row_files import captions_file, matrices_of, write_matrix
+from components.training.stream_state import StreamState
 
 SAME = 1e-6  # of scores 0..100: as near as two ways of adding up come
 _SCORES = ("task", "score", *VARIANTS.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,27 +19,14 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from components.core.checkpoint import ADVICE, Checkpoint, checked_state
 from components.core.errors import CheckpointError
 from components.core.events import EventHandler, Note
 from components.core.files import whole_folder, write_text
 from components.core.reading import ODD, read_object, why
-from components.core.run_files import KEPT_CHECKPOINTS, SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE
-from components.training.checkpointing import StreamState, copy_files
+from components.core.run_files import SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE
+from components.training.checkpointing import copy_files
 from components.training.plan import Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A checkpoint's folder and how far it is, by its `state.json` alone."""
-
-    folder: Path
-    at: StreamState
-
-    @property
-    def order(self) -> tuple[int, bool, int, int, str]:
-        """Later in the stream is larger."""
-        return self.at.index, self.at.learned, self.at.update, len(self.at.rows), self.folder.name
+from components.training.stream_state import Checkpoints, Found, StreamState
 
 
 def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
@@ -49,10 +36,11 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
     """
     search = _Search(plan)
     listed = search.listed()
-    whole = search.whole()
+    whole = search.whole_snapshots()
     newest = next(whole, None)
     source = newest.folder if newest else None
-    if newest is None and plan.origin is None:
+    if newest is None:
+        # Also the start of a run that continues from another one: its checkpoint lies where those of learned tasks do.
         kept = search.newest_kept()
         if kept is not None:
             source, newest = kept.folder, _as_snapshot(plan, kept)
@@ -72,7 +60,7 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
 
 def newest_whole(plan: Plan) -> StreamState | None:
     """The state of the newest whole checkpoint of Ray Train's; nothing is told or written."""
-    found = next(_Search(plan).whole(), None)
+    found = next(_Search(plan).whole_snapshots(), None)
     return None if found is None else found.at
 
 
@@ -81,6 +69,7 @@ class _Search:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.run_dir = plan, plan.run_dir
+        self.checkpoints = Checkpoints(plan.run_dir, self._note)
         self.damaged: dict[Path, str] = {}  # file or folder -> what is wrong with it
         self.unread: set[Path] = set()  # of these, which may be whole: the storage would not let them be read
         self.reached = 0  # updates of the stream, as far as anything says
@@ -107,31 +96,30 @@ class _Search:
             self.damaged[path] = f"cannot be read ({why(error.__cause__ or error)})"
             return {}
 
-    def whole(self) -> Iterator[Found]:
+    def whole_snapshots(self) -> Iterator[Found]:
         """Whole checkpoints of Ray Train's, listed or not, newest first; each is checked when it is asked for."""
-        found: list[Found] = []
-        for folder in self.run_dir.glob(SNAPSHOTS):
-            if (folder / STATE_FILE).exists():  # else its copy was never finished
-                found += self._read(folder)
-        for each in sorted(found, key=lambda each: each.order, reverse=True):
-            self.reached = max(self.reached, _updates(self.plan, each.at))
-            if self._is_whole(each.folder):
-                yield each
+        return self.checkpoints.whole(self._reached(self.checkpoints.snapshots()))
 
     def newest_kept(self) -> Found | None:
         """The whole checkpoint of the task learned last."""
-        folders = [file.parent for file in self.run_dir.glob(f"{KEPT_CHECKPOINTS}/[!.]*/{STATE_FILE}")]
-        found = [each for folder in folders for each in self._read(folder)]
-        for each in found:
-            self.reached = max(self.reached, _updates(self.plan, each.at))
-        return next((each for each in sorted(found, key=_order, reverse=True) if self._is_whole(each.folder)), None)
+        return next(self.checkpoints.whole(self._reached(self.checkpoints.kept())), None)
 
     def begin_again(self, handle: EventHandler) -> None:
-        """Nothing is whole: the run starts anew, and says so where it had begun."""
+        """Nothing is whole: the run starts anew, and says so where it had begun.
+
+        Raises `CheckpointError` where a checkpoint may be whole, and where the run began with what another one learned.
+        """
         if self.unread:
             raise CheckpointError(
                 f"{self.told()}, and no other checkpoint of the run is whole; make the storage readable and give the "
                 "same command again, or use another --run-id."
+            )
+        if self.plan.origin is not None:
+            start = self.plan.origin.checkpoint_in(self.run_dir)
+            self.damaged.setdefault(start, "is gone")
+            raise CheckpointError(
+                f"{self.told()}, and no other checkpoint of the run is whole; restore {start} from a copy, or give the "
+                "same command with another --run-id."
             )
         (self.run_dir / SNAPSHOT_LIST).unlink(missing_ok=True)
         if self.damaged:
@@ -151,31 +139,15 @@ class _Search:
         more = f" (and {len(others)} more)" if others else ""
         return f"{path.relative_to(self.run_dir)} of run {self.run_dir.name} {wrong}{more}"
 
-    def _read(self, folder: Path) -> list[Found]:
-        try:
-            state = read_object(folder / STATE_FILE, CheckpointError, ADVICE)
-            return [Found(folder=folder, at=StreamState.of(Checkpoint(state=state, tensors={}, folder=folder)))]
-        except (CheckpointError, OSError) as error:
-            self._note(folder, error)
-            return []
-
-    def _is_whole(self, folder: Path) -> bool:
-        try:
-            checked_state(folder)
-        except (CheckpointError, OSError) as error:
-            self._note(folder, error)
-            return False
-        return True
+    def _reached(self, found: list[Found]) -> list[Found]:
+        self.reached = max([self.reached, *(_updates(self.plan, each.at) for each in found)])
+        return found
 
     def _note(self, folder: Path, error: Exception) -> None:
         cause = error.__cause__ or error
         if isinstance(cause, OSError):
             self.unread.add(folder)
         self.damaged.setdefault(folder, f"is damaged ({why(error).replace(f'{folder}/', '').partition(';')[0]})")
-
-
-def _order(found: Found) -> tuple[int, bool, int, int, str]:
-    return found.order
 
 
 def _updates(plan: Plan, at: StreamState) -> int:
@@ -190,7 +162,7 @@ def _as_snapshot(plan: Plan, kept: Found) -> Found:
     folder = plan.run_dir / f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     with whole_folder(folder, durable=True) as partial:
         copy_files(kept.folder, partial)
-    return Found(folder=folder, at=kept.at)
+    return replace(kept, folder=folder)
 
 
 def _write_list(run_dir: Path, checkpoints: list[Found]) -> None:

@@ -25,10 +25,10 @@ from components.evaluation.predictions import (
     write_predictions,
 )
 from components.models.source import model_source
-from components.training.checkpointing import StreamState
 from components.training.lineage import Origin
 from components.training.plan import Plan
 from components.training.row_files import write_captions, write_matrix
+from components.training.stream_state import StreamState
 from components.training.unlearn import forget
 
 ADVICE = "continue from another task with --at-task"

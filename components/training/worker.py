@@ -32,7 +32,7 @@ from components.methods.base import Method, MethodState, TaskInfo, copy_tensors,
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
 from components.training.answering_again import answer_again
-from components.training.checkpointing import StreamCheckpointer, StreamState, method_state
+from components.training.checkpointing import StreamCheckpointer, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer
@@ -41,6 +41,7 @@ from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
 from components.training.step import require_finite_state, step_seed, take_step
 from components.training.stopping import StopRequested, StopWatch
+from components.training.stream_state import StreamState
 from components.training.streaming import encoder_for
 from components.training.suites import SuiteScorer
 from components.training.task_cache import CachedTask, learned_by_a_twin

@@ -46,9 +46,10 @@ from components.runs.costs import Costs, RowCost
 from components.runs.execute import recorded_as, where_to_look
 from components.runs.provenance import made_with
 from components.runs.results import item_scores, read_run, scored, write_record
-from components.training.checkpointing import StreamState, method_state
+from components.training.checkpointing import method_state
 from components.training.config import read_config
 from components.training.run_folder import read_result
+from components.training.stream_state import StreamState
 from components.tuning.trials import begun_in, figures_after
 
 

@@ -23,10 +23,10 @@ from components.data.streams import StreamConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
-from components.training.checkpointing import StreamState
 from components.training.config import RunConfig, TrainingConfig
 from components.training.plan import Plan, plan_stream
 from components.training.restoring import restore
+from components.training.stream_state import Checkpoints, StreamState
 
 LIST = "checkpoint_manager_snapshot.json"
 OLDER, NEWER, KEPT = "checkpoint_2026-01-01_00-00-01", "checkpoint_2026-01-01_00-00-02", "checkpoints/01-docvqa"
@@ -83,7 +83,9 @@ def listed(run_dir: Path, updates: dict[str, int]) -> None:
 def restored(plan: Plan) -> tuple[str | None, list[str]]:
     """The checkpoint that Ray Train continues from, and what was said."""
     said: list[Event] = []
+    seen = Checkpoints(plan.run_dir, lambda folder, error: None, digest_up_to=0).newest()  # as `littoral status` looks
     at = restore(plan, said.append)
+    assert at == (None if seen is None else seen.at)
     latest = manager(plan.run_dir).latest_checkpoint_result
     texts = [event.text for event in said if isinstance(event, Note)]
     assert len(texts) == len(said) <= 1

@@ -13,6 +13,7 @@ import torch
 
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError, LittoralError
+from components.core.events import Event, Note
 from components.data.streams import StreamConfig, open_stream
 from components.evaluation.decisions import Decisions, Served
 from components.evaluation.general import GeneralScores
@@ -25,11 +26,12 @@ from components.runs.costs import Costs, RowCost
 from components.runs.execute import lineage_tags, rows_taken_over, take_over_costs
 from components.runs.results import read_run, task_facts, write_record
 from components.runs.status import RunStatus, outlook, read_status
-from components.training.checkpointing import StreamState
 from components.training.config import RunConfig
 from components.training.fork import new_origin, origin_for
 from components.training.plan import Plan, plan_stream
+from components.training.restoring import restore
 from components.training.run_folder import claim_run_dir, require_same_weights
+from components.training.stream_state import StreamState
 from pipelines import coast, status
 from pipelines.presets import preset
 
@@ -308,3 +310,45 @@ def test_status_and_reports_say_where_it_began(first: Plan, tmp_path: Path) -> N
     assert record.origin is not None
     assert not record.origin.folder
     assert lineage_notes([replace(run, origin=None)]) == []
+
+
+def test_a_run_whose_checkpoints_are_lost_goes_on_from_what_it_took_over_and_never_from_task_1(
+    first: Plan, tmp_path: Path
+) -> None:
+    plan = forked(first, config_of(tmp_path, "fork", "medicalqa", "chartqa"), 2)
+    shutil.rmtree(first.run_dir)
+    start, later = plan.run_dir / "checkpoints" / "02-iconqa", plan.run_dir / "checkpoints" / "03-medicalqa"
+    said: list[Event] = []
+
+    def restored() -> tuple[StreamState | None, list[float], list[str]]:
+        said.clear()
+        at = restore(plan, said.append)
+        (folder,) = plan.run_dir.glob("checkpoint_*/")
+        tensors = read_checkpoint(folder).tensors["method"]["a"].tolist()
+        texts = [event.text for event in said if isinstance(event, Note)]
+        shutil.rmtree(folder)  # what was made since: nothing
+        return at, tensors, texts
+
+    begun = StreamState.of(read_checkpoint(start))
+    assert restored() == (begun, [2.0, 2.0], [])
+    for _ in range(2):
+        at, tensors, (text,) = restored()
+        assert (at, tensors) == (begun, [2.0, 2.0])
+        assert text.endswith("the run continues from 02-iconqa, and no update is lost")
+    updates = plan.schedule[2].num_updates
+    learned = StreamState(index=2, update=updates, learned=True, rows=begun.rows)
+    later.mkdir()
+    write_checkpoint(later, {"stream_state": learned.to_json()}, {"method": {"a": torch.full((2,), 3.0)}})
+    assert restored()[:2] == (learned, [3.0, 3.0])
+    (later / "method.safetensors").write_bytes(b"")
+    at, tensors, (text,) = restored()
+    assert (at, tensors) == (begun, [2.0, 2.0])
+    assert text.startswith("checkpoints/03-medicalqa of run fork is damaged")
+    assert text.endswith(f"the run continues from 02-iconqa, and {updates} updates are made again")
+    (start / "method.safetensors").unlink()
+    with pytest.raises(CheckpointError) as refused:
+        restore(plan, said.append)
+    assert f"restore {start} from a copy, or give the same command with another --run-id." in str(refused.value)
+    shutil.rmtree(plan.run_dir / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"02-iconqa of run fork is gone"):
+        restore(plan, said.append)

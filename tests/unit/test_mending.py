@@ -21,10 +21,10 @@ from components.evaluation.suite_figures import figures
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
-from components.training.checkpointing import StreamState
 from components.training.config import EvaluationConfig, RunConfig
 from components.training.mending import find_damage, mend, mend_finished
 from components.training.plan import Again, Plan, plan_stream
+from components.training.stream_state import StreamState
 
 TASKS = ("docvqa", "iconqa")
 ROWS = {"00-zero-shot": TASKS, "01-docvqa": TASKS[:1], "02-iconqa": TASKS}

@@ -22,11 +22,11 @@ from components.core.files import write_json
 from components.core.lock import LOCK_FILE
 from components.evaluation.matrix import ScoreMatrix
 from components.runs.status import RunStatus, SweepStatus, outlook, progress, read_status, read_storage
-from components.training.checkpointing import StreamState
 from components.training.config import RunConfig
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import check_run_dir, claim_run_dir
 from components.training.stopping import request_stop
+from components.training.stream_state import StreamState
 from pipelines import coast, status
 from pipelines import list as list_command
 from pipelines.cli import parse
