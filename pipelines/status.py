@@ -102,6 +102,7 @@ def run_facts(run: RunStatus) -> dict[str, str]:
     """By name, in the order in which they are shown; empty texts are left out."""
     return {
         "state": state_of(run.state, run.holder, stopping=run.stop_requested and run.state == "running"),
+        "now": "" if not run.doing else f"{run.doing} (at {when(run.doing_since)})",
         "problem": run.problem,
         "last moved": when(run.moved),
         "learns": "" if not run.method else f"{run.stream} by {run.method} on {run.backbone}, seed {run.seed}",
@@ -133,7 +134,7 @@ def sweep_facts(sweep: SweepStatus) -> dict[str, str]:
 def trial_line(trial: RunStatus) -> str:
     """A trial of a sweep in one line."""
     facts = {**run_facts(trial), "figures": figure(trial.figures.get("final_average"), "final average ")}
-    return "; ".join(facts[name] for name in ("state", "done", "figures", "problem") if facts.get(name))
+    return "; ".join(facts[name] for name in ("state", "now", "done", "figures", "problem") if facts.get(name))
 
 
 def state_of(state: State, holder: Holder | None, *, stopping: bool = False) -> str:

@@ -90,6 +90,13 @@ class SuitesScored:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseBegan:
+    """What the driver does by itself, before and after the workers are at work."""
+
+    phase: str  # "starting the workers"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note:
     """A message for the user, or a warning."""
 
@@ -97,5 +104,5 @@ class Note:
     warning: bool = False
 
 
-Event = TaskStarted | StepDone | UpdateSkipped | EvaluationProgress | RowScored | SuitesScored | Note
+Event = TaskStarted | StepDone | UpdateSkipped | EvaluationProgress | RowScored | SuitesScored | PhaseBegan | Note
 EventHandler = Callable[[Event], None]

@@ -11,5 +11,6 @@ KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 SNAPSHOTS = "checkpoint_*"  # folders of Ray Train's, to continue from; their names sort by time
 SNAPSHOT_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's own list of them
 STATE_FILE = "state.json"  # of a checkpoint: all that is no tensor
+ACTIVITY_FILE = "activity.json"  # what its process does now; left behind by one that was killed
 SWEEP_FILE = "sweep.json"  # which sweep the folder belongs to, and its trials once it has ended
 SHARED_FOLDER = "shared"  # of a sweep: learned tasks that its trials share

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.core.errors import ConfigError, StorageError, StreamStopped, TrackingError
-from components.core.events import Event, EventHandler, Note, RowScored
+from components.core.events import Event, EventHandler, Note, PhaseBegan, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
 from components.core.naming import without_secrets
@@ -18,6 +18,7 @@ from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
 from components.evaluation.matrix import MATRIX_FILE
 from components.models.source import model_source
+from components.runs.activity import Activity
 from components.runs.costs import Costs
 from components.runs.provenance import add_session
 from components.runs.records import set_damaged_aside
@@ -57,7 +58,11 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     session = ray_session(cluster.address, num_workers=cluster.num_workers)
     told, needs = _one_at_a_time(follow), needs_of(plan)
     require_space(plan, needs)
-    with saying_what_is_needed(plan, needs), sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
+    with (
+        saying_what_is_needed(plan, needs),
+        sole_user(plan.run_dir, f"run {plan.run_dir.name}"),
+        Activity(plan.run_dir, plan.stream.task_names) as activity,
+    ):
         set_damaged_aside(plan.run_dir, recorded_as, told)
         tracker, costs = Tracker(), Costs.read(plan.run_dir)
         status: Status = "FAILED"
@@ -67,14 +72,17 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             if isinstance(event, RowScored):  # on disk before anybody hears of the row and reads what it cost
                 with suppress(StorageError):  # the workers meet it as well; this is written again at the end
                     costs.write(plan.run_dir)
+            activity.handle(event)
             # Before the reader, who must not cost MLflow the event; queueing takes no time.
             tracker.handle(event)
             with suppress(BrokenPipeError, SystemExit):  # nobody reads the output any more; the run is still recorded
                 told(event)
 
         try:
+            handle(PhaseBegan(phase="starting Ray"))
             with session:
                 require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
+                handle(PhaseBegan(phase="opening the MLflow run"))
                 tracker = begin_tracking(plan, told, parent=parent)
                 take_over_costs(plan, costs)
                 for row in rows_taken_over(plan):  # so MLflow has the whole matrix in either run
@@ -90,6 +98,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 if costs != Costs():
                     costs.write(plan.run_dir)  # with the updates since the last row
             finally:
+                activity.handle(PhaseBegan(phase="waiting for MLflow, which gets what is left"))
                 # After Ray has ended: a slow store keeps neither memory nor a place in the cluster. Still under the
                 # run's lock, since another process would send the same events.
                 tracker.finish(status)

@@ -26,6 +26,7 @@ from components.core.run_files import (
     VERDICTS_FILE,
 )
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.runs.activity import read_activity
 from components.runs.continuing import Recorded, over_budget, recorded, to_continue, tracking_of
 from components.runs.folder_json import read_object, read_optional, text_of
 from components.runs.provenance import MADE_WITH_FILE
@@ -58,6 +59,8 @@ class RunStatus:
     problem: str = ""  # what is damaged, or missing beside what could be read
     holder: Holder | None = None  # of the lock; of a dead run: the process that is gone
     stop_requested: bool = False
+    doing: str = ""  # of a running one: `learning task 2 of 4 (iconqa), update 37 of 60`
+    doing_since: datetime | None = None  # when it last said so
     moved: datetime | None = None  # when something in the folder last changed; of a finished run: when it ended
     method: str = ""
     stream: str = ""
@@ -117,7 +120,16 @@ def read_status(path: Path) -> RunStatus | SweepStatus:
         if (path / CONFIG_FILE).is_file():
             return _run(path, holder)
         if holder is not None and holder.holds:
-            return RunStatus(path=path, state="running", holder=holder, moved=_moved(path), note="it has just begun")
+            doing, since = read_activity(path, holder)
+            return RunStatus(
+                path=path,
+                state="running",
+                holder=holder,
+                doing=doing,
+                doing_since=since,
+                moved=_moved(path),
+                note="it has just begun",
+            )
         return RunStatus(
             path=path, state="foreign", problem=f"no run: it has no {CONFIG_FILE} and no {SWEEP_FILE}", holder=holder
         )
@@ -188,11 +200,14 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     origin = read_optional(path / ORIGIN_FILE, problems)
     # Behind the tasks of a run that unlearned one stands that one, which is scored and not learned.
     num_tasks = max(0, len(names) - isinstance(origin.get("unlearned"), dict))
+    doing, since = read_activity(path, holder)
     run = RunStatus(
         path=path,
         state=state,
         holder=holder,
         stop_requested=stop,
+        doing=doing,
+        doing_since=since,
         moved=_time(ended) if ended is not None else _moved(path),
         method=text_of(config, "method", "name"),
         stream=str(config.get("stream_name") or text_of(config, "stream", "name")),

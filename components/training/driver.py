@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from components.core.errors import ConfigError, LostError
-from components.core.events import EventHandler, Note
+from components.core.events import EventHandler, Note, PhaseBegan
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.leftovers import clear_partial
@@ -105,8 +105,10 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         claim_run_dir(plan)
         clear_partial(plan.run_dir)
         clear_stop(plan.run_dir)
+        handle(PhaseBegan(phase="checking the run's folder"))
         plan = mend(plan, restore(plan, handle), handle)
         on_gpus = check_resources(plan.config)
+        handle(PhaseBegan(phase="preparing data"))
         cache = filled_cache(plan, handle)
         datasets = build_datasets(plan, cache)
         # Should its process be lost, another one takes its place; only what was in it is lost with it.
@@ -116,6 +118,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
             stopping_when_drained(plan.run_dir, lambda text: handle(Note(text=text, warning=True))),
         ):
+            handle(PhaseBegan(phase="starting the workers"))
             fit(plan, datasets, event_queue, handle, cache, on_gpus=on_gpus)
         if not is_whole(plan):
             raise_if_received()

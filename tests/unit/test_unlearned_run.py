@@ -18,10 +18,10 @@ from components.methods import METHODS
 from components.models.source import model_source
 from components.runs.execute import lineage_tags
 from components.runs.status import RunStatus, read_status
-from components.training.checkpointing import StreamState
 from components.training.fork import new_origin, without_task
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import claim_run_dir, is_whole
+from components.training.stream_state import StreamState
 from pipelines import unlearn
 from pipelines.presets import preset
 
