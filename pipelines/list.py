@@ -15,6 +15,8 @@ if __name__ == "__main__":  # before the imports below: from here on Ctrl-C is o
     sys.exit(run("list"))
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,10 @@ from components.core.options import to_plain
 from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, SweepStatus, read_storage
 from pipelines.littoral import read_options
-from pipelines.status import figure, when
+from pipelines.status import figure
 
-HEADER = ["run", "state", "method", "stream", "backbone", "tasks", "final average", "last moved"]
+HEADER = ["run", "state", "tasks", "average", "last moved", "method", "stream", "backbone"]
+OPTIONAL = ("backbone", "stream", "method")  # left out in this order where a terminal is too narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +53,38 @@ def main(arguments: Sequence[str]) -> int:
     if not found:
         print_text(f"no runs in {command.storage}")
         return 0
-    lines = [HEADER, *(line(each) for each in found if each.method)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:  # never wrapped: a line is a run
-        print_text(visible_line("  ".join(map(str.ljust, cells, widths))).rstrip())
+    table = [line(each) for each in found if each.method]
+    for cells in fitting([HEADER, *table], shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print_text(visible_line(cells))
     for each in found:
         if not each.method:
             print_text(visible_line(f"{each.path.name}: {each.state}: {each.problem or each.note}"))
     return 0
 
 
+def fitting(table: list[list[str]], columns: int | None) -> list[str]:
+    """The lines of a table, its first one the names of the cells; without some of `OPTIONAL` where that is too wide.
+
+    A line is a run and is never wrapped or cut: names get copied. `columns` None: as wide as it comes.
+    """
+    for left_out in range(len(OPTIONAL) + 1):
+        shown = [place for place, name in enumerate(table[0]) if name not in OPTIONAL[:left_out]]
+        rows = [[cells[place] for place in shown] for cells in table]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        if columns is None or sum(widths) + 2 * (len(widths) - 1) <= columns:
+            break
+    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+
+
 def line(each: RunStatus | SweepStatus) -> list[str]:
     """The cells of a run, or of a sweep with its trials counted."""
+    name = each.path.name
     if isinstance(each, SweepStatus):
         ended = sum(trial.state in ("finished", "stopped") for trial in each.trials)
-        tasks, average = f"{ended}/{len(each.trials)} trials", None
+        name, tasks, average = f"{name} (sweep)", f"{ended}/{len(each.trials)} trials", None
     else:
+        if each.origin:
+            name = f"{name} (from {each.origin.replace(' after task ', ':')})"
         tasks, average = f"{each.learned}/{each.tasks or '?'}", each.figures.get("final_average")
-    name = f"{each.path.name} ({each.kind})" if each.kind == "sweep" else each.path.name
-    return [name, each.state, each.method, each.stream, each.backbone, tasks, figure(average), when(each.moved)]
+    moved = "" if each.moved is None else f"{each.moved:%Y-%m-%d %H:%M}"
+    return [name, each.state, tasks, figure(average), moved, each.method, each.stream, each.backbone]

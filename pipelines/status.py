@@ -125,7 +125,8 @@ def sweep_facts(sweep: SweepStatus) -> dict[str, str]:
         "learns": f"{sweep.stream} by {sweep.method} on {sweep.backbone}",
         "varies": ", ".join(f"{name} = {values}" for name, values in sweep.space.items()),
         "mlflow": "" if sweep.mlflow_run is None else f"run {sweep.mlflow_run}",
-        "continue": sweep.note,
+        "continue": sweep.command or sweep.note,
+        "note": sweep.note if sweep.command else "",
         "trials": str(len(sweep.trials)),
         **{each.path.name: trial_line(each) for each in sweep.trials},
     }

@@ -31,6 +31,7 @@ from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.shell import pipeline_command
 from components.core.visible import print_text
+from components.runs.continuing import given_as
 from components.tracking.config import ui_command
 from components.training.plan import plan_stream
 from components.tuning.results import best_of, settings_of, table, verdict
@@ -46,7 +47,7 @@ from components.tuning.sweep import (
     updates_of,
 )
 from components.tuning.trials import LEARNED, Figures, Trial
-from pipelines.cli import Command, parse
+from pipelines.cli import Command, parse, taken
 from pipelines.littoral import program
 from pipelines.presets import how_chosen
 
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     console = Terminal(highlight=False, soft_wrap=True)
     sweep = plan_sweep(command.run, command, began_with=how_chosen(command.preset))
+    sweep = replace(sweep, given=given_as(kept_arguments(arguments), sweep.base.tracking))
     if command.print_config:
         print_text(json.dumps(identity(sweep), indent=2))
         return 0
@@ -106,6 +108,17 @@ def main(arguments: Sequence[str]) -> int:
             )
     show_results(sweep, trials, view, console)
     return 0 if all(trial.state in ("finished", "stopped") for trial in trials) else 1
+
+
+def kept_arguments(arguments: Sequence[str]) -> list[str]:
+    """Those that make the sweep what it is: not its id, its place and its store, and not how this start is shown."""
+    words = [word.partition("=") for word in arguments]
+    rest = [
+        (name.replace("_", "-") if name.startswith("--") else name) + equals + value for name, equals, value in words
+    ]
+    for flag in ("--sweep-id", "--storage", "--tracking.uri"):
+        rest = taken(rest, flag)[0]
+    return [word for word in rest if word not in ("--wait", "--debug")]
 
 
 def teller(sweep: Sweep, console: Console) -> OnProgress:

@@ -42,22 +42,54 @@ def recorded(path: Path, link: dict[str, Any], tracking: TrackingConfig) -> Reco
 
 def to_continue(path: Path, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig) -> tuple[str, str]:
     """The command that continues a run by its own configuration, and what a person must know to give it."""
-    notes = list[str]()
     if str(path).startswith("-"):
         path = path.absolute()
-    # A value that begins with "-" would be read as an option, so it is joined to its own.
-    name = ["--run-id", path.name] if not path.name.startswith("-") else [f"--run-id={path.name}"]
-    arguments = [path / CONFIG_FILE, *name, "--storage", path.parent]
-    run_id, store = link.get("run_id"), link.get("store")
-    uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
-    if isinstance(store, str) and "***" in store and tracking.uri is None:
-        notes.append(f"give --tracking.uri or MLFLOW_TRACKING_URI too: of {store} the password is not kept")
-    elif isinstance(run_id, str) and uri != tracking_uri(tracking, path.parent):
-        arguments += ["--tracking.uri", uri]  # else another MLflow run would begin in another store
+    arguments, notes = _place(path, "--run-id", link.get("run_id"), link.get("store"), tracking)
     stream = Path(text_of(config, "stream", "name"))
     if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
         notes.append(f"give it in the folder that {stream} is in")
-    return pipeline_command("coast.py", *arguments), "; ".join(notes)
+    return pipeline_command("coast.py", path / CONFIG_FILE, *arguments), "; ".join(notes)
+
+
+def given_as(arguments: Sequence[str], tracking: TrackingConfig) -> dict[str, Any]:
+    """What sweep.json keeps of its command, to be read by `sweep_to_continue`; nothing where it would hold a secret.
+
+    `arguments`: all but the id, the storage and the store.
+    """
+    if any(without_secrets(argument) != argument for argument in arguments):
+        return {}
+    store = without_secrets(tracking.uri) if tracking.enabled and tracking.uri else None
+    return {"arguments": [*arguments], "in": str(Path.cwd()), "store": store}
+
+
+def sweep_to_continue(path: Path, given: object, mlflow_run: object) -> tuple[str, str]:
+    """The command that continues the sweep in `path`, from what `given_as` kept; otherwise a sentence alone."""
+    arguments = given.get("arguments") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(arguments, list):
+        return "", "give its `littoral sweep` command again, with the same --sweep-id"
+    if str(path).startswith("-"):
+        path = path.absolute()
+    words, before = [str(argument) for argument in arguments], Path(str(given.get("in")))
+    place, notes = _place(path, "--sweep-id", mlflow_run, given.get("store"), TrackingConfig())
+    named = [value for word in words for value in word.split("=")[-1:] if not Path(value).is_absolute()]
+    if before != Path.cwd() and any((before / value).exists() for value in named if value and value[0] != "-"):
+        notes.append(f"give it in {before}, where it was given: it names files from there")
+    return pipeline_command("sweep.py", *words, *place), "; ".join(notes)
+
+
+def _place(
+    path: Path, option: str, run_id: object, store: object, tracking: TrackingConfig
+) -> tuple[list[object], list[str]]:
+    """Arguments that say which run or sweep it is and where it is recorded, and what they cannot say."""
+    # A value that begins with "-" would be read as an option, so it is joined to its own.
+    name = [option, path.name] if not path.name.startswith("-") else [f"{option}={path.name}"]
+    arguments: list[object] = [*name, "--storage", path.parent]
+    uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
+    if isinstance(store, str) and "***" in store and tracking.uri is None:
+        return arguments, [f"give --tracking.uri or MLFLOW_TRACKING_URI too: of {store} the password is not kept"]
+    if isinstance(run_id, str) and uri != tracking_uri(tracking, path.parent):
+        arguments += ["--tracking.uri", uri]  # else another MLflow run would begin in another store
+    return arguments, []
 
 
 def over_budget(said: dict[str, Any], learned: Sequence[str]) -> str:

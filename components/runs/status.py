@@ -27,7 +27,7 @@ from components.core.run_files import (
 )
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.activity import read_activity
-from components.runs.continuing import Recorded, over_budget, recorded, to_continue, tracking_of
+from components.runs.continuing import Recorded, over_budget, recorded, sweep_to_continue, to_continue, tracking_of
 from components.runs.folder_json import read_object, read_optional, text_of
 from components.runs.provenance import MADE_WITH_FILE
 from components.training.stopping import STOP_FILE
@@ -93,7 +93,8 @@ class SweepStatus:
     space: Mapping[str, str] = field(default_factory=dict[str, str])  # values by field
     trials: tuple[RunStatus, ...] = ()
     mlflow_run: str | None = None
-    note: str = ""  # how it is continued
+    command: str = ""  # continues it; empty where it runs or has ended, and for sweeps of an earlier version
+    note: str = ""  # how it is continued, or what that command needs beside itself
 
 
 def read_storage(storage: Path) -> list[RunStatus | SweepStatus]:
@@ -245,8 +246,8 @@ def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
     trials = [read_status(each) for each in folders if not _is_ours_or_mlflows(each.name)]
     # Its record names trials once it has ended, in whatever way they did.
     state = "finished" if listed and not (holder and holder.holds) else _unfinished(holder, stopped=False)
-    again = "give its `littoral sweep` command again, with the same --sweep-id" if state in ("dead", "unclear") else ""
     space, link = identity.get("space"), content.get("mlflow_run")
+    command, note = sweep_to_continue(path, content.get("given"), link) if state in ("dead", "unclear") else ("", "")
     return SweepStatus(
         path=path,
         state=state,
@@ -262,7 +263,8 @@ def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
             if isinstance(each, RunStatus)
         ),
         mlflow_run=link if isinstance(link, str) else None,
-        note=again,
+        command=command,
+        note=note,
     )
 
 

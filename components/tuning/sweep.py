@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -80,6 +80,7 @@ class Sweep:
     share: bool
     repeated: tuple[str, ...]  # fields whose values repeat a setting
     began_with: Chosen | None = None  # how an earlier sweep chose the options that all trials share
+    given: Mapping[str, Json] = field(default_factory=dict[str, Json])  # its command: see runs/continuing.py
 
 
 def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | None = None) -> Sweep:
@@ -230,6 +231,7 @@ def write_record(sweep: Sweep, trials: Sequence[Trial], mlflow_run: str | None) 
         "chosen_on": sweep.base.evaluation.split,
         "trials": [trial.to_json() for trial in trials],
         "mlflow_run": mlflow_run,
+        "given": {**sweep.given},
     }
     write_json(sweep.folder / SWEEP_FILE, content)
 

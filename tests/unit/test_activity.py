@@ -78,7 +78,7 @@ def test_the_newest_is_told_and_at_most_one_file_a_second_is_written(tmp_path: P
     with sole_user(path, "run first"), Activity(path, TASKS) as one:
         one.handle(PhaseBegan(phase="starting Ray"))
         wait_for(path, "starting Ray")
-        assert "  now    starting Ray (at 20" in status.block(status_of(path))
+        assert "  now         starting Ray (at 20" in status.block(status_of(path))
         started = time.monotonic()
         for update in range(1, 51):
             one.handle(step(update))

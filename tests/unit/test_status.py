@@ -21,16 +21,20 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.lock import LOCK_FILE
 from components.evaluation.matrix import ScoreMatrix
+from components.runs.continuing import given_as
 from components.runs.status import RunStatus, SweepStatus, outlook, progress, read_status, read_storage
+from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import check_run_dir, claim_run_dir
 from components.training.stopping import request_stop
 from components.training.stream_state import StreamState
+from components.tuning.sweep import Sweep, claim_folder, identity, plan_sweep, write_record
 from pipelines import coast, status
 from pipelines import list as list_command
 from pipelines.cli import parse
 from pipelines.presets import preset
+from pipelines.sweep import SweepCommand, kept_arguments
 
 NUM_UPDATES = {"docvqa": 8, "iconqa": 6}
 
@@ -137,6 +141,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_counts(tmp_path: Pa
     checkpoint(plan, StreamState(update=2), 1)
     newest = checkpoint(plan, StreamState(update=4), 2)
     (newest / "state.json").write_text('{"stream_state": ')
+    (checkpoint(plan, StreamState(update=6), 3) / "method.safetensors").unlink()
     unfinished = plan.run_dir / "checkpoint_2026-01-02_03-04-59.000000"
     unfinished.mkdir()
     found = status_of(plan.run_dir)
@@ -285,3 +290,49 @@ def test_a_dry_run_knows_a_run_id_that_is_taken(
     assert "continues at task 2 (iconqa), update 4 of 6" in capsys.readouterr().out
     assert coast.main([*words, "other"]) == 0
     assert "run id" not in capsys.readouterr().out
+
+
+def test_a_sweep_says_the_command_that_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    (tmp_path / "mine.json").write_text(json.dumps(preset("pocket").to_json()))
+    words = ["mine.json", "--storage", "my runs", "--sweep_id=-a", "--space", "method.rank=2,4", "--stream.order"]
+    words += ["iconqa", "--metric", "final_average", "--wait", "--seeds", "2"]
+
+    def planned(arguments: list[str]) -> Sweep:
+        command = parse(arguments, program="sweep.py", description="", kind=SweepCommand)
+        return plan_sweep(command.run, command)
+
+    sweep = planned(words)
+    sweep = replace(sweep, given=given_as(kept_arguments(words), sweep.base.tracking))
+    claim_folder(sweep)
+    write_record(sweep, [], "abc")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # so the command has to say it
+    found = read_status(Path("my runs/-a"))
+    assert isinstance(found, SweepStatus)
+    said = shlex.split(found.command)
+    again = planned(said[next(place for place, word in enumerate(said) if word.endswith("sweep.py")) + 1 :])
+    assert identity(again) == identity(sweep)
+    assert (again.folder, again.base.tracking.uri) == (sweep.folder, "http://mlflow:5000")
+    assert claim_folder(again) == "abc"
+    assert found.note == ""
+    monkeypatch.chdir("/")
+    elsewhere = read_status(tmp_path / "my runs/-a")
+    assert isinstance(elsewhere, SweepStatus)
+    assert elsewhere.note == f"give it in {tmp_path}, where it was given: it names files from there"
+    assert status.sweep_facts(elsewhere)["continue"] == elsewhere.command
+
+
+def test_a_sweep_of_an_earlier_version_or_with_a_secret_has_a_sentence(tmp_path: Path) -> None:
+    run = preset("pocket").to_json()
+    secret = given_as(["pocket", "--stream.data-dir", "s3://me:pw@host/data"], TrackingConfig())
+    for given in ({}, secret, None, {"arguments": 3}):
+        write_json(tmp_path / "sweep.json", {"sweep": {"run": run, "space": {}}, "trials": [], "given": given})
+        found = read_status(tmp_path)
+        assert isinstance(found, SweepStatus)
+        assert (found.command, found.note.startswith("give its `littoral sweep` command again")) == ("", True)
+    hidden = given_as(["pocket"], TrackingConfig(uri="http://me:pw@mlflow:5000"))
+    write_json(tmp_path / "sweep.json", {"sweep": {"run": run, "space": {}}, "given": hidden, "mlflow_run": "abc"})
+    assert "pw@" not in (tmp_path / "sweep.json").read_text()
+    found = read_status(tmp_path)
+    assert "the password is not kept" in found.note
