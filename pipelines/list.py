@@ -28,7 +28,7 @@ from pipelines.littoral import read_options
 from pipelines.status import figure
 
 HEADER = ["run", "state", "tasks", "average", "last moved", "method", "stream", "backbone"]
-OPTIONAL = ("backbone", "stream", "method")  # left out in this order where a terminal is too narrow
+OPTIONAL = ("backbone", "stream", "method", "last moved")  # left out in this order where a terminal is too narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,11 @@ def fitting(table: list[list[str]], columns: int | None) -> list[str]:
 
 
 def line(each: RunStatus | SweepStatus) -> list[str]:
-    """The cells of a run, or of a sweep with its trials counted."""
+    """The cells of a run, or of a sweep with its trials in the place of tasks."""
     name = each.path.name
     if isinstance(each, SweepStatus):
         ended = sum(trial.state in ("finished", "stopped") for trial in each.trials)
-        name, tasks, average = f"{name} (sweep)", f"{ended}/{len(each.trials)} trials", None
+        name, tasks, average = f"{name} (sweep)", f"{ended}/{len(each.trials)}", None
     else:
         if each.origin:
             name = f"{name} (from {each.origin.replace(' after task ', ':')})"

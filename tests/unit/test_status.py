@@ -336,3 +336,14 @@ def test_a_sweep_of_an_earlier_version_or_with_a_secret_has_a_sentence(tmp_path:
     assert "pw@" not in (tmp_path / "sweep.json").read_text()
     found = read_status(tmp_path)
     assert "the password is not kept" in found.note
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(None, 0), (93, 0), (92, 1), (82, 2), (63, 3), (55, 4), (9, 4)])
+def test_a_list_leaves_out_what_a_terminal_has_no_room_for(columns: int | None, left_out: int) -> None:
+    line = ["turned (from first:2)", "dead", "1/2", "45.00", "2026-01-02", "lcia", "mini-coast-domain", "pocket"]
+    head, body = list_command.fitting([list_command.HEADER, line], columns)
+    gone = ["backbone", "stream", "method", "last moved"][:left_out]
+    assert head.replace("last moved", "last-moved").split() == [
+        name.replace(" ", "-") for name in list_command.HEADER if name not in gone
+    ]
+    assert body.startswith("turned (from first:2)  dead   1/2    45.00")
