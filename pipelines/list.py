@@ -67,13 +67,14 @@ def fitting(table: list[list[str]], columns: int | None) -> list[str]:
 
     A line is a run and is never wrapped or cut: names get copied. `columns` None: as wide as it comes.
     """
-    for left_out in range(len(OPTIONAL) + 1):
+    left_out = 0
+    while True:
         shown = [place for place, name in enumerate(table[0]) if name not in OPTIONAL[:left_out]]
         rows = [[cells[place] for place in shown] for cells in table]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        if columns is None or sum(widths) + 2 * (len(widths) - 1) <= columns:
-            break
-    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+        if columns is None or left_out == len(OPTIONAL) or sum(widths) + 2 * (len(widths) - 1) <= columns:
+            return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
+        left_out += 1
 
 
 def line(each: RunStatus | SweepStatus) -> list[str]:
