@@ -38,8 +38,10 @@ END_S = 2.0  # how long the end of a run waits for the file to be removed
 class Activity:
     """While open, `handle` takes a run's events and the run's folder says what it does. Hold the run's lock before."""
 
-    def __init__(self, run_dir: Path, tasks: Sequence[str]) -> None:
+    def __init__(self, run_dir: Path, tasks: Sequence[str], num_tasks: int | None = None) -> None:
+        """`tasks` are those that are scored; the first `num_tasks`, or all, are learned."""
         self._path, self._tasks = run_dir / ACTIVITY_FILE, [*tasks]
+        self._num_tasks = len(tasks) if num_tasks is None else num_tasks
         self._said = self._by = ""
         self._changed, self._done = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._write, name="activity", daemon=True)
@@ -60,7 +62,7 @@ class Activity:
 
     def handle(self, event: Event) -> None:
         """Note what an event says; takes no time."""
-        said = activity(event, self._tasks)
+        said = activity(event, self._tasks, self._num_tasks)
         if said:
             self._said = json.dumps({"by": self._by, "doing": said, "at": datetime.now().astimezone().isoformat()})
             self._changed.set()
@@ -78,11 +80,11 @@ class Activity:
             self._path.unlink(missing_ok=True)
 
 
-def activity(event: Event, tasks: Sequence[str]) -> str:
+def activity(event: Event, tasks: Sequence[str], num_tasks: int) -> str:
     """`learning task 2 of 4 (iconqa), update 37 of 60`; empty for an event that says nothing of it."""
 
     def task(number: int) -> str:
-        return f"task {number} of {len(tasks)} ({tasks[number - 1]})"
+        return f"task {number} of {num_tasks} ({tasks[number - 1]})"
 
     match event:
         case TaskStarted():
@@ -96,7 +98,7 @@ def activity(event: Event, tasks: Sequence[str]) -> str:
             return f"scoring {after}: {what} {event.done}/{event.total}"
         case RowScored() | SuitesScored():
             learned = event.tasks_learned
-            return f"preparing {task(learned + 1)}" if learned < len(tasks) else "ending"
+            return f"preparing {task(learned + 1)}" if learned < num_tasks else "ending"
         case PhaseBegan():
             return event.phase
         case _:

@@ -70,7 +70,7 @@ def wait_for(path: Path, doing: str) -> None:
     ],
 )
 def test_the_words(event: Event, said: str) -> None:
-    assert activity(event, TASKS) == said
+    assert activity(event, TASKS, len(TASKS)) == said
 
 
 def test_the_newest_is_told_and_at_most_one_file_a_second_is_written(tmp_path: Path) -> None:
