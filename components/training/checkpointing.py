@@ -32,9 +32,12 @@ class StreamCheckpointer:
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint to resume from, if there is one; raises `CheckpointError` when it is of another run."""
-        reported = ray.train.get_checkpoint()
-        if reported is None:
+        reported, origin = ray.train.get_checkpoint(), self.plan.origin
+        if reported is None and origin is None:
             return None
+        if reported is None:  # whatever Ray Train's list says, such a run never begins at task 1
+            assert origin is not None
+            return self.of_this_run(read_checkpoint(origin.checkpoint_in(self.plan.run_dir)))
         with reported.as_directory() as path:
             return self.of_this_run(read_checkpoint(Path(path)))
 

@@ -331,10 +331,9 @@ def test_a_run_whose_checkpoints_are_lost_goes_on_from_what_it_took_over_and_nev
 
     begun = StreamState.of(read_checkpoint(start))
     assert restored() == (begun, [2.0, 2.0], [])
-    for _ in range(2):
-        at, tensors, (text,) = restored()
-        assert (at, tensors) == (begun, [2.0, 2.0])
-        assert text.endswith("the run continues from 02-iconqa, and no update is lost")
+    at, tensors, (text,) = restored()
+    assert (at, tensors) == (begun, [2.0, 2.0])
+    assert text.endswith("the run continues from 02-iconqa, and no update is lost")
     updates = plan.schedule[2].num_updates
     learned = StreamState(index=2, update=updates, learned=True, rows=begun.rows)
     later.mkdir()
@@ -343,12 +342,10 @@ def test_a_run_whose_checkpoints_are_lost_goes_on_from_what_it_took_over_and_nev
     (later / "method.safetensors").write_bytes(b"")
     at, tensors, (text,) = restored()
     assert (at, tensors) == (begun, [2.0, 2.0])
-    assert "(and 1 more)" in text  # the snapshot is gone, and 03-medicalqa is damaged
     assert text.endswith(f"the run continues from 02-iconqa, and {updates} updates are made again")
     (start / "method.safetensors").unlink()
-    with pytest.raises(CheckpointError) as refused:
+    with pytest.raises(CheckpointError, match=r"restore \S+/02-iconqa from a copy, or give the same command with"):
         restore(plan, said.append)
-    assert f"restore {start} from a copy, or give the same command with another --run-id." in str(refused.value)
     shutil.rmtree(plan.run_dir / "checkpoints")
     with pytest.raises(CheckpointError, match=r"\(and 1 more\), and no other checkpoint of the run is whole"):
         restore(plan, said.append)
