@@ -20,6 +20,7 @@ from components.training.plan import plan_stream
 from pipelines.presets import pocket
 
 
+@pytest.mark.long
 def test_a_run_on_a_drained_node_stops_at_a_checkpoint(tmp_path: Path) -> None:
     preset = pocket()
     config = RunConfig(

@@ -89,6 +89,7 @@ def completed(command: list[str]) -> str:
     return again.stdout + again.stderr
 
 
+@pytest.mark.long
 def test_a_store_that_stalls_gets_everything_once(
     store: Store, proxy: StallingProxy, stream: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def replies(run_dir: Path, name: str, task: str) -> list[str]:
     return [row["prediction"] for row in table if row["task"] == task]
 
 
+@pytest.mark.long
 def test_a_task_is_unlearned_scored_recorded_and_learned_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
