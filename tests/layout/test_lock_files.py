@@ -67,7 +67,10 @@ def test_it_has_all_that_pyproject_asks_for(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_it_has_all_that_its_packages_ask_for(lock: str) -> None:
-    """Of the packages that are installed here in the locked version: nearly all of them."""
+    """Of the packages that are installed here in the locked version: nearly all of them.
+
+    torch only where the one installed is built for what the lock is for: the two builds ask for different packages.
+    """
     locked = pinned(f"locks/{lock}.txt")
     extras = {canonicalize_name(asked.name): asked.extras for asked in asked_for()}
     known, missing = [], []
@@ -76,7 +79,7 @@ def test_it_has_all_that_its_packages_ask_for(lock: str) -> None:
             package = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        if public(Version(package.version)) != public(version):
+        if Version(package.version) != version:
             continue
         known.append(name)
         for asked in map(Requirement, package.requires or ()):
@@ -85,7 +88,7 @@ def test_it_has_all_that_its_packages_ask_for(lock: str) -> None:
             if due and not fits(asked, locked):
                 missing.append(f"{name} wants {asked}")
     assert missing == []
-    assert {"ray", "torch", "transformers", "mlflow", "deepspeed"} <= set(known)
+    assert {"ray", "transformers", "mlflow", "deepspeed"} <= set(known)
 
 
 def test_the_two_differ_in_what_torch_is_built_for() -> None:
