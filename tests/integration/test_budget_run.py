@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("chartqa", "docvqa", "iconqa")
 
 
+@pytest.mark.long
 def test_a_task_is_rolled_back_then_accepted(tmp_path: Path) -> None:
     run_dir = tmp_path / "gate"
 

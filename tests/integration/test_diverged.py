@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from components.data.streams import StreamConfig, open_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_skips_and_ends_in_one_sentence(tmp_path: Path) -> None:
     """Two workers, of which one has no test row to answer."""
     command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "wild"]

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from ray.train.v2.api.exceptions import TrainingFailedError
 
+from components.core.errors import LostError
 from components.core.ray_session import ray_session
 from pipelines import coast, prepare
 from tests.families import tiny
@@ -100,8 +100,8 @@ def test_killed_in_the_second_task_and_continued(
     command = ["pocket", "--method", case.method, *case.options, *stream, *SHORT, "--backbone.name", str(folder)]
     command += ["--storage", str(storage)]
     assert coast.main([*command, "--run-id", f"{name}-whole"]) == 0
-    with pytest.raises(TrainingFailedError), worker_killed_in_second_task(storage / f"{name}-killed"):
-        coast.main([*command, "--run-id", f"{name}-killed"])
+    with pytest.raises(LostError), worker_killed_in_second_task(storage / f"{name}-killed"):
+        coast.main([*command, "--run-id", f"{name}-killed", "--cluster.max-failures", "0"])
     capfd.readouterr()
     assert coast.main([*command, "--run-id", f"{name}-killed"]) == 0
     assert re.search(r"continuing at task 2 of 2, update [246]", capfd.readouterr().out)

@@ -29,7 +29,7 @@ def plan(tmp_path: Path) -> Iterator[Plan]:
     config = RunConfig(
         run_id="asked",
         storage=tmp_path,
-        stream=replace(preset.stream, order=("chartqa", "docvqa")),
+        stream=replace(preset.stream, size="mini", order=("chartqa", "docvqa")),  # rows for a second or two
         backbone=preset.backbone,
         training=replace(preset.training, updates_per_task=2),
         evaluation=replace(preset.evaluation, suites=("mini-constraints",), batch_size=1, oracle_routing=False),
@@ -66,7 +66,7 @@ def test_it_leaves_without_a_row_and_is_not_finished_before_its_suites(plan: Pla
     assert ("zero-shot", "chartqa") not in answered, "it was answered whole before the first stop"
     assert ("zero-shot", "docvqa") in answered
     kept = predictions_file(plan.run_dir, 0, "zero-shot")
-    assert [len(rows) for rows in by_task(read_predictions(kept)).values()] == [16, 16]
+    assert [len(rows) for rows in by_task(read_predictions(kept)).values()] == [100, 100]
     assert not list(plan.run_dir.glob("predictions/.*")), "cells that are in their row's file"
     assert not (plan.run_dir / FINISHED_FILE).exists()
     assert finished_result(plan) is None

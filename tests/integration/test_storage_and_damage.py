@@ -125,6 +125,7 @@ def test_a_storage_that_fills_up_costs_a_sentence(tmp_path: Path, undisturbed: d
         assert bits(run) == undisturbed
 
 
+@pytest.mark.long
 def test_mlflow_in_the_same_full_storage(tmp_path: Path) -> None:
     said = tmp_path / "said"
     with tmpfs(tmp_path / "runs", "8m") as storage:

@@ -63,6 +63,7 @@ def trials(folder: Path) -> dict[str, dict]:  # type: ignore[type-arg]
     return {trial["name"]: trial for trial in json.loads((folder / "sweep.json").read_text())["trials"]}
 
 
+@pytest.mark.long
 def test_a_sweep_is_killed_and_goes_on(tmp_path: Path) -> None:
     """Pool size x rank; two of the four only, to be short. All figures come from the trials' own matrices."""
     space = ("--space", "method.slots_per_task=grid(4, 8)", "method.rank=grid(2)", *TASKS)
@@ -209,6 +210,7 @@ ORDERS = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'))"
 AND_ONE_THAT_FAILS = "stream.order=grid(('chartqa', 'iconqa'), ('chartqa', 'docvqa'), ('chartqa', 'nope'))"
 
 
+@pytest.mark.long
 def test_a_failing_trial_is_recorded_and_the_others_share_what_they_can(base: RunConfig) -> None:
     """A task that does not exist fails its trial; two orders learn their first task once, and no score changes."""
     *shared, failed = tried(base, AND_ONE_THAT_FAILS, share=True).values()
