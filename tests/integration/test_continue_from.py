@@ -76,6 +76,7 @@ def check_same(forked: Path, scratch: Path) -> None:
     assert ours["rows"][0]["scores"] == {**theirs["rows"][0]["scores"], C: None}  # the first run had no such task
 
 
+@pytest.mark.long
 def test_sequential_lora_stopped_goes_on_without_the_first_run(storage: Path) -> None:
     """And MLflow has its lineage."""
     method = "sequential_lora"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,6 +17,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_the_second_is_refused_or_waits(tmp_path: Path) -> None:
     command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "one"]
     command += ["--storage", str(tmp_path), "--stream.order", "chartqa", "docvqa", "--training.epochs", "10"]
