@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -236,7 +237,24 @@ def _nothing_begun(signum: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    if _in_lock_of_logging(frame):
+        again = threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, signum])
+        again.daemon = True
+        again.start()
+        return
     raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
+
+
+def _in_lock_of_logging(frame: FrameType | None) -> bool:
+    """Whether logging takes or gives back its lock just now, as it does around every fork.
+
+    An exception would be swallowed there, and the lock stay held: every later line of the log would wait for ever.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == logging.__file__ and frame.f_code.co_name in ("_acquireLock", "_releaseLock"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 if __name__ == "__main__":
