@@ -28,7 +28,7 @@ from typing import NoReturn, TypeVar
 from components.core.errors import ConfigError, LittoralError, Terminated
 from components.core.naming import without_secrets
 from components.core.runtime import fast_imports, print_anything
-from components.core.visible import LineFormatter, print_text
+from components.core.visible import print_text, visible
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
 AFTER_SIGNALS = {128 + number for number in ENDINGS}
@@ -119,6 +119,13 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         terminated = isinstance(end, Terminated)
         print_text(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}", to=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+class LineFormatter(logging.Formatter):
+    """Lines of a log, neutralised and without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(without_secrets(super().format(record)))
 
 
 def program(name: str) -> str:

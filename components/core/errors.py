@@ -1,10 +1,19 @@
 """The errors a user can act on. Each message says what was given, what is allowed and what to do."""
 
+from __future__ import annotations
+
+from components.core.visible import visible
+
+MAX_CHARS = 2000  # of a message, which may quote names and lists from a damaged file
+
 
 class LittoralError(Exception):
     """Base of every error a user can act on; pipelines print it as one sentence and exit with `exit_code`."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return _readable(super().__str__())
 
 
 class ConfigError(LittoralError):
@@ -53,4 +62,10 @@ class StorageError(LittoralError, OSError):
     """A storage that is full, read-only or gone. Also an `OSError`, with its `errno` and `strerror`."""
 
     def __str__(self) -> str:  # an OSError with a number would show that and what the system says of it
-        return str(self.args[0])
+        return _readable(str(self.args[0]))
+
+
+def _readable(message: str) -> str:
+    """Nothing in it steers a terminal; of one that is too long, the middle is left out: both ends say what to do."""
+    text, half = visible(message), MAX_CHARS // 2
+    return text if len(text) <= MAX_CHARS else f"{text[:half]} [...] {text[-half:]}"

@@ -27,6 +27,7 @@ import ray._private.worker as ray_worker
 from ray.exceptions import RayError
 
 from components.core.errors import ConfigError, Terminated
+from components.core.last_word import last_word
 from components.core.machine import usable_cpus
 from components.core.ray_access import loopback_only, private_token
 from components.core.ray_watch import end_children, left_ray
@@ -34,6 +35,11 @@ from components.core.ray_watch import end_children, left_ray
 logger = logging.getLogger("littoral")
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
+ENDED_AT_ONCE = (
+    "error: this process was ended without a word: killed (the system does so when memory runs out), crashed, or ended "
+    "by Ray, whose node process (raylet) it had lost; run the same command with the same --run-id or --sweep-id to "
+    "continue"
+)
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
 _SOCKET_BYTES = 107  # the longest path of a socket
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's
@@ -61,7 +67,8 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
     for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
         logging.getLogger(name).setLevel(level)
     try:
-        yield
+        with last_word(ENDED_AT_ONCE):
+            yield
     finally:
         if not left_ray():
             ray.shutdown()

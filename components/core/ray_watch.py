@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import psutil
 import ray
 import ray._private.worker as ray_worker
+from ray.exceptions import RayError
 
 from components.core.errors import LostError
 
@@ -57,6 +58,8 @@ def watched(function: Callable[[], ResultT], what: str) -> ResultT:
         look.again()
     if done.exception() is not None:
         look.again()  # what it raised may come from a server's end, which says more
+    if isinstance(done.exception(), RayError):
+        look.at_own_node()
     return done.result()
 
 
@@ -84,6 +87,15 @@ class Look:
         except OSError:
             if time.monotonic() > self._answered + SILENT_S:
                 self._lost(f"its head at {node.gcs_address} has not answered for {SILENT_S:.0f} s")
+
+    def at_own_node(self) -> None:
+        """Raise `LostError` when this process's own node has left the cluster though its raylet still ends in order.
+
+        Whoever asks such a raylet for anything is ended by Ray's C++ code, without a word.
+        """
+        here = ray.get_runtime_context().get_node_id()
+        if any(node["NodeID"] == here and not node["Alive"] for node in ray.nodes()):
+            self._lost(f"{SERVERS['raylet']} was told to end")
 
     def _lost(self, cause: str) -> None:
         logs = logs_folder()

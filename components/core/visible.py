@@ -9,12 +9,9 @@ Light on purpose: `littoral --help` imports this.
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from typing import TextIO
-
-from components.core.naming import without_secrets
 
 # Control characters but line feed and tab, the two separators that some programs break lines at, and the marks of
 # Unicode's bidirectional algorithm (UAX 9, section 2).
@@ -34,13 +31,6 @@ def visible_line(text: str) -> str:
 def print_text(text: object = "", *, to: TextIO | None = None, flush: bool = False) -> None:
     """`print` for everything that may hold a text of others; `to` is standard output by default."""
     print(visible(str(text)), file=to or sys.stdout, flush=flush)
-
-
-class LineFormatter(logging.Formatter):
-    """Lines of a log, neutralised and without secrets."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(without_secrets(super().format(record)))
 
 
 def _written_out(found: re.Match[str]) -> str:

@@ -119,10 +119,22 @@ def campaign(
     failures: list[str] = []
     following = 0
     while following < cases:
-        command = [sys.executable, __file__, "--work", "--seed", str(seed), "--first", str(following)]
+        command = [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            __file__,
+            "--work",
+            "--seed",
+            str(seed),
+            "--first",
+            str(following),
+        ]
         command += ["--cases", str(cases), *(["--only", only] if only else [])]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
-        stopped, said = _follow(child, table, peaks, failures, seed)
+        # What it warns of goes to a file: a pipe that nobody reads fills up, and the child waits for ever.
+        with tempfile.TemporaryFile("w+") as warnings:
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=warnings, text=True, bufsize=1)
+            stopped, said = _follow(child, warnings, table, peaks, failures, seed)
         if stopped is None and child.returncode == 0:
             break
         if stopped is None:
@@ -133,6 +145,7 @@ def campaign(
 
 def _follow(
     child: subprocess.Popen[str],
+    warnings: IO[str],
     table: dict[str, Counter[str]],
     peaks: dict[str, int],
     failures: list[str],
@@ -160,11 +173,14 @@ def _follow(
     hung = child.poll() is None and running is not None and not ready
     if hung:
         child.kill()
-    _, said = child.communicate()
+    child.communicate()
+    warnings.seek(0)
+    said = warnings.read()
     if running is None:
         return None, said[-600:]
     outcome = "hang" if hung else "crash"
-    last = {"outcome": outcome, "said": said.strip()[-300:].replace("\n", " | "), "peak": 0, "file": ""}
+    ended = f"exit code {child.returncode}: {said.strip()[-2000:]}".replace("\n", " | ")
+    last = {"outcome": outcome, "said": ended, "peak": 0, "file": ""}
     _count(table, peaks, failures, running, last, seed)
     return int(running["begin"]), said
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -125,8 +126,9 @@ def _kind(process: psutil.Process) -> str:
 
 
 def run(folder: Path, tasks: int, every_s: float) -> int:
-    """Run the stream in `folder`, and keep the samples beside it; the exit code."""
+    """Run the stream in `folder`, and keep the samples beside it; the exit code. SIGTERM ends the run as well."""
     stream = write_stream(folder / "data", tasks)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with (folder / "output.txt").open("w") as output, (folder / "samples.jsonl").open("w") as samples:
         process = subprocess.Popen(command(stream, folder / "runs"), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:

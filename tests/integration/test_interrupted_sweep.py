@@ -44,9 +44,10 @@ def test_a_sweep_stops_in_order_and_goes_on(tmp_path: Path) -> None:
     sweep = json.loads((folder / "sweep.json").read_text())["mlflow_run"]
     trial = json.loads((begun / "mlflow.json").read_text())["run_id"]
     experiment = client.get_run(sweep).info.experiment_id
-    (task,) = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{trial}'")
-    statuses = [client.get_run(run).info.status for run in (sweep, trial, task.info.run_id)]
-    assert statuses == ["KILLED", "KILLED", "KILLED"]
+    assert [client.get_run(run).info.status for run in (sweep, trial)] == ["KILLED", "KILLED"]
+    tasks = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{trial}'", order_by=["start_time"])
+    *learned, stopped = [task.info.status for task in tasks]  # on a busy machine the signal may find the second task
+    assert (learned, stopped) in (([], "KILLED"), (["FINISHED"], "KILLED"))
 
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert again.returncode == 0, again.stderr

@@ -18,9 +18,11 @@ from components.console.eta import PlannedTask
 from components.console.live import Console
 from components.console.tables import markdown, print_table
 from components.console.terminal import Terminal
+from components.core.errors import DataError
 from components.core.events import EvaluationProgress
-from components.core.visible import LineFormatter, print_text, visible, visible_line
-from pipelines.littoral import guarded
+from components.core.visible import print_text, visible, visible_line
+from components.evaluation.matrix import MatrixError
+from pipelines.littoral import LineFormatter, guarded
 
 CLEARS, TURNS = "a\x1b[2Jb", "c\u202ed"
 # Bidi_Control of the Unicode character database, PropList.txt
@@ -73,6 +75,14 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\u202e" not in said.out
     assert "| one\\nline \\x1b[8m |" in said.out
     assert said.err == "a\\x1b[2Jb\n"
+
+
+def test_an_error_that_quotes_a_damaged_file() -> None:
+    assert str(DataError(f"rows.json has {CLEARS}; write it again.")) == "rows.json has a\\x1b[2Jb; write it again."
+    said = str(MatrixError("The row after 'a' scores " + "x" * 100_000 + ", which is too many."))
+    assert len(said) < 2100
+    assert said.startswith("The row after 'a' scores xxx")
+    assert said.endswith("xxx, which is too many.")
 
 
 def test_a_log() -> None:
