@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def _values(content: bytes, draw: random.Random) -> bytes:
         except (ValueError, RecursionError):
             return content
     if draw.random() < 0.05:
-        whole = draw.choice(ODD_VALUES)
+        whole = _odd(draw)
     places = _places(whole)
     if places:
         held, key = draw.choice(places)
@@ -98,13 +99,18 @@ def _values(content: bytes, draw: random.Random) -> bytes:
         elif change < 0.3 and isinstance(held, dict):
             held[draw.choice(("x", "", "\0", "..", "a" * 5000, "\ud800"))] = held.pop(key)
         else:
-            held[key] = draw.choice(ODD_VALUES)
+            held[key] = _odd(draw)
     try:
         if len(lines) > 1 and isinstance(whole, list):
             return "\n".join(json.dumps(line) for line in whole).encode()
         return json.dumps(whole).encode()
     except ValueError:  # a number of hundreds of digits after another mutation
         return content
+
+
+def _odd(draw: random.Random) -> Any:
+    """Of its own: the next mutation may change what is in it."""
+    return copy.deepcopy(draw.choice(ODD_VALUES))
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
