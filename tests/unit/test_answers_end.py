@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig
 
 from components.data.batch import collate
@@ -60,17 +63,31 @@ def test_what_was_learned_by_heart_scores(template: str, tmp_path: Path) -> None
     assert [score("exact", reply, r.answers) for reply, r in zip(replies, ROWS, strict=True)] == [1.0] * len(ROWS)
 
 
-def test_the_output_layer_gets_one_piece(tmp_path: Path) -> None:
-    config = BackboneConfig(name=str(write_chat_model(tmp_path, CHATML)))
+def test_the_output_weight_is_read_once_for_all_rows(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path, CHATML)
+    config = BackboneConfig(name=str(folder), dtype="bfloat16")
     encoder, model = build_encoder(config), load_backbone(config)
-    prompts = collate([encoder.prompt_example(r) for r in ROWS], pad_id=encoder.pad_id, padding_side="left")
+    questions = [encoder.prompt_example(r) for r in ROWS]
+    lessons = [encoder.training_example(r) for r in ROWS]
     layer = model.model.lm_head
-    seen: list[bool] = []
+    with repeats_of(layer.weight) as repeats:
+        model.generate(collate(questions, pad_id=encoder.pad_id, padding_side="left"), max_new_tokens=6)
+        model(collate(lessons, pad_id=encoder.pad_id, padding_side="right"))
+    assert repeats == []
+    # What one piece saves: of a slice, torch multiplies each row with a weight of its own, which it may copy.
+    with torch.no_grad(), repeats_of(layer.weight) as repeats:
+        layer(torch.zeros(len(ROWS), 3, layer.in_features, dtype=torch.bfloat16)[:, -1:])
+    assert repeats
+    assert set(repeats) == {len(ROWS)}
 
-    def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        seen.append(inputs[0].is_contiguous())
 
-    layer.register_forward_pre_hook(look)
-    model.generate(prompts, max_new_tokens=6)
-    assert seen
-    assert all(seen)
+@contextmanager
+def repeats_of(weight: Tensor) -> Iterator[list[int]]:
+    """Lists, at the end, how many copies of the weight [V, D] each product or copy had to do with that had several."""
+    found: list[int] = []
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as watched:
+        yield found
+    for event in watched.events() or []:
+        if event.name in ("aten::bmm", "aten::copy_"):
+            shapes = [shape for shape in event.input_shapes if sorted(shape[1:]) == sorted(weight.shape)]
+            found += [shape[0] for shape in shapes]
