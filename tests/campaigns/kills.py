@@ -210,6 +210,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="where the record goes (docs/results/campaigns/kills-SEED.json)")
     options = parser.parse_args()
     adopt_orphans()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it is ignored, and would be by the runs too
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     folder = options.folder or ROOT / "runs" / f"kills-{options.seed}"
