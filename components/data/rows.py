@@ -202,12 +202,12 @@ class Split:
         return [self.path / shard.file for shard in self.shards]
 
     def rows(self, *, with_image: bool = True, limit: int | None = None) -> Iterator[Row]:
-        """Every row in order, or the first `limit`; memory stays at one row group. Pictures are the costly part."""
+        """Every row in order, or the first `limit`; memory stays at one row group, without pictures at one shard."""
         names = SCHEMA_SEVERAL.names  # a name that a file does not have is passed over
         columns = names if with_image else columns_without_pictures(names)
         left = self.num_rows if limit is None else limit
         for path in self.shard_paths():
-            for batch in _batches(path, ROW_GROUP_ROWS, columns):
+            for batch in _batches(path, ROW_GROUP_ROWS if with_image else SHARD_ROWS, columns):
                 with understood(path, DataError, PREPARE_AGAIN):
                     records = batch.to_pylist()[:left]
                     rows = [row_from_record({"image": None, **record}) for record in records]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -21,12 +21,13 @@ from components.data.batch import IGNORE, Example, Picture
 from components.data.formats.pictures import open_image
 from components.data.rows import Row, Turn
 from components.models.config import BackboneConfig
-from components.models.conversation import Choice, Said, Shown
+from components.models.conversation import Choice, Rendered, Said, Shown
 from components.models.cutting import kept_of_training, without_middles
 from components.models.families.base import Family, Layout
 from components.models.source import model_source
 from components.models.templates import choose_template
-from components.models.turns import check_turns, in_parts, without_last_answer
+from components.models.token_counts import Counting, TokenCounter
+from components.models.turns import in_parts, prompt_turns, training_turns, without_last_answer
 from components.models.user_text import TextTokenizer
 
 
@@ -119,6 +120,20 @@ class Encoder:
         encoded = self._encoded_prompt(row, pictures) if answering else self._encoded_training(row, pictures)
         return len(encoded.ids)
 
+    def nums_tokens(self, rows: Sequence[Row], *, answering: bool) -> list[int]:
+        """`num_tokens` of each row: the same numbers and errors, at a third of the time."""
+        given: list[Counting] = []
+        for row in rows:
+            pictures = self.without_tensors(row)
+            turns = prompt_turns(row) if answering else training_turns(row)
+            said = in_parts(row, turns, _texts(pictures))
+            rendered = self._parts.choice.render(said, answering)
+            more = sum(run - 1 for picture in pictures for run in picture.layout.runs)
+            given.append(Counting(said, rendered, len(self._start(rendered)) + more))
+        return self._parts.counter.counts(
+            given, answering=answering, in_full=lambda index: self.num_tokens(rows[index], answering=answering)
+        )
+
     def num_labels(self, row: Row) -> int:
         """Tokens of a whole conversation that are learned, before any cut."""
         encoded = self._encoded_training(row, self.without_tensors(row))
@@ -138,20 +153,10 @@ class Encoder:
         return self._parts.choice.render(in_parts(row, turns, _texts(self.without_tensors(row))), answering).text
 
     def _encoded_training(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
-        check_turns(row, row.turns)
-        if row.turns[-1].speaker != "gpt":
-            raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
-        if not any(turn.weight for turn in row.turns if turn.speaker == "gpt"):
-            raise DataError(
-                f"row {row.sample_id}: all its answers have weight 0, so there is nothing to learn from it; leave the "
-                "row out or give an answer a weight above 0."
-            )
-        return self._encoded(row, row.turns, pictures, answering=False)
+        return self._encoded(row, training_turns(row), pictures, answering=False)
 
     def _encoded_prompt(self, row: Row, pictures: Sequence[Prepared]) -> _Encoded:
-        turns = without_last_answer(row)
-        check_turns(row, turns)
-        return self._encoded(row, turns, pictures, answering=True)
+        return self._encoded(row, prompt_turns(row), pictures, answering=True)
 
     def _encoded(self, row: Row, turns: tuple[Turn, ...], pictures: Sequence[Prepared], *, answering: bool) -> _Encoded:
         """Ids of the conversation, with the pictures' tokens and the tokenizer's prefix."""
@@ -159,26 +164,28 @@ class Encoder:
         self._check_counts(row)
         rendered = parts.choice.render(in_parts(row, turns, _texts(pictures)), answering)
         tokens = parts.tokenise(rendered)
-        # As processors do: a template that writes the start token itself does not get a second one.
-        bos = parts.tokenizer.bos_token
-        writes_start = isinstance(bos, str) and rendered.text.startswith(bos)
-        start = [] if writes_start else parts.start_ids
+        start, image_id = self._start(rendered), parts.image_id
         ids, said, answers = list(start), [-1] * len(start), [-1] * len(start)
         runs = [run for picture in pictures for run in picture.layout.runs]
-        if sum(token == parts.family.image_token_id for token in tokens.ids) != len(runs):
+        if tokens.ids.count(image_id) != len(runs):
             raise ConfigError(
                 f"the tokenizer of backbone {self.config.name!r} does not know the image token of its config.json; "
                 "give a complete model directory."
             )
         repeats = iter(runs)
         for token, text, answer in zip(tokens.ids, tokens.said, tokens.answers, strict=True):
-            times = next(repeats) if token == parts.family.image_token_id else 1
+            times = next(repeats) if token == image_id else 1
             ids += [token] * times
             said += [text] * times
             answers += [answer] * times
         if not answering and len(set(answers) - {-1}) != len(rendered.answers):
             raise DataError(f"row {row.sample_id}: an answer has no token of its own; remove the row or reword it.")
         return _Encoded(ids=ids, said=said, answers=answers)
+
+    def _start(self, rendered: Rendered) -> list[int]:
+        """The tokenizer's prefix. As processors do: a template that writes the start token gets no second one."""
+        bos = self._parts.tokenizer.bos_token
+        return [] if isinstance(bos, str) and rendered.text.startswith(bos) else self._parts.start_ids
 
     def _check_counts(self, row: Row) -> None:
         if (excess := self.excess(row)) is not None:
@@ -216,7 +223,7 @@ class Encoder:
         what = f"row {row.sample_id} takes {size} tokens, more than backbone.max_length = {limit}"
         if self.config.too_long != "cut":
             raise DataError(f"{what}; shorten it, raise the limit, or set backbone.too_long to cut or skip.")
-        picture = [place for place, token in enumerate(encoded.ids) if token == self._parts.family.image_token_id]
+        picture = [place for place, token in enumerate(encoded.ids) if token == self._parts.image_id]
         said = [place for place, text in enumerate(encoded.said) if text >= 0]
         if answering:
             kept = without_middles(size, limit, said)
@@ -228,7 +235,7 @@ class Encoder:
             raise DataError(f"{what}, and cannot be cut without losing its picture or its answer; leave it out.")
         return kept
 
-    @property
+    @cached_property
     def _parts(self) -> _Parts:
         return _load_parts(self.config)
 
@@ -263,6 +270,8 @@ class _Parts(NamedTuple):
     tokenise: TextTokenizer
     start_ids: list[int]  # the tokenizer's prefix of every text
     end_id: int
+    image_id: int  # transformers' configurations are slow to ask, and every token of every row does
+    counter: TokenCounter
 
 
 def build_encoder(config: BackboneConfig) -> Encoder:
@@ -297,6 +306,8 @@ def _load_parts(config: BackboneConfig) -> _Parts:
         tokenise=tokenise,
         start_ids=_start_ids(tokenizer),
         end_id=end_id,
+        image_id=family.image_token_id,
+        counter=TokenCounter(tokenise, end_id=end_id),
     )
 
 

@@ -28,6 +28,26 @@ def without_last_answer(row: Row) -> tuple[Turn, ...]:
     return row.turns[:-1] if row.turns and row.turns[-1].speaker == "gpt" else row.turns
 
 
+def training_turns(row: Row) -> tuple[Turn, ...]:
+    """The conversation as it is learned; raises `DataError`."""
+    check_turns(row, row.turns)
+    if row.turns[-1].speaker != "gpt":
+        raise DataError(f"row {row.sample_id}: the last turn is a question; a training row ends with an answer.")
+    if not any(turn.weight for turn in row.turns if turn.speaker == "gpt"):
+        raise DataError(
+            f"row {row.sample_id}: all its answers have weight 0, so there is nothing to learn from it; leave the "
+            "row out or give an answer a weight above 0."
+        )
+    return row.turns
+
+
+def prompt_turns(row: Row) -> tuple[Turn, ...]:
+    """The conversation as it is asked; raises `DataError`."""
+    turns = without_last_answer(row)
+    check_turns(row, turns)
+    return turns
+
+
 def in_parts(row: Row, turns: Sequence[Turn], pictures: Sequence[str]) -> list[Said]:
     """Stripped turns as templates take them; `pictures` are the texts that stand for them, one for each placeholder.
 

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
 from components.data.batch import Example
-from components.data.rows import Row, instruction_of, plain_instruction
+from components.data.instructions import Instructions
+from components.data.rows import Row, plain_instruction
 from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.decisions import Served
@@ -161,7 +162,7 @@ class RowScorer:
         config = self.plan.config
         answers: list[Answer] = []
         # A rank that stops answering does not leave at once: the others would wait for its answers for ever.
-        with suppress(StopRequested), self.method.test_file(test_instructions(task)):
+        with suppress(StopRequested), self.method.test_file(Instructions([task.test])):
             for window in self._windows(task, num_rows):
                 answers += answer(
                     self.model,
@@ -295,11 +296,6 @@ class RowScorer:
                 samples=logged_samples(table),
             )
         )
-
-
-def test_instructions(task: Task | Suite) -> list[str]:
-    """First human turns of all test rows, however few of them are due, in stored order; no picture is decoded."""
-    return [instruction_of(str(text)) for text in task.test.column("conversations")]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

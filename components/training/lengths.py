@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -34,6 +35,8 @@ from components.training.streaming import encoder_for
 
 if TYPE_CHECKING:
     from components.models.encoding import Encoder
+
+COUNTED_ROWS = 256  # tokenised at once: one call for each row would cost as much as the tokens
 
 
 class RowTokens(NamedTuple):
@@ -281,17 +284,18 @@ def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLe
     tokens, replies, unreachable = list[int](), list[int](), list[int]()
     pictures, refused = list[int](), list[tuple[int, str, str]]()
     longest: tuple[int, Row] | None = None
-    for number, row in enumerate(split.rows(with_image=False)):
+    for number, (row, size) in enumerate(_sized(encoder, split, answering=answering)):
         pictures.append(len(row.pictures))
-        if (excess := encoder.excess(row)) is not None:
+        tokens.append(size)
+        if not size:
+            excess = encoder.excess(row)
+            assert excess is not None, f"row {row.sample_id} has no token"
             refused.append((number, excess.found, excess.taken))
-            tokens.append(0)
             replies += [0] if answering else []
             continue
-        tokens.append(encoder.num_tokens(row, answering=answering))
         if not answering:
-            if longest is None or tokens[-1] > longest[0]:
-                longest = tokens[-1], row
+            if longest is None or size > longest[0]:
+                longest = size, row
             continue
         if row.metric == "constraints":  # its answers are conditions, not texts to be replied
             replies.append(0)
@@ -303,6 +307,14 @@ def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLe
     if longest is not None:
         replies = [encoder.num_labels(longest[1])]
     return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable, pictures=pictures, refused=refused)
+
+
+def _sized(encoder: Encoder, split: Split, *, answering: bool) -> Iterator[tuple[Row, int]]:
+    """Each row with its tokens; 0 for a row with more than the backbone takes."""
+    rows = split.rows(with_image=False)
+    while some := [*islice(rows, COUNTED_ROWS)]:
+        sizes = iter(encoder.nums_tokens([row for row in some if encoder.excess(row) is None], answering=answering))
+        yield from ((row, next(sizes) if encoder.excess(row) is None else 0) for row in some)
 
 
 def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,10 +88,10 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
     """Windows covering the first `num_rows` positions of `epochs` passes over `splits`, which are read as one set;
     `seed` None keeps the stored order."""
     groups = [
-        (number, shard, group, pq.ParquetFile(path).metadata.row_group(group).num_rows)
+        (number, shard, group, rows)
         for number, split in enumerate(splits)
-        for shard, path in enumerate(split.shard_paths())
-        for group in range(pq.ParquetFile(path).metadata.num_row_groups)
+        for shard, sizes in enumerate(_group_rows(tuple(split.shard_paths()), split.digest))
+        for group, rows in enumerate(sizes)
     ]
     windows: list[Window] = []
     start = 0
@@ -112,6 +113,23 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
             )
             start += rows
     return [window for window in windows if window.start < num_rows]
+
+
+@functools.lru_cache(maxsize=64)
+def _group_rows(paths: tuple[Path, ...], digest: str) -> tuple[tuple[int, ...], ...]:
+    """Rows of each row group of each shard. `digest` tells splits apart that lay in one folder one after the other.
+
+    A plan asks for them several times: for each rank, for the features, for the datasets.
+    """
+    found = (pq.read_metadata(path) for path in paths)
+    return tuple(tuple(each.row_group(group).num_rows for group in range(each.num_row_groups)) for each in found)
+
+
+@functools.lru_cache(maxsize=2 * WINDOW_GROUPS)
+def _opened(path: Path, sha256: str) -> pq.ParquetFile:
+    """A shard; open files are kept, because the row groups of a window lie in many shards and reading where they are
+    takes longer than reading one of them."""
+    return pq.ParquetFile(path)
 
 
 def reached_rows(windows: Sequence[Window], num_rows: int) -> dict[tuple[int, int, int], list[int]]:
@@ -180,12 +198,13 @@ class Loader:
     def _read(self, place: tuple[int, int, int]) -> tuple[pa.Table, list[list[str]] | None]:
         """A row group; with a cache, its pictures' names in the place of its pictures."""
         number, shard, group = place
-        file = pq.ParquetFile(self.splits[number].shard_paths()[shard])
+        split = self.splits[number]
+        file = _opened(split.path / split.shards[shard].file, split.shards[shard].sha256)
         if self.cache is None:
             return file.read_row_group(group), None
         table = file.read_row_group(group, columns=columns_without_pictures(file.schema_arrow.names))
         table = table.append_column("image", pa.nulls(table.num_rows, pa.binary()))
-        return table, self.cache.pictures(self.splits[number], shard, group)
+        return table, self.cache.pictures(split, shard, group)
 
 
 ENCODED_SCHEMA = pa.schema(

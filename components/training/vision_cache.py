@@ -130,14 +130,18 @@ def feature_bytes(reached: Sequence[tuple[Split, Reached]], backbone: BackboneCo
 
         family = build_encoder(backbone).family
     sizes: Counter[tuple[int, int]] = Counter()
+    columns = columns_without_pictures(["width", "height", MORE])
     for split, groups in reached:
-        paths = split.shard_paths()
-        for (shard, group), rows in groups.items():
-            columns = columns_without_pictures(["width", "height", MORE])
-            table = pq.ParquetFile(paths[shard]).read_row_group(group, columns=columns).take([*rows])
-            for row in table.to_pylist():
-                shown = [row, *(row.get(MORE) or ())]
-                sizes.update((each["width"], each["height"]) for each in shown if each["width"] is not None)
+        by_shard: dict[int, list[int]] = {}
+        for shard, group in groups:
+            by_shard.setdefault(shard, []).append(group)
+        for shard, of_shard in by_shard.items():
+            file = pq.ParquetFile(split.path / split.shards[shard].file)
+            for group in of_shard:
+                table = file.read_row_group(group, columns=columns).take([*groups[shard, group]])
+                for row in table.to_pylist():
+                    shown = [row, *(row.get(MORE) or ())]
+                    sizes.update((each["width"], each["height"]) for each in shown if each["width"] is not None)
     tokens = sum(count * sum(family.layout(*size).runs) for size, count in sizes.items())
     return tokens * family.picture_width * getattr(torch, backbone.dtype).itemsize
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from components.core.errors import CheckpointError, TrainingError
 from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import Batch
-from components.data.rows import instruction_of
+from components.data.instructions import Instructions
 from components.evaluation.budget import verdict
 from components.evaluation.matrix import MatrixRow, matrix_of
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
@@ -90,7 +90,7 @@ class StreamWorker:
         self.method: Method = self.config.method.build(seed=self.config.seed)
         self.method.attach(self.model, state)
         self.model.to(self.device)  # again, for what the method has added
-        self.method.prepare([text for scheduled in self.plan.schedule for text in scheduled_instructions(scheduled)])
+        self.method.prepare(Instructions([split for scheduled in self.plan.schedule for split in scheduled.splits]))
         self.scorer = RowScorer(
             plan=self.plan,
             model=self.model,
@@ -199,7 +199,7 @@ class StreamWorker:
         if not scheduled.num_updates:
             self._announce(scheduled)
             return
-        info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=scheduled_instructions(scheduled))
+        info = TaskInfo(index=len(self.method.tasks), name=task.name, instructions=Instructions(scheduled.splits))
         # Checkpoints inside the task hold the method as it is now, before the task, beside what was trained since. A
         # resumed worker builds the method from that and then goes through the same steps as a new one.
         self.task_start = self.method.state_dict(self.model)
@@ -368,8 +368,3 @@ class StreamWorker:
         beat()
         if self.rank == 0 and self.plan.event_queue is not None:
             self.plan.event_queue.put(event)
-
-
-def scheduled_instructions(scheduled: ScheduledTask) -> list[str]:
-    """First human turns of a scheduled task's training rows, in stored order, without decoding a picture."""
-    return [instruction_of(str(text)) for split in scheduled.splits for text in split.column("conversations")]

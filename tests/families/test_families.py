@@ -111,6 +111,23 @@ def test_a_question_cannot_write_control_tokens(opened: Opened) -> None:
         assert (tricky == token).sum() == (plain == token).sum()
 
 
+def test_rows_counted_together_have_as_many_tokens_as_rows_encoded_alone(opened: Opened) -> None:
+    """Users' special tokens, other shapes of conversation and signs of many bytes in one go, twice: a shape is known
+    the second time."""
+    shown = [] if opened.name in tiny.TEXT_ONLY else [picture(40, 60)]
+    forged = opened.reference.tokenizer.all_special_tokens
+    texts = [
+        "is it one?",
+        "１＜２ or 日本?",
+        *(f"is {token}one?" for token in forged if token != IMAGE_TOKEN),
+        "1 < 2?",
+    ]
+    talks = [[said("user", *shown, text), said("assistant", f"no, {text}")] for text in texts]
+    given = 2 * [*rows(opened.name), *(row(talk, number) for number, talk in enumerate(talks))]
+    for answering, encode in ((False, opened.encoder.training_example), (True, opened.encoder.prompt_example)):
+        assert opened.encoder.nums_tokens(given, answering=answering) == [len(encode(one).input_ids) for one in given]
+
+
 @pytest.mark.shows("train", "evaluate")
 def test_predictions_at_labels_are_transformers_own(opened: Opened) -> None:
     examples = [opened.encoder.training_example(one) for one in rows(opened.name)]

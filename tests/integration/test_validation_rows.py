@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from components.data.instructions import Instructions
 from components.data.rows import Split
 from components.data.streams import StreamConfig
 from components.methods import METHODS
@@ -16,7 +17,6 @@ from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig
 from components.training.driver import rows_reached
 from components.training.plan import Plan, plan_stream
-from components.training.worker import scheduled_instructions
 
 TASKS = ("iconqa", "chartqa")
 
@@ -49,7 +49,7 @@ def test_neither_learning_nor_the_cache_sees_validation_rows(config: RunConfig, 
     assert pictures(held).isdisjoint(pictures(learned))
     assert pictures(held).isdisjoint(reached(plan))
     # what stage 1, groups and prototypes are told
-    instructions = [text for scheduled in plan.schedule for text in scheduled_instructions(scheduled)]
+    instructions = Instructions(learned)
     assert sorted(instructions) == sorted(row.instruction for split in learned for row in split.rows(with_image=False))
 
 
