@@ -30,7 +30,7 @@ import tyro
 
 from components.core.visible import print_text
 from components.exporting.learned import check_export, read_learned
-from components.methods.base import ExportFormat
+from components.methods.options.base import ExportFormat
 from pipelines.littoral import read_options
 
 

@@ -19,8 +19,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import NoReturn, TypeVar
@@ -215,10 +215,25 @@ def _import(name: str) -> Callable[[Sequence[str]], int]:
     if (HERE.parent / "pyproject.toml").is_file():
         # For Ray's workers on this machine, which would otherwise import an installed copy, or find none.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    with importing():
+        importlib.import_module("tyro")  # what `read_options` needs
+        return importlib.import_module(f"pipelines.{name}").main
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Imports in here are quick, end at once at a signal, and fail with a sentence.
+
+    A command's module imports at its top what reading its arguments needs, and in its `main`, inside this, the large
+    libraries of the work itself. So help, configurations and mistyped options come in half a second. Raises
+    `ConfigError` where a library cannot be loaded.
+    """
+    caught = [number for number in ENDINGS if signal.getsignal(number) is _interrupt]
+    for number in caught:
+        signal.signal(number, _nothing_begun)
     try:
         with fast_imports():
-            importlib.import_module("tyro")  # what `read_options` needs
-            return importlib.import_module(f"pipelines.{name}").main
+            yield
     except ModuleNotFoundError as error:
         if "--debug" in sys.argv:
             raise
@@ -228,6 +243,9 @@ def _import(name: str) -> Callable[[Sequence[str]], int]:
             raise
         said = " ".join(str(error).split())
         raise ConfigError(f"the libraries cannot be loaded ({said}); look at HOME and TMPDIR.") from error
+    finally:
+        for number in caught:
+            signal.signal(number, _interrupt)
 
 
 def _leave(code: int) -> NoReturn:

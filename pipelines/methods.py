@@ -21,8 +21,7 @@ from components.console.tables import markdown, print_table
 from components.core.visible import print_text
 from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
-from components.training.method_cost import measure_cost
-from pipelines.littoral import read_options
+from pipelines.littoral import importing, read_options
 
 HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
 
@@ -53,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def line(name: str, backbone: str) -> list[str]:
     """One method: its summary and its costs."""
+    with importing():
+        from components.training.method_cost import measure_cost
+
     kind, config = METHODS[name], BackboneConfig(name=backbone)
     cost = measure_cost(options_for(name, config), config)
     return [

@@ -9,12 +9,12 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.core.options import listed
 from components.data.streams import StreamConfig
-from components.methods.continual_llava import ContinualLlavaConfig
-from components.methods.lcia import LciaConfig
-from components.methods.moelora import MoeLoraConfig
+from components.methods.options.continual_llava import ContinualLlavaConfig
+from components.methods.options.lcia import LciaConfig
+from components.methods.options.moelora import MoeLoraConfig
 from components.models.config import BackboneConfig
 from components.training.config import Chosen, EvaluationConfig, RunConfig, TrainingConfig, flatten, read_config
-from components.training.optimizer import OptimizerConfig
+from components.training.optimizer_config import OptimizerConfig
 from pipelines.published import Benchmark, as_published
 
 

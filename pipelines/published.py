@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from components.methods.base import MethodConfig
-from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.options.base import MethodConfig
+from components.methods.options.sequential_lora import SequentialLoraConfig
 from components.training.config import RunConfig
 
 Benchmark = Literal["coast", "coin"]

@@ -34,16 +34,13 @@ from components.console.tables import markdown, print_table
 from components.console.terminal import Terminal
 from components.core.errors import ConfigError
 from components.core.visible import print_text
-from components.reporting.comparison import against_baseline
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import chosen_notes, lineage_notes
-from components.reporting.forecast import forecast_table, forecasts, write_calibration
 from components.reporting.groups import Line, grouped, headline_first, named
-from components.reporting.html import write_html
 from components.reporting.summary import below_majority
 from components.reporting.tables import general_tables, table_of
 from components.runs.results import read_run, write_record
-from pipelines.littoral import read_options
+from pipelines.littoral import importing, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +95,10 @@ def main(arguments: Sequence[str]) -> int:
         for run in runs:
             print_text(write_record(run, command.record.expanduser()))
     elif command.html is not None:
+        with importing():
+            from components.reporting.comparison import against_baseline
+            from components.reporting.html import write_html
+
         for path in write_html(
             runs,
             command.html.expanduser().resolve(),
@@ -107,10 +108,16 @@ def main(arguments: Sequence[str]) -> int:
         ):
             print_text(path)
     elif command.baseline is not None:
+        with importing():
+            from components.reporting.comparison import against_baseline
+
         header, lines, verdicts = against_baseline(runs, command.baseline)
         put(header, lines, command.markdown)
         put_notes(verdicts, command.markdown)
     elif command.forecast:
+        with importing():
+            from components.reporting.forecast import forecast_table, forecasts, write_calibration
+
         header, lines, notes = forecast_table(forecasts(runs))
         put(header, lines, command.markdown)
         put_notes(notes, command.markdown)

@@ -37,7 +37,7 @@ from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import StreamResult, check_run_dir, finished_result
 from components.training.space import require_space
-from pipelines.coast import show_result, train_and_record
+from pipelines.learning import show_result, train_and_record
 from pipelines.littoral import read_options
 from pipelines.status import folder_of
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-ContextRange = Literal["sigmoid", "clamp"]
+from components.adapters.options import ContextRange
 
 # sigmoid reaches 1 only at infinity: its start is kept where a gradient is left
 SIGMOID_START = (0.05, 0.95)

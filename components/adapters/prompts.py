@@ -9,21 +9,19 @@ D hidden, S layers with a prefix, W width of a layer's keys and of its values (o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import shared
+from components.adapters.options import Penalty, Space
 from components.core.errors import ConfigError
 
-Space = Literal["projected", "hidden"]
-Penalty = Literal["mean_square", "first_release", "paper"]
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
 
 UNIT_WORDS = 512  # random tokens, a sample of the vocabulary
@@ -293,14 +291,6 @@ def _widened(mask: Tensor | None, num_pairs: int, hidden: Tensor, cache: Cache |
 def rms(values: Tensor) -> float:
     """Root mean square to three digits, so that every machine finds the same number."""
     return float(f"{float(values.detach().square().mean().sqrt()):.3g}")
-
-
-def parse_layers(text: str) -> range:
-    """ "2-4" -> layers 2, 3 and 4 (0-based); raises `ValueError`."""
-    match = re.fullmatch(r"(\d+)-(\d+)", text)
-    if match is None or int(match[1]) > int(match[2]):
-        raise ValueError(f"{text!r} is not FIRST-LAST with 0-based layer numbers, such as 2-4")
-    return range(int(match[1]), int(match[2]) + 1)
 
 
 def new_keys(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from components.core.visible import visible
 from components.evaluation.matrix import LABELS
 from components.exporting.learned import LearnedRun
 from components.exporting.probe import Agreement
-from components.methods.base import ExportFormat
+from components.methods.options.base import ExportFormat
 from components.models.encoding import build_encoder
 from components.models.registry import EMBEDDED
 from components.models.source import model_source

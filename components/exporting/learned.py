@@ -12,7 +12,7 @@ from typing import cast
 from components.core.checkpoint import Checkpoint, read_checkpoint
 from components.core.errors import CheckpointError, ConfigError
 from components.core.options import Json
-from components.methods.base import ExportFormat
+from components.methods.options.base import ExportFormat
 from components.models.source import model_source
 from components.runs.results import FinishedRun, read_run
 from components.training.config import RunConfig

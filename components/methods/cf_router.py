@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,56 +12,19 @@ from torch.nn import functional as F
 
 from components.adapters.low_rank import seeded_generator
 from components.core.errors import CheckpointError, ConfigError
-from components.core.options import CountOrZero, Positive
 from components.data.batch import IGNORE
-from components.methods.base import Engine, Export, Json, MethodState, TaskInfo
+from components.methods.base import Engine, Json, MethodState, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.common.features import ReadsInstructions, picture_features
-from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.options.cf_router import CfRouterConfig
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     from components.data.batch import Batch
     from components.models.backbone import Backbone
-    from components.models.families.base import Family
-
-RouterFeatures = Literal["both", "instruction", "picture", "hidden"]
 
 GRAM, CROSS = "gram", "cross"  # G and C in `memory`
-
-
-@dataclass(frozen=True, kw_only=True)
-class CfRouterConfig(SequentialLoraConfig):
-    """A LoRA branch per task; a ridge regression from frozen features to the task, in closed form, picks one."""
-
-    name: ClassVar[str] = "cf_router"
-    export: ClassVar[Export] = "hard"
-    is_routed: ClassVar[bool] = True
-    slots_are_tasks: ClassVar[bool] = True
-
-    features: RouterFeatures = "both"
-    """What the router reads; hidden is the paper's, see the class."""
-    sentence_encoder: str = "minilm"
-    """What embeds instructions, for the features both and instruction."""
-    ridge: Positive = 1.0
-    """Lambda of the ridge regression; without it the router may have no solution."""
-    expansion: CountOrZero = 0  # random ReLU features that stand in for the plain ones; 0: none
-
-    @classmethod
-    def tiny(cls) -> Self:
-        return cls(sentence_encoder="hash")
-
-    def check_family(self, family: type[Family], *, backbone: str) -> None:
-        super().check_family(family, backbone=backbone)
-        if self.features == "picture" and not family.takes_pictures():
-            raise ConfigError(
-                f"cf_router.features is picture, and backbone {backbone!r} takes no pictures; choose both, instruction "
-                "or hidden."
-            )
-
-    def build(self, *, seed: int) -> CfRouter:
-        return CfRouter(self, seed=seed)
 
 
 class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):

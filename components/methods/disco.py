@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.core.options import Positive
-from components.methods.common.prototypes import TEXT, PrototypeBranches, PrototypeConfig
+from components.methods.common.prototypes import TEXT, PrototypeBranches
+from components.methods.options.disco import DiscoConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscoConfig(PrototypeConfig):
-    """A LoRA per task, all summed with weights from how near the instruction is to each task's mean instruction."""
-
-    name: ClassVar[str] = "disco"
-
-    activation: Literal["softmax", "nearest"] = "softmax"
-    """Whether all sub-spaces serve, weighed by a softmax as released, or the nearest one alone."""
-    temperature: Positive = 0.05
-    """Temperature of the softmax, as released."""
-
-    def build(self, *, seed: int) -> Disco:
-        return Disco(self, seed=seed)
 
 
 class Disco(PrototypeBranches[DiscoConfig]):

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from components.methods.base import DataScope
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenConfig(SequentialLoraConfig):
-    """One LoRA adapter that learns the first task only."""
-
-    name: ClassVar[str] = "frozen"
-    offers_projector: ClassVar[bool] = True
-    data_scope: ClassVar[DataScope] = "first"
-
-    def build(self, *, seed: int) -> Frozen:
-        return Frozen(self, seed=seed)
+from components.methods.options.frozen import FrozenConfig
+from components.methods.sequential_lora import SequentialLora
 
 
 class Frozen(SequentialLora[FrozenConfig]):

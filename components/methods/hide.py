@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from components.adapters.fused import FusedPairs
 from components.adapters.low_rank import BankedLinear, LowRankPairs, Mixing, Scale
-from components.core.options import Positive
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.common.features import picture_features
-from components.methods.common.prototypes import TEXT, PrototypeBranches, PrototypeConfig
+from components.methods.common.prototypes import TEXT, PrototypeBranches
+from components.methods.options.hide import HideConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -24,23 +23,6 @@ if TYPE_CHECKING:
 
 IMAGE = "image"
 FUSED = "fused"  # the group of fused factors in every layer
-
-
-@dataclass(frozen=True, kw_only=True)
-class HideConfig(PrototypeConfig):
-    """A LoRA per task: the last layer mixes them by picture and text likeness, the other layers use one fused LoRA."""
-
-    name: ClassVar[str] = "hide"
-
-    init: Literal["kaiming", "gaussian", "small"] = "small"
-    """How a branch's down starts: N(0, 0.01) as in the code (small), peft's draw, or N(0, 1 / rank)."""
-    fusion: Literal["factors", "sum", "mean"] = "factors"
-    """How all layers but the last merge the tasks' branches: see the class; factors is the code's."""
-    temperature: Positive = 0.1
-    """Temperature of the softmax over tasks, as released."""
-
-    def build(self, *, seed: int) -> Hide:
-        return Hide(self, seed=seed)
 
 
 class Hide(PrototypeBranches[HideConfig]):

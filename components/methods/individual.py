@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from components.adapters.low_rank import Scale
-from components.methods.base import Export, Forgotten, Json, MethodState, Selection
+from components.methods.base import Forgotten, Json, MethodState, Selection
 from components.methods.common.branches import TaskBranches
 from components.methods.common.unlearning import branch_forgotten
-from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.options.individual import IndividualConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndividualConfig(SequentialLoraConfig):
-    """A fresh LoRA adapter for every task; evaluation tells which task a sample belongs to."""
-
-    name: ClassVar[str] = "individual"
-    export: ClassVar[Export] = "hard"
-    needs_task_id: ClassVar[bool] = True
-
-    def build(self, *, seed: int) -> Individual:
-        return Individual(self, seed=seed)
 
 
 class Individual(TaskBranches[IndividualConfig]):

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from components.methods.base import DataScope
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointConfig(SequentialLoraConfig):
-    """One LoRA adapter, trained once on all tasks' rows shuffled together."""
-
-    name: ClassVar[str] = "joint"
-    offers_projector: ClassVar[bool] = True
-    data_scope: ClassVar[DataScope] = "union"
-
-    def build(self, *, seed: int) -> Joint:
-        return Joint(self, seed=seed)
+from components.methods.options.joint import JointConfig
+from components.methods.sequential_lora import SequentialLora
 
 
 class Joint(SequentialLora[JointConfig]):

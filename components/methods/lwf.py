@@ -4,37 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.core.options import NonNegative, Positive
 from components.methods.base import Engine, Loss, MethodState, Selection, TaskInfo, load_parameters
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.methods.options.lwf import LwfConfig
+from components.methods.sequential_lora import SequentialLora
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
 TEACHER = "teacher"  # the bank group that holds the adapter as it was when the task began
-
-
-@dataclass(frozen=True, kw_only=True)
-class LwfConfig(SequentialLoraConfig):
-    """Sequential LoRA that also keeps answering as the adapter did before the task (distillation)."""
-
-    name: ClassVar[str] = "lwf"
-
-    distillation_weight: NonNegative = 1.0
-    """Lambda, the weight of the distillation; how it was chosen: see the class."""
-    temperature: Positive = 2.0
-    """Temperature that softens both distributions, the paper's."""
-
-    def build(self, *, seed: int) -> Lwf:
-        return Lwf(self, seed=seed)
 
 
 class Lwf(SequentialLora[LwfConfig]):

@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from components.adapters.dense_increment import DenseIncrement, drop_and_rescale, elect_and_average, kth_magnitude, trim
 from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
-from components.core.errors import ConfigError
-from components.core.options import Positive, PositiveShare, ShareBelowOne
-from components.methods.base import Engine, ExportFormat, MethodState, Selection, TaskInfo
+from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.common.branches import TaskBranches
-from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.options.merging import MergingConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
 
-MergeRule = Literal["average", "task_arithmetic", "ties", "dare"]
-
 MERGED = "merged"  # the bank's group that holds a dense merge
 COEFFICIENTS = {"task_arithmetic": 0.4, "ties": 1.0, "dare": 0.4}  # where `coefficient` is None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergingConfig(SequentialLoraConfig):
-    """A LoRA branch per task, learned apart; after each task all are merged into one that serves everything."""
-
-    name: ClassVar[str] = "merging"
-
-    rule: MergeRule = "task_arithmetic"
-    """How the tasks' increments are merged."""
-    coefficient: Positive | None = None
-    """Lambda on the merged increment; None takes 0.4, for ties 1, see the class."""
-    keep: PositiveShare = 0.2
-    """Share of a task's entries that survive the trimming of ties."""
-    drop_rate: ShareBelowOne = 0.9
-    """Probability that dare drops an entry."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rule == "average" and self.coefficient is not None:
-            raise ConfigError(
-                f'merging.coefficient is {self.coefficient}, but rule "average" weighs every task by 1 / number of '
-                'tasks; leave the coefficient out or take rule "task_arithmetic".'
-            )
-
-    @property
-    def export_formats(self) -> tuple[ExportFormat, ...]:
-        formats = super().export_formats
-        return formats if self.rule in ("average", "task_arithmetic") else formats[1:]  # a dense merge is no LoRA
-
-    def build(self, *, seed: int) -> Merging:
-        return Merging(self, seed=seed)
 
 
 class Merging(TaskBranches[MergingConfig]):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,11 @@ from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import random_words, rms, unit_words
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
 from components.core.errors import CheckpointError
-from components.core.options import Count, NonNegative, Share
-from components.methods.base import Engine, Forgotten, Loss, MethodConfig, MethodState, Selection, TaskInfo
+from components.methods.base import Engine, Forgotten, Loss, MethodState, Selection, TaskInfo
 from components.methods.common.features import ReadsInstructions, picture_features
 from components.methods.common.growing import GrowingMethod
 from components.methods.common.unlearning import place_of, renumbered, structure_without, without_rows
+from components.methods.options.modal_prompt import ModalPromptConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -27,37 +26,6 @@ if TYPE_CHECKING:
 
 PROMPTS, HEAD = "modal_prompts", "modal_prompt_head"  # the modules in the model
 STEP = 50.0  # prompts move this many times as far per update as the head, in units of the model's embeddings
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModalPromptConfig(MethodConfig):
-    """A soft prompt per task; the few whose prototypes resemble a sample's picture and text stand before its input."""
-
-    name: ClassVar[str] = "modal_prompt"
-    is_routed: ClassVar[bool] = True
-    slots_are_tasks: ClassVar[bool] = True
-    starts_as_backbone: ClassVar[bool] = False  # prompts draw attention, whatever their values
-
-    prompt_length: Count = 10
-    """Tokens of a task's prompt, as released."""
-    top_k: Count = 3
-    """Prompts that serve a sample, as released."""
-    image_share: Share = 0.5
-    """Share of the picture in the similarity, the rest is the text's; as released."""
-    image_pull: NonNegative = 1.0
-    """Weight of 1 - cos(picture, prototype), as released."""
-    text_pull: NonNegative = 1.0
-    """Weight of 1 - cos(text, prototype), as released."""
-    sentence_encoder: str = "minilm"
-    """What embeds instructions."""
-
-    @classmethod
-    def tiny(cls) -> Self:
-        # pocket averages over the sequence: only a long prompt weighs more than the text
-        return cls(sentence_encoder="hash", prompt_length=100)
-
-    def build(self, *, seed: int) -> ModalPrompt:
-        return ModalPrompt(self, seed=seed)
 
 
 class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromptConfig]):

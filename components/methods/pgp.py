@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,37 +11,16 @@ from torch import Tensor
 from components.adapters.low_rank import LowRankPairs
 from components.adapters.projected import InputGrams, ProjectedPairs, grown_basis
 from components.core.errors import CheckpointError, ConfigError
-from components.core.options import CountOrZero, Share
 from components.methods.base import Engine, MethodState, TaskInfo, copy_tensors
 from components.methods.common.passes import first_samples, input_grams
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
+from components.methods.options.pgp import PgpConfig
+from components.methods.sequential_lora import SequentialLora
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
     from components.models.backbone import Backbone
 
 DOWN, UP = "pgp.down.", "pgp.up."  # prefixes of the bases in the state, before a layer's name
-
-
-@dataclass(frozen=True, kw_only=True)
-class PgpConfig(SequentialLoraConfig):
-    """Sequential LoRA whose updates are projected away from the inputs of earlier tasks (gradient projection)."""
-
-    name: ClassVar[str] = "pgp"
-
-    energy: Share = 0.97
-    """Share of a task's input energy that is held; 0.97 at the first task of GPM's code for CIFAR-100."""
-    up: Literal["project", "freeze", "free"] = "project"
-    """What the up factor may do after the first task: see the class."""
-    basis_samples: CountOrZero = 128
-    """Samples per worker and task, the first of its training order (GPM's code: 125); 0 takes all."""
-
-    @property
-    def result_depends_on(self) -> tuple[str, ...]:
-        return ("cluster.num_workers",) if self.basis_samples else ()
-
-    def build(self, *, seed: int) -> Pgp:
-        return Pgp(self, seed=seed)
 
 
 class Pgp(SequentialLora[PgpConfig]):

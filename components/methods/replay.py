@@ -2,32 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Self
-
-from components.core.options import Count
-from components.methods.sequential_lora import SequentialLora, SequentialLoraConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayConfig(SequentialLoraConfig):
-    """Sequential LoRA over the task's rows and a few stored rows of every earlier task."""
-
-    name: ClassVar[str] = "replay"
-    offers_projector: ClassVar[bool] = True
-    samples_per_task: Count = 100
-    """Rows kept of every past task; CoIN's ablation stores 100, 500 or 1000."""
-
-    @classmethod
-    def tiny(cls) -> Self:
-        return cls(samples_per_task=8)
-
-    @property
-    def stored_samples(self) -> int:
-        return self.samples_per_task
-
-    def build(self, *, seed: int) -> Replay:
-        return Replay(self, seed=seed)
+from components.methods.options.replay import ReplayConfig
+from components.methods.sequential_lora import SequentialLora
 
 
 class Replay(SequentialLora[ReplayConfig]):

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from components.methods.base import Export, Method, MethodConfig, MethodState
+from components.methods.base import Method, MethodState
+from components.methods.options.zero_shot import ZeroShotConfig
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroShotConfig(MethodConfig):
-    """The frozen backbone; nothing is trained."""
-
-    name: ClassVar[str] = "zero_shot"
-    export: ClassVar[Export] = "plain"
-    is_trainable: ClassVar[bool] = False
-
-    def build(self, *, seed: int) -> ZeroShot:
-        return ZeroShot(self, seed=seed)
 
 
 class ZeroShot(Method[ZeroShotConfig]):

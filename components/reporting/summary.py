@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.evaluation.majority import majority_average
-from components.reporting.curves import Curves
 from components.reporting.facts import chosen_notes, known_facts, lineage_notes
 from components.reporting.groups import Groups
 from components.statistics.mean_std import MeanStd
+
+if TYPE_CHECKING:  # it imports scipy, which the terminal's table does without
+    from components.reporting.curves import Curves
 
 TIE = 0.05  # points: figures that print alike
 

@@ -6,22 +6,23 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
-from components.core.naming import require_id, secret_in, without_secrets
+from components.core.naming import id_of, require_id, secret_in, without_secrets
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.core.reading import ODD, read_object
 from components.data.streams import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured
 from components.methods import method_config, options_for
-from components.methods.base import MethodConfig
-from components.methods.continual_llava import ContinualLlavaConfig
+from components.methods.options.base import MethodConfig
+from components.methods.options.continual_llava import ContinualLlavaConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig
-from components.training.optimizer import OptimizerConfig
+from components.training.optimizer_config import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,3 +304,9 @@ def _mapping(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise TypeError(f"a mapping is needed, not {value!r}")
     return value
+
+
+def default_run_id(config: RunConfig) -> str:
+    """A readable id: stream, method, time."""
+    stream = Path(config.stream.name).stem
+    return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")

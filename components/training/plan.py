@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from ray.util.queue import Queue
 
 from components.core.errors import ConfigError
 from components.core.machine import require_cache
-from components.core.naming import id_of
 from components.data.streams import data_root
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
@@ -113,9 +111,3 @@ def require_lasting_storage(storage: Path) -> None:
             f"storage {str(storage)!r} is relative, and a submitted job works in a copy that is deleted afterwards; "
             "give --storage an absolute folder that every node sees."
         )
-
-
-def default_run_id(config: RunConfig) -> str:
-    """A readable id: stream, method, time."""
-    stream = Path(config.stream.name).stem
-    return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")

@@ -7,34 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from components.core.errors import CheckpointError
 from components.core.options import Json
+from components.methods.common.codebook_options import CodebookOptions, Field
 from components.methods.common.key_selection import evenly_spaced
 from components.methods.common.tfidf import PairwiseTfidf
 
-Field = Literal["last_line", "last_line_to_colon", "whole"]
-Aggregation = Literal["mean", "max"]
-Allocation = Literal["file", "instance"]
-OnMiss = Literal["last", "best"]
-
 REMEMBERED = 100_000  # texts whose similarities are kept: evaluation asks for the same few again and again
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodebookOptions:
-    """The method's options that grouping needs; `LciaConfig` explains them."""
-
-    threshold: float
-    aggregation: Aggregation
-    field: Field
-    max_strings: int
-    allocation: Allocation
-    on_miss: OnMiss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Weighting = Literal["ratio", "softmax"]
-SelectionRule = Literal["instance", "batch"]
+from components.methods.common.pool_options import Alignment, SelectionRule, Weighting
 
 COSINE_FLOOR = 1e-4  # the ratio of cosines needs positive ones
 
@@ -70,19 +68,6 @@ def choose(
         alpha = cosines / cosines.sum(dim=1, keepdim=True)
     size = (len(similarity), -1)
     return Choice(slots=slots.expand(size), alpha=alpha.expand(size), num_clamped=num_clamped)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alignment:
-    """How keys are trained (stage 1). An epoch makes at least `min_updates / epochs` updates, however few the rows."""
-
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    decay: float  # the learning rate is multiplied by this after each epoch
-    clip: float
-    batch_size: int
-    min_updates: int
 
 
 def align_keys(

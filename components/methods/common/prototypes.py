@@ -6,20 +6,18 @@ Shape letters: B batch, T learned tasks, D dimensions of a feature.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from components.core.errors import CheckpointError, ConfigError
-from components.core.options import Positive
-from components.methods.base import Engine, Export, MethodState, TaskInfo
+from components.methods.base import Engine, MethodState, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.common.features import ReadsInstructions
 from components.methods.common.key_selection import evenly_spaced
-from components.methods.sequential_lora import SequentialLoraConfig
+from components.methods.options.prototypes import PrototypeConfig
 
 if TYPE_CHECKING:
     from components.data.batch import Batch
@@ -27,26 +25,6 @@ if TYPE_CHECKING:
 
 PREPARED_TEXTS = 50_000  # embedded before the first task; half of what the encoder remembers
 TEXT = "text"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrototypeConfig(SequentialLoraConfig):
-    """Options that methods with task prototypes share."""
-
-    export: ClassVar[Export] = "soft"
-    is_routed: ClassVar[bool] = True
-    slots_are_tasks: ClassVar[bool] = True
-
-    sentence_encoder: str = "minilm"
-    """What embeds instructions."""
-    prototype: Literal["unit", "raw"] = "unit"
-    """Whether samples count alike (unit), or by their features' lengths, as released (raw)."""
-    temperature: Positive = 0.1
-    """Temperature of the weights over tasks."""
-
-    @classmethod
-    def tiny(cls) -> Self:
-        return cls(sentence_encoder="hash")
 
 
 PrototypeConfigT = TypeVar("PrototypeConfigT", bound=PrototypeConfig)

@@ -10,30 +10,16 @@ Shape letters: B batch, N slots that can be chosen, K columns of the bank, T tas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from components.methods.common import key_selection
-from components.methods.common.key_selection import Alignment, Choice, SelectionRule, Weighting, normalize_groups
+from components.methods.common.key_selection import Choice, normalize_groups
+from components.methods.common.pool_options import PoolOptions, SelectionRule
 
 SHARED = "pool"  # the one group of a shared pool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolOptions:
-    """The method's options that routing needs."""
-
-    owned: bool
-    group_size: int  # G: slots per task, or of the whole shared pool
-    key_groups: int
-    top_m: int
-    selection: SelectionRule
-    weighting: Weighting
-    temperature: float
-    alignment: Alignment
 
 
 class SlotPool:
