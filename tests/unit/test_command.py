@@ -16,6 +16,7 @@ import pytest
 from components.data.streams import StreamConfig
 from components.runs import execute as recording
 from components.training.config import RunConfig
+from components.training.plan import plan_stream
 from pipelines import coast
 from pipelines.cli import parse
 from pipelines.littoral import COMMANDS, guarded
@@ -92,7 +93,7 @@ def test_a_missing_field_of_a_stream_file(refused: Refusal, tmp_path: Path) -> N
 def test_a_changed_shard(refused: Refusal, tmp_path: Path) -> None:
     options = ("pocket", "--stream.data-dir", str(tmp_path / "data"), "--storage", str(tmp_path / "new"))
     arguments = parse(list(options), program="coast.py", description="")
-    coast.plan_stream(arguments.run.__class__(**{**vars(arguments.run), "run_id": "x"}))
+    plan_stream(arguments.run.__class__(**{**vars(arguments.run), "run_id": "x"}))
     shard = next((tmp_path / "data").rglob("part-*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     assert shard.name in refused(*options, "--dry-run")
@@ -112,7 +113,7 @@ def test_mlflow_unreachable(refused: Refusal, tmp_path: Path) -> None:
 def test_other_settings_under_the_same_id(refused: Refusal, tmp_path: Path) -> None:
     options = ["pocket", "--storage", str(tmp_path), "--run-id", "x"]
     config = parse(options, program="coast.py", description="").run
-    recording.claim_run_dir(coast.plan_stream(config))
+    recording.claim_run_dir(plan_stream(config))
     message = refused(*options, "--method.rank", "3", "--tracking.no-enabled")
     assert "method.rank = 8" in message
     assert "--run-id" in message
