@@ -16,7 +16,7 @@ from components.methods.base import Method, MethodConfig, TaskInfo
 from components.models.config import BackboneConfig
 from components.models.shape import ModelShape, model_shape
 from components.models.source import DTYPES, model_source, remembered
-from components.training.lengths import encoder_key
+from components.training.measuring import encoder_key
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone

@@ -7,36 +7,20 @@ model library when all splits are known.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from components.core.errors import ConfigError, DataError
-from components.core.files import write_text
-from components.core.fingerprint import code_fingerprint
-from components.core.machine import cache_dir
-from components.core.options import T, from_plain
-from components.core.reading import read_json
-from components.data.rows import Row, Split
+from components.core.errors import DataError
+from components.data.rows import Split
 from components.data.streams import StreamConfig, rows_left
 from components.data.suite import Suite
 from components.data.tasks import Task, TaskStream
-from components.metrics import score
 from components.models.config import BackboneConfig
-from components.models.source import model_source
+from components.training.measuring import SplitLengths, encoder_key, measured, template_of
 from components.training.named_rows import SHOWN, named_rows, shown_rows, split_name
 from components.training.streaming import encoder_for
-
-if TYPE_CHECKING:
-    from components.models.encoding import Encoder
-
-COUNTED_ROWS = 256  # tokenised at once: one call for each row would cost as much as the tokens
 
 
 class RowTokens(NamedTuple):
@@ -68,23 +52,6 @@ class Fitted:
     """By split: how many rows have each number of pictures."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitLengths:
-    """Lengths of one split's rows, in order."""
-
-    tokens: list[int]
-    """Tokens of the whole conversation for training rows, of the prompt for rows to be answered."""
-    replies: list[int]
-    """Test splits: tokens of the shortest accepted answer. Training splits: one number, the supervised tokens of the
-    longest row."""
-    unreachable: list[int]
-    """Test splits only: rows, from 0, whose every accepted answer scores 0 even when given word for word."""
-    pictures: list[int]
-    """How many each row has."""
-    refused: list[tuple[int, str, str]]
-    """Rows, from 0, with more than the backbone takes, as `Excess` says it; they count 0 tokens."""
-
-
 def fit_to_backbone(
     backbone: BackboneConfig,
     streams: StreamConfig,
@@ -92,8 +59,11 @@ def fit_to_backbone(
     suites: Sequence[Suite],
     *,
     limit: int | None,
+    reached: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[TaskStream, tuple[Suite, ...], Fitted]:
     """The stream and the suites as this backbone learns and answers them, judged by the first `limit` test rows.
+
+    `reached`: by digest, rows of training splits that the others are not to be counted of, see `rows_to_count`.
 
     Raises `DataError` that names every row that is too long, unless `backbone.too_long` says to cut or skip them, and
     every row with more pictures or questions than the backbone takes.
@@ -101,13 +71,20 @@ def fit_to_backbone(
     key = encoder_key(backbone)
     parts = [(task.train, False, None) for task in stream.tasks] + [(task.test, True, limit) for task in stream.tasks]
     parts += [(suite.test, True, None) for suite in suites]
-    lengths = {(split.digest, asked): _measured(backbone, key, split, answering=asked) for split, asked, _ in parts}
+    reached = reached or {}
+    lengths = {
+        (split.digest, asked): measured(
+            backbone, key, split, answering=asked, rows=None if asked else reached.get(split.digest)
+        )
+        for split, asked, _ in parts
+    }
     _require_taken(backbone, [(split, lengths[split.digest, asked], first) for split, asked, first in parts])
     long: list[_Long] = []
     for split, asked, first in parts:
         # Where rows are skipped, those behind the first `limit` move up.
         tokens = lengths[split.digest, asked].tokens[: None if backbone.too_long == "skip" else first]
-        rows = {row: size for row, size in enumerate(tokens) if size > backbone.max_length}
+        numbers = range(len(tokens)) if asked else reached.get(split.digest, range(len(tokens)))
+        rows = {row: size for row, size in zip(numbers, tokens, strict=True) if size > backbone.max_length}
         if rows:
             long.append(_Long(split=split, asked=asked, rows=rows))
     counts = {each.name: len(each.rows) for each in long}
@@ -125,7 +102,7 @@ def fit_to_backbone(
         tasks = (_with_splits(task, shorter) for task in stream.tasks)
         stream = replace(stream, tasks=tuple(tasks))
         suites = [replace(suite, test=shorter.get(suite.test.digest, suite.test)) for suite in suites]
-    template, why = _template(backbone, key)
+    template, why = template_of(backbone, key)
     return (
         stream,
         tuple(suites),
@@ -256,91 +233,10 @@ def _reply_warnings(
 
 def longer_rows(backbone: BackboneConfig, split: Split) -> str:
     """A sentence: how many rows of a split take more tokens than the limit, or have more pictures than is taken."""
-    lengths = _measured(backbone, encoder_key(backbone), split, answering=split.split != "train")
+    lengths = measured(backbone, encoder_key(backbone), split, answering=split.split != "train")
     sizes, refused = lengths.tokens, lengths.refused
     longer = sum(size > backbone.max_length for size in sizes)
     what = f"{longer:,} of {len(sizes):,} rows of {split_name(split)} take more than {backbone.max_length:,} tokens"
     limits = " and ".join(dict.fromkeys(taken for _, _, taken in refused))
     more = f"; it takes {limits}, and {len(refused):,} have more" if refused else ""
     return f"With {backbone.name}, {what}; the longest takes {max(sizes, default=0):,}{more}."
-
-
-# ---- measuring ---------------------------------------------------------------------------------------------------
-
-
-def _measured(backbone: BackboneConfig, key: str, split: Split, *, answering: bool) -> SplitLengths:
-    kind = "asked" if answering else "taught"
-    path = cache_dir() / "lengths" / f"{split.digest[:32]}-{kind}-{key}.json"
-    found = _read(path, SplitLengths)
-    if found is not None:
-        return found
-    lengths = measure_split(encoder_for(backbone), split, answering=answering)
-    write_text(path, json.dumps(asdict(lengths)))
-    return lengths
-
-
-def measure_split(encoder: Encoder, split: Split, *, answering: bool) -> SplitLengths:
-    """Tokenise every row of `split`; raises `DataError` for a row that cannot be encoded at all."""
-    tokens, replies, unreachable = list[int](), list[int](), list[int]()
-    pictures, refused = list[int](), list[tuple[int, str, str]]()
-    longest: tuple[int, Row] | None = None
-    for number, (row, size) in enumerate(_sized(encoder, split, answering=answering)):
-        pictures.append(len(row.pictures))
-        tokens.append(size)
-        if not size:
-            excess = encoder.excess(row)
-            assert excess is not None, f"row {row.sample_id} has no token"
-            refused.append((number, excess.found, excess.taken))
-            replies += [0] if answering else []
-            continue
-        if not answering:
-            if longest is None or size > longest[0]:
-                longest = size, row
-            continue
-        if row.metric == "constraints":  # its answers are conditions, not texts to be replied
-            replies.append(0)
-            continue
-        given = [encoder.reply_ids(row, answer) for answer in dict.fromkeys(row.answers)]
-        replies.append(min(len(ids) for ids in given))
-        if not any(score(row.metric, encoder.decode(ids), row.answers) for ids in given):
-            unreachable.append(number)
-    if longest is not None:
-        replies = [encoder.num_labels(longest[1])]
-    return SplitLengths(tokens=tokens, replies=replies, unreachable=unreachable, pictures=pictures, refused=refused)
-
-
-def _sized(encoder: Encoder, split: Split, *, answering: bool) -> Iterator[tuple[Row, int]]:
-    """Each row with its tokens; 0 for a row with more than the backbone takes."""
-    rows = split.rows(with_image=False)
-    while some := [*islice(rows, COUNTED_ROWS)]:
-        sizes = iter(encoder.nums_tokens([row for row in some if encoder.excess(row) is None], answering=answering))
-        yield from ((row, next(sizes) if encoder.excess(row) is None else 0) for row in some)
-
-
-def _template(backbone: BackboneConfig, key: str) -> tuple[str, str]:
-    path = cache_dir() / "lengths" / f"template-{key}.json"
-    found = _read(path, dict[Literal["name", "why"], str])
-    if found is None or len(found) != 2:
-        name, why = encoder_for(backbone).template
-        found = {"name": name, "why": why}
-        write_text(path, json.dumps(found))
-    return found["name"], found["why"]
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
-    """What was counted before; None where it is missing or damaged, and then it is counted again."""
-    try:
-        return from_plain(kind, read_json(path, DataError, ""), path.name)
-    except (DataError, ConfigError):
-        return None
-
-
-def encoder_key(backbone: BackboneConfig) -> str:
-    """Identity of how texts become tokens: code, libraries, template, and the files of the tokenizer."""
-    digest = hashlib.sha256(code_fingerprint().encode())
-    for package in ("transformers", "tokenizers"):
-        digest.update(importlib.metadata.version(package).encode())
-    digest.update(f"{backbone.name} {backbone.template} {backbone.vision_layer}".encode())
-    for path in model_source(backbone).tokenizer_files():
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]

@@ -19,6 +19,7 @@ from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
 from components.training.lineage import Origin, opened, read_origin
+from components.training.measuring import rows_to_count
 from components.training.schedule import ScheduledTask, plan_schedule
 from components.training.task_cache import CachedTask
 
@@ -85,7 +86,12 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     stream = opened(config.stream, origin, scored=config.evaluation.split)
     suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
     stream, suites, fitted = fit_to_backbone(
-        config.backbone, config.stream, stream, suites, limit=config.evaluation.limit
+        config.backbone,
+        config.stream,
+        stream,
+        suites,
+        limit=config.evaluation.limit,
+        reached=rows_to_count(config, stream),
     )
     schedule, learned = plan_schedule(config, stream), 0
     if origin is not None:

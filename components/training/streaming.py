@@ -90,7 +90,7 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
     groups = [
         (number, shard, group, rows)
         for number, split in enumerate(splits)
-        for shard, sizes in enumerate(_group_rows(tuple(split.shard_paths()), split.digest))
+        for shard, sizes in enumerate(group_rows(split))
         for group, rows in enumerate(sizes)
     ]
     windows: list[Window] = []
@@ -115,9 +115,14 @@ def plan_windows(splits: Sequence[Split], *, epochs: int, num_rows: int, seed: i
     return [window for window in windows if window.start < num_rows]
 
 
+def group_rows(split: Split) -> tuple[tuple[int, ...], ...]:
+    """Rows of each row group of each shard."""
+    return _group_rows(tuple(split.shard_paths()), split.digest)
+
+
 @functools.lru_cache(maxsize=64)
 def _group_rows(paths: tuple[Path, ...], digest: str) -> tuple[tuple[int, ...], ...]:
-    """Rows of each row group of each shard. `digest` tells splits apart that lay in one folder one after the other.
+    """`digest` tells splits apart that lay in one folder one after the other.
 
     A plan asks for them several times: for each rank, for the features, for the datasets.
     """

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/many_rows.py [--rows 1000000] [--backbone pocket] [--keep DIR]
 
-A stream of two tasks is generated, whose rows share a few pictures and have words of their own. A fresh process then
-plans it as `coast --dry-run` does, without anything in its caches and once more with them, and makes the datasets.
-Times are CPU seconds of that process, imports left out. Bar: 20 s for a million rows.
+A stream of two tasks is generated, whose rows share a few pictures and have words of their own. Fresh processes plan it
+as `coast --dry-run` does and make the datasets, for 250 updates a task and for every row once; first with nothing in the
+caches, then again. Times are CPU seconds of that process, imports left out. Bar: 20 s for a million rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import tyro
@@ -50,8 +51,10 @@ def main(options: Benchmark) -> None:
         folder = (options.keep or Path(temporary)) / f"rows-{options.rows}"
         if not (folder / "stream.json").is_file():
             generate(folder, options.rows)
-        for caches in ("empty", "filled"):
-            show(caches, options, measured(folder, Path(temporary), options.backbone))
+        for updates, caches in product((250, None), ("empty", "filled")):
+            what = "every row" if updates is None else f"{updates} updates a task"
+            took = measured(folder, Path(temporary) / what, options.backbone, updates)
+            show(f"{options.rows:,} rows, {what}, caches {caches}", options, took)
 
 
 def generate(folder: Path, rows: int) -> None:
@@ -101,7 +104,7 @@ from components.training.needs import needs_of
 from components.training.space import space_of
 from components.training.plan_facts import plan_facts
 import components.training.driver as driver, components.training.streaming as streaming
-import components.models.encoding, components.training.lengths as lengths, components.data.streams as streams
+import components.models.encoding, components.training.measuring as measuring, components.data.streams as streams
 import components.training.plan as planning
 
 took = {}
@@ -117,8 +120,9 @@ def watch(module, name, label):
 
 config = PRESETS["pocket"]()
 config = replace(config, run_id="many", storage=Path(sys.argv[2]), stream=StreamConfig(name=sys.argv[1]),
-    backbone=replace(config.backbone, name=sys.argv[3]))
-lengths.encoder_for(config.backbone)._parts
+    backbone=replace(config.backbone, name=sys.argv[3]),
+    training=replace(config.training, epochs=1, updates_per_task=json.loads(sys.argv[4])))
+measuring.encoder_for(config.backbone).pad_id  # the model's files are read
 streaming._stream = lambda windows, loader: streaming.stretches_of(windows)  # all of it but Ray's part
 watch(planning, "opened", "  of it opening and verifying")
 watch(planning, "fit_to_backbone", "  of it counting tokens")
@@ -133,9 +137,9 @@ print("took", json.dumps(took))
 """
 
 
-def measured(folder: Path, caches: Path, backbone: str) -> dict[str, float]:
+def measured(folder: Path, caches: Path, backbone: str, updates: int | None) -> dict[str, float]:
     """CPU seconds by part, and the peak resident set in MiB, of a fresh process."""
-    command = [sys.executable, "-c", MEASURED, str(folder), str(caches / "runs"), backbone]
+    command = [sys.executable, "-c", MEASURED, str(folder), str(caches / "runs"), backbone, json.dumps(updates)]
     # The model's own files are not what is measured; only what is counted of the rows is forgotten.
     environment = {**os.environ, "LITTORAL_CACHE": str(caches / "cache")}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
@@ -143,8 +147,8 @@ def measured(folder: Path, caches: Path, backbone: str) -> dict[str, float]:
     return json.loads(line.removeprefix("took "))
 
 
-def show(caches: str, options: Benchmark, took: dict[str, float]) -> None:
-    print(f"{options.rows:,} rows, caches {caches}")
+def show(what: str, options: Benchmark, took: dict[str, float]) -> None:
+    print(what)
     for name, value in took.items():
         print(f"  {name:30} {value:8.2f}")
     bar = BAR_S * options.rows / 1e6

@@ -20,7 +20,7 @@ from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles
 from components.models.encoding import Encoder, build_encoder
 from components.training.config import RunConfig, TrainingConfig
-from components.training.lengths import measure_split
+from components.training.measuring import measure_split
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import check_run_dir, claim_run_dir
 from tests.unit.sample_rows import picture, row
