@@ -2,9 +2,9 @@
 
     python tests/benchmarks/many_rows.py [--rows 1000000] [--backbone pocket] [--keep DIR]
 
-A stream of two tasks is generated, whose rows share a few pictures and have words of their own. Fresh processes plan it
-as `coast --dry-run` does and make the datasets, for 250 updates a task and for every row once; first with nothing in the
-caches, then again. Times are CPU seconds of that process, imports left out. Bar: 20 s for a million rows.
+A stream of two tasks is generated, whose rows share a few pictures and have words of their own. Fresh processes plan
+it as `coast --dry-run` does and make the datasets, for 250 updates a task and for every row once; first with nothing
+in the caches, then again. Times are CPU seconds of that process, imports left out. Bar: 20 s for a million rows.
 """
 
 from __future__ import annotations
