@@ -3,8 +3,8 @@
     python tests/benchmarks/processes.py [--arguments pocket --method sequential-lora]
 
 A run is its command and all processes below it. Their CPU times are read every 0.2 s, and the last value of a process
-that has ended counts, so up to 0.2 s of each may be missing. The command's own children that ended between two looks
-are in its `children` times. Aim: all other processes together take at most 1.2 times the worker's time.
+that has ended counts, so up to 0.2 s of each is missing. Aim: all other processes together take at most 1.2 times the
+worker's time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def kind_of(line: str) -> str:
 def cpu_by_kind(command: list[str], environment: dict[str, str]) -> tuple[dict[str, float], dict[str, int], float, int]:
     """CPU seconds and number of processes by kind, wall seconds, and the exit code of `command`."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     top, times, kinds = psutil.Process(process.pid), dict[tuple[int, float], float](), dict[tuple[int, float], str]()
     while process.poll() is None:
         for each in [top, *_below(top)]:
