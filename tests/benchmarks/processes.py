@@ -1,6 +1,6 @@
 """CPU time of a run by kind of process, against that of its worker.
 
-    python tests/benchmarks/processes.py [--arguments pocket --method sequential-lora]
+    python tests/benchmarks/processes.py [--runs 1] [ARGUMENTS OF coast.py, by default pocket --method sequential-lora]
 
 A run is its command and all processes below it. Their CPU times are read every 0.2 s, and the last value of a process
 that has ended counts, so up to 0.2 s of each is missing. Aim: all other processes together take at most 1.2 times the
