@@ -26,6 +26,7 @@ from components.data.batch import Batch, Picture
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
+from components.models.pixels import unpacked
 from components.models.source import CPU, DTYPES, model_source
 
 
@@ -200,9 +201,10 @@ class Backbone(nn.Module):
             return []
         if FEATURES in pictures[0].tensors:
             return [picture.tensors[FEATURES] for picture in pictures]
+        whole = [replace(picture, tensors=unpacked(picture.tensors)) for picture in pictures]
         tensors = {
             name: tensor.to(self.device, self._dtype) if tensor.is_floating_point() else tensor.to(self.device)
-            for name, tensor in joined(pictures).items()
+            for name, tensor in joined(whole).items()
         }
         features = list(self.family.features(self.model, tensors))
         if [len(each) for each in features] != [picture.num_tokens for picture in pictures]:

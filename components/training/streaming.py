@@ -32,6 +32,7 @@ from components.core.runtime import fast_imports
 from components.data.batch import Example, Picture
 from components.data.rows import ROW_GROUP_ROWS, Row, Split, columns_without_pictures, row_from_record
 from components.models.config import BackboneConfig
+from components.models.pixels import Scale, packed, scale_of
 from components.training.pickled import PickledCallable
 from components.training.vision_cache import VisionCache
 
@@ -180,7 +181,8 @@ class Loader:
         pending: list[dict[str, object]] = []
         for position, row, pictures in self._rows_of(window):
             example = encode_row(encoder, row, mode=self.mode, pictures=pictures)
-            pending.append(_record_of(position, example, getattr(torch, self.backbone.dtype)))
+            scale = scale_of(encoder.family.files.image_processor)
+            pending.append(_record_of(position, example, getattr(torch, self.backbone.dtype), scale))
             if len(pending) == BLOCK_ROWS:
                 yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
                 pending = []
@@ -336,7 +338,7 @@ def _stream(windows: list[Window], loader: Loader) -> Dataset:
         )
 
 
-def _record_of(position: int, example: Example, dtype: torch.dtype) -> dict[str, object]:
+def _record_of(position: int, example: Example, dtype: torch.dtype, scale: Scale | None) -> dict[str, object]:
     return {
         "position": position,
         "sample_id": example.sample_id,
@@ -344,7 +346,7 @@ def _record_of(position: int, example: Example, dtype: torch.dtype) -> dict[str,
         "input_ids": example.input_ids.to(torch.int32).numpy().tobytes(),
         "labels": example.labels.to(torch.int32).numpy().tobytes(),
         "weights": None if example.weights is None else example.weights.numpy().tobytes(),
-        "pictures": [save(_as(dtype, picture.tensors)) for picture in example.pictures],
+        "pictures": [save(_as(dtype, packed(picture.tensors, scale))) for picture in example.pictures],
         "picture_tokens": [picture.num_tokens for picture in example.pictures],
     }
 

@@ -42,6 +42,7 @@ from components.core.runtime import fast_imports
 from components.data.batch import Picture
 from components.data.rows import MORE, Split, columns_without_pictures, row_from_record
 from components.models.config import BackboneConfig
+from components.models.pixels import packed, scale_of, unpacked
 from components.models.source import model_source
 from components.training.pickled import PickledCallable
 from components.training.precision import set_float32_products
@@ -223,6 +224,7 @@ class PictureReader:
             from components.models.encoding import build_encoder
 
         encoder = build_encoder(self.backbone)
+        scale = scale_of(encoder.family.files.image_processor)
         for work in batch["work"]:
             file = pq.ParquetFile(work.split.shard_paths()[work.shard])
             for group, rows in work.rows.items():
@@ -243,7 +245,7 @@ class PictureReader:
                         "name": chosen,
                         "layout": [json.dumps(each.layout) for each in prepared],
                         "num_tokens": [sum(each.layout.runs) for each in prepared],
-                        "tensors": [save(contiguous(each.tensors)) for each in prepared],
+                        "tensors": [save(contiguous(packed(each.tensors, scale))) for each in prepared],
                     }
                 # A list without its features is no harm: whoever looks for them finds them missing.
                 write_bytes(self.cache.picture_list(work.split, work.shard, group), json.dumps(names).encode())
@@ -274,7 +276,7 @@ class FeatureWriter:
 
     def _write(self, batch: Mapping[str, Sequence[Any]]) -> int:
         """How many pictures were computed."""
-        loaded = [load(tensors) for tensors in batch["tensors"]]
+        loaded = [unpacked(load(tensors)) for tensors in batch["tensors"]]
         pictures = [
             Picture(tensors=tensors, num_tokens=int(count))
             for tensors, count in zip(loaded, batch["num_tokens"], strict=True)

@@ -18,6 +18,7 @@ from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.models.families import supported_types
 from components.models.families.base import FEATURES
+from components.models.pixels import LEVELS, PIXELS, packed, scale_of, unpacked
 from tests.families import reference, tiny
 from tests.families.reference import Reference, said
 from tests.families.talks import ANSWERS, conversations, picture, row, rows
@@ -109,6 +110,27 @@ def test_a_question_cannot_write_control_tokens(opened: Opened) -> None:
     plain, tricky = (opened.encoder.training_example(row(talk, 0)).input_ids for talk in talks)
     for token in {*opened.reference.tokenizer.all_special_ids, opened.backbone.family.image_token_id}:
         assert (tricky == token).sum() == (plain == token).sum()
+
+
+# What these processors add beside the 256 levels of a channel: padding behind the normalisation.
+PADDED = ("llava_next", "llava_onevision")
+
+
+@pytest.mark.parametrize("size", [(40, 60), (64, 64), (333, 90), (128, 301)])
+def test_pixels_travel_as_bytes_and_arrive_as_the_processors_own(opened: Opened, size: tuple[int, int]) -> None:
+    if opened.name in tiny.TEXT_ONLY:
+        pytest.skip("takes no pictures")
+    one = row([said("user", picture(*size), "is it one?"), said("assistant", "no")], 0)
+    tensors = opened.encoder.prepared(one)[0].tensors
+    sent_as = packed(tensors, scale_of(opened.backbone.family.files.image_processor))
+    if opened.name not in PADDED:
+        assert (sent_as[LEVELS].dtype, PIXELS in sent_as) == (torch.uint8, False)
+    found = unpacked(sent_as)
+    expected = opened.reference.inputs([said("user", picture(*size), "is it one?")])[PIXELS]
+    assert torch.equal(found[PIXELS].flatten().view(torch.int32), expected.contiguous().flatten().view(torch.int32))
+    assert {name: value for name, value in found.items() if name != PIXELS}.keys() == tensors.keys() - {PIXELS}
+    half = unpacked({name: each.bfloat16() if each.is_floating_point() else each for name, each in sent_as.items()})
+    assert torch.equal(half[PIXELS], tensors[PIXELS].bfloat16())
 
 
 def test_rows_counted_together_have_as_many_tokens_as_rows_encoded_alone(opened: Opened) -> None:
