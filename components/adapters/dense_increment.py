@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import weight
-from components.adapters.low_rank import Scale
+from components.adapters.mixing import Scale
 
 HALF = 16  # bits of a float32 that one pass of `kth_magnitude` reads
 

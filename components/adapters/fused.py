@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.adapters.low_rank import LowRankPairs, Scale, scaled
+from components.adapters.low_rank import LowRankPairs
+from components.adapters.mixing import Scale, scaled
 
 
 class FusedPairs(nn.Module):

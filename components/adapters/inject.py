@@ -8,7 +8,8 @@ from typing import TypeVar
 from torch import nn
 
 from components.adapters.compute import compute_of
-from components.adapters.low_rank import AdaptedLinear, Bank, BankedLinear, Mixing
+from components.adapters.low_rank import AdaptedLinear, Bank, BankedLinear
+from components.adapters.mixing import Mixing
 
 LayerT = TypeVar("LayerT", bound=AdaptedLinear)
 

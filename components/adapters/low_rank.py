@@ -9,6 +9,8 @@ is one flat pair of parameters, so freezing a group freezes exactly its tensors 
 Which groups serve a batch, and with which weights, is one `Mixing` shared by all layers. Parameters are float32; in
 which precision they compute is up to compute.py.
 
+What is frozen is computed as one pair, or as a part of W0 (joined.py), and pairs without weight are not computed.
+
 Shape letters: B batch, T tokens, K pairs, S pairs of one group, R rank.
 """
 
@@ -17,55 +19,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import Compute, compute_dtype, plus, shared, weight
+from components.adapters.joined import Constant, Copies, Group, pays_to_fold
+from components.adapters.mixing import Chosen, Mixing, Scale, scaled
 from components.core.errors import ConfigError
 
 Init = Literal["kaiming", "gaussian", "small", "paper"]  # see `LowRankPairs.init_down`
-Scale = float | Tensor  # a constant, or [B, 1, S*R] / [1, 1, S*R]
-
-
-class Mixing:
-    """The scales in force, shared by every layer of one bank; a group that is not named is skipped.
-
-    `resting` holds outside every `using` scope: empty for banks that serve only selected samples, a constant for LoRA.
-    """
-
-    def __init__(self) -> None:
-        self.resting: dict[str, Scale] = {}
-        self.scales: Mapping[str, Scale] = self.resting
-
-    def rest_at(self, group: str, scale: float) -> None:
-        """Apply `group` with a constant scale outside every `using` scope."""
-        self.resting[group] = scale
-
-    @contextmanager
-    def using(self, scales: Mapping[str, Scale]) -> Iterator[None]:
-        """Put `scales` in force; the previous ones are restored on exit, even after an exception."""
-        before, self.scales = self.scales, scales
-        try:
-            yield
-        finally:
-            self.scales = before
-
-
-def scales_from_weights(weights: Tensor, groups: Sequence[str], *, rank: int) -> dict[str, Scale]:
-    """Per-sample weights [B, K] as scales of equally large groups (K / len(groups) pairs each, in order).
-
-    Groups whose weights are zero in the whole batch are left out. Gradients flow back to `weights`.
-    """
-    batch, num_pairs = weights.shape
-    assert num_pairs % len(groups) == 0, f"{num_pairs} weights do not divide into {len(groups)} equal groups"
-    active = (weights.detach() != 0).view(batch, len(groups), -1).any(dim=2).any(dim=0).tolist()
-    columns = weights.repeat_interleave(rank, dim=1).unsqueeze(1).chunk(len(groups), dim=2)
-    return {name: column for name, column, used in zip(groups, columns, active, strict=True) if used}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +80,18 @@ class LowRankPairs(nn.Module):
         with torch.no_grad():
             self.down.copy_(values)
 
-    def forward(self, x: Tensor, scale: Scale) -> Tensor:
+    def forward(self, x: Tensor, scale: Scale | Chosen) -> Tensor:
         """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype."""
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
-        return F.linear(scaled(F.linear(x, weight(self.down, x.dtype)), scale), weight(self.up, x.dtype))
+        down, up = weight(self.down, x.dtype), weight(self.up, x.dtype)
+        if isinstance(scale, Chosen):
+            down, up = down.index_select(0, scale.rows), up.index_select(1, scale.rows)
+        return F.linear(scaled(F.linear(x, down), scale), up)
 
     def increment(self, scale: float) -> Factors:
         """What it adds to the layer's weight."""
         return Factors(down=self.down.detach(), up=self.up.detach(), scale=scale)
-
-
-def scaled(hidden: Tensor, scale: Scale) -> Tensor:
-    """hidden * scale in hidden's dtype; all layers share one cast of the scale."""
-    return hidden * (shared(scale, hidden.dtype) if isinstance(scale, Tensor) else scale)
 
 
 class AdaptedLinear(nn.Linear):
@@ -169,22 +133,68 @@ class BankedLinear(AdaptedLinear):
         super().__init__(linear)
         self.mixing = mixing
         self.groups = nn.ModuleDict()
+        self._copies = Copies()
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names its argument so
         """input [B, T, d_in] -> [B, T, d_out] in the base layer's dtype."""
-        output = F.linear(input, self.weight, self.bias)
-        scales = self.mixing.scales
-        if not scales:
+        scales, constant, frozen = self.mixing.scales, self.mixing.constant, self.weight
+        if constant is not None and self._folds(constant):
+            frozen, constant = self._copies.folded(self._plain(constant.groups), constant, frozen), None
+        output = F.linear(input, frozen, self.bias)
+        if not scales and constant is None:
             return output
-        dtype, x, groups = output.dtype, self.adapter_input(input), self.groups
+        dtype, x = output.dtype, self.adapter_input(input)
+        for part in () if constant is None else self._constant(x, constant):
+            output = plus(output, part)
+        joined = [name for name in scales if self._joins(name)]
+        if len(joined) > 1:
+            output = plus(output, self._together(x, joined))
         for name, scale in scales.items():
-            output = plus(output, groups[name](x, scale))
+            if len(joined) == 1 or name not in joined:
+                output = plus(output, self.groups[name](x, scale))
         return output.to(dtype)
 
+    def _joins(self, name: str) -> bool:
+        """Whether a group is a plain pair, frozen and whole, so that a copy beside those of others is as good."""
+        group = self.groups[name]
+        return (
+            type(group) is LowRankPairs
+            and not (group.down.requires_grad or group.up.requires_grad)
+            and not (group.dropout and group.training)
+            and not hasattr(group.down, "ds_id")  # ZeRO-3 leaves a part of it on each rank
+        )
+
+    def _folds(self, constant: Constant) -> bool:
+        rank = cast(LowRankPairs, self.groups[constant.groups[0]]).rank
+        return pays_to_fold(constant, rank, self.weight) and all(map(self._joins, constant.groups))
+
+    def _plain(self, names: Sequence[str]) -> dict[str, Group]:
+        return {name: cast(Group, self.groups[name]) for name in names}
+
+    def _constant(self, x: Tensor, constant: Constant) -> Iterator[Tensor]:
+        """What `constant` adds [B, T, d_out], in one part or several."""
+        groups = self._plain(constant.groups)
+        if all(map(self._joins, groups)):
+            down, up = self._copies.constant(groups, constant, x.dtype)
+            yield F.linear(F.linear(x, down), up)
+        else:
+            rank = groups[constant.groups[0]].rank
+            for name, scale in constant.scales(rank, x.device).items():
+                yield self.groups[name](x, scale)
+
+    def _together(self, x: Tensor, names: Sequence[str]) -> Tensor:
+        """What several frozen groups add [B, T, d_out]."""
+        groups, scales = self._plain(names), self.mixing.scales
+        pairs = {name: scale.pairs if isinstance(scale := scales[name], Chosen) else None for name in names}
+        down, up = self._copies.pair(groups, pairs, x.dtype)
+        widths = {name: len(groups[name].down) for name in names}
+        return F.linear(scaled(F.linear(x, down), self.mixing.beside(widths, x)), up)
+
     def increments(self) -> list[Increment]:
-        found: list[Increment] = []
-        for name, scale in self.mixing.scales.items():
-            if isinstance(scale, Tensor):
+        constant, found = self.mixing.constant, list[Increment]()
+        steady = {} if constant is None else constant.scales(1, self.weight.device)
+        for name, scale in (*steady.items(), *self.mixing.scales.items()):
+            if not isinstance(scale, float):
                 raise ConfigError("the method weighs its adapters by sample, not by group; export a bundle.")
             group = self.groups[name]
             assert isinstance(group, HasIncrement)

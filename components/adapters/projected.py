@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import weight
-from components.adapters.low_rank import LowRankPairs, Scale, scaled
+from components.adapters.low_rank import LowRankPairs
+from components.adapters.mixing import Chosen, Scale, scaled
 
 NOISE = 1e-12  # share of all energy below which a direction is rounding (float32 inputs: 1e-7 of amplitude, squared)
 
@@ -69,8 +70,9 @@ class ProjectedPairs(LowRankPairs):
         self.up.copy_(up)
         self.down_basis = self.down_start = self.up_basis = self.up_start = None
 
-    def forward(self, x: Tensor, scale: Scale) -> Tensor:
+    def forward(self, x: Tensor, scale: Scale | Chosen) -> Tensor:
         """x [B, T, d_in] -> increment [B, T, d_out], computed in x's dtype."""
+        assert not isinstance(scale, Chosen), "all of a projected pair serves"
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         inner = _linear(x, self.down, self.down_basis, self.down_start)

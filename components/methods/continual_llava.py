@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from components.adapters.context import ContextScalars
 from components.adapters.inject import inject_bank
-from components.adapters.low_rank import Bank, scales_from_weights, seeded_generator
+from components.adapters.joined import Constant
+from components.adapters.low_rank import Bank, seeded_generator
+from components.adapters.mixing import Scales, scales_from_weights
 from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import (
     Engine,
@@ -136,9 +138,9 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
             return
         choice = self._route(batch, names)
         mass = self.pool.owner_mass(choice, len(names))
-        scales = scales_from_weights(self._weights(choice, mass), self.groups, rank=self.config.rank)
+        scales, constant = self._mixed(choice, mass, num_tokens=batch.input_ids.numel())
         served = [names[index] for index in mass.argmax(dim=1).tolist()] if self.config.pool == "owned" else None
-        with self.bank.mixing.using(scales):
+        with self.bank.mixing.using(scales, constant):
             yield Selection(slots=choice.slots, routed_to=served)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
@@ -244,15 +246,32 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         self.num_clamped = choice.num_clamped
         return choice
 
-    def _weights(self, choice: Choice, mass: Tensor) -> Tensor:
-        """Weights of the bank's columns [B, K] on its device, with gradient to the current task's scalars."""
+    def _mixed(self, choice: Choice, mass: Tensor, *, num_tokens: int) -> tuple[Scales, Constant | None]:
+        """Weights of the bank's columns [B, K] as scales, with gradient to the current task's scalars, or as a constant
+        where one task's frozen sum serves the whole batch.
+        """
         num_columns, num_tasks = len(self.groups) * self.pool.options.group_size, mass.shape[1]
         device = next(iter(self.bank.layers.values())).weight.device
         alpha = choice.spread(len(self.pool.keys))
-        intrinsic = F.pad(alpha, (0, num_columns - alpha.shape[1])).to(device)
-        if not self.config.adds_context:
-            return intrinsic
-        contextual = mass.to(device) @ self.context(self.pool.column_shares(num_tasks, num_columns).to(device))
+        intrinsic = F.pad(alpha, (0, num_columns - alpha.shape[1]))
+        chosen = intrinsic.any(dim=0)
         if self.config.components == "contextual" and self.current is None:
-            return contextual
-        return intrinsic + contextual
+            intrinsic, chosen = torch.zeros_like(intrinsic), torch.zeros_like(chosen)
+        if not self.config.adds_context or num_tasks == 1:
+            return self._scales(intrinsic.to(device), chosen), None
+        shares = self.pool.column_shares(num_tasks, num_columns)
+        context = self.context(shares.to(device))
+        learns, shared = self.current is not None and context.requires_grad, shares.any(dim=0)
+        owners = mass.any(dim=0).nonzero().flatten().tolist()
+        if len(owners) == 1 and not learns:
+            # The weights of one owner's slots sum to 1. In a task its batches are all like this one.
+            tokens = None if self.current is not None else num_tokens
+            constant = Constant.of_row(context[owners[0]].detach(), self.groups, tokens=tokens)
+            return self._scales(intrinsic.to(device), chosen), constant
+        contextual = mass.to(device) @ context
+        if learns:  # in a task the two have no column in common: no gradient passes through the increments' weights
+            return {**self._scales(contextual, shared), **self._scales(intrinsic.to(device), chosen)}, None
+        return self._scales(intrinsic.to(device) + contextual, chosen | shared), None
+
+    def _scales(self, weights: Tensor, used: Tensor) -> Scales:
+        return scales_from_weights(weights, self.groups, rank=self.config.rank, used=used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from components.adapters.fused import FusedPairs
-from components.adapters.low_rank import BankedLinear, LowRankPairs, Mixing, Scale
+from components.adapters.joined import Constant
+from components.adapters.low_rank import BankedLinear, LowRankPairs
+from components.adapters.mixing import Mixing, Scale
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.common.features import picture_features
 from components.methods.common.prototypes import TEXT, PrototypeBranches
@@ -79,7 +81,7 @@ class Hide(PrototypeBranches[HideConfig]):
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        with self.general.using(self._general_scales()), super().select(model, batch) as selection:
+        with self.general.using(*self._general_scales()), super().select(model, batch) as selection:
             yield selection
 
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
@@ -102,16 +104,16 @@ class Hide(PrototypeBranches[HideConfig]):
 
     # What the hooks are made of.
 
-    def _general_scales(self) -> Mapping[str, Scale]:
-        """Scales of every layer but the last."""
+    def _general_scales(self) -> tuple[dict[str, Scale], Constant | None]:
+        """What serves in every layer but the last."""
         if self.current is not None:
-            return {str(self.current.index): self.scale}
+            return {str(self.current.index): self.scale}, None
         if not self.tasks:
-            return {}
+            return {}, None
         if self.config.fusion == "factors":
-            return {FUSED: self.scale}
+            return {FUSED: self.scale}, None
         share = 1.0 if self.config.fusion == "sum" else 1.0 / len(self.tasks)
-        return {str(index): self.scale * share for index in range(len(self.tasks))}
+        return {}, Constant.even(map(str, range(len(self.tasks))), self.scale * share)
 
     def _fuse(self) -> None:
         """Let the fused pairs of every layer consist of the learned tasks' branches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from components.adapters.low_rank import Scale
+from components.adapters.mixing import Scale
 from components.methods.base import Forgotten, Json, MethodState, Selection
 from components.methods.common.branches import TaskBranches
 from components.methods.common.unlearning import branch_forgotten

@@ -113,7 +113,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
-        with self.bank.mixing.using(self.first_branches(self.begun)):
+        with self.bank.mixing.using(*self.first_branches(self.begun)):
             yield Selection()
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
@@ -140,7 +140,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     def _gradients(self, model: Backbone, batches: Iterable[Batch], *, branches: int) -> WeightGradients:
         """G per layer, summed over this worker's answer tokens, with the first `branches` branches active."""
         gradients, self.calibrated = WeightGradients(self.bank.layers), 0
-        with without_dropout(model, self.bank), self.bank.mixing.using(self.first_branches(branches)):
+        with without_dropout(model, self.bank), self.bank.mixing.using(*self.first_branches(branches)):
             for batch in batches:
                 with gradients.recording():
                     outputs = model(batch)

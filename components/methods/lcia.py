@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.inject import inject_bank
-from components.adapters.low_rank import Bank, Scale
+from components.adapters.low_rank import Bank
+from components.adapters.mixing import Scale
 from components.core.errors import ConfigError
 from components.methods.base import (
     Engine,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from components.adapters.dense_increment import DenseIncrement, drop_and_rescale, elect_and_average, kth_magnitude, trim
-from components.adapters.low_rank import LowRankPairs, Scale, seeded_generator
+from components.adapters.low_rank import LowRankPairs, seeded_generator
+from components.adapters.mixing import Scales
 from components.methods.base import Engine, MethodState, Selection, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.options.merging import MergingConfig
@@ -69,7 +70,7 @@ class Merging(TaskBranches[MergingConfig]):
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
         return torch.full((len(batch), len(self.tasks)), self.coefficient, dtype=torch.float64)
 
-    def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
+    def serve(self, model: Backbone, batch: Batch) -> tuple[Scales, Selection]:
         if self.config.rule in ("ties", "dare"):
             return {MERGED: 1.0}, Selection()
         return super().serve(model, batch)

@@ -72,7 +72,7 @@ class OLora(TaskBranches[OLoraConfig]):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         self.values = {name: penalty() for name, penalty in self.penalties.items()}
         try:
-            with self.bank.mixing.using(self.first_branches(self.begun)):
+            with self.bank.mixing.using(*self.first_branches(self.begun)):
                 yield Selection()
         finally:
             self.values = {}

@@ -85,7 +85,7 @@ class RegLora(TaskBranches[RegLoraConfig]):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         self.marked = None if self.penalty is None else self.penalty() / len(self.bank.layers)
         try:
-            with self.bank.mixing.using(self.first_branches(self.begun)):
+            with self.bank.mixing.using(*self.first_branches(self.begun)):
                 yield Selection()
         finally:
             self.marked = None

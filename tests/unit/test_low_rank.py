@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from components.adapters.inject import inject_bank
-from components.adapters.low_rank import Bank, scales_from_weights
+from components.adapters.low_rank import Bank
+from components.adapters.mixing import Chosen, scales_from_weights
 
 
 class Net(nn.Module):
@@ -88,15 +89,19 @@ def test_per_sample_weights_equal_one_dense_matrix_per_sample() -> None:
         torch.testing.assert_close(mixed[sample : sample + 1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_groups_without_weight_in_the_batch_are_skipped() -> None:
+def test_groups_and_pairs_without_weight_in_the_batch_are_skipped() -> None:
     weights = torch.zeros(3, 6)
     weights[1, 4] = 0.5
     scales = scales_from_weights(weights, ["0", "1"], rank=2)
     assert list(scales) == ["1"]
     scale = scales["1"]
+    assert isinstance(scale, Chosen)
+    assert (scale.pairs, scale.rows.tolist()) == ((1,), [2, 3])
+    assert scale.scale.tolist() == [[[0.0, 0.0]], [[0.5, 0.5]], [[0.0, 0.0]]]
+    weights[:, 3:] = 0.25
+    scale = scales_from_weights(weights, ["0", "1"], rank=2)["1"]
     assert isinstance(scale, torch.Tensor)
-    assert scale.shape == (3, 1, 6)
-    assert scale[1, 0].tolist() == [0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
+    assert torch.equal(scale, torch.full((3, 1, 6), 0.25))
 
 
 def test_weights_receive_gradients_and_unchosen_pairs_receive_none() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from components.adapters.inject import inject_bank
-from components.adapters.low_rank import Bank, Scale, scales_from_weights
+from components.adapters.joined import Constant
+from components.adapters.low_rank import Bank
+from components.adapters.mixing import Scale, Scales, scales_from_weights
 from components.methods.base import MethodState, Selection, target_pattern
 from components.methods.common.growing import GrowingMethod
 from components.methods.sequential_lora import LoraConfigT
@@ -44,7 +46,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         if self.current is not None:
-            scales: Mapping[str, Scale] = {str(self.current.index): self.scale}
+            scales: Scales = {str(self.current.index): self.scale}
             selection = Selection(routed_to=[self.current.name] * len(batch)) if self.is_routed else Selection()
         elif not self.tasks:  # zero-shot: there is no branch yet
             scales, selection = {}, Selection()
@@ -53,7 +55,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
         with self.bank.mixing.using(scales):
             yield selection
 
-    def serve(self, model: Backbone, batch: Batch) -> tuple[Mapping[str, Scale], Selection]:
+    def serve(self, model: Backbone, batch: Batch) -> tuple[Scales, Selection]:
         """Scales of the learned branches for a batch, and the `Selection` that `select` yields."""
         if self.is_routed and batch.oracle_task in self.tasks:
             weights = torch.zeros(len(batch), len(self.tasks))
@@ -67,7 +69,7 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
         served = [self.tasks[index] for index in ranked[:, 0].tolist()]
         return self.scales(weights), Selection(slots=ranked[:, :used], routed_to=served)
 
-    def scales(self, weights: Tensor) -> Mapping[str, Scale]:
+    def scales(self, weights: Tensor) -> Scales:
         """Weights [B, T] as scales of the bank's groups; equal rows become plain numbers."""
         groups = [str(index) for index in range(weights.shape[1])]
         first = weights[0]
@@ -92,9 +94,12 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
     def set_trainable(self, index: int) -> None:
         self.bank.set_trainable(str(index), True)
 
-    def first_branches(self, count: int) -> dict[str, Scale]:
-        """Scales that add up the first `count` branches, each at full strength."""
-        return {str(index): self.scale for index in range(count)}
+    def first_branches(self, count: int) -> tuple[dict[str, Scale], Constant | None]:
+        """What adds up the first `count` branches, each at full strength: the one that trains, and the frozen ones."""
+        current = None if self.current is None else self.current.index
+        frozen = [str(index) for index in range(count) if index != current]
+        trained: dict[str, Scale] = {} if current is None or current >= count else {str(current): self.scale}
+        return trained, Constant.even(frozen, self.scale)
 
     def factors(self, layer: str, index: int) -> tuple[nn.Parameter, nn.Parameter]:
         """`down` [R, d_in] and `up` [d_out, R] of task `index`'s branch in one layer."""
