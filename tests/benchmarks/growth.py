@@ -2,10 +2,10 @@
 
     python tests/benchmarks/growth.py [--rounds 5]
 
-One update on 4 rows with cached vision features on `smol`. LoRA has rank 32, and so has what Continual LLaVA chooses for
-a sample: 4 slots of rank 8. Contestants take turns in every round, in alternating order; a figure is the median over
-rounds of the process's own time, a ratio the median of the ratios within a round, and brackets hold the smallest and
-the largest. Earlier tasks count as learned; their increments are drawn, since one of zeros would cost less.
+One update on 4 rows with cached vision features on `smol`. LoRA has rank 32, and so has what Continual LLaVA chooses
+for a sample: 4 slots of rank 8. Contestants take turns in every round, in alternating order; a figure is the median
+over rounds of the process's own time, a ratio the median of the ratios within a round, and brackets hold the smallest
+and the largest. Earlier tasks count as learned; their increments are drawn, since one of zeros would cost less.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def main(options: Benchmark) -> None:
     shared: dict[str, torch.Tensor] = {}
     chosen = [each for each in contestants("smol") if not options.only or each.name.startswith(("LoRA", *options.only))]
     steps = {each.name: step_of(each, backbone, data, shared) for each in chosen}
+    print(f"{options.threads} thread, torch {torch.__version__}, load {os.getloadavg()[0]:.0f}, {BATCH} rows")
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(options.rounds + 1):
         for name in list(steps) if turn % 2 else list(reversed(steps)):
@@ -123,7 +124,6 @@ def main(options: Benchmark) -> None:
             steps[name](batches[turn % len(batches)])
             if turn:
                 times[name].append(time.process_time() - started)
-    print(f"{options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.0f}, {BATCH} rows")
     for each in chosen:
         ratios = [mine / lora for mine, lora in zip(times[each.name], times["LoRA"], strict=True)]
         shown = f"{statistics.median(ratios):5.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
