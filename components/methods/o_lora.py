@@ -33,7 +33,8 @@ class OLora(TaskBranches[OLoraConfig]):
     Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task,
         forget_task; `TaskBranches` does the rest.
     Carried between tasks: all branches; those of earlier tasks are frozen, and no bit of them changes. Every task
-        adds R (d_in + d_out) values per adapted layer, and two thin products to every later forward pass.
+        adds R (d_in + d_out) values per adapted layer. Frozen branches are computed as one pair of factors, or, once
+        half as large as a float32 layer, in a copy of its weight that they are added to; neither is in a checkpoint.
     Differs:
         - The paper's formula squares the entries; the released code sums their absolute values, which is what its
           lambda 1 belongs to. "absolute" is the default for that reason, and because its pull does not fade as the

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from components.adapters.mixing import Chosen
 from components.core.errors import ConfigError
 from components.data.batch import Batch, collate
 from components.data.rows import Row, Turn
@@ -220,8 +221,8 @@ def test_6_weights_sum_to_one(weighting: str) -> None:
     batch = text_batch([*SUBJECTS["charts"], "?", "zzz qqq", "1 2 3"])
     with method.select(backbone, batch) as selection:
         scales = list(method.bank.mixing.scales.values())
-    total = sum(scale[:, 0, :: TINY.rank].sum(dim=1) for scale in scales if isinstance(scale, torch.Tensor))
-    assert isinstance(total, torch.Tensor)
+    parts = [scale.scale if isinstance(scale, Chosen) else torch.as_tensor(scale) for scale in scales]
+    total = torch.stack([part[:, 0, :: TINY.rank].sum(dim=1) for part in parts]).sum(dim=0)
     torch.testing.assert_close(total, torch.ones(6), rtol=0, atol=1e-6)
     assert selection.slots is not None
     assert selection.slots.shape == (6, 4)
@@ -318,13 +319,14 @@ def test_shared_pool_weighs_frozen_copies_of_earlier_pools() -> None:
     assert names == {"pool", "0", "1"}
     with method.select(backbone, text_batch(SUBJECTS["forms"])) as selection:
         assert selection.routed_to is None
-        scales = dict(method.bank.mixing.scales)
+        constant = method.bank.mixing.constant
+    assert constant is not None
+    weights = dict(constant.weights)
+    assert weights.keys() == {"0", "1"}
     shares, tensors = method.pool.shares, method.state_dict(backbone).tensors
     for earlier in range(2):
-        scale = scales[str(earlier)]
-        assert isinstance(scale, torch.Tensor)
         expected = shares[earlier] * tensors[f"{CONTEXT}.task_2"][earlier].sigmoid()
-        torch.testing.assert_close(scale[0, 0, :: TINY.rank].detach(), expected)
+        torch.testing.assert_close(torch.tensor(weights[str(earlier)]), expected)
 
 
 @pytest.mark.parametrize(
