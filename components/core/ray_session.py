@@ -175,8 +175,10 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     """Start Ray inside this process; raises `ConfigError` when its node is not up after the last of `START_WAITS_S`."""
     # Ray adds this to the niceness of what starts it, 15 by default: beside one busy process a run would stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Nobody asks this Ray for the history of its tasks, and its control service would keep 100,000 of them in memory.
+    # Nobody asks this Ray for the history of its tasks or for its metrics. Its control service would keep 100,000 of
+    # the former in memory, and its agent a set of the latter for every dataset that was ever read.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
     private_token()
     cause: Exception | None = None
     for wait_s in START_WAITS_S:

@@ -42,7 +42,7 @@ from components.tracking.outbox import EVENTS_FILE  # noqa: E402
 
 RUN, UPDATES, TRAIN_ROWS = "long", 2, 4
 WARM = 10  # tasks after which nothing may grow
-GROWTH_MIB, GROWTH_FILES, GROWTH_COUNT, SLOWER = 96, 16, 4, 1.5
+GROWTH_MIB, GROWTH_FILES, GROWTH_COUNT, SLOWER = 96, 32, 4, 1.5  # a data process keeps up to 32 shards open
 
 
 @dataclass(frozen=True)
