@@ -72,7 +72,7 @@ def test_the_loss_is_the_weighted_mean(encoder: Encoder) -> None:
 
 def test_weights_reach_the_worker(encoder: Encoder) -> None:
     sent = [encoder.training_example(weighted(2, 0, 0.5)), encoder.training_example(weighted(1, 0, 1))]
-    records = [_record_of(at, one, torch.float32) for at, one in enumerate(sent)]
+    records = [_record_of(at, one, torch.float32, None) for at, one in enumerate(sent)]
     table = pa.Table.from_pylist(records, schema=ENCODED_SCHEMA)
     first, second = examples(table.to_pylist())
     assert sent[0].weights is not None

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from components.adapters.prompts import Pairs, PrefixedAttention, parse_layers
+from components.adapters.options import parse_layers
+from components.adapters.prompts import Pairs, PrefixedAttention
 from components.data.batch import Batch, collate
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

@@ -23,7 +23,7 @@ from pipelines.cli import parse
 from pipelines.presets import data_note
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = sorted((ROOT / "docs" / "results").glob("*/*.json"))
+RECORDS = sorted(set((ROOT / "docs" / "results").glob("*/*.json")) - set((ROOT / "docs/results/campaigns").iterdir()))
 
 
 def started_from(path: Path, *options: str) -> RunConfig:

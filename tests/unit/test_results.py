@@ -12,7 +12,7 @@ from components.runs.results import read_run
 from components.tracking.config import TrackingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-STREAMS = sorted({path.parent for path in (ROOT / "docs" / "results").glob("*/*.json")})
+STREAMS = sorted({path.parent for path in (ROOT / "docs/results").glob("*/*.json")} - {ROOT / "docs/results/campaigns"})
 SHOWN = "mini-coast-domain"  # in the README
 
 
