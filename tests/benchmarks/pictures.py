@@ -24,7 +24,7 @@ from components.data.rows import Row
 from components.data.streams import StreamConfig, open_stream
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
-from components.models.encoding import Encoder, build_encoder, row_images
+from components.models.encoding import Encoder, build_encoder
 from components.training.vision_cache import ENCODE_ROWS, FeatureWriter, ShardWork, vision_cache
 from tests.benchmarks.throughput import Contestant, measure, print_ratio, print_times
 
@@ -44,7 +44,7 @@ def main(options: Benchmark) -> None:
     config = BackboneConfig(name=options.backbone)
     split = open_stream(StreamConfig(size="nano")).tasks[0].train
     rows = list(islice(split.rows(), options.pictures))
-    images = {image: row.sample_id for row in rows for image in row_images(row)}
+    images = {each.data: row.sample_id for row in rows for each in row.pictures if each.data is not None}
     encoder, folder = build_encoder(config), tempfile.TemporaryDirectory()
     writer = FeatureWriter(config, vision_cache(config, Path(folder.name), "0" * 16))
     work = {"work": np.array([ShardWork(split=split, shard=0, rows={0: list(range(len(rows)))})], dtype=object)}

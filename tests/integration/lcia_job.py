@@ -16,7 +16,8 @@ from worker_processes import results_of
 
 from components.data.batch import IGNORE, Batch, collate
 from components.methods.base import MethodState, TaskInfo, copy_tensors, load_parameters
-from components.methods.common.balance import STATISTICS, Rule, Start
+from components.methods.common.balance import STATISTICS
+from components.methods.common.balance_options import Rule, Start
 from components.methods.lcia import Lcia, LciaConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig

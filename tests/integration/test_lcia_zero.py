@@ -12,7 +12,8 @@ import torch
 from lcia_job import UPDATES, LciaJob, outcomes_of
 from torch import Tensor
 
-from components.methods.common.balance import STATISTICS, Rule
+from components.methods.common.balance import STATISTICS
+from components.methods.common.balance_options import Rule
 
 FALLBACK, MEDIAN = STATISTICS.index("ema_fallback"), STATISTICS.index("ema_old_p50")
 
