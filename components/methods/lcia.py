@@ -158,6 +158,7 @@ class Lcia(Method[LciaConfig]):
         if self.average is not None:
             load_parameters(self.bank.group_parameters(str(self.current.group)), self.average.average)
         self.codebook.learned(task.instructions, None if self.average is None else self.average.summary())
+        self.freeze()  # as `attach` leaves it: frozen groups are computed together, and so with other rounding
         self.current, self.average = None, None
 
     def state_dict(self, model: Backbone) -> MethodState:
