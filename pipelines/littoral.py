@@ -26,8 +26,8 @@ from types import FrameType, MappingProxyType
 from typing import NoReturn, TypeVar
 
 from components.core.errors import ConfigError, LittoralError, Terminated
-from components.core.naming import without_secrets
 from components.core.runtime import fast_imports, print_anything
+from components.core.secrets import without_secrets
 from components.core.visible import print_text, visible
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from components.core.secrets import without_secrets
 from components.core.visible import visible
 
 MAX_CHARS = 2000  # of a message, which may quote names and lists from a damaged file
@@ -66,6 +67,9 @@ class StorageError(LittoralError, OSError):
 
 
 def _readable(message: str) -> str:
-    """Nothing in it steers a terminal; of one that is too long, the middle is left out: both ends say what to do."""
-    text, half = visible(message), MAX_CHARS // 2
+    """Nothing in it steers a terminal; of one that is too long, the middle is left out: both ends say what to do.
+
+    Secrets are replaced before anything is cut: half of one would not be known as such any more.
+    """
+    text, half = visible(without_secrets(message)), MAX_CHARS // 2
     return text if len(text) <= MAX_CHARS else f"{text[:half]} [...] {text[-half:]}"

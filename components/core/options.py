@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from pydantic import Field, TypeAdapter, ValidationError
 
 from components.core.errors import ConfigError
-from components.core.naming import without_secrets
+from components.core.secrets import without_secrets
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from components.core.errors import ConfigError
-from components.core.naming import without_secrets
 from components.core.options import Count, NonNegative, Positive, check_options
+from components.core.secrets import without_secrets
 from components.judging.protocol import HIGHEST, Exchange, Judge, Parser, Verdict, parse_grade, prompt_text
 
 if TYPE_CHECKING:

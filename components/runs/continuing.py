@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.naming import without_secrets
 from components.core.run_files import CONFIG_FILE
+from components.core.secrets import without_secrets
 from components.core.shell import pipeline_command
 from components.runs.folder_json import text_of
 from components.tracking.config import TrackingConfig, recorded_uri, tracking_uri, ui_command

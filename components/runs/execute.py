@@ -12,10 +12,10 @@ from components.core.errors import ConfigError, StorageError, StreamStopped, Tra
 from components.core.events import Event, EventHandler, Note, PhaseBegan, RowScored
 from components.core.files import write_json
 from components.core.lock import sole_user
-from components.core.naming import without_secrets
 from components.core.ray_session import ray_session
 from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
+from components.core.secrets import without_secrets
 from components.evaluation.matrix import MATRIX_FILE
 from components.models.source import model_source
 from components.runs.activity import Activity

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from components.core.errors import ConfigError
 from components.core.events import Event
 from components.core.machine import usable_cpus
-from components.core.naming import without_secrets
 from components.core.options import Positive, check_options
+from components.core.secrets import without_secrets
 from components.core.shell import tool_command
 from components.data.suite import Suite
 from components.data.tasks import TaskStream

@@ -12,7 +12,7 @@ import tenacity
 
 from components.core.errors import TrackingError
 from components.core.events import Note
-from components.core.naming import without_secrets
+from components.core.secrets import without_secrets
 
 ATTEMPTS = 3  # per call, about 1 s and 2 s apart
 PAUSE_S = 60.0  # how long the breaker stays open after a failure

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 from components.core.events import Note
 from components.core.lock import Held, locked
-from components.core.naming import flatten_params, metric_names, without_secrets
+from components.core.naming import flatten_params, metric_names
+from components.core.secrets import without_secrets
 from components.tracking.charts import View, view_link
 from components.tracking.config import (
     DatasetRecord,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.naming import flatten_params, without_secrets
+from components.core.naming import flatten_params
+from components.core.secrets import without_secrets
 from components.tracking.charts import sweep_view
 from components.tracking.config import Status, TrackingConfig, tracking_uri
 from components.tracking.points import points

@@ -12,9 +12,10 @@ from typing import Any, Literal, get_type_hints
 
 from components.core.errors import ConfigError
 from components.core.machine import usable_cpus
-from components.core.naming import id_of, require_id, secret_in, without_secrets
+from components.core.naming import id_of, require_id
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.core.reading import ODD, read_object
+from components.core.secrets import secret_in, without_secrets
 from components.data.streams import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured
 from components.methods import method_config, options_for

@@ -33,7 +33,7 @@ from ray.util.queue import Queue
 
 from components.core.errors import LittoralError, LostError, TrainingError
 from components.core.events import Note
-from components.core.naming import without_secrets
+from components.core.secrets import without_secrets
 from components.training.watchdog import hung
 
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full

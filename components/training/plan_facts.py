@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.console.eta import PlannedTask
-from components.core.naming import without_secrets
+from components.core.secrets import without_secrets
 from components.data.quality.report import rows_by_pictures
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.naming import MAX_VALUE_CHARS, flatten_params, git_commit, metric_names, without_secrets
+from components.core.errors import DataError
+from components.core.naming import MAX_VALUE_CHARS, flatten_params, git_commit, metric_names
+from components.core.secrets import without_secrets
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ def test_ordinary_names_are_not_taken_for_secrets(name: str) -> None:
 )
 def test_credentials_leave_uris(text: str, expected: str) -> None:
     assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize("before", range(960, 1000, 7))
+def test_a_message_that_is_cut_shows_no_part_of_a_secret(before: int) -> None:
+    message = str(DataError(f"{'x' * before} https://me:Kq7Zw9Lp3@host/ {'y' * 3000}"))
+    assert len(message) < 2100
+    assert not any("Kq7Zw9Lp3"[:size] in message for size in range(2, 10))
 
 
 @pytest.mark.parametrize(
