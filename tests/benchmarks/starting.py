@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from tests.benchmarks.bars import print_bar  # noqa: E402
+
 AIM_S = 0.7
 RECORDS = [str(path) for path in sorted((ROOT / "docs/results/mini-coin").glob("*-s0.json"))]
 COMMANDS = {
@@ -53,10 +56,7 @@ def main() -> int:
                 times[name].append(cpu_s(arguments, Path(folder)))
         floor = cpu_s(FLOOR, Path(folder))
     for name, found in times.items():
-        middle = statistics.median(found)
-        print(
-            f"{name:34} {middle:5.2f} s [{min(found):.2f}, {max(found):.2f}], {middle / AIM_S:.2f} of the aim {AIM_S}"
-        )
+        print_bar(f"{name}, CPU s", found, "at most", AIM_S)
     print(f"{'import torch, transformers, ray':34} {floor:5.2f} s, once")
     return 0
 

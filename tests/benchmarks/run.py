@@ -1,0 +1,100 @@
+"""Every bar with its figure, both sides of each measured in one run: the scripts beside this one, one after another.
+
+    python tests/benchmarks/run.py [--only growth reuse] [--record FILE]
+
+On two quiet cores this takes less than 30 minutes. Each script also runs alone, longer and with other options; what
+they print above their bars is kept in the folder that `--logs` names. Exit code 1 when a script fails, not when a bar
+is missed: the reason stands beside that bar, and the longer story in RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from tests.benchmarks.bars import Bar  # noqa: E402
+
+SCRIPTS: dict[str, list[str]] = {
+    "starting": ["--repeats", "3"],
+    "processes": [],
+    "growth": ["--rounds", "3"],
+    "many_rows": ["--rows", "1000000", "--only-budget"],
+    "preparing": [],
+    "many_tasks": [],
+    "default_run": [],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="these scripts")
+    parser.add_argument("--logs", type=Path, help="a folder for what the scripts print; by default a temporary one")
+    parser.add_argument("--record", type=Path, help="write the bars here as JSON")
+    options = parser.parse_args()
+    logs = options.logs or Path(tempfile.mkdtemp(prefix="littoral-benchmarks-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    began, bars, failed = time.monotonic(), dict[str, list[Bar]](), list[str]()
+    for name in options.only:
+        started = time.monotonic()
+        code, bars[name] = run(name, logs / f"{name}.txt")
+        print(f"-- {name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+        if code:
+            failed.append(name)
+            print(f"   ended with code {code}; see {logs / f'{name}.txt'}")
+    print(table(bars))
+    print(f"\n{time.monotonic() - began:.0f} s in all; what the scripts printed is in {logs}")
+    if options.record:
+        found = {name: [asdict(each) | {"holds": each.holds} for each in of] for name, of in bars.items()}
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps({"date": date.today().isoformat(), "bars": found}, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+def run(name: str, log: Path) -> tuple[int, list[Bar]]:
+    """The script's exit code and its bars; all it prints goes into `log`, and its bars to the terminal as well."""
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / f"{name}.py"), *SCRIPTS[name]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    bars = list[Bar]()
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            if bar := Bar.read(line):
+                bars.append(bar)
+                print(f"   {bar}", flush=True)
+    return process.returncode, bars
+
+
+def table(bars: dict[str, list[Bar]]) -> str:
+    """All bars as Markdown, and the reasons of those that are missed."""
+    lines = ["", "| script | bar | figure | limit | |", "| --- | --- | ---: | --- | --- |"]
+    lines += [
+        f"| {name} | {each.name} | {each.value:.3g}{each.spread} | {each.limit} {each.bar:g} | "
+        f"{'holds' if each.holds else 'missed'} |"
+        for name, of in bars.items()
+        for each in of
+    ]
+    missed = [each for of in bars.values() for each in of if not each.holds]
+    return "\n".join(
+        [*lines, *(["", "Missed:"] if missed else []), *(f"- {each.name}: {each.reason}" for each in missed)]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
