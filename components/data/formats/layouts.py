@@ -58,6 +58,8 @@ _OTHER_FLAGS = (
 )
 _TURN_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "train_detail",
                  "training_detail", *_OTHER_FLAGS, *PICTURES, *CONTENT)  # fmt: skip
+_OF_CONTENT = frozenset(_TURN_CONTENT)
+_OTHER_SPEAKERS = {*_SPEAKERS, *_SYSTEM_SPEAKERS} - {"human", "gpt"}
 _SHOWN = "pictures"  # of a turn that is being read
 _TURN_KNOWN = {"from", "role", "value", "content", "human", "assistant", *_FLAGS, *_TURN_CONTENT}
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
@@ -147,11 +149,11 @@ def _is_own(item: Item) -> bool:
 def _is_other(turn: Item) -> bool:
     """Whether a turn has something that LLaVA's turns do not have."""
     name, text = turn.get("from"), turn.get("value")
-    if isinstance(name, str) and name in {*_SPEAKERS, *_SYSTEM_SPEAKERS} - {"human", "gpt"}:
+    if isinstance(name, str) and name in _OTHER_SPEAKERS:
         return True
-    if isinstance(text, list) or any(field in turn for field in ("role", "content")):
+    if isinstance(text, list) or "role" in turn or "content" in turn:
         return True
-    if any(filled(turn.get(field)) for field in _TURN_CONTENT):
+    if any(field in _OF_CONTENT and filled(value) for field, value in turn.items()):
         return True
     return isinstance(text, str) and any(tags.search(text) for tags in (_PLACEHOLDERS, _PICTURE_TAGS, _AT_END))
 

@@ -15,7 +15,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -48,6 +48,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
 _BACK = {6: 8, 8: 6}  # all other turns undo themselves
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+_SMALLEST = (1, 1)  # to prove a picture its values are not needed
 _GAP = 16  # pixels between the pictures of a sheet
 
 
@@ -59,6 +61,14 @@ class Picture:
     size: tuple[int, int]
     done: tuple[str, ...] = ()
     """What is done to it before it is learned: keys of `quality.checks.DONE`."""
+
+
+class _Learned(NamedTuple):
+    """A picture in RGB, the size that it has when it is learned, and the keys of what was done to it."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    done: tuple[str, ...]
 
 
 def picture_path(root: Path, name: str) -> Path:
@@ -124,23 +134,23 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def proved(data: bytes, name: str, orientation: Orientation = "apply") -> Picture:
-    """The picture that `data` encodes, decoded whole; raises `ItemError` naming it by `name`.
+    """The picture that `data` encodes, all of its bytes decoded; raises `ItemError` naming it by `name`.
 
     With the orientation "leave", a picture that EXIF would turn is encoded again as it is stored, as PNG, so that it
     is learned the same everywhere, its width and height included.
     """
-    image, done = _named(data, name, orientation)
-    return Picture(data=_png(image) if "left" in done else data, size=image.size, done=done)
+    image, size, done = _named(data, name, orientation, _SMALLEST if orientation == "apply" else None)
+    return Picture(data=_png(image) if "left" in done else data, size=size, done=done)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """The picture that `data` encodes, as it is learned; raises `ItemError` naming it by `name`."""
-    return _named(data, name, "apply")[0]
+    return _named(data, name, "apply").image
 
 
-def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Image, tuple[str, ...]]:
+def _named(data: bytes, name: str, orientation: Orientation, wanted: tuple[int, int] | None = None) -> _Learned:
     try:
-        return _learned(data, orientation)
+        return _learned(data, orientation, wanted)
     except UnidentifiedImageError as error:
         raise ItemError("broken image", f"the image {name} is not a picture that Pillow can read") from error
     except PICTURE_ERRORS as error:
@@ -150,7 +160,7 @@ def _named(data: bytes, name: str, orientation: Orientation) -> tuple[Image.Imag
 def open_image(data: bytes, *, sample_id: str) -> Image.Image:
     """A row's picture as it is learned, in RGB; raises `DataError` naming `sample_id` when it is broken."""
     try:
-        return _learned(data, "apply")[0]
+        return _learned(data, "apply").image
     except PICTURE_ERRORS as error:
         raise DataError(f"the picture of row {sample_id} cannot be decoded ({error}); replace or remove it.") from error
 
@@ -160,19 +170,19 @@ def small_image(data: bytes, side: int) -> Image.Image:
 
     Raises one of `PICTURE_ERRORS`.
     """
-    return _learned(data, "apply", (side, side))[0]
+    return _learned(data, "apply", (side, side)).image
 
 
-def _learned(
-    data: bytes, orientation: Orientation, wanted: tuple[int, int] | None = None
-) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture in RGB, and the keys of what was done to it."""
+def _learned(data: bytes, orientation: Orientation, wanted: tuple[int, int] | None = None) -> _Learned:
+    """The picture in RGB, with not much more than `wanted` pixels where its format can do that."""
     image = Image.open(io.BytesIO(data))
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; make it smaller")
     done = ["first frame"] if getattr(image, "is_animated", False) else []
+    whole = image.size
     if wanted is not None:
         image.draft("RGB", wanted)
+    shrunk = image.size != whole  # JPEG alone can; every byte is read all the same
     already = _orientation(image) if image.format == "TIFF" else 1  # Pillow turns TIFF as it loads it, and only TIFF
     image.load()
     stored = already if already != 1 else _orientation(image)
@@ -192,7 +202,11 @@ def _learned(
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-    return image if image.mode == "RGB" else image.convert("RGB"), tuple(done)
+    if not shrunk:
+        whole = image.size
+    elif orientation == "apply" and stored in _SIDEWAYS:
+        whole = whole[::-1]
+    return _Learned(image if image.mode == "RGB" else image.convert("RGB"), whole, tuple(done))
 
 
 def _png(image: Image.Image) -> bytes:
