@@ -30,6 +30,7 @@ from components.core.errors import ConfigError, Terminated
 from components.core.last_word import last_word
 from components.core.machine import usable_cpus
 from components.core.ray_access import loopback_only, private_token
+from components.core.ray_servers import only_needed_servers
 from components.core.ray_watch import end_children, left_ray
 
 logger = logging.getLogger("littoral")
@@ -179,12 +180,19 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     # the former in memory, and its agent a set of the latter for every dataset that was ever read.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # A process of Ray Train's that asks whether nodes are being drained. A run asks by itself: training/preemption.py.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     private_token()
     cause: Exception | None = None
     for wait_s in START_WAITS_S:
         before = frozenset(psutil.Process().children())
         try:
-            with _node_may_take(wait_s), _in_a_group_of_their_own(), loopback_only():
+            with (
+                _node_may_take(wait_s),
+                _in_a_group_of_their_own(),
+                loopback_only(),
+                only_needed_servers(logs=bool(options.get("log_to_driver"))),
+            ):
                 ray.init(address="local", include_dashboard=False, **options)
             return
         except Exception as error:
