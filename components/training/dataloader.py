@@ -1,9 +1,10 @@
-"""One rank's training batches: rows of its datasets, collated into the micro-batches of each update."""
+"""One rank's training batches: rows of its datasets, or read here, collated into the micro-batches of each update."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -11,22 +12,46 @@ import pyarrow as pa
 from components.core.errors import DataError
 from components.data.batch import Batch, Example, collate
 from components.training.config import RunConfig
-from components.training.streaming import dataset_name, encoded_blocks, encoder_for, examples
+from components.training.schedule import ScheduledTask
+from components.training.streaming import (
+    Slice,
+    dataset_name,
+    encoded_blocks,
+    encoder_for,
+    examples,
+    training_here,
+    trains_here,
+)
+from components.training.vision_cache import VisionCache
 
 
 class TaskDataLoader:
     """Reads a task's dataset on demand, or ahead of time while the worker does something else."""
 
-    def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        schedule: Sequence[ScheduledTask],
+        cache: VisionCache | None,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> None:
         self.backbone, self.rank = config.backbone, rank
         self.size = config.training.micro_size(world_size)
+        own = Slice(rank=rank, world_size=world_size, micro_batch_size=self.size)
+        few = [each for each in schedule if trains_here(_rows(each, config), world_size, cache)]
+        self._here = {each.task.name: functools.partial(_read_here, each, config, own, cache) for each in few}
         self.accumulation = config.training.accumulation(world_size)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataloader")
         self._ahead: tuple[str, Iterator[pa.Table], Future[pa.Table | None]] | None = None
 
     def read_ahead(self, task: str) -> None:
-        """Start the task's dataset and fetch its first block in the background; the next reader continues after it."""
-        if self._ahead is not None and self._ahead[0] == task:
+        """Start the task's dataset and fetch its first block in the background; the next reader continues after it.
+
+        Nothing where rows are read here: it takes no time, and an encoder serves one thread at a time.
+        """
+        if task in self._here or (self._ahead is not None and self._ahead[0] == task):
             return
         blocks = self._blocks(task)
         self._ahead = (task, blocks, self._thread.submit(next, blocks, None))
@@ -57,6 +82,8 @@ class TaskDataLoader:
         return self._micro_batches(self._blocks(task), skip=0)
 
     def _blocks(self, task: str) -> Iterator[pa.Table]:
+        if task in self._here:
+            return self._here[task]()
         return encoded_blocks(dataset_name("train", task, self.rank), batch_size=None)
 
     def _started(self, task: str) -> Iterator[pa.Table]:
@@ -77,6 +104,24 @@ class TaskDataLoader:
             if len(pending) == self.size:
                 yield collate(pending, pad_id=pad_id, padding_side="right")
                 pending = []
+
+
+def _rows(scheduled: ScheduledTask, config: RunConfig) -> int:
+    return scheduled.num_updates * config.training.global_batch_size
+
+
+def _read_here(
+    scheduled: ScheduledTask, config: RunConfig, own: Slice, cache: VisionCache | None
+) -> Iterator[pa.Table]:
+    return training_here(
+        scheduled.splits,
+        config.backbone,
+        slice=own,
+        epochs=scheduled.num_epochs(config.training.global_batch_size),
+        num_rows=_rows(scheduled, config),
+        seed=config.seed,
+        cache=cache,
+    )
 
 
 def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -74,6 +74,7 @@ from components.training.streaming import (
     prompt_dataset,
     reached_rows,
     training_dataset,
+    trains_here,
 )
 from components.training.task_cache import cached_tasks
 from components.training.vision_cache import (
@@ -164,7 +165,7 @@ def check_resources(config: RunConfig) -> bool:
 def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
     """Datasets by `dataset_name`: one per split, task or suite, and rank. One that no worker reads is never started.
 
-    Test splits of few rows have none: the workers read them by themselves (`prompts_here`).
+    Splits of few rows have none: the workers read them by themselves (`trains_here`, `prompts_here`).
     """
     config, training, num_workers = plan.config, plan.config.training, plan.config.cluster.num_workers
     if cache is None:
@@ -172,13 +173,14 @@ def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
     datasets: dict[str, Dataset] = {}
     for scheduled, rank in itertools.product(plan.schedule, range(num_workers)):
         task = scheduled.task
-        if scheduled.num_updates:
+        num_rows = scheduled.num_updates * training.global_batch_size
+        if num_rows and not trains_here(num_rows, num_workers, cache):
             datasets[dataset_name("train", task.name, rank)] = training_dataset(
                 scheduled.splits,
                 config.backbone,
                 slice=Slice(rank=rank, world_size=num_workers, micro_batch_size=training.micro_size(num_workers)),
                 epochs=scheduled.num_epochs(training.global_batch_size),
-                num_rows=scheduled.num_updates * training.global_batch_size,
+                num_rows=num_rows,
                 seed=config.seed,
                 cache=cache,
             )

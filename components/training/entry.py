@@ -40,7 +40,8 @@ def _train_stream(plan: WorkerPlan) -> None:
 def started_loader(plan: WorkerPlan) -> TaskDataLoader:
     """This worker's data loader. For a new run it prefetches the first task while this process is still importing."""
     context = ray.train.get_context()
-    loader = TaskDataLoader(plan.config, rank=context.get_world_rank(), world_size=context.get_world_size())
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    loader = TaskDataLoader(plan.config, plan.schedule, plan.cache, rank=rank, world_size=world_size)
     first = plan.schedule[0]
     reused = plan.cached and plan.cached[0] is not None and plan.cached[0].hit()
     if first.num_updates and not reused and ray.train.get_checkpoint() is None:

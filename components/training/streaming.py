@@ -170,6 +170,7 @@ class Loader:
     slice: Slice
     num_rows: int
     cache: VisionCache | None = None  # of the pictures' features; None: pictures are decoded
+    block_rows: int = BLOCK_ROWS
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         encoder = encoder_for(self.backbone)
@@ -183,7 +184,7 @@ class Loader:
             example = encode_row(encoder, row, mode=self.mode, pictures=pictures)
             scale = scale_of(encoder.family.files.image_processor)
             pending.append(_record_of(position, example, getattr(torch, self.backbone.dtype), scale))
-            if len(pending) == BLOCK_ROWS:
+            if len(pending) == self.block_rows:
                 yield pa.Table.from_pylist(pending, schema=ENCODED_SCHEMA)
                 pending = []
         if pending:
@@ -261,6 +262,21 @@ def training_dataset(
 ) -> Dataset:
     """This rank's encoded training examples in order: the first `num_rows` positions of `epochs` shuffled passes over
     `splits` together."""
+    loader = Loader(splits=tuple(splits), backbone=backbone, mode="train", slice=slice, num_rows=num_rows, cache=cache)
+    return _stream(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
+
+
+def training_here(
+    splits: Sequence[Split],
+    backbone: BackboneConfig,
+    *,
+    slice: Slice,
+    epochs: int,
+    num_rows: int,
+    seed: int,
+    cache: VisionCache | None,
+) -> Iterator[pa.Table]:
+    """The blocks of `training_dataset`, read by this process as they are asked for, a micro-batch each."""
     loader = Loader(
         splits=tuple(splits),
         backbone=backbone,
@@ -268,8 +284,9 @@ def training_dataset(
         slice=slice,
         num_rows=num_rows,
         cache=cache,
+        block_rows=slice.micro_batch_size,
     )
-    return _stream(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
+    return _blocks_here(plan_windows(splits, epochs=epochs, num_rows=num_rows, seed=seed), loader)
 
 
 def prompt_dataset(
@@ -286,8 +303,11 @@ def prompts_here(
     """What `prompt_dataset` gives, read by this process at once and held in memory."""
     windows = plan_windows([split], epochs=1, num_rows=num_rows, seed=None)
     loader = _prompt_loader(split, backbone, slice=slice, num_rows=num_rows, cache=cache)
-    stretches = np.array(stretches_of(windows), dtype=object)
-    return [example for block in loader({"stretch": stretches}) for example in examples(block.to_pylist())]
+    return [example for block in _blocks_here(windows, loader) for example in examples(block.to_pylist())]
+
+
+def _blocks_here(windows: Sequence[Window], loader: Loader) -> Iterator[pa.Table]:
+    return loader({"stretch": np.array(stretches_of(windows), dtype=object)})
 
 
 def _prompt_loader(
@@ -302,6 +322,15 @@ def fits_a_window(num_rows: int, world_size: int) -> bool:
     Then Ray Data could do nothing meanwhile, and starting it takes longer than reading a few rows: see `prompts_here`.
     """
     return num_rows <= WINDOW_ROWS * world_size
+
+
+def trains_here(num_rows: int, world_size: int, cache: VisionCache | None) -> bool:
+    """Whether each rank reads its share of `num_rows` training rows by itself: see `training_here`.
+
+    Few rows whose pictures' features are cached cost a millisecond each, and Ray Data's processes ten seconds of CPU
+    time. Pictures that must be decoded are left to other processes, beside the updates.
+    """
+    return cache is not None and fits_a_window(num_rows, world_size)
 
 
 def encoded_blocks(name: str, *, batch_size: int | None) -> Iterator[pa.Table]:

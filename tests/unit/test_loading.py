@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -17,12 +18,15 @@ from sample_rows import picture, row
 
 from components.core.errors import DataError
 from components.data.rows import Row, Split, Turn, write_split
+from components.data.tasks import Task
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES
-from components.training.config import TrainingConfig
+from components.training.config import RunConfig, TrainingConfig
+from components.training.dataloader import TaskDataLoader
 from components.training.optimizer import OptimizerConfig
+from components.training.schedule import ScheduledTask
 from components.training.streaming import (
     Loader,
     Slice,
@@ -33,6 +37,7 @@ from components.training.streaming import (
     prompts_here,
     reached_rows,
     stretches_of,
+    trains_here,
 )
 from components.training.vision_cache import (
     FeatureWriter,
@@ -286,3 +291,42 @@ def test_what_killed_runs_left_in_the_cache_is_removed(tmp_path: Path) -> None:
     os.utime(folder / names["old"], (0, 0))
     remove_leftovers(tmp_path)
     assert {path.name for path in folder.iterdir()} == {names["mine"], names["elsewhere"]}
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
+def test_few_training_rows_with_features_are_read_by_the_worker_in_the_same_order(
+    tmp_path: Path, rank: int, world_size: int
+) -> None:
+    """Batches of 4, also after a resume and once more at the end: the rows and features of Ray Data's loader."""
+    rows = [row("<image>\nshade?", str(n), image=picture((n, 255 - n, 7)), sample_id=f"row-{n}") for n in range(20)]
+    split = write_split(rows, tmp_path / "train", task="t", split="train")
+    cache = vision_cache(POCKET, tmp_path / "cache", "0123456789abcdef")
+    FeatureWriter(POCKET, cache)({"work": [ShardWork(split=split, shard=0, rows={0: list(range(20))})]})
+    training = TrainingConfig(global_batch_size=4, updates_per_task=7)  # 28 rows: more than one pass
+    config = RunConfig(backbone=POCKET, training=training, seed=5)
+    task = Task(name="t", train=split, test=split, max_new_tokens=4)
+    schedule = (ScheduledTask(task=task, splits=(split,), num_updates=7),)
+    own = Slice(rank=rank, world_size=world_size, micro_batch_size=4 // world_size)
+    windows = plan_windows([split], epochs=2, num_rows=28, seed=5)
+    upstream = Loader(splits=(split,), backbone=POCKET, mode="train", slice=own, num_rows=28, cache=cache)
+    blocks = upstream({"stretch": np.array(stretches_of(windows), dtype=object)})
+    expected = [example for block in blocks for example in examples(block.to_pylist())]
+
+    loader = TaskDataLoader(config, schedule, cache, rank=rank, world_size=world_size)
+    loader.read_ahead("t")  # as a worker does that starts: nothing is read in a second thread
+    size = len(expected) // 7
+    for first in (0, 3):
+        updates = itertools.islice(loader.updates("t", first=first), 7 - first)
+        found = [name for batches in updates for batch in batches for name in batch.sample_ids]
+        assert found == [example.sample_id for example in expected[first * size :]]
+    assert [name for batch in loader.once_more("t") for name in batch.sample_ids] == [e.sample_id for e in expected]
+    (batch,) = loader.first_updates("t", 1)
+    for example, ids_of in zip(expected, batch.input_ids, strict=False):
+        assert torch.equal(ids_of[: len(example.input_ids)], example.input_ids)
+
+
+def test_rows_are_read_by_workers_where_they_are_few_and_their_features_cached(tmp_path: Path) -> None:
+    cache = vision_cache(POCKET, tmp_path, "0123456789abcdef")
+    assert trains_here(1024, 2, cache)
+    assert not trains_here(1025, 2, cache)
+    assert not trains_here(8, 1, None)
