@@ -162,29 +162,43 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
     work = _missing(reached, cache)
     if not work:
         return
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if num_gpus:
+        _compute_on_gpus(work, backbone, cache, num_gpus)
+    else:  # one process at a time, for which Ray Data would start five others
+        ray.get(ray.remote(max_retries=0)(compute_features).remote(work, backbone, cache))
+    left = _missing(reached, cache)
+    if left:
+        raise DataError(f"vision features of {len(left)} of {len(work)} shards are missing; run the command again.")
+
+
+def compute_features(work: Sequence[ShardWork], backbone: BackboneConfig, cache: VisionCache) -> None:
+    """Compute and write the features of `work`, in this process."""
+    writer = FeatureWriter(backbone, cache)
+    for each in work:
+        writer({"work": [each]})
+
+
+def _compute_on_gpus(work: Sequence[ShardWork], backbone: BackboneConfig, cache: VisionCache, num_gpus: int) -> None:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
     with DataContext.current(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # `max_restarts` has no other name in Ray 2.60
         items = ray.data.from_items([{"work": each} for each in work], override_num_blocks=len(work))
-        if num_gpus:  # a tower takes a picture in a millisecond, and decoding it takes twenty: many CPUs feed each GPU
-            reader = PickledCallable(PictureReader(backbone, cache))
-            items = items.map_batches(reader, batch_size=1, batch_format="numpy")  # type: ignore[arg-type]
-        items.map_batches(
+        # A tower takes a picture in a millisecond, and decoding it takes twenty: many CPUs feed each GPU.
+        reader = PickledCallable(PictureReader(backbone, cache))
+        pictures = items.map_batches(reader, batch_size=1, batch_format="numpy")  # type: ignore[arg-type]
+        pictures.map_batches(
             FeatureWriter,
             fn_constructor_kwargs={"backbone": backbone, "cache": cache},
-            batch_size=ENCODE_ROWS if num_gpus else 1,
+            batch_size=ENCODE_ROWS,
             batch_format="numpy",
-            num_gpus=1 if num_gpus else 0,
-            compute=ActorPoolStrategy(size=max(1, num_gpus)),
+            num_gpus=1,
+            compute=ActorPoolStrategy(size=num_gpus),
             max_restarts=0,  # what a lost actor left is found again by a rerun
         ).count()  # counting is what runs the lazy dataset
-    left = _missing(reached, cache)
-    if left:
-        raise DataError(f"vision features of {len(left)} of {len(work)} shards are missing; run the command again.")
 
 
 def _missing(reached: Sequence[tuple[Split, Reached]], cache: VisionCache) -> list[ShardWork]:

@@ -118,7 +118,7 @@ def _kind(process: psutil.Process) -> str:
     title = " ".join(process.cmdline()).strip("\0 ")  # padded to the length of an older title
     if title.startswith("ray::"):
         name = title.removeprefix("ray::").partition(".")[0].partition("(")[0]
-        return "data" if name in ("IDLE", "MapBatches", "MapWorker", "ReadBatches") else name
+        return "data" if name in ("IDLE", "MapBatches", "MapWorker", "ReadBatches", "compute_features") else name
     if title.startswith(sys.executable) and "coast.py" in title:
         return "driver"
     scripts = (Path(word).name for word in process.cmdline() if word.endswith(".py"))
