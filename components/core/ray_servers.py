@@ -22,7 +22,9 @@ def only_needed_servers(*, logs: bool) -> Iterator[None]:
     """
     options, dashboard = parameter.RayParams, node.Node.start_api_server
     parameter.RayParams = functools.partial(  # type: ignore[assignment, misc]  (called, and not used as a class)
-        options, no_monitor=True, include_log_monitor=logs
+        options,
+        no_monitor=True,
+        include_log_monitor=logs,  # type: ignore[arg-type]  (its annotation says a text, Ray itself gives True)
     )
     node.Node.start_api_server = _no_dashboard  # type: ignore[method-assign]
     try:
