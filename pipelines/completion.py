@@ -25,6 +25,7 @@ from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, preset
 from pipelines.report import Report
 from pipelines.rescore import Rescore
+from pipelines.serve import Serve
 from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
@@ -51,6 +52,7 @@ OPTIONS: dict[str, type[Any]] = {
     "judge": Judgement,
     "rescore": Rescore,
     "export": Export,
+    "serve": Serve,
     "unlearn": Unlearn,
     "methods": Methods,
     "train-projector": ProjectorRun,

@@ -13,7 +13,7 @@ from components.data.batch import Batch, Example, collate
 from components.methods.base import Method, Selection
 
 if TYPE_CHECKING:
-    from components.models.backbone import Backbone
+    from components.models.backbone import Backbone, Steering
     from components.models.encoding import Encoder
 
 
@@ -56,15 +56,14 @@ def answer(
     lengths = [len(examples[index].input_ids) + max_new_tokens for index in order]
     for part in batch_slices(lengths, batch_size=batch_size, batch_tokens=batch_tokens):
         chosen = order[part]
-        batch = collate([examples[index] for index in chosen], pad_id=encoder.pad_id, padding_side="left").to(device)
-        batch = replace(batch, oracle_task=known_task)
-        texts, selection = _reply(model, method, encoder, batch, max_new_tokens)
+        batch = prompts([examples[index] for index in chosen], encoder, device, known_task)
+        texts, selection = reply(model, method, encoder, batch, max_new_tokens)
         oracle_texts: list[str] | None = None
         if oracle_task is not None:
             oracle_texts = texts
             known = replace(batch, oracle_task=oracle_task)
             if not _same_slots(method, model, known, selection):
-                oracle_texts, _ = _reply(model, method, encoder, known, max_new_tokens)
+                oracle_texts, _ = reply(model, method, encoder, known, max_new_tokens)
         for row, index in enumerate(chosen):
             answers[index] = Answer(
                 sample_id=examples[index].sample_id,
@@ -88,11 +87,29 @@ def batch_slices(lengths: Sequence[int], *, batch_size: int, batch_tokens: int |
         start = stop
 
 
-def _reply(
-    model: Backbone, method: Method, encoder: Encoder, batch: Batch, max_new_tokens: int
+def prompts(examples: Sequence[Example], encoder: Encoder, device: torch.device, known_task: str | None) -> Batch:
+    """The batch of `examples` to be answered, on `device`; `known_task` for a method that needs to know it."""
+    batch = collate(examples, pad_id=encoder.pad_id, padding_side="left").to(device)
+    return replace(batch, oracle_task=known_task)
+
+
+@torch.inference_mode()
+def reply(
+    model: Backbone,
+    method: Method,
+    encoder: Encoder,
+    batch: Batch,
+    max_new_tokens: int,
+    steer: Callable[[Callable[[], Selection]], Steering] | None = None,
 ) -> tuple[list[str], Selection]:
+    """Answer a batch whose rows may be served by different parameters, and say what served each.
+
+    `steer` makes what steers the replies. It gets a function that says what serves the rows, to be called after the
+    first token and not before.
+    """
     with shared_weights(), method.select(model, batch) as selection:
-        generated = model.generate(batch, max_new_tokens=max_new_tokens)
+        steering = None if steer is None else steer(lambda: method.served(selection))
+        generated = model.generate(batch, max_new_tokens=max_new_tokens, steering=steering)
         selection = method.served(selection)
     return [encoder.decode(ids) for ids in generated], selection
 

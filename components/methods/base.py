@@ -228,8 +228,17 @@ class Method(Generic[ConfigT]):
         """
         yield
 
+    @contextmanager
+    def separate_rows(self) -> Iterator[None]:
+        """A scope around answering rows that have nothing to do with each other, such as requests to a server: each
+        counts as a test file of its own, whatever else is in its batch.
+        """
+        yield
+
     def served(self, selection: Selection) -> Selection:
-        """Called after generation, still inside `select`: adds what only the forward pass can know."""
+        """Called after generation, or once its first pass is over, still inside `select`: adds what only the
+        forward pass of the prompts can know.
+        """
         return selection
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:

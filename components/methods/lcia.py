@@ -81,6 +81,7 @@ class Lcia(Method[LciaConfig]):
         self.average: BalancedAverage | None = None  # while a reused group is trained
         self.interrupted: dict[str, Tensor] = {}  # averages of a state that was taken inside a task
         self.file: tuple[int, bool] | None = None  # while a test file is answered: its group, and whether that matched
+        self.separate = False  # while each row of a batch is a test file of its own
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         self.bank = inject_bank(model, model.target_modules(target_pattern(self.config.targets)))
@@ -121,6 +122,14 @@ class Lcia(Method[LciaConfig]):
             yield
         finally:
             self.file = None
+
+    @contextmanager
+    def separate_rows(self) -> Iterator[None]:
+        self.separate = True
+        try:
+            yield
+        finally:
+            self.separate = False
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
@@ -254,6 +263,9 @@ class Lcia(Method[LciaConfig]):
         if self.file is not None:
             group, matched = self.file
             return [group] * len(batch), [matched] * len(batch)
+        if self.separate:
+            alone = [self.codebook.allocate([text]) for text in batch.instructions]
+            return [groups[0] for groups, _ in alone], [matched[0] for _, matched in alone]
         return self.codebook.allocate(batch.instructions)
 
     def _scales(self, groups: Sequence[int]) -> dict[str, Scale]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,18 @@ class Outputs:
     def total_weight(self) -> float:
         """What `loss` is divided by: the number of targets, or the sum of their weights."""
         return float(self.num_targets) if self.weights is None else float(self.weights.sum())
+
+
+class Steering(Protocol):
+    """Decides about replies while they are generated, for whoever wants other ones than the greedy replies in full."""
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next token of each row [B] int64, for logits [B, vocabulary]."""
+        ...
+
+    def seen(self, tokens: Tensor, ended: Tensor) -> Tensor:
+        """Told the rows' newest tokens [B] and which rows have ended [B] bool: those that need no more [B] bool."""
+        ...
 
 
 class Backbone(nn.Module):
@@ -160,8 +172,9 @@ class Backbone(nn.Module):
         )
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[list[int]]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, steering: Steering | None = None) -> list[list[int]]:
         """Greedy answers of a left-padded batch, one id list per row, cut before the first token that ends an answer.
+        With `steering`, answers of the tokens that it chooses, each until it needs no more.
 
         These are the token that training teaches as the end and those of the model's generation configuration. Nothing
         else of that configuration counts: penalties for repetition would change greedy answers.
@@ -183,9 +196,12 @@ class Backbone(nn.Module):
                 hidden = self._decode(embeddings, call, use_cache=True, past_key_values=cache)
                 # One piece: a CPU would copy the whole output weight once per row to multiply it with a slice.
                 logits = self.family.logits(self.model, hidden[:, -1:].contiguous())[:, -1]
-                token = logits.argmax(dim=-1).masked_fill(ended, ends[0])
+                token = logits.argmax(dim=-1) if steering is None else steering.choose(logits)
+                token = token.masked_fill(ended, ends[0])
                 tokens.append(token)
                 ended = ended | torch.isin(token, stops)
+                if steering is not None:
+                    ended = ended | steering.seen(token, ended)
                 if len(tokens) == max_new_tokens or bool(ended.all()):
                     break
                 position = position + 1

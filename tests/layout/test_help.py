@@ -20,6 +20,7 @@ from pipelines import (
     prepare,
     report,
     rescore,
+    serve,
     status,
     sweep,
     train_projector,
@@ -36,6 +37,7 @@ from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 from pipelines.report import Report
 from pipelines.rescore import Rescore
+from pipelines.serve import Serve
 from pipelines.status import StatusOptions
 from pipelines.sweep import SweepCommand
 from pipelines.train_projector import ProjectorRun
@@ -68,7 +70,7 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Unlearn]
+    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Serve, Unlearn]
 )
 def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> None:
     assert without_a_sentence(kind) == []
@@ -121,6 +123,7 @@ def test_help_of_a_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         methods.main,
         prepare.main,
         train_projector.main,
+        serve.main,
         unlearn.main,
         completion.main,
     ],

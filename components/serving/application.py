@@ -1,0 +1,211 @@
+"""The service as a Ray Serve application: replicas, the desk that tells them what to answer with, start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+import torch
+from ray import serve
+from ray.exceptions import RayError
+
+from components.core.errors import ConfigError, LittoralError
+from components.core.machine import usable_cpus
+from components.core.ray_session import open_ray
+from components.core.ray_watch import Look, left_ray
+from components.core.visible import print_text
+from components.models.config import BackboneConfig
+from components.serving.desk import Desk
+from components.serving.metrics import Family, Metrics
+from components.serving.options import Batching, Limits
+from components.serving.plan import Plan
+from components.serving.schema import Wanted
+from components.serving.service import Service
+from components.serving.shelf import Shelf
+from components.serving.watching import Watcher
+from components.serving.web import Guard, Web
+
+logger = logging.getLogger("littoral.serving")
+DeskHandle = Any  # of an actor; Ray's own types know its methods only where it is made
+LOOK_EVERY_S = 1.0  # how often a replica asks the desk
+NAME = "littoral"
+DRAIN_S = 10.0  # beyond a request's own time, for what is inside when a replica is told to end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a replica needs. It goes through Ray, so it holds digests and no keys."""
+
+    storage: Path
+    run: str
+    backbone: BackboneConfig
+    limits: Limits
+    batching: Batching
+    guard: Guard
+    shadow_log: Path | None
+    threads: int
+
+
+class Replica:
+    """One replica: a model, its queue and the web in front of them. Its HTTP requests come from Ray Serve's proxy."""
+
+    def __init__(self, setting: Setting, desk: DeskHandle) -> None:
+        gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
+        if not gpu:
+            torch.set_num_threads(setting.threads)
+        self.setting, self.desk = setting, desk
+        self.replica = serve.get_replica_context().replica_id.unique_id
+        self.shelf = Shelf(setting.storage, setting.backbone, torch.device("cuda" if gpu else "cpu"))
+        self.number, plan = ray.get(desk.get.remote())
+        self.service = Service(
+            plan,
+            self.shelf.load,
+            limits=setting.limits,
+            batching=setting.batching,
+            metrics=Metrics(self.replica),
+            shadow_log=setting.shadow_log,
+        )
+        self.web = Web(self.service, self, setting.guard)
+        self.following: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> Any:  # Any: an ASGI application, as Ray Serve has it
+        return self._web
+
+    async def _web(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.following is None:  # here, because the constructor runs in no event loop
+            self.following = asyncio.create_task(self._follow())
+        await self.web.app(scope, receive, send)
+
+    async def change(self, wanted: Wanted) -> Plan:
+        """Load what is wanted, answer with it, and have the other replicas do so, too."""
+        plan = await asyncio.to_thread(plan_of, self.shelf, self.setting.run, wanted)
+        await self.service.swap(plan)
+        self.number = await self.desk.put.remote(plan, self.number)
+        return plan
+
+    async def families(self) -> list[Family]:
+        """Figures of all replicas."""
+        self.service.metrics.inside.set(self.service.inside)
+        self.service.metrics.waiting.set(self.service.batcher.waiting)
+        own, others = self.service.metrics.families(), []
+        with suppress(RayError):
+            others = await self.desk.others.remote(self.replica)
+        return [*own, *others]
+
+    async def _follow(self) -> None:
+        """Answer by the desk's plan, whichever replica or command put it there."""
+        while True:
+            try:
+                families, known = self.service.metrics.families(), self.service.plan
+                number, plan = await self.desk.exchange.remote(self.replica, families, self.number, known)
+                if number > self.number:
+                    await self.service.swap(plan)
+                    self.number = number
+            except (RayError, LittoralError, OSError) as error:
+                logger.warning("this replica goes on with %s: %s", self.service.plan.primary, error)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises."""
+        if not self.service.batcher.alive:
+            raise RuntimeError("the model's thread has ended")
+
+
+def plan_of(shelf: Shelf, run: str, wanted: Wanted) -> Plan:
+    """The checkpoints that are named, looked up; raises `LittoralError` where one is not there."""
+    return Plan(
+        primary=shelf.find(wanted.serve, run),
+        canary=None if wanted.canary is None else shelf.find(wanted.canary, run),
+        canary_share=wanted.canary_share if wanted.canary is not None else 0.0,
+        shadow=None if wanted.shadow is None else shelf.find(wanted.shadow, run),
+        shadow_share=wanted.shadow_share if wanted.shadow is not None else 0.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the service runs, and where it listens."""
+
+    address: str | None
+    host: str
+    port: int
+    replicas: int
+    gpus: float  # of each replica
+
+
+@contextmanager
+def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) -> Iterator[DeskHandle]:
+    """Serve until the scope ends; gives the desk. Then requests that are inside are answered, and no others are taken.
+
+    Raises `ConfigError` where Ray does not start, its Serve is in use, or a replica does not come up.
+    """
+    level = logging.INFO if debug else logging.ERROR
+    if not debug:
+        os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # Logical CPUs: a replica takes one, Serve's controller and proxy none.
+    open_ray(
+        placement.address,
+        num_cpus=max(4, usable_cpus(), placement.replicas + 2),
+        log_to_driver=debug,
+        logging_level=level,
+    )
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(level)
+    try:
+        desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(plan)
+        _start(setting, placement, desk)
+        try:
+            yield desk
+        finally:
+            if not left_ray():
+                with suppress(RayError):
+                    serve.delete(NAME)  # waits for what is inside
+                    serve.shutdown()
+    finally:
+        if not left_ray():
+            ray.shutdown()
+
+
+def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
+    if NAME in serve.status().applications:
+        raise ConfigError("another `littoral serve` is served by this Ray cluster; end it first, or start another Ray.")
+    serve.start(proxy_location="HeadOnly", http_options={"host": placement.host, "port": placement.port})
+    limits, rows = setting.limits, setting.batching.rows
+    deployment = serve.deployment(
+        num_replicas=placement.replicas,
+        ray_actor_options={"num_cpus": 1, "num_gpus": placement.gpus},
+        # More than may wait: the replica itself says 429, with a sentence and when to come again.
+        max_ongoing_requests=limits.waiting + rows + 64,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=limits.seconds + DRAIN_S,
+        health_check_period_s=5,
+        max_constructor_retry_count=1,
+    )(serve.ingress()(Replica))
+    try:
+        serve.run(deployment.bind(setting, desk), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-300:]
+        raise ConfigError(f"the service does not come up ({reason}); --debug shows Ray's logs.") from error
+
+
+def go_on(shelf: Shelf, desk: DeskHandle, setting: Setting, plan: Plan, *, watch: bool) -> NoReturn:
+    """Until a signal comes. With `watch`, each further task answers as soon as it is learned and scored.
+
+    Raises `LostError` when Ray's servers are lost.
+    """
+    watcher, look, pause = Watcher(shelf, setting.run, plan.primary), Look(), threading.Event()
+    while True:
+        pause.wait(LOOK_EVERY_S)
+        look.again()
+        if watch and (place := watcher.newer()) is not None:
+            number, now = ray.get(desk.get.remote())
+            ray.get(desk.put.remote(replace(now, primary=place), number))
+            print_text(f"{place} answers from now on", flush=True)
