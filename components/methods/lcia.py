@@ -54,8 +54,8 @@ class Lcia(Method[LciaConfig]):
     Grouping: TF-IDF cosine of the texts' `instruction_field`, over all pairs with a group's strings. A task whose mean
         reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
         below the threshold the last opened group serves them, and `Selection.matched` says so.
-    Overrides: attach, begin_task, test_file, select, loss (counts only), step, end_task, state_dict, task_state,
-        decisions, routing, owner, forget_task.
+    Overrides: attach, begin_task, test_file, separate_rows, select, loss (counts only), step, end_task, state_dict,
+        task_state, decisions, routing, owner, forget_task.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs:
         - No projector is trained. Rank 32 on o_proj without dropout; the code has 128 on every linear layer, with 0.05.

@@ -16,6 +16,7 @@ import ray
 import torch
 from ray import serve
 from ray.exceptions import RayError
+from starlette.types import ASGIApp
 
 from components.core.errors import ConfigError, LittoralError
 from components.core.machine import usable_cpus
@@ -73,16 +74,11 @@ class Replica:
             metrics=Metrics(self.replica),
             shadow_log=setting.shadow_log,
         )
-        self.web = Web(self.service, self, setting.guard)
-        self.following: asyncio.Task[None] | None = None
+        self.web = Web(self.service, self, setting.guard, beside=self._follow)
 
-    def __serve_build_asgi_app__(self) -> Any:  # Any: an ASGI application, as Ray Serve has it
-        return self._web
-
-    async def _web(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.following is None:  # here, because the constructor runs in no event loop
-            self.following = asyncio.create_task(self._follow())
-        await self.web.app(scope, receive, send)
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """What Ray Serve sends requests to."""
+        return self.web.app
 
     async def change(self, wanted: Wanted) -> Plan:
         """Load what is wanted, answer with it, and have the other replicas do so, too."""

@@ -10,8 +10,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Protocol
@@ -89,9 +89,17 @@ class Guard:
 
 
 class Web:
-    """The paths of one replica. `ready` says why it is not, or nothing."""
+    """The paths of one replica."""
 
-    def __init__(self, service: Service, control: Control, guard: Guard) -> None:
+    def __init__(
+        self,
+        service: Service,
+        control: Control,
+        guard: Guard,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        """`beside` runs beside the requests, in their event loop, until the end."""
+        self._beside = beside
         self.service, self.control, self.guard = service, control, guard
         self.started = int(time.time())
         self.app = Starlette(
@@ -106,7 +114,15 @@ class Web:
                 *(Path(path, self._path(self.page), methods=["GET"]) for path in PAGE),
             ],
             exception_handlers={HTTPException: _not_there},
+            lifespan=self._lifespan,
         )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None, None]:
+        task = None if self._beside is None else asyncio.create_task(self._beside())
+        yield
+        if task is not None:
+            task.cancel()
 
     def _path(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """`answer`, with what it raises as a response, counted."""

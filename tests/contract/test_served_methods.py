@@ -1,0 +1,133 @@
+"""What every method's run says when it is served: requests of both tasks in one batch, each as it is answered alone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, opposite_row
+
+from components.data.rows import Row
+from components.evaluation.generation import Answer, answer
+from components.exporting.bundle import attached
+from components.exporting.learned import read_learned
+from components.methods.base import Method, MethodState
+from components.methods.lcia import LciaConfig
+from components.models.backbone import Backbone, load_backbone
+from components.models.encoding import build_encoder
+from components.serving.metrics import Metrics
+from components.serving.options import Batching, Limits
+from components.serving.plan import Plan
+from components.serving.schema import ChatRequest
+from components.serving.service import Service
+from components.serving.shelf import Shelf
+from components.serving.steering import Done
+from tests.contract.learned_runs import POCKET, learned_run
+
+CPU = torch.device("cpu")
+TOKENS = 5
+
+
+def rows(*, pictured: bool) -> list[Row]:
+    """Rows of both tasks in turn."""
+    colours = [colour_row(name) for name in COLOURS]
+    opposites = [opposite_row(word, colours[0].image if pictured else None) for word in OPPOSITES]
+    return [row for pair in zip(colours, opposites, strict=True) for row in pair]
+
+
+def requested(row: Row, model: str) -> ChatRequest:
+    """The request that asks a row."""
+    parts: list[dict[str, object]] = [{"type": "text", "text": row.instruction}]
+    if row.image is not None:
+        url = "data:image/png;base64," + base64.b64encode(row.image).decode()
+        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    message = {"role": "user", "content": parts}
+    return ChatRequest.model_validate({"model": model, "messages": [message], "max_tokens": TOKENS})
+
+
+def alone(method: Method, backbone: Backbone, row: Row, task: str | None) -> Answer:
+    """As evaluation answers it, in a batch and a test file of its own."""
+    encoder = build_encoder(POCKET)
+    example = encoder.prompt_example(row)
+    with method.test_file([example.instruction]):
+        (found,) = answer(
+            backbone, method, encoder, [example], batch_size=1, max_new_tokens=TOKENS, device=CPU, known_task=task
+        )
+    return found
+
+
+async def served(service: Service, requests: list[ChatRequest]) -> list[Done]:
+    async def one(request: ChatRequest) -> Done:
+        visit = service.enter()
+        try:
+            asked = await visit.ask(request)
+            async for event in service.events(asked):
+                if isinstance(event, Done):
+                    return event
+        finally:
+            visit.leave()
+        raise AssertionError("no last event")
+
+    return [*await asyncio.gather(*map(one, requests))]
+
+
+def on_a_shelf(path: Path, rows_in_a_batch: int = 8) -> tuple[Shelf, Service]:
+    shelf = Shelf(path.parent, POCKET, CPU)
+    batching = Batching(rows=rows_in_a_batch, wait_ms=2000)
+    plan = Plan(primary=shelf.find("2", path.name))
+    return shelf, Service(plan, shelf.load, limits=Limits(), batching=batching, metrics=Metrics("test"))
+
+
+def stored(path: Path, task: str) -> tuple[Method, Backbone]:
+    """The run after a task, on a backbone that nothing else uses."""
+    learned = read_learned(path, task, None)
+    backbone = load_backbone(POCKET)
+    state = MethodState(tensors=learned.checkpoint.tensors["method"], structure={**learned.structure})
+    return attached(learned.config, backbone, state), backbone
+
+
+@pytest.mark.training_methods
+def test_mixed_requests_are_answered_as_each_alone(name: str, toys: list[Toy], tmp_path: Path) -> None:
+    path, _, _ = learned_run(tmp_path, name, toys, updates=6)
+    method, backbone = stored(path, "2")
+    _, service = on_a_shelf(path)
+    asked = rows(pictured=not method.config.learns_from_text)
+    told = [row.task if method.config.needs_task_id else None for row in asked]
+    models = [path.name if task is None else f"{path.name}:{task}" for task in told]
+    found = asyncio.run(served(service, [requested(row, model) for row, model in zip(asked, models, strict=True)]))
+    expected = [alone(method, backbone, row, task) for row, task in zip(asked, told, strict=True)]
+    assert [done.text for done in found] == [each.text for each in expected]
+    assert [done.route.task for done in found] == [each.routed_to for each in expected]
+    assert [done.route.slots for done in found] == [each.slots for each in expected]
+    assert {done.rows for done in found} == {4 if method.config.needs_task_id else 8}
+    service.close(10)
+
+
+def test_checkpoints_share_the_frozen_tensors_and_nothing_else(encoded: list[Toy], tmp_path: Path) -> None:
+    path, _, _ = learned_run(tmp_path, "continual_llava", encoded, updates=6)
+    shelf = Shelf(path.parent, POCKET, CPU)
+    first, second = shelf.load(shelf.find("1", path.name)), shelf.load(shelf.find("opposites", path.name))
+    frozen = {tensor.data_ptr() for tensor in shelf.base.parameters()}
+    for version, task in ((first, "1"), (second, "2")):
+        own = {tensor.data_ptr() for tensor in version.model.parameters()} - frozen
+        assert frozen <= {tensor.data_ptr() for tensor in version.model.parameters()}
+        assert own == {tensor.data_ptr() for tensor in version.method.parameters().values()}
+        method, backbone = stored(path, task)
+        for row in rows(pictured=False)[:4]:
+            assert alone(version.method, version.model, row, None) == alone(method, backbone, row, None)
+
+
+def test_requests_to_lcia_are_files_of_their_own(encoded: list[Toy], tmp_path: Path) -> None:
+    """By the released rule one group serves a whole test file: requests that share a batch are none."""
+    config = replace(LciaConfig.tiny(), allocation="file", threshold=0.9, on_miss="best")
+    path, _, _ = learned_run(tmp_path, config, encoded, updates=6)
+    _, service = on_a_shelf(path)
+    asked = rows(pictured=False)
+    found = asyncio.run(served(service, [requested(row, path.name) for row in asked]))
+    assert [done.route.task for done in found] == [row.task for row in asked]
+    assert {done.rows for done in found} == {8}
+    service.close(10)
