@@ -98,8 +98,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
     require_servable(learned)
     shelf = Shelf(folder.parent, learned.config.backbone, torch.device("cpu"))
     traffic = command.traffic
-    with importing():
-        from components.serving.application import Placement, Setting, go_on, plan_of, serving
     wanted = Wanted(
         serve=str(placed(learned).number),
         canary=traffic.canary,
@@ -107,7 +105,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
         shadow=traffic.shadow,
         shadow_share=traffic.shadow_share,
     )
-    plan = plan_of(shelf, folder.name, wanted)
+    plan = shelf.plan(folder.name, wanted)
+    with importing():
+        from components.serving.application import Placement, Setting, go_on, serving
     setting = Setting(
         storage=folder.parent,
         run=folder.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +18,7 @@ from ray.exceptions import RayError
 from starlette.types import ASGIApp
 
 from components.core.errors import ConfigError, LittoralError
-from components.core.machine import usable_cpus
-from components.core.ray_session import open_ray
+from components.core.ray_session import ray_session
 from components.core.ray_watch import Look, left_ray
 from components.core.visible import print_text
 from components.models.config import BackboneConfig
@@ -82,7 +80,7 @@ class Replica:
 
     async def change(self, wanted: Wanted) -> Plan:
         """Load what is wanted, answer with it, and have the other replicas do so, too."""
-        plan = await asyncio.to_thread(plan_of, self.shelf, self.setting.run, wanted)
+        plan = await asyncio.to_thread(self.shelf.plan, self.setting.run, wanted)
         await self.service.swap(plan)
         self.number = await self.desk.put.remote(plan, self.number)
         return plan
@@ -115,17 +113,6 @@ class Replica:
             raise RuntimeError("the model's thread has ended")
 
 
-def plan_of(shelf: Shelf, run: str, wanted: Wanted) -> Plan:
-    """The checkpoints that are named, looked up; raises `LittoralError` where one is not there."""
-    return Plan(
-        primary=shelf.find(wanted.serve, run),
-        canary=None if wanted.canary is None else shelf.find(wanted.canary, run),
-        canary_share=wanted.canary_share if wanted.canary is not None else 0.0,
-        shadow=None if wanted.shadow is None else shelf.find(wanted.shadow, run),
-        shadow_share=wanted.shadow_share if wanted.shadow is not None else 0.0,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where the service runs, and where it listens."""
@@ -143,19 +130,8 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
 
     Raises `ConfigError` where Ray does not start, its Serve is in use, or a replica does not come up.
     """
-    level = logging.INFO if debug else logging.ERROR
-    if not debug:
-        os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    # Logical CPUs: a replica takes one, Serve's controller and proxy none.
-    open_ray(
-        placement.address,
-        num_cpus=max(4, usable_cpus(), placement.replicas + 2),
-        log_to_driver=debug,
-        logging_level=level,
-    )
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(level)
-    try:
+    with ray_session(placement.address, num_workers=placement.replicas):
+        logging.getLogger("ray.serve").setLevel(logging.INFO if debug else logging.ERROR)
         desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(plan)
         _start(setting, placement, desk)
         try:
@@ -165,9 +141,6 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
                 with suppress(RayError):
                     serve.delete(NAME)  # waits for what is inside
                     serve.shutdown()
-    finally:
-        if not left_ray():
-            ray.shutdown()
 
 
 def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:

@@ -21,7 +21,8 @@ from components.methods.base import Method, MethodState
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.serving.plan import Place
+from components.serving.plan import Place, Plan
+from components.serving.schema import Wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +64,17 @@ class Shelf:
         """
         given, slash, task = name.rpartition("/")
         return placed(self.learned(given if slash else run, task))
+
+    def plan(self, run: str, wanted: Wanted) -> Plan:
+        """The checkpoints that are wanted, those without a run's id of `run`; raises as `find` does."""
+        canary, shadow = wanted.canary, wanted.shadow
+        return Plan(
+            primary=self.find(wanted.serve, run),
+            canary=None if canary is None else self.find(canary, run),
+            canary_share=0.0 if canary is None else wanted.canary_share,
+            shadow=None if shadow is None else self.find(shadow, run),
+            shadow_share=0.0 if shadow is None else wanted.shadow_share,
+        )
 
     def newest(self, run: str) -> Place:
         """The checkpoint after the last task that `run` has learned."""

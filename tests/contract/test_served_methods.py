@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
+import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import pytest
 import torch
 from toy_tasks import COLOURS, OPPOSITES, Toy, colour_row, opposite_row
 
+from components.core.errors import ConfigError
 from components.data.rows import Row
 from components.evaluation.generation import Answer, answer
+from components.evaluation.matrix import ScoreMatrix
 from components.exporting.bundle import attached
 from components.exporting.learned import read_learned
 from components.methods.base import Method, MethodState
@@ -26,6 +31,8 @@ from components.serving.schema import ChatRequest
 from components.serving.service import Service
 from components.serving.shelf import Shelf
 from components.serving.steering import Done
+from components.serving.watching import Watcher
+from pipelines.serve import main
 from tests.contract.learned_runs import POCKET, learned_run
 
 CPU = torch.device("cpu")
@@ -90,6 +97,11 @@ def stored(path: Path, task: str) -> tuple[Method, Backbone]:
     return attached(learned.config, backbone, state), backbone
 
 
+@pytest.fixture(scope="module")
+def toys_run(encoded: list[Toy], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learned_run(tmp_path_factory.mktemp("served"), "sequential_lora", encoded)[0]
+
+
 @pytest.mark.training_methods
 def test_mixed_requests_are_answered_as_each_alone(name: str, toys: list[Toy], tmp_path: Path) -> None:
     path, _, _ = learned_run(tmp_path, name, toys, updates=6)
@@ -131,3 +143,69 @@ def test_requests_to_lcia_are_files_of_their_own(encoded: list[Toy], tmp_path: P
     assert [done.route.task for done in found] == [row.task for row in asked]
     assert {done.rows for done in found} == {8}
     service.close(10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--host", "0.0.0.0"), "lets other machines ask"),
+        (("--host", "no.such.host.invalid", "--api-key-file", "KEY"), "nothing can listen on"),
+        (("--task", "9"), "has not learned task '9'"),
+        (("--traffic.canary", "nosuch"), "has not learned task 'nosuch'"),
+        (("--traffic.canary", "../toys/1"), "is no run's id"),
+        (("--traffic.canary", "others/1"), "is not the folder of a run"),
+        (("--traffic.canary", "1", "--traffic.canary-share", "2"), "traffic.canary_share is 2"),
+        (("--traffic.shadow", "1"), "needs --shadow-log"),
+        (("--backbone", "smol"), "are not those that run toys was trained on"),
+        (("--limits.seconds", "0"), "limits.seconds is 0"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(
+    toys_run: Path, arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LITTORAL_API_KEY", raising=False)
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text("a-key-of-sixteen-signs")
+    given = [str(key) if argument == "KEY" else argument for argument in arguments]
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        main([str(toys_run), "--port", "18999", *given])
+
+
+def test_a_port_that_is_taken_is_said(toys_run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"nothing can listen on 127.0.0.1:{port}"):
+            main([str(toys_run), "--port", str(port)])
+
+
+def test_a_further_task_is_noticed_once_it_is_scored_and_stays(toys_run: Path, tmp_path: Path) -> None:
+    """As a run goes on: a checkpoint first, then its row; and what the budget rolls back is gone after its row."""
+    run = tmp_path / "toys"
+    shutil.copytree(toys_run, run)
+    later, matrix = run / "checkpoints" / "02-opposites", run / "score_matrix.json"
+    both, kept = matrix.read_text(), tmp_path / "kept"
+    first = ScoreMatrix(["colours", "opposites"], [[60.0, 10.0]], zero_shot=False)
+    first.write(matrix, stream="toys", method="sequential_lora", backbone="pocket", seed=0)
+    one = matrix.read_text()
+    later.rename(kept)
+    shelf = Shelf(tmp_path, POCKET, CPU)
+    watcher = Watcher(shelf, "toys", shelf.find("1", "toys"))
+    assert [watcher.newer() for _ in range(3)] == [None] * 3
+    kept.rename(later)
+    assert [watcher.newer() for _ in range(3)] == [None] * 3, "it is not scored yet"
+    matrix.write_text(both)
+    assert watcher.newer() is None, "it may still be rolled back"
+    later.rename(kept)
+    assert [watcher.newer() for _ in range(3)] == [None] * 3, "it was"
+    matrix.write_text(one)
+    assert [watcher.newer() for _ in range(2)] == [None] * 2
+    kept.rename(later)
+    matrix.write_text(both)
+    assert [str(found) for found in (watcher.newer(), watcher.newer(), watcher.newer())] == [
+        "None",
+        "toys/02-opposites",
+        "None",
+    ]

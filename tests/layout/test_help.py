@@ -70,7 +70,8 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Serve, Unlearn]
+    "kind",
+    [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Serve, Unlearn],
 )
 def test_every_option_of_the_other_commands_says_what_it_is(kind: type[Any]) -> None:
     assert without_a_sentence(kind) == []

@@ -26,7 +26,7 @@ JUNK = re.compile(
     r"|\.(pyc|orig|rej|bak|swp|log|pkl|pickle|pt|pth|bin|ckpt|db|sqlite|egg-info|parquet|zip|tar|gz)$"
 )
 # What starts Ray or runs inside it; the pure functions of the other modules may be tested without.
-RAY_MODULES = {"components.training.evaluate", "components.training.worker"}
+RAY_MODULES = {"components.serving.application", "components.training.evaluate", "components.training.worker"}
 # Packages whose `__init__` offers names; elsewhere importing one component must not import others.
 PUBLIC_PACKAGES = {
     "components.exporting",

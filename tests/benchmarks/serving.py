@@ -1,0 +1,231 @@
+"""A served run under load: together against one by one, mixed routes against one route, and whether a request is lost.
+
+    python tests/benchmarks/serving.py [--run RUN] [--clients 16] [--seconds 20] [--minutes 10]
+
+Without `--run` it learns one on the pocket model first. It starts `littoral serve` on a free port and asks it over
+HTTP, with the tasks' own test questions and pictures, from as many clients as `--clients` at once; each asks its next
+question when it has its reply (closed loop). All parts ask the same server, in turns, each for `--seconds`:
+
+- **one by one**: a single client. **together**: all of them. Aim: at least 4 times as many requests per second, on two
+  cores.
+- **one route** against **mixed routes**: all clients ask questions of one task, or each of another one. Aim: at least
+  0.9.
+- with `--minutes`: all clients with mixed routes for so long. Aim: 0 failed.
+
+Prints requests per second, the median and the 95th percentile of seconds, and how many failed (anything but 200).
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 240
+AIM_TOGETHER, AIM_MIXED = 4.0, 0.9
+LEARN = ("pocket", "--run-id", "served", "--evaluation.limit", "8", "--evaluation.no-zero-shot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is asked, and for how long."""
+
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The folder of a run whose stream is generated; without it, one is learned on the pocket model."""
+    clients: int = 16
+    """Requests at once."""
+    seconds: float = 20.0
+    """Seconds of each part."""
+    repeats: int = 2
+    """How often the parts take turns."""
+    tokens: int = 16
+    """Tokens of a reply at most."""
+    minutes: float = 0.0
+    """Minutes of the last part, which looks for lost requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a part saw."""
+
+    replies: int
+    failed: int
+    wall_s: float
+    seconds: Sequence[float]
+
+    @property
+    def rate(self) -> float:
+        """Replies per second."""
+        return self.replies / self.wall_s
+
+    def line(self, name: str) -> str:
+        """For people."""
+        ordered = sorted(self.seconds) or [float("nan")]
+        p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+        return (
+            f"{name:<14} {self.rate:8.1f} requests/s   p50 {statistics.median(ordered) * 1000:7.1f} ms   "
+            f"p95 {p95 * 1000:7.1f} ms   {self.replies} replies, {self.failed} failed"
+        )
+
+
+def questions(run: Path, tokens: int) -> dict[str, list[bytes]]:
+    """Bodies of requests by task: the test rows of the run's stream."""
+    from components.data.streams import open_stream
+    from components.runs.results import read_run
+
+    config = read_run(run).config
+    found: dict[str, list[bytes]] = {}
+    for task in open_stream(config.stream).tasks:
+        for row in task.test.rows(limit=32):
+            parts: list[dict[str, object]] = [{"type": "text", "text": row.instruction}]
+            if row.image is not None:
+                url = "data:image/png;base64," + base64.b64encode(row.image).decode()
+                parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+            message = {"role": "user", "content": parts}
+            body = {"model": run.name, "messages": [message], "max_tokens": tokens}
+            found.setdefault(task.name, []).append(json.dumps(body).encode())
+    return found
+
+
+def free_port() -> int:
+    """One that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(run: Path, port: int) -> Iterator[None]:
+    """`littoral serve` until the scope ends."""
+    command = [sys.executable, "-m", "pipelines.littoral", "serve", str(run), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        end = time.monotonic() + START_S
+        while not is_ready(port):
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit("the server does not come up")
+            time.sleep(0.2)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(120)
+
+
+def is_ready(port: int) -> bool:
+    """Whether requests are answered there."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
+def ask(port: int, bodies: Sequence[Sequence[bytes]], seconds: float) -> Seen:
+    """A client for each list of bodies, each asking one after another until the time is over."""
+    taken: list[float] = []
+    failed = [0]
+    lock, started = threading.Lock(), time.monotonic()
+
+    def client(own: Sequence[bytes]) -> None:
+        connection, count = http.client.HTTPConnection("127.0.0.1", port, timeout=300), 0
+        while time.monotonic() < started + seconds:
+            before, fine = time.monotonic(), False
+            try:
+                connection.request(
+                    "POST", "/v1/chat/completions", own[count % len(own)], {"Content-Type": "application/json"}
+                )
+                response = connection.getresponse()
+                content = json.loads(response.read())
+                fine = response.status == 200 and bool(content["choices"])
+            except (OSError, http.client.HTTPException, ValueError, KeyError):
+                connection.close()
+            count += 1
+            with lock:
+                if fine:
+                    taken.append(time.monotonic() - before)
+                else:
+                    failed[0] += 1
+
+    threads = [threading.Thread(target=client, args=(own,)) for own in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return Seen(replies=len(taken), failed=failed[0], wall_s=time.monotonic() - started, seconds=taken)
+
+
+def shared_out(asked: Sequence[bytes], clients: int) -> list[list[bytes]]:
+    """Each client begins at another question."""
+    return [[*asked[start:], *asked[:start]] for start in (number * 5 % len(asked) for number in range(clients))]
+
+
+def main(load: Load) -> None:
+    """Serve, ask, print."""
+    sys.path.insert(0, str(ROOT))
+    with tempfile.TemporaryDirectory() as folder:
+        run = load.run
+        if run is None:
+            storage = ["--storage", folder]
+            subprocess.run(
+                [sys.executable, "-m", "pipelines.littoral", "coast", *LEARN, *storage], cwd=ROOT, check=True
+            )
+            run = Path(folder) / "served"
+        measure(load, run.resolve())
+
+
+def measure(load: Load, run: Path) -> None:
+    """All parts on one server."""
+    by_task, port = questions(run, load.tokens), free_port()
+    mixed = [body for group in zip(*by_task.values(), strict=False) for body in group]
+    # One route means one task's questions; the tasks take turns, since their pictures and replies differ in length.
+    single = [*by_task.values()]
+    with server(run, port):
+        ask(port, shared_out(mixed, load.clients), 5.0)  # warms up
+        ratios: dict[str, list[float]] = {"together": [], "mixed": []}
+        for repeat in range(load.repeats):
+            one = ask(port, shared_out(mixed, 1), load.seconds)
+            many = ask(port, shared_out(mixed, load.clients), load.seconds)
+            each = [ask(port, shared_out(asked, load.clients), load.seconds / len(single)) for asked in single]
+            alike = Seen(
+                replies=sum(part.replies for part in each),
+                failed=sum(part.failed for part in each),
+                # The rate of tasks in equal shares, as the mixed ones are: the harmonic mean.
+                wall_s=sum(part.replies for part in each) * statistics.mean(1 / part.rate for part in each),
+                seconds=[second for part in each for second in part.seconds],
+            )
+            for name, seen in {"one by one": one, f"{load.clients} together": many, "one route": alike}.items():
+                print(f"{repeat + 1}: {seen.line(name)}", flush=True)
+            ratios["together"].append(many.rate / one.rate)
+            ratios["mixed"].append(many.rate / alike.rate)
+        for name, aim in (("together", AIM_TOGETHER), ("mixed", AIM_MIXED)):
+            against = "one by one" if name == "together" else "one route"
+            middle = statistics.median(ratios[name])
+            verdict = "reached" if middle >= aim else "missed"
+            print(f"{name} against {against}: {middle:.2f} (aim: at least {aim:g}, {verdict}) {ratios[name]}")
+        if load.minutes:
+            lasting = ask(port, shared_out(mixed, load.clients), load.minutes * 60)
+            print(lasting.line(f"{load.minutes:g} minutes"), flush=True)
+            print(f"failed: {lasting.failed} (aim: 0)")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Load, description=__doc__))
