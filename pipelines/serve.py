@@ -1,7 +1,7 @@
 """Answer questions with what a run has learned, by OpenAI's chat completions, on Ray Serve.
 
     littoral serve runs/first
-    littoral serve runs/first --task 3 --traffic.canary 4 --traffic.canary-share 0.1
+    littoral serve runs/first --task 3 --traffic.canary 4
     littoral serve runs/first --watch --host 0.0.0.0 --api-key-file key
 
 Requests are answered together, whichever tasks' parameters serve them. After Ctrl-C and SIGTERM those that are inside
