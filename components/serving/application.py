@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
+import ray.serve._private.constants as constants
+import ray.serve._private.replica as ray_replica
 import torch
 from ray import serve
 from ray.exceptions import RayError
@@ -57,6 +59,7 @@ class Replica:
     """One replica: a model, its queue and the web in front of them. Its HTTP requests come from Ray Serve's proxy."""
 
     def __init__(self, setting: Setting, desk: DeskHandle) -> None:
+        only_loopback()
         gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
         if not gpu:
             torch.set_num_threads(setting.threads)
@@ -111,6 +114,18 @@ class Replica:
         """Ray Serve replaces a replica for which this raises."""
         if not self.service.batcher.alive:
             raise RuntimeError("the model's thread has ended")
+
+
+def only_loopback() -> None:
+    """Bind this replica's port for other deployments to loopback, before Ray Serve opens it.
+
+    Ray Serve 2.60 opens it on every interface, without a key, for pickled requests: whoever reached it could run any
+    program. Nothing uses it unless RAY_SERVE_USE_GRPC_BY_DEFAULT is 1; requests come from the proxy as actor calls.
+    """
+    if constants.RAY_SERVE_USE_GRPC_BY_DEFAULT:
+        return
+    add = ray_replica.add_port_to_grpc_server
+    ray_replica.add_port_to_grpc_server = lambda server, address: add(server, address.replace("[::]:", "127.0.0.1:"))
 
 
 @dataclass(frozen=True, kw_only=True)
