@@ -124,8 +124,12 @@ def only_loopback() -> None:
     """
     if constants.RAY_SERVE_USE_GRPC_BY_DEFAULT:
         return
-    add = ray_replica.add_port_to_grpc_server
-    ray_replica.add_port_to_grpc_server = lambda server, address: add(server, address.replace("[::]:", "127.0.0.1:"))
+    add = ray_replica.add_port_to_grpc_server  # pyright: ignore[reportPrivateImportUsage]
+
+    def add_on_loopback(server: Any, address: str) -> int:  # Any: a server of grpc
+        return add(server, address.replace("[::]:", "127.0.0.1:"))
+
+    ray_replica.add_port_to_grpc_server = add_on_loopback  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(frozen=True, kw_only=True)
