@@ -38,6 +38,8 @@ logger = logging.getLogger("littoral.serving")
 DeskHandle = Any  # of an actor; Ray's own types know its methods only where it is made
 LOOK_EVERY_S = 1.0  # how often a replica asks the desk
 NAME = "littoral"
+# Threads that wait for each other sleep: where they spin on a busy machine, a reply takes fifty times as long.
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 DRAIN_S = 10.0  # beyond a request's own time, for what is inside when a replica is told to end
 
 
@@ -169,7 +171,7 @@ def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
     limits, rows = setting.limits, setting.batching.rows
     deployment = serve.deployment(
         num_replicas=placement.replicas,
-        ray_actor_options={"num_cpus": 1, "num_gpus": placement.gpus},
+        ray_actor_options={"num_cpus": 1, "num_gpus": placement.gpus, "runtime_env": {"env_vars": QUIET_THREADS}},
         # More than may wait: the replica itself says 429, with a sentence and when to come again.
         max_ongoing_requests=limits.waiting + rows + 64,
         graceful_shutdown_wait_loop_s=0.2,

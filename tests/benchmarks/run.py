@@ -33,6 +33,7 @@ SCRIPTS: dict[str, list[str]] = {
     "preparing": [],
     "many_tasks": [],
     "default_run": [],
+    "serving": ["--seconds", "10"],
 }
 
 

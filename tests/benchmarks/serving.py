@@ -38,6 +38,12 @@ from typing import Annotated
 import tyro
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from components.data.streams import open_stream  # noqa: E402
+from components.runs.results import read_run  # noqa: E402
+from tests.benchmarks.bars import print_bar  # noqa: E402
+
 START_S = 240
 AIM_TOGETHER, AIM_MIXED = 4.0, 0.9
 LEARN = ("pocket", "--run-id", "served", "--evaluation.limit", "8", "--evaluation.no-zero-shot")
@@ -87,9 +93,6 @@ class Seen:
 
 def questions(run: Path, tokens: int) -> dict[str, list[bytes]]:
     """Bodies of requests by task: the test rows of the run's stream."""
-    from components.data.streams import open_stream
-    from components.runs.results import read_run
-
     config = read_run(run).config
     found: dict[str, list[bytes]] = {}
     for task in open_stream(config.stream).tasks:
@@ -179,7 +182,6 @@ def shared_out(asked: Sequence[bytes], clients: int) -> list[list[bytes]]:
 
 def main(load: Load) -> None:
     """Serve, ask, print."""
-    sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:
         run = load.run
         if run is None:
@@ -200,6 +202,7 @@ def measure(load: Load, run: Path) -> None:
     with server(run, port):
         ask(port, shared_out(mixed, load.clients), 5.0)  # warms up
         ratios: dict[str, list[float]] = {"together": [], "mixed": []}
+        failed = 0
         for repeat in range(load.repeats):
             one = ask(port, shared_out(mixed, 1), load.seconds)
             many = ask(port, shared_out(mixed, load.clients), load.seconds)
@@ -215,15 +218,16 @@ def measure(load: Load, run: Path) -> None:
                 print(f"{repeat + 1}: {seen.line(name)}", flush=True)
             ratios["together"].append(many.rate / one.rate)
             ratios["mixed"].append(many.rate / alike.rate)
-        for name, aim in (("together", AIM_TOGETHER), ("mixed", AIM_MIXED)):
-            against = "one by one" if name == "together" else "one route"
-            middle = statistics.median(ratios[name])
-            verdict = "reached" if middle >= aim else "missed"
-            print(f"{name} against {against}: {middle:.2f} (aim: at least {aim:g}, {verdict}) {ratios[name]}")
+            failed += one.failed + many.failed + alike.failed
+        print_bar(
+            f"{load.clients} clients, requests/s against one client", ratios["together"], "at least", AIM_TOGETHER
+        )
+        print_bar("mixed routes, requests/s against one route", ratios["mixed"], "at least", AIM_MIXED)
         if load.minutes:
             lasting = ask(port, shared_out(mixed, load.clients), load.minutes * 60)
             print(lasting.line(f"{load.minutes:g} minutes"), flush=True)
-            print(f"failed: {lasting.failed} (aim: 0)")
+            failed += lasting.failed
+        print_bar("requests that failed", failed, "at most", 0)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
