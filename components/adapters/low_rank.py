@@ -146,7 +146,7 @@ class BankedLinear(AdaptedLinear):
         dtype, x = output.dtype, self.adapter_input(input)
         for part in () if constant is None else self._constant(x, constant):
             output = plus(output, part)
-        joined = [name for name in scales if self._joins(name)]
+        joined = [name for name in scales if self.joins(name)]
         if len(joined) > 1:
             output = plus(output, self._together(x, joined))
         for name, scale in scales.items():
@@ -154,7 +154,7 @@ class BankedLinear(AdaptedLinear):
                 output = plus(output, self.groups[name](x, scale))
         return output.to(dtype)
 
-    def _joins(self, name: str) -> bool:
+    def joins(self, name: str) -> bool:
         """Whether a group is a plain pair, frozen and whole, so that a copy beside those of others is as good."""
         group = self.groups[name]
         return (
@@ -166,7 +166,7 @@ class BankedLinear(AdaptedLinear):
 
     def _folds(self, constant: Constant) -> bool:
         rank = cast(LowRankPairs, self.groups[constant.groups[0]]).rank
-        return pays_to_fold(constant, rank, self.weight) and all(map(self._joins, constant.groups))
+        return pays_to_fold(constant, rank, self.weight) and all(map(self.joins, constant.groups))
 
     def _plain(self, names: Sequence[str]) -> dict[str, Group]:
         return {name: cast(Group, self.groups[name]) for name in names}
@@ -174,7 +174,7 @@ class BankedLinear(AdaptedLinear):
     def _constant(self, x: Tensor, constant: Constant) -> Iterator[Tensor]:
         """What `constant` adds [B, T, d_out], in one part or several."""
         groups = self._plain(constant.groups)
-        if all(map(self._joins, groups)):
+        if all(map(self.joins, groups)):
             down, up = self._copies.constant(groups, constant, x.dtype)
             yield F.linear(F.linear(x, down), up)
         else:

@@ -244,6 +244,14 @@ class PrefixedAttention:
         finally:
             self.pairs = before
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The keys and values in force, by layer."""
+        return {
+            f"{index} {part}": value
+            for index, pair in self.pairs.items()
+            for part, value in zip(("keys", "values"), pair, strict=True)
+        }
+
     def _pairs(self, index: int, prefix: Tensor) -> Pairs:
         keys, values = (part * unit for part, unit in zip(prefix.unbind(1), self.units[index], strict=True))
         if self.space == "projected":

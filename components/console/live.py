@@ -194,9 +194,9 @@ class Console:
         """One finished row of the matrix as a line."""
         scores = "  ".join(f"{task} {score:.1f}" for task, score in event.scores.items() if score is not None)
         trained = f"trained {duration_text(event.train_s)}, " if event.tasks_learned else ""
-        facts = (
-            f"{trained}scored {duration_text(event.evaluate_s)}, peak memory {event.peak_memory_bytes / 2**30:.1f} GiB"
-        )
+        kept = f", {event.kept_replies} of {event.replies} replies kept" if event.kept_replies else ""
+        memory = f"peak memory {event.peak_memory_bytes / 2**30:.1f} GiB"
+        facts = f"{trained}scored {duration_text(event.evaluate_s)}{kept}, {memory}"
         name = f"After {event.after}: " if event.tasks_learned else "Zero-shot: "
         line = Text.assemble((name, "bold"), f"{scores}  ({facts}{self._left_text().replace('  ', ', ')})")
         self._say(line)

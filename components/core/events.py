@@ -73,6 +73,8 @@ class RowScored:
     budget: str | None = None  # what the budget for forgetting says of the row; None without one
     train_s: float
     evaluate_s: float
+    replies: int = 0  # rows scored
+    kept_replies: int = 0  # of them, those whose reply was kept from before
     peak_memory_bytes: float  # NaN where it is not known any more
     checkpoint_path: str | None  # filled for rows after a learned task
     samples: list[dict[str, str | float]] = field(default_factory=list)  # a few predictions to look at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def usable_cpus() -> int:
     from joblib import cpu_count  # a tenth of a second, and `--help` imports this module
 
     return cpu_count()
+
+
+def cpu_model() -> str:
+    """The processor's name, "unknown" where the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def cache_dir() -> Path:

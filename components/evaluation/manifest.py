@@ -29,6 +29,14 @@ def digests(run_dir: Path) -> dict[str, str]:
         return from_plain(dict[str, str], content["files"], "files")
 
 
+def is_as_noted(run_dir: Path, file: Path) -> bool:
+    """Whether a file has the digest that was noted for it; False without a whole manifest."""
+    try:
+        return digests(run_dir).get(str(file.relative_to(run_dir))) == file_sha256(file)
+    except DataError:
+        return False
+
+
 def note_digests(run_dir: Path, files: Iterable[Path]) -> None:
     """Note the digests of files that are whole now."""
     noted = {str(path.relative_to(run_dir)): file_sha256(path) for path in files}

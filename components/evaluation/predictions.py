@@ -41,6 +41,9 @@ PREDICTIONS_SCHEMA = pa.schema(
         ("matched", pa.bool_()),
         ("oracle_prediction", pa.string()),
         ("oracle_score", pa.float64()),
+        ("reply_key", pa.string()),
+        ("oracle_reply_key", pa.string()),
+        ("answered_in", pa.string()),
     ]
 )
 
@@ -65,6 +68,9 @@ class Prediction:
     matched: bool | None = None  # False: nothing matched the row and a fallback answered it
     oracle_prediction: str | None = None  # the reply with the task known; None where it was not asked for
     oracle_score: float | None = None
+    reply_key: str | None = None  # a digest of all that made the reply: see reuse.py; None: it is not known
+    oracle_reply_key: str | None = None  # of the oracle's reply where that is a computation of its own
+    answered_in: str | None = None  # the earlier row of the matrix whose reply was kept; None: there was none
 
     @property
     def is_correct(self) -> bool:

@@ -27,6 +27,7 @@ from components.methods.options.base import ExportFormat as ExportFormat
 from components.methods.options.base import MethodConfig, refuse_renamed
 
 if TYPE_CHECKING:  # listing methods must not import transformers
+    from components.adapters.serving import Digests
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
@@ -34,6 +35,10 @@ MeanOverWorkers = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a collecti
 
 CARD = ("Paper", "Idea", "Objective", "Overrides", "Carried between tasks", "Differs")  # of every card, in order
 
+# Hooks, with `GrowingMethod.grow`, by which a subclass may answer otherwise than its base's `served_by` knows.
+ANSWERING = frozenset(
+    {"attach", "begin_task", "end_task", "grow", "parameters", "select", "separate_rows", "test_file"}
+)
 # Names of earlier versions. Python would silently ignore a class attribute of an old name, so it is refused.
 RENAMED_HOOKS = {"trains": "is_trainable", "routes": "is_routed", "survey": "calibrate"}
 
@@ -240,6 +245,27 @@ class Method(Generic[ConfigT]):
         forward pass of the prompts can know.
         """
         return selection
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        """A digest of all that the method adds to the frozen model to answer `batch`, bit for bit, or "" where it adds
+        nothing. Called inside `select`, outside training. The same rows keep their replies where they have the digest
+        that they had before, so a digest may change without need, but never stay when an answer could change.
+
+        None, the default: all that `state_dict` returns. It is also taken for a subclass that overrides one of the
+        hooks in `ANSWERING` and says nothing here, and where `served` adds what no digest holds: see `serving`.
+        """
+        return None
+
+    def serving(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        """`served_by`, where it was written for the way in which this very class answers; None elsewhere."""
+        if type(self).served is not Method.served:
+            return None
+        for kind in type(self).__mro__:
+            if "served_by" in vars(kind):
+                return self.served_by(model, batch, digests)
+            if ANSWERING & vars(kind).keys():
+                return None
+        raise AssertionError("Method itself has served_by")
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         """The scalar to minimise; called inside the `select` scope."""

@@ -42,7 +42,7 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
         tokens, zero without a picture; "both": one after the other; "hidden": the frozen language model's last hidden
         states, averaged over the tokens before the first answer. Each part has length 1, and a constant 1 is appended:
         it gives the regression an intercept, which lambda shrinks like all weights.
-    Overrides: attach, weights, end_task (one pass over the rows), routing; `TaskBranches` does the rest.
+    Overrides: attach, weights, served_by, end_task (one pass over the rows), routing; `TaskBranches` does the rest.
     Carried between tasks: every task's branch, frozen; G and C in float64. A task adds its branch and a column of C.
     Differs:
         - The paper reads the language model's last hidden states, averaged: "hidden". The abstract does not say over
@@ -81,6 +81,8 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
         scores = self._features(model, batch) @ self.router
         return F.one_hot(scores.argmax(dim=1), len(self.tasks)).float()
+
+    served_by = TaskBranches.served_by  # the branches in force are all that serves
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)

@@ -27,6 +27,7 @@ from components.methods.common.key_selection import evenly_spaced
 from components.methods.options.cl_moe import ClMoeConfig, Specific
 
 if TYPE_CHECKING:
+    from components.adapters.serving import Digests
     from components.data.batch import Batch
     from components.models.backbone import Backbone, Outputs
 
@@ -51,7 +52,8 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
             theta_e = m_e theta_e + (1 - m_e) phi_e,  m_e = 1 - momentum if e is task-specific, otherwise momentum.
         The routers keep what they have learned. At test g becomes beta g(h) + (1 - beta) G(t), with G(t) the counts of
         task t's `top_experts` as shares, and t the task whose centre is nearest to the sample.
-    Overrides: attach, prepare, begin_task, select, loss (counts), step, end_task, state_dict, task_state, parameters.
+    Overrides: attach, prepare, begin_task, select, served_by (before any task), loss (counts), step, end_task,
+        state_dict, task_state, parameters.
     Carried between tasks: experts and routers, which all tasks share and change; per task its counts and its centre.
         No expert belongs to a task, so `is_routed` is False; `Selection.slots` tells which task's gates G were taken.
     Not known: how the paper finds t at test (task centres; of what, and at what distance). The released code leaves the
@@ -143,6 +145,10 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
     @property
     def num_slots(self) -> int:
         return len(self.tasks)
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        fresh = not self.tasks and not any(bool(layer.up.any()) for layer in self.experts.layers.values())
+        return "" if fresh else None
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         gates = self.experts.record.take()

@@ -16,6 +16,7 @@ from components.adapters.prompts import (
     PromptComponents,
     orthonormal_rows,
 )
+from components.adapters.serving import Digests, served_by_tensors
 from components.core.errors import ConfigError
 from components.methods.base import Loss, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
@@ -40,7 +41,7 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         loss. Each layer has its own components; a half of p is its keys, the other its values.
     Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
-    Overrides: attach, select, loss (orthogonality); `GrowingMethod` does the rest.
+    Overrides: attach, select, served_by, loss (orthogonality); `GrowingMethod` does the rest.
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, unless their queries are orthogonal to the new keys.
     Differs:
@@ -102,6 +103,9 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         pairs = prompts.unflatten(2, (2, -1))  # [S, B, 2, L / 2, W]: keys are the first half
         with self.attention.using({index: pairs[row] for row, index in enumerate(self.layers)}):
             yield Selection()
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_tensors(self.attention.tensors())
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         total = outputs.loss + self.config.orthogonality * self.distance

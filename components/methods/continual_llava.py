@@ -16,6 +16,7 @@ from components.adapters.inject import inject_bank
 from components.adapters.joined import Constant
 from components.adapters.low_rank import Bank, seeded_generator
 from components.adapters.mixing import Scales, scales_from_weights
+from components.adapters.serving import Digests, served_by_bank
 from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import (
     Engine,
@@ -58,8 +59,8 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
             alpha_m = cos_m / sum cos;  t(m) = the task that owns slot m;  Zbar_l = sum_n cbar[l, n] P_n
         with cbar[l, n] the mean weight of slot n over task l's instructions: increments are linear in their weights,
         so N numbers per task hold Zbar exactly, and one weights matrix [B, N] serves the whole bank.
-    Overrides: attach, prepare, learning_rates, begin_task (stage 1), select, loss (counts only), end_task (cbar),
-        state_dict, decisions, forget_task; `GrowingMethod` does the rest.
+    Overrides: attach, prepare, learning_rates, begin_task (stage 1), select, served_by, loss (counts only), end_task
+        (cbar), state_dict, decisions, forget_task; `GrowingMethod` does the rest.
     Carried between tasks: keys, increments, cbar, scalars w; all of an earlier task's are frozen.
     Differs:
         - Factors are applied one after the other; traces of the authors' code build dense d x d increments.
@@ -142,6 +143,9 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         served = [names[index] for index in mass.argmax(dim=1).tolist()] if self.config.pool == "owned" else None
         with self.bank.mixing.using(scales, constant):
             yield Selection(slots=choice.slots, routed_to=served)
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_bank(self.bank, digests)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         return Loss(total=outputs.loss, parts={"clamped_cosines": torch.tensor(float(self.num_clamped))})
@@ -250,7 +254,11 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         """Weights of the bank's columns [B, K] as scales, with gradient to the current task's scalars, or as a constant
         where one task's frozen sum serves the whole batch.
         """
-        num_columns, num_tasks = len(self.groups) * self.pool.options.group_size, mass.shape[1]
+        size, owners = self.pool.options.group_size, mass.any(dim=0).nonzero().flatten().tolist()
+        num_columns = len(self.groups) * size
+        if self.current is None:  # tasks after all that serve the batch add nothing, and must not change its rounding
+            mass = mass[:, : owners[-1] + 1]
+        num_tasks = mass.shape[1]
         device = next(iter(self.bank.layers.values())).weight.device
         alpha = choice.spread(len(self.pool.keys))
         intrinsic = F.pad(alpha, (0, num_columns - alpha.shape[1]))
@@ -259,10 +267,10 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
             intrinsic, chosen = torch.zeros_like(intrinsic), torch.zeros_like(chosen)
         if not self.config.adds_context or num_tasks == 1:
             return self._scales(intrinsic.to(device), chosen), None
-        shares = self.pool.column_shares(num_tasks, num_columns)
-        context = self.context(shares.to(device))
-        learns, shared = self.current is not None and context.requires_grad, shares.any(dim=0)
-        owners = mass.any(dim=0).nonzero().flatten().tolist()
+        shares = self.pool.column_shares(num_tasks, num_tasks * size)
+        context = F.pad(self.context(shares.to(device)), (0, num_columns - num_tasks * size))
+        learns = self.current is not None and context.requires_grad
+        shared = F.pad(shares.any(dim=0), (0, num_columns - num_tasks * size))
         if len(owners) == 1 and not learns:
             # The weights of one owner's slots sum to 1. In a task its batches are all like this one.
             tokens = None if self.current is not None else num_tokens

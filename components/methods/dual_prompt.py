@@ -17,6 +17,7 @@ from components.adapters.prompts import (
     new_keys,
     random_words,
 )
+from components.adapters.serving import Digests, served_by_tensors
 from components.core.errors import ConfigError
 from components.methods.base import Forgotten, Loss, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
@@ -41,7 +42,7 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
         at test the expert whose key is nearest to the sample's query does.
     Objective: L_lm with g, e_t + lambda (1 - cos(q, k_t)). A prefix is pairs (p_K, p_V) per layer:
         attention(Q, [p_K; K], [p_V; V]).
-    Overrides: attach, select, loss (pull), forget_task; `GrowingMethod` does the rest.
+    Overrides: attach, select, served_by, loss (pull), forget_task; `GrowingMethod` does the rest.
     Carried between tasks: g, every e_t and k_t; those of earlier tasks are frozen. Forgetting: g drifts, queries err.
     Differs:
         - Published runs see every row 5 to 50 times; under this project's default budget of 60 updates none is seen
@@ -107,6 +108,9 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
         prefixes |= {index: expert[:, row] for row, index in enumerate(self.expert_layers)}
         with self.attention.using(prefixes):
             yield Selection(slots=chosen.unsqueeze(1), routed_to=[names[index] for index in chosen.tolist()])
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_tensors(self.attention.tensors())
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         distance = self.distances[outputs.rows].mean()  # over answer tokens, as the language-model loss

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from components.adapters.penalties import QuadraticPenalty
 from components.adapters.projectors import ProjectorBank, Serving, for_pictures, inject_projectors
+from components.adapters.serving import Digests, served_by_projectors
 from components.core.errors import CheckpointError, ConfigError
 from components.methods.base import (
     Engine,
@@ -53,7 +54,7 @@ class EProj(ReadsInstructions[EProjConfig]):
         I: mean |d ||logits||^2 / d theta| over a task's samples (memory aware synapses, MAS), scaled to sum to 1; the
         largest over tasks is kept, and source_k is the task that it comes from.
         At test: argmax_j cos(picture, image key_j) + cos(instruction, text key_j).
-    Overrides: attach, begin_task, select, loss, end_task (keys, importance), state_dict, decisions, owner,
+    Overrides: attach, begin_task, select, served_by, loss, end_task (keys, importance), state_dict, decisions, owner,
         forget_task.
     Carried between tasks: the projectors, a key per task and modality, I and its sources. A projector is frozen when
         its task ends, until a similar task continues training it.
@@ -144,6 +145,9 @@ class EProj(ReadsInstructions[EProjConfig]):
                 yield selection
         finally:
             self.distance = None
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_projectors(self.projectors, digests)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.distance is None:

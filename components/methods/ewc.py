@@ -39,7 +39,8 @@ class Ewc(SequentialLora[EwcConfig]):
         accumulate "online":   F <- gamma F + F_task, theta* <- theta: one quadratic around the latest values.
         accumulate "separate": F <- F + F_task, theta* <- the mean of all theta* weighted by their F. A sum of diagonal
             quadratics is one again, so this equals the paper's one penalty per task, up to a constant.
-    Overrides: attach, begin_task, select (the penalty is computed there), loss, end_task (Fisher), state_dict.
+    Overrides: attach, begin_task, select (the penalty is computed there), served_by, loss, end_task (Fisher),
+        state_dict.
     Carried between tasks: the adapter, F and theta* (two more tensors per adapter tensor, however many tasks).
     Differs:
         - Only the adapter is learned, so only its entries have a Fisher. The factors are penalised as they are: the
@@ -86,6 +87,8 @@ class Ewc(SequentialLora[EwcConfig]):
         finally:
             self.distance = None
 
+    served_by = SequentialLora.served_by  # the penalty serves nothing
+
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.distance is None:
             return Loss(total=outputs.loss)
@@ -93,12 +96,12 @@ class Ewc(SequentialLora[EwcConfig]):
         return Loss(total=task_loss + penalty, parts={"task_loss": task_loss, "ewc_penalty": penalty})
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
-        super().end_task(engine, task, batches)
         assert engine is not None, "EWC trains every task"
         if self.penalty is not None:
             delattr(engine.model, PENALTY)
             self.penalty = None
-        fisher = self._task_fisher(engine, task, batches)
+        fisher = self._task_fisher(engine, task, batches)  # before the adapter is frozen, as it takes gradients
+        super().end_task(engine, task, batches)
         for name, theta in copy_tensors(self.parameters()).items():
             self._consolidate(name, fisher[name].cpu(), theta)
 

@@ -20,6 +20,7 @@ from components.methods.common.prototypes import TEXT, PrototypeBranches
 from components.methods.options.hide import HideConfig
 
 if TYPE_CHECKING:
+    from components.adapters.serving import Digests
     from components.data.batch import Batch
     from components.models.backbone import Backbone
 
@@ -43,7 +44,8 @@ class Hide(PrototypeBranches[HideConfig]):
                           fusion "sum":      F = sum_t up_t down_t
                           fusion "mean":     F = (1 / T) sum_t up_t down_t
         P_t and Q_t are the means of the pictures' and the instructions' features over the task's training samples.
-    Overrides: attach, select (two scopes), weights, end_task, features of `PrototypeBranches`.
+    Overrides: attach, select (two scopes), served_by (before any task), weights, end_task, features of
+        `PrototypeBranches`.
     Carried between tasks: every task's branch, frozen, and two prototypes a task.
     Differs:
         - How the other layers are fused: the authors' layer adds up the factors, each with coefficient 1, and
@@ -83,6 +85,9 @@ class Hide(PrototypeBranches[HideConfig]):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         with self.general.using(*self._general_scales()), super().select(model, batch) as selection:
             yield selection
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return None if self.tasks else ""  # every task changes what is fused, and so every row
 
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
         features = self.features(model, batch)

@@ -48,7 +48,8 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
         every worker (o_proj of a 7B model: 2.1 GB), the second d_in^2 float64 values for C (4.3 GB, all layers at once;
         "gradients": one layer at a time). The state has U, 4 d_in k bytes per layer, and R (d_in + d_out) values per
         branch and layer.
-    Overrides: attach, begin_task, calibrate, select (all branches serve), end_task, task_state, load_task_state.
+    Overrides: attach, begin_task, calibrate, select (all branches serve), served_by, end_task, task_state,
+        load_task_state.
     Carried between tasks: all branches, frozen, and U per layer. A layer whose inputs are all protected learns nothing
         more; once that holds for every layer, the next task is refused. A layer that has fewer than R directions left,
         or a gradient of lower rank, gets as many as there are, and zeros in the other rows of A.
@@ -115,6 +116,8 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:
         with self.bank.mixing.using(*self.first_branches(self.begun)):
             yield Selection()
+
+    served_by = TaskBranches.served_by  # the branches in force are all that serves
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import PromptPool, new_keys, random_words, rms, unit_words
+from components.adapters.serving import Digests, served_by_tensors
 from components.core.errors import CheckpointError
 from components.methods.base import (
     Engine,
@@ -43,7 +44,7 @@ class L2P(ReadsInstructions[L2PConfig]):
     Objective: L_lm([P_s1; ...; P_sK; x]) + lambda sum_k (1 - cos(q, key_sk)), averaged over the batch's answer tokens.
         diversify: training chooses the K smallest (1 - cos(q, key_i)) h_i, with h_i the share of prompt i in all
         choices of earlier tasks.
-    Overrides: attach, begin_task, select, loss (pull), step and end_task (counts), task_state, state_dict.
+    Overrides: attach, begin_task, select, served_by, loss (pull), step and end_task (counts), task_state, state_dict.
     Carried between tasks: the pool, its keys, the counts. Nothing is frozen: later tasks overwrite prompts they share.
     Differs:
         - Published runs see every row 5 times; under this project's default budget of 60 updates none is seen twice,
@@ -114,6 +115,9 @@ class L2P(ReadsInstructions[L2PConfig]):
         self.distances = (1.0 - cosines).sum(dim=1)
         with model.prefixed(prefix):
             yield Selection(slots=chosen)
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_tensors({} if model.prefix is None else {"prefix": model.prefix})
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         assert selection.slots is not None, "a task is trained with prompts"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank
 from components.adapters.mixing import Scale
+from components.adapters.serving import Digests, served_by_bank
 from components.core.errors import ConfigError
 from components.methods.base import (
     Engine,
@@ -54,8 +55,8 @@ class Lcia(Method[LciaConfig]):
     Grouping: TF-IDF cosine of the texts' `instruction_field`, over all pairs with a group's strings. A task whose mean
         reaches the threshold goes on with that group, any other opens one. At test a file's rows go by the same rule;
         below the threshold the last opened group serves them, and `Selection.matched` says so.
-    Overrides: attach, begin_task, test_file, separate_rows, select, loss (counts only), step, end_task, state_dict,
-        task_state, decisions, routing, owner, forget_task.
+    Overrides: attach, begin_task, test_file, separate_rows, select, served_by, loss (counts only), step, end_task,
+        state_dict, task_state, decisions, routing, owner, forget_task.
     Carried between tasks: one adapter per group, the groups' strings, the decisions and their statistics.
     Differs:
         - No projector is trained. Rank 32 on o_proj without dropout; the code has 128 on every linear layer, with 0.05.
@@ -144,6 +145,9 @@ class Lcia(Method[LciaConfig]):
             served = [batch.oracle_task] * len(batch)
         with self.bank.mixing.using(self._scales(groups)):
             yield Selection(slots=torch.tensor(groups).unsqueeze(1), routed_to=served, matched=matched)
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_bank(self.bank, digests)
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         return Loss(total=outputs.loss, parts={} if self.average is None else self.average.statistics())

@@ -31,7 +31,7 @@ class Lwf(SequentialLora[LwfConfig]):
         over the supervised positions p of the batch. The teacher is the adapter as it was when the task began.
     Cost: from the second task on, a second forward pass per micro-batch, without gradient: a third to a half more time
         per step. One more copy of the adapter and the teacher's logits [S, vocabulary]. The first task has none of it.
-    Overrides: attach, begin_task (teacher), select (the teacher's pass), loss, end_task.
+    Overrides: attach, begin_task (teacher), select (the teacher's pass), served_by, loss, end_task.
     Carried between tasks: the adapter. The teacher is a copy of it and is dropped when its task ends.
     Differs:
         - The paper keeps a classifier head per old task; a language model has one, so the whole distribution over the
@@ -79,6 +79,8 @@ class Lwf(SequentialLora[LwfConfig]):
             yield Selection()  # by now the student is active again, also for recomputation in the backward pass
         finally:
             self.teacher_logits = None
+
+    served_by = SequentialLora.served_by  # the teacher serves nothing
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.teacher_logits is None:

@@ -40,7 +40,7 @@ class Merging(TaskBranches[MergingConfig]):
         others keep one dense float32 matrix per adapted layer on the device (LLaVA-7B's o_proj: 2 GiB) beside the
         branches. It is neither a parameter nor in a checkpoint: `attach` and `end_task` compute it on the CPU, where
         the same branches give the same bits, with one thin product per layer and task (three for TIES).
-    Overrides: attach, weights, serve, end_task; `TaskBranches` does the rest.
+    Overrides: attach, weights, serve, served_by, end_task; `TaskBranches` does the rest.
     Carried between tasks: every task's branch, frozen. After each task they are merged anew.
     Differs:
         - What is merged are increments, never the factors: a sum of products is not the product of sums. The papers
@@ -74,6 +74,8 @@ class Merging(TaskBranches[MergingConfig]):
         if self.config.rule in ("ties", "dare"):
             return {MERGED: 1.0}, Selection()
         return super().serve(model, batch)
+
+    served_by = TaskBranches.served_by  # which says nothing of a dense merge
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from components.adapters.low_rank import seeded_generator
 from components.adapters.prompts import random_words, rms, unit_words
+from components.adapters.serving import Digests, served_by_tensors
 from components.adapters.task_prompts import PrototypeHead, TaskPrompts
 from components.core.errors import CheckpointError
 from components.methods.base import Engine, Forgotten, Loss, MethodState, Selection, TaskInfo
@@ -39,7 +40,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
         earlier ones, frozen, before it (fusion).
     Objective: L_lm + a (1 - cos(picture, p_t)) + b (1 - cos(text, p_t)), over the current task's prompt and head.
         guide_j = share cos(picture, p_j) + (1 - share) cos(text, p_j);  p = mean over tokens of W2 silu(W1 prompt)
-    Overrides: attach, select, loss, end_task (prototypes), forget_task; `GrowingMethod` does the rest.
+    Overrides: attach, select, served_by, loss, end_task (prototypes), forget_task; `GrowingMethod` does the rest.
     Carried between tasks: prompts and prototypes, both frozen. Under oracle routing a sample gets what its task was
         trained with (the task's prompt and the most similar of those before it), so its answers never change again.
     Differs:
@@ -115,6 +116,9 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
                 yield Selection(slots=chosen, routed_to=[names[index] for index in chosen[:, -1].tolist()])
         finally:
             self.distances = None
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_tensors({} if model.prefix is None else {"prefix": model.prefix})
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         assert self.distances is not None, "a task is trained with prompts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from components.adapters.experts import Experts, inject_experts
 from components.methods.base import (
+    Engine,
     Loss,
     Method,
     MethodState,
@@ -39,7 +40,7 @@ class MoeLora(Method[MoeLoraConfig]):
             h' = W0 h + (alpha / rank) sum_e g_e(h) up_e down_e drop_e(h),  g(h) = softmax(router h)
         over all N experts (no top-k, no noise); `rank` is the total. `balance` > 0 adds
             balance * mean over layers of (log N - entropy of the layer's mean gates).
-    Overrides: attach, begin_task, select (records gates), served, loss (logging, balance), parameters.
+    Overrides: attach, begin_task, select (records gates), served, loss (logging, balance), end_task, parameters.
     Carried between tasks: experts and routers; all are trained on every task, none is frozen.
     Differs:
         - Experts are slices of one flat pair of factors, so that they cost two products instead of 2N.
@@ -83,6 +84,10 @@ class MoeLora(Method[MoeLoraConfig]):
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         super().begin_task(model, task)
         self.experts.set_trainable(True)
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self.freeze()
 
     @contextmanager
     def select(self, model: Backbone, batch: Batch) -> Iterator[Selection]:

@@ -30,7 +30,7 @@ class OLora(TaskBranches[OLoraConfig]):
             W = W0 + (alpha / R) sum_{i <= t} B_i A_i
             language-model loss + lambda 1 * sum_layers sum_{i < t} L(A_i A_t^T) + lambda 2 * sum_layers (|A_t| + |B_t|)
         "absolute": L = sum of |entries|;  "squared": L = sum of squared entries;  |.| is the Frobenius norm.
-    Overrides: begin_task, select (all branches serve; the penalties are computed there), loss, end_task,
+    Overrides: begin_task, select (all branches serve; the penalties are computed there), served_by, loss, end_task,
         forget_task; `TaskBranches` does the rest.
     Carried between tasks: all branches; those of earlier tasks are frozen, and no bit of them changes. Every task
         adds R (d_in + d_out) values per adapted layer. Frozen branches are computed as one pair of factors, or, once
@@ -77,6 +77,8 @@ class OLora(TaskBranches[OLoraConfig]):
                 yield Selection()
         finally:
             self.values = {}
+
+    served_by = TaskBranches.served_by  # the branches in force are all that serves
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if not self.values:

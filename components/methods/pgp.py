@@ -17,6 +17,7 @@ from components.methods.options.pgp import PgpConfig
 from components.methods.sequential_lora import SequentialLora
 
 if TYPE_CHECKING:
+    from components.adapters.serving import Digests
     from components.data.batch import Batch
     from components.models.backbone import Backbone
 
@@ -48,7 +49,7 @@ class Pgp(SequentialLora[PgpConfig]):
     Cost: a forward pass over `basis_samples` samples per task. Meanwhile d_in^2 float64 values per adapted layer, on
         every worker: 4.3 GB for o_proj of a 7B model; "all_linear" would take 57 GB. In later tasks a forward pass has
         2 k d_in multiplications per token and layer more, beside the layer's own d_in d_out; k grows with the tasks.
-    Overrides: attach, begin_task, end_task, state_dict.
+    Overrides: attach, begin_task, served_by (before any task), end_task, state_dict.
     Carried between tasks: the adapter, U and V per layer. Once they are full in every layer, the next task is refused.
     Differs:
         - The projection is part of the forward pass, where the papers project gradients and step SGD or Adam: Adam
@@ -101,6 +102,9 @@ class Pgp(SequentialLora[PgpConfig]):
                 f"pgp holds all directions of every layer's inputs, nothing is left to learn task {task.name!r} with; "
                 f"pgp.energy is {self.config.energy}, start a new run with less."
             )
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return None if self.tasks or any(bool(pairs.up.any()) for pairs in self.pairs.values()) else ""
 
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)

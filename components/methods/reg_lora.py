@@ -36,7 +36,8 @@ class RegLora(TaskBranches[RegLoraConfig]):
         After task t the `marked_share` of D_t's entries with the largest magnitudes is marked, layer by layer.
         "sum": marks of all tasks are listed one after the other, so the mean counts an entry once per task that marked
         it (the released code); "union": once. Both agree after one task.
-    Overrides: attach, begin_task, select (all branches serve; the penalty is computed there), loss, end_task (marks).
+    Overrides: attach, begin_task, select (all branches serve; the penalty is computed there), served_by, loss, end_task
+        (marks).
     Carried between tasks: all branches, frozen bit by bit; per layer and task the marked places, 4 bytes
         each (o_proj of a 7B model: 1.3 MB per layer and task, ten times a branch of rank 8).
     Differs:
@@ -89,6 +90,8 @@ class RegLora(TaskBranches[RegLoraConfig]):
                 yield Selection()
         finally:
             self.marked = None
+
+    served_by = TaskBranches.served_by  # the branches in force are all that serves
 
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         if self.marked is None:

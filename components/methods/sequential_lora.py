@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
@@ -9,10 +10,12 @@ from torch import nn
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import Bank
 from components.adapters.projectors import ProjectorBank, inject_projectors
-from components.methods.base import Method, MethodState, TaskInfo, load_parameters, target_pattern
+from components.adapters.serving import Digests, served_by_bank, served_by_projectors
+from components.methods.base import Engine, Method, MethodState, TaskInfo, load_parameters, target_pattern
 from components.methods.options.sequential_lora import SequentialLoraConfig
 
 if TYPE_CHECKING:
+    from components.data.batch import Batch
     from components.models.backbone import Backbone
 
 
@@ -26,7 +29,7 @@ class SequentialLora(Method[LoraConfigT]):
     Idea: one low-rank increment per target layer; each task continues training it from where the last one stopped. With
         `train_projector` the two-layer projector trains too, as in CoIN and in LLaVA's own recipe.
     Objective: the language-model loss of the task at hand, W = W0 + (alpha / R) up down.
-    Overrides: attach, begin_task, parameters.
+    Overrides: attach, begin_task, end_task, parameters, served_by.
     Carried between tasks: the adapter, and the projector's copy if it trains.
     Differs: nothing known; equal to peft's LoRA in float32. The optimizer starts anew with every task. The projector's
         own tensors stay as they are: a float32 copy trains in their place. LLaVA and CoIN ask for a tenth of LoRA's
@@ -61,9 +64,19 @@ class SequentialLora(Method[LoraConfigT]):
         projectors = {} if self.projectors is None else self.projectors.parameters_by_name()
         return {**self.bank.parameters(), **projectors}
 
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        served = served_by_bank(self.bank, digests)
+        if served is None or self.projectors is None:
+            return served
+        return f"{served_by_projectors(self.projectors, digests)} {served}"
+
     def begin_task(self, model: Backbone, task: TaskInfo) -> None:
         super().begin_task(model, task)
         self._set_trainable(True)
+
+    def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
+        super().end_task(engine, task, batches)
+        self.freeze()
 
     def _set_trainable(self, trainable: bool) -> None:
         self.bank.set_trainable(self.GROUP, trainable)

@@ -8,6 +8,8 @@ from components.methods.base import Method, MethodState
 from components.methods.options.zero_shot import ZeroShotConfig
 
 if TYPE_CHECKING:
+    from components.adapters.serving import Digests
+    from components.data.batch import Batch
     from components.models.backbone import Backbone
 
 
@@ -17,7 +19,7 @@ class ZeroShot(Method[ZeroShotConfig]):
     Paper: none.
     Idea: learn nothing.
     Objective: none.
-    Overrides: attach.
+    Overrides: attach, served_by.
     Carried between tasks: nothing.
     Differs: a control, not a published method.
     """
@@ -26,3 +28,6 @@ class ZeroShot(Method[ZeroShotConfig]):
         model.requires_grad_(False)
         if state is not None:
             self.restore(state)
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return ""

@@ -10,18 +10,23 @@ supervised positions.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from components.core.errors import ConfigError
+from components.core.fingerprint import code_fingerprint
+from components.core.machine import cpu_model
 from components.data.batch import Batch, Picture
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
@@ -158,6 +163,11 @@ class Backbone(nn.Module):
         finally:
             self._prefix = before
 
+    @property
+    def prefix(self) -> Tensor | None:
+        """The embeddings [B, P, D] that `prefixed` has put in front; None outside."""
+        return self._prefix
+
     def forward(self, batch: Batch) -> Outputs:
         """Predictions at supervised positions of a right- or left-padded batch (positions follow the mask)."""
         inputs = self._inputs(batch)
@@ -230,6 +240,23 @@ class Backbone(nn.Module):
                 "not belong to this model's weights; give a complete model directory."
             )
         return features
+
+    def arithmetic(self) -> str:
+        """All that decides an answer beside what rows give and what a method adds: weights, precision, kernels,
+        libraries and machine. Where two are equal, equal inputs have equal outputs.
+        """
+        config, device = asdict(self.config), self.device
+        # Of the rows they decide, which are known by themselves, or of training alone.
+        for name in ("name", "template", "pad_to_square", "max_length", "too_long", "gradient_checkpointing"):
+            del config[name]
+        # Kernels are chosen by the processor's kind, and two kinds with the same instructions may have others.
+        cpu = [torch.backends.cpu.get_cpu_capability(), cpu_model()]
+        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+        files = hashlib.sha256(b"".join(path.read_bytes() for path in model_source(self.config).tokenizer_files()))
+        libraries = [torch.__version__, transformers.__version__, code_fingerprint()]
+        threads = 0 if device.type == "cuda" else torch.get_num_threads()
+        ends = self._end_ids()
+        return json.dumps([self.fingerprint, config, ends, files.hexdigest(), libraries, device.type, machine, threads])
 
     def target_modules(self, pattern: str) -> dict[str, nn.Linear]:
         """Linear layers of the language model whose name inside a decoder layer fully matches the regex `pattern`.

@@ -23,6 +23,8 @@ class RowCost:
     tasks_learned: CountOrZero
     train_s: NonNegative = 0.0
     evaluate_s: NonNegative = 0.0
+    replies: CountOrZero = 0  # rows scored, when it was last scored; 0 in files of earlier versions
+    kept_replies: CountOrZero = 0  # of them, those that were not answered again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ class Costs:
                 row = self._row(event)
                 row.train_s += event.train_s
                 row.evaluate_s += event.evaluate_s
+                row.replies, row.kept_replies = event.replies, event.kept_replies
             case _:
                 pass
 

@@ -20,6 +20,7 @@ import psutil
 from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint
+from components.core.machine import cpu_model
 from components.core.naming import git_commit
 from components.core.reading import read_object
 
@@ -64,7 +65,7 @@ def session(*, cores: int, gpu: bool) -> Facts:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": {
             "system": f"{platform.system()} {platform.machine()}",
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "cores_used": cores,
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -85,15 +86,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or UNKNOWN
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or UNKNOWN
 
 
 def _gpus() -> list[str]:

@@ -39,6 +39,8 @@ def rows_in(run_dir: Path) -> Iterator[RowScored]:
             slot_usage=None,
             train_s=math.nan if cost is None else cost.train_s,
             evaluate_s=math.nan if cost is None else cost.evaluate_s,
+            replies=0 if cost is None else cost.replies,
+            kept_replies=0 if cost is None else cost.kept_replies,
             peak_memory_bytes=math.nan,
             checkpoint_path=None if kept is None or learned <= taken else str(kept),
         )

@@ -78,6 +78,8 @@ class ScoreHistory:
             "cost/evaluate_s": event.evaluate_s,
             "cost/peak_memory_gib": event.peak_memory_bytes / 2**30,
         }
+        if event.replies:
+            values["cost/kept_replies"] = event.kept_replies / event.replies
         return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
     def to_content(self, tags: Mapping[str, str]) -> dict[str, object]:

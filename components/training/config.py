@@ -92,6 +92,10 @@ class EvaluationConfig:
     batch_tokens: Count | None = None
     """Tokens that such a batch may take, padding and replies counted: short rows are then answered in batches of
     batch_size, long ones in smaller batches that fit the memory."""
+    reuse: bool = True
+    """Keep the replies of a batch of rows when nothing that answers it has changed, bit for bit, since it was last
+    answered, in this run or, for the frozen model's own replies, in another one. Off: all rows are answered again, with
+    the same replies."""
     zero_shot: bool = True
     """Row 0: every task before any training."""
     unseen: bool = False

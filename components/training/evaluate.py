@@ -16,6 +16,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from components.adapters.serving import Digests
 from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
 from components.data.batch import Example
@@ -45,6 +46,7 @@ from components.metrics.released.tasks import compat_row_score, compat_task_figu
 from components.training.budget import judged_row
 from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
+from components.training.kept_replies import KeptReplies, Tally, earlier_row
 from components.training.ranks import of_rank_0
 from components.training.row_files import captions_file, write_captions, write_decisions, write_matrix
 from components.training.stopping import StopRequested, StopWatch
@@ -77,10 +79,15 @@ class RowScorer:
         device: torch.device,
         send: Callable[[Event], None],
         stop: StopWatch,
+        replies: KeptReplies,
     ) -> None:
         self.plan, self.model, self.method = plan, model, method
         self.encoder, self.device, self.send, self.stop = encoder, device, send, stop
         context = ray.train.get_context()
+        self.replies = replies
+        self.arithmetic = model.arithmetic()
+        self.tally = Tally()
+        self.state, self.digests = "", Digests()  # of the method as it is while one row is scored
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
     def score(self, rows: list[MatrixRow], *, learned: int, train_s: float, again: bool = False) -> MatrixRow:
@@ -95,13 +102,14 @@ class RowScorer:
         everything = not learned or evaluation.unseen or learned == self.plan.num_tasks
         due = stream.tasks if everything else stream.tasks[:learned]
         self.model.eval()
-        cells = self.kept_cells(learned, after)
+        cells, self.tally = self.kept_cells(learned, after), Tally()
         table: list[Prediction] = []
         for task in due:
             oracle = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
             rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
             table += self.cell(cells, task, after, num_rows=rows_due, oracle_task=oracle)
         cells.tell(self.send, len(due))
+        self.tally.tell(self.send, after)
         tables = by_task(table)
         means = {
             column: {name: mean_score(tables.get(name, ()), column) for name in stream.task_names}
@@ -136,8 +144,8 @@ class RowScorer:
         """What an earlier start of the run has scored after so many tasks. All ranks must call it."""
         # On all ranks, because a method may gather its state from all of them.
         state = self.method.state_dict(self.model)
-        digest = f"{self.model.fingerprint} {state_digest(state)}" if self.rank == 0 else ""
-        return KeptCells(self.plan.run_dir, learned, after, state=digest)
+        self.state, self.digests = state_digest(state), Digests()
+        return KeptCells(self.plan.run_dir, learned, after, state=f"{self.model.fingerprint} {self.state}")
 
     def cell(
         self, cells: KeptCells, task: Task | Suite, after: str, *, num_rows: int, oracle_task: str | None = None
@@ -145,6 +153,8 @@ class RowScorer:
         """`predictions`, kept as soon as they are whole, or those that were kept. All ranks must call it."""
         found = cells.take(task, num_rows, oracle_task) if self.rank == 0 else None
         if of_rank_0(found is not None):
+            self.replies.read_again()
+            self.tally.kept += sum(one.answered_in is not None for one in found or [])
             return found or []
         scored = self.predictions(task, after, num_rows=num_rows, oracle_task=oracle_task)
         if self.rank == 0:
@@ -161,6 +171,8 @@ class RowScorer:
         """
         config = self.plan.config
         answers: list[Answer] = []
+        unaided = self.replies.unaided(task, num_rows, self.arithmetic, self.world_size)
+        reuse = self.replies.reuse(task, unaided, self.arithmetic, self.state, self.digests)
         # A rank that stops answering does not leave at once: the others would wait for its answers for ever.
         with suppress(StopRequested), self.method.test_file(Instructions([task.test])):
             for window in self._windows(task, num_rows):
@@ -176,9 +188,14 @@ class RowScorer:
                     known_task=task.name if config.method.needs_task_id else None,
                     oracle_task=oracle_task,
                     progress=self._progress(after, task.name, before=len(answers), total=num_rows),
+                    reuse=reuse,
                 )
         self.require_going_on()
+        self.replies.answered(task.name, answers, after)
         gathered = self._gather(answers)
+        self.tally.add(gathered)
+        if self.rank == 0 and unaided is not None:
+            unaided.add(gathered, str(config.run_id), after)
         return self._scored(task, after, gathered, num_rows) if self.rank == 0 else []
 
     def _progress(self, after: str, task: str, *, before: int, total: int) -> Callable[[int], None]:
@@ -238,6 +255,9 @@ class RowScorer:
                     routed_to=reply.routed_to,
                     slots=reply.slots,
                     matched=reply.matched,
+                    reply_key=reply.key,
+                    oracle_reply_key=reply.oracle_key,
+                    answered_in=earlier_row(reply, after),
                     oracle_prediction=oracle,
                     oracle_score=None if oracle is None else score(row.metric, oracle, row.answers, asked),
                 )
@@ -291,6 +311,8 @@ class RowScorer:
                 budget=judged_row(self.plan, rows),
                 train_s=train_s,
                 evaluate_s=time.monotonic() - started,
+                replies=len(table),
+                kept_replies=self.tally.kept,
                 peak_memory_bytes=peak_memory_bytes(self.device),
                 checkpoint_path=str(checkpoint) if learned else None,
                 samples=logged_samples(table),

@@ -13,8 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
+from components.adapters.serving import tensors_digest
 from components.core.errors import DataError
 from components.core.events import Event, Note
 from components.data.suite import Suite
@@ -32,11 +31,8 @@ from components.methods.base import MethodState
 
 def state_digest(state: MethodState) -> str:
     """SHA-256 of a method's tensors, their names and types, and of its structure."""
-    found = hashlib.sha256(json.dumps(state.structure, sort_keys=True).encode())
-    for name, tensor in sorted(state.tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    structure = json.dumps(state.structure, sort_keys=True)
+    return hashlib.sha256(f"{structure} {tensors_digest(state.tensors)}".encode()).hexdigest()
 
 
 class KeptCells:

@@ -30,6 +30,7 @@ EXECUTION = frozenset(
         "training.feature_cache_gb",
         "evaluation.batch_size",
         "evaluation.batch_tokens",
+        "evaluation.reuse",  # kept replies are those that would come out again
         "evaluation.max_forgetting",  # with the next two: whether a run goes on, not what it learns
         "evaluation.forgetting_of",
         "evaluation.on_forgetting",

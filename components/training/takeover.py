@@ -18,6 +18,7 @@ from components.core.reading import read_object
 from components.core.run_files import STATE_FILE
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
+from components.evaluation.manifest import is_as_noted, note_digests
 from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, ScoreMatrix, variant_file
 from components.evaluation.predictions import (
     predictions_file,
@@ -135,8 +136,10 @@ def _copy_replies(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
     assert plan.origin is not None
     for learned, after in _names(plan, rows):
         there = plan.origin.number_there(after)
-        replies = read_predictions(predictions_file(source, there, after))
-        write_predictions(predictions_file(plan.run_dir, learned, after), [one for one in replies if one.task in tasks])
+        replies, target = predictions_file(source, there, after), predictions_file(plan.run_dir, learned, after)
+        write_predictions(target, [one for one in read_predictions(replies) if one.task in tasks])
+        if is_as_noted(source, replies):  # so that the new run may keep them: see `KeptReplies`
+            note_digests(plan.run_dir, [target])
         captions = predictions_file(source, there, after).with_suffix(".captions.json")
         if captions.is_file():
             found = read_object(captions, ConfigError, ADVICE)
@@ -163,6 +166,8 @@ def _copy_general(source: Path, plan: Plan) -> None:
             if replies.is_file():
                 target = predictions_file(plan.run_dir, learned, after, suite=suite)
                 write_predictions(target, list(read_predictions(replies)))
+                if is_as_noted(source, replies):
+                    note_digests(plan.run_dir, [target])
     if taken.figures:
         taken.write(plan.run_dir / GENERAL_FILE)
 

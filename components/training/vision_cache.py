@@ -44,6 +44,7 @@ from components.data.rows import MORE, Split, columns_without_pictures, row_from
 from components.models.config import BackboneConfig
 from components.models.pixels import packed, scale_of, unpacked
 from components.models.source import model_source
+from components.training.kept_replies import UNAIDED_FOLDER
 from components.training.pickled import PickledCallable
 from components.training.precision import set_float32_products
 
@@ -214,9 +215,8 @@ def _missing(reached: Sequence[tuple[Split, Reached]], cache: VisionCache) -> li
 
 def remove_leftovers(root: Path) -> None:
     """Delete partial files that killed runs left in the cache: those of dead processes on this host, and old ones."""
-    for path in [
-        path for folder in ("picture-features", "picture-names") for path in (root / folder).rglob("*.partial")
-    ]:
+    folders = ("picture-features", "picture-names", UNAIDED_FOLDER)
+    for path in [path for folder in folders for path in (root / folder).rglob("*.partial")]:
         named = re.fullmatch(r"\..+?\.(?:(?P<host>[^.]+)\.)?(?P<pid>\d+)\.partial", path.name)
         ours = named is not None and named["host"] in (None, host_name())
         try:

@@ -36,6 +36,7 @@ from components.training.checkpointing import StreamCheckpointer, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
 from components.training.evaluate import RowScorer
+from components.training.kept_replies import KeptReplies
 from components.training.plan import Again, WorkerPlan
 from components.training.precision import set_float32_products
 from components.training.schedule import ScheduledTask
@@ -47,6 +48,7 @@ from components.training.suites import SuiteScorer
 from components.training.task_cache import CachedTask, learned_by_a_twin
 from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
+from components.training.vision_cache import feature_root
 from components.training.watchdog import beat
 
 
@@ -68,6 +70,7 @@ class StreamWorker:
         set_float32_products(self.config.backbone, self.device)
         self.stop = StopWatch(plan.run_dir)
         self.ready_since = time.monotonic()
+        self.replies = KeptReplies(plan.run_dir, feature_root(plan.run_dir.parent), plan.config.evaluation)
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone, self.device)
         # The backbone comes first: a checkpoint says which frozen weights it was made with, and others are refused
@@ -99,6 +102,7 @@ class StreamWorker:
             device=self.device,
             send=self.send,
             stop=self.stop,
+            replies=self.replies,
         )
         self.suites = SuiteScorer(self.plan, self.scorer)
 

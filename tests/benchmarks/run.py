@@ -32,6 +32,7 @@ SCRIPTS: dict[str, list[str]] = {
     "many_rows": ["--rows", "1000000", "--only-budget"],
     "preparing": [],
     "many_tasks": [],
+    "reuse": ["--tasks", "4", "8", "40"],
     "default_run": [],
     "serving": ["--seconds", "10"],
 }

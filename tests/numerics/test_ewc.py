@@ -37,6 +37,8 @@ def written_out_fisher(method: Method, backbone: Backbone, groups: Sequence[Sequ
     """Rows of the first task, each encoded for itself; squared gradients of the summed log p of a group's answers."""
     backbone.eval()
     parameters = method.parameters()
+    for parameter in parameters.values():  # they were frozen when the task ended
+        parameter.requires_grad_(True)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     for rows in groups:
         log_p = torch.zeros(())

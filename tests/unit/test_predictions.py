@@ -63,6 +63,9 @@ def test_the_files_columns_are_promised() -> None:
         "matched bool",
         "oracle_prediction string",
         "oracle_score double",
+        "reply_key string",
+        "oracle_reply_key string",
+        "answered_in string",
     ]
     assert [field.name for field in fields(Prediction)] == PREDICTIONS_SCHEMA.names
 

@@ -13,6 +13,7 @@ from components.adapters.inject import inject_bank
 from components.adapters.joined import Constant
 from components.adapters.low_rank import Bank
 from components.adapters.mixing import Scale, Scales, scales_from_weights
+from components.adapters.serving import Digests, served_by_bank
 from components.methods.base import MethodState, Selection, target_pattern
 from components.methods.common.growing import GrowingMethod
 from components.methods.sequential_lora import LoraConfigT
@@ -54,6 +55,9 @@ class TaskBranches(GrowingMethod[LoraConfigT]):
             scales, selection = self.serve(model, batch)
         with self.bank.mixing.using(scales):
             yield selection
+
+    def served_by(self, model: Backbone, batch: Batch, digests: Digests) -> str | None:
+        return served_by_bank(self.bank, digests)
 
     def serve(self, model: Backbone, batch: Batch) -> tuple[Scales, Selection]:
         """Scales of the learned branches for a batch, and the `Selection` that `select` yields."""

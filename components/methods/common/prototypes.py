@@ -62,6 +62,8 @@ class PrototypeBranches(ReadsInstructions[PrototypeConfigT], TaskBranches[Protot
                 "encoder and backbone it was made with, or start a new run."
             )
 
+    served_by = TaskBranches.served_by  # the branches in force are all that serves
+
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
         assert engine is not None, "a branch is trained for every task"

@@ -60,8 +60,16 @@ class SlotPool:
     def route(self, queries: Tensor, *, allowed: slice, rule: SelectionRule = "instance") -> Choice:
         """Choose among the slots in `allowed` for queries [B, D]; slot ids count over the whole pool."""
         options = self.options
-        keys = self.keys[allowed]
-        similarity = normalize_groups(queries, options.key_groups) @ normalize_groups(keys, options.key_groups).T
+        normalized = normalize_groups(queries, options.key_groups)
+        # One product a task: in a larger one the last bits of a similarity would depend on how many tasks there are,
+        # and a row whose slots are still the same could not keep its reply.
+        similarity = torch.cat(
+            [
+                normalized @ normalize_groups(keys, options.key_groups).T
+                for keys in self.keys[allowed].split(options.group_size)
+            ],
+            dim=1,
+        )
         choice = key_selection.choose(
             similarity,
             top_m=options.top_m,
