@@ -24,6 +24,7 @@ OF_OTHER_PROGRAMS = {
     "--num-gpus",
     "--max-lora-rank",
     "--working-dir",
+    "--runtime-env",
     "--method-contract",
     "--no-loadscope-reorder",
     "--check",
