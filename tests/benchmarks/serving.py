@@ -1,9 +1,9 @@
 """A served run under load: together against one by one, mixed routes against one route, and whether a request is lost.
 
-    python tests/benchmarks/serving.py [--run RUN] [--clients 16] [--seconds 20] [--minutes 10]
+    python tests/benchmarks/serving.py [--backbone smol|pocket] [--run RUN] [--clients 16] [--seconds 20] [--minutes 10]
 
-Without `--run` it learns one on the pocket model first. It starts `littoral serve` on a free port and asks it over
-HTTP, with the tasks' own test questions and pictures, from as many clients as `--clients` at once; each asks its next
+Without `--run` it learns two toy tasks first, by Continual LLaVA. It starts `littoral serve` on a free port and asks it
+over HTTP, with the tasks' own questions and pictures, from as many clients as `--clients` at once; each asks its next
 question when it has its reply (closed loop). All parts ask the same server, in turns, each for `--seconds`:
 
 - **one by one**: a single client. **together**: all of them. Aim: at least 4 times as many requests per second, on two
@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +40,18 @@ import tyro
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from components.data.rows import Row  # noqa: E402
 from components.data.streams import open_stream  # noqa: E402
+from components.methods import method_config  # noqa: E402
+from components.models.config import BackboneConfig  # noqa: E402
+from components.models.encoding import build_encoder  # noqa: E402
 from components.runs.results import read_run  # noqa: E402
 from tests.benchmarks.bars import print_bar  # noqa: E402
+from tests.contract.learned_runs import learned_run  # noqa: E402
+from tests.contract.toy_tasks import COLOURS, OPPOSITES, colour_row, opposite_row, toy  # noqa: E402
 
 START_S = 240
 AIM_TOGETHER, AIM_MIXED = 4.0, 0.9
-LEARN = ("pocket", "--run-id", "served", "--evaluation.limit", "8", "--evaluation.no-zero-shot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,9 @@ class Load:
     """What is asked, and for how long."""
 
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """The folder of a run whose stream is generated; without it, one is learned on the pocket model."""
+    """The folder of a finished run; without it, one is learned on two toy tasks."""
+    backbone: str = "pocket"
+    """Of the run that is learned: pocket, or smol, whose batches are bound by the cores and not by the calls."""
     clients: int = 16
     """Requests at once."""
     seconds: float = 20.0
@@ -91,19 +98,32 @@ class Seen:
         )
 
 
-def questions(run: Path, tokens: int) -> dict[str, list[bytes]]:
-    """Bodies of requests by task: the test rows of the run's stream."""
-    config = read_run(run).config
-    found: dict[str, list[bytes]] = {}
-    for task in open_stream(config.stream).tasks:
-        for row in task.test.rows(limit=32):
-            parts: list[dict[str, object]] = [{"type": "text", "text": row.instruction}]
-            if row.image is not None:
-                url = "data:image/png;base64," + base64.b64encode(row.image).decode()
-                parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
-            message = {"role": "user", "content": parts}
-            body = {"model": run.name, "messages": [message], "max_tokens": tokens}
-            found.setdefault(task.name, []).append(json.dumps(body).encode())
+def learned(folder: Path, backbone: str) -> tuple[Path, dict[str, list[Row]]]:
+    """A run of Continual LLaVA on two toy tasks, learned in this process in seconds, and its questions by task."""
+    config = BackboneConfig(name=backbone)
+    encoder, pictured = build_encoder(config), [colour_row(name) for name in COLOURS]
+    pairs = zip(OPPOSITES, pictured, strict=True)
+    rows = {"colours": pictured, "opposites": [opposite_row(word, row.image) for word, row in pairs]}
+    toys = [toy(index, name, rows[name], encoder) for index, name in enumerate(rows)]
+    method = method_config("continual_llava")()
+    return learned_run(folder, method, toys, updates=8, backbone_config=config)[0], rows
+
+
+def of_stream(run: Path) -> dict[str, list[Row]]:
+    """The test rows of a run's stream by task."""
+    return {task.name: [*task.test.rows(limit=32)] for task in open_stream(read_run(run).config.stream).tasks}
+
+
+def bodies(rows: Sequence[Row], model: str, tokens: int) -> list[bytes]:
+    """The requests that ask these rows."""
+    found: list[bytes] = []
+    for row in rows:
+        parts: list[dict[str, object]] = [{"type": "text", "text": row.instruction}]
+        if row.image is not None:
+            url = "data:image/png;base64," + base64.b64encode(row.image).decode()
+            parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+        message = {"role": "user", "content": parts}
+        found.append(json.dumps({"model": model, "messages": [message], "max_tokens": tokens}).encode())
     return found
 
 
@@ -183,19 +203,14 @@ def shared_out(asked: Sequence[bytes], clients: int) -> list[list[bytes]]:
 def main(load: Load) -> None:
     """Serve, ask, print."""
     with tempfile.TemporaryDirectory() as folder:
-        run = load.run
-        if run is None:
-            storage = ["--storage", folder]
-            subprocess.run(
-                [sys.executable, "-m", "pipelines.littoral", "coast", *LEARN, *storage], cwd=ROOT, check=True
-            )
-            run = Path(folder) / "served"
-        measure(load, run.resolve())
+        run, rows = learned(Path(folder), load.backbone) if load.run is None else (load.run, of_stream(load.run))
+        asked = {task: bodies(of_task, run.name, load.tokens) for task, of_task in rows.items()}
+        measure(load, run.resolve(), asked)
 
 
-def measure(load: Load, run: Path) -> None:
+def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
     """All parts on one server."""
-    by_task, port = questions(run, load.tokens), free_port()
+    port = free_port()
     mixed = [body for group in zip(*by_task.values(), strict=False) for body in group]
     # One route means one task's questions; the tasks take turns, since their pictures and replies differ in length.
     single = [*by_task.values()]
