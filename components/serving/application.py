@@ -33,6 +33,7 @@ from components.serving.service import Service
 from components.serving.shelf import Shelf
 from components.serving.watching import Watcher
 from components.serving.web import Guard, Web
+from components.training.precision import set_float32_products
 
 logger = logging.getLogger("littoral.serving")
 DeskHandle = Any  # of an actor; Ray's own types know its methods only where it is made
@@ -67,7 +68,9 @@ class Replica:
             torch.set_num_threads(setting.threads)
         self.setting, self.desk = setting, desk
         self.replica = serve.get_replica_context().replica_id.unique_id
-        self.shelf = Shelf(setting.storage, setting.backbone, torch.device("cuda" if gpu else "cpu"))
+        device = torch.device("cuda" if gpu else "cpu")
+        set_float32_products(setting.backbone, device)  # as in evaluation
+        self.shelf = Shelf(setting.storage, setting.backbone, device)
         self.number, plan = ray.get(desk.get.remote())
         self.service = Service(
             plan,
