@@ -1,6 +1,6 @@
 """A served run under load: together against one by one, mixed routes against one route, and whether a request is lost.
 
-    python tests/benchmarks/serving.py [--backbone smol|pocket] [--run RUN] [--clients 16] [--seconds 20] [--minutes 10]
+    python tests/benchmarks/serving.py [--backbone smol|pocket] [--run RUN] [--minutes 10] [--direct]
 
 Without `--run` it learns two toy tasks first, by Continual LLaVA. It starts `littoral serve` on a free port and asks it
 over HTTP, with the tasks' own questions and pictures, from as many clients as `--clients` at once; each asks its next
@@ -35,17 +35,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
+import uvicorn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from components.core.machine import usable_cpus  # noqa: E402
 from components.data.rows import Row  # noqa: E402
 from components.data.streams import open_stream  # noqa: E402
+from components.exporting.learned import read_learned  # noqa: E402
 from components.methods import method_config  # noqa: E402
 from components.models.config import BackboneConfig  # noqa: E402
 from components.models.encoding import build_encoder  # noqa: E402
 from components.runs.results import read_run  # noqa: E402
+from components.serving.metrics import Family, Metrics  # noqa: E402
+from components.serving.options import Batching, Limits  # noqa: E402
+from components.serving.plan import Plan  # noqa: E402
+from components.serving.schema import Wanted  # noqa: E402
+from components.serving.service import Service  # noqa: E402
+from components.serving.shelf import Shelf  # noqa: E402
+from components.serving.web import Guard, Web  # noqa: E402
 from tests.benchmarks.bars import print_bar  # noqa: E402
 from tests.contract.learned_runs import learned_run  # noqa: E402
 from tests.contract.toy_tasks import COLOURS, OPPOSITES, colour_row, opposite_row, toy  # noqa: E402
@@ -70,6 +81,8 @@ class Load:
     """How often the parts take turns."""
     tokens: int = 16
     """Tokens of a reply at most."""
+    direct: bool = False
+    """Leave Ray out: the same service behind uvicorn, in one process."""
     minutes: float = 0.0
     """Minutes of the last part, which looks for lost requests."""
 
@@ -82,6 +95,7 @@ class Seen:
     failed: int
     wall_s: float
     seconds: Sequence[float]
+    tokens: int
 
     @property
     def rate(self) -> float:
@@ -94,19 +108,23 @@ class Seen:
         p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
         return (
             f"{name:<14} {self.rate:8.1f} requests/s   p50 {statistics.median(ordered) * 1000:7.1f} ms   "
-            f"p95 {p95 * 1000:7.1f} ms   {self.replies} replies, {self.failed} failed"
+            f"p95 {p95 * 1000:7.1f} ms   {self.replies} replies of {self.tokens / max(1, self.replies):.1f} tokens, "
+            f"{self.failed} failed"
         )
 
 
 def learned(folder: Path, backbone: str) -> tuple[Path, dict[str, list[Row]]]:
-    """A run of Continual LLaVA on two toy tasks, learned in this process in seconds, and its questions by task."""
+    """A run of Continual LLaVA on two toy tasks, learned in this process in seconds, and its questions by task.
+
+    After one update replies go on until they are cut, so that a batch of one task is no shorter than a mixed one.
+    """
     config = BackboneConfig(name=backbone)
     encoder, pictured = build_encoder(config), [colour_row(name) for name in COLOURS]
     pairs = zip(OPPOSITES, pictured, strict=True)
     rows = {"colours": pictured, "opposites": [opposite_row(word, row.image) for word, row in pairs]}
     toys = [toy(index, name, rows[name], encoder) for index, name in enumerate(rows)]
     method = method_config("continual_llava")()
-    return learned_run(folder, method, toys, updates=8, backbone_config=config)[0], rows
+    return learned_run(folder, method, toys, updates=1, backbone_config=config)[0], rows
 
 
 def of_stream(run: Path) -> dict[str, list[Row]]:
@@ -134,11 +152,37 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+class Alone:
+    """The control of a service without other replicas."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def change(self, wanted: Wanted) -> Plan:
+        """Nothing is changed here."""
+        return self.service.plan
+
+    async def families(self) -> list[Family]:
+        """Figures of this replica."""
+        return self.service.metrics.families()
+
+
+def serve_directly(run: Path, port: int) -> None:
+    """What a replica does, without Ray and its proxy."""
+    torch.set_num_threads(usable_cpus())
+    shelf = Shelf(run.parent, read_learned(run, None, None).config.backbone, torch.device("cpu"))
+    plan = Plan(primary=shelf.newest(run.name))
+    service = Service(plan, shelf.load, limits=Limits(), batching=Batching(), metrics=Metrics("direct"))
+    uvicorn.run(Web(service, Alone(service), Guard()).app, host="127.0.0.1", port=port, log_level="warning")
+
+
 @contextmanager
-def server(run: Path, port: int) -> Iterator[None]:
-    """`littoral serve` until the scope ends."""
+def server(run: Path, port: int, *, direct: bool) -> Iterator[None]:
+    """`littoral serve` until the scope ends, or the service alone."""
     command = [sys.executable, "-m", "pipelines.littoral", "serve", str(run), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    if direct:
+        command = [sys.executable, __file__, "--serve-directly", str(run), str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     try:
         end = time.monotonic() + START_S
         while not is_ready(port):
@@ -164,7 +208,7 @@ def is_ready(port: int) -> bool:
 def ask(port: int, bodies: Sequence[Sequence[bytes]], seconds: float) -> Seen:
     """A client for each list of bodies, each asking one after another until the time is over."""
     taken: list[float] = []
-    failed = [0]
+    failed, tokens = [0], [0]
     lock, started = threading.Lock(), time.monotonic()
 
     def client(own: Sequence[bytes]) -> None:
@@ -184,6 +228,7 @@ def ask(port: int, bodies: Sequence[Sequence[bytes]], seconds: float) -> Seen:
             with lock:
                 if fine:
                     taken.append(time.monotonic() - before)
+                    tokens[0] += content["usage"]["completion_tokens"]
                 else:
                     failed[0] += 1
 
@@ -192,7 +237,8 @@ def ask(port: int, bodies: Sequence[Sequence[bytes]], seconds: float) -> Seen:
         thread.start()
     for thread in threads:
         thread.join()
-    return Seen(replies=len(taken), failed=failed[0], wall_s=time.monotonic() - started, seconds=taken)
+    wall_s = time.monotonic() - started
+    return Seen(replies=len(taken), failed=failed[0], wall_s=wall_s, seconds=taken, tokens=tokens[0])
 
 
 def shared_out(asked: Sequence[bytes], clients: int) -> list[list[bytes]]:
@@ -214,7 +260,7 @@ def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
     mixed = [body for group in zip(*by_task.values(), strict=False) for body in group]
     # One route means one task's questions; the tasks take turns, since their pictures and replies differ in length.
     single = [*by_task.values()]
-    with server(run, port):
+    with server(run, port, direct=load.direct):
         ask(port, shared_out(mixed, load.clients), 5.0)  # warms up
         ratios: dict[str, list[float]] = {"together": [], "mixed": []}
         failed = 0
@@ -228,6 +274,7 @@ def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
                 # The rate of tasks in equal shares, as the mixed ones are: the harmonic mean.
                 wall_s=sum(part.replies for part in each) * statistics.mean(1 / part.rate for part in each),
                 seconds=[second for part in each for second in part.seconds],
+                tokens=sum(part.tokens for part in each),
             )
             for name, seen in {"one by one": one, f"{load.clients} together": many, "one route": alike}.items():
                 print(f"{repeat + 1}: {seen.line(name)}", flush=True)
@@ -246,5 +293,7 @@ def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:2] == ["--serve-directly"]:
+    serve_directly(Path(sys.argv[2]), int(sys.argv[3]))
+elif __name__ == "__main__":
     main(tyro.cli(Load, description=__doc__))
