@@ -1,15 +1,22 @@
-"""What processes left that died before they could remove it: half-written files, and folders for temporary files."""
+"""What processes left that died before they could remove it: half-written files, temporary folders, Ray's processes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from components.core.files import host_name
+
+RAYLET = "RAY_RAYLET_PID"  # in the environment of each process that a node process of Ray's starts
+logger = logging.getLogger("littoral")
 
 
 def temporary_folder(what: str) -> Path:
@@ -43,6 +50,49 @@ def clear_partial(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def end_orphans(among: Iterable[psutil.Process] | None = None) -> list[int]:
+    """Kill this user's processes of a Ray whose node process (raylet) is no more; their ids. `among` None: of all.
+
+    They end by themselves within seconds, unless one hangs in its own end; its memory would be taken as long.
+    """
+    ended = [process for process in among or psutil.process_iter() if _is_orphan(process)]
+    for process in ended:
+        with suppress(psutil.Error):
+            process.kill()
+    if ended:
+        number = "a process" if len(ended) == 1 else f"{len(ended)} processes"
+        logger.warning("Ended %s that an earlier Ray had left.", number)
+    return [process.pid for process in ended]
+
+
+def _is_orphan(process: psutil.Process) -> bool:
+    try:
+        title = " ".join(process.cmdline()[:1])
+        # What a worker started itself has the same environment, and may be meant to outlive Ray.
+        if not title.startswith("ray::") or process.uids().real != os.getuid():
+            return False
+        raylet = process.environ().get(RAYLET, "")
+        return raylet.isdecimal() and _numbered_alike(process.pid) and not _is_raylet(int(raylet))
+    except (psutil.Error, OSError):
+        return False
+
+
+def _numbered_alike(process: int) -> bool:
+    """Whether the ids that it knows are ours: those of a container that can be seen from here are others."""
+    own, its = Path("/proc/self/ns/pid"), Path(f"/proc/{process}/ns/pid")
+    return not own.exists() or own.readlink() == its.readlink()
+
+
+def _is_raylet(process: int) -> bool:
+    try:
+        found = psutil.Process(process)
+        return found.status() != psutil.STATUS_ZOMBIE and "raylet" in " ".join(found.cmdline()[:1])
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # another user's
+        return True
 
 
 def _lives(process: int) -> bool:

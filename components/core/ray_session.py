@@ -28,6 +28,7 @@ from ray.exceptions import RayError
 
 from components.core.errors import ConfigError, Terminated
 from components.core.last_word import last_word
+from components.core.leftovers import end_orphans
 from components.core.machine import usable_cpus
 from components.core.ray_access import loopback_only, private_token
 from components.core.ray_servers import only_needed_servers
@@ -183,6 +184,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     # A process of Ray Train's that asks whether nodes are being drained. A run asks by itself: training/preemption.py.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     private_token()
+    end_orphans()
     cause: Exception | None = None
     for wait_s in START_WAITS_S:
         before = frozenset(psutil.Process().children())

@@ -21,7 +21,9 @@ from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, Result, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
@@ -271,11 +273,16 @@ def fit(
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's, with a failure policy of our own, for which it has no option."""
+    """Ray Train's, with a failure policy of our own and without a helper process: it has no options for these."""
 
     def __init__(self, *, policy: FailurePolicy, **options: Any) -> None:  # Any: as Ray has it
         super().__init__(call_pickled, **options)  # type: ignore[arg-type]  (Ray hands on any configuration, no dict only)
         self._policy = policy
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        """Ray's own; without datasets none starts the process that manages them."""
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if self.datasets or not isinstance(each, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:  # Any: as Ray has it
         return super()._initialize_and_run_controller(**{**options, "failure_policy": self._policy})

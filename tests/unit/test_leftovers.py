@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.core.files import host_name, partial_path
-from components.core.leftovers import clear_partial, clear_temporary, temporary_folder
+from components.core.leftovers import RAYLET, clear_partial, clear_temporary, end_orphans, temporary_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DIES = """
@@ -50,3 +53,38 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     clear_temporary()
     assert sorted(run.rglob("*.partial")) == sorted([elsewhere, working])
     assert sorted(temporary.iterdir()) == sorted([own, unsure])
+
+
+@contextmanager
+def sleeping(title: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose command line begins with `title`."""
+    # -I -S: found by its path, and not by a title that is none
+    command = [title, "-I", "-S", "-c", "import sys, time; print(flush=True); time.sleep(60)"]
+    outside = {name: value for name, value in os.environ.items() if name != RAYLET}
+    with subprocess.Popen(
+        command, executable=os.path.realpath(sys.executable), env=outside | environment, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # so it has the title by now
+            yield process
+        finally:
+            process.kill()
+
+
+def test_processes_of_a_ray_that_is_no_more_are_ended() -> None:
+    with sleeping("gone") as gone:
+        pass
+    with (
+        sleeping("/ray/core/src/ray/raylet/raylet") as raylet,
+        sleeping("another program") as reused,
+        sleeping("ray::TrainController.run", **{RAYLET: str(gone.pid)}) as orphan,
+        sleeping("ray::IDLE", **{RAYLET: str(reused.pid)}) as of_reused_id,
+        sleeping("ray::RayTrainWorker", **{RAYLET: str(raylet.pid)}) as at_work,
+        sleeping("server", **{RAYLET: str(gone.pid)}) as started_by_a_worker,
+        sleeping("ray::IDLE") as unsure,
+    ):
+        own = psutil.Process().children()  # others' processes are none of a test's business
+        assert set(end_orphans(own)) == {orphan.pid, of_reused_id.pid}
+        assert orphan.wait(10) == of_reused_id.wait(10) == -9
+        assert [each.poll() for each in (raylet, reused, at_work, started_by_a_worker, unsure)] == [None] * 5
