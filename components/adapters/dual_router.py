@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from components.adapters.experts import ExpertLinear, Experts, GateRecord
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import seeded_generator
+from components.adapters.present import present
 
 
 class TaskGates:
@@ -66,7 +67,7 @@ class DualRouterLinear(ExpertLinear):
         gates = self._gates(x)
         rows, beta = self.task_gates.rows, self.task_gates.beta
         if rows is not None:
-            gates = beta * gates + (1.0 - beta) * rows[self.position].unsqueeze(1)
+            gates = beta * gates + (1.0 - beta) * present(rows[self.position]).unsqueeze(1)
         return self._with_increment(output, x, gates)
 
 

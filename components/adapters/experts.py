@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from components.adapters.compute import plus, weight
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
+from components.adapters.present import is_later_part, present
 
 DOWN_STD = 0.01  # of the released initial draw
 
@@ -58,15 +59,16 @@ class GateRecord:
         # The very tensor and nothing computed from it: checkpointing wants as many saved tensors when it recomputes.
         if torch.is_grad_enabled():
             self._gates.append(gates)
-        elif len(self._means) < self.num_layers:  # later passes are of generated tokens
+        elif len(self._means) < self.num_layers or is_later_part():  # other later passes are of generated tokens
             if self._mask is not None:
-                weights = self._mask.to(gates.dtype)
+                weights = present(self._mask).to(gates.dtype)
                 gates = torch.einsum("btn,bt->bn", gates, weights / weights.sum(dim=1, keepdim=True))
             self._means.append(gates)
 
     def means(self) -> Tensor | None:
         """Mean gates of the prompts [L, B, N], or the choices, from a pass without gradients; None without one."""
-        return torch.stack(self._means) if self._means else None
+        parts = [self._means[at : at + self.num_layers] for at in range(0, len(self._means), self.num_layers)]
+        return torch.cat([torch.stack(part) for part in parts], dim=1) if parts else None
 
     def take(self) -> Tensor | None:
         """Gates [L, B, T, N], or None if there are none; ends the recording, so that recomputation adds nothing."""

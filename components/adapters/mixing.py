@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.adapters.compute import shared
 from components.adapters.joined import Constant, rows_of
+from components.adapters.present import present
 
 Scale = float | Tensor  # a constant, or [B, 1, S*R] / [1, 1, S*R]
 
@@ -109,4 +110,4 @@ def scales_from_weights(
 def scaled(hidden: Tensor, scale: Scale | Chosen) -> Tensor:
     """hidden * scale in hidden's dtype; all layers share one cast of the scale. Chosen pairs are those of `hidden`."""
     scale = scale.scale if isinstance(scale, Chosen) else scale
-    return hidden * (shared(scale, hidden.dtype) if isinstance(scale, Tensor) else scale)
+    return hidden * (shared(present(scale), hidden.dtype) if isinstance(scale, Tensor) else scale)

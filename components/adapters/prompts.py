@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from components.adapters.compute import shared
 from components.adapters.options import Penalty, Space
+from components.adapters.present import present
 from components.core.errors import ConfigError
 
 Pairs = tuple[Tensor, Tensor]  # keys and values [B, P, W]
@@ -275,7 +276,8 @@ class PrefixedAttention:
             return None
         hidden, head_size = cast(Tensor, kwargs["hidden_states"]), cast(int, attention.head_dim)
         cache, mask = cast("Cache | None", kwargs["past_key_values"]), cast("Tensor | None", kwargs["attention_mask"])
-        keys, values = (shared(part, hidden.dtype).unflatten(2, (-1, head_size)) for part in self.pairs[index])
+        pairs = [shared(present(part), hidden.dtype) for part in self.pairs[index]]
+        keys, values = (part.unflatten(2, (-1, head_size)) for part in pairs)
         assert len(keys) == len(hidden), f"a prefix for {len(keys)} rows, but the batch has {len(hidden)}"
         prefixed = PrefixedCache(cache, keys.transpose(1, 2), values.transpose(1, 2))
         mask = _widened(mask, keys.shape[1], hidden, cache, index)

@@ -25,6 +25,7 @@ from components.adapters.compute import plus, weight
 from components.adapters.experts import DOWN_STD, GateRecord
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
+from components.adapters.present import present, with_earlier
 
 ROUTERS = ("vu_router", "if_router")
 TRAINED = ("down", "up", "fusion")
@@ -96,7 +97,7 @@ class SeparableLinear(AdaptedLinear):
         if self.inputs.weights is None:
             return output
         x = self.adapter_input(input)
-        chosen = (self._choose(x, self.inputs.weights) * self.scale).to(x.dtype)
+        chosen = (self._choose(x, present(self.inputs.weights)) * self.scale).to(x.dtype)
         hidden = self._project_down(x).unflatten(-1, (2, self.blocks, -1))
         hidden = (hidden * chosen[:, None, :, :, None]).flatten(-2)  # [B, T, 2, K*R]
         readout = torch.einsum("so,osh->sh", self.fusion, self.up.unflatten(1, (2, -1))).to(x.dtype)
@@ -107,16 +108,16 @@ class SeparableLinear(AdaptedLinear):
     def _choose(self, x: Tensor, weights: Tensor) -> Tensor:
         """One-hot rows [B, 2, K]; routers that train get the gradient of the softmax in their place."""
         if x.shape[1] != weights.shape[1]:  # a generated token: its prompt has chosen
-            return self.inputs.held[self]
+            return present(self.inputs.held[self])
         with torch.no_grad():  # a hidden state is not changed for a router's sake
             features = torch.einsum("bt,bti->bi", weights.to(x.dtype), x).float()
-        logits = [F.linear(features, self.vu_router), F.linear(self.inputs.instructions, self.if_router)]
+        logits = [F.linear(features, self.vu_router), F.linear(present(self.inputs.instructions), self.if_router)]
         scores = torch.stack(logits, dim=1)
         chosen = F.one_hot(scores.argmax(dim=-1), self.blocks).to(scores.dtype)
         if scores.requires_grad:
             smooth = scores.softmax(dim=-1)
             chosen = chosen + (smooth - smooth.detach())
-        self.inputs.held[self] = chosen.detach()
+        self.inputs.held[self] = with_earlier(self.inputs.held.get(self), chosen.detach())
         self.record.add(chosen)
         return chosen
 

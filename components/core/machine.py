@@ -45,3 +45,12 @@ def require_cache() -> None:
         raise ConfigError(
             f"the cache folder {folder} cannot be written ({error.strerror}); set LITTORAL_CACHE to a folder that can."
         ) from error
+
+
+def cpu_vendor() -> str:
+    """Who made the processor, as it says itself (GenuineIntel, AuthenticAMD); empty where Linux does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
+    except OSError:
+        return ""

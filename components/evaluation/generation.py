@@ -124,7 +124,9 @@ def reply(
     """
     with shared_weights(), method.select(model, batch) as selection:
         steering = None if steer is None else steer(lambda: method.served(selection))
-        generated = model.generate(batch, max_new_tokens=max_new_tokens, steering=steering)
+        generated = model.generate(
+            batch, max_new_tokens=max_new_tokens, steering=steering, rows_leave=method.rows_leave
+        )
         selection = method.served(selection)
     return [encoder.decode(ids) for ids in generated], selection
 

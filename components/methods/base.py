@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,11 @@ class Method(Generic[ConfigT]):
     `Method[MyConfig]` gives `self.config` its type; the type argument may be left out. `tasks` lists the names of the
     tasks learned so far. Code outside a method reads `config`, `tasks`, `is_trainable`, `is_routed`, `owner` and
     `num_slots`, and calls the hooks.
+    """
+
+    rows_leave: ClassVar[bool] = False
+    """Whether rows of a batch may leave while its answers are generated, each when its own has ended: what the adapters
+    hold of each row they then read through `adapters.present.present`, or hold nothing of a row.
     """
 
     def __init_subclass__(cls) -> None:

@@ -60,6 +60,8 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     ZeRO: all stages. The router is not trained; features are taken between tasks and at test, on the plain model.
     """
 
+    rows_leave = True
+
     def __init__(self, config: CfRouterConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.router = torch.zeros(0, 0, dtype=torch.float64)  # V [D, T], on the CPU

@@ -73,6 +73,8 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
         - The learning rate is MoELoRA's, not tuned again: in training the layers are the same.
     """
 
+    rows_leave = True
+
     def __init__(self, config: ClMoeConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.experts: DualRouterExperts

@@ -64,6 +64,8 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         - All components serve every sample, so nothing is routed and there is no oracle.
     """
 
+    rows_leave = True
+
     def __init__(self, config: CodaPromptConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.layers = parse_layers(config.layers)

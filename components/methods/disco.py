@@ -51,6 +51,8 @@ class Disco(PrototypeBranches[DiscoConfig]):
     ZeRO: all stages. Training uses one branch; prototypes are gathered on the plain model after the engine.
     """
 
+    rows_leave = True
+
     def weights(self, model: Backbone, batch: Batch) -> Tensor:
         texts, _ = self.features(model, batch)[TEXT]
         likeness = self.cosines(TEXT, texts)

@@ -63,6 +63,8 @@ class DualPrompt(ReadsInstructions[DualPromptConfig], GrowingMethod[DualPromptCo
           on the cut into micro-batches.
     """
 
+    rows_leave = True
+
     def __init__(self, config: DualPromptConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.general_layers, self.expert_layers = (

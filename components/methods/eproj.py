@@ -75,6 +75,8 @@ class EProj(ReadsInstructions[EProjConfig]):
         and I are taken on the plain model after the engine.
     """
 
+    rows_leave = True
+
     def __init__(self, config: EProjConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.homes: list[int] = []  # per begun task the number of its projector

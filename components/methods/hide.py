@@ -67,6 +67,8 @@ class Hide(PrototypeBranches[HideConfig]):
     ZeRO: all stages. Fused layers and prototypes are used only where the model is whole: training never reads them.
     """
 
+    rows_leave = True
+
     def __init__(self, config: HideConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.general = Mixing()  # of all layers but the last; the bank's own is the last one's

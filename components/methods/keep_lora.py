@@ -70,6 +70,8 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     ZeRO: all stages. Calibration runs on the plain model, before the engine and after it; what trains is plain LoRA.
     """
 
+    rows_leave = True
+
     def __init__(self, config: KeepLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.starts: dict[str, Tensor] = {}  # A by layer while a task is trained: ZeRO-3 empties the parameters

@@ -66,6 +66,8 @@ class L2P(ReadsInstructions[L2PConfig]):
         - Keys start in +-0.01, not in (0, 0.01): short, but not all in one direction.
     """
 
+    rows_leave = True
+
     def __init__(self, config: L2PConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.current: TaskInfo | None = None  # between begin_task and end_task

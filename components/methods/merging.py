@@ -56,6 +56,8 @@ class Merging(TaskBranches[MergingConfig]):
     ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it by itself.
     """
 
+    rows_leave = True
+
     @property
     def coefficient(self) -> float:
         """c after the tasks learned so far."""

@@ -61,6 +61,7 @@ class ModalPrompt(ReadsInstructions[ModalPromptConfig], GrowingMethod[ModalPromp
     ZeRO: all stages. Prompts and head are read in their own forwards, inside the engine's.
     """
 
+    rows_leave = True
     MEMORY = "prototypes."  # "image" [T, C] and "text" [T, Q] of learned tasks
 
     def __init__(self, config: ModalPromptConfig, *, seed: int) -> None:

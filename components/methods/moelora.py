@@ -58,6 +58,8 @@ class MoeLora(Method[MoeLoraConfig]):
           Their difference is how much the mixture depends on the token: 0 means that all tokens get the same one.
     """
 
+    rows_leave = True
+
     def __init__(self, config: MoeLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.experts: Experts

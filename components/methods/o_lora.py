@@ -52,6 +52,8 @@ class OLora(TaskBranches[OLoraConfig]):
         stage 3 gathers them.
     """
 
+    rows_leave = True
+
     def __init__(self, config: OLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.penalties: dict[str, PenaltySum] = {}  # by their name in the model

@@ -37,6 +37,7 @@ class SequentialLora(Method[LoraConfigT]):
         the copy starts with the projector's bits.
     """
 
+    rows_leave = True
     GROUP = "lora"
 
     def __init__(self, config: LoraConfigT, *, seed: int) -> None:

@@ -69,6 +69,8 @@ class Smolora(ReadsInstructions[SmoloraConfig]):
         - The learning rate is that of plain LoRA here, not tuned: a chosen block is a LoRA of scale 2.
     """
 
+    rows_leave = True
+
     def __init__(self, config: SmoloraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self.layers: SeparableLayers

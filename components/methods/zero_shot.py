@@ -24,6 +24,8 @@ class ZeroShot(Method[ZeroShotConfig]):
     Differs: a control, not a published method.
     """
 
+    rows_leave = True
+
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)
         if state is not None:

@@ -22,16 +22,18 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from components.core.errors import ConfigError
 from components.core.fingerprint import code_fingerprint
 from components.core.machine import cpu_model
 from components.data.batch import Batch, Picture
 from components.models.config import BackboneConfig
+from components.models.decoding import greedy
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
 from components.models.pixels import unpacked
+from components.models.products import quick_products
 from components.models.source import CPU, DTYPES, model_source
 
 
@@ -170,8 +172,8 @@ class Backbone(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Predictions at supervised positions of a right- or left-padded batch (positions follow the mask)."""
-        inputs = self._inputs(batch)
-        hidden = self._decode(inputs.embeddings, self.family.call(self.model, inputs), use_cache=False)
+        inputs = self.inputs(batch)
+        hidden = self.decode(inputs.embeddings, self.family.call(self.model, inputs), use_cache=False)
         hidden = hidden[:, inputs.prefix :]  # a prefix predicts nothing
         places = batch.predicting
         return Outputs(
@@ -182,43 +184,23 @@ class Backbone(nn.Module):
         )
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, max_new_tokens: int, steering: Steering | None = None) -> list[list[int]]:
+    def generate(
+        self, batch: Batch, *, max_new_tokens: int, steering: Steering | None = None, rows_leave: bool = False
+    ) -> list[list[int]]:
         """Greedy answers of a left-padded batch, one id list per row, cut before the first token that ends an answer.
         With `steering`, answers of the tokens that it chooses, each until it needs no more.
 
         These are the token that training teaches as the end and those of the model's generation configuration. Nothing
-        else of that configuration counts: penalties for repetition would change greedy answers.
+        else of that configuration counts: penalties for repetition would change greedy answers. With `rows_leave` a row
+        is computed until its answer has ended, and not until all have: all adapters must read by `present` what they
+        hold of each row.
 
         The loop is our own because transformers' `generate` goes through the whole model, whose types each want other
         arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
-        ends, inputs = self._end_ids(), self._inputs(batch)
-        stops = torch.tensor(ends, device=inputs.mask.device)
-        call, mask = self.family.call(self.model, inputs), inputs.mask
-        # The next token's position in every direction is one more than the largest so far.
-        position = call["position_ids"].amax(dim=-1, keepdim=True)
-        position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
-        cache = DynamicCache(config=self.family.config.get_text_config(decoder=True))
-        embeddings, ended, tokens = inputs.embeddings, mask.new_zeros(len(batch), dtype=torch.bool), list[Tensor]()
-        with self._evaluating():
-            while True:
-                hidden = self._decode(embeddings, call, use_cache=True, past_key_values=cache)
-                # One piece: a CPU would copy the whole output weight once per row to multiply it with a slice.
-                logits = self.family.logits(self.model, hidden[:, -1:].contiguous())[:, -1]
-                token = logits.argmax(dim=-1) if steering is None else steering.choose(logits)
-                token = token.masked_fill(ended, ends[0])
-                tokens.append(token)
-                ended = ended | torch.isin(token, stops)
-                if steering is not None:
-                    ended = ended | steering.seen(token, ended)
-                if len(tokens) == max_new_tokens or bool(ended.all()):
-                    break
-                position = position + 1
-                mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
-                call = {"attention_mask": mask, "position_ids": position}
-                embeddings = self.language_model.get_input_embeddings()(token.unsqueeze(1))
-        return [_before_end(row, ends) for row in torch.stack(tokens, dim=1).tolist()]
+        with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
+            return greedy(self, self.inputs(batch), max_new_tokens=max_new_tokens, rows_leave=rows_leave, steering=steering)
 
     @torch.no_grad()
     def picture_features(self, pictures: Sequence[Picture]) -> list[Tensor]:
@@ -285,12 +267,12 @@ class Backbone(nn.Module):
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.config.dtype]
 
-    def _decode(self, embeddings: Tensor, call: Mapping[str, Any], **options: object) -> Tensor:
+    def decode(self, embeddings: Tensor, call: Mapping[str, Any], **options: object) -> Tensor:
         """Hidden states [B, T, D] of the language model."""
         language_model: Any = self.language_model
         return language_model(inputs_embeds=embeddings, **call, **options).last_hidden_state
 
-    def _inputs(self, batch: Batch) -> ModelInputs:
+    def inputs(self, batch: Batch) -> ModelInputs:
         """What the language model is called with: the rows, after the current prefix if any."""
         embeddings = self.language_model.get_input_embeddings()(batch.input_ids)
         features = [each.to(embeddings.dtype) for each in self.picture_features(batch.flat_pictures)]
@@ -311,7 +293,7 @@ class Backbone(nn.Module):
             extra=extra,
         )
 
-    def _end_ids(self) -> list[int]:
+    def end_ids(self) -> list[int]:
         """The tokens that end an answer, the taught one first."""
         generation = getattr(self.model, "generation_config", None)
         ends = generation.eos_token_id if generation is not None else None
@@ -348,8 +330,3 @@ def load_backbone(config: BackboneConfig, device: torch.device = CPU, *, decoder
         fingerprint=source.fingerprint(),
         end_id=encoder.end_id,
     )
-
-
-def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
-    stops = [index for index, token in enumerate(tokens) if token in ends]
-    return tokens[: stops[0]] if stops else tokens

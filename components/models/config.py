@@ -26,6 +26,9 @@ class BackboneConfig:
     float32_matmul: Literal["auto", "highest", "high"] = "auto"
     """Products of float32 matrices on GPUs: high computes them in TF32, highest exactly; auto takes high, unless
     adapter_compute asks for float32."""
+    float32_kernels: Literal["auto", "torch", "onednn"] = "auto"
+    """Who multiplies float32 matrices while a CPU answers: torch's own choice (MKL), or oneDNN, which is as exact and
+    sums in another order; auto takes oneDNN on AMD processors with AVX-512, which MKL does not use there."""
     vision_layer: VisionLayer = "block4"
     """smol only: where its vision tower is tapped."""
     template: str = "auto"

@@ -20,6 +20,7 @@ PLACE = frozenset(
 EXECUTION = frozenset(
     {
         "backbone.attention",  # kernels of the same product
+        "backbone.float32_kernels",  # the same precision
         "backbone.gradient_checkpointing",
         "training.micro_batch_size",  # an update is that of its whole batch: see `take_step`
         "training.engine",  # both keep the optimizer's moments as plain tensors by name

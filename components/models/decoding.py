@@ -1,0 +1,107 @@
+"""Greedy answers of a batch: prompts are read in parts that fit the processor's caches, replies are continued together.
+
+A row leaves the batch when its reply has ended. Both need adapters that read what they hold of each row by `present`.
+
+Shape letters: B batch, b rows that are still there, T tokens of a prompt, P prefix, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from components.adapters.present import Leaving, leaving
+from components.models.families.base import ModelInputs
+
+if TYPE_CHECKING:
+    from components.models.backbone import Backbone
+
+PART = 512  # tokens of prompts that a CPU reads at once: with more, what an MLP holds leaves its caches
+PLAIN_CALL = {"attention_mask", "position_ids"}
+
+
+@torch.no_grad()
+def greedy(model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_leave: bool) -> list[list[int]]:
+    """The ids of each row before the first that ends an answer, at most `max_new_tokens`; called in evaluation mode."""
+    ends = model.end_ids()
+    stops = torch.tensor(ends, device=inputs.mask.device)
+    call, mask = model.family.call(model.model, inputs), inputs.mask
+    # The next token's position in every direction is one more than the largest so far.
+    position = call["position_ids"].amax(dim=-1, keepdim=True)
+    position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
+    answers: list[list[int]] = [[] for _ in range(len(mask))]
+    with leaving(len(mask), mask.device) as there:
+        last, cache = _read(model, inputs.embeddings, call, there, in_parts=rows_leave)
+        while True:
+            token = model.family.logits(model.model, last)[:, -1].argmax(dim=-1)
+            for row, found in zip(there.rows.tolist(), token.tolist(), strict=True):
+                answers[row].append(found)
+            going = ~torch.isin(token, stops)
+            if not rows_leave:  # all stay until each has an end, wherever it is
+                going = torch.tensor([not any(end in answer for end in ends) for answer in answers], device=mask.device)
+            if len(answers[int(there.rows[0])]) == max_new_tokens or not bool(going.any()):
+                break
+            position = position + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            if rows_leave and not bool(going.all()):
+                stay = going.nonzero().squeeze(1)
+                there.keep(stay)
+                cache.batch_select_indices(stay)
+                token, mask, position = token[stay], mask[stay], position.index_select(-2, stay)
+            embeddings = model.language_model.get_input_embeddings()(token.unsqueeze(1))
+            step = {"attention_mask": mask, "position_ids": position}
+            last = _last(model.decode(embeddings, step, use_cache=True, past_key_values=cache))
+    return [_before_end(row, ends) for row in answers]
+
+
+def _read(
+    model: Backbone, embeddings: Tensor, call: Mapping[str, Any], there: Leaving, *, in_parts: bool
+) -> tuple[Tensor, DynamicCache]:
+    """Hidden states [B, 1, D] at the end of the prompts `embeddings` [B, P + T, D], and what the decoder keeps."""
+    config = model.family.config.get_text_config(decoder=True)
+    parts = list(_parts(embeddings))
+    plain = call.keys() == PLAIN_CALL and isinstance(call["attention_mask"], Tensor)
+    caches = [DynamicCache(config=config)]
+    if not (in_parts and plain and len(parts) > 1 and all(type(layer) is DynamicLayer for layer in caches[0].layers)):
+        return _last(model.decode(embeddings, call, use_cache=True, past_key_values=caches[0])), caches[0]
+    caches += [DynamicCache(config=config) for _ in parts[1:]]
+    found = list[Tensor]()
+    for rows, cache in zip(parts, caches, strict=True):
+        own = {"attention_mask": call["attention_mask"][rows], "position_ids": call["position_ids"][..., rows, :]}
+        with there.only(rows):
+            found.append(_last(model.decode(embeddings[rows], own, use_cache=True, past_key_values=cache)))
+    return torch.cat(found), _together(caches)
+
+
+def _parts(embeddings: Tensor) -> Iterator[slice]:
+    """Rows that are read at once: on CPUs about as many in each part, and as many as `PART` tokens have room for."""
+    size, length = embeddings.shape[:2]
+    number = 1 if embeddings.is_cuda else -(-size // max(1, PART // length))
+    for part in range(number):
+        yield slice(size * part // number, size * (part + 1) // number)
+
+
+def _together(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """The cache of all rows, from those of parts of equal length, which are emptied."""
+    for layers in zip(*(cast("list[DynamicLayer]", cache.layers) for cache in caches), strict=True):
+        first, *others = layers
+        first.keys = torch.cat([layer.keys for layer in layers if layer.keys is not None])
+        first.values = torch.cat([layer.values for layer in layers if layer.values is not None])
+        for layer in others:
+            layer.reset()
+    return caches[0]
+
+
+def _last(hidden: Tensor) -> Tensor:
+    """[b, 1, D] in one piece: a CPU would copy the whole output weight once per row to multiply it with a slice."""
+    return hidden[:, -1:].contiguous()
+
+
+def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
+    stops = [index for index, token in enumerate(tokens) if token in ends]
+    return tokens[: stops[0]] if stops else tokens
