@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from components.adapters.compute import plus, weight
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
-from components.adapters.present import is_later_part, present
+from components.adapters.present import is_later_part, present_prompts
 
 DOWN_STD = 0.01  # of the released initial draw
 
@@ -61,7 +61,7 @@ class GateRecord:
             self._gates.append(gates)
         elif len(self._means) < self.num_layers or is_later_part():  # other later passes are of generated tokens
             if self._mask is not None:
-                weights = present(self._mask).to(gates.dtype)
+                weights = present_prompts(self._mask).to(gates.dtype)
                 gates = torch.einsum("btn,bt->bn", gates, weights / weights.sum(dim=1, keepdim=True))
             self._means.append(gates)
 

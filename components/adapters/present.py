@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts that are read in one pass."""
+
+    rows: slice
+    padding: int  # columns of padding before all of them, which are left out
 
 
 class Leaving:
@@ -19,7 +28,7 @@ class Leaving:
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
         self.rows = torch.arange(size, device=device)  # [b] int64, of range(size), rising
-        self.part: slice | None = None  # of the prompts, while they are read in parts
+        self.part: Part | None = None  # of the prompts, while they are read in parts
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by id, with the tensor, so that its id stays its own
 
     def keep(self, places: Tensor) -> None:
@@ -27,10 +36,10 @@ class Leaving:
         self.rows, self._known = self.rows[places], {}
 
     @contextmanager
-    def only(self, part: slice) -> Iterator[None]:
+    def only(self, part: Part) -> Iterator[None]:
         """A scope of a pass over some prompts."""
         before, self.part = self.rows, part
-        self.keep(torch.arange(self.size, device=self.rows.device)[part])
+        self.keep(torch.arange(self.size, device=self.rows.device)[part.rows])
         try:
             yield
         finally:
@@ -65,9 +74,15 @@ def present(tensor: Tensor) -> Tensor:
     return tensor if _leaving is None or len(tensor) == 1 else _leaving.of(tensor)
 
 
+def present_prompts(tensor: Tensor) -> Tensor:
+    """The rows and columns of `tensor` [B, T] that the pass is of, if it is one over prompts; else all columns."""
+    part = None if _leaving is None else _leaving.part
+    return present(tensor) if part is None else present(tensor)[:, part.padding :]
+
+
 def is_later_part() -> bool:
     """Whether the pass is over prompts of a batch whose first prompts were read before."""
-    return _leaving is not None and _leaving.part is not None and _leaving.part.start > 0
+    return _leaving is not None and _leaving.part is not None and _leaving.part.rows.start > 0
 
 
 def with_earlier(earlier: Tensor | None, found: Tensor) -> Tensor:

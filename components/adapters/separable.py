@@ -25,7 +25,7 @@ from components.adapters.compute import plus, weight
 from components.adapters.experts import DOWN_STD, GateRecord
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
-from components.adapters.present import present, with_earlier
+from components.adapters.present import present, present_prompts, with_earlier
 
 ROUTERS = ("vu_router", "if_router")
 TRAINED = ("down", "up", "fusion")
@@ -97,7 +97,7 @@ class SeparableLinear(AdaptedLinear):
         if self.inputs.weights is None:
             return output
         x = self.adapter_input(input)
-        chosen = (self._choose(x, present(self.inputs.weights)) * self.scale).to(x.dtype)
+        chosen = (self._choose(x, present_prompts(self.inputs.weights)) * self.scale).to(x.dtype)
         hidden = self._project_down(x).unflatten(-1, (2, self.blocks, -1))
         hidden = (hidden * chosen[:, None, :, :, None]).flatten(-2)  # [B, T, 2, K*R]
         readout = torch.einsum("so,osh->sh", self.fusion, self.up.unflatten(1, (2, -1))).to(x.dtype)

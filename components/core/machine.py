@@ -50,7 +50,7 @@ def require_cache() -> None:
 def cpu_vendor() -> str:
     """Who made the processor, as it says itself (GenuineIntel, AuthenticAMD); empty where Linux does not tell."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
     except OSError:
         return ""

@@ -7,15 +7,16 @@ Shape letters: B batch, b rows that are still there, T tokens of a prompt, P pre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from components.adapters.present import Leaving, leaving
+from components.adapters.present import Leaving, Part, leaving
 from components.models.families.base import ModelInputs
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def greedy(model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_le
     position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     with leaving(len(mask), mask.device) as there:
-        last, cache = _read(model, inputs.embeddings, call, there, in_parts=rows_leave)
+        last, cache = _read(model, inputs, call, there, in_parts=rows_leave)
         while True:
             token = model.family.logits(model.model, last)[:, -1].argmax(dim=-1)
             for row, found in zip(there.rows.tolist(), token.tolist(), strict=True):
@@ -60,41 +61,62 @@ def greedy(model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_le
 
 
 def _read(
-    model: Backbone, embeddings: Tensor, call: Mapping[str, Any], there: Leaving, *, in_parts: bool
+    model: Backbone, inputs: ModelInputs, call: Mapping[str, Any], there: Leaving, *, in_parts: bool
 ) -> tuple[Tensor, DynamicCache]:
-    """Hidden states [B, 1, D] at the end of the prompts `embeddings` [B, P + T, D], and what the decoder keeps."""
+    """Hidden states [B, 1, D] at the end of the prompts, and what the decoder keeps of their P + T positions."""
     config = model.family.config.get_text_config(decoder=True)
-    parts = list(_parts(embeddings))
+    parts = _parts(inputs)
     plain = call.keys() == PLAIN_CALL and isinstance(call["attention_mask"], Tensor)
     caches = [DynamicCache(config=config)]
     if not (in_parts and plain and len(parts) > 1 and all(type(layer) is DynamicLayer for layer in caches[0].layers)):
-        return _last(model.decode(embeddings, call, use_cache=True, past_key_values=caches[0])), caches[0]
+        return _last(model.decode(inputs.embeddings, call, use_cache=True, past_key_values=caches[0])), caches[0]
     caches += [DynamicCache(config=config) for _ in parts[1:]]
-    found = list[Tensor]()
-    for rows, cache in zip(parts, caches, strict=True):
-        own = {"attention_mask": call["attention_mask"][rows], "position_ids": call["position_ids"][..., rows, :]}
-        with there.only(rows):
-            found.append(_last(model.decode(embeddings[rows], own, use_cache=True, past_key_values=cache)))
-    return torch.cat(found), _together(caches)
+    found, before = list[Tensor](), inputs.prefix
+    for part, cache in zip(parts, caches, strict=True):
+        rows, columns = part.rows, [*range(before), *range(before + part.padding, inputs.mask.shape[1])]
+        own = {
+            "attention_mask": call["attention_mask"][rows][:, columns],
+            "position_ids": call["position_ids"][..., rows, :][..., columns],
+        }
+        with there.only(part):
+            embeddings = inputs.embeddings[rows][:, columns]
+            found.append(_last(model.decode(embeddings, own, use_cache=True, past_key_values=cache)))
+    return torch.cat(found), _together(caches, [part.padding for part in parts], before)
 
 
-def _parts(embeddings: Tensor) -> Iterator[slice]:
-    """Rows that are read at once: on CPUs about as many in each part, and as many as `PART` tokens have room for."""
-    size, length = embeddings.shape[:2]
-    number = 1 if embeddings.is_cuda else -(-size // max(1, PART // length))
-    for part in range(number):
-        yield slice(size * part // number, size * (part + 1) // number)
+def _parts(inputs: ModelInputs) -> list[Part]:
+    """On CPUs rows of about `PART` tokens, without the padding that all of them have; on GPUs all rows."""
+    lengths = inputs.mask[:, inputs.prefix :].sum(dim=1).tolist()
+    longest = inputs.mask.shape[1] - inputs.prefix
+    if inputs.mask.is_cuda:
+        return [Part(slice(0, len(lengths)), 0)]
+    parts, start, most = list[Part](), 0, 0
+    for row, length in enumerate(lengths):
+        if row > start and (inputs.prefix + max(most, length)) * (row + 1 - start) > PART:
+            parts.append(Part(slice(start, row), longest - most))
+            start, most = row, 0
+        most = max(most, length)
+    return [*parts, Part(slice(start, len(lengths)), longest - most)]
 
 
-def _together(caches: Sequence[DynamicCache]) -> DynamicCache:
-    """The cache of all rows, from those of parts of equal length, which are emptied."""
+def _together(caches: Sequence[DynamicCache], paddings: Sequence[int], before: int) -> DynamicCache:
+    """The cache of all rows, from those of parts that lack so much padding after the first positions `before`.
+
+    The caches are emptied.
+    """
     for layers in zip(*(cast("list[DynamicLayer]", cache.layers) for cache in caches), strict=True):
-        first, *others = layers
-        first.keys = torch.cat([layer.keys for layer in layers if layer.keys is not None])
-        first.values = torch.cat([layer.values for layer in layers if layer.values is not None])
-        for layer in others:
+        for name in ("keys", "values"):
+            states = [_padded(getattr(layer, name), by, before) for layer, by in zip(layers, paddings, strict=True)]
+            setattr(layers[0], name, torch.cat(states))
+        for layer in layers[1:]:
             layer.reset()
     return caches[0]
+
+
+def _padded(states: Tensor, by: int, before: int) -> Tensor:
+    """Keys or values [b, heads, positions, width] with `by` zeros, which no mask lets through, after `before`."""
+    first, rest = states[:, :, :before], states[:, :, before:]
+    return torch.cat([first, F.pad(rest, (0, 0, by, 0))], dim=2)
 
 
 def _last(hidden: Tensor) -> Tensor:

@@ -69,9 +69,10 @@ def test_rows_that_leave_a_batch_are_answered_as_alone(name: str, toys: list[Toy
         assert prompts.input_ids.numel() > PART, "the prompts would be read at once"
         with torch.inference_mode(), method.select(backbone, prompts):
             together = backbone.generate(prompts, max_new_tokens=NEW_TOKENS, rows_leave=True)
-            parted = method.served(Selection()).routed_to
+            parted = method.served(Selection()).slots
         with torch.inference_mode(), method.select(backbone, prompts):
             staying = backbone.generate(prompts, max_new_tokens=NEW_TOKENS)
-            whole = method.served(Selection()).routed_to
+            whole = method.served(Selection()).slots
         assert together == staying == one_by_one(backbone, method, task.prompts) * TIMES
-        assert parted == whole
+        assert (parted is None) == (whole is None)
+        assert parted is None or torch.equal(parted, cast(torch.Tensor, whole))
