@@ -29,6 +29,7 @@ SCRIPTS: dict[str, list[str]] = {
     "starting": ["--repeats", "3"],
     "processes": [],
     "growth": ["--rounds", "3"],
+    "answers": [],
     "many_rows": ["--rows", "1000000", "--only-budget"],
     "preparing": [],
     "many_tasks": [],

@@ -89,7 +89,7 @@ OTHER_EXECUTION: dict[str, object] = {
     "evaluation": EvaluationConfig(
         batch_size=3, batch_tokens=900, reuse=False, max_forgetting=5.0, forgetting_of="any", on_forgetting="stop"
     ),
-    "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa"),
+    "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa", float32_kernels="onednn"),
     "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4, hang_minutes=9.0),
 }
 
