@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from components.console.live import Console
 from components.core.events import Note
 from components.core.lock import sole_user
+from components.core.run_files import CONFIG_FILE
 from components.evaluation.ledger import differences, run_protocol
 from components.evaluation.majority import majority_scores
 from components.runs.execute import recorded_as, run_and_record, where_to_look
@@ -16,6 +18,7 @@ from components.runs.records import set_damaged_aside
 from components.runs.status import RunStatus, outlook, read_status
 from components.training.budget import require_within_budget
 from components.training.config import RunConfig
+from components.training.dtype_probe import stored_dtype, with_dtype
 from components.training.fork import origin_for
 from components.training.needs import Needs, close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, plan_stream
@@ -32,6 +35,7 @@ def learn(config: RunConfig, command: StreamCommand, origin_folder: Path | None)
     `origin_folder`: of the run that `command` continues from.
     """
     console, origin = Console(), None
+    config = with_known_dtype(config, lambda text: console.handle(Note(text=text)))
     if origin_folder is not None:
         origin = origin_for(config, origin_folder, command.at_task, score_again=command.score_again)
     plan = replace(plan_stream(config, origin), chosen=how_chosen(command.preset))
@@ -63,6 +67,12 @@ def learn(config: RunConfig, command: StreamCommand, origin_folder: Path | None)
     show_result(console, plan, result)
     require_within_budget(plan)
     return 0
+
+
+def with_known_dtype(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+    """The configuration with `backbone.dtype` auto as what the run began with, or as what is quicker here."""
+    path = config.storage / str(config.run_id) / CONFIG_FILE
+    return replace(config, backbone=with_dtype(config.backbone, stored_dtype(path), say))
 
 
 def train_and_record(plan: Plan, console: Console) -> StreamResult:

@@ -29,10 +29,12 @@ from components.console.tables import print_table
 from components.console.terminal import Terminal
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
+from components.core.run_files import SWEEP_FILE
 from components.core.shell import pipeline_command
 from components.core.visible import print_text
 from components.runs.continuing import given_as
 from components.tracking.config import ui_command
+from components.training.dtype_probe import require_no_auto, stored_dtype, with_dtype
 from components.training.plan import plan_stream
 from components.tuning.results import best_of, settings_of, table, verdict
 from components.tuning.search import OnProgress, streams_of_this_machine
@@ -98,6 +100,14 @@ def main(arguments: Sequence[str]) -> int:
     show_plan(sweep, console)
     if command.dry_run:
         return 0
+    for axis in sweep.axes:
+        if axis.field == "backbone.dtype":
+            require_no_auto(axis.arguments)
+    stored = stored_dtype(sweep.folder / SWEEP_FILE, "sweep", "run")
+    backbone = with_dtype(command.run.backbone, stored, console.print)
+    if backbone != command.run.backbone:  # planned anew, so that nothing has the option as it was given
+        planned = plan_sweep(replace(command.run, backbone=backbone), command, began_with=how_chosen(command.preset))
+        sweep = replace(planned, given=sweep.given)
     cluster = sweep.base.cluster
     together = command.at_once or streams_of_this_machine(cluster)
     with sole_user(sweep.folder, f"sweep {sweep.id}", wait=console.print if command.wait else None):

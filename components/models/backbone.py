@@ -34,7 +34,7 @@ from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
 from components.models.pixels import unpacked
 from components.models.products import quick_products
-from components.models.source import CPU, DTYPES, model_source
+from components.models.source import CPU, model_source, torch_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +265,7 @@ class Backbone(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return DTYPES[self.config.dtype]
+        return torch_dtype(self.config)
 
     def decode(self, embeddings: Tensor, call: Mapping[str, Any], **options: object) -> Tensor:
         """Hidden states [B, T, D] of the language model."""

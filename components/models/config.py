@@ -18,8 +18,9 @@ class BackboneConfig:
 
     name: str = "smol"
     """smol, pocket, or a directory or hub id of a supported model."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the frozen weights; what trains is float32 in both cases."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Precision of the frozen weights; what trains is float32 in all cases. auto: bfloat16 where a measurement on this
+    machine finds it quicker; a run and a sweep keep what was found."""
     adapter_compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of adapters' arithmetic beside bfloat16 weights; auto takes bfloat16 on GPUs, as under autocast, and
     float32 on CPUs."""

@@ -42,6 +42,13 @@ _WRITTEN_WITH_WEIGHTS = ("config.json", "generation_config.json", "README.md")
 _NOT_TOKENIZER = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
+def torch_dtype(config: BackboneConfig) -> torch.dtype:
+    """The precision of the frozen weights; raises `ConfigError` for auto, which a command decides before it begins."""
+    if config.dtype == "auto":
+        raise ConfigError("backbone.dtype auto is decided by coast and sweep alone; give float32 or bfloat16 here.")
+    return DTYPES[config.dtype]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessorFiles:
     """What a model directory says about preparing its inputs."""
@@ -112,7 +119,7 @@ class ModelSource:
 
         config, loader = self.model_config(), getattr(transformers, self.family_class().auto_class)
         with torch.device("meta"):
-            return loader.from_config(config, dtype=DTYPES[self.config.dtype])
+            return loader.from_config(config, dtype=torch_dtype(self.config))
 
     def tokenizer_files(self) -> list[Path]:
         """Files that decide how texts become tokens, beside code and libraries."""
@@ -220,7 +227,7 @@ class ModelSource:
                 return loader.from_pretrained(
                     self.location(weights=True),
                     config=config,
-                    dtype=DTYPES[self.config.dtype],
+                    dtype=torch_dtype(self.config),
                     attn_implementation=attention,
                     device_map={"": device},
                 )

@@ -97,7 +97,7 @@ def test_labels_are_the_answers_and_what_ends_them(opened: Opened) -> None:
     example = opened.encoder.training_example(rows(opened.name)[1])
     labels = example.labels[example.labels != IGNORE]
     assert opened.reference.tokenizer.decode(labels, clean_up_tokenization_spaces=False) == LEARNED[opened.name]
-    assert int(labels[-1]) in opened.backbone._end_ids()
+    assert int(labels[-1]) in opened.backbone.end_ids()
     assert torch.equal(labels, example.input_ids[example.labels != IGNORE])
 
 

@@ -45,7 +45,7 @@ def written_out_fisher(method: Method, backbone: Backbone, groups: Sequence[Sequ
         for row in rows:
             batch = batch_of("names", [row])
             hidden = backbone.language_model(
-                inputs_embeds=backbone._inputs(batch).embeddings, attention_mask=batch.attention_mask
+                inputs_embeds=backbone.inputs(batch).embeddings, attention_mask=batch.attention_mask
             ).last_hidden_state
             logits = cast(nn.Linear, backbone.model.lm_head)(hidden)[0]
             for position in range(1, batch.labels.shape[1]):

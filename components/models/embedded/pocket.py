@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from components.models.source import CPU, DTYPES, ModelSource, ProcessorFiles
+from components.models.source import CPU, ModelSource, ProcessorFiles
 
 SEED = 20240229
 VERSION = 1  # raise when the construction below changes
@@ -84,7 +84,7 @@ class PocketSource(ModelSource):
 
     def model(self, device: torch.device = CPU, *, decoder: bool = True) -> LlavaForConditionalGeneration:
         model = pocket_model()
-        cast(nn.Module, model).to(device, DTYPES[self.config.dtype])  # the library types `to` otherwise
+        cast(nn.Module, model).to(device, torch_dtype(self.config))  # the library types `to` otherwise
         return model
 
 
