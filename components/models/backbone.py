@@ -200,7 +200,9 @@ class Backbone(nn.Module):
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
         with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
-            return greedy(self, self.inputs(batch), max_new_tokens=max_new_tokens, rows_leave=rows_leave, steering=steering)
+            return greedy(
+                self, self.inputs(batch), max_new_tokens=max_new_tokens, rows_leave=rows_leave, steering=steering
+            )
 
     @torch.no_grad()
     def picture_features(self, pictures: Sequence[Picture]) -> list[Tensor]:

@@ -20,15 +20,20 @@ from components.adapters.present import Leaving, Part, leaving
 from components.models.families.base import ModelInputs
 
 if TYPE_CHECKING:
-    from components.models.backbone import Backbone
+    from components.models.backbone import Backbone, Steering
 
 PART = 512  # tokens of prompts that a CPU reads at once: with more, what an MLP holds leaves its caches
 PLAIN_CALL = {"attention_mask", "position_ids"}
 
 
 @torch.no_grad()
-def greedy(model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_leave: bool) -> list[list[int]]:
-    """The ids of each row before the first that ends an answer, at most `max_new_tokens`; called in evaluation mode."""
+def greedy(
+    model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_leave: bool, steering: Steering | None
+) -> list[list[int]]:
+    """The ids of each row before the first that ends an answer, at most `max_new_tokens`; called in evaluation mode.
+
+    Greedy unless `steering` chooses the tokens.
+    """
     ends = model.end_ids()
     stops = torch.tensor(ends, device=inputs.mask.device)
     call, mask = model.family.call(model.model, inputs), inputs.mask
@@ -36,24 +41,29 @@ def greedy(model: Backbone, inputs: ModelInputs, *, max_new_tokens: int, rows_le
     position = call["position_ids"].amax(dim=-1, keepdim=True)
     position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
     answers: list[list[int]] = [[] for _ in range(len(mask))]
+    ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     with leaving(len(mask), mask.device) as there:
         last, cache = _read(model, inputs, call, there, in_parts=rows_leave)
-        while True:
-            token = model.family.logits(model.model, last)[:, -1].argmax(dim=-1)
+        for number in range(1, max_new_tokens + 1):
+            logits = model.family.logits(model.model, last)[:, -1]
+            token = logits.argmax(dim=-1) if steering is None else steering.choose(logits)
+            token = token.masked_fill(ended, ends[0])
             for row, found in zip(there.rows.tolist(), token.tolist(), strict=True):
                 answers[row].append(found)
-            going = ~torch.isin(token, stops)
-            if not rows_leave:  # all stay until each has an end, wherever it is
-                going = torch.tensor([not any(end in answer for end in ends) for answer in answers], device=mask.device)
-            if len(answers[int(there.rows[0])]) == max_new_tokens or not bool(going.any()):
+            ended = ended | torch.isin(token, stops)
+            if steering is not None:
+                ended = ended | steering.seen(token, ended)
+            if number == max_new_tokens or bool(ended.all()):
                 break
             position = position + 1
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            if rows_leave and not bool(going.all()):
-                stay = going.nonzero().squeeze(1)
+            # What steers the replies knows all rows, so they stay.
+            if rows_leave and steering is None and bool(ended.any()):
+                stay = (~ended).nonzero().squeeze(1)
                 there.keep(stay)
                 cache.batch_select_indices(stay)
-                token, mask, position = token[stay], mask[stay], position.index_select(-2, stay)
+                token, mask, ended = token[stay], mask[stay], ended[stay]
+                position = position.index_select(-2, stay)
             embeddings = model.language_model.get_input_embeddings()(token.unsqueeze(1))
             step = {"attention_mask": mask, "position_ids": position}
             last = _last(model.decode(embeddings, step, use_cache=True, past_key_values=cache))

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from components.models.source import CPU, ModelSource, ProcessorFiles
+from components.models.source import CPU, ModelSource, ProcessorFiles, torch_dtype
 
 SEED = 20240229
 VERSION = 1  # raise when the construction below changes
