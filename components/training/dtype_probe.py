@@ -21,12 +21,8 @@ from torch.nn import functional as F
 from components.core.errors import ConfigError
 from components.core.files import write_text
 from components.core.machine import cache_dir, cpu_model
-from components.data.batch import collate
 from components.data.rows import Row, Turn
-from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
-from components.models.encoding import build_encoder
-from components.models.source import model_source
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -113,6 +109,12 @@ def measured() -> Probe:
 
 def error_of(config: BackboneConfig) -> str:
     """A sentence on how far the model in bfloat16 is from itself in float32, on fixed rows without pictures."""
+    # Here, since a command that only plans waits for no model library.
+    from components.data.batch import collate
+    from components.models.backbone import load_backbone
+    from components.models.encoding import build_encoder
+    from components.models.source import model_source
+
     skeleton = model_source(config).skeleton()
     weights = sum(parameter.numel() for parameter in skeleton.parameters())
     if weights > COMPARED:

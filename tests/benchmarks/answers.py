@@ -59,13 +59,14 @@ def main() -> None:
     narrow = load_backbone(replace(config, dtype="bfloat16"))
     same = lora_config().build(seed=0)
     same.attach(narrow, method.state_dict(model))
-    same.begin_task(narrow, data.task_info(1))
+    same.begin_task(narrow, data.task_info(0))
     steps = compare_steps(options.repeats, engine, method, narrow, same, data.encoder, batches)
 
     prompts = [prompt for part in data.prompts for prompt in part]
     plain = load_backbone(replace(config, float32_kernels="torch"))
     other = lora_config().build(seed=0)
     other.attach(plain, method.state_dict(model))
+    other.begin_task(plain, data.task_info(0))
     contestants: dict[str, Contestant] = {
         "one by one": partial(one_by_one, model, method, data.encoder, prompts),
         f"batches of {BATCH}": partial(ours, model, method, data.encoder, prompts, BATCH),
