@@ -148,7 +148,7 @@ def _answered(
         made = reuse.made(model, method, batch, digest, max_new_tokens)
         if made.kept is not None:
             return [row.text for row in made.kept], made.selection(selection), made
-        generated = model.generate(batch, max_new_tokens=max_new_tokens)
+        generated = model.generate(batch, max_new_tokens=max_new_tokens, rows_leave=method.rows_leave)
         selection = method.served(selection)
     return [encoder.decode(ids) for ids in generated], selection, made
 

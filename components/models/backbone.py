@@ -239,7 +239,7 @@ class Backbone(nn.Module):
         files = hashlib.sha256(b"".join(path.read_bytes() for path in model_source(self.config).tokenizer_files()))
         libraries = [torch.__version__, transformers.__version__, code_fingerprint()]
         threads = 0 if device.type == "cuda" else torch.get_num_threads()
-        ends = self._end_ids()
+        ends = self.end_ids()
         return json.dumps([self.fingerprint, config, ends, files.hexdigest(), libraries, device.type, machine, threads])
 
     def target_modules(self, pattern: str) -> dict[str, nn.Linear]:
