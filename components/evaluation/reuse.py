@@ -87,7 +87,9 @@ class Reuse:
         # A method that says nothing may look at all that it is given: its seed, the task's name, the whole test file,
         # and questions in full, of which prompts may have been cut.
         untold = [method.config.name, method.seed, self._state, batch.oracle_task, batch.instructions, self._asked]
-        content = [self._arithmetic, max_new_tokens, prompts, untold if served is None else served]
+        # Rows that leave a batch change how many are multiplied together.
+        how = [max_new_tokens, method.rows_leave]
+        content = [self._arithmetic, how, prompts, untold if served is None else served]
         if served != "":
             content.append(foreign_code(type(method)))
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
