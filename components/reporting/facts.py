@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from components.core.checkpoint_files import listed
+from components.core.errors import CheckpointError
+from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix, variant_file
@@ -152,7 +155,11 @@ def _variant(run: FinishedRun, name: str) -> ScoreMatrix | None:
 
 def _kept(run: FinishedRun) -> str:
     """Size of the last checkpoint in MB; "" for a record or a run whose checkpoints are gone."""
-    folders = sorted((run.path / "checkpoints").glob("*/"))
+    folders = sorted((run.path / KEPT_CHECKPOINTS).glob("*/"))
     if not folders:
         return ""
-    return f"{sum(file.stat().st_size for file in folders[-1].rglob('*') if file.is_file()) / 1e6:,.1f}"
+    try:
+        files = listed(folders[-1], run.path)
+    except CheckpointError:
+        return ""
+    return f"{((folders[-1] / STATE_FILE).stat().st_size + files.size()) / 1e6:,.1f}"

@@ -280,7 +280,7 @@ def _newest_checkpoint(path: Path, problems: list[str]) -> Found | None:
     def note(folder: Path, error: Exception) -> None:
         if not (folder / STATE_FILE).exists():
             return  # Ray Train has removed it meanwhile
-        said = why(error).replace(f"{folder}/", "").partition(";")[0]
+        said = why(error).replace(f"{folder}/", "").replace(f"{path}/", "").partition(";")[0]
         problems.append(f"{folder.relative_to(path)}: {said}")
 
     return Checkpoints(path, note, digest_up_to=DIGEST_UP_TO).newest()

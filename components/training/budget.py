@@ -9,12 +9,10 @@ from pathlib import Path
 from components.core.errors import BudgetExceeded
 from components.core.files import write_json
 from components.core.lock import sole_user
-from components.core.run_files import KEPT_CHECKPOINTS, VERDICTS_FILE
+from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, VERDICTS_FILE
 from components.evaluation.budget import Budget, Verdict, verdict
 from components.evaluation.matrix import MATRIX_FILE, MatrixRow, ScoreMatrix, matrix_of
 from components.training.plan import Plan
-
-REJECTED = "rejected"  # checkpoints of tasks that were rolled back
 
 
 def judged_row(plan: Plan, rows: Sequence[MatrixRow]) -> str | None:

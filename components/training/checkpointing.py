@@ -16,16 +16,20 @@ from components.core.errors import CheckpointError
 from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
 from components.core.run_files import KEPT_CHECKPOINTS
+from components.core.tensor_store import TensorStore
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
 from components.training.stream_state import StreamState
+
+
+METHOD = "method"  # the stem of what the method carries; the run's checkpoints share its tensors
 
 
 class StreamCheckpointer:
     """A run's checkpoints, written by rank 0. `backbone` is the fingerprint of the frozen weights."""
 
     def __init__(self, plan: WorkerPlan, *, rank: int, backbone: str) -> None:
-        self.plan, self.rank = plan, rank
+        self.plan, self.rank, self.store = plan, rank, TensorStore(plan.run_dir, METHOD)
         if rank == 0:
             clear_temporary()
         self.identity = {"backbone": backbone, "method": plan.config.method.name, "stream": plan.stream.digest}
@@ -37,9 +41,15 @@ class StreamCheckpointer:
             return None
         if reported is None:  # whatever Ray Train's list says, such a run never begins at task 1
             assert origin is not None
-            return self.of_this_run(read_checkpoint(origin.checkpoint_in(self.plan.run_dir)))
+            return self._read(origin.checkpoint_in(self.plan.run_dir))
         with reported.as_directory() as path:
-            return self.of_this_run(read_checkpoint(Path(path)))
+            return self._read(Path(path))
+
+    def _read(self, folder: Path) -> Checkpoint:
+        checkpoint = self.of_this_run(read_checkpoint(folder, self.plan.run_dir))
+        if self.rank == 0:
+            self.store.remember(checkpoint)
+        return checkpoint
 
     def of_this_run(self, checkpoint: Checkpoint) -> Checkpoint:
         """The same checkpoint; raises `CheckpointError` when it is of another run."""
@@ -51,11 +61,17 @@ class StreamCheckpointer:
                 )
         return checkpoint
 
+    def hold(self, state: MethodState) -> None:
+        """Keep one copy in memory of what is in `state` and in the last checkpoint, and not two."""
+        if self.rank == 0:
+            self.store.hold(state.tensors)
+
     def keep(self, name: str, stream_state: StreamState, state: MethodState) -> None:
         """Write the method after a learned task into the run's folder, for users."""
         if self.rank == 0:
+            shared = {METHOD: self.store.put(state.tensors)}
             with whole_folder(self.plan.run_dir / KEPT_CHECKPOINTS / name, durable=True, replace=True) as folder:
-                write_checkpoint(folder, self._content(stream_state, state), {"method": state.tensors})
+                write_checkpoint(folder, self._content(stream_state, state), {}, shared)
 
     def report(
         self,
@@ -67,16 +83,17 @@ class StreamCheckpointer:
     ) -> None:
         """Report a checkpoint to Ray Train: every rank reports, rank 0 with the files.
 
-        Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since. With the mode
-        ASYNC the files are written here and copied to the run's storage while training goes on; Ray Train keeps the
-        order of reports, and a checkpoint counts when its copy is whole.
+        Inside a task `state` is the method's at its start, and `unfinished` holds what was trained since. What of
+        `state` is in no file of the run yet is written into its storage at once; after the run's first checkpoint
+        that is nothing, but where a task has ended. With the mode ASYNC the other files are written here and copied
+        to the storage while training goes on; Ray Train keeps the order of reports, and a checkpoint counts when its
+        copy is whole.
         """
         checkpoint: ray.train.Checkpoint | None = None
         if self.rank == 0:
+            shared = {METHOD: self.store.put(state.tensors)}
             folder = temporary_folder("checkpoint")
-            write_checkpoint(
-                folder, self._content(stream_state, state), {"method": state.tensors, **(unfinished or {})}
-            )
+            write_checkpoint(folder, self._content(stream_state, state), unfinished or {}, shared)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         metrics = {"task": stream_state.index, "update": stream_state.update}
         ray.train.report(
@@ -114,6 +131,6 @@ def copy_files(source: Path, folder: Path) -> None:
 def method_state(checkpoint: Checkpoint) -> MethodState:
     """The method that a checkpoint holds."""
     structure = checkpoint.state.get("method_structure")
-    if not isinstance(structure, dict) or "method" not in checkpoint.tensors:
+    if not isinstance(structure, dict) or METHOD not in checkpoint.tensors:
         raise CheckpointError(f"{checkpoint.folder} has no method state; it is damaged, {ADVICE}.")
-    return MethodState(tensors=checkpoint.tensors["method"], structure=structure)
+    return MethodState(tensors=checkpoint.tensors[METHOD], structure=structure)

@@ -27,6 +27,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
+from components.core.checkpoint_files import remove_unreferenced
 from components.core.errors import ConfigError, LostError
 from components.core.events import EventHandler, Note, PhaseBegan
 from components.core.files import write_json
@@ -110,6 +111,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         clear_stop(plan.run_dir)
         handle(PhaseBegan(phase="checking the run's folder"))
         plan = mend(plan, restore(plan, handle), handle)
+        remove_unreferenced(plan.run_dir)
         on_gpus = check_resources(plan.config)
         handle(PhaseBegan(phase="preparing data"))
         cache = filled_cache(plan, handle)
@@ -127,6 +129,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             raise_if_received()
             require_within_budget(plan)
         require_whole(plan)
+        remove_unreferenced(plan.run_dir)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         (plan.run_dir / FAILURE_FILE).unlink(missing_ok=True)
         return read_result(plan.run_dir)

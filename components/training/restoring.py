@@ -147,7 +147,15 @@ class _Search:
         cause = error.__cause__ or error
         if isinstance(cause, OSError):
             self.unread.add(folder)
-        self.damaged.setdefault(folder, f"is damaged ({why(error).replace(f'{folder}/', '').partition(';')[0]})")
+        self.damaged.setdefault(folder, f"is damaged ({_short(error, folder, self.run_dir)})")
+
+
+def _short(error: Exception, *folders: Path) -> str:
+    """What an error says, without the folders that the reader knows and without its advice."""
+    said = why(error).partition(";")[0]
+    for folder in folders:
+        said = said.replace(f"{folder}/", "")
+    return said
 
 
 def _updates(plan: Plan, at: StreamState) -> int:

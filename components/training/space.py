@@ -56,9 +56,9 @@ def space_of(plan: Plan, needs: Needs) -> Space:
     parts: dict[str, int] = {}
     if method is not None:
         trained = sum(method.trainable)
-        carried = [trained + method.growth * number for number in range(learned)]
-        inside = (carried[-1] if carried else 0) + 3 * trained  # the method at the task's start, values, two moments
-        parts["checkpoints"] = NUMBER * (sum(carried) + AT_ONCE * inside)
+        # Each task writes what it has changed, once; before the first, there is the method as it begins.
+        kept = trained + learned * max(trained, method.growth)
+        parts["checkpoints"] = NUMBER * (kept + AT_ONCE * 3 * trained)  # inside a task: values and two moments
     replies = sum(sum(row.due.values()) for row in expected_rows(plan))
     passes = learned + 1 if plan.config.evaluation.suites_after_every_task else 2
     replies += passes * sum(suite.test.num_rows for suite in plan.suites)

@@ -73,6 +73,7 @@ class Checkpoints:
         self, run_dir: Path, note: Callable[[Path, Exception], None], *, digest_up_to: float = float("inf")
     ) -> None:
         self._run_dir, self._note, self._digest_up_to = run_dir, note, digest_up_to
+        self._seen: dict[Path, str] = {}  # of files that several checkpoints take from: what is wrong with each
 
     def snapshots(self) -> list[Found]:
         """Those of Ray Train's whose `state.json` can be read, whatever its list says."""
@@ -86,7 +87,7 @@ class Checkpoints:
         """The whole ones among `found`; each is checked when it is asked for."""
         for each in found:
             try:
-                checked(each.folder, digest_up_to=self._digest_up_to)
+                checked(each.folder, run_dir=self._run_dir, digest_up_to=self._digest_up_to, seen=self._seen)
             except (CheckpointError, OSError) as error:
                 self._note(each.folder, error)
             else:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from components.core.checkpoint import read_checkpoint, write_checkpoint
+from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError
-from components.core.files import whole_folder, write_json
+from components.core.files import whole_folder
 from components.core.reading import read_object
 from components.core.run_files import STATE_FILE
+from components.core.tensor_store import TensorStore
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.manifest import is_as_noted, note_digests
@@ -26,6 +27,7 @@ from components.evaluation.predictions import (
     write_predictions,
 )
 from components.models.source import model_source
+from components.training.checkpointing import METHOD, method_state
 from components.training.lineage import Origin
 from components.training.plan import Plan
 from components.training.row_files import write_captions, write_matrix
@@ -46,13 +48,13 @@ def take_over(plan: Plan) -> None:
     if not source.is_dir():
         raise ConfigError(f"{source}, which run {plan.config.run_id} continues from, is not there any more.")
     require_its_weights(plan)
-    read_checkpoint(plan.origin.checkpoint_there())  # before anything is written: raises where it is damaged
+    taken = read_checkpoint(plan.origin.checkpoint_there())  # before anything is written: raises where it is damaged
     rows = rows_taken(source, plan.origin, plan.stream.task_names)
     plan.run_dir.mkdir(parents=True, exist_ok=True)
     _copy_replies(source, plan, rows)
     _copy_general(source, plan)
     _copy_decisions(source, plan, rows)
-    _copy_checkpoint(source, plan, rows)
+    _copy_checkpoint(taken, plan, rows)
     if rows:
         write_matrix(plan, rows)
     plan.origin.write(plan.run_dir)
@@ -96,15 +98,19 @@ def _cells(matrix: ScoreMatrix, after: str, tasks: Sequence[str]) -> dict[str, f
     return {task: row.get(task) for task in tasks}
 
 
-def _copy_checkpoint(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+def _copy_checkpoint(taken: Checkpoint, plan: Plan, rows: list[MatrixRow]) -> None:
     """The checkpoint as one of the new run: its stream state says where this one begins."""
     assert plan.origin is not None
     origin, number = plan.origin, plan.origin.at_task
-    taken, target = origin.checkpoint_there(), origin.checkpoint_in(plan.run_dir)
+    target = origin.checkpoint_in(plan.run_dir)
     begin = StreamState(index=number, rows=rows)
     if origin.score_again:
         begin = replace(begin, index=number - 1, learned=True)
-    state = read_object(taken / STATE_FILE, CheckpointError, ADVICE) | {
+    kept = method_state(taken)
+    if origin.unlearned is not None:
+        kept = forget(taken, plan.config.method, origin.unlearned.task, seed=plan.config.seed).state
+    state = taken.state | {
+        "method_structure": kept.structure,
         "config": plan.config.to_json(),
         "stream": plan.stream.digest,
         "stream_name": plan.stream.name,
@@ -113,16 +119,9 @@ def _copy_checkpoint(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
     }
     state.pop("cursor", None)  # of versions before 0.2
     shutil.rmtree(target, ignore_errors=True)
-    with whole_folder(target) as partial:
-        if origin.unlearned is not None:
-            task, config = origin.unlearned.task, plan.config
-            kept = forget(read_checkpoint(taken), config.method, task, seed=config.seed).state
-            del state["format"], state["files"]
-            write_checkpoint(partial, {**state, "method_structure": kept.structure}, {"method": kept.tensors})
-            return
-        for file in taken.glob("*.safetensors"):
-            shutil.copyfile(file, partial / file.name)
-        write_json(partial / STATE_FILE, state)
+    shared = {METHOD: TensorStore(plan.run_dir, METHOD).put(kept.tensors)}
+    with whole_folder(target, durable=True) as partial:
+        write_checkpoint(partial, state, {}, shared)
 
 
 def _names(plan: Plan, rows: list[MatrixRow]) -> Iterator[tuple[int, str]]:

@@ -207,6 +207,7 @@ class StreamWorker:
         # Checkpoints inside the task hold the method as it is now, before the task, beside what was trained since. A
         # resumed worker builds the method from that and then goes through the same steps as a new one.
         self.task_start = self.method.state_dict(self.model)
+        self.checkpointer.hold(self.task_start)
         self.method.begin_task(self.model, info)
         self.model.to(self.device)  # what the method has just added is still on the CPU
         if not trainable_parameters(self.model):

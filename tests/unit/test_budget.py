@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import BudgetExceeded, ConfigError
-from components.core.run_files import VERDICTS_FILE
+from components.core.run_files import REJECTED, VERDICTS_FILE
 from components.data.streams import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured, lost_points, verdict
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.status import read_status
-from components.training.budget import REJECTED, require_within_budget
+from components.training.budget import require_within_budget
 from components.training.config import EvaluationConfig, RunConfig
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import claim_run_dir
