@@ -21,7 +21,6 @@ from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
 from components.training.stream_state import StreamState
 
-
 METHOD = "method"  # the stem of what the method carries; the run's checkpoints share its tensors
 
 

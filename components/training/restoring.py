@@ -23,7 +23,7 @@ from components.core.errors import CheckpointError
 from components.core.events import EventHandler, Note
 from components.core.files import whole_folder, write_text
 from components.core.reading import ODD, read_object, why
-from components.core.run_files import SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE
+from components.core.run_files import SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE, TENSORS
 from components.training.checkpointing import copy_files
 from components.training.plan import Plan
 from components.training.stream_state import Checkpoints, Found, StreamState
@@ -118,8 +118,8 @@ class _Search:
             start = self.plan.origin.checkpoint_in(self.run_dir)
             self.damaged.setdefault(start, "is gone")
             raise CheckpointError(
-                f"{self.told()}, and no other checkpoint of the run is whole; restore {start} from a copy, or give the "
-                "same command with another --run-id."
+                f"{self.told()}, and no other checkpoint of the run is whole; restore {start} and "
+                f"{self.run_dir / TENSORS} from a copy, or give the same command with another --run-id."
             )
         (self.run_dir / SNAPSHOT_LIST).unlink(missing_ok=True)
         if self.damaged:

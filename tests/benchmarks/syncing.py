@@ -2,8 +2,8 @@
 
     python tests/benchmarks/syncing.py [--folder DIR] [--repeats 15]
 
-Both sides take turns on the same files, of the sizes that the presets' checkpoints inside a task have: the method at
-the task's start, trained values, and Adam's two moments. The folder's file system decides. Updates wait for neither
+Both sides take turns on the same files, of the sizes that the presets' checkpoints inside a task have: trained
+values and Adam's two moments. (The method at the task's start is in the run's folder already.) The folder's file system decides. Updates wait for neither
 side, since these copies are made beside them. Medians, and in brackets the smallest and the largest.
 """
 
@@ -26,7 +26,7 @@ from components.training.checkpointing import copy_files
 from components.training.counting import counted
 from pipelines.presets import coast_domain, pocket
 
-TRAINED = ("method", "trained", "first", "second")  # files, each with as many numbers as are trained
+TRAINED = ("trained", "first", "second")  # files, each with as many numbers as are trained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 from sample_rows import picture, row
 
 from components.core.checkpoint import read_checkpoint, write_checkpoint
+from components.core.checkpoint_files import remove_unreferenced
 from components.core.files import file_sha256
+from components.core.tensor_store import TensorStore
 from components.data.benchmarks.release import json_list
 from components.data.benchmarks.release import parquet_rows as release_rows
 from components.data.formats.pictures import proved
@@ -173,6 +175,19 @@ def _checkpoints(root: Path) -> Iterator[Input]:
         return read(at)
 
     yield Input(name="checkpoint", folder=folder, break_in=("*",), read=read)
+    run = root / "run with shared tensors"
+    kept = run / "checkpoints" / "01-a"
+    kept.mkdir(parents=True)
+    store = TensorStore(run, "method")
+    store.put({"a": torch.ones(5), "b": torch.zeros(3)})  # what does not stay
+    shared = {"method": store.put({"a": torch.ones(5), "b": torch.arange(4.0)})}
+    write_checkpoint(kept, {**state, "method_structure": {"tasks": ["a"]}}, {"in_task": tensors["optimizer"]}, shared)
+
+    def read_in_run(at: Path) -> object:
+        remove_unreferenced(at)
+        return read(at / "checkpoints" / "01-a")
+
+    yield Input(name="shared tensors", folder=run, break_in=("checkpoints/*/*", "tensors/*"), read=read_in_run)
     yield Input(name="safetensors", folder=folder, break_in=("*.safetensors",), read=read_tensors)
     save_file({"x": torch.zeros(1)}, folder / "unused.safetensors")
 

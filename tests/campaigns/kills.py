@@ -30,6 +30,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from killed_life import DELAYS_S, EARLY, LEFT_S, TASKS, Kill, Life, wait_for_leftovers
 from run_processes import Leftovers, adopt_orphans
 

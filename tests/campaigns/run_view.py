@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkpoint_bits import learned_bits
+
 CONTINUING = re.compile(r"continuing at task (\d+) of \d+, update (\d+)")
 SENTENCE = re.compile(r"(error|interrupted|terminated|stopped): \S.*")
 _TRACE = "Traceback (most recent call last)"
@@ -109,17 +111,20 @@ def last_word(lines: list[str]) -> str:
 def final_bits(run_dir: Path) -> dict[str, str]:
     """SHA-256 by name of all that a run ends with: the method after each task, matrices, predictions, records.
 
-    The configuration is left out of `state.json`, because it names the run.
+    Of `state.json` the configuration is left out, because it names the run, and in which files the tensors are.
     """
-    patterns = ("checkpoints/*/method.safetensors", "*_matrix.json", "predictions/**/*.parquet", "predictions/*.json")
+    patterns = ("*_matrix.json", "predictions/**/*.parquet", "predictions/*.json")
     paths = [path for pattern in patterns for path in run_dir.glob(pattern)]
     paths += [path for name in ("general.json", "decisions.json") if (path := run_dir / name).is_file()]
     found = {str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     for path in run_dir.glob("checkpoints/*/state.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("config")
+        for name in ("config", "files", "shared"):
+            content.pop(name, None)
         text = json.dumps(content, sort_keys=True)
         found[str(path.relative_to(run_dir))] = hashlib.sha256(text.encode()).hexdigest()
+    for name, tensors in learned_bits(run_dir).items():
+        found |= {f"checkpoints/{name}: {tensor}": bits for tensor, bits in tensors.items()}
     return dict(sorted(found.items()))
 
 

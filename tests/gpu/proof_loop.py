@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from checkpoint_bits import learned_bits
 from PIL import Image
 from proof_record import Record, require
 from proof_scale import Scale
@@ -126,5 +127,5 @@ def _killed(scale: Scale, folder: Path, stream: Path) -> int:
 
 def _bits(run: Path) -> dict[str, str]:
     """Digests of what the run ended with: the scores, and the method's tensors after every task."""
-    files = [run / "score_matrix.json", *sorted((run / "checkpoints").glob("*/*.safetensors"))]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    found = {"score_matrix.json": hashlib.sha256((run / "score_matrix.json").read_bytes()).hexdigest()}
+    return found | {name: repr(sorted(tensors.items())) for name, tensors in learned_bits(run).items()}

@@ -30,7 +30,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests/gpu", "tests/contract", "tests/unit", "")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests/gpu", "tests/contract", "tests/unit", "tests", "")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler: none of its own messages
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoint_bits import learned_bits
 from small_storage import grow, tmpfs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,9 +95,10 @@ def last_sentence(said: Path) -> str:
 
 def bits(run: Path) -> dict[str, str]:
     """What a run ends with: the method after each task, matrices, predictions."""
-    patterns = ("checkpoints/*/method.safetensors", "*_matrix.json", "predictions/*.parquet", "manifest.json")
+    patterns = ("*_matrix.json", "predictions/*.parquet", "manifest.json")
     files = [file for pattern in patterns for file in run.glob(pattern)]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    found = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return found | {name: json.dumps(tensors, sort_keys=True) for name, tensors in learned_bits(run).items()}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def test_killed_damaged_moved_and_cut(tmp_path: Path, undisturbed: dict[str, str
     run = moved / "r"
     older, newest = checkpoints(run)[-2:]
     at, lost = update_of(older), update_of(newest)[1] - update_of(older)[1]
-    os.truncate(newest / "method.safetensors", 1000)
+    os.truncate(newest / "optimizer.safetensors", 1000)
     os.truncate(run / LIST, 100)
 
     told = finish(command(moved, tmp_path), said)

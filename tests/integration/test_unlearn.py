@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
-from safetensors.torch import load_file
 
+from components.core.checkpoint import read_checkpoint
 from components.core.errors import ConfigError
 from components.core.ray_session import ray_session
 from components.methods import METHODS
@@ -75,7 +75,7 @@ def test_a_task_is_unlearned_scored_recorded_and_learned_again(
 
         gone = [
             value.numpy().tobytes()
-            for name, value in load_file(first / "checkpoints" / f"03-{C}" / "method.safetensors").items()
+            for name, value in read_checkpoint(first / "checkpoints" / f"03-{C}").tensors["method"].items()
             if ".groups.1." in name
         ]
         assert gone
