@@ -1,7 +1,7 @@
 """Whether the files of a checkpoint are what its `state.json` says. Light on purpose (no torch, no ray).
 
-A checkpoint of format 1 is whole by itself: all its tensors are in files beside `state.json`. One of format 2 belongs to
-a run: it also takes tensors from files in the run's folder `tensors/`, which its other checkpoints take them from, too.
+A checkpoint of format 1 is whole by itself: all its tensors are in files beside `state.json`. One of format 2 belongs
+to a run: it also takes tensors from files in the run's folder `tensors/`, which other checkpoints take them from, too.
 Such a file is named by the digest of its content, so nothing outside that folder can be named.
 """
 

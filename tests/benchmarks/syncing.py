@@ -2,9 +2,10 @@
 
     python tests/benchmarks/syncing.py [--folder DIR] [--repeats 15]
 
-Both sides take turns on the same files, of the sizes that the presets' checkpoints inside a task have: trained
-values and Adam's two moments. (The method at the task's start is in the run's folder already.) The folder's file system decides. Updates wait for neither
-side, since these copies are made beside them. Medians, and in brackets the smallest and the largest.
+Both sides take turns on the same files, of the sizes that the presets' checkpoints inside a task have: trained values
+and Adam's two moments; the method at the task's start is in the run's folder by then. The folder's file system decides.
+Updates wait for neither side, since these copies are made beside them. Medians, and in brackets the smallest and the
+largest.
 """
 
 from __future__ import annotations
