@@ -34,6 +34,7 @@ SCRIPTS: dict[str, list[str]] = {
     "preparing": [],
     "many_tasks": [],
     "reuse": ["--tasks", "4", "8", "40"],
+    "written_bytes": [],
     "default_run": [],
     "serving": ["--seconds", "10"],
 }

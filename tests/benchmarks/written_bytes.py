@@ -34,6 +34,7 @@ from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 from components.training.engine import TorchEngine
 from components.training.optimizer_config import OptimizerConfig
+from tests.benchmarks.bars import print_bar
 
 MIB = 1 << 20
 BAR = 2.5
@@ -129,9 +130,10 @@ def main(options: Options) -> None:
             f"{old.written[place] / MIB:11.2f} {old.cpu_s[place]:7.3f}  {'0.00':>20} {inside[place] / MIB:8.2f}"
         )
     for name, way in (("once", new), ("whole", old)):
-        ratio = sum(way.written) / (new.written[0] * options.tasks)
-        bar = f" (at most {BAR})" if way is new else ""
-        print(f"{name}: {sum(way.written) / MIB:,.0f} MiB in all, {ratio:.2f} times one task's{bar}")
+        print(f"{name}: {sum(way.written) / MIB:,.0f} MiB in all")
+    one = new.written[0] * options.tasks
+    print(f"whole, of {options.tasks} times one task's bytes: {sum(old.written) / one:.1f}")
+    print_bar(f"checkpoints' bytes, {options.tasks} tasks / as many times one", sum(new.written) / one, "at most", BAR)
 
 
 if __name__ == "__main__":
