@@ -18,6 +18,7 @@ from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import LittoralError, StorageError
 from components.core.events import Event, Note, TaskStarted
 from components.core.files import storing, whole_folder, write_text
+from components.core.tensor_store import TensorStore
 from components.evaluation.predictions import Prediction, write_predictions
 from components.runs.costs import Costs
 from components.runs.execute import recorded_as
@@ -56,6 +57,23 @@ def test_a_checkpoint_in_the_making_costs_no_other(tmp_path: Path) -> None:
             keep(folder / "checkpoint", 100_000)
         assert read_checkpoint(folder / "checkpoint").state["number"] == 10_000
         assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+
+
+def test_a_shared_file_in_the_making_costs_no_other(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "200k") as run:
+        store, kept = TensorStore(run, "method"), run / "checkpoints" / "01-t"
+        kept.mkdir(parents=True)
+        write_checkpoint(kept, {}, {}, {"method": store.put({"a": torch.ones(10_000)})})
+        before = {path for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(
+            StorageError, match=r"tensors cannot be written \(No space left on device, .* free\); make room"
+        ):
+            store.put({"a": torch.ones(10_000), "b": torch.ones(100_000)})
+        assert {path for path in run.rglob("*") if path.is_file()} == before
+        kept.rename(kept.with_name("02-t"))
+        kept.mkdir()
+        write_checkpoint(kept, {}, {}, {"method": store.put({"a": torch.ones(10_000), "b": torch.ones(9)})})
+        assert read_checkpoint(kept).tensors["method"]["b"].tolist() == [1.0] * 9
 
 
 def keep(folder: Path, number: int) -> None:
