@@ -107,7 +107,9 @@ def _take(files: Files, stem: str, digest: str, left_out: frozenset[str], tensor
         wanted = [name for name in names if name not in left_out]
         if twice := tensors.keys() & set(wanted):
             raise ValueError(f"{min(twice)} is also in another one")
-        tensors.update({name: opened.get_tensor(name) for name in wanted})
+        # Copies, because what it hands out is the file itself mapped into memory, and a file that is cut while a run
+        # remembers its tensors would end the process.
+        tensors.update({name: opened.get_tensor(name).clone() for name in wanted})
     return Taken(stem=stem, digest=digest, size=file.stat().st_size, names=names, left_out=left_out)
 
 

@@ -104,9 +104,9 @@ def checked(
 def _check_shared(file: Path, shared: object) -> None:
     """Raise `CheckpointError` unless this is what `Shared` says."""
     wrong = not isinstance(shared, dict) or not all(isinstance(taken, dict) for taken in shared.values())
-    for digest, left_out in () if wrong else [one for taken in shared.values() for one in taken.items()]:
-        wrong |= not _DIGEST.fullmatch(digest) or not isinstance(left_out, list)
-        wrong |= not all(isinstance(name, str) for name in left_out)
+    for digest, names in () if wrong else [one for taken in shared.values() for one in taken.items()]:
+        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        wrong |= not is_list or not _DIGEST.fullmatch(digest)
     if wrong:
         raise CheckpointError(f"{file} names no tensors of its run as it should; {ADVICE}.")
 

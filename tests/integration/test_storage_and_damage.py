@@ -17,6 +17,8 @@ import pytest
 from checkpoint_bits import learned_bits
 from small_storage import grow, tmpfs
 
+from components.core.checkpoint import read_checkpoint, write_checkpoint
+
 ROOT = Path(__file__).resolve().parents[2]
 LIST = "checkpoint_manager_snapshot.json"
 FULL = re.compile(
@@ -93,6 +95,14 @@ def last_sentence(said: Path) -> str:
     return errors.splitlines()[-1]
 
 
+def as_in_earlier_versions(run: Path) -> None:
+    """Each checkpoint with all of its tensors in its own folder, and no others."""
+    for folder in [*run.glob("checkpoints/*"), *checkpoints(run)]:
+        found = read_checkpoint(folder, run)
+        write_checkpoint(folder, found.state, found.tensors)
+    shutil.rmtree(run / "tensors")
+
+
 def bits(run: Path) -> dict[str, str]:
     """What a run ends with: the method after each task, matrices, predictions."""
     patterns = ("*_matrix.json", "predictions/*.parquet", "manifest.json")
@@ -152,7 +162,8 @@ def test_killed_damaged_moved_and_cut(tmp_path: Path, undisturbed: dict[str, str
     run = moved / "r"
     older, newest = checkpoints(run)[-2:]
     at, lost = update_of(older), update_of(newest)[1] - update_of(older)[1]
-    os.truncate(newest / "optimizer.safetensors", 1000)
+    as_in_earlier_versions(run)
+    os.truncate(newest / "method.safetensors", 1000)
     os.truncate(run / LIST, 100)
 
     told = finish(command(moved, tmp_path), said)

@@ -172,9 +172,13 @@ def test_a_damaged_file_costs_the_checkpoints_that_need_it(run: Path, damage: st
 
 
 @pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 90)], ids=["gone", "cut"])
-def test_what_is_still_in_memory_is_written_again(run: Path, damage: object) -> None:
+@pytest.mark.parametrize("continued", [False, True], ids=["written here", "read here"])
+def test_what_is_still_in_memory_is_written_again(run: Path, damage: object, continued: bool) -> None:
     store = TensorStore(run, "method")
     first = kept(run, store, 1, {"group.0": FROZEN["group.0"]})
+    if continued:
+        store = TensorStore(run, "method")
+        store.remember(read_checkpoint(first))
     (digest,) = referred(first)
     assert callable(damage)
     damage(tensor_file(run, digest))
@@ -190,6 +194,8 @@ def test_what_is_still_in_memory_is_written_again(run: Path, damage: object) -> 
         {"a" * 63 + "/": []},
         {"A" * 64: []},
         {"a" * 64: "group.0"},
+        {"a" * 64: True},
+        {"a" * 64: None},
         {"a" * 64: [1]},
         ["a" * 64],
     ],
