@@ -103,12 +103,15 @@ def checked(
 
 def _check_shared(file: Path, shared: object) -> None:
     """Raise `CheckpointError` unless this is what `Shared` says."""
-    wrong = not isinstance(shared, dict) or not all(isinstance(taken, dict) for taken in shared.values())
-    for digest, names in () if wrong else [one for taken in shared.values() for one in taken.items()]:
-        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        wrong |= not is_list or not _DIGEST.fullmatch(digest)
-    if wrong:
-        raise CheckpointError(f"{file} names no tensors of its run as it should; {ADVICE}.")
+    if isinstance(shared, dict) and all(isinstance(taken, dict) for taken in shared.values()):
+        named = [one for taken in shared.values() for one in taken.items()]
+        if all(_DIGEST.fullmatch(digest) and _are_names(names) for digest, names in named):
+            return
+    raise CheckpointError(f"{file} names no tensors of its run as it should; {ADVICE}.")
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _wrong(file: Path, digest: object, digest_up_to: float, which: str) -> str:
