@@ -98,8 +98,11 @@ def last_sentence(said: Path) -> str:
 def as_in_earlier_versions(run: Path) -> None:
     """Each checkpoint with all of its tensors in its own folder, and no others."""
     for folder in [*run.glob("checkpoints/*"), *checkpoints(run)]:
-        found = read_checkpoint(folder, run)
-        write_checkpoint(folder, found.state, found.tensors)
+        found, old = read_checkpoint(folder, run), folder.with_name(f"{folder.name}-old")
+        old.mkdir()
+        write_checkpoint(old, found.state, found.tensors)
+        shutil.rmtree(folder)
+        old.rename(folder)
     shutil.rmtree(run / "tensors")
 
 
