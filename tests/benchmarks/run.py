@@ -28,6 +28,7 @@ from tests.benchmarks.bars import Bar  # noqa: E402
 SCRIPTS: dict[str, list[str]] = {
     "starting": ["--repeats", "3"],
     "processes": [],
+    "waiting": [],
     "growth": ["--rounds", "3"],
     "answers": [],
     "many_rows": ["--rows", "1000000", "--only-budget"],
