@@ -52,18 +52,20 @@ def clear_partial(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def end_orphans(among: Iterable[psutil.Process] | None = None) -> list[int]:
+def end_orphans(among: Iterable[psutil.Process] | None = None, *, wait_s: float = 0.0) -> list[int]:
     """Kill this user's processes of a Ray whose node process (raylet) is no more; their ids. `among` None: of all.
 
-    They end by themselves within seconds, unless one hangs in its own end; its memory would be taken as long.
+    They end by themselves within seconds, for which `wait_s` waits, unless one hangs in its own end; its memory would
+    be taken as long.
     """
-    ended = [process for process in among or psutil.process_iter() if _is_orphan(process)]
+    found = [process for process in among or psutil.process_iter() if _is_orphan(process)]
+    ended = psutil.wait_procs(found, timeout=wait_s)[1] if wait_s else found
     for process in ended:
         with suppress(psutil.Error):
             process.kill()
     if ended:
         number = "a process" if len(ended) == 1 else f"{len(ended)} processes"
-        logger.warning("Ended %s that an earlier Ray had left.", number)
+        logger.log(logging.INFO if wait_s else logging.WARNING, "Ended %s that a Ray had left.", number)
     return [process.pid for process in ended]
 
 

@@ -35,6 +35,7 @@ from components.core.ray_servers import only_needed_servers
 from components.core.ray_watch import end_children, left_ray
 
 logger = logging.getLogger("littoral")
+LOCAL = "local"  # in the place of an address: a Ray of our own
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 ENDED_AT_ONCE = (
@@ -42,6 +43,7 @@ ENDED_AT_ONCE = (
     "by Ray, whose node process (raylet) it had lost; run the same command with the same --run-id or --sweep-id to "
     "continue"
 )
+ORPHANS_END_S = 10.0  # for what a Ray of ours leaves when it is shut down
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
 _SOCKET_BYTES = 107  # the longest path of a socket
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's
@@ -73,7 +75,19 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
             yield
     finally:
         if not left_ray():
-            ray.shutdown()
+            _shut_down(own=_starts_ray(address))
+
+
+def _shut_down(*, own: bool) -> None:
+    """Leave Ray; of a Ray of our own nothing stays. Seldom one of its processes hangs in its own end, for hours."""
+    node = [each for each in psutil.Process().children() if own and each.name() == "raylet"]
+    ray.shutdown()
+    if node and not psutil.wait_procs(node, timeout=ORPHANS_END_S)[1]:
+        end_orphans(wait_s=ORPHANS_END_S)
+
+
+def _starts_ray(address: str | None) -> bool:
+    return (address or os.environ.get("RAY_ADDRESS") or LOCAL) == LOCAL
 
 
 def _noted(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # Any: as Ray has it
@@ -100,12 +114,12 @@ def open_ray(address: str | None, *, num_cpus: int, **options: Any) -> None:  # 
     Raises:
         ConfigError: nothing answers there within `JOIN_TIMEOUT_S`, or Ray does not start on this machine.
     """
-    given = address or os.environ.get("RAY_ADDRESS") or "local"
-    if given == "local":
+    if _starts_ray(address):
         require_temp_dir()
         with _own_sigterm():
             start_ray(num_cpus=num_cpus, **options)
         return
+    given = address or os.environ["RAY_ADDRESS"]
     source = "was given as address" if address else "is in RAY_ADDRESS"
     instead = "start that cluster, or give none" if address else "start that cluster, or unset RAY_ADDRESS"
     require_answer(given, source, instead)

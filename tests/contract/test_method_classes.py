@@ -13,7 +13,9 @@ from components.methods.base import CARD, Method, MethodConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 
 MORE = {"Cost", "Features", "Grouping", "Guarantee", "Text-only samples", "Not known", "Beware", "Controls", "ZeRO"}
-PLUMBING = {"card", "is_routed", "is_trainable", "parameters", "num_slots", "structure", "load_task_state"}
+PLUMBING = {
+    *("card", "is_routed", "is_trainable", "rows_leave", "parameters", "num_slots", "structure", "load_task_state")
+}
 HOOKS = {name for name in vars(Method) if not name.startswith("_")} - PLUMBING
 
 
