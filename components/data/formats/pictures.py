@@ -205,7 +205,7 @@ def _learned(data: bytes, orientation: Orientation, wanted: tuple[int, int] | No
     if not shrunk:
         whole = image.size
     elif orientation == "apply" and stored in _SIDEWAYS:
-        whole = whole[::-1]
+        whole = whole[1], whole[0]
     return _Learned(image if image.mode == "RGB" else image.convert("RGB"), whole, tuple(done))
 
 
