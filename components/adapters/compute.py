@@ -11,6 +11,7 @@ bfloat16 compute its weights are cast down, as under autocast, and the input sta
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,19 @@ class _Memo:
     copy: Tensor
 
 
-# By (id, dtype, whether gradients flow), with the parameter, so that its id stays its own; None outside a scope. It is
-# not local to a thread: on GPUs gradient checkpointing recomputes in a thread of autograd's.
-_weights: dict[tuple[int, torch.dtype, bool], tuple[Tensor, Tensor]] | None = None
+# By (id, dtype, whether gradients flow), with the parameter, so that its id stays its own.
+_Casts = dict[tuple[int, torch.dtype, bool], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scope:
+    thread: int
+    casts: _Casts
+
+
+# The open scopes of all threads, in order. On GPUs gradient checkpointing recomputes in a thread of autograd's: one
+# without a scope of its own is in the latest of them. A thread that has one never takes another thread's.
+_scopes: list[_Scope] = []
 
 
 def compute_of(model: nn.Module) -> Compute:
@@ -73,23 +84,31 @@ def weight(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     if parameter.dtype == dtype:
         return parameter
     # A copy would keep whole on every rank what ZeRO-3 partitions.
-    if _weights is None or hasattr(parameter, "ds_id"):
+    casts = None if hasattr(parameter, "ds_id") else _open_casts()
+    if casts is None:
         return parameter.to(dtype)
     key = id(parameter), dtype, parameter.requires_grad and torch.is_grad_enabled()
-    if key not in _weights:
-        _weights[key] = parameter, parameter.to(dtype)
-    return _weights[key][1]
+    if key not in casts:
+        casts[key] = parameter, parameter.to(dtype)
+    return casts[key][1]
+
+
+def _open_casts() -> _Casts | None:
+    thread, scopes = threading.get_ident(), [*_scopes]
+    own = next((each for each in reversed(scopes) if each.thread == thread), None)
+    latest = own or (scopes[-1] if scopes else None)
+    return None if latest is None else latest.casts
 
 
 @contextmanager
 def shared_weights() -> Iterator[None]:
     """A scope in which no weight changes, so each is cast once. What is cast is dropped at its end."""
-    global _weights
-    before, _weights = _weights, {}
+    scope = _Scope(threading.get_ident(), {})
+    _scopes.append(scope)
     try:
         yield
     finally:
-        _weights = before
+        _scopes.remove(scope)
 
 
 def plus(output: Tensor, increment: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ what they take from a pass over the prompts for later ones goes through `with_ea
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,34 +56,41 @@ class Leaving:
         return self._known[id(tensor)][1]
 
 
-_leaving: Leaving | None = None  # None: every pass is of all rows
+class _Current(threading.local):
+    """Of each thread: two that answer at the same time do not read each other's rows."""
+
+    leaving: Leaving | None = None  # None: every pass is of all rows
+
+
+_current = _Current()
 
 
 @contextmanager
 def leaving(size: int, device: torch.device) -> Iterator[Leaving]:
-    """A scope in which passes may be of some of a batch's `size` rows."""
-    global _leaving
-    before, _leaving = _leaving, Leaving(size, device)
+    """A scope in which passes of this thread may be of some of a batch's `size` rows."""
+    before, _current.leaving = _current.leaving, Leaving(size, device)
     try:
-        yield _leaving
+        yield _current.leaving
     finally:
-        _leaving = before
+        _current.leaving = before
 
 
 def present(tensor: Tensor) -> Tensor:
     """The rows of `tensor` [B, ...] that the pass is of; the one of [1, ...] holds for every row."""
-    return tensor if _leaving is None or len(tensor) == 1 else _leaving.of(tensor)
+    current = _current.leaving
+    return tensor if current is None or len(tensor) == 1 else current.of(tensor)
 
 
 def present_prompts(tensor: Tensor) -> Tensor:
     """The rows and columns of `tensor` [B, T] that the pass is of, if it is one over prompts; else all columns."""
-    part = None if _leaving is None else _leaving.part
+    part = None if _current.leaving is None else _current.leaving.part
     return present(tensor) if part is None else present(tensor)[:, part.padding :]
 
 
 def is_later_part() -> bool:
     """Whether the pass is over prompts of a batch whose first prompts were read before."""
-    return _leaving is not None and _leaving.part is not None and _leaving.part.rows.start > 0
+    part = None if _current.leaving is None else _current.leaving.part
+    return part is not None and part.rows.start > 0
 
 
 def with_earlier(earlier: Tensor | None, found: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -13,13 +14,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from components.adapters.compute import compute_dtype, plus, shared, shared_weights
+from components.adapters.compute import compute_dtype, plus, shared, shared_weights, weight
 from components.adapters.dense_increment import DenseIncrement
 from components.adapters.dual_router import inject_dual_router
 from components.adapters.experts import inject_experts
 from components.adapters.fused import FusedPairs
 from components.adapters.inject import inject_bank
 from components.adapters.low_rank import AdaptedLinear, LowRankPairs
+from components.adapters.present import leaving, present
 from components.adapters.projected import ProjectedPairs
 from components.adapters.projectors import PARTS, ProjectorBank
 from components.adapters.separable import inject_separable
@@ -345,3 +347,46 @@ def test_bfloat16_compute_beside_float32_weights_is_refused() -> None:
 )
 def test_a_plan_says_the_precision(options: dict[str, str], gpu: bool, words: str) -> None:
     assert BackboneConfig(**options).arithmetic(gpu=gpu) == words  # type: ignore[arg-type]
+
+
+def test_scopes_of_two_threads_that_end_in_the_order_they_began_leave_nothing() -> None:
+    parameter, opened, closed = nn.Parameter(torch.ones(3)), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with shared_weights():
+            opened.set()
+            closed.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    opened.wait(10)
+    with shared_weights():
+        own = weight(parameter, torch.bfloat16)
+        closed.set()
+        thread.join(10)
+        assert weight(parameter, torch.bfloat16) is own
+    with torch.no_grad():
+        parameter.mul_(2.0)
+    assert weight(parameter, torch.bfloat16).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_thread_without_a_scope_is_in_the_one_that_is_open() -> None:
+    """As autograd's, which recomputes under gradient checkpointing."""
+    parameter, found = nn.Parameter(torch.ones(3)), list[torch.Tensor]()
+    with shared_weights():
+        own = weight(parameter, torch.bfloat16)
+        thread = threading.Thread(target=lambda: found.append(weight(parameter, torch.bfloat16)))
+        thread.start()
+        thread.join(10)
+    assert found[0] is own
+
+
+def test_rows_that_leave_in_one_thread_stay_in_another() -> None:
+    rows, found = torch.arange(4).unsqueeze(1), list[torch.Tensor]()
+    with leaving(4, torch.device("cpu")) as scope:
+        scope.keep(torch.tensor([1, 3]))
+        thread = threading.Thread(target=lambda: found.append(present(rows)))
+        thread.start()
+        thread.join(10)
+        assert present(rows).flatten().tolist() == [1, 3]
+    assert found[0].flatten().tolist() == [0, 1, 2, 3]
