@@ -18,9 +18,11 @@ from typing import Literal, cast
 import torch
 from torch.nn import functional as F
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, DataError
 from components.core.files import write_text
 from components.core.machine import cache_dir, cpu_model
+from components.core.options import Positive, from_plain
+from components.core.reading import read_json
 from components.data.rows import Row, Turn
 from components.models.config import BackboneConfig
 
@@ -38,8 +40,8 @@ class Probe:
 
     processor: str
     torch: str
-    float32_s: float
-    bfloat16_s: float
+    float32_s: Positive
+    bfloat16_s: Positive
 
     @property
     def dtype(self) -> Precision:
@@ -84,8 +86,8 @@ def probed() -> Probe:
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache_dir() / "precision" / f"{name}.json"
     try:
-        return Probe(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return from_plain(Probe, read_json(path, DataError, ""), path.name)
+    except (DataError, ConfigError):  # missing or damaged
         found = measured()
         write_text(path, json.dumps(asdict(found)))
         return found

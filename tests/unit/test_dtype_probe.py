@@ -41,8 +41,9 @@ def test_it_is_measured_once_and_kept(cache: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"bfloat16_s": 100 * content["float32_s"]}))
     assert probed().bfloat16_s == 100 * first.float32_s
-    path.write_text("{")
-    assert probed().bfloat16_s < 100 * first.float32_s  # a damaged file is measured again
+    for damaged in ("{", "[]", json.dumps(content | {"bfloat16_s": "fast"}), json.dumps(content | {"float32_s": 0.0})):
+        path.write_text(damaged)
+        assert probed().bfloat16_s < 100 * first.float32_s  # measured again
 
 
 @pytest.mark.parametrize(("share", "dtype"), [(0.1, "bfloat16"), (2.0, "float32")])
