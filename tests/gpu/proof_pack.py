@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("components", "pipelines", "tests/gpu", "tests/contract/toy_tasks.py", "tests/unit/llava_checkpoint.py")
-NEEDED += ("pyproject.toml", "constraints.txt", "LICENSE")
+NEEDED += ("tests/checkpoint_bits.py", "pyproject.toml", "constraints.txt", "LICENSE")
 COMMIT = "COMMIT"  # the file in the archive that says what was packed
 LIMIT = 60 * 10**6  # bytes
 # What machines for deep learning tend to lack; its wheels go beside the archive.

@@ -46,7 +46,11 @@ class Own(MethodConfig):
         (EvaluationConfig, {"suites": "pope"}, "evaluation.suites is 'pope'; it should be a valid tuple."),
         (ClusterConfig, {"num_workers": 0}, "cluster.num_workers is 0; it should be greater than or equal to 1."),
         (StreamConfig, {"train_limit": 0}, "stream.train_limit is 0; it should be greater than or equal to 1."),
-        (BackboneConfig, {"dtype": "float16"}, "backbone.dtype is 'float16'; it should be 'float32' or 'bfloat16'."),
+        (
+            BackboneConfig,
+            {"dtype": "float16"},
+            "backbone.dtype is 'float16'; it should be 'auto', 'float32' or 'bfloat16'.",
+        ),
         (RunConfig, {"seed": -1}, "run.seed is -1; it should be greater than or equal to 0."),
         (Own, {"share": 2}, "own.share is 2; it should be less than or equal to 1."),
         (Own, {"most": 0}, "own.most is 0; it should be greater than or equal to 1."),
