@@ -167,7 +167,9 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
     if num_gpus:
         _compute_on_gpus(work, backbone, cache, num_gpus)
     else:  # one process at a time, for which Ray Data would start five others
-        ray.get(ray.remote(max_retries=0)(compute_features).remote(work, backbone, cache))
+        # SPREAD, as Ray Data has it: in a trial of a sweep it would otherwise have to fit into the trial's own place.
+        task = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(compute_features)
+        ray.get(task.remote(work, backbone, cache))
     left = _missing(reached, cache)
     if left:
         raise DataError(f"vision features of {len(left)} of {len(work)} shards are missing; run the command again.")
