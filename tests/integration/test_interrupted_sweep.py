@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from components.core.lock import holder_of
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UPDATES = 30  # of each of the two tasks
 
 
+@pytest.mark.long
 def test_a_sweep_stops_in_order_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "pipelines/sweep.py", "pocket", "--method", "sequential-lora", "--sweep-id", "cut"]
     command += ["--storage", str(tmp_path), "--stream.order", "chartqa", "iconqa", "--stream.test-limit", "4"]
