@@ -45,7 +45,7 @@ def floor_s() -> float:
 def first_update_s(storage: Path, run_id: str) -> float:
     """Seconds until a new run has made its first update; the run is ended then."""
     command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", run_id]
-    command += ["--no-evaluation.zero-shot", "--training.updates-per-task", "200", "--storage", str(storage)]
+    command += ["--evaluation.no-zero-shot", "--training.updates-per-task", "200", "--storage", str(storage)]
     began, events = time.perf_counter(), storage / run_id / EVENTS_FILE
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
         while not (events.is_file() and '"StepDone"' in events.read_text()):
