@@ -1,5 +1,7 @@
 """Files that are there as a whole or not at all: written under another name in the same folder, then renamed.
 
+Places of a URI keep that promise by the rules in `location.py`; they are durable when the call returns.
+
 What is *durable* is on disk before it counts: the content is synced, then renamed, then the folder is synced. Without
 that a power failure can leave the new name with nothing behind it.
 """
@@ -11,12 +13,14 @@ import hashlib
 import json
 import os
 import shutil
-import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.core.errors import StorageError
+from components.core.location import Location, Place
+from components.core.machine import partial_name
 
 # What cannot be helped by the program, and will be again for the next file.
 _TROUBLE = {
@@ -30,11 +34,16 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # of file systems that cannot sync a f
 
 
 @contextmanager
-def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def whole_file(path: Place, *, durable: bool = False) -> Iterator[Path]:
     """While open, write to the path that this gives; it then takes the place of `path`, or is removed after an error.
 
     Processes may write the same file at once, also on several hosts: each has a name of its own until it is done.
     """
+    if isinstance(path, Location):
+        with tempfile.TemporaryDirectory(prefix="littoral-put-") as folder:
+            yield Path(folder) / path.name
+            path.put(Path(folder) / path.name)
+        return
     partial = partial_path(path)
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,11 +60,21 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, durable: bool = False, replace: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: Place, *, durable: bool = False, replace: bool = False, last: str | None = None
+) -> Iterator[Path]:
     """The same for a folder of files. `path` must not exist, or be an empty folder; otherwise `OSError`.
 
-    `replace`: an older folder is set aside for the moment between two renames, and then removed.
+    `replace`: an older folder is set aside for the moment between two renames, and then removed. `last`: the marker,
+    the file without which readers take the folder for unfinished. Where folders cannot be renamed, it comes last.
     """
+    if isinstance(path, Location):
+        if last is None:
+            raise ValueError(f"{path} cannot be written as a whole without a marker")
+        with tempfile.TemporaryDirectory(prefix="littoral-put-") as made:
+            yield Path(made)
+            _put_folder(Path(made), path, last, replace=replace)
+        return
     partial = partial_path(path)
     older = partial_path(path.with_name(f"{path.name}.older"))
     shutil.rmtree(partial, ignore_errors=True)  # of a process with the same number, long gone
@@ -77,6 +96,21 @@ def whole_folder(path: Path, *, durable: bool = False, replace: bool = False) ->
                     older.rename(path)
             for each in (partial, older):
                 shutil.rmtree(each, ignore_errors=True)
+
+
+def _put_folder(made: Path, target: Location, last: str, *, replace: bool) -> None:
+    """Files first, then the marker. Of an older folder the marker goes before anything changes that it lists."""
+    if (target / last).is_file() and not replace:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+    names = [each.relative_to(made).as_posix() for each in sorted(made.rglob("*")) if each.is_file()]
+    others = [name for name in names if name != last]
+    if others:  # where only the marker changes, it is replaced in one step
+        (target / last).unlink(missing_ok=True)
+    for name in (*others, last):
+        (target / name).put(made / name)
+    for name in target.files_below():
+        if name not in names:
+            (target / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -127,34 +161,38 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a UTF-8 text, durably, so that a reader sees all of it or none; missing folders are made."""
+    if isinstance(path, Location):
+        path.put(text.encode())
+        return
     with whole_file(path, durable=True) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Place, content: bytes) -> None:
     """Write bytes so that a reader sees all of them or none; missing folders are made. Not durable."""
+    if isinstance(path, Location):
+        path.put(content)
+        return
     with whole_file(path) as partial:
         partial.write_bytes(content)
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(path: Place, content: object) -> None:
     """Write JSON, durably, so that a reader sees all of it or none; missing folders are made."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Place) -> str:
     """SHA-256 of a file's content in hex digits, read in pieces."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def partial_path(path: Path) -> Path:
     """Where this process writes what becomes `path`: `.NAME.HOST.PID.partial` beside it."""
-    return path.with_name(f".{path.name}.{host_name()}.{os.getpid()}.partial")
-
-
-def host_name() -> str:
-    """This machine's name without its domain."""
-    return socket.gethostname().split(".")[0]
+    return path.with_name(partial_name(path.name))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core.files import host_name
+from components.core.machine import host_name
 
 BEAT_S = 10.0
 WATCH_S = 45.0  # more than four beats

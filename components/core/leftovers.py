@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from components.core.files import host_name
+from components.core.machine import host_name
 
 RAYLET = "RAY_RAYLET_PID"  # in the environment of each process that a node process of Ray's starts
 logger = logging.getLogger("littoral")

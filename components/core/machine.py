@@ -1,9 +1,10 @@
-"""What the process may use of its machine: CPUs by affinity mask and container quota, and the cache folder."""
+"""What the process may use of its machine, and how it is called there: CPUs by affinity and quota, cache, host name."""
 
 from __future__ import annotations
 
 import os
 import platform
+import socket
 import tempfile
 from pathlib import Path
 
@@ -54,3 +55,13 @@ def cpu_vendor() -> str:
             return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
     except OSError:
         return ""
+
+
+def host_name() -> str:
+    """This machine's name without its domain."""
+    return socket.gethostname().split(".")[0]
+
+
+def partial_name(name: str) -> str:
+    """Under what name this process writes what becomes the file or folder `name`: `.NAME.HOST.PID.partial`."""
+    return f".{name}.{host_name()}.{os.getpid()}.partial"

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
+from components.core.location import Location, without_secrets
 from components.core.options import listed
 from components.data.formats.items import Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import ORIENTATIONS, Orientation
 from components.data.formats.sources import FORMATS, Format, Source, open_source
-from components.data.formats.storage import Location, locate, without_secrets
+from components.data.formats.storage import locate, looked_at
 from components.data.preparation import check_max_broken, own_refusal, prepare
 from components.data.prepared import write_stream_json
 from components.data.problems import ItemError, Problem
@@ -113,10 +114,13 @@ def _task_source(path: Path, index: int, table: object, shared: Mapping[str, obj
         raise ConfigError(f"{where} has max_new_tokens = {tokens!r}; it must be a whole number above 0.")
     base = path.absolute().parent
     images = locate(texts["images"], base) if "images" in texts else None
-    if images is not None and not images.is_dir():
-        raise DataError(
-            f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is not a folder."
-        )
+    if images is not None:
+        with looked_at(images):
+            is_folder = images.is_dir()
+        if not is_folder:
+            raise DataError(
+                f"{where} names images = {without_secrets(texts['images'])!r}, but {images.shown} is not a folder."
+            )
     return TaskSource(
         name=texts["name"],
         train=_source(texts, "train", base, where),

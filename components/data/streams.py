@@ -17,6 +17,7 @@ from components.core.machine import cache_dir
 from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options, listed
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.cache import first_rows, kept_split, kept_subset
+from components.data.formats.storage import looked_at
 from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream
 from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
 from components.data.preparation import whole_or_nothing
@@ -220,8 +221,10 @@ def _fingerprint(path: Path, stream: StreamFile) -> str:
     """Identity of a stream file's inputs: its text, and size and time of change of the files and pictures it names."""
     digest = hashlib.sha256(path.read_bytes() + str(RULES).encode())
     for task in stream.tasks:
-        pictures = task.images.listing(recursive=True) if task.images is not None else []
-        files = [file.facts() for source in (task.train, task.test) for file in source.files]
+        places = [file for source in (task.train, task.test) for file in source.files]
+        with looked_at(task.images or places[0]):
+            pictures = task.images.listing(recursive=True) if task.images is not None else []
+            files = [file.facts() for file in places]
         for facts in (*files, *pictures):
             digest.update(f"{facts.path}\0{facts.size}\0{facts.mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

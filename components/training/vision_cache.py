@@ -34,8 +34,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from components.core.errors import ConfigError, DataError
-from components.core.files import host_name, write_bytes
-from components.core.machine import cache_dir
+from components.core.files import write_bytes
+from components.core.machine import cache_dir, host_name
 from components.core.options import from_plain
 from components.core.reading import ODD, read_json
 from components.core.runtime import fast_imports

@@ -26,12 +26,12 @@ from sample_rows import picture, row
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.checkpoint_files import remove_unreferenced
 from components.core.files import file_sha256
+from components.core.location import here
 from components.core.tensor_store import TensorStore
 from components.data.benchmarks.release import json_list
 from components.data.benchmarks.release import parquet_rows as release_rows
 from components.data.formats.pictures import proved
 from components.data.formats.sources import open_source
-from components.data.formats.storage import here
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared, write_stream_json
 from components.data.problems import ItemError

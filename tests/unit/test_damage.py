@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from components.core.errors import ConfigError, DataError
+from components.core.location import here
 from components.core.reading import JSON_DEPTH, parse_json, read_object
 from components.data.formats.sources import open_source
-from components.data.formats.storage import here
 
 CAMPAIGN = Path(__file__).parents[1] / "campaigns" / "damage.py"
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.core.files import host_name, partial_path
+from components.core.files import partial_path
 from components.core.leftovers import RAYLET, clear_partial, clear_temporary, end_orphans, temporary_folder
+from components.core.machine import host_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DIES = """

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from components.core.errors import DataError
+from components.core.location import Location
 from components.data.formats.fields import Item
 from components.data.formats.json_items import Numbered
 from components.data.formats.layouts import as_llava, turn_weight, unread
 from components.data.formats.pictures import Orientation, Picture, picture_of, proved
 from components.data.formats.seen_ids import SeenIds
-from components.data.formats.storage import Location
 from components.data.problems import ItemError
 from components.data.rows import IMAGE_TOKEN, Row, RowPicture, Turn
 from components.metrics import check_answers

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from components.core.errors import DataError
+from components.core.location import Location, here, reason
 from components.data.formats.fields import TALKS
-from components.data.formats.storage import Location, here, reason
 from components.data.problems import ItemError
 
 Numbered = tuple[int, object | ItemError]  # an item's number from 1, and its value or why it has none
@@ -39,7 +39,7 @@ def iter_items(where: Path | Location, remark: Callable[[int, str], None] = lamb
     """
     location = here(where) if isinstance(where, Path) else where
     try:
-        with io.TextIOWrapper(location.open(), encoding="utf-8-sig", errors="surrogateescape") as file:
+        with io.TextIOWrapper(location.unpacked(), encoding="utf-8-sig", errors="surrogateescape") as file:
             yield from _Values(file, remark).items()
     except OSError as error:
         raise DataError(f"{location.shown} cannot be read ({reason(error)}).") from error

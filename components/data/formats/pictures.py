@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
+from components.core.location import Location, reason
 from components.data.formats.grey import eight_bits, is_deep
-from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 
 # Pillow's plugins raise whatever their parsing meets; those of AVIF and DDS RuntimeError and NotImplementedError.
@@ -110,8 +110,11 @@ def picture_of(root: Location, name: str, orientation: Orientation = "apply") ->
     if name.startswith("/") or "\\" in name or _SCHEME.match(name) or ".." in name.split("/"):
         raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root.shown}")
     try:
-        with root.below(name).open() as file:
+        inside = "/".join(part for part in name.split("/") if part not in ("", "."))
+        with (root / inside).unpacked() as file:
             data = file.read()
+    except ConfigError as error:
+        raise ItemError("missing image", f"the image path {name!r} names no file in {root.shown}") from error
     except FileNotFoundError as error:
         raise ItemError("missing image", f"the image {name} is missing in {root.shown}") from error
     except (OSError, ValueError) as error:

@@ -20,9 +20,10 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from components.core.errors import DataError
+from components.core.location import Location, reason
 from components.core.reading import is_plain_name, parse_json
 from components.data.formats.json_items import Numbered, iter_items
-from components.data.formats.storage import Location, reason
+from components.data.formats.storage import looked_at, matches
 from components.data.formats.tables import arrow_rows, parquet_rows, unread_columns
 from components.data.formats.webdataset import tar_samples
 
@@ -110,11 +111,15 @@ def open_source(
 
     Raises `DataError` when it does not exist or has no known format.
     """
-    if location.is_dir():
+    with looked_at(location):
+        is_folder = location.is_dir()
+    if is_folder:
         files, found = _folder(location, split, given)
     else:
-        files = location.matches()
-        if not files[0].is_file():
+        files = matches(location)
+        with looked_at(location):
+            there = files[0].is_file()
+        if not there:
             raise DataError(f"{location.shown} is not a file or folder.")
         found = given or _format_of(files[0])
     return Source(shown=location.shown, name=location.name, files=tuple(files), format=found, instruction=instruction)
@@ -122,13 +127,14 @@ def open_source(
 
 def _folder(folder: Location, split: str, given: Format | None) -> tuple[list[Location], Format]:
     """A folder's files in the order of their names, and their format."""
-    names = [PurePosixPath(info.path).name for info in folder.listing()]
+    with looked_at(folder):
+        names = [file.name for file in folder.iterdir()]
     if given in (None, "datasets") and {"dataset_dict.json", "state.json"} & set(names):
         return _saved_files(folder, split, names), "datasets"
     found: dict[Format, list[Location]] = {}
     for name in names:
         if (kind := _by_ending(name)) in ("parquet", "webdataset") and not name.startswith((".", "_")):
-            found.setdefault(kind, []).append(folder.below(name))
+            found.setdefault(kind, []).append(folder / name)
     if given is not None:
         found = {kind: files for kind, files in found.items() if kind == given}
     if len(found) != 1:
@@ -148,20 +154,20 @@ def _saved_files(folder: Location, split: str, names: list[str]) -> list[Locatio
                 f"The saved dataset {folder.shown} has the splits {', '.join(map(str, parts))} and no {split!r}; "
                 f"name the folder of the one you mean."
             )
-        folder = folder.below(split)
+        folder = folder / split
     described = _described(folder, "state.json", "_data_files")
     files = [file.get("filename") if isinstance(file, dict) else None for file in described]
     for name in files:
         if not isinstance(name, str) or not is_plain_name(name):
             raise DataError(f"{folder.shown}/state.json names the file {name!r:.200}; it must be beside it.")
-    return [folder.below(str(name)) for name in files]
+    return [folder / str(name) for name in files]
 
 
 def _described(folder: Location, name: str, key: str) -> list[object]:
     """A list in a saved dataset's JSON file."""
-    file = folder.below(name)
+    file = folder / name
     try:
-        with file.open() as opened:
+        with file.unpacked() as opened:
             content = opened.read(_LARGEST_DESCRIPTION + 1)
         if len(content) > _LARGEST_DESCRIPTION:
             raise ValueError(f"it has more than {_LARGEST_DESCRIPTION:,} bytes")
@@ -186,7 +192,7 @@ def _format_of(file: Location) -> Format:
     if found is not None:
         return found
     try:
-        with file.open() as opened:
+        with file.unpacked() as opened:
             start = opened.read(512)
     except OSError as error:
         raise DataError(f"{file.shown} cannot be read ({reason(error)}).") from error

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
+from components.core.location import Location, reason
 from components.data.formats.fields import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.json_items import Numbered, parsed
-from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 from components.data.rows import MORE, SCHEMA_SEVERAL
 

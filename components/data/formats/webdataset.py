@@ -18,9 +18,9 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 from components.core.errors import DataError
+from components.core.location import Location, reason
 from components.data.formats.fields import TALKS
 from components.data.formats.json_items import Numbered, parsed
-from components.data.formats.storage import Location, reason
 from components.data.problems import ItemError
 
 PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
@@ -46,7 +46,7 @@ def tar_samples(location: Location, instruction: str | None) -> Iterator[Numbere
     """Number and item of every sample of a shard. Raises `DataError` when it is not a whole tar archive."""
     shard = location.name.partition(".")[0]
     try:
-        with location.open() as file, tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE) as archive:
+        with location.unpacked() as file, tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE) as archive:
             for number, sample in enumerate(_samples(archive), start=1):
                 try:
                     yield number, _item(sample, shard, instruction)

@@ -1,0 +1,367 @@
+"""Where files are: a path of this machine, or a URI of any file system that pyarrow or fsspec knows.
+
+`s3://bucket/folder`, `gs://`, `hdfs://` and `file://` are pyarrow's own; any other scheme is fsspec's. Credentials come
+from where the file system looks for them (environment, profile, instance); an S3-compatible store is named by
+`?endpoint_override=host:port&scheme=http` or AWS_ENDPOINT_URL. They are never shown or written.
+
+A `Location` answers what a `pathlib.Path` answers, as far as runs ask. Whoever writes one goes through `files.py`.
+
+Light on purpose (no torch, no ray): pyarrow is imported when the first URI is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+
+from components.core.errors import ConfigError, StorageError
+from components.core.machine import partial_name
+from components.core.reading import why
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
+_SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
+_PIECE = 1 << 20  # bytes read at a time
+_ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
+# Stores that show an object when all of it has arrived, and not before. Others show a file while it grows.
+_WHOLE_PUTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"))
+
+
+class Facts(NamedTuple):
+    """What is known of a file without reading it, under the names that `os.stat` has for it."""
+
+    st_size: int
+    st_mtime: float  # by the store's own clock; 0 where it does not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """A file, or a folder, of a file system. An object store has folders only as parts of names."""
+
+    filesystem: fs.FileSystem = field(repr=False, compare=False)
+    path: str
+    shown: str
+    """For people: without user, password and query."""
+    whole_puts: bool = False
+    """Whether a file appears when all of it is there. Otherwise it is written under another name and moved."""
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def stem(self) -> str:
+        """The name without its last ending."""
+        return PurePosixPath(self.path).stem
+
+    @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return self._at(*(_above(text.rstrip("/")) for text in (self.path, self.shown)))
+
+    @property
+    def local(self) -> Path | None:
+        """The path, when this machine's own file system holds it."""
+        from pyarrow import fs
+
+        return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
+    def __truediv__(self, name: str) -> Location:
+        """`name`, or several with slashes between them, inside this folder; raises `ConfigError` where it is not."""
+        parts = name.split("/")
+        if not all(parts) or {".", ".."} & {*parts} or "\0" in name:
+            raise ConfigError(f"{name!r:.200} is not the name of a file inside {self.shown}.")
+        return self._at(*(f"{folder.rstrip('/')}/{name}" if folder else name for folder in (self.path, self.shown)))
+
+    def _at(self, path: str, shown: str) -> Location:
+        return replace(self, path=path, shown=shown)
+
+    # ---- what is there
+
+    def is_file(self) -> bool:
+        """Whether it is a file; like all that asks the store, this raises `StorageError` where that does not answer."""
+        return self.facts().is_file
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder, or in an object store the beginning of a name."""
+        return self.facts().type.name == "Directory"
+
+    def exists(self) -> bool:
+        """Whether it is either."""
+        return self.facts().type.name != "NotFound"
+
+    def stat(self) -> Facts:
+        """Size and time of change of a file; raises `FileNotFoundError`."""
+        info = self.facts()
+        if info.type.name == "NotFound":
+            raise self._missing()
+        changed = info.mtime
+        if changed is None and info.is_file and (store := self._fsspec()) is not None:
+            with suppress(Exception):  # not every one of them knows
+                changed = store.modified(self.path)
+        return Facts(st_size=info.size or 0, st_mtime=0.0 if changed is None else changed.timestamp())
+
+    def iterdir(self) -> Iterator[Location]:
+        """What is in the folder, by name, as `listing` says."""
+        yield from (self / name for name in sorted({PurePosixPath(info.path).name for info in self.listing()}))
+
+    def files_below(self) -> list[str]:
+        """Names of all files in the folder and in those below, with slashes; none where it is not there."""
+        try:
+            found = self.listing(recursive=True)
+        except FileNotFoundError:
+            return []
+        return [PurePosixPath(each.path).relative_to(self.path).as_posix() for each in found if each.is_file]
+
+    def glob(self, pattern: str) -> Iterator[Location]:
+        """What matches, by name: `*.parquet`, `checkpoints/[!.]*`. Nothing where the folder is not there."""
+        first, _, rest = pattern.partition("/")
+        found = [self / first]
+        if any(sign in first for sign in "*?["):
+            try:
+                found = [each for each in self.iterdir() if fnmatchcase(each.name, first)]
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        for each in found:
+            if rest:
+                yield from each.glob(rest)
+            elif each.exists():
+                yield each
+
+    def facts(self) -> fs.FileInfo:
+        """Kind, size and time of change, as far as the store says them."""
+        with self._asking("read"):
+            return cast("list[fs.FileInfo]", self.filesystem.get_file_info([self.path]))[0]
+
+    def listing(self, *, recursive: bool = False) -> list[fs.FileInfo]:
+        """The folder's entries, by path; raises `FileNotFoundError`. In an object store it may lag behind."""
+        from pyarrow import fs
+
+        with self._asking("listed"):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+        return sorted(cast("list[fs.FileInfo]", found), key=lambda info: info.path)
+
+    # ---- reading
+
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
+        """The file as it is, to be read in any order."""
+        with self._asking("read"):
+            return cast(BinaryIO, self.filesystem.open_input_file(self.path))
+
+    def unpacked(self) -> BinaryIO:
+        """The file, to be read from its start to its end; .gz, .bz2 and .zst are unpacked. Raises `OSError`."""
+        return cast(BinaryIO, self.filesystem.open_input_stream(self.path, buffer_size=_PIECE))
+
+    def read_bytes(self) -> bytes:
+        """All of the file; raises `FileNotFoundError`."""
+        with self._asking("read"), self.filesystem.open_input_file(self.path) as file:
+            return cast(bytes, file.read())
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The same as text."""
+        return self.read_bytes().decode(encoding)
+
+    # ---- writing
+
+    def put(self, content: bytes | Path) -> None:
+        """Write the file, or what a file of this machine holds, so that a reader sees all of it, or what was there.
+
+        After an error, or a kill, the old content is there; a store that moves files may have it at `set_aside`.
+        """
+        with self._asking("written"):
+            if self.whole_puts:
+                self._write(content)
+                return
+            partial = self.parent / partial_name(self.name)
+            self.filesystem.create_dir(self.parent.path, recursive=True)
+            try:
+                partial._write(content)
+                partial._replace(self)
+            finally:
+                with suppress(Exception):  # it was moved, or the store is gone: the error that was raised says more
+                    self.filesystem.delete_file(partial.path)
+
+    @property
+    def set_aside(self) -> Location:
+        """Where the old file is for the moment between two moves."""
+        return self.parent / f".{self.name}.older"
+
+    def _replace(self, target: Location) -> None:
+        """Move this file there. File systems differ in whether a move may replace a file, so an old one goes first."""
+        older = target.set_aside
+        if target.exists() and older.exists():
+            self.filesystem.delete_file(older.path)
+        try:
+            if target.exists():
+                self.filesystem.move(target.path, older.path)
+            self.filesystem.move(self.path, target.path)
+        except BaseException:
+            if not target.exists() and older.exists():
+                self.filesystem.move(older.path, target.path)
+            raise
+        if older.exists():
+            self.filesystem.delete_file(older.path)
+
+    def _write(self, content: bytes | Path) -> None:
+        """All of it in one call, never a stream that an error leaves half written: closing that would commit half."""
+        import pyarrow as pa
+
+        store = self._fsspec()
+        if store is not None and isinstance(content, Path):
+            store.put_file(str(content), self.path)
+        elif store is not None:
+            store.pipe_file(self.path, content)
+        else:
+            if isinstance(content, Path):
+                empty = not content.stat().st_size  # nothing can be mapped
+                content = b"" if empty else pa.memory_map(str(content)).read_buffer()
+            stream = self.filesystem.open_output_stream(self.path, compression=None)
+            stream.write(content)
+            stream.close()
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file; raises `FileNotFoundError` unless it may be missing."""
+        try:
+            with self._asking("removed"):
+                self.filesystem.delete_file(self.path)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def remove_folder(self) -> None:
+        """Remove the folder with all that is in it, if it is there. Its marker must be gone before."""
+        with suppress(FileNotFoundError), self._asking("removed"):
+            self.filesystem.delete_dir(self.path)
+
+    # ---- errors
+
+    def _fsspec(self) -> Any:
+        """fsspec's own object, for what pyarrow's bridge to it lacks; None for pyarrow's file systems."""
+        return getattr(getattr(self.filesystem, "handler", None), "fs", None)
+
+    def _missing(self) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.shown)
+
+    @contextmanager
+    def _asking(self, done: str) -> Iterator[None]:
+        """Turn whatever a store's client raises into `FileNotFoundError`, or `StorageError` in one sentence."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._missing() from None
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a package of fsspec raises whatever its client raises)
+            trouble = StorageError(
+                f"{self.shown} cannot be {done} ({reason(error)}); see that it can be reached from here and "
+                "that you may do that there, and give the same command again."
+            )
+            trouble.errno, trouble.strerror, trouble.filename = errno.EIO, reason(error), self.shown
+            raise trouble from None  # its own text may hold secrets
+
+
+Place = Path | Location
+
+
+def _above(text: str) -> str:
+    return text.rpartition("/")[0] or "/" * text.startswith("/")
+
+
+def here(path: Path) -> Location:
+    """A path of this machine."""
+    from pyarrow import fs
+
+    return Location(filesystem=fs.LocalFileSystem(), path=str(path), shown=str(path))
+
+
+def is_uri(given: str) -> bool:
+    """Whether a text is a URI and no path."""
+    return _URI.fullmatch(given) is not None
+
+
+def place(given: str | Path) -> Place:
+    """What a user names: a path of this machine, also as `file://`, or a URI; raises `ConfigError`."""
+    if not is_uri(str(given)):
+        return Path(given).expanduser()
+    location = locate(str(given))
+    return location.local or location
+
+
+def locate(uri: str) -> Location:
+    """What a URI names; raises `ConfigError` for unknown schemes."""
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise ConfigError(f"{uri!r:.200} is no URI; give scheme://folder, such as s3://bucket/runs.")
+    scheme, folder, query = found[1].lower(), found[2].rstrip("/"), found[3] or ""
+    shown = without_secrets(f"{found[1]}://{folder}")
+    if {".", ".."} & {*folder.split("/")}:
+        raise ConfigError(f"{shown!r:.200} leads up; name the folder that you mean.")
+    filesystem, path = _opened(scheme, f"{found[1]}://{folder}{query}")
+    return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in _WHOLE_PUTS)
+
+
+@contextmanager
+def fetched(file: Place) -> Iterator[Path]:
+    """The file as one of this machine, for libraries that want a path; a copy of it is removed at the end."""
+    near = file if isinstance(file, Path) else file.local
+    if near is not None:
+        yield near
+        return
+    assert isinstance(file, Location)
+    with tempfile.TemporaryDirectory(prefix="littoral-fetched-") as folder:
+        copy = Path(folder) / file.name
+        with file.open() as source, copy.open("wb") as target:
+            while piece := source.read(16 * _PIECE):
+                target.write(piece)
+        yield copy
+
+
+def _opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it. The libraries' own messages repeat the secrets, so they are left out."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    if scheme in _ARROWS:
+        try:
+            filesystem, path = fs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+            raise ConfigError(f"{without_secrets(uri)} cannot be opened ({reason(error)}).") from None
+        return filesystem, path
+    import fsspec
+    import fsspec.implementations.local
+
+    try:
+        found, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(
+            f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
+            f"give file, s3, gs, hdfs or a scheme of fsspec whose package is installed."
+        ) from None
+    if isinstance(found, fsspec.implementations.local.LocalFileSystem):
+        return fs.LocalFileSystem(), str(path)
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), str(path)
+
+
+def without_secrets(text: str) -> str:
+    """A URI, or a sentence with URIs in it, without user, password and query."""
+    return _SECRET.sub("", text)
+
+
+def reason(error: Exception) -> str:
+    """Why reading failed, as its library says it, on one line and without secrets."""
+    said = getattr(error, "strerror", None)
+    return without_secrets(said or why(error))
