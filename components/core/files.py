@@ -21,6 +21,7 @@ from pathlib import Path
 from components.core.errors import StorageError
 from components.core.location import Location, Place
 from components.core.machine import partial_name
+from components.core.tickets import require_not_lost
 
 # What cannot be helped by the program, and will be again for the next file.
 _TROUBLE = {
@@ -42,6 +43,7 @@ def whole_file(path: Place, *, durable: bool = False) -> Iterator[Path]:
     if isinstance(path, Location):
         with tempfile.TemporaryDirectory(prefix="littoral-put-") as folder:
             yield Path(folder) / path.name
+            require_not_lost(path)
             path.put(Path(folder) / path.name)
         return
     partial = partial_path(path)
@@ -100,6 +102,7 @@ def whole_folder(
 
 def _put_folder(made: Path, target: Location, last: str, *, replace: bool) -> None:
     """Files first, then the marker. Of an older folder the marker goes before anything changes that it lists."""
+    require_not_lost(target)
     if (target / last).is_file() and not replace:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
     names = [each.relative_to(made).as_posix() for each in sorted(made.rglob("*")) if each.is_file()]
@@ -107,6 +110,7 @@ def _put_folder(made: Path, target: Location, last: str, *, replace: bool) -> No
     if others:  # where only the marker changes, it is replaced in one step
         (target / last).unlink(missing_ok=True)
     for name in (*others, last):
+        require_not_lost(target)
         (target / name).put(made / name)
     for name in target.files_below():
         if name not in names:
@@ -164,7 +168,7 @@ def sync(path: Path) -> None:
 def write_text(path: Place, text: str) -> None:
     """Write a UTF-8 text, durably, so that a reader sees all of it or none; missing folders are made."""
     if isinstance(path, Location):
-        path.put(text.encode())
+        write_bytes(path, text.encode())
         return
     with whole_file(path, durable=True) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -173,6 +177,7 @@ def write_text(path: Place, text: str) -> None:
 def write_bytes(path: Place, content: bytes) -> None:
     """Write bytes so that a reader sees all of them or none; missing folders are made. Not durable."""
     if isinstance(path, Location):
+        require_not_lost(path)
         path.put(content)
         return
     with whole_file(path) as partial:

@@ -1,9 +1,5 @@
 """Where files are: a path of this machine, or a URI of any file system that pyarrow or fsspec knows.
 
-`s3://bucket/folder`, `gs://`, `hdfs://` and `file://` are pyarrow's own; any other scheme is fsspec's. Credentials come
-from where the file system looks for them (environment, profile, instance); an S3-compatible store is named by
-`?endpoint_override=host:port&scheme=http` or AWS_ENDPOINT_URL. They are never shown or written.
-
 A `Location` answers what a `pathlib.Path` answers, as far as runs ask. Whoever writes one goes through `files.py`.
 
 Light on purpose (no torch, no ray): pyarrow is imported when the first URI is opened.
@@ -13,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,18 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from components.core.errors import ConfigError, StorageError
+from components.core.file_systems import URI, WHOLE_PUTS, opened, reason, without_secrets
 from components.core.machine import partial_name
-from components.core.reading import why
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
-_SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
 _PIECE = 1 << 20  # bytes read at a time
-_ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
-# Stores that show an object when all of it has arrived, and not before. Others show a file while it grows.
-_WHOLE_PUTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"))
 
 
 class Facts(NamedTuple):
@@ -290,7 +280,7 @@ def here(path: Path) -> Location:
 
 def is_uri(given: str) -> bool:
     """Whether a text is a URI and no path."""
-    return _URI.fullmatch(given) is not None
+    return URI.fullmatch(given) is not None
 
 
 def place(given: str | Path) -> Place:
@@ -303,15 +293,15 @@ def place(given: str | Path) -> Place:
 
 def locate(uri: str) -> Location:
     """What a URI names; raises `ConfigError` for unknown schemes."""
-    found = _URI.fullmatch(uri)
+    found = URI.fullmatch(uri)
     if found is None:
         raise ConfigError(f"{uri!r:.200} is no URI; give scheme://folder, such as s3://bucket/runs.")
     scheme, folder, query = found[1].lower(), found[2].rstrip("/"), found[3] or ""
     shown = without_secrets(f"{found[1]}://{folder}")
     if {".", ".."} & {*folder.split("/")}:
         raise ConfigError(f"{shown!r:.200} leads up; name the folder that you mean.")
-    filesystem, path = _opened(scheme, f"{found[1]}://{folder}{query}")
-    return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in _WHOLE_PUTS)
+    filesystem, path = opened(scheme, f"{found[1]}://{folder}{query}")
+    return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in WHOLE_PUTS)
 
 
 @contextmanager
@@ -328,40 +318,3 @@ def fetched(file: Place) -> Iterator[Path]:
             while piece := source.read(16 * _PIECE):
                 target.write(piece)
         yield copy
-
-
-def _opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it. The libraries' own messages repeat the secrets, so they are left out."""
-    import pyarrow as pa
-    from pyarrow import fs
-
-    if scheme in _ARROWS:
-        try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-            raise ConfigError(f"{without_secrets(uri)} cannot be opened ({reason(error)}).") from None
-        return filesystem, path
-    import fsspec
-    import fsspec.implementations.local
-
-    try:
-        found, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError, OSError) as error:
-        raise ConfigError(
-            f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
-            f"give file, s3, gs, hdfs or a scheme of fsspec whose package is installed."
-        ) from None
-    if isinstance(found, fsspec.implementations.local.LocalFileSystem):
-        return fs.LocalFileSystem(), str(path)
-    return fs.PyFileSystem(fs.FSSpecHandler(found)), str(path)
-
-
-def without_secrets(text: str) -> str:
-    """A URI, or a sentence with URIs in it, without user, password and query."""
-    return _SECRET.sub("", text)
-
-
-def reason(error: Exception) -> str:
-    """Why reading failed, as its library says it, on one line and without secrets."""
-    said = getattr(error, "strerror", None)
-    return without_secrets(said or why(error))

@@ -3,7 +3,7 @@
 The lock is the kernel's, on a file that names its holder, so it ends with its process in any case. NFS 4 and Lustre
 carry it from host to host. For file systems that do not, the holder also touches the file (see heartbeat.py): a file
 that names another host and is still touched is held, whatever the kernel here says. Where there are no locks at all,
-whoever creates the file holds it.
+whoever creates the file holds it. In a store that a URI names, the lock is a folder of tickets (tickets.py).
 """
 
 from __future__ import annotations
@@ -11,53 +11,34 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from components.core import heartbeat
+from components.core import heartbeat, tickets
 from components.core.errors import ConfigError
+from components.core.holder import Held, Holder, lives, named_in, own_name
+from components.core.location import Location, Place
 
 LOCK_FILE = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _HELD = {errno.EWOULDBLOCK, errno.EACCES}
 _TRIES, _BETWEEN_TRIES_S = 5, 0.02  # `holder_of` looks at a lock for microseconds, and must not keep its owner out
 _LOOK_AGAIN_S = 0.5
-_HOLDER = re.compile(r"process (\d+) on (\S+) since (.+)")
 
-_held: set[Path] = set()  # lock files, by this process
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """The process that a lock file names. After a kill the file stays, and the lock is free."""
-
-    process: int | None  # None where the file does not say
-    host: str
-    since: str  # as it was written: local time with its offset
-    holds: bool | None  # None where this machine cannot know: the file names another host, and no lock of it is seen
-
-    @property
-    def name(self) -> str:
-        """`process 12 on node-1 since 2026-01-02 03:04:05+00:00`, as the lock file has it."""
-        return f"process {self.process} on {self.host} since {self.since}" if self.process else "another process"
+_held: set[Place] = set()  # lock files, by this process
 
 
-class Held(Exception):
-    """Another process holds a lock; `str` of it names the process, its host and since when."""
-
-
-def holder_of(folder: Path) -> Holder | None:
+def holder_of(folder: Place) -> Holder | None:
     """Who holds, or held, the lock of `folder`; None where nobody does. Raises `OSError` where it cannot be read.
 
     Nothing is written, and a lock that is held stays so. A shared lock is asked for and given back at once: no call
     tells about a lock on every file system without asking for one.
     """
+    if isinstance(folder, Location):
+        return tickets.holder_of(folder / LOCK_FILE)
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,7 +52,7 @@ def holder_of(folder: Path) -> Holder | None:
             if error.errno not in _HELD | _NO_LOCKS:
                 raise
             here = named.host == socket.gethostname()
-            holds = True if error.errno in _HELD else _lives(named.process) if here else None
+            holds = True if error.errno in _HELD else lives(named.process) if here else None
     finally:
         os.close(descriptor)
     if not holds and named.host not in ("", socket.gethostname()):
@@ -80,7 +61,7 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 @contextmanager
-def sole_user(folder: Path, what: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def sole_user(folder: Place, what: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock of `folder` while open; the folder is made if it is missing.
 
     While another process holds it, this one waits if `wait` is given, which is first told for whom. Folders made here
@@ -90,7 +71,7 @@ def sole_user(folder: Path, what: str, *, wait: Callable[[str], None] | None = N
         ConfigError: another process holds the lock, or the folder cannot be written. The message begins with `what`,
             such as "run first".
     """
-    folder = folder.resolve()
+    folder = folder if isinstance(folder, Location) else folder.resolve()
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK_FILE, keep_waiting=waits(wait, what)))
@@ -118,16 +99,24 @@ def waits(say: Callable[[str], None] | None, what: str) -> Callable[[str], bool]
 
 
 @contextmanager
-def locked(path: Path, *, keep_waiting: Callable[[str], bool] = lambda _: False) -> Iterator[None]:
+def locked(path: Place, *, keep_waiting: Callable[[str], bool] = lambda _: False) -> Iterator[None]:
     """Hold the lock file `path` while open; inside an open one of this process, nothing happens.
 
     Missing folders are made, and removed at the end if they are still empty. `keep_waiting` is asked twice a second
     while another process holds the lock, with that process's name. Raises `Held` when it says no, and `OSError` where
     the file cannot be written.
     """
-    path = path.parent.resolve() / path.name
+    path = path if isinstance(path, Location) else path.parent.resolve() / path.name
     if path in _held:
         yield
+        return
+    if isinstance(path, Location):
+        with tickets.held(path, keep_waiting):
+            _held.add(path)
+            try:
+                yield
+            finally:
+                _held.discard(path)
         return
     made = [each for each in path.parents if not os.path.lexists(each)]
     try:
@@ -167,9 +156,8 @@ def _taken(path: Path) -> int:
         descriptor, created = _opened(path)
         try:
             if _is_ours(descriptor, path, created=created):
-                since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+                os.pwrite(descriptor, f"{own_name()}\n".encode(), 0)
                 os.fsync(descriptor)  # for readers on other hosts
                 return descriptor
         except BaseException:
@@ -195,7 +183,7 @@ def _is_ours(descriptor: int, path: Path, *, created: bool) -> bool:
     named, here = _named(descriptor), socket.gethostname()
     if created or (by_kernel and named.host in ("", here)):
         return True
-    if (named.host == here and _lives(named.process)) or heartbeat.seems_alive(path, named.name):
+    if (named.host == here and lives(named.process)) or heartbeat.seems_alive(path, named.name):
         raise Held(named.name)
     if by_kernel:
         return True
@@ -230,20 +218,7 @@ def _remove_stale(descriptor: int, path: Path) -> None:
 
 
 def _named(descriptor: int) -> Holder:
-    found = _HOLDER.search(os.pread(descriptor, 1000, 0).decode(errors="replace"))
-    process, host, since = (int(found[1]), found[2], found[3].strip()) if found else (None, "", "")
-    return Holder(process=process, host=host, since=since, holds=None)
-
-
-def _lives(process: int | None) -> bool:
-    """Whether this host has such a process."""
-    try:
-        os.kill(process or 0, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process is not None
+    return named_in(os.pread(descriptor, 1000, 0))
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
-from components.core.location import Location, without_secrets
+from components.core.file_systems import without_secrets
+from components.core.location import Location
 from components.core.options import listed
 from components.data.formats.items import Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap

@@ -60,7 +60,7 @@ class Store(fs.FileSystemHandler):
         if path in self.files:
             size = len(self.files[path])
             return fs.FileInfo(path, fs.FileType.File, size=size, mtime=self.written[path])
-        folder = any(name.startswith(f"{path.rstrip('/')}/") for name in self.files)
+        folder = any(name.startswith(f"{path.rstrip('/')}/") for name in [*self.files])
         return fs.FileInfo(path, fs.FileType.Directory if folder else fs.FileType.NotFound)
 
     def get_type_name(self) -> str:
@@ -90,7 +90,7 @@ class Store(fs.FileSystemHandler):
             return
 
     def delete_dir(self, path: str) -> None:
-        for name in [name for name in self.files if name.startswith(f"{path}/")]:
+        for name in [name for name in [*self.files] if name.startswith(f"{path}/")]:
             with self._operation("remove one of a folder"):
                 del self.files[name]
 

@@ -11,7 +11,7 @@ import pytest
 from benchmark_trees import picture, talk
 
 from components.core.errors import ConfigError, DataError
-from components.core.location import without_secrets
+from components.core.file_systems import without_secrets
 from components.data.formats.storage import locate
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from components.core.errors import DataError
-from components.core.location import Location, here, reason
+from components.core.file_systems import reason
+from components.core.location import Location, here
 from components.data.formats.fields import TALKS
 from components.data.problems import ItemError
 

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from components.core.errors import ConfigError, DataError
-from components.core.location import Location, reason
+from components.core.file_systems import reason
+from components.core.location import Location
 from components.data.formats.grey import eight_bits, is_deep
 from components.data.problems import ItemError
 

@@ -20,7 +20,8 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from components.core.errors import DataError
-from components.core.location import Location, reason
+from components.core.file_systems import reason
+from components.core.location import Location
 from components.core.reading import is_plain_name, parse_json
 from components.data.formats.json_items import Numbered, iter_items
 from components.data.formats.storage import looked_at, matches

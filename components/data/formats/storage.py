@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from components.core.errors import DataError, StorageError
-from components.core.location import Location, here, is_uri, reason
+from components.core.file_systems import reason
+from components.core.location import Location, here, is_uri
 from components.core.location import locate as located
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.core.errors import DataError
-from components.core.location import Location, reason
+from components.core.file_systems import reason
+from components.core.location import Location
 from components.data.formats.fields import FIELDS, PICTURES, TALKS, is_content
 from components.data.formats.json_items import Numbered, parsed
 from components.data.problems import ItemError

@@ -18,7 +18,8 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 from components.core.errors import DataError
-from components.core.location import Location, reason
+from components.core.file_systems import reason
+from components.core.location import Location
 from components.data.formats.fields import TALKS
 from components.data.formats.json_items import Numbered, parsed
 from components.data.problems import ItemError

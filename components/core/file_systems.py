@@ -1,0 +1,62 @@
+"""Which file system a URI names, and texts about it without what lets somebody in.
+
+`s3://bucket/folder`, `gs://`, `hdfs://` and `file://` are pyarrow's own; any other scheme is fsspec's. Credentials come
+from where the file system looks for them (environment, profile, instance); an S3-compatible store is named by
+`?endpoint_override=host:port&scheme=http` or AWS_ENDPOINT_URL. They are never shown or written.
+
+Light on purpose (no torch, no ray): pyarrow is imported when the first URI is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from components.core.errors import ConfigError
+from components.core.reading import why
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
+_SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
+_ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
+# Stores that show an object when all of it has arrived, and not before. Others show a file while it grows.
+WHOLE_PUTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"))
+
+
+def opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it. The libraries' own messages repeat the secrets, so they are left out."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    if scheme in _ARROWS:
+        try:
+            filesystem, path = fs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+            raise ConfigError(f"{without_secrets(uri)} cannot be opened ({reason(error)}).") from None
+        return filesystem, path
+    import fsspec
+    import fsspec.implementations.local
+
+    try:
+        found, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(
+            f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
+            f"give file, s3, gs, hdfs or a scheme of fsspec whose package is installed."
+        ) from None
+    if isinstance(found, fsspec.implementations.local.LocalFileSystem):
+        return fs.LocalFileSystem(), str(path)
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), str(path)
+
+
+def without_secrets(text: str) -> str:
+    """A URI, or a sentence with URIs in it, without user, password and query."""
+    return _SECRET.sub("", text)
+
+
+def reason(error: Exception) -> str:
+    """Why reading failed, as its library says it, on one line and without secrets."""
+    said = getattr(error, "strerror", None)
+    return without_secrets(said or why(error))
