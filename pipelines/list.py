@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.core.location import place
 from components.core.options import to_plain
 from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, SweepStatus, read_storage
@@ -35,8 +36,8 @@ OPTIONAL = ("backbone", "stream", "method", "last moved")  # left out in this or
 class ListOptions:
     """Where runs are."""
 
-    storage: Path = Path("runs")
-    """Folder that holds runs."""
+    storage: str = "runs"
+    """Folder that holds runs, a path or a URI such as s3://bucket/runs."""
     json: bool = False
     """Print a JSON list instead of a table."""
     debug: bool = False
@@ -46,12 +47,13 @@ class ListOptions:
 def main(arguments: Sequence[str]) -> int:
     """Read the storage and print a line for each run."""
     command = read_options(ListOptions, arguments, name="list", description=(__doc__ or "").split("\n\n")[0])
-    found = read_storage(command.storage.expanduser())
+    storage = place(command.storage)
+    found = read_storage(storage)
     if command.json:
         print_text(json.dumps([to_plain(each) for each in found], indent=1))
         return 0
     if not found:
-        print_text(f"no runs in {command.storage}")
+        print_text(f"no runs in {storage}")
         return 0
     table = [line(each) for each in found if each.method]
     for cells in fitting([HEADER, *table], shutil.get_terminal_size().columns if sys.stdout.isatty() else None):

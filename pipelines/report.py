@@ -33,6 +33,7 @@ from rich.text import Text
 from components.console.tables import markdown, print_table
 from components.console.terminal import Terminal
 from components.core.errors import ConfigError
+from components.core.location import Place, place
 from components.core.visible import print_text
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import chosen_notes, lineage_notes
@@ -47,8 +48,9 @@ from pipelines.littoral import importing, read_options
 class Report:
     """Which runs to compare."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone; paths, or URIs
+    such as s3://bucket/runs/first."""
     markdown: bool = False
     """Print a Markdown table, for a README or a paper's notes."""
     baseline: str | None = None
@@ -62,8 +64,9 @@ class Report:
     html: Path | None = None
     """Write report.html into this folder, one page that needs nothing else, and beside it the table as Markdown and
     LaTeX and all figures as CSV. With --baseline, the page holds that comparison too."""
-    record: Path | None = None
-    """Instead of a table: write each run's record, RUN-ID.json, into this folder. It outlives the run's own folder."""
+    record: str | None = None
+    """Instead of a table: write each run's record, RUN-ID.json, into this folder, a path or a URI. It outlives the
+    run's own folder."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
@@ -90,10 +93,10 @@ def main(arguments: Sequence[str]) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         renamed={"--against": "--baseline"},
     )
-    runs = [read_run(path.expanduser().resolve(), unfinished=command.forecast) for path in command.runs]
+    runs = [read_run(resolved(given), unfinished=command.forecast) for given in command.runs]
     if command.record is not None:
         for run in runs:
-            print_text(write_record(run, command.record.expanduser()))
+            print_text(write_record(run, place(command.record)))
     elif command.html is not None:
         with importing():
             from components.reporting.comparison import against_baseline
@@ -134,6 +137,12 @@ def main(arguments: Sequence[str]) -> int:
     if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
         put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     return 0
+
+
+def resolved(given: str) -> Place:
+    """What names a run, with the links of a path followed."""
+    found = place(given)
+    return found.resolve() if isinstance(found, Path) else found
 
 
 def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:

@@ -28,8 +28,10 @@ from typing import Annotated
 import tyro
 
 from components.core.errors import ConfigError
+from components.core.location import Place, is_uri, place
 from components.core.lock import Holder
 from components.core.options import suggest, to_plain
+from components.core.reading import is_plain_name
 from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, State, SweepStatus, progress, read_status, read_storage
 from pipelines.littoral import read_options
@@ -40,9 +42,9 @@ class StatusOptions:
     """Which run, and where runs are."""
 
     run: Annotated[str | None, tyro.conf.Positional] = None
-    """The id of a run or sweep in the storage, or its folder; without it: all that have not finished."""
-    storage: Path = Path("runs")
-    """Folder that holds runs."""
+    """The id of a run or sweep in the storage, or its folder or URI; without it: all that have not finished."""
+    storage: str = "runs"
+    """Folder that holds runs, a path or a URI such as s3://bucket/runs."""
     json: bool = False
     """Print JSON instead of lines: an object for one run, a list without RUN."""
     debug: bool = False
@@ -52,7 +54,7 @@ class StatusOptions:
 def main(arguments: Sequence[str]) -> int:
     """Read the folders and print what they say."""
     command = read_options(StatusOptions, arguments, name="status", description=(__doc__ or "").split("\n\n")[0])
-    storage = command.storage.expanduser()
+    storage = place(command.storage)
     if command.run is not None:
         found = read_status(folder_of(command.run, storage))
         print_text(as_json(found) if command.json else block(found))
@@ -74,9 +76,10 @@ def as_json(found: RunStatus | SweepStatus) -> str:
     return json.dumps(to_plain(found), indent=1)
 
 
-def folder_of(given: str, storage: Path) -> Path:
+def folder_of(given: str, storage: Place) -> Place:
     """The folder that `given` names, by an id in the storage first; raises `ConfigError` where there is none."""
-    for folder in (storage / given, Path(given).expanduser()):
+    inside = isinstance(storage, Path) or (given not in (".", "..") and is_plain_name(given))
+    for folder in (*([storage / given] if inside and not is_uri(given) else []), place(given)):
         if given.strip("./") and folder.is_dir():
             return folder
     known = [each.name for each in storage.iterdir() if each.is_dir()] if storage.is_dir() else []

@@ -25,7 +25,9 @@ from typing import Annotated
 import tyro
 
 from components.console.live import Console
+from components.core.errors import ConfigError
 from components.core.files import write_json
+from components.core.location import Location
 from components.core.lock import sole_user
 from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     """Plan, take the task out, score, and show what each task scored before and after."""
     command = read_options(Unlearn, arguments, name="unlearn", description=__doc__)
     folder = folder_of(command.run, command.storage or Path("runs"))
+    if isinstance(folder, Location):
+        raise ConfigError(f"{folder} is at a URI; copy it to a folder of this machine and give that.")
     config, origin = without_task(
         folder,
         command.task,

@@ -23,6 +23,7 @@ from torch import Tensor
 from components.core.checkpoint_files import ADVICE, FILES, SHARED, SHARING, WHOLE, Files, Shared, checked
 from components.core.errors import CheckpointError
 from components.core.files import file_sha256, storing, write_text
+from components.core.location import Place, fetched
 from components.core.reading import why
 from components.core.run_files import STATE_FILE
 
@@ -44,7 +45,7 @@ class Checkpoint:
 
     state: dict[str, object]
     tensors: dict[str, dict[str, Tensor]]
-    folder: Path | None = None  # where it was read
+    folder: Place | None = None  # where it was read
     taken: list[Taken] = field(default_factory=list[Taken])
 
 
@@ -82,7 +83,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
-def read_checkpoint(path: Path, run_dir: Path | None = None) -> Checkpoint:
+def read_checkpoint(path: Place, run_dir: Place | None = None) -> Checkpoint:
     """Read a checkpoint folder; raises `CheckpointError` naming what is missing, damaged or of another format.
 
     `run_dir`: the folder of its run, where the place of `path` does not tell it (`checkpoint_files.listed`).
@@ -90,8 +91,8 @@ def read_checkpoint(path: Path, run_dir: Path | None = None) -> Checkpoint:
     files = checked(path, run_dir=run_dir)
     tensors: dict[str, dict[str, Tensor]] = {stem: {} for stem in files.shared}
     for file in files.own:
-        with _readable(file):
-            tensors[file.stem] = load_file(file)
+        with _readable(file), fetched(file) as near:
+            tensors[file.stem] = load_file(near)
     taken: list[Taken] = []
     for stem, digests in files.shared.items():
         for digest, left_out in digests.items():
@@ -102,7 +103,7 @@ def read_checkpoint(path: Path, run_dir: Path | None = None) -> Checkpoint:
 def _take(files: Files, stem: str, digest: str, left_out: frozenset[str], tensors: dict[str, Tensor]) -> Taken:
     """Put into `tensors` what the checkpoint takes from one of its run's files."""
     file = files.in_run(digest)
-    with _readable(file), safe_open(file, framework="pt") as opened:
+    with _readable(file), fetched(file) as near, safe_open(near, framework="pt") as opened:
         names = tuple(opened.keys())
         wanted = [name for name in names if name not in left_out]
         if twice := tensors.keys() & set(wanted):
@@ -114,7 +115,7 @@ def _take(files: Files, stem: str, digest: str, left_out: frozenset[str], tensor
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _readable(file: Place) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from components.core.errors import CheckpointError
 from components.core.files import file_sha256
+from components.core.location import AnyPlace, Place
 from components.core.reading import ODD, parse_json, read_object, why
 from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, STATE_FILE, TENSORS
 
@@ -32,11 +33,11 @@ class Files:
     """What a checkpoint consists of."""
 
     state: dict[str, object]  # without what follows
-    own: Mapping[Path, object]  # file beside `state.json` -> its digest
+    own: Mapping[Place, object]  # file beside `state.json` -> its digest
     shared: Shared
-    run_dir: Path
+    run_dir: Place
 
-    def in_run(self, digest: str) -> Path:
+    def in_run(self, digest: str) -> Place:
         """Where a shared file is."""
         return tensor_file(self.run_dir, digest)
 
@@ -46,12 +47,12 @@ class Files:
         return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def tensor_file(run_dir: Path, digest: str) -> Path:
+def tensor_file(run_dir: AnyPlace, digest: str) -> AnyPlace:
     """The file of a run's `tensors/` that has this digest."""
     return run_dir / TENSORS / f"{digest}.safetensors"
 
 
-def listed(path: Path, run_dir: Path | None = None) -> Files:
+def listed(path: Place, run_dir: Place | None = None) -> Files:
     """What the checkpoint in the folder `path` says that it consists of; raises `CheckpointError`.
 
     Without `run_dir` the folder's place tells the run: it lies in there, or in `checkpoints/` or `rejected/` of it.
@@ -75,11 +76,11 @@ def listed(path: Path, run_dir: Path | None = None) -> Files:
 
 
 def checked(
-    path: Path,
+    path: Place,
     *,
-    run_dir: Path | None = None,
+    run_dir: Place | None = None,
     digest_up_to: float = float("inf"),
-    seen: dict[Path, str] | None = None,
+    seen: dict[Place, str] | None = None,
 ) -> Files:
     """The same, with all files there and undamaged; raises `CheckpointError` that names what is missing or damaged.
 
@@ -101,7 +102,7 @@ def checked(
     return files
 
 
-def _check_shared(file: Path, shared: object) -> None:
+def _check_shared(file: Place, shared: object) -> None:
     """Raise `CheckpointError` unless this is what `Shared` says."""
     if isinstance(shared, dict) and all(isinstance(taken, dict) for taken in shared.values()):
         named = [one for taken in shared.values() for one in taken.items()]
@@ -114,7 +115,7 @@ def _are_names(names: object) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
-def _wrong(file: Path, digest: object, digest_up_to: float, which: str) -> str:
+def _wrong(file: Place, digest: object, digest_up_to: float, which: str) -> str:
     """What is wrong with a tensor file; raises `CheckpointError` where it cannot be read at all, but may be whole."""
     try:
         if not file.is_file() or (file.stat().st_size <= digest_up_to and file_sha256(file) != digest):
@@ -126,8 +127,8 @@ def _wrong(file: Path, digest: object, digest_up_to: float, which: str) -> str:
     return ""
 
 
-def _run_of(checkpoint: Path) -> Path:
-    above = checkpoint.absolute().parent
+def _run_of(checkpoint: Place) -> Place:
+    above = checkpoint.absolute().parent if isinstance(checkpoint, Path) else checkpoint.parent
     return above.parent if above.name in (KEPT_CHECKPOINTS, REJECTED) else above
 
 
@@ -149,7 +150,7 @@ def remove_unreferenced(run_dir: Path) -> None:
                 path.unlink()
 
 
-def _length(file: Path) -> int:
+def _length(file: Place) -> int:
     """How many bytes a safetensors file should have; 0 where its header cannot be read.
 
     The format: a length of 8 bytes, a JSON header of that length, which says where each tensor ends, the tensors.

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 from components.core.errors import ConfigError, StorageError
 from components.core.file_systems import URI, WHOLE_PUTS, opened, reason, without_secrets
@@ -70,6 +70,17 @@ class Location:
 
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> object:
+        """In JSON it is its text, as a path is."""
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
+
+    def relative_to(self, folder: Location) -> PurePosixPath:
+        """Its name seen from a folder that it is in; raises `ValueError`."""
+        return PurePosixPath(self.path).relative_to(folder.path)
+
     def __truediv__(self, name: str) -> Location:
         """`name`, or several with slashes between them, inside this folder; raises `ConfigError` where it is not."""
         parts = name.split("/")
@@ -99,10 +110,17 @@ class Location:
         info = self.facts()
         if info.type.name == "NotFound":
             raise self._missing()
+        return self._told(info)
+
+    def facts_inside(self) -> list[Facts]:
+        """The same of all files in the folder, as a rule by one request."""
+        return [self._told(info) for info in self.listing() if info.is_file]
+
+    def _told(self, info: fs.FileInfo) -> Facts:
         changed = info.mtime
         if changed is None and info.is_file and (store := self._fsspec()) is not None:
             with suppress(Exception):  # not every one of them knows
-                changed = store.modified(self.path)
+                changed = store.modified(info.path)
         return Facts(st_size=info.size or 0, st_mtime=0.0 if changed is None else changed.timestamp())
 
     def iterdir(self) -> Iterator[Location]:
@@ -265,6 +283,7 @@ class Location:
 
 
 Place = Path | Location
+AnyPlace = TypeVar("AnyPlace", Path, Location, Place)
 
 
 def _above(text: str) -> str:

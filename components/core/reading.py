@@ -10,10 +10,12 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.core.errors import LittoralError
+
+if TYPE_CHECKING:  # it imports this module
+    from components.core.location import Place
 
 JSON_BYTES = 64 << 20
 JSON_DEPTH = 64
@@ -23,7 +25,7 @@ _WHOLE = 1 << 64
 ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
-def read_json(path: Path, error: type[LittoralError], advice: str, *, limit: int = JSON_BYTES) -> Any:
+def read_json(path: Place, error: type[LittoralError], advice: str, *, limit: int = JSON_BYTES) -> Any:
     """The value in a JSON file; raises `error` that names the file, what is wrong with it, and `advice`."""
     try:
         with path.open("rb") as file:
@@ -36,7 +38,7 @@ def read_json(path: Path, error: type[LittoralError], advice: str, *, limit: int
         raise error(f"{path} cannot be read ({said}); {advice}.") from reason
 
 
-def read_object(path: Path, error: type[LittoralError], advice: str, *, limit: int = JSON_BYTES) -> dict[str, Any]:
+def read_object(path: Place, error: type[LittoralError], advice: str, *, limit: int = JSON_BYTES) -> dict[str, Any]:
     """The same where the file must hold an object."""
     value = read_json(path, error, advice, limit=limit)
     if not isinstance(value, dict):
@@ -60,7 +62,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 @contextmanager
-def understood(path: Path | str, error: type[LittoralError], advice: str) -> Iterator[None]:
+def understood(path: Place | str, error: type[LittoralError], advice: str) -> Iterator[None]:
     """Turn what a value of unexpected shape raises into `error`, with the file's name and `advice`."""
     try:
         yield

@@ -10,11 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import write_text
+from components.core.location import Place
 from components.core.options import Json, from_plain
 from components.core.reading import read_object
 
@@ -86,12 +86,12 @@ class Decisions:
         except (KeyError, ConfigError) as error:
             raise DataError(f"this is not a file of decisions ({error}).") from error
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Place) -> None:
         """Replace the file atomically."""
         write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Decisions:
+    def read(cls, path: Place) -> Decisions:
         """From a decisions.json; empty where there is none; raises `DataError` when it is broken."""
         if not path.is_file():
             return cls()

@@ -18,12 +18,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import cast
 
 from components.core.errors import DataError
 from components.core.files import write_text
+from components.core.location import Place
 from components.core.reading import ODD, read_object, understood
 from components.evaluation.suite_figures import SuiteFigures
 
@@ -139,13 +139,13 @@ class GeneralScores:
         except ODD as error:
             raise DataError(f"this is not a file of general scores ({error!r}).") from error
 
-    def write(self, path: Path, final_average: float | None = None) -> None:
+    def write(self, path: Place, final_average: float | None = None) -> None:
         """Replace the file atomically."""
         text = json.dumps(self.to_dict(final_average), indent=2, ensure_ascii=False, allow_nan=False)
         write_text(path, text + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> GeneralScores:
+    def read(cls, path: Place) -> GeneralScores:
         """From a general.json; empty when there is none yet; raises `DataError` when it is broken."""
         if not path.is_file():
             return cls()

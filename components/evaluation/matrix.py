@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import ConfigError
 from components.core.files import write_text
+from components.core.location import AnyPlace, Place
 from components.core.options import from_plain
 from components.core.reading import read_object, understood
 
@@ -280,13 +280,13 @@ class ScoreMatrix:
                 )
         return cls.from_scores([str(task) for task in tasks], [(str(row["after"]), row["scores"]) for row in rows])
 
-    def write(self, path: Path, **facts: Any) -> None:
+    def write(self, path: Place, **facts: Any) -> None:
         """Write score_matrix.json whole or not at all (a file beside it, then a rename); `facts` as for `to_dict`."""
         content = self.to_dict(**facts)
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> ScoreMatrix:
+    def read(cls, path: Place) -> ScoreMatrix:
         """From a score_matrix.json; raises `MatrixError` when it is missing or not one."""
         advice = "restore the score matrix from a copy"
         content = read_object(path, MatrixError, advice)
@@ -319,7 +319,7 @@ def matrix_of(tasks: Sequence[str], rows: Sequence[MatrixRow], variant: str | No
     return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=[row.after for row in rows])
 
 
-def variant_file(run_dir: Path, variant: str) -> Path:
+def variant_file(run_dir: AnyPlace, variant: str) -> AnyPlace:
     """Where a run keeps a variant of its matrix."""
     return run_dir / f"{variant}_matrix.json"
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from components.core.errors import DataError
 from components.core.files import whole_file
+from components.core.location import Place
 from components.core.reading import why
 
 PREDICTIONS_FOLDER = "predictions"  # in a run's folder
@@ -87,7 +88,7 @@ def predictions_file(run_dir: Path, learned: int, after: str, *, suite: str | No
     return folder / f"{name}.parquet" if suite is None else folder / "general" / f"{name}-{suite}.parquet"
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction], made_of: Mapping[str, str] | None = None) -> None:
+def write_predictions(path: Place, predictions: Sequence[Prediction], made_of: Mapping[str, str] | None = None) -> None:
     """Write one file; a reader sees all of it or none. `made_of`: by task, a digest of what its replies came from."""
     columns = {name: [getattr(one, name) for one in predictions] for name in PREDICTIONS_SCHEMA.names}
     schema = (
@@ -97,25 +98,27 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], made_of: Ma
         pq.write_table(pa.Table.from_pydict(columns, schema=schema), partial)
 
 
-def made_of(path: Path) -> Mapping[str, str]:
+def made_of(path: Place) -> Mapping[str, str]:
     """By task, what `write_predictions` was told; empty for a file that is missing, damaged, or of an older version."""
     try:
-        found = json.loads((pq.read_schema(path).metadata or {})[_MADE_OF])
+        with _parquet(path) as file:
+            found = json.loads((file.schema_arrow.metadata or {})[_MADE_OF])
     except (OSError, pa.ArrowException, ValueError, KeyError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def read_predictions(path: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.names) -> Iterator[Prediction]:
+def read_predictions(path: Place, columns: Iterable[str] = PREDICTIONS_SCHEMA.names) -> Iterator[Prediction]:
     """One file's predictions in order. `columns`: read only these, for speed; the others keep their defaults.
 
     Raises `DataError` for a file without ids or scores, or one that is not Parquet.
     """
     wanted = set(columns) | {"after", "task", "sample_id", "score"}
     try:
-        there = set(pq.read_schema(path).names)
-        schema = pa.schema([field for field in PREDICTIONS_SCHEMA if field.name in wanted & there])
-        table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
+        with _parquet(path) as file:
+            there = set(file.schema_arrow.names)
+            schema = pa.schema([field for field in PREDICTIONS_SCHEMA if field.name in wanted & there])
+            table = file.read(columns=schema.names).select(schema.names).cast(schema)
         table.validate(full=True)  # without it, bytes that are no UTF-8 would raise below
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as predictions ({why(error)}); restore it from a copy.") from error
@@ -127,9 +130,13 @@ def read_predictions(path: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.nam
         raise DataError(f"{path} lacks a column that predictions need ({error}).") from error
 
 
-def run_predictions(run_dir: Path, columns: Iterable[str] = PREDICTIONS_SCHEMA.names) -> Iterator[Prediction]:
+def _parquet(path: Place) -> pq.ParquetFile:
+    return pq.ParquetFile(path if isinstance(path, Path) else path.open())
+
+
+def run_predictions(run_dir: Place, columns: Iterable[str] = PREDICTIONS_SCHEMA.names) -> Iterator[Prediction]:
     """All predictions in a run's folder, in the order they were made; general suites are not among them."""
-    for path in sorted((run_dir / PREDICTIONS_FOLDER).glob("*.parquet")):
+    for path in sorted((run_dir / PREDICTIONS_FOLDER).glob("*.parquet"), key=lambda each: each.name):
         yield from read_predictions(path, columns)
 
 

@@ -155,7 +155,8 @@ def _variant(run: FinishedRun, name: str) -> ScoreMatrix | None:
 
 def _kept(run: FinishedRun) -> str:
     """Size of the last checkpoint in MB; "" for a record or a run whose checkpoints are gone."""
-    folders = sorted((run.path / KEPT_CHECKPOINTS).glob("*/"))
+    found = (each for each in (run.path / KEPT_CHECKPOINTS).glob("*") if each.is_dir())
+    folders = sorted(found, key=lambda each: each.name)
     if not folders:
         return ""
     try:

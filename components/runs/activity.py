@@ -26,6 +26,7 @@ from components.core.events import (
     TaskStarted,
 )
 from components.core.files import write_bytes
+from components.core.location import Place
 from components.core.lock import Holder, holder_of
 from components.core.run_files import ACTIVITY_FILE
 from components.evaluation.matrix import ZERO_SHOT
@@ -105,7 +106,7 @@ def activity(event: Event, tasks: Sequence[str], num_tasks: int) -> str:
             return ""
 
 
-def read_activity(run_dir: Path, holder: Holder | None) -> tuple[str, datetime | None]:
+def read_activity(run_dir: Place, holder: Holder | None) -> tuple[str, datetime | None]:
     """What the holder of a run's lock does, and since when; empty where no live process says it."""
     with suppress(ConfigError, ValueError):
         found = read_object(run_dir / ACTIVITY_FILE) if holder is not None and holder.holds and holder.process else {}

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.core.location import Location, Place
 from components.core.run_files import CONFIG_FILE
 from components.core.secrets import without_secrets
 from components.core.shell import pipeline_command
 from components.runs.folder_json import text_of
 from components.tracking.config import TrackingConfig, recorded_uri, tracking_uri, ui_command
+
+_COPY = "copy its folder to a path of this machine to continue it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ def tracking_of(config: dict[str, Any]) -> TrackingConfig:
     return TrackingConfig(uri=uri if isinstance(uri, str) else None)
 
 
-def recorded(path: Path, link: dict[str, Any], tracking: TrackingConfig) -> Recorded | None:
+def recorded(path: Place, link: dict[str, Any], tracking: TrackingConfig) -> Recorded | None:
     """What a run's link to MLflow says, also after its storage was moved; None for a run that is not recorded."""
     run_id, store, ui = link.get("run_id"), link.get("store"), link.get("ui")
     if not isinstance(run_id, str):
@@ -40,8 +43,10 @@ def recorded(path: Path, link: dict[str, Any], tracking: TrackingConfig) -> Reco
     return Recorded(run_id=run_id, store=without_secrets(uri), see=see)
 
 
-def to_continue(path: Path, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig) -> tuple[str, str]:
+def to_continue(path: Place, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig) -> tuple[str, str]:
     """The command that continues a run by its own configuration, and what a person must know to give it."""
+    if isinstance(path, Location):
+        return "", _COPY
     if str(path).startswith("-"):
         path = path.absolute()
     arguments, notes = _place(path, "--run-id", link.get("run_id"), link.get("store"), tracking)
@@ -62,11 +67,13 @@ def given_as(arguments: Sequence[str], tracking: TrackingConfig) -> dict[str, An
     return {"arguments": [*arguments], "in": str(Path.cwd()), "store": store}
 
 
-def sweep_to_continue(path: Path, given: object, mlflow_run: object) -> tuple[str, str]:
+def sweep_to_continue(path: Place, given: object, mlflow_run: object) -> tuple[str, str]:
     """The command that continues the sweep in `path`, from what `given_as` kept; otherwise a sentence alone."""
     arguments = given.get("arguments") if isinstance(given, dict) else None
     if not isinstance(given, dict) or not isinstance(arguments, list):
         return "", "give its `littoral sweep` command again, with the same --sweep-id"
+    if isinstance(path, Location):
+        return "", _COPY
     if str(path).startswith("-"):
         path = path.absolute()
     words, before = [str(argument) for argument in arguments], Path(str(given.get("in")))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone, TaskStarted
 from components.core.files import write_json
+from components.core.location import Place
 from components.core.options import CountOrZero, NonNegative, from_plain
 from components.core.reading import read_object
 
@@ -45,7 +45,7 @@ class Costs:
     rows: list[RowCost] = field(default_factory=list)
 
     @classmethod
-    def read(cls, run_dir: Path) -> Costs:
+    def read(cls, run_dir: Place) -> Costs:
         """From a run's folder; empty where it has no costs.json. Raises `ConfigError` for a broken one."""
         path = run_dir / COSTS_FILE
         if not path.is_file():
@@ -62,7 +62,7 @@ class Costs:
         rows = [row for row in self.rows if row.tasks_learned <= learned]
         return Costs(trainable_parameters=self.trainable_parameters, rows=rows)
 
-    def write(self, run_dir: Path) -> None:
+    def write(self, run_dir: Place) -> None:
         """Replace the folder's costs.json atomically."""
         write_json(run_dir / COSTS_FILE, asdict(self))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from components.core.errors import ConfigError
+from components.core.location import Place
 from components.core.run_files import CONFIG_FILE
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Place) -> dict[str, Any]:
     """The JSON object in a file; raises `ConfigError` that names the file and its damage."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -24,7 +24,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_optional(path: Path, problems: list[str]) -> dict[str, Any]:
+def read_optional(path: Place, problems: list[str]) -> dict[str, Any]:
     """The same for a file that may be missing, and whose damage is only noted."""
     try:
         return read_object(path) if path.is_file() else {}

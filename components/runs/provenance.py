@@ -20,6 +20,7 @@ import psutil
 from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint
+from components.core.location import Place
 from components.core.machine import cpu_model
 from components.core.naming import git_commit
 from components.core.reading import read_object
@@ -51,7 +52,7 @@ def add_session(
     write_json(path, content)
 
 
-def made_with(run_dir: Path) -> Facts:
+def made_with(run_dir: Place) -> Facts:
     """What `add_session` noted: budget and sessions; empty for a run of an earlier version."""
     path = run_dir / MADE_WITH_FILE
     return read_object(path, ConfigError, "delete it to go on without these facts") if path.is_file() else {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from components.core.errors import ConfigError, LittoralError
 from components.core.files import write_text
+from components.core.location import Place
 from components.core.options import from_plain, to_plain
 from components.core.reading import read_object, understood
 from components.data.prepared import open_prepared
@@ -46,7 +47,7 @@ class TaskFacts:
 class FinishedRun:
     """One finished stream, or what there is so far of one that is not (`read_run` says when)."""
 
-    path: Path
+    path: Place
     config: RunConfig
     stream_digest: str
     stream_name: str  # the stream's own: a prepared one is configured by its folder
@@ -62,7 +63,7 @@ class FinishedRun:
     decisions: Decisions = field(default_factory=Decisions)  # empty where nothing is decided, and for older runs
 
 
-def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
+def read_run(path: Place, *, unfinished: bool = False) -> FinishedRun:
     """The run in folder `path` or in the record `path`; raises `ConfigError` when it is neither or has not finished.
 
     `unfinished` allows the latter: the run then has the rows it has so far, and neither `finished` nor `cost`.
@@ -84,8 +85,9 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     if link.is_file() and ended.is_file():
         known = _read_object(link, "run_id")
         mlflow_id = str(known["run_id"])
-        store = recorded_uri(config.tracking, path, known.get("store"))
-        config = replace(config, tracking=replace(config.tracking, uri=store))
+        if isinstance(path, Path) or known.get("store"):
+            store = recorded_uri(config.tracking, path, known.get("store"))
+            config = replace(config, tracking=replace(config.tracking, uri=store))
     matrix = ScoreMatrix.read(path / MATRIX_FILE)
     return FinishedRun(
         path=path,
@@ -104,7 +106,7 @@ def read_run(path: Path, *, unfinished: bool = False) -> FinishedRun:
     )
 
 
-def _read_object(path: Path, needed: str) -> dict[str, Any]:
+def _read_object(path: Place, needed: str) -> dict[str, Any]:
     """The JSON object in a file of a run's folder; raises `ConfigError` for a broken one or one without `needed`."""
     content = read_object(path, ConfigError, "copy the run's folder again")
     if needed not in content:
@@ -128,7 +130,7 @@ def stream_name(config: RunConfig) -> str:
         return config.stream.name
 
 
-def write_record(run: FinishedRun, folder: Path) -> Path:
+def write_record(run: FinishedRun, folder: Place) -> Place:
     """Write the record of a run from its folder into `folder`.
 
     Raises `ConfigError` rather than replace another record, and for a folder that cannot be written.
@@ -173,7 +175,7 @@ def write_record(run: FinishedRun, folder: Path) -> Path:
     return target
 
 
-def item_scores(path: Path) -> ItemScores:
+def item_scores(path: Place) -> ItemScores:
     """Every test row's score, from the predictions in a run's folder or from a record."""
     if path.is_file():
         advice = "make the record again"
@@ -235,7 +237,7 @@ def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
     )
 
 
-def _from_record(path: Path) -> FinishedRun:
+def _from_record(path: Place) -> FinishedRun:
     content = read_object(path, ConfigError, "give a record that report.py --record made")
     with understood(path, ConfigError, "make the record again"):
         if content.get("format") != FORMAT:

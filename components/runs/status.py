@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.core.errors import ConfigError
+from components.core.location import Location, Place
 from components.core.lock import LOCK_FILE, Holder, holder_of
 from components.core.naming import is_mlflows
 from components.core.reading import why
@@ -33,7 +34,8 @@ from components.runs.provenance import MADE_WITH_FILE
 from components.training.stopping import STOP_FILE
 from components.training.stream_state import Checkpoints, Found, StreamState
 
-DIGEST_UP_TO = 64_000_000  # bytes; of larger files the length is compared: a look at all runs must be quick
+# Bytes; of larger files, and of all that a store would have to send, the length is compared: a look must be quick.
+DIGEST_UP_TO = 64_000_000
 # unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
 State = Literal["finished", "running", "stopped", "dead", "unclear", "damaged", "foreign"]
 
@@ -54,7 +56,7 @@ class RunStatus:
     """What a run's folder says. Only `path`, `state`, `problem` and `holder` are known of a damaged one."""
 
     kind: Literal["run"] = "run"
-    path: Path
+    path: Place
     state: State
     problem: str = ""  # what is damaged, or missing beside what could be read
     holder: Holder | None = None  # of the lock; of a dead run: the process that is gone
@@ -82,7 +84,7 @@ class SweepStatus:
     """What a sweep's folder says."""
 
     kind: Literal["sweep"] = "sweep"
-    path: Path
+    path: Place
     state: State
     problem: str = ""
     holder: Holder | None = None
@@ -97,7 +99,7 @@ class SweepStatus:
     note: str = ""  # how it is continued, or what that command needs beside itself
 
 
-def read_storage(storage: Path) -> list[RunStatus | SweepStatus]:
+def read_storage(storage: Place) -> list[RunStatus | SweepStatus]:
     """Everything in a storage, newest movement first; a damaged folder is one of state "damaged".
 
     Raises `ConfigError` where the storage itself cannot be read.
@@ -111,7 +113,7 @@ def read_storage(storage: Path) -> list[RunStatus | SweepStatus]:
     return sorted(map(read_status, folders), key=_newest_first)
 
 
-def read_status(path: Path) -> RunStatus | SweepStatus:
+def read_status(path: Place) -> RunStatus | SweepStatus:
     """The run or the sweep in the folder `path`; what cannot be read is in `state` and `problem`, nothing is raised."""
     holder: Holder | None = None
     try:
@@ -135,7 +137,7 @@ def read_status(path: Path) -> RunStatus | SweepStatus:
             path=path, state="foreign", problem=f"no run: it has no {CONFIG_FILE} and no {SWEEP_FILE}", holder=holder
         )
     except OSError as error:
-        problem = f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+        problem = f"{Path(str(error.filename or path)).name} cannot be read ({error.strerror})"
     except ConfigError as error:
         problem = str(error)
     return RunStatus(path=path, state="damaged", problem=problem, holder=holder, moved=_moved(path))
@@ -177,7 +179,7 @@ def outlook(run: RunStatus) -> str:
     return f"begun already; continues at {where(run.position)}"
 
 
-def _run(path: Path, holder: Holder | None) -> RunStatus:
+def _run(path: Place, holder: Holder | None) -> RunStatus:
     """Raises `ConfigError` for a file that is damaged and without which nothing can be said."""
     config = read_object(path / CONFIG_FILE)
     problems: list[str] = []
@@ -228,13 +230,14 @@ def _run(path: Path, holder: Holder | None) -> RunStatus:
     except ConfigError as error:
         problems.append(str(error))
         command, note = "", ""
-    if command and (path.absolute().parent / SWEEP_FILE).is_file():
-        command, note = "", f"a trial: sweep {path.absolute().parent.name} continues it"
+    above = path.parent if isinstance(path, Location) else path.absolute().parent
+    if command and (above / SWEEP_FILE).is_file():
+        command, note = "", f"a trial: sweep {above.name} continues it"
     note = "; ".join(filter(None, (over, note)))
     return replace(run, problem="; ".join(problems), command=command, note=note)
 
 
-def _sweep(path: Path, holder: Holder | None) -> SweepStatus:
+def _sweep(path: Place, holder: Holder | None) -> SweepStatus:
     content = read_object(path / SWEEP_FILE)
     identity = content.get("sweep")
     if not isinstance(identity, dict) or not isinstance(identity.get("run"), dict):
@@ -274,16 +277,16 @@ def _unfinished(holder: Holder | None, *, stopped: bool) -> State:
     return "stopped" if stopped else "dead"
 
 
-def _newest_checkpoint(path: Path, problems: list[str]) -> Found | None:
+def _newest_checkpoint(path: Place, problems: list[str]) -> Found | None:
     """What the run continues from; of each checkpoint that is damaged, what is wrong goes to `problems`."""
 
-    def note(folder: Path, error: Exception) -> None:
+    def note(folder: Place, error: Exception) -> None:
         if not (folder / STATE_FILE).exists():
             return  # Ray Train has removed it meanwhile
         said = why(error).replace(f"{folder}/", "").replace(f"{path}/", "").partition(";")[0]
-        problems.append(f"{folder.relative_to(path)}: {said}")
+        problems.append(f"{str(folder).removeprefix(f'{path}/')}: {said}")
 
-    return Checkpoints(path, note, digest_up_to=DIGEST_UP_TO).newest()
+    return Checkpoints(path, note, digest_up_to=0 if isinstance(path, Location) else DIGEST_UP_TO).newest()
 
 
 def _origin(content: dict[str, Any]) -> str:
@@ -302,7 +305,7 @@ def _position(at: StreamState, names: list[str], updates: dict[str, Any]) -> Pos
     )
 
 
-def _matrix(path: Path) -> ScoreMatrix:
+def _matrix(path: Place) -> ScoreMatrix:
     content = read_object(path)
     try:
         return ScoreMatrix.from_dict(content)
@@ -317,7 +320,7 @@ def _time(ended: dict[str, Any]) -> datetime:
         raise ConfigError(f"{FINISHED_FILE} is damaged (it says no time)") from error
 
 
-def _moved(path: Path) -> datetime | None:
+def _moved(path: Place) -> datetime | None:
     """When the folder, or a file or folder in it, was last written; None where that cannot be read."""
     times = [*_written(path)]
     try:
@@ -326,8 +329,11 @@ def _moved(path: Path) -> datetime | None:
         return None
 
 
-def _written(path: Path) -> Iterator[float]:
+def _written(path: Place) -> Iterator[float]:
     try:
+        if isinstance(path, Location):  # as a rule one request tells all; tickets are in a folder of their own
+            yield from filter(None, (each.st_mtime for each in path.facts_inside()))
+            return
         yield path.stat().st_mtime
         for each in path.iterdir():
             if each.name != LOCK_FILE:  # touched all the time

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from components.core.errors import ConfigError
 from components.core.events import Event
+from components.core.location import Location, Place
 from components.core.machine import usable_cpus
 from components.core.options import Positive, check_options
 from components.core.secrets import without_secrets
@@ -95,12 +96,17 @@ def tracking_source(config: TrackingConfig, storage: Path) -> tuple[str, str]:
     return sqlite_uri(storage.expanduser().resolve() / DATABASE), "in the storage"
 
 
-def recorded_uri(config: TrackingConfig, run_dir: Path, recorded: str | None) -> str:
+def recorded_uri(config: TrackingConfig, run_dir: Place, recorded: str | None) -> str:
     """The URI of the store that holds the run in `run_dir`, also after its storage was moved.
 
     `recorded` is what its link says (without secrets); None for a run that was recorded before links said it.
     """
     known = config.uri or (recorded if recorded and "***" not in recorded else None)
+    if isinstance(run_dir, Location):
+        known = known or os.environ.get(URI_VARIABLE)
+        if not known:
+            raise ConfigError(f"nothing says where {run_dir} is recorded; set {URI_VARIABLE} to the store that has it.")
+        return known
     uri = known or (tracking_uri(config, run_dir.parent) if recorded else sqlite_uri(run_dir.parent / DATABASE))
     database = sqlite_path(uri)
     if database is not None and not database.is_file():

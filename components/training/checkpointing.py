@@ -15,6 +15,7 @@ from components.core.checkpoint_files import ADVICE
 from components.core.errors import CheckpointError
 from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
+from components.core.location import Place, fetched
 from components.core.run_files import KEPT_CHECKPOINTS
 from components.core.tensor_store import TensorStore
 from components.methods.base import MethodState
@@ -121,10 +122,11 @@ def _copied(run_dir: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.t
     return ray.train.Checkpoint.from_directory(run_dir / name)
 
 
-def copy_files(source: Path, folder: Path) -> None:
+def copy_files(source: Place, folder: Path) -> None:
     """Copy a checkpoint's files, with the permissions of new ones: the source may be a private temporary folder."""
     for file in source.iterdir():
-        shutil.copyfile(file, folder / file.name)
+        with fetched(file) as near:
+            shutil.copyfile(near, folder / file.name)
 
 
 def method_state(checkpoint: Checkpoint) -> MethodState:

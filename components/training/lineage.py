@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
+from components.core.location import Place
 from components.core.options import Count, from_plain, to_plain
 from components.core.reading import read_object
 from components.core.run_files import KEPT_CHECKPOINTS, ORIGIN_FILE
@@ -87,7 +88,7 @@ class Origin:
             return Path(self.folder) / KEPT_CHECKPOINTS / self.unlearned.checkpoint
         return self.checkpoint_in(Path(self.folder))
 
-    def write(self, run_dir: Path) -> None:
+    def write(self, run_dir: Place) -> None:
         """Write origin.json into a run's folder."""
         write_json(run_dir / ORIGIN_FILE, to_plain(self))
 
@@ -134,7 +135,7 @@ class Origin:
             yield from open_stream(replace(part.stream, order=part.tasks), scored=scored).tasks
 
 
-def read_origin(run_dir: Path) -> Origin | None:
+def read_origin(run_dir: Place) -> Origin | None:
     """What a run's folder says of the run that it continued from; None for one that began as usual.
 
     Raises `ConfigError` for a damaged file.

@@ -22,6 +22,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
 from components.core.errors import CheckpointError
 from components.core.events import EventHandler, Note
 from components.core.files import whole_folder, write_text
+from components.core.location import Place
 from components.core.reading import ODD, read_object, why
 from components.core.run_files import SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE, TENSORS
 from components.training.checkpointing import copy_files
@@ -70,8 +71,8 @@ class _Search:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.run_dir = plan, plan.run_dir
         self.checkpoints = Checkpoints(plan.run_dir, self._note)
-        self.damaged: dict[Path, str] = {}  # file or folder -> what is wrong with it
-        self.unread: set[Path] = set()  # of these, which may be whole: the storage would not let them be read
+        self.damaged: dict[Place, str] = {}  # file or folder -> what is wrong with it
+        self.unread: set[Place] = set()  # of these, which may be whole: the storage would not let them be read
         self.reached = 0  # updates of the stream, as far as anything says
 
     def listed(self) -> dict[str, StreamState]:
@@ -137,20 +138,20 @@ class _Search:
             return f"the newest checkpoint of run {self.run_dir.name} is gone"
         (path, wrong), *others = sorted(self.damaged.items(), key=lambda each: each[0].name == SNAPSHOT_LIST)
         more = f" (and {len(others)} more)" if others else ""
-        return f"{path.relative_to(self.run_dir)} of run {self.run_dir.name} {wrong}{more}"
+        return f"{str(path).removeprefix(f'{self.run_dir}/')} of run {self.run_dir.name} {wrong}{more}"
 
     def _reached(self, found: list[Found]) -> list[Found]:
         self.reached = max([self.reached, *(_updates(self.plan, each.at) for each in found)])
         return found
 
-    def _note(self, folder: Path, error: Exception) -> None:
+    def _note(self, folder: Place, error: Exception) -> None:
         cause = error.__cause__ or error
         if isinstance(cause, OSError):
             self.unread.add(folder)
         self.damaged.setdefault(folder, f"is damaged ({_short(error, folder, self.run_dir)})")
 
 
-def _short(error: Exception, *folders: Path) -> str:
+def _short(error: Exception, *folders: Place) -> str:
     """What an error says, without the folders that the reader knows and without its advice."""
     said = why(error).partition(";")[0]
     for folder in folders:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.checkpoint_files import ADVICE, checked
 from components.core.errors import CheckpointError
+from components.core.location import Place
 from components.core.options import CountOrZero, from_plain
 from components.core.reading import read_object, understood
 from components.core.run_files import KEPT_CHECKPOINTS, SNAPSHOTS, STATE_FILE
@@ -38,7 +38,7 @@ class StreamState:
         return cls.read(checkpoint.state, checkpoint.folder)
 
     @classmethod
-    def read(cls, state: Mapping[str, Any], folder: Path | None) -> StreamState:
+    def read(cls, state: Mapping[str, Any], folder: Place | None) -> StreamState:
         """The inverse of `to_json`, from the `state.json` in `folder`; raises `CheckpointError`."""
         stored = state.get("stream_state", state.get("cursor"))  # "cursor": before 0.2
         if not isinstance(stored, dict):
@@ -53,7 +53,7 @@ class StreamState:
 class Found:
     """A checkpoint's folder and how far it is, by its `state.json` alone."""
 
-    folder: Path
+    folder: Place
     state: Mapping[str, Any]
     at: StreamState
 
@@ -70,10 +70,10 @@ class Checkpoints:
     """
 
     def __init__(
-        self, run_dir: Path, note: Callable[[Path, Exception], None], *, digest_up_to: float = float("inf")
+        self, run_dir: Place, note: Callable[[Place, Exception], None], *, digest_up_to: float = float("inf")
     ) -> None:
         self._run_dir, self._note, self._digest_up_to = run_dir, note, digest_up_to
-        self._seen: dict[Path, str] = {}  # of files that several checkpoints take from: what is wrong with each
+        self._seen: dict[Place, str] = {}  # of files that several checkpoints take from: what is wrong with each
 
     def snapshots(self) -> list[Found]:
         """Those of Ray Train's whose `state.json` can be read, whatever its list says."""
@@ -97,7 +97,7 @@ class Checkpoints:
         """What a run continues from; None: from its beginning."""
         return next(self.whole(self.snapshots()), None) or next(self.whole(self.kept()), None)
 
-    def _read(self, folders: Iterable[Path]) -> list[Found]:
+    def _read(self, folders: Iterable[Place]) -> list[Found]:
         found: list[Found] = []
         for folder in folders:
             if not (folder / STATE_FILE).exists():
