@@ -10,6 +10,7 @@ Light on purpose (no torch, no ray): pyarrow is imported when the first URI is o
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from components.core.errors import ConfigError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
 _SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
 _ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
+_ONE_PUT = "allow_delayed_open"  # pyarrow then puts what is small in one request, and not in three
 # Stores that show an object when all of it has arrived, and not before. Others show a file while it grows.
 WHOLE_PUTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"))
 
@@ -31,6 +33,9 @@ def opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
     from pyarrow import fs
 
     if scheme in _ARROWS:
+        if scheme == "s3" and _ONE_PUT not in uri:
+            with suppress(pa.ArrowInvalid):  # by older versions, which put in parts; what else is wrong is told below
+                return fs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{_ONE_PUT}=true")
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:

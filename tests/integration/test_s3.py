@@ -1,4 +1,4 @@
-"""A user's data in an S3-compatible store over HTTP, read by pyarrow's own client. Needs `pip install 'moto[server]'`.
+"""Users' data and runs in an S3-compatible store over HTTP, by pyarrow's client. Needs `pip install 'moto[server]'`.
 
 python -m pytest tests/integration/test_s3.py
 """
@@ -16,9 +16,15 @@ from benchmark_trees import picture, talk
 from local_servers import free_ports, wait_until_it_answers
 from pyarrow import fs
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError, StorageError
+from components.core.files import whole_folder, write_json, write_text
+from components.core.holder import Held
+from components.core.location import Location, place
+from components.core.lock import holder_of, sole_user
+from components.core.tickets import held
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
+from pipelines import list as list_command
 
 SERVER = shutil.which("moto_server")
 NAMES = ("a.png", "b.png")
@@ -85,3 +91,43 @@ def test_what_is_not_there_is_one_sentence(store: str, tmp_path: Path) -> None:
         read_stream_file(stream_file(tmp_path, store, train="nothing.json"))
     with pytest.raises(DataError, match=r"s3://shop/train-\*\.jsonl"):
         read_stream_file(stream_file(tmp_path, store, train="train-*.jsonl"))
+
+
+def test_files_folders_and_locks_of_runs(store: str) -> None:
+    run = place(f"s3://shop/runs/first{store}")
+    assert isinstance(run, Location)
+    assert (str(run), run.is_dir(), [*run.glob("*")]) == ("s3://shop/runs/first", False, [])
+    for number in range(3):
+        write_json(run / "costs.json", number)
+    assert json.loads((run / "costs.json").read_bytes()) == 2
+    for version in ("old", "new"):
+        with whole_folder(run / "checkpoints" / "01-a", replace=True, last="state.json") as made:
+            write_text(made / f"{version}.safetensors", version * 1000)
+            write_text(made / "state.json", version)
+    assert (run / "checkpoints" / "01-a").files_below() == ["new.safetensors", "state.json"]
+    assert [each.name for each in run.glob("checkpoints/*/state.json")] == ["state.json"]
+    with sole_user(run, "run first"):
+        found = holder_of(run)
+        assert found is not None
+        assert found.holds is True
+        with pytest.raises(Held, match=found.name[:20]), held(run / ".lock", lambda _: False):
+            pass
+        write_json(run / "costs.json", 4)
+    assert holder_of(run) is None
+    assert (run / "costs.json").stat().st_size == 2
+
+
+def test_a_run_in_a_bucket_is_listed(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text(place(f"s3://shop/runs/first/config.json{store}"), "{")
+    assert list_command.main(["--storage", f"s3://shop/runs{store}"]) == 0
+    printed = capsys.readouterr().out
+    assert "first: damaged: config.json is damaged" in printed
+    assert "endpoint_override" not in printed
+
+
+def test_what_a_bucket_refuses_is_one_sentence(store: str) -> None:
+    with pytest.raises(StorageError, match=r"s3://nothing/runs/a\.json cannot be written .*NO_SUCH_BUCKET"):
+        write_text(place(f"s3://nothing/runs/a.json{store}"), "x")
+    nowhere = place(f"s3://nothing/runs/first{store}")
+    with pytest.raises(ConfigError, match="cannot write to s3://nothing/runs/first"), sole_user(nowhere, "run first"):
+        pass
