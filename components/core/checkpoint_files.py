@@ -8,20 +8,21 @@ Such a file is named by the digest of its content, so nothing outside that folde
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import CheckpointError
 from components.core.files import file_sha256
-from components.core.location import AnyPlace, Place
+from components.core.location import AnyPlace, Location, Place
 from components.core.reading import ODD, parse_json, read_object, why
-from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, STATE_FILE, TENSORS
+from components.core.run_files import KEPT_CHECKPOINTS, LOCK_FILE, REJECTED, STATE_FILE, TENSORS
 
 WHOLE, SHARING = "littoral-checkpoint/1", "littoral-checkpoint/2"
 ADVICE = "use another checkpoint"
 FILES, SHARED = "files", "shared"  # keys of `state.json`: files beside it, and files in the run's tensors/
+OLD_S = 3600.0  # by far longer than a listing lags
 _HEADER_BYTES = 100_000_000  # of a safetensors file, as its library bounds it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -132,8 +133,10 @@ def _run_of(checkpoint: Place) -> Place:
     return above.parent if above.name in (KEPT_CHECKPOINTS, REJECTED) else above
 
 
-def remove_unreferenced(run_dir: Path) -> None:
+def remove_unreferenced(run_dir: Place) -> None:
     """Remove the tensor files that no checkpoint of the run refers to, whole or not, set aside or not.
+
+    Of a store's, those alone that are over an hour older than its newest file: its listing may lack a new checkpoint.
 
     Its caller holds the run's lock, and none of its workers is alive: one may be about to refer to what it has written.
     Where a `state.json` cannot be read, all files stay, since it may become readable again.
@@ -144,10 +147,21 @@ def remove_unreferenced(run_dir: Path) -> None:
             wanted |= {digest for taken in listed(state.parent, run_dir).shared.values() for digest in taken}
         except (CheckpointError, OSError):
             return
-    for path in (run_dir / TENSORS).glob("*.safetensors"):
+    files = [*(run_dir / TENSORS).glob("*.safetensors")]
+    if isinstance(run_dir, Location):
+        files = _old(files, run_dir)
+    for path in files:
         if _DIGEST.fullmatch(path.stem) and path.stem not in wanted:
             with suppress(OSError):  # it costs room, and nothing else
                 path.unlink()
+
+
+def _old(files: Iterable[Place], run_dir: Location) -> list[Place]:
+    """Those of the files that are old by the store's own clock; none where it does not tell times."""
+    written = {file: file.stat().st_mtime for file in files}
+    # The ticket of the lock was written a moment ago.
+    newest = max([*written.values(), *(each.stat().st_mtime for each in run_dir.glob(f"{LOCK_FILE}/*"))], default=0.0)
+    return [file for file, time in written.items() if 0 < time < newest - OLD_S]
 
 
 def _length(file: Place) -> int:

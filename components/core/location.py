@@ -142,7 +142,7 @@ class Location:
         if any(sign in first for sign in "*?["):
             try:
                 found = [each for each in self.iterdir() if fnmatchcase(each.name, first)]
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 return
         for each in found:
             if rest:
@@ -269,7 +269,7 @@ class Location:
         """Turn whatever a store's client raises into `FileNotFoundError`, or `StorageError` in one sentence."""
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise self._missing() from None
         except StorageError:
             raise

@@ -21,8 +21,8 @@ from components.core import heartbeat, tickets
 from components.core.errors import ConfigError
 from components.core.holder import Held, Holder, lives, named_in, own_name
 from components.core.location import Location, Place
+from components.core.run_files import LOCK_FILE
 
-LOCK_FILE = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _HELD = {errno.EWOULDBLOCK, errno.EACCES}
 _TRIES, _BETWEEN_TRIES_S = 5, 0.02  # `holder_of` looks at a lock for microseconds, and must not keep its owner out

@@ -12,6 +12,7 @@ REJECTED = "rejected"  # checkpoints of tasks that were rolled back
 TENSORS = "tensors"  # what its checkpoints refer to, each file named by its SHA-256 digest
 SNAPSHOTS = "checkpoint_*"  # folders of Ray Train's, to continue from; their names sort by time
 SNAPSHOT_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's own list of them
+LOCK_FILE = ".lock"  # names who holds the folder; in a store, a folder of tickets
 STATE_FILE = "state.json"  # of a checkpoint: all that is no tensor
 ACTIVITY_FILE = "activity.json"  # what its process does now; left behind by one that was killed
 SWEEP_FILE = "sweep.json"  # which sweep the folder belongs to, and its trials once it has ended

@@ -10,6 +10,7 @@ state costs nothing. No links are used, which an object store would not have.
 from __future__ import annotations
 
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from torch import Tensor
 from components.core.checkpoint import Checkpoint, save_tensors
 from components.core.checkpoint_files import tensor_file
 from components.core.files import file_sha256, partial_path, storing, sync
+from components.core.location import Location, Place
 from components.core.run_files import TENSORS
+from components.core.tickets import require_not_lost
 
 # Tensors that changed are likely to change again, new ones are not. Beyond this size, the former get a file of their
 # own, or late checkpoints would read what was replaced long ago with what was not.
@@ -50,7 +53,7 @@ class TensorStore:
     hashed nor written. They are the caller's own, which are not to be changed in place; one that was is compared anew.
     """
 
-    def __init__(self, run_dir: Path, stem: str) -> None:
+    def __init__(self, run_dir: Place, stem: str) -> None:
         self._run_dir, self._stem = run_dir, stem
         self._stored: dict[str, _Stored] = {}
         self._files: dict[str, _File] = {}
@@ -124,31 +127,55 @@ class TensorStore:
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
         """Write one file. Its content is on disk before its name, and the name before this returns."""
-        folder = self._run_dir / TENSORS
-        partial = partial_path(folder / "new.safetensors")
-        with storing(folder):
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                sync(self._run_dir)
-            try:
-                partial.touch()
-                mode = stat.S_IMODE(partial.stat().st_mode)
-                save_tensors(tensors, partial)
-                partial.chmod(mode)  # safetensors gives its files to this user alone
-                digest, size = file_sha256(partial), partial.stat().st_size
-                path = tensor_file(self._run_dir, digest)
-                if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
-                    sync(partial)
-                    partial.replace(path)
-                else:  # by a process that may have died before it was on disk
-                    sync(path)
-                sync(folder)
-            finally:
-                with suppress(OSError):  # of a storage that is gone: the error that was raised says more
-                    partial.unlink(missing_ok=True)
+        if isinstance(self._run_dir, Location):
+            digest, size = _put(tensors, self._run_dir)
+        else:
+            digest, size = _placed(tensors, self._run_dir)
         self._files[digest] = _File(tuple(tensors), size)
         for name, tensor in tensors.items():
             self._store(name, tensor, digest)
+
+
+def _put(tensors: Mapping[str, Tensor], run_dir: Location) -> tuple[str, int]:
+    """Put one file into a store, and its digest and size.
+
+    Also where it is there already: a file that nothing referred to for long would be removed as old.
+    """
+    with tempfile.TemporaryDirectory(prefix="littoral-put-") as made:
+        file = Path(made) / "new.safetensors"
+        save_tensors(tensors, file)
+        digest, size = file_sha256(file), file.stat().st_size
+        target = tensor_file(run_dir, digest)
+        require_not_lost(target)
+        target.put(file)
+    return digest, size
+
+
+def _placed(tensors: Mapping[str, Tensor], run_dir: Path) -> tuple[str, int]:
+    """Write one file into a folder of this machine, and its digest and size."""
+    folder = run_dir / TENSORS
+    partial = partial_path(folder / "new.safetensors")
+    with storing(folder):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync(run_dir)
+        try:
+            partial.touch()
+            mode = stat.S_IMODE(partial.stat().st_mode)
+            save_tensors(tensors, partial)
+            partial.chmod(mode)  # safetensors gives its files to this user alone
+            digest, size = file_sha256(partial), partial.stat().st_size
+            path = tensor_file(run_dir, digest)
+            if not path.is_file() or path.stat().st_size != size or file_sha256(path) != digest:
+                sync(partial)
+                partial.replace(path)
+            else:  # by a process that may have died before it was on disk
+                sync(path)
+            sync(folder)
+        finally:
+            with suppress(OSError):  # of a storage that is gone: the error that was raised says more
+                partial.unlink(missing_ok=True)
+    return digest, size
 
 
 def _plain(tensor: Tensor) -> Tensor:

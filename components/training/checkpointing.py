@@ -16,7 +16,7 @@ from components.core.errors import CheckpointError
 from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
 from components.core.location import Place, fetched
-from components.core.run_files import KEPT_CHECKPOINTS
+from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
 from components.core.tensor_store import TensorStore
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
@@ -70,7 +70,8 @@ class StreamCheckpointer:
         """Write the method after a learned task into the run's folder, for users."""
         if self.rank == 0:
             shared = {METHOD: self.store.put(state.tensors)}
-            with whole_folder(self.plan.run_dir / KEPT_CHECKPOINTS / name, durable=True, replace=True) as folder:
+            target = self.plan.run_dir / KEPT_CHECKPOINTS / name
+            with whole_folder(target, durable=True, replace=True, last=STATE_FILE) as folder:
                 write_checkpoint(folder, self._content(stream_state, state), {}, shared)
 
     def report(
@@ -117,7 +118,7 @@ class StreamCheckpointer:
 
 def _copied(run_dir: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
     """Copy a checkpoint into the run's folder. Its name there appears when all of it is on disk, and not before."""
-    with whole_folder(run_dir / name, durable=True) as folder:
+    with whole_folder(run_dir / name, durable=True, last=STATE_FILE) as folder:
         copy_files(Path(checkpoint.path), folder)
     return ray.train.Checkpoint.from_directory(run_dir / name)
 

@@ -169,7 +169,7 @@ def _updates(plan: Plan, at: StreamState) -> int:
 def _as_snapshot(plan: Plan, kept: Found) -> Found:
     """A copy of a learned task's checkpoint that Ray Train can continue from."""
     folder = plan.run_dir / f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
-    with whole_folder(folder, durable=True) as partial:
+    with whole_folder(folder, durable=True, last=STATE_FILE) as partial:
         copy_files(kept.folder, partial)
     return replace(kept, folder=folder)
 

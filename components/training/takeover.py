@@ -120,7 +120,7 @@ def _copy_checkpoint(taken: Checkpoint, plan: Plan, rows: list[MatrixRow]) -> No
     state.pop("cursor", None)  # of versions before 0.2
     shutil.rmtree(target, ignore_errors=True)
     shared = {METHOD: TensorStore(plan.run_dir, METHOD).put(kept.tensors)}
-    with whole_folder(target, durable=True) as partial:
+    with whole_folder(target, durable=True, last=STATE_FILE) as partial:
         write_checkpoint(partial, state, {}, shared)
 
 

@@ -61,7 +61,7 @@ class CachedTask:
 
     def put(self, state: Mapping[str, object], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write the checkpoint whole or not at all, while holding the lock."""
-        with whole_folder(self.folder) as partial:
+        with whole_folder(self.folder, last=STATE_FILE) as partial:
             write_checkpoint(partial, state, tensors)
 
 

@@ -19,10 +19,10 @@ from components.core.location import Location
 
 
 class Store(fs.FileSystemHandler):
-    """`whole_puts`: files appear when they are closed, as in object stores."""
+    """`whole_puts`: files appear when they are closed, as in object stores. Content comes in pieces of `piece` bytes."""
 
-    def __init__(self, *, whole_puts: bool) -> None:
-        self.whole_puts = whole_puts
+    def __init__(self, *, whole_puts: bool, piece: int = 4) -> None:
+        self.whole_puts, self.piece = whole_puts, piece
         self.files: dict[str, bytes] = {}
         self.written: dict[str, datetime] = {}
         self.done: list[str] = []  # operations so far
@@ -137,7 +137,7 @@ class Store(fs.FileSystemHandler):
 
 
 class _Written(io.RawIOBase):
-    """A stream to a file: in pieces of 4 bytes, so that a failure can come in the middle."""
+    """A stream to a file: in pieces, so that a failure can come in the middle."""
 
     def __init__(self, store: Store, path: str) -> None:
         super().__init__()
@@ -150,9 +150,10 @@ class _Written(io.RawIOBase):
 
     def write(self, content: Any) -> int:
         data, self._broken = bytes(content), True  # unless it ends: no store commits what itself has lost a part of
-        for start in range(0, len(data), 4):
+        piece = self._store.piece
+        for start in range(0, len(data), piece):
             with self._store._operation("write"):
-                self._content += data[start : start + 4]
+                self._content += data[start : start + piece]
                 if not self._store.whole_puts:
                     self._store._put(self._path, self._content)
         self._broken = False
