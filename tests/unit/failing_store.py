@@ -19,7 +19,7 @@ from components.core.location import Location
 
 
 class Store(fs.FileSystemHandler):
-    """`whole_puts`: files appear when they are closed, as in object stores. Content comes in pieces of `piece` bytes."""
+    """`whole_puts`: files appear when they are closed, as in object stores. Content comes `piece` bytes at a time."""
 
     def __init__(self, *, whole_puts: bool, piece: int = 4) -> None:
         self.whole_puts, self.piece = whole_puts, piece
