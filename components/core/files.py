@@ -117,6 +117,25 @@ def _put_folder(made: Path, target: Location, last: str, *, replace: bool) -> No
             (target / name).unlink(missing_ok=True)
 
 
+def remove_folder(path: Place) -> None:
+    """Remove a folder that nobody needs any more, as far as that can be done; it need not be there."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        require_not_lost(path)
+        path.remove_folder()
+
+
+def set_aside(path: Place, name: str) -> None:
+    """Call a file `name`, in the place of an older one of that name; for what is damaged and looked at by people."""
+    if isinstance(path, Path):
+        path.replace(path.with_name(name))
+        return
+    write_bytes(path.parent / name, path.read_bytes())  # there under both names for a moment, and never under none
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turn a full, read-only or lost storage of `path` into a `StorageError`; every other `OSError` stays as it is."""

@@ -77,10 +77,6 @@ class Location:
 
         return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
 
-    def relative_to(self, folder: Location) -> PurePosixPath:
-        """Its name seen from a folder that it is in; raises `ValueError`."""
-        return PurePosixPath(self.path).relative_to(folder.path)
-
     def __truediv__(self, name: str) -> Location:
         """`name`, or several with slashes between them, inside this folder; raises `ConfigError` where it is not."""
         parts = name.split("/")
@@ -288,6 +284,13 @@ AnyPlace = TypeVar("AnyPlace", Path, Location, Place)
 
 def _above(text: str) -> str:
     return text.rpartition("/")[0] or "/" * text.startswith("/")
+
+
+def name_inside(file: Place, folder: Place) -> str:
+    """`checkpoints/01-a` of a place in the folder; raises `ValueError` for another one."""
+    if isinstance(file, Path) and isinstance(folder, Path):
+        return file.relative_to(folder).as_posix()
+    return PurePosixPath(str(file)).relative_to(str(folder)).as_posix()
 
 
 def here(path: Path) -> Location:

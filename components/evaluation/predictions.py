@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from components.core.errors import DataError
 from components.core.files import whole_file
-from components.core.location import Place
+from components.core.location import AnyPlace, Place
 from components.core.reading import why
 
 PREDICTIONS_FOLDER = "predictions"  # in a run's folder
@@ -82,7 +82,7 @@ class Prediction:
 # ---- files
 
 
-def predictions_file(run_dir: Path, learned: int, after: str, *, suite: str | None = None) -> Path:
+def predictions_file(run_dir: AnyPlace, learned: int, after: str, *, suite: str | None = None) -> AnyPlace:
     """Where the predictions after `learned` tasks are kept; those of a general suite in a folder of their own."""
     folder, name = run_dir / PREDICTIONS_FOLDER, f"{learned:02d}-{after}"
     return folder / f"{name}.parquet" if suite is None else folder / "general" / f"{name}-{suite}.parquet"

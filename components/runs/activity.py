@@ -11,7 +11,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +38,7 @@ END_S = 2.0  # how long the end of a run waits for the file to be removed
 class Activity:
     """While open, `handle` takes a run's events and the run's folder says what it does. Hold the run's lock before."""
 
-    def __init__(self, run_dir: Path, tasks: Sequence[str], num_tasks: int | None = None) -> None:
+    def __init__(self, run_dir: Place, tasks: Sequence[str], num_tasks: int | None = None) -> None:
         """`tasks` are those that are scored; the first `num_tasks`, or all, are learned."""
         self._path, self._tasks = run_dir / ACTIVITY_FILE, [*tasks]
         self._num_tasks = len(tasks) if num_tasks is None else num_tasks

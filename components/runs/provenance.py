@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,7 +33,7 @@ Facts = dict[str, Any]  # plain JSON
 
 
 def add_session(
-    run_dir: Path,
+    run_dir: Place,
     *,
     budget: Mapping[str, object],
     cores: int,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from components.core.errors import LittoralError
 from components.core.events import EventHandler, Note
+from components.core.files import set_aside
+from components.core.location import AnyPlace
 from components.core.lock import sole_user
 from components.core.run_files import LINK_FILE
 from components.runs.costs import COSTS_FILE, Costs
@@ -15,9 +16,9 @@ from components.runs.provenance import MADE_WITH_FILE, made_with
 ASIDE = ".damaged"
 
 
-def set_damaged_aside(run_dir: Path, recorded_as: Callable[[Path], object], handle: EventHandler) -> None:
+def set_damaged_aside(run_dir: AnyPlace, recorded_as: Callable[[AnyPlace], object], handle: EventHandler) -> None:
     """Rename each record that cannot be read, and say what that costs. `recorded_as` reads the link to MLflow."""
-    readers: dict[str, tuple[Callable[[Path], object], str]] = {
+    readers: dict[str, tuple[Callable[[AnyPlace], object], str]] = {
         COSTS_FILE: (Costs.read, "what the run took before is not known any more"),
         MADE_WITH_FILE: (made_with, "what it was made with before is not known any more"),
         LINK_FILE: (recorded_as, "it is recorded in MLflow anew"),
@@ -27,12 +28,12 @@ def set_damaged_aside(run_dir: Path, recorded_as: Callable[[Path], object], hand
         return
     with sole_user(run_dir, f"run {run_dir.name}"):
         for name in damaged:
-            (run_dir / name).replace(run_dir / f"{name}{ASIDE}")
+            set_aside(run_dir / name, f"{name}{ASIDE}")
             text = f"{name} of run {run_dir.name} is damaged and set aside as {name}{ASIDE}; {readers[name][1]}"
             handle(Note(text=text, warning=True))
 
 
-def _is_readable(run_dir: Path, read: Callable[[Path], object]) -> bool:
+def _is_readable(run_dir: AnyPlace, read: Callable[[AnyPlace], object]) -> bool:
     try:
         read(run_dir)
     except LittoralError as error:

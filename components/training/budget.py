@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.core.errors import BudgetExceeded
 from components.core.files import write_json
+from components.core.location import Place
 from components.core.lock import sole_user
 from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, VERDICTS_FILE
 from components.evaluation.budget import Budget, Verdict, verdict
@@ -24,7 +25,7 @@ def judged_row(plan: Plan, rows: Sequence[MatrixRow]) -> str | None:
     return None if found is None else found.text()
 
 
-def _write_verdicts(run_dir: Path, matrix: ScoreMatrix, budget: Budget) -> None:
+def _write_verdicts(run_dir: Place, matrix: ScoreMatrix, budget: Budget) -> None:
     found = [verdict(matrix.at(learned), budget) for learned in range(2, matrix.num_learned + 1)]
     rows = [asdict(one) | {"exceeded": one.exceeded} for one in found if one is not None]
     write_json(run_dir / VERDICTS_FILE, {"budget": asdict(budget), "rows": rows})

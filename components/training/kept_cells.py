@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from components.adapters.serving import tensors_digest
 from components.core.errors import DataError
 from components.core.events import Event, Note
+from components.core.files import remove_folder
+from components.core.location import Place
 from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.predictions import (
@@ -38,7 +38,7 @@ def state_digest(state: MethodState) -> str:
 class KeptCells:
     """The cells after `learned` tasks, on rank 0. `state` is the digest of what answers: model and method."""
 
-    def __init__(self, run_dir: Path, learned: int, after: str, *, state: str) -> None:
+    def __init__(self, run_dir: Place, learned: int, after: str, *, state: str) -> None:
         self._run_dir, self._learned, self._after, self._state = run_dir, learned, after, state
         self._row_file = predictions_file(run_dir, learned, after)
         self._folder = run_dir / PREDICTIONS_FOLDER / f".{self._row_file.stem}"
@@ -69,7 +69,7 @@ class KeptCells:
     def join(self, table: Sequence[Prediction]) -> None:
         """Write the row's file, with the cells of all its tasks in `table`. It takes the place of the single ones."""
         write_predictions(self._row_file, table, self._made_of)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folder(self._folder)
 
     def tell(self, send: Callable[[Event], None], due: int) -> None:
         """Send a note on what is not answered again, if anything; `due`: how many tasks or suites there are."""
@@ -77,7 +77,7 @@ class KeptCells:
             what = self._taken[0] if due == 1 else f"{len(self._taken)} of {due}"
             send(Note(text=f"scoring after {self._after}: {what} had been scored before this start"))
 
-    def _file(self, task: Task | Suite) -> Path:
+    def _file(self, task: Task | Suite) -> Place:
         if isinstance(task, Suite):
             return predictions_file(self._run_dir, self._learned, self._after, suite=task.name)
         return self._folder / f"{task.name}.parquet"
