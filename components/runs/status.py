@@ -34,8 +34,7 @@ from components.runs.provenance import MADE_WITH_FILE
 from components.training.stopping import STOP_FILE
 from components.training.stream_state import Checkpoints, Found, StreamState
 
-# Bytes; of larger files, and of all that a store would have to send, the length is compared: a look must be quick.
-DIGEST_UP_TO = 64_000_000
+DIGEST_UP_TO = 64_000_000  # bytes; of larger files, and of all in a store, the length is compared: a look must be quick
 # unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
 State = Literal["finished", "running", "stopped", "dead", "unclear", "damaged", "foreign"]
 
@@ -332,8 +331,7 @@ def _moved(path: Place) -> datetime | None:
 def _written(path: Place) -> Iterator[float]:
     try:
         if isinstance(path, Location):  # as a rule one request tells all; tickets are in a folder of their own
-            yield from filter(None, (each.st_mtime for each in path.facts_inside()))
-            return
+            return (yield from filter(None, (each.st_mtime for each in path.facts_inside())))
         yield path.stat().st_mtime
         for each in path.iterdir():
             if each.name != LOCK_FILE:  # touched all the time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,3 +255,17 @@ def test_a_listing_that_lags_hides_and_never_invents() -> None:
     assert (store.place("b/runs") / "b" / "config.json").is_file()
     store.place("b/runs/a/config.json").unlink()
     assert [*store.place("b/runs").glob("*/config.json")] == []
+
+
+def test_a_location_travels_to_other_processes() -> None:
+    """As Ray sends it to workers: the file system goes with it, and it is the same place."""
+    near = place("memory://unit-locations/runs/a")
+    write_text(near, "four")
+    there = pickle.loads(pickle.dumps(near))  # noqa: S301  (made here)
+    assert there == near
+    assert there.read_bytes() == b"four"
+    bucket = place("s3://key:word@bucket/runs?endpoint_override=localhost:1&scheme=http")
+    assert pickle.loads(pickle.dumps(bucket)) == bucket  # noqa: S301
+    assert isinstance(bucket, Location)
+    assert "word" not in repr(bucket)
+    fsspec.filesystem("memory").store.clear()
