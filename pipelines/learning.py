@@ -107,7 +107,8 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
     majority = majority_scores(plan.stream, plan.config.evaluation.limit)
     console.print_matrix(result.matrix, result.variants, majority)
     console.print_general(result.general, result.matrix.summary().get("final_average"))
-    if plan.config.evaluation.split == "test":  # published rows are test figures
+    evaluation = plan.config.evaluation
+    if evaluation.split == "test" and evaluation.replies == "generated":  # as published figures are
         protocol = run_protocol(plan.config.backbone.name, plan.stream.task_names)
         console.print_ledger(
             differences(

@@ -35,6 +35,7 @@ from components.console.terminal import Terminal
 from components.core.errors import ConfigError
 from components.core.location import Place, place
 from components.core.visible import print_text
+from components.evaluation.replies import WORDS
 from components.reporting.decisions import decision_tables
 from components.reporting.facts import chosen_notes, lineage_notes
 from components.reporting.groups import Line, grouped, headline_first, named
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str]) -> int:
         put_notes([*chosen_notes(runs), *lineage_notes(runs)], command.markdown)
     if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
         put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
+    if command.record is None and command.html is None and runs[0].config.evaluation.replies != "generated":
+        put_notes([f"Replies are {WORDS[runs[0].config.evaluation.replies]}."], command.markdown)
     return 0
 
 

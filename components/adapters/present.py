@@ -1,4 +1,5 @@
-"""Which rows of a batch a pass is of: prompts may be read in parts, and a row whose reply has ended leaves.
+"""Which rows of a batch a pass is of: prompts may be read in parts, a row whose reply has ended leaves, and a row that
+has several options is there once for each.
 
 Adapters that hold something of each row read it through `present`, so that it fits the rows of the pass at hand, and
 what they take from a pass over the prompts for later ones goes through `with_earlier`.
@@ -7,12 +8,15 @@ what they take from a pass over the prompts for later ones goes through `with_ea
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,27 +32,47 @@ class Leaving:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        self.rows = torch.arange(size, device=device)  # [b] int64, of range(size), rising
+        self._all = torch.arange(size, device=device)
+        self.rows = self._all  # [b] int64, of range(size); rising but in `repeated`
         self.part: Part | None = None  # of the prompts, while they are read in parts
+        self.continues = False  # the pass is over options behind prompts
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by id, with the tensor, so that its id stays its own
 
     def keep(self, places: Tensor) -> None:
-        """Only these rows of those that are still there [k] int64 stay."""
-        self.rows, self._known = self.rows[places], {}
+        """Only these rows of those that are still there, rising places [k] int64, stay."""
+        if len(places) < len(self.rows):
+            self.rows, self._known = self.rows[places], {}
 
     @contextmanager
     def only(self, part: Part) -> Iterator[None]:
         """A scope of a pass over some prompts."""
         before, self.part = self.rows, part
-        self.keep(torch.arange(self.size, device=self.rows.device)[part.rows])
+        rows = self._all[part.rows]
+        self.now(rows if len(rows) < self.size else self._all)
         try:
             yield
         finally:
-            self.rows, self.part, self._known = before, None, {}
+            self.part = None
+            self.now(before)
+
+    def now(self, rows: Tensor) -> None:
+        """The next passes are of these rows [b] int64."""
+        self.rows, self._known = rows, {}
+
+    @contextmanager
+    def repeated(self, rows: Tensor) -> Iterator[None]:
+        """A scope of a pass over options, one behind each prompt of `rows` [n] int64, any number of times each."""
+        before, self.continues = self.rows, True
+        self.now(rows)
+        try:
+            yield
+        finally:
+            self.continues = False
+            self.now(before)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The rows of `tensor` [size, ...] that the pass is of."""
-        if len(self.rows) == self.size:
+        if self.rows is self._all:
             return tensor
         assert len(tensor) == self.size, f"{len(tensor)} rows of a batch of {self.size}"
         if id(tensor) not in self._known:
@@ -76,15 +100,30 @@ def leaving(size: int, device: torch.device) -> Iterator[Leaving]:
 
 
 def present(tensor: Tensor) -> Tensor:
-    """The rows of `tensor` [B, ...] that the pass is of; the one of [1, ...] holds for every row."""
+    """The rows of `tensor` [B, ...] that the pass is of; the one of [1, ...] holds for every row of a larger batch."""
     current = _current.leaving
-    return tensor if current is None or len(tensor) == 1 else current.of(tensor)
+    return tensor if current is None or (len(tensor) == 1 and current.size > 1) else current.of(tensor)
 
 
 def present_prompts(tensor: Tensor) -> Tensor:
     """The rows and columns of `tensor` [B, T] that the pass is of, if it is one over prompts; else all columns."""
     part = None if _current.leaving is None else _current.leaving.part
     return present(tensor) if part is None else present(tensor)[:, part.padding :]
+
+
+def present_pictures(held: Sequence[T], counts: Sequence[int]) -> Sequence[T]:
+    """What is `held` of the pictures of the rows that a pass over prompts is of; `counts`: pictures of each row."""
+    part = None if _current.leaving is None else _current.leaving.part
+    if part is None or not counts:
+        return held
+    rows = part.rows
+    before = sum(counts[: rows.start])
+    return held[before : before + sum(counts[rows])]
+
+
+def continues() -> bool:
+    """Whether the pass is over options, each of several tokens, whose prompts were read before."""
+    return _current.leaving is not None and _current.leaving.continues
 
 
 def is_later_part() -> bool:
@@ -94,5 +133,9 @@ def is_later_part() -> bool:
 
 
 def with_earlier(earlier: Tensor | None, found: Tensor) -> Tensor:
-    """What a pass over prompts has `found` [b, ...], after that of the parts that were read before."""
-    return found if earlier is None or not is_later_part() else torch.cat([earlier, found])
+    """What a pass over prompts has `found`; [B, ...] with what is `earlier` of other rows, if it has [b, ...] only."""
+    current = _current.leaving
+    if current is None or current.part is None:
+        return found
+    whole = found.new_zeros(current.size, *found.shape[1:]) if earlier is None else earlier
+    return whole.index_copy(0, current.rows, found)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.adapters.compute import Compute, compute_dtype, compute_of, shared, weight
+from components.adapters.present import present_pictures
 from components.core.errors import ConfigError
 
 PARTS = {"linear_1", "act", "linear_2"}
@@ -90,6 +91,7 @@ class ProjectorBank(nn.Module):
         self.linear_1, self.act, self.linear_2 = linear_1, act, linear_2
         self.copies = nn.ModuleDict()
         self.serving: Serving = None
+        self.counts: Sequence[int] = ()
 
     def add_copy(self, name: str, *, unit: float = 1.0) -> None:
         """Append a trainable copy of the frozen projector; `unit`: see `UnitLinear`."""
@@ -97,13 +99,17 @@ class ProjectorBank(nn.Module):
         self.copies[name] = ProjectorCopy(self, unit).train(self.training)
 
     @contextmanager
-    def using(self, serving: Serving) -> Iterator[None]:
-        """Choose what serves: one copy, or one per picture; None is the frozen projector. Undone on exit."""
-        before, self.serving = self.serving, serving
+    def using(self, serving: Serving, counts: Sequence[int] = ()) -> Iterator[None]:
+        """Choose what serves: one copy, or one per picture; None is the frozen projector. Undone on exit.
+
+        `counts`: how many pictures each row has, where there is one copy per picture and rows may be read in parts.
+        """
+        before = self.serving, self.counts
+        self.serving, self.counts = serving, counts
         try:
             yield
         finally:
-            self.serving = before
+            self.serving, self.counts = before
 
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Let a copy train, or freeze it."""
@@ -122,6 +128,7 @@ class ProjectorBank(nn.Module):
         serving = self.serving
         if serving is None or isinstance(serving, str):
             return self._project(serving, image_features)
+        serving = present_pictures(serving, self.counts)
         assert len(serving) == len(image_features), f"{len(serving)} projectors for {len(image_features)} pictures"
         names = list(dict.fromkeys(serving))
         if len(names) <= 1:

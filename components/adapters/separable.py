@@ -25,7 +25,7 @@ from components.adapters.compute import plus, weight
 from components.adapters.experts import DOWN_STD, GateRecord
 from components.adapters.inject import replace_linear
 from components.adapters.low_rank import AdaptedLinear, seeded_generator
-from components.adapters.present import present, present_prompts, with_earlier
+from components.adapters.present import continues, present, present_prompts, with_earlier
 
 ROUTERS = ("vu_router", "if_router")
 TRAINED = ("down", "up", "fusion")
@@ -107,7 +107,7 @@ class SeparableLinear(AdaptedLinear):
 
     def _choose(self, x: Tensor, weights: Tensor) -> Tensor:
         """One-hot rows [B, 2, K]; routers that train get the gradient of the softmax in their place."""
-        if x.shape[1] != weights.shape[1]:  # a generated token: its prompt has chosen
+        if continues() or x.shape[1] != weights.shape[1]:  # tokens of a reply: their prompt has chosen
             return present(self.inputs.held[self])
         with torch.no_grad():  # a hidden state is not changed for a router's sake
             features = torch.einsum("bt,bti->bi", weights.to(x.dtype), x).float()

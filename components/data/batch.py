@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -147,3 +148,20 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str) -> B
         pictures=[example.pictures for example in examples],
     )
     return replace(batch, known_places=batch.predicting)
+
+
+class Limits(NamedTuple):
+    """What one pass may read, though always one row."""
+
+    rows: int
+    tokens: int | None = None  # of all rows with their padding; None: any number
+
+
+def batch_slices(lengths: Sequence[int], *, batch_size: int, batch_tokens: int | None) -> Iterator[slice]:
+    """Parts of rows with falling `lengths`, each with as many rows as both limits allow, and at least one."""
+    start = 0
+    while start < len(lengths):
+        fitting = batch_size if batch_tokens is None else max(1, batch_tokens // lengths[start])
+        stop = min(start + min(batch_size, fitting), len(lengths))
+        yield slice(start, stop)
+        start = stop

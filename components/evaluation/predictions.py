@@ -45,6 +45,10 @@ PREDICTIONS_SCHEMA = pa.schema(
         ("reply_key", pa.string()),
         ("oracle_reply_key", pa.string()),
         ("answered_in", pa.string()),
+        ("chosen_by", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("log_likelihoods", pa.list_(pa.float64())),
+        ("oracle_log_likelihoods", pa.list_(pa.float64())),
     ]
 )
 
@@ -72,6 +76,10 @@ class Prediction:
     reply_key: str | None = None  # a digest of all that made the reply: see reuse.py; None: it is not known
     oracle_reply_key: str | None = None  # of the oracle's reply where that is a computation of its own
     answered_in: str | None = None  # the earlier row of the matrix whose reply was kept; None: there was none
+    chosen_by: str | None = None  # the rule by which the reply was chosen among `options`; None: it was generated
+    options: Sequence[str] | None = None
+    log_likelihoods: Sequence[float] | None = None  # natural, of all tokens of each option given the prompt
+    oracle_log_likelihoods: Sequence[float] | None = None  # with the task known; None where it was not asked for
 
     @property
     def is_correct(self) -> bool:

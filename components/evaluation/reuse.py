@@ -40,6 +40,7 @@ class KeptReply:
     slots: tuple[int, ...] | None = None
     routed_to: str | None = None
     matched: bool | None = None
+    log_likelihoods: tuple[float, ...] | None = None  # of the row's options, where one of them is the reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +82,16 @@ class Reuse:
         self._known, self._arithmetic, self._state, self._digests = known, arithmetic, state, digests
         self._asked = list(asked)
 
-    def made(self, model: Backbone, method: Method, batch: Batch, prompts: str, max_new_tokens: int) -> Made:
-        """Called inside `select`, with `prompts_digest` of the batch."""
+    def made(self, model: Backbone, method: Method, batch: Batch, prompts: str, asked: object) -> Made:
+        """Called inside `select`, with `prompts_digest` of the batch. `asked`, of JSON: how long replies may get, or
+        the rows' options and how one of them is chosen.
+        """
         served = method.serving(model, batch, self._digests)
         # A method that says nothing may look at all that it is given: its seed, the task's name, the whole test file,
         # and questions in full, of which prompts may have been cut.
         untold = [method.config.name, method.seed, self._state, batch.oracle_task, batch.instructions, self._asked]
         # Rows that leave a batch change how many are multiplied together.
-        how = [max_new_tokens, method.rows_leave]
+        how = [asked, method.rows_leave]
         content = [self._arithmetic, how, prompts, untold if served is None else served]
         if served != "":
             content.append(foreign_code(type(method)))

@@ -12,6 +12,7 @@ from components.console.tables import markdown
 from components.core.errors import LittoralError
 from components.core.visible import visible
 from components.evaluation.matrix import LABELS
+from components.evaluation.replies import WORDS
 from components.exporting.learned import LearnedRun
 from components.exporting.probe import Agreement
 from components.methods.options.base import ExportFormat
@@ -164,6 +165,8 @@ def _limits(learned: LearnedRun, written: Written) -> Sequence[str]:
         limits.append("No general suite was scored, so it is not known what the backbone has forgotten.")
     if run.config.evaluation.limit is not None:
         limits.append(f"Scores are on the first {run.config.evaluation.limit} rows of each task.")
+    if run.config.evaluation.replies != "generated":
+        limits.append(f"Scored replies are {WORDS[run.config.evaluation.replies]}; generated ones may score otherwise.")
     if written.to != "bundle":
         limits.append("vLLM and SGLang were not run with it; compare a few of its replies with the run's first.")
     if written.to == "merged" and written.groups:

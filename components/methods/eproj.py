@@ -143,7 +143,7 @@ class EProj(ReadsInstructions[EProjConfig]):
             serving, selection = self._lookup(model, batch)
         self.distance = None if self.penalty is None else self.penalty()
         try:
-            with self.projectors.using(serving):
+            with self.projectors.using(serving, [*map(len, batch.pictures)]):
                 yield selection
         finally:
             self.distance = None

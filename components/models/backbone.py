@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -24,16 +24,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from components.adapters.present import present
 from components.core.errors import ConfigError
 from components.core.fingerprint import code_fingerprint
 from components.core.machine import cpu_model
-from components.data.batch import Batch, Picture
+from components.data.batch import Batch, Limits, Picture
 from components.models.config import BackboneConfig
-from components.models.decoding import greedy
+from components.models.decoding import Steering, greedy
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES, Family, ModelInputs, joined, submodule
+from components.models.option_scores import Ids, log_likelihoods
 from components.models.pixels import unpacked
 from components.models.products import quick_products
+from components.models.refilling import refilled
 from components.models.source import CPU, model_source, torch_dtype
 
 
@@ -69,18 +72,6 @@ class Outputs:
     def total_weight(self) -> float:
         """What `loss` is divided by: the number of targets, or the sum of their weights."""
         return float(self.num_targets) if self.weights is None else float(self.weights.sum())
-
-
-class Steering(Protocol):
-    """Decides about replies while they are generated, for whoever wants other ones than the greedy replies in full."""
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """The next token of each row [B] int64, for logits [B, vocabulary]."""
-        ...
-
-    def seen(self, tokens: Tensor, ended: Tensor) -> Tensor:
-        """Told the rows' newest tokens [B] and which rows have ended [B] bool: those that need no more [B] bool."""
-        ...
 
 
 class Backbone(nn.Module):
@@ -185,7 +176,13 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, batch: Batch, *, max_new_tokens: int, steering: Steering | None = None, rows_leave: bool = False
+        self,
+        batch: Batch,
+        *,
+        max_new_tokens: int,
+        steering: Steering | None = None,
+        rows_leave: bool = False,
+        refill: Limits | None = None,
     ) -> list[list[int]]:
         """Greedy answers of a left-padded batch, one id list per row, cut before the first token that ends an answer.
         With `steering`, answers of the tokens that it chooses, each until it needs no more.
@@ -193,16 +190,30 @@ class Backbone(nn.Module):
         These are the token that training teaches as the end and those of the model's generation configuration. Nothing
         else of that configuration counts: penalties for repetition would change greedy answers. With `rows_leave` a row
         is computed until its answer has ended, and not until all have: all adapters must read by `present` what they
-        hold of each row.
+        hold of each row. With `refill` too, so many rows are answered at once and the next ones take free places.
 
         The loop is our own because transformers' `generate` goes through the whole model, whose types each want other
         arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
         with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
+            if refill is not None and rows_leave and steering is None:
+                return refilled(self, batch, max_new_tokens=max_new_tokens, limits=refill)
             return greedy(
                 self, self.inputs(batch), max_new_tokens=max_new_tokens, rows_leave=rows_leave, steering=steering
             )
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self, batch: Batch, options: Sequence[Sequence[Ids]], *, limits: Limits, rows_leave: bool = False
+    ) -> list[list[float]]:
+        """By row of a left-padded batch, the log-likelihood of each of its options, given as tokens.
+
+        `rows_leave` as in `generate`; without it, a pass over options has all rows and knows no `limits`.
+        """
+        assert bool(batch.attention_mask[:, -1].all()), "options need a left-padded batch"
+        with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
+            return log_likelihoods(self, self.inputs(batch), options, limits=limits, rows_leave=rows_leave)
 
     @torch.no_grad()
     def picture_features(self, pictures: Sequence[Picture]) -> list[Tensor]:
@@ -281,7 +292,7 @@ class Backbone(nn.Module):
         visual, extra = self.family.embed(self.model, features)
         image_mask = batch.input_ids == self.family.image_token_id
         embeddings = embeddings.masked_scatter(image_mask.unsqueeze(-1), visual.to(embeddings.dtype))
-        mask, prefix = batch.attention_mask, self._prefix
+        mask, prefix = batch.attention_mask, None if self._prefix is None else present(self._prefix)
         if prefix is not None:
             assert len(prefix) == len(batch), f"a prefix for {len(prefix)} rows, but the batch has {len(batch)}"
             embeddings = torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1)

@@ -8,7 +8,7 @@ Shape letters: B batch, b rows that are still there, T tokens of a prompt, P pre
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +20,22 @@ from components.adapters.present import Leaving, Part, leaving
 from components.models.families.base import ModelInputs
 
 if TYPE_CHECKING:
-    from components.models.backbone import Backbone, Steering
+    from components.models.backbone import Backbone
 
 PART = 512  # tokens of prompts that a CPU reads at once: with more, what an MLP holds leaves its caches
 PLAIN_CALL = {"attention_mask", "position_ids"}
+
+
+class Steering(Protocol):
+    """Decides about replies while they are generated, for whoever wants other ones than the greedy replies in full."""
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next token of each row [B] int64, for logits [B, vocabulary]."""
+        ...
+
+    def seen(self, tokens: Tensor, ended: Tensor) -> Tensor:
+        """Told the rows' newest tokens [B] and which rows have ended [B] bool: those that need no more [B] bool."""
+        ...
 
 
 @torch.no_grad()
@@ -37,13 +49,11 @@ def greedy(
     ends = model.end_ids()
     stops = torch.tensor(ends, device=inputs.mask.device)
     call, mask = model.family.call(model.model, inputs), inputs.mask
-    # The next token's position in every direction is one more than the largest so far.
-    position = call["position_ids"].amax(dim=-1, keepdim=True)
-    position = position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
+    position = last_position(call)
     answers: list[list[int]] = [[] for _ in range(len(mask))]
     ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     with leaving(len(mask), mask.device) as there:
-        last, cache = _read(model, inputs, call, there, in_parts=rows_leave)
+        last, cache = read(model, inputs, call, there, in_parts=rows_leave)
         for number in range(1, max_new_tokens + 1):
             logits = model.family.logits(model.model, last)[:, -1]
             token = logits.argmax(dim=-1) if steering is None else steering.choose(logits)
@@ -66,11 +76,17 @@ def greedy(
                 position = position.index_select(-2, stay)
             embeddings = model.language_model.get_input_embeddings()(token.unsqueeze(1))
             step = {"attention_mask": mask, "position_ids": position}
-            last = _last(model.decode(embeddings, step, use_cache=True, past_key_values=cache))
-    return [_before_end(row, ends) for row in answers]
+            last = last_of(model.decode(embeddings, step, use_cache=True, past_key_values=cache))
+    return [before_end(row, ends) for row in answers]
 
 
-def _read(
+def last_position(call: Mapping[str, Any]) -> Tensor:
+    """[B, 1] or [3, B, 1]: the next token's position in every direction is one more than the largest so far."""
+    position = call["position_ids"].amax(dim=-1, keepdim=True)
+    return position.amax(dim=0, keepdim=True).expand_as(position) if position.dim() == 3 else position
+
+
+def read(
     model: Backbone, inputs: ModelInputs, call: Mapping[str, Any], there: Leaving, *, in_parts: bool
 ) -> tuple[Tensor, DynamicCache]:
     """Hidden states [B, 1, D] at the end of the prompts, and what the decoder keeps of their P + T positions."""
@@ -79,7 +95,7 @@ def _read(
     plain = call.keys() == PLAIN_CALL and isinstance(call["attention_mask"], Tensor)
     caches = [DynamicCache(config=config)]
     if not (in_parts and plain and len(parts) > 1 and all(type(layer) is DynamicLayer for layer in caches[0].layers)):
-        return _last(model.decode(inputs.embeddings, call, use_cache=True, past_key_values=caches[0])), caches[0]
+        return last_of(model.decode(inputs.embeddings, call, use_cache=True, past_key_values=caches[0])), caches[0]
     caches += [DynamicCache(config=config) for _ in parts[1:]]
     found, before = list[Tensor](), inputs.prefix
     for part, cache in zip(parts, caches, strict=True):
@@ -90,7 +106,7 @@ def _read(
         }
         with there.only(part):
             embeddings = inputs.embeddings[rows][:, columns]
-            found.append(_last(model.decode(embeddings, own, use_cache=True, past_key_values=cache)))
+            found.append(last_of(model.decode(embeddings, own, use_cache=True, past_key_values=cache)))
     return torch.cat(found), _together(caches, [part.padding for part in parts], before)
 
 
@@ -129,11 +145,11 @@ def _padded(states: Tensor, by: int, before: int) -> Tensor:
     return torch.cat([first, F.pad(rest, (0, 0, by, 0))], dim=2)
 
 
-def _last(hidden: Tensor) -> Tensor:
+def last_of(hidden: Tensor) -> Tensor:
     """[b, 1, D] in one piece: a CPU would copy the whole output weight once per row to multiply it with a slice."""
     return hidden[:, -1:].contiguous()
 
 
-def _before_end(tokens: list[int], ends: list[int]) -> list[int]:
+def before_end(tokens: list[int], ends: list[int]) -> list[int]:
     stops = [index for index, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens

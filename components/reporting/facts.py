@@ -85,7 +85,8 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
         (str(run.config.run_id), difference)
         for group in groups.values()
         for run in group
-        if run.config.evaluation.split == "test"  # published figures are test figures
+        # published figures are of test rows and generated replies
+        if run.config.evaluation.split == "test" and run.config.evaluation.replies == "generated"
         for difference in differences(
             run.stream_name,
             run.config.method.name,
@@ -97,8 +98,10 @@ def published_differences(groups: Groups) -> list[tuple[str, Difference]]:
 
 
 def stream_title(run: FinishedRun) -> str:
-    """The stream's name, marked if validation rows were scored."""
-    return run.stream_name + ("" if run.config.evaluation.split == "test" else ", scored on validation rows")
+    """The stream's name, marked if validation rows were scored or replies were chosen among options."""
+    evaluation = run.config.evaluation
+    rows = "" if evaluation.split == "test" else ", scored on validation rows"
+    return run.stream_name + rows + ("" if evaluation.replies == "generated" else f", replies by {evaluation.replies}")
 
 
 def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:

@@ -31,6 +31,7 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     for run in runs[1:]:
         for what, mine, theirs in (
             ("scored rows", first.config.evaluation.split, run.config.evaluation.split),
+            ("evaluation.replies", first.config.evaluation.replies, run.config.evaluation.replies),
             ("stream", stream_of(first), stream_of(run) if not reordered(first, run) else stream_of(first)),
             *(
                 (f"backbone.{name}", getattr(first.config.backbone, name), getattr(run.config.backbone, name))

@@ -17,6 +17,7 @@ from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
 from components.core.secrets import without_secrets
 from components.evaluation.matrix import MATRIX_FILE
+from components.evaluation.replies import noted
 from components.models.source import model_source
 from components.runs.activity import Activity
 from components.runs.costs import Costs
@@ -184,6 +185,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         "method": config.method.name,
         "backbone": config.backbone.name,
         "seed": str(config.seed),
+        **noted(config.evaluation.replies),
     }
     tags |= lineage_tags(plan, tags)
     known = recorded_as(plan.run_dir)

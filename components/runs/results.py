@@ -25,6 +25,7 @@ from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix, variant_file
 from components.evaluation.predictions import run_predictions
+from components.evaluation.replies import noted
 from components.runs.costs import Cost, Costs
 from components.runs.provenance import made_with
 from components.statistics.contributions import ItemScores, ScoredRun
@@ -233,7 +234,7 @@ def _matrix(matrix: ScoreMatrix, config: RunConfig) -> dict[str, object]:
         method=config.method.name,
         backbone=config.backbone.name,
         seed=config.seed,
-        extra={"scored_on": config.evaluation.split},
+        extra={"scored_on": config.evaluation.split, **noted(config.evaluation.replies)},
     )
 
 

@@ -123,7 +123,7 @@ class Growing:
 
 
 class Steered:
-    """Steers a batch (`components.models.backbone.Steering`): one row for each job."""
+    """Steers a batch (`components.models.decoding.Steering`): one row for each job."""
 
     def __init__(self, jobs: Sequence[Job], served: Callable[[], Selection]) -> None:
         self._jobs, self._served = jobs, served

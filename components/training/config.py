@@ -18,6 +18,7 @@ from components.core.reading import ODD, read_object
 from components.core.secrets import secret_in, without_secrets
 from components.data.streams import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured
+from components.evaluation.replies import Replies
 from components.methods import method_config, options_for
 from components.methods.options.base import MethodConfig
 from components.methods.options.continual_llava import ContinualLlavaConfig
@@ -85,7 +86,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How each row of the score matrix is measured: greedy decoding of every test row of the tasks seen so far."""
+    """How each row of the score matrix is measured: a reply to every test row of the tasks seen so far."""
 
     batch_size: Count = 16
     """Test rows that a worker answers together; it changes speed and memory, not what is asked."""
@@ -96,6 +97,12 @@ class EvaluationConfig:
     """Keep the replies of a batch of rows when nothing that answers it has changed, bit for bit, since it was last
     answered, in this run or, for the frozen model's own replies, in another one. Off: all rows are answered again, with
     the same replies."""
+    refill: bool = False
+    """Let the next rows take the places of those whose replies have ended: quicker where replies are long and of many
+    lengths. Replies are those of batches up to rounding."""
+    replies: Replies = "generated"
+    """generated: every reply, greedily. acc, acc_norm: a row with options (letters, listed words, yes or no) is
+    answered by the option of the highest log-likelihood, in all or per character, and only the others are generated."""
     zero_shot: bool = True
     """Row 0: every task before any training."""
     unseen: bool = False

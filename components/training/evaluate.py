@@ -21,9 +21,10 @@ from components.core.errors import DataError
 from components.core.events import EvaluationProgress, Event, RowScored
 from components.data.batch import Example
 from components.data.instructions import Instructions
-from components.data.rows import Row, plain_instruction
+from components.data.rows import Row
 from components.data.suite import Suite
 from components.data.tasks import Task
+from components.evaluation.choosing import Choosings, question_of
 from components.evaluation.decisions import Served
 from components.evaluation.generation import Answer, answer
 from components.evaluation.manifest import note_digests
@@ -87,6 +88,7 @@ class RowScorer:
         self.replies = replies
         self.arithmetic = model.arithmetic()
         self.tally = Tally()
+        self.choosings = Choosings(plan.config.evaluation.replies, encoder)
         self.state, self.digests = "", Digests()  # of the method as it is while one row is scored
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
@@ -189,6 +191,8 @@ class RowScorer:
                     oracle_task=oracle_task,
                     progress=self._progress(after, task.name, before=len(answers), total=num_rows),
                     reuse=reuse,
+                    choosing=self.choosings.of(task.test, num_rows),
+                    refill=config.evaluation.refill,
                 )
         self.require_going_on()
         self.replies.answered(task.name, answers, after)
@@ -232,13 +236,15 @@ class RowScorer:
 
     def _scored(self, task: Task | Suite, after: str, answers: list[Answer], num_rows: int) -> list[Prediction]:
         replies = {item.sample_id: item for item in answers}
+        scripted = all(item.options is None for item in answers)  # releases score whole tasks, and choose no option
         repair = FormRepair.of(row.answers for row in task.test.rows(with_image=False))
         found: list[Prediction] = []
         for row in task.test.rows(with_image=False, limit=num_rows):
             reply = replies.pop(row.sample_id, None)
             if reply is None:
                 raise DataError(f"test row {row.sample_id} of {task.name} was not answered; scores would be wrong.")
-            oracle, asked = reply.oracle_text, _question(row)
+            oracle, asked = reply.oracle_text, question_of(row)
+            generated = reply.options is None
             found.append(
                 Prediction(
                     after=after,
@@ -251,7 +257,7 @@ class RowScorer:
                     metric=row.metric,
                     well_formed=obeys(form_of(row.metric, row.answers), reply.text, row.answers),
                     repaired_score=repair.score(row.metric, asked, reply.text, row.answers),
-                    compat_score=self._compat(task, row, reply.text),
+                    compat_score=self._compat(task, row, reply.text) if scripted else None,
                     routed_to=reply.routed_to,
                     slots=reply.slots,
                     matched=reply.matched,
@@ -260,6 +266,10 @@ class RowScorer:
                     answered_in=earlier_row(reply, after),
                     oracle_prediction=oracle,
                     oracle_score=None if oracle is None else score(row.metric, oracle, row.answers, asked),
+                    chosen_by=None if generated else self.plan.config.evaluation.replies,
+                    options=reply.options,
+                    log_likelihoods=reply.log_likelihoods,
+                    oracle_log_likelihoods=reply.oracle_log_likelihoods,
                 )
             )
         if replies:
@@ -269,9 +279,9 @@ class RowScorer:
     def _compat(self, task: Task | Suite, row: Row, reply: str) -> float | None:
         """A row as its release's script scores it; None where the release is not known, or scores no single rows."""
         if isinstance(task, Suite):
-            return suite_score(task.name, reply, row.answers, _question(row), row.metric)
+            return suite_score(task.name, reply, row.answers, question_of(row), row.metric)
         return compat_row_score(
-            task.name, reply, row.answers, stream=self.plan.stream.name, prompt=_question(row), metric=row.metric
+            task.name, reply, row.answers, stream=self.plan.stream.name, prompt=question_of(row), metric=row.metric
         )
 
     def _captions(self, table: Sequence[Prediction]) -> dict[str, dict[str, float]]:
@@ -334,8 +344,3 @@ def _served(table: Sequence[Prediction], owner: Callable[[str], str]) -> dict[st
         for task, rows in by_task(table).items()
         if any(row.routed_to is not None for row in rows)
     }
-
-
-def _question(row: Row) -> str:
-    """What the scored turn answers: the last question of the row, without the picture's mark."""
-    return plain_instruction(next((turn.text for turn in reversed(row.turns) if turn.speaker == "human"), ""))

@@ -194,7 +194,7 @@ def _compared(config: RunConfig) -> dict[str, str]:
         "seed": config.seed,
         "backbone": plain["backbone"],
         "method": plain["method"],
-        "evaluation": {"limit": evaluation.limit, "split": evaluation.split},
+        "evaluation": {"limit": evaluation.limit, "split": evaluation.split, "replies": evaluation.replies},
     }
     return flatten(kept)
 

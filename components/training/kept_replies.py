@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ UNAIDED_FOLDER, FORMAT = "unaided-replies", "littoral-replies-1"
 _COLUMNS = (
     *("after", "task", "sample_id", "prediction", "score", "routed_to", "slots", "matched"),
     *("oracle_prediction", "reply_key", "oracle_reply_key", "answered_in"),
+    *("log_likelihoods", "oracle_log_likelihoods"),
 )
 
 
@@ -48,7 +49,11 @@ class KeptReplies:
         """The file of the frozen model's own replies to these rows; None where no reply is to be kept."""
         if not self._evaluation.reuse:
             return None
-        how = [self._evaluation.batch_size, self._evaluation.batch_tokens, num_workers]
+        how: list[object] = [self._evaluation.batch_size, self._evaluation.batch_tokens, num_workers]
+        if self._evaluation.replies != "generated":
+            how.append(self._evaluation.replies)
+        if self._evaluation.refill:
+            how.append("refill")
         return UnaidedReplies.of(self._shared, [arithmetic, task.test.digest, num_rows, task.max_new_tokens, how])
 
     def reuse(
@@ -117,10 +122,22 @@ def _kept(answers: Iterable[Answer], cell: str) -> Iterator[tuple[str, KeptReply
     for one in answers:
         where = earlier_row(one, cell) or cell
         if one.key is not None:
-            kept = KeptReply(text=one.text, cell=where, slots=one.slots, routed_to=one.routed_to, matched=one.matched)
-            yield one.key, kept
+            yield (
+                one.key,
+                KeptReply(
+                    text=one.text,
+                    cell=where,
+                    slots=one.slots,
+                    routed_to=one.routed_to,
+                    matched=one.matched,
+                    log_likelihoods=one.log_likelihoods,
+                ),
+            )
         if one.oracle_key is not None and one.oracle_text is not None:
-            yield one.oracle_key, KeptReply(text=one.oracle_text, cell=where)
+            yield (
+                one.oracle_key,
+                KeptReply(text=one.oracle_text, cell=where, log_likelihoods=one.oracle_log_likelihoods),
+            )
 
 
 def _in_files(run_dir: Path) -> dict[str, dict[str, KeptReply]]:
@@ -150,10 +167,16 @@ def _of_prediction(one: Prediction) -> Iterator[tuple[str, KeptReply]]:
             slots=None if one.slots is None else tuple(one.slots),
             routed_to=one.routed_to,
             matched=one.matched,
+            log_likelihoods=_numbers(one.log_likelihoods),
         )
         yield one.reply_key, kept
     if one.oracle_reply_key is not None and one.oracle_prediction is not None:
-        yield one.oracle_reply_key, KeptReply(text=one.oracle_prediction, cell=where)
+        numbers = _numbers(one.oracle_log_likelihoods)
+        yield one.oracle_reply_key, KeptReply(text=one.oracle_prediction, cell=where, log_likelihoods=numbers)
+
+
+def _numbers(found: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if found is None else tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +199,13 @@ class UnaidedReplies:
             if content["format"] != FORMAT or content["sha256"] != _digest(replies):
                 return {}
             return {
-                str(key): KeptReply(text=str(text), cell=str(cell), run=str(run))
-                for key, (text, run, cell) in replies.items()
+                str(key): KeptReply(
+                    text=str(text),
+                    cell=str(cell),
+                    run=str(run),
+                    log_likelihoods=tuple(map(float, numbers[0])) if numbers else None,
+                )
+                for key, (text, run, cell, *numbers) in replies.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
@@ -186,14 +214,19 @@ class UnaidedReplies:
         """Add what the frozen model alone has answered now; nothing is written if there is nothing new."""
         known = self.read()
         new = {
-            one.key: KeptReply(text=one.text, cell=cell, run=run)
+            one.key: KeptReply(text=one.text, cell=cell, run=run, log_likelihoods=one.log_likelihoods)
             for one in answers
             if one.unaided and one.key is not None and one.key not in known
         }
         if new:
-            replies = {key: [kept.text, kept.run, kept.cell] for key, kept in sorted({**known, **new}.items())}
+            replies = {key: _plain(kept) for key, kept in sorted({**known, **new}.items())}
             content = {"format": FORMAT, "sha256": _digest(replies), "replies": replies}
             write_bytes(self.path, json.dumps(content).encode())
+
+
+def _plain(kept: KeptReply) -> list[object]:
+    numbers = [] if kept.log_likelihoods is None else [list(kept.log_likelihoods)]
+    return [kept.text, kept.run, kept.cell, *numbers]
 
 
 def _digest(replies: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from components.data.streams import data_root
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import TaskStream
+from components.evaluation.choosing import row_options
 from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
@@ -51,6 +53,8 @@ class Plan:
     chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
     origin: Origin | None = None  # the run that this one continued from; the first tasks of its stream are learned
     again: Again = field(default_factory=Again)
+    with_options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By task and suite, where replies may be chosen: scored rows that have options, and all."""
     shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
     @property
@@ -93,6 +97,7 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
         limit=config.evaluation.limit,
         reached=rows_to_count(config, stream),
     )
+    with_options = rows_with_options(config, stream, suites)
     schedule, learned = plan_schedule(config, stream), 0
     if origin is not None:
         origin.require_same_rows(stream, fitted.template)
@@ -107,7 +112,25 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
         run_dir=run_dir,
         fitted=fitted,
         origin=origin,
+        with_options=with_options,
     )
+
+
+def rows_with_options(config: RunConfig, stream: TaskStream, suites: Sequence[Suite]) -> dict[str, tuple[int, int]]:
+    """For `Plan.with_options`: empty where all replies are generated; `ConfigError` where no row has options."""
+    if config.evaluation.replies == "generated":
+        return {}
+    found = dict[str, tuple[int, int]]()
+    for scored in (*stream.tasks, *suites):
+        limit = None if isinstance(scored, Suite) else config.evaluation.limit
+        rows = [bool(row_options(row)) for row in scored.test.rows(with_image=False, limit=limit)]
+        found[scored.name] = sum(rows), len(rows)
+    if not any(count for count, _ in found.values()):
+        raise ConfigError(
+            f"evaluation.replies {config.evaluation.replies} chooses among a row's options, and no row of "
+            f"{', '.join(found)} has any (letters, listed words, yes or no); use generated, or score other rows."
+        )
+    return found
 
 
 def require_lasting_storage(storage: Path) -> None:

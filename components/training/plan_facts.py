@@ -5,6 +5,7 @@ from __future__ import annotations
 from components.console.eta import PlannedTask
 from components.core.secrets import without_secrets
 from components.data.quality.report import rows_by_pictures
+from components.evaluation.replies import WORDS
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
 from components.training.memory import GIB
@@ -149,6 +150,9 @@ def _rows(plan: Plan) -> dict[str, str]:
         facts["unseen rows"] = (
             f"{_listed(unseen)} training rows are never learned from: the budget ends before one epoch"
         )
+    if config.evaluation.replies != "generated":
+        counts = ", ".join(f"{name} {count} of {rows} rows" for name, (count, rows) in plan.with_options.items())
+        facts["replies"] = f"{WORDS[config.evaluation.replies]}: {counts}; all others are generated"
     if config.stream.validation:
         facts["validation"] = (
             f"{config.stream.validation:.0%} of the training rows, cut by a hash of what they show, are never learned "

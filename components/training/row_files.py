@@ -19,6 +19,7 @@ from components.evaluation.matrix import (
     variant_file,
 )
 from components.evaluation.predictions import PREDICTIONS_FOLDER
+from components.evaluation.replies import noted
 from components.methods.base import Method
 from components.training.plan import Plan
 
@@ -43,7 +44,7 @@ def matrices_of(plan: Plan, rows: Sequence[MatrixRow]) -> tuple[ScoreMatrix, dic
 def write_matrix(plan: Plan, rows: Sequence[MatrixRow]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
     config = plan.config
-    facts: dict[str, object] = {"scored_on": config.evaluation.split}
+    facts: dict[str, object] = {"scored_on": config.evaluation.split, **noted(config.evaluation.replies)}
     if plan.origin is not None:
         taken = plan.origin.rows_of_tasks + any(row.after == ZERO_SHOT for row in rows)
         facts["taken_over"] = {"rows": taken, "run": plan.origin.run, "at_task": plan.origin.at_task}

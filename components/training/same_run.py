@@ -31,6 +31,7 @@ EXECUTION = frozenset(
         "training.feature_cache_gb",
         "evaluation.batch_size",
         "evaluation.batch_tokens",
+        "evaluation.refill",  # rounding, as other batches
         "evaluation.reuse",  # kept replies are those that would come out again
         "evaluation.max_forgetting",  # with the next two: whether a run goes on, not what it learns
         "evaluation.forgetting_of",
@@ -57,7 +58,7 @@ RESULT = frozenset(
         *("training.optimizer.beta1", "training.optimizer.beta2"),
         *("training.optimizer.warmup_ratio", "training.optimizer.max_grad_norm"),
         *("evaluation.zero_shot", "evaluation.unseen", "evaluation.oracle_routing", "evaluation.limit"),
-        *("evaluation.split", "evaluation.suites", "evaluation.suites_after_every_task"),
+        *("evaluation.split", "evaluation.replies", "evaluation.suites", "evaluation.suites_after_every_task"),
     }
 )
 

@@ -137,6 +137,8 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
 def scored_for_choice(run: RunConfig, options: SweepOptions, axes: Sequence[Axis]) -> RunConfig:
     """The run with the rows that its trials are scored on; raises `ConfigError` where trials would differ in them."""
     for axis in axes:
+        if axis.field == "evaluation.replies":
+            raise ConfigError("the space names evaluation.replies; give one --evaluation.replies for all trials.")
         if axis.field in ("evaluation.split", "stream.validation"):
             raise ConfigError(
                 f"the space names {axis.field}, and trials scored on different rows cannot be compared; give "

@@ -31,6 +31,8 @@ SCRIPTS: dict[str, list[str]] = {
     "waiting": [],
     "growth": ["--rounds", "3"],
     "answers": [],
+    "options": [],
+    "refilling": [],
     "many_rows": ["--rows", "1000000", "--only-budget"],
     "preparing": [],
     "many_tasks": [],

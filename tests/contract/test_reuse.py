@@ -16,6 +16,7 @@ from toy_tasks import Toy, attached, colour_row, fresh_backbone, learn, opposite
 from components.adapters.serving import Digests
 from components.data.batch import Example, collate
 from components.data.rows import Row
+from components.evaluation.choosing import Choosing
 from components.evaluation.generation import Answer, answer
 from components.evaluation.reuse import KeptReply, Reuse, foreign_code
 from components.methods import METHODS
@@ -60,6 +61,8 @@ class Memory:
         reuse: bool,
         oracle: bool = False,
         known: bool = False,
+        choosing: Choosing | None = None,
+        refill: bool = False,
     ) -> list[Answer]:
         state = state_digest(method.state_dict(backbone))
         kept = Reuse(known=self.known, arithmetic=backbone.arithmetic(), state=state, digests=Digests())
@@ -75,6 +78,8 @@ class Memory:
                 known_task=toy.info.name if method.config.needs_task_id or known else None,
                 oracle_task=toy.info.name if oracle and toy.info.name in method.tasks else None,
                 reuse=kept if reuse else None,
+                choosing=choosing,
+                refill=refill,
             )
         if reuse:
             for one in found:
@@ -85,9 +90,14 @@ class Memory:
                     slots=one.slots,
                     routed_to=one.routed_to,
                     matched=one.matched,
+                    log_likelihoods=one.log_likelihoods,
                 )
                 if one.oracle_key is not None and one.oracle_text is not None:
-                    self.known[one.oracle_key] = KeptReply(text=one.oracle_text, cell=f"{len(method.tasks)}")
+                    self.known[one.oracle_key] = KeptReply(
+                        text=one.oracle_text,
+                        cell=f"{len(method.tasks)}",
+                        log_likelihoods=one.oracle_log_likelihoods,
+                    )
         return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.core.errors import DataError
-from components.data.batch import IGNORE, Example, Picture, collate
+from components.data.batch import IGNORE, Example, Limits, Picture, collate
 from components.data.rows import IMAGE_TOKEN, Row
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
@@ -208,8 +208,34 @@ def test_greedy_replies_of_a_mixed_batch_are_transformers_row_by_row(opened: Ope
     replies = opened.backbone.generate(batch, max_new_tokens=8)
     for inputs, found in zip(sent(opened, examples, answering=True), replies, strict=True):
         assert found == opened.reference.reply(inputs, max_new_tokens=8)
+    assert opened.backbone.generate(batch, max_new_tokens=8, rows_leave=True, refill=Limits(2)) == replies
     again = opened.backbone.generate(batch, max_new_tokens=8)  # nothing of an earlier batch stays in the model
     assert again == replies
+
+
+@pytest.mark.shows("evaluate")
+def test_options_score_as_transformers_scores_prompt_and_option_row_by_row(opened: Opened) -> None:
+    talks = rows(opened.name)
+    examples = [opened.encoder.prompt_example(one) for one in talks]
+    texts = [["no", "a cat on the mat", "two cats"][number % 2 :] for number in range(len(talks))]
+    options = [[opened.encoder.reply_ids(one, text) for text in of] for one, of in zip(talks, texts, strict=True)]
+    assert max(len(ids) for of in options for ids in of) > 2
+    batch = collate(examples, pad_id=opened.encoder.pad_id, padding_side="left")
+    found = opened.backbone.log_likelihoods(batch, options, limits=Limits(4), rows_leave=True)
+    for inputs, of, numbers in zip(sent(opened, examples, answering=True), options, found, strict=True):
+        for ids, number in zip(of, numbers, strict=True):
+            whole = opened.reference.logits(followed(inputs, ids, answer=opened.name == "paligemma"))
+            wanted = whole[-len(ids) - 1 : -1].double().log_softmax(dim=-1)[range(len(ids)), ids].sum()
+            assert number == pytest.approx(float(wanted), abs=1e-3)
+
+
+def followed(inputs: dict[str, Tensor], ids: list[int], *, answer: bool) -> dict[str, Tensor]:
+    """The conversation with `ids` behind it. `answer`: token types say what is answer, and not what is picture."""
+    more = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [int(answer)] * len(ids)}
+    return {
+        name: torch.cat([value, torch.tensor([more.get(name, [0] * len(ids))])], dim=1) if name in BY_TOKEN else value
+        for name, value in inputs.items()
+    }
 
 
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")

@@ -7,6 +7,7 @@ One Ray session serves all runs.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,3 +120,21 @@ def test_replies_are_kept_within_a_run_and_zero_shot_ones_between_runs(storage: 
     assert kept(other)["zero-shot"] == (3 * ROWS, 3 * ROWS)
     assert kept(other)["chartqa"] == (0, 3 * ROWS)
     assert any(isinstance(event, Note) and "come from whole" in event.text for event in other)
+
+
+def test_chosen_replies_are_kept_as_generated_ones_are(storage: Path) -> None:
+    def chosen(run_id: str, *, reuse: bool) -> RunConfig:
+        config = config_of(run_id, storage, reuse=reuse)
+        stream = replace(config.stream, name="mini-coin", order=("scienceqa", "gqa"))
+        return replace(config, stream=stream, evaluation=replace(config.evaluation, replies="acc"))
+
+    assert kept(run(chosen("letters", reuse=True)))["gqa"] == (ROWS, 2 * ROWS)
+    assert kept(run(chosen("letters-again", reuse=False)))["gqa"] == (0, 2 * ROWS)
+    assert said(storage, "letters") == said(storage, "letters-again")
+    for row in run_predictions(storage / "letters"):
+        if row.task == "scienceqa":
+            assert (row.chosen_by, row.options) == ("acc", ["A", "B", "C", "D"])
+        assert (row.options is None) == (row.chosen_by is None) == (row.log_likelihoods is None)
+        if row.options is not None and row.log_likelihoods is not None:
+            assert row.prediction == row.options[row.log_likelihoods.index(max(row.log_likelihoods))]
+    assert json.loads((storage / "letters" / "score_matrix.json").read_text())["replies"] == "acc"

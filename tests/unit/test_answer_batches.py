@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.data.batch import Example
-from components.evaluation.generation import answer, batch_slices
+from components.data.batch import Example, batch_slices
+from components.evaluation.generation import answer
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig

@@ -118,6 +118,34 @@ def test_the_frozen_models_replies_are_shared_and_say_whose_they_were(tmp_path: 
     assert UnaidedReplies.of(tmp_path, ["charts", 17]).read() == {}
 
 
+def test_log_likelihoods_of_options_are_kept_with_the_reply(tmp_path: Path) -> None:
+    chosen = Prediction(
+        after="charts",
+        task="charts",
+        sample_id="1",
+        prediction="B",
+        score=1.0,
+        reply_key="a",
+        chosen_by="acc",
+        options=["A", "B"],
+        log_likelihoods=[-2.5, -0.1],
+        oracle_prediction="A",
+        oracle_reply_key="o",
+        oracle_log_likelihoods=[-0.3, -2.0],
+    )
+    path = predictions_file(tmp_path, 1, "charts")
+    write_predictions(path, [chosen])
+    note_digests(tmp_path, [path])
+    kept = replies(tmp_path)
+    now = Answer(sample_id="2", text="A", key="n", log_likelihoods=(-0.2, -4.0))
+    kept.answered("charts", [now], "charts")
+    expected = {"a": (-2.5, -0.1), "o": (-0.3, -2.0), "n": (-0.2, -4.0)}
+    assert {key: one.log_likelihoods for key, one in kept.of("charts").items()} == expected
+    shared = UnaidedReplies.of(tmp_path, "asked")
+    shared.add([unaided("a", "A", log_likelihoods=(-0.2, -4.0)), unaided("b", "said")], "one", "zero-shot")
+    assert {key: one.log_likelihoods for key, one in shared.read().items()} == {"a": (-0.2, -4.0), "b": None}
+
+
 def test_a_damaged_or_foreign_file_counts_as_missing_and_is_written_anew(tmp_path: Path) -> None:
     shared = UnaidedReplies.of(tmp_path, "asked")
     shared.add([unaided("a", "true")], "one", "zero-shot")

@@ -40,6 +40,10 @@ WHOLE = Prediction(
     matched=False,
     oracle_prediction="A",
     oracle_score=0.0,
+    chosen_by="acc",
+    options=["A", "B"],
+    log_likelihoods=[-2.5, -0.125],
+    oracle_log_likelihoods=[-0.25, -3.0],
 )
 PLAIN = Prediction(after="charts", task="charts", sample_id="1", score=0.25)
 
@@ -66,6 +70,10 @@ def test_the_files_columns_are_promised() -> None:
         "reply_key string",
         "oracle_reply_key string",
         "answered_in string",
+        "chosen_by string",
+        "options list<item: string>",
+        "log_likelihoods list<item: double>",
+        "oracle_log_likelihoods list<item: double>",
     ]
     assert [field.name for field in fields(Prediction)] == PREDICTIONS_SCHEMA.names
 

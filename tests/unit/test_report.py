@@ -102,6 +102,9 @@ def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: P
     scored_on_fewer = replace(runs[0], config=replace(runs[0].config, evaluation=EvaluationConfig(limit=5)))
     with pytest.raises(ConfigError, match="differ in test rows a task \\(None and 5\\)"):
         require_comparable([runs[0], scored_on_fewer])
+    chosen = replace(runs[0], config=replace(runs[0].config, evaluation=EvaluationConfig(replies="acc")))
+    with pytest.raises(ConfigError, match=r"differ in evaluation\.replies \(generated and acc\)"):
+        require_comparable([runs[0], chosen])
     with pytest.raises(ConfigError, match="no run was given"):
         require_comparable([])
     with pytest.raises(ConfigError, match="same run with the same seed"):

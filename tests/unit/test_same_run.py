@@ -87,7 +87,13 @@ OTHER_EXECUTION: dict[str, object] = {
         feature_cache_gb=1.5,
     ),
     "evaluation": EvaluationConfig(
-        batch_size=3, batch_tokens=900, reuse=False, max_forgetting=5.0, forgetting_of="any", on_forgetting="stop"
+        refill=True,
+        batch_size=3,
+        batch_tokens=900,
+        reuse=False,
+        max_forgetting=5.0,
+        forgetting_of="any",
+        on_forgetting="stop",
     ),
     "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa", float32_kernels="onednn"),
     "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4, hang_minutes=9.0),
@@ -157,7 +163,7 @@ def test_each_option_of_the_result_is_refused_alone(plan: Plan, part: str) -> No
         **{"training.epochs": 2, "training.updates_per_task": 3, "training.global_batch_size": 4},
         **{"evaluation.zero_shot": False, "evaluation.unseen": True, "evaluation.oracle_routing": True},
         **{"evaluation.limit": 3, "evaluation.split": "validation", "evaluation.suites": ("mini-general",)},
-        "evaluation.suites_after_every_task": True,
+        **{"evaluation.suites_after_every_task": True, "evaluation.replies": "acc"},
         **{"backbone.dtype": "bfloat16", "backbone.adapter_compute": "float32", "backbone.float32_matmul": "highest"},
         **{"backbone.vision_layer": "final", "backbone.template": "vicuna_v1", "backbone.pad_to_square": False},
         "backbone.name": "smol",
