@@ -196,6 +196,8 @@ def test_trials_scored_on_different_rows_are_refused(tmp_path: Path) -> None:
     for space in ("stream.validation=grid(0.2, 0.3)", "evaluation.split=grid('test', 'validation')"):
         with pytest.raises(ConfigError, match="scored on different rows cannot be compared"):
             asked(tmp_path, "--space", space)
+    with pytest.raises(ConfigError, match=r"give one --evaluation\.replies for all trials"):
+        asked(tmp_path, "--space", "evaluation.replies=grid('generated', 'acc')")
     with pytest.raises(ConfigError, match="contradict"):
         asked(tmp_path, "--choose-on-test", "--evaluation.split", "validation", "--stream.validation", "0.2")
 
