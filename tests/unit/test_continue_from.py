@@ -188,7 +188,7 @@ def with_method(config: RunConfig) -> RunConfig:
 
 
 def with_options(config: RunConfig) -> RunConfig:
-    return replace(config, seed=4, evaluation=replace(config.evaluation, limit=3))
+    return replace(config, seed=4, evaluation=replace(config.evaluation, limit=3, replies="acc"))
 
 
 def with_backbone(config: RunConfig) -> RunConfig:
@@ -201,7 +201,12 @@ def with_backbone(config: RunConfig) -> RunConfig:
         (("medicalqa",), 4, None, "run first has learned 3 of its 3 tasks, not 4; give --at-task a smaller number"),
         (TASKS, 3, None, "run first has learned every task of stream mini-coast-domain by then"),
         (("medicalqa",), 2, with_method, "method.name was continual_llava and is lwf."),
-        (("medicalqa",), 2, with_options, "evaluation.limit was .* and is 3, seed was 0 and is 4."),
+        (
+            ("medicalqa",),
+            2,
+            with_options,
+            "evaluation.limit was .* and is 3, evaluation.replies was generated and is acc, seed was 0",
+        ),
         (("medicalqa",), 2, with_backbone, "backbone.pad_to_square was True and is False."),
     ],
 )
