@@ -37,6 +37,7 @@ SCRIPTS: dict[str, list[str]] = {
     "preparing": [],
     "many_tasks": [],
     "reuse": ["--tasks", "4", "8", "40"],
+    "reuse --field": ["--backbone", "smol", "--tasks", "4"],
     "written_bytes": [],
     "default_run": [],
     "serving": ["--seconds", "10"],
@@ -54,11 +55,11 @@ def main() -> int:
     began, bars, failed = time.monotonic(), dict[str, list[Bar]](), list[str]()
     for name in options.only:
         started = time.monotonic()
-        code, bars[name] = run(name, logs / f"{name}.txt")
+        code, bars[name] = run(name, logs / f"{name.replace(' ', '')}.txt")
         print(f"-- {name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
         if code:
             failed.append(name)
-            print(f"   ended with code {code}; see {logs / f'{name}.txt'}")
+            print(f"   ended with code {code}; see {logs}")
     print(table(bars))
     print(f"\n{time.monotonic() - began:.0f} s in all; what the scripts printed is in {logs}")
     if options.record:
@@ -70,7 +71,8 @@ def main() -> int:
 
 def run(name: str, log: Path) -> tuple[int, list[Bar]]:
     """The script's exit code and its bars; all it prints goes into `log`, and its bars to the terminal as well."""
-    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / f"{name}.py"), *SCRIPTS[name]]
+    script, *options = name.split()
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / f"{script}.py"), *options, *SCRIPTS[name]]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     bars = list[Bar]()
     with (
