@@ -62,11 +62,12 @@ def main() -> int:
             print(f"the run ended with code {code}")
             return 1
         run_dir = folder / "runs" / "default"
-        show_parts(
-            run_dir, took, after.children_user + after.children_system - before.children_user - before.children_system
-        )
+        parts = parts_of(run_dir, took)
+        print(parts)
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        print(f"{cpu:.0f} CPU s, of processes it waited for; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         same = json.loads(RECORD.read_text())["score_matrix"] == json.loads((run_dir / "score_matrix.json").read_text())
-        print_bar("README's main job, s", took, "at most", BAR_S, "see the parts above")
+        print_bar("README's main job, s", took, "at most", BAR_S, parts)
         if options.install:
             print_bar(
                 "with installation, s",
@@ -80,11 +81,10 @@ def main() -> int:
     return 0
 
 
-def show_parts(run_dir: Path, took: float, cpu: float) -> None:
+def parts_of(run_dir: Path, took: float) -> str:
     rows = Costs.read(run_dir).rows
     learning, scoring = sum(row.train_s for row in rows), sum(row.evaluate_s for row in rows)
-    print(f"{took:.0f} s: learning {learning:.0f}, scoring {scoring:.0f}, all else {took - learning - scoring:.0f}")
-    print(f"{cpu:.0f} CPU s, of processes it waited for; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    return f"learning {learning:.0f} s in float32, scoring {scoring:.0f}, all else {took - learning - scoring:.0f}"
 
 
 def waiting(run_dir: Path) -> float:
