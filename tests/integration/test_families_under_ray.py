@@ -92,6 +92,7 @@ def words(storage: Path) -> Path:
     return storage / "words"
 
 
+@pytest.mark.long
 @pytest.mark.shows("resume", kind="killed")
 def test_killed_in_the_second_task_and_continued(
     name: str, storage: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
