@@ -1,7 +1,9 @@
-"""Rows and suites whose predictions were damaged, answered once more by the method as it was then."""
+"""Rows and suites of earlier tasks, answered by the method as it was then: those whose predictions were damaged, and
+those that were awaited from a scorer when their run was interrupted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.core.checkpoint import Checkpoint, read_checkpoint
@@ -19,11 +21,7 @@ def answer_again(worker: StreamWorker, now: Checkpoint) -> None:
     """Do what the plan says, each on a fresh backbone: a method cannot be taken off again. Then go on from `now`."""
     plan, rows = worker.plan, worker.stream_state.rows
     for learned in sorted({*plan.again.rows, *(number for number, _ in plan.again.suites)}):
-        state = None
-        if learned:
-            kept = plan.run_dir / KEPT_CHECKPOINTS / f"{learned:02d}-{plan.stream.task_names[learned - 1]}"
-            state = method_state(worker.checkpointer.of_this_run(read_checkpoint(kept)))
-        worker.attach(load_backbone(plan.config.backbone, worker.device), state)
+        _attach(worker, learned)
         before = learned + plan.config.evaluation.zero_shot - 1  # rows before this one
         if learned in plan.again.rows:
             row = worker.scorer.score(rows[:before], learned=learned, train_s=0.0, again=True)
@@ -36,3 +34,25 @@ def answer_again(worker: StreamWorker, now: Checkpoint) -> None:
     if worker.rank == 0 and rows:
         write_matrix(plan, rows)
         write_decisions(plan, rows, worker.method)
+
+
+def score_awaited(worker: StreamWorker, now: Checkpoint, due: Sequence[int]) -> None:
+    """Score the rows after so many tasks, with their suites, each on a fresh backbone. Then go on from `now`."""
+    plan, state = worker.plan, worker.stream_state
+    for learned in due:
+        _attach(worker, learned)
+        if learned or plan.config.evaluation.zero_shot:
+            before = plan.rows_before(state.rows, learned)
+            state.rows = [*before, worker.scorer.score(before, learned=learned, train_s=0.0)]
+        worker.suites.score(state.rows, learned=learned)
+    state.rows, state.awaited = plan.rows_before(state.rows, state.index + 1), 0
+    worker.attach(load_backbone(plan.config.backbone, worker.device), method_state(now))
+
+
+def _attach(worker: StreamWorker, learned: int) -> None:
+    """The method as it was after `learned` tasks."""
+    plan, state = worker.plan, None
+    if learned:
+        kept = plan.run_dir / KEPT_CHECKPOINTS / f"{learned:02d}-{plan.after(learned)}"
+        state = method_state(worker.checkpointer.of_this_run(read_checkpoint(kept)))
+    worker.attach(load_backbone(plan.config.backbone, worker.device), state)

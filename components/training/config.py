@@ -127,9 +127,26 @@ class EvaluationConfig:
     on_forgetting: Action = "warn"
     """What happens above it. warn: the run says so and goes on; stop: it ends in order with exit code 3; rollback: it
     ends so, too, and the task's checkpoint is moved to rejected/, so that the one before it is the run's last."""
+    beside: CountOrZero = 0
+    """Processes that score each row while the next task trains, on CPUs and GPUs beside the workers'; their replies are
+    those of the workers. 0: the workers score each row before the next task."""
+    beside_cpus: Count = 1
+    """CPUs that each of these processes takes; it takes a GPU as well where workers have one."""
+    beside_labels: tuple[str, ...] = ()
+    """Labels, KEY=VALUE, of the nodes that these processes run on; none: any node."""
+    beside_rows: Count = 1
+    """Rows that scoring may be behind; beyond it training waits."""
 
     def __post_init__(self) -> None:
         check_options(self, "evaluation")
+        for label in self.beside_labels:
+            if not all(label.partition("=")[::2]):
+                raise ConfigError(f"evaluation.beside_labels has {label!r}; write labels as KEY=VALUE.")
+        if self.beside and self.max_forgetting is not None and self.on_forgetting != "warn":
+            raise ConfigError(
+                f"evaluation.on_forgetting is {self.on_forgetting}, which needs a row before the next task begins, and "
+                "evaluation.beside scores it meanwhile; set evaluation.beside to 0, or evaluation.on_forgetting to warn."
+            )
         doubled = {name for name in self.suites if self.suites.count(name) > 1}
         if doubled:
             raise ConfigError(f"evaluation.suites names {sorted(doubled)[0]} twice; a suite is scored once.")

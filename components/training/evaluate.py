@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 
@@ -28,7 +27,7 @@ from components.evaluation.choosing import Choosings, question_of
 from components.evaluation.decisions import Served
 from components.evaluation.generation import Answer, answer
 from components.evaluation.manifest import note_digests
-from components.evaluation.matrix import VARIANTS, ZERO_SHOT, MatrixRow
+from components.evaluation.matrix import VARIANTS, MatrixRow
 from components.evaluation.predictions import (
     Prediction,
     by_task,
@@ -48,7 +47,7 @@ from components.training.budget import judged_row
 from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
 from components.training.kept_replies import KeptReplies, Tally, earlier_row
-from components.training.ranks import of_rank_0
+from components.training.ranks import Shares, of_rank_0
 from components.training.row_files import captions_file, write_captions, write_decisions, write_matrix
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
@@ -58,6 +57,7 @@ from components.training.streaming import (
     encoded_blocks,
     examples,
     fits_a_window,
+    prompt_windows,
     prompts_here,
 )
 
@@ -68,7 +68,10 @@ if TYPE_CHECKING:
 
 
 class RowScorer:
-    """Scores rows on all workers together: each rank answers its stride of the rows, rank 0 scores and writes."""
+    """Scores rows on all workers together: each rank answers its stride of the rows, rank 0 scores and writes.
+
+    A process of its own may answer all strides, one after another: it gives the same replies.
+    """
 
     def __init__(
         self,
@@ -81,16 +84,17 @@ class RowScorer:
         send: Callable[[Event], None],
         stop: StopWatch,
         replies: KeptReplies,
+        shares: Shares,
     ) -> None:
         self.plan, self.model, self.method = plan, model, method
         self.encoder, self.device, self.send, self.stop = encoder, device, send, stop
-        context = ray.train.get_context()
-        self.replies = replies
+        self.replies, self.shares = replies, shares
         self.arithmetic = model.arithmetic()
         self.tally = Tally()
         self.choosings = Choosings(plan.config.evaluation.replies, encoder)
         self.state, self.digests = "", Digests()  # of the method as it is while one row is scored
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.rank, self.world_size = shares.rank, shares.world_size
+        self.helped: Mapping[str, int] = {}  # by task of one row, replies that were kept where others answered it
 
     def score(self, rows: list[MatrixRow], *, learned: int, train_s: float, again: bool = False) -> MatrixRow:
         """Evaluate the row after `learned` tasks (0 = zero-shot) and return it; rank 0 also writes and announces it.
@@ -98,19 +102,12 @@ class RowScorer:
         `again`: the row is known, and only its predictions are written.
         """
         started = time.monotonic()
-        stream, evaluation = self.plan.stream, self.plan.config.evaluation
-        after = stream.task_names[learned - 1] if learned else ZERO_SHOT
-        # With them a task that was unlearned, whose score says what is left of it.
-        everything = not learned or evaluation.unseen or learned == self.plan.num_tasks
-        due = stream.tasks if everything else stream.tasks[:learned]
+        stream, after = self.plan.stream, self.plan.after(learned)
+        due = self.plan.due(learned)
         self.model.eval()
         cells, self.tally = self.kept_cells(learned, after), Tally()
-        table: list[Prediction] = []
-        for task in due:
-            oracle = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
-            rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
-            table += self.cell(cells, task, after, num_rows=rows_due, oracle_task=oracle)
-        cells.tell(self.send, len(due))
+        table = self.cells(cells, due, learned)
+        cells.tell(self.send, len(due), apart=self.helped)
         self.tally.tell(self.send, after)
         tables = by_task(table)
         means = {
@@ -142,6 +139,15 @@ class RowScorer:
                 self._record(row, [*rows, row], table, learned=learned, train_s=train_s, started=started)
         return row
 
+    def cells(self, cells: KeptCells, tasks: Sequence[Task], learned: int) -> list[Prediction]:
+        """The predictions of these tasks after `learned` ones, each cell kept as soon as it is whole."""
+        evaluation, after, table = self.plan.config.evaluation, self.plan.after(learned), list[Prediction]()
+        for task in tasks:
+            oracle = task.name if evaluation.oracle_routing and self.method.is_routed and learned else None
+            rows_due = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
+            table += self.cell(cells, task, after, num_rows=rows_due, oracle_task=oracle)
+        return table
+
     def kept_cells(self, learned: int, after: str) -> KeptCells:
         """What an earlier start of the run has scored after so many tasks. All ranks must call it."""
         # On all ranks, because a method may gather its state from all of them.
@@ -156,7 +162,7 @@ class RowScorer:
         found = cells.take(task, num_rows, oracle_task) if self.rank == 0 else None
         if of_rank_0(found is not None):
             self.replies.read_again()
-            self.tally.kept += sum(one.answered_in is not None for one in found or [])
+            self.tally.kept += self.helped.get(task.name, sum(one.answered_in is not None for one in found or []))
             return found or []
         scored = self.predictions(task, after, num_rows=num_rows, oracle_task=oracle_task)
         if self.rank == 0:
@@ -173,11 +179,11 @@ class RowScorer:
         """
         config = self.plan.config
         answers: list[Answer] = []
-        unaided = self.replies.unaided(task, num_rows, self.arithmetic, self.world_size)
+        unaided = self.replies.unaided(task, num_rows, self.arithmetic, self.shares.of)
         reuse = self.replies.reuse(task, unaided, self.arithmetic, self.state, self.digests)
         # A rank that stops answering does not leave at once: the others would wait for its answers for ever.
         with suppress(StopRequested), self.method.test_file(Instructions([task.test])):
-            for window in self._windows(task, num_rows):
+            for window in (each for part in self.shares.own for each in self._windows(task, num_rows, part)):
                 answers += answer(
                     self.model,
                     self.method,
@@ -217,10 +223,12 @@ class RowScorer:
         if mean_over_workers({"asked to stop": seen})["asked to stop"].item() > 0.0:
             raise StopRequested
 
-    def _windows(self, task: Task | Suite, num_rows: int) -> Iterator[list[Example]]:
-        if fits_a_window(num_rows, self.world_size):
-            own = Slice(rank=self.rank, world_size=self.world_size)
-            backbone = self.plan.config.backbone
+    def _windows(self, task: Task | Suite, num_rows: int, part: int) -> Iterator[list[Example]]:
+        own, backbone = Slice(rank=part, world_size=self.shares.of), self.plan.config.backbone
+        if self.shares.beside:  # datasets are the workers'
+            yield from prompt_windows(task.test, backbone, slice=own, num_rows=num_rows, cache=self.plan.cache)
+            return
+        if fits_a_window(num_rows, self.shares.of):
             yield prompts_here(task.test, backbone, slice=own, num_rows=num_rows, cache=self.plan.cache)
             return
         name = dataset_name("suite" if isinstance(task, Suite) else "test", task.name, self.rank)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from components.adapters.serving import tensors_digest
 from components.core.errors import DataError
@@ -71,10 +71,14 @@ class KeptCells:
         write_predictions(self._row_file, table, self._made_of)
         remove_folder(self._folder)
 
-    def tell(self, send: Callable[[Event], None], due: int) -> None:
-        """Send a note on what is not answered again, if anything; `due`: how many tasks or suites there are."""
-        if self._taken:
-            what = self._taken[0] if due == 1 else f"{len(self._taken)} of {due}"
+    def tell(self, send: Callable[[Event], None], due: int, *, apart: Container[str] = ()) -> None:
+        """Send a note on what is not answered again, if anything; `due`: how many tasks or suites there are.
+
+        `apart`: those that another process has just answered.
+        """
+        taken = [name for name in self._taken if name not in apart]
+        if taken:
+            what = taken[0] if due == 1 else f"{len(taken)} of {due}"
             send(Note(text=f"scoring after {self._after}: {what} had been scored before this start"))
 
     def _file(self, task: Task | Suite) -> Place:

@@ -71,7 +71,8 @@ def mend(plan: Plan, at: StreamState | None, handle: EventHandler) -> Plan:
         for path in _matrix_files(plan):
             path.unlink(missing_ok=True)
         return plan
-    damage = find_damage(plan, learned=at.index, rows=at.rows)
+    # What was awaited from a scorer counts as not scored yet, and is taken up.
+    damage = find_damage(plan, learned=at.index - at.awaited, rows=at.rows)
     _mend_files(plan, damage)
     _tell(damage, handle)
     return replace(plan, again=damage.again)

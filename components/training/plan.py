@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray.actor import ActorHandle
 from ray.util.queue import Queue
 
 from components.core.errors import ConfigError
@@ -15,8 +16,9 @@ from components.core.machine import require_cache
 from components.data.streams import data_root
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
-from components.data.tasks import TaskStream
+from components.data.tasks import Task, TaskStream
 from components.evaluation.choosing import row_options
+from components.evaluation.matrix import ZERO_SHOT, MatrixRow
 from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone
@@ -62,6 +64,23 @@ class Plan:
         """Tasks that the run learns, from the first; one that was unlearned stands behind them and is only scored."""
         return len(self.schedule) - (self.origin is not None and self.origin.unlearned is not None)
 
+    def after(self, learned: int) -> str:
+        """The name of the matrix's row after `learned` tasks."""
+        return self.stream.task_names[learned - 1] if learned else ZERO_SHOT
+
+    def due(self, learned: int) -> tuple[Task, ...]:
+        """The tasks that this row scores."""
+        # With them a task that was unlearned, whose score says what is left of it.
+        everything = not learned or self.config.evaluation.unseen or learned == self.num_tasks
+        return self.stream.tasks if everything else self.stream.tasks[:learned]
+
+    def rows_before(self, rows: Sequence[MatrixRow], learned: int) -> list[MatrixRow]:
+        """The rows before that one: `rows`, which are the first of them, then empty ones after tasks without a row."""
+        names = self.stream.task_names
+        last = names.index(rows[-1].after) + 1 if rows and rows[-1].after != ZERO_SHOT else 0
+        empty = (MatrixRow(after=name, scores=dict.fromkeys(names)) for name in names[last : max(last, learned - 1)])
+        return [*rows, *empty]
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan(Plan):
@@ -72,6 +91,7 @@ class WorkerPlan(Plan):
     event_queue: Queue | None  # events for the driver
     cache: VisionCache | None = None  # features of the pictures; None: pictures are decoded
     cached: tuple[CachedTask | None, ...] = ()  # by scheduled task: where runs of one sweep leave and find it
+    scorers: tuple[ActorHandle, ...] = ()  # score rows beside training; none: the workers do, in turn with it
 
 
 def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:

@@ -32,6 +32,7 @@ EXECUTION = frozenset(
         "evaluation.batch_size",
         "evaluation.batch_tokens",
         "evaluation.refill",  # rounding, as other batches
+        *("evaluation.beside", "evaluation.beside_cpus", "evaluation.beside_labels", "evaluation.beside_rows"),
         "evaluation.reuse",  # kept replies are those that would come out again
         "evaluation.max_forgetting",  # with the next two: whether a run goes on, not what it learns
         "evaluation.forgetting_of",

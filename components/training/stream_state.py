@@ -27,6 +27,7 @@ class StreamState:
     learned: bool = False  # the task at `index` is trained and consolidated; its row is not scored yet
     skipped: int = 0  # of these updates, those whose loss or gradient was not finite
     rows: list[MatrixRow] = field(default_factory=list)
+    awaited: CountOrZero = 0  # of the rows after none to `index` tasks, the last ones, which are scored beside training
 
     def to_json(self) -> dict[str, object]:
         """As a checkpoint keeps it."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -304,6 +305,17 @@ def prompts_here(
     windows = plan_windows([split], epochs=1, num_rows=num_rows, seed=None)
     loader = _prompt_loader(split, backbone, slice=slice, num_rows=num_rows, cache=cache)
     return [example for block in _blocks_here(windows, loader) for example in examples(block.to_pylist())]
+
+
+def prompt_windows(
+    split: Split, backbone: BackboneConfig, *, slice: Slice, num_rows: int, cache: VisionCache | None
+) -> Iterator[list[Example]]:
+    """What `prompt_dataset` gives, a window at a time, read by this process as they are asked for."""
+    windows = plan_windows([split], epochs=1, num_rows=num_rows, seed=None)
+    blocks = _blocks_here(windows, _prompt_loader(split, backbone, slice=slice, num_rows=num_rows, cache=cache))
+    rows = (example for block in blocks for example in examples(block.to_pylist()))
+    while window := list(itertools.islice(rows, WINDOW_ROWS)):
+        yield window
 
 
 def _blocks_here(windows: Sequence[Window], loader: Loader) -> Iterator[pa.Table]:

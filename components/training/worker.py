@@ -31,7 +31,9 @@ from components.evaluation.matrix import MatrixRow, matrix_of
 from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
-from components.training.answering_again import answer_again
+from components.training.answering_again import answer_again, score_awaited
+from components.training.attached import attached
+from components.training.beside import RowsBeside
 from components.training.checkpointing import StreamCheckpointer, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
@@ -39,6 +41,7 @@ from components.training.evaluate import RowScorer
 from components.training.kept_replies import KeptReplies
 from components.training.plan import Again, WorkerPlan
 from components.training.precision import set_float32_products
+from components.training.ranks import Shares
 from components.training.schedule import ScheduledTask
 from components.training.step import require_finite_state, step_seed, take_step
 from components.training.stopping import StopRequested, StopWatch
@@ -79,21 +82,25 @@ class StreamWorker:
         self.unfinished = self.checkpointer.latest()
         self.stream_state = StreamState() if self.unfinished is None else StreamState.of(self.unfinished)
         self.attach(model, None if self.unfinished is None else method_state(self.unfinished))
+        self.beside = None if not plan.scorers else self._rows_beside()
         if self.unfinished is not None:
             where = f"task {self.stream_state.index + 1} of {len(self.stream.tasks)}, update {self.stream_state.update}"
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
 
+    def _rows_beside(self) -> RowsBeside:
+        def going_on() -> None:
+            beat()
+            self.scorer.require_going_on()
+
+        return RowsBeside(
+            self.plan.scorers, rank=self.rank, bound=self.config.evaluation.beside_rows, going_on=going_on
+        )
+
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         """Put the method on a fresh backbone, as new or as `state` left it."""
-        self.model: Backbone = model.to(self.device)
-        # The same start on every worker, whatever has drawn numbers until now.
-        torch.manual_seed(self.config.seed)
-        self.method: Method = self.config.method.build(seed=self.config.seed)
-        self.method.attach(self.model, state)
-        self.model.to(self.device)  # again, for what the method has added
-        self.method.prepare(Instructions([split for scheduled in self.plan.schedule for split in scheduled.splits]))
+        self.model, self.method = attached(self.plan, model, state, self.device)
         self.scorer = RowScorer(
             plan=self.plan,
             model=self.model,
@@ -103,6 +110,7 @@ class StreamWorker:
             send=self.send,
             stop=self.stop,
             replies=self.replies,
+            shares=Shares.of_worker(self.rank, self.world_size),
         )
         self.suites = SuiteScorer(self.plan, self.scorer)
 
@@ -112,19 +120,21 @@ class StreamWorker:
         """Learn and score every task that is still to do."""
         if self.plan.again != Again() and self.unfinished is not None:
             answer_again(self, self.unfinished)
+        if self.stream_state.awaited:
+            self._take_up_awaited()
         if self.stream_state == StreamState():  # nothing is learned yet
-            if self.config.evaluation.zero_shot:
-                self._score_row(train_s=0.0)
-            self.suites.score(self.stream_state.rows, learned=0)
+            self._score(0, train_s=0.0)
             self.ready_since = time.monotonic()
         while self.stream_state.index < self.plan.num_tasks:
             scheduled = self.plan.schedule[self.stream_state.index]
             if scheduled.scored:
                 self._learn_and_score(scheduled)
             else:
-                self.stream_state = StreamState(
-                    index=self.stream_state.index + 1, rows=[*self.stream_state.rows, self._empty_row(scheduled)]
-                )
+                self._move_on(self._empty_row(scheduled))
+        if self.stream_state.awaited:
+            while self.stream_state.awaited:
+                self._wait_for_a_row()
+            self._save("")
 
     def _learn_and_score(self, scheduled: ScheduledTask) -> None:
         train_s, number = 0.0, self.stream_state.index + 1
@@ -135,12 +145,20 @@ class StreamWorker:
             # Scoring may take longer than learning did. A run interrupted meanwhile continues from this checkpoint.
             self.stream_state.learned = True
             self._save(f"{number:02d}-{scheduled.task.name}")
-        self._score_row(train_s=train_s)
-        self.suites.score(self.stream_state.rows, learned=number)
+        self._score(number, train_s=train_s)
         self.ready_since = time.monotonic()
-        self.stream_state = StreamState(index=number, rows=self.stream_state.rows)
+        self._move_on()
         self._save(f"{number:02d}-{scheduled.task.name}-scored")
-        self._hold_to_budget()
+        if self.beside is None:
+            self._hold_to_budget()
+
+    def _move_on(self, *empty: MatrixRow) -> None:
+        """To the next task; the row of this one is scored, or awaited, or `empty`."""
+        now = self.stream_state
+        if self.beside is None or self.beside.is_empty:
+            self.stream_state = StreamState(index=now.index + 1, rows=[*now.rows, *empty])
+        else:  # empty rows among awaited ones are put there by who scores these
+            self.stream_state = StreamState(index=now.index + 1, rows=now.rows, awaited=now.awaited + 1)
 
     def _hold_to_budget(self) -> None:
         """Raise `StopRequested` on all ranks when the last row forbids another task; the driver says why."""
@@ -186,8 +204,47 @@ class StreamWorker:
     def _empty_row(self, scheduled: ScheduledTask) -> MatrixRow:
         return MatrixRow(after=scheduled.task.name, scores=dict.fromkeys(self.stream.task_names))
 
-    def _score_row(self, *, train_s: float) -> None:
-        learned = self.stream_state.index + 1 if self.stream_state.learned else 0
+    def _score(self, learned: int, *, train_s: float) -> None:
+        """Score the row after `learned` tasks and the suites that are due, or hand them over and go on."""
+        with_row = learned > 0 or self.config.evaluation.zero_shot
+        if self.beside is None:
+            if with_row:
+                self._score_row(learned, train_s=train_s)
+            self.suites.score(self.stream_state.rows, learned=learned)
+        elif with_row or self.plan.suites:
+            self._hand_over(learned, train_s=train_s)
+            if not learned:
+                self.stream_state.awaited = 1
+
+    def _hand_over(self, learned: int, *, train_s: float) -> None:
+        assert self.beside is not None
+        while self.beside.is_full:
+            self._wait_for_a_row()
+        self.beside.hand_over(learned, train_s=train_s, rows=self.stream_state.rows)
+
+    def _wait_for_a_row(self) -> None:
+        """Take over the oldest row that is awaited, with those before it."""
+        assert self.beside is not None
+        state, found = self.stream_state, self.beside.wait()
+        state.rows, state.awaited = found.rows or [], state.index - found.learned
+        if self.beside.is_empty:  # behind it are tasks that no row scores
+            state.rows, state.awaited = self.plan.rows_before(state.rows, state.index + 1), 0
+        self._hold_to_budget()
+
+    def _take_up_awaited(self) -> None:
+        """Have those rows scored that were awaited when the run was interrupted."""
+        state = self.stream_state
+        numbers = range(state.index - state.awaited + 1, state.index + 1)
+        due = [number for number in numbers if not number or self.plan.schedule[number - 1].scored]
+        if self.beside is None:
+            assert self.unfinished is not None, "rows are awaited in a checkpoint only"
+            score_awaited(self, self.unfinished, due)
+            self._hold_to_budget()
+            return
+        for learned in due:
+            self._hand_over(learned, train_s=0.0)
+
+    def _score_row(self, learned: int, *, train_s: float) -> None:
         following = self.plan.schedule[learned : learned + 1]
         reused = any(cached is not None and cached.hit() for cached in self.plan.cached[learned : learned + 1])
         if following and following[0].num_updates and not reused:
