@@ -91,7 +91,13 @@ def show_plan(console: Console, plan: Plan, needs: Needs, *, taken: bool = False
         found = read_status(plan.run_dir)
         said = outlook(found) if isinstance(found, RunStatus) else "the folder of a sweep; choose another --run-id"
         facts = {"run": facts.pop("run"), "run id": said, **facts}
-    console.print_plan(planned_tasks(plan), facts, zero_shot=evaluation.zero_shot, scored_on=evaluation.split)
+    console.print_plan(
+        planned_tasks(plan),
+        facts,
+        zero_shot=evaluation.zero_shot,
+        scored_on=evaluation.split,
+        beside=evaluation.beside > 0,
+    )
     if is_large(needs):
         each = "GPU" if needs.for_gpu else "worker"
         console.print_memory(memory_table(plan, needs), each=each)

@@ -28,6 +28,7 @@ class TimeLeft:
 
     tasks: Sequence[PlannedTask]
     zero_shot_left: bool = False  # a zero-shot row is planned and not scored yet
+    beside: bool = False  # rows are scored while tasks are learned
     _update_s: float | None = None  # smoothed duration of one update
     _last_step_s: float | None = None  # when the last update of the running task ended
     _learned: int = 0  # tasks whose row is scored
@@ -60,6 +61,7 @@ class TimeLeft:
                 self.zero_shot_left = False
                 if event.tasks_learned >= 1:
                     self._sees_all = len(seen) > event.tasks_learned
+                if event.tasks_learned > self._task:  # else the next task is being learned already
                     self._task, self._updates_done = event.tasks_learned, 0
 
     def updates_left(self) -> int:
@@ -81,7 +83,8 @@ class TimeLeft:
         updates = self.updates_left()
         if updates and self._update_s is None:
             return None
-        return updates * (self._update_s or 0.0) + self.evaluation_seconds()
+        learning_s, answering_s = updates * (self._update_s or 0.0), self.evaluation_seconds()
+        return max(learning_s, answering_s) if self.beside else learning_s + answering_s
 
     def evaluation_seconds(self) -> float:
         """The part of `seconds` for evaluations; 0 until a first row has shown how long answers take."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import rich.console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -49,6 +49,7 @@ class Console:
         self._num_tasks = 0
         self._last_line_s = float("-inf")
         self._progress: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
         self._warned: set[str] = set()
 
     # ---- before
@@ -60,9 +61,13 @@ class Console:
         *,
         zero_shot: bool = False,
         scored_on: str = "test",
+        beside: bool = False,
     ) -> None:
-        """The tasks in order with their rows and updates, `facts` above them, and a warning for few updates."""
-        self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot)
+        """The tasks in order with their rows and updates, `facts` above them, and a warning for few updates.
+
+        `beside`: rows are scored while tasks are learned.
+        """
+        self._left = TimeLeft(tasks=tuple(tasks), zero_shot_left=zero_shot, beside=beside)
         self._num_tasks = len(tasks)
         for name, value in (facts or {}).items():
             self._say(Text.assemble((f"{name}: ", "bold"), value), is_path=value.startswith(("/", "~")))
@@ -102,14 +107,14 @@ class Console:
             case TaskStarted():
                 self._start_task(event)
             case StepDone():
-                self._show(self._step_line(event), event.update, event.num_updates, now_s)
+                self._show("learning", self._step_line(event), event.update, event.num_updates, now_s)
             case UpdateSkipped():
                 which = f"update {event.update} of task {event.task}"
                 counted = f"{event.skipped} of at most {event.allowed}"
                 self.handle(Note(text=f"{which} was skipped, because {event.cause} ({counted})", warning=True))
             case EvaluationProgress():
                 line = f"scoring after {event.after}: {event.task} {event.done}/{event.total}{self._left_text()}"
-                self._show(line, event.done, event.total, now_s)
+                self._show("scoring", line, event.done, event.total, now_s)
             case RowScored():
                 self._print_row(event)
             case SuitesScored():
@@ -122,7 +127,7 @@ class Console:
         """Remove the live bars; printing goes on as usual. Safe to call twice."""
         if self._progress is not None:
             self._progress.stop()
-            self._progress = None
+            self._progress, self._bars = None, {}
 
     def _start_task(self, event: TaskStarted) -> None:
         share = event.trainable_parameters / max(event.total_parameters, 1)
@@ -172,26 +177,33 @@ class Console:
             return ""
         return f"  {'' if self._left.knows_evaluation else 'at least '}{duration_text(seconds)} left"
 
-    def _show(self, line: str, done: int, total: int, now_s: float) -> None:
+    def _show(self, what: str, line: str, done: int, total: int, now_s: float) -> None:
         """The line in the live bar on a terminal, elsewhere printed now and then."""
         if self._out.is_terminal:
-            self._move_bar(line, done, total)
+            self._move_bar(what, line, done, total)
         elif now_s - self._last_line_s >= QUIET_LINE_EVERY_S:
             self._last_line_s = now_s
             self._say(Text(line))
 
-    def _move_bar(self, line: str, done: int, total: int) -> None:
+    def _move_bar(self, what: str, line: str, done: int, total: int) -> None:
+        """Learning and scoring share a bar, but where both happen at once."""
         if self._progress is None:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
             self._progress = Progress(*columns, console=self._out, transient=True, refresh_per_second=4)
-            self._progress.add_task("", total=total)
             self._progress.start()
-        self._progress.update(
-            self._progress.task_ids[0], description=escape(visible(line)), completed=done, total=total
-        )
+        bar = what if self._left is not None and self._left.beside else ""
+        if bar not in self._bars:
+            self._bars[bar] = self._progress.add_task("", total=total)
+        self._progress.update(self._bars[bar], description=escape(visible(line)), completed=done, total=total)
+
+    def _remove_bar(self, what: str) -> None:
+        """Remove the bar of what has come to its end."""
+        if self._progress is not None and what in self._bars:
+            self._progress.remove_task(self._bars.pop(what))
 
     def _print_row(self, event: RowScored) -> None:
         """One finished row of the matrix as a line."""
+        self._remove_bar("scoring")
         scores = "  ".join(f"{task} {score:.1f}" for task, score in event.scores.items() if score is not None)
         trained = f"trained {duration_text(event.train_s)}, " if event.tasks_learned else ""
         kept = f", {event.kept_replies} of {event.replies} replies kept" if event.kept_replies else ""

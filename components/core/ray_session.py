@@ -63,8 +63,7 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
     level = logging.ERROR if quiet else logging.INFO
     if quiet:
         logging.getLogger("ray").setLevel(level)
-    # Logical CPUs: Ray Data must find some beside the workers, even on two cores.
-    cpus = max(4, usable_cpus(), trials * (num_workers + 2))
+    cpus = own_cpus(num_workers=num_workers, trials=trials)
     if quiet:
         ray_worker.print_to_stdstream = _noted  # with log_to_driver off, Ray still prints what its servers say
     open_ray(address, num_cpus=cpus, log_to_driver=not quiet, logging_level=level)
@@ -76,6 +75,11 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
     finally:
         if not left_ray():
             _shut_down(own=_starts_ray(address))
+
+
+def own_cpus(*, num_workers: int, trials: int = 1) -> int:
+    """Logical CPUs of a Ray that is started here: Ray Data must find some beside the workers, even on two cores."""
+    return max(4, usable_cpus(), trials * (num_workers + 2))
 
 
 def _shut_down(*, own: bool) -> None:

@@ -38,11 +38,14 @@ END_S = 2.0  # how long the end of a run waits for the file to be removed
 class Activity:
     """While open, `handle` takes a run's events and the run's folder says what it does. Hold the run's lock before."""
 
-    def __init__(self, run_dir: Place, tasks: Sequence[str], num_tasks: int | None = None) -> None:
-        """`tasks` are those that are scored; the first `num_tasks`, or all, are learned."""
+    def __init__(
+        self, run_dir: Place, tasks: Sequence[str], num_tasks: int | None = None, *, beside: bool = False
+    ) -> None:
+        """`tasks` are those that are scored; the first `num_tasks`, or all, are learned. `beside`: at the same time."""
         self._path, self._tasks = run_dir / ACTIVITY_FILE, [*tasks]
         self._num_tasks = len(tasks) if num_tasks is None else num_tasks
         self._said = self._by = ""
+        self._beside, self._learning, self._scoring = beside, "", ""
         self._changed, self._done = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._write, name="activity", daemon=True)
 
@@ -63,9 +66,22 @@ class Activity:
     def handle(self, event: Event) -> None:
         """Note what an event says; takes no time."""
         said = activity(event, self._tasks, self._num_tasks)
+        if said and self._beside:
+            said = self._both(event, said)
         if said:
             self._said = json.dumps({"by": self._by, "doing": said, "at": datetime.now().astimezone().isoformat()})
             self._changed.set()
+
+    def _both(self, event: Event, said: str) -> str:
+        """What is learned and what is scored meanwhile; a scored row changes nothing of what is learned."""
+        match event:
+            case EvaluationProgress():
+                self._scoring = said
+            case RowScored() | SuitesScored():
+                self._scoring = ""
+            case _:
+                self._learning = said
+        return "; ".join(filter(None, (self._learning, self._scoring)))
 
     def _write(self) -> None:
         while True:

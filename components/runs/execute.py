@@ -62,7 +62,9 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     with (
         saying_what_is_needed(plan, needs),
         sole_user(plan.run_dir, f"run {plan.run_dir.name}"),
-        Activity(plan.run_dir, plan.stream.task_names, plan.num_tasks) as activity,
+        Activity(
+            plan.run_dir, plan.stream.task_names, plan.num_tasks, beside=plan.config.evaluation.beside > 0
+        ) as activity,
     ):
         set_damaged_aside(plan.run_dir, recorded_as, told)
         tracker, costs = Tracker(), Costs.read(plan.run_dir)

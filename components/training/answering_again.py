@@ -3,13 +3,13 @@ those that were awaited from a scorer when their run was interrupted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.core.checkpoint import Checkpoint, read_checkpoint
 from components.core.events import Note
 from components.core.run_files import KEPT_CHECKPOINTS
 from components.models.backbone import load_backbone
+from components.training.awaiting import rows_awaited
 from components.training.checkpointing import method_state
 from components.training.row_files import write_decisions, write_matrix
 
@@ -36,10 +36,10 @@ def answer_again(worker: StreamWorker, now: Checkpoint) -> None:
         write_decisions(plan, rows, worker.method)
 
 
-def score_awaited(worker: StreamWorker, now: Checkpoint, due: Sequence[int]) -> None:
-    """Score the rows after so many tasks, with their suites, each on a fresh backbone. Then go on from `now`."""
+def score_awaited(worker: StreamWorker, now: Checkpoint) -> None:
+    """Score the rows that `now` lacks, with their suites, each on a fresh backbone. Then go on from there."""
     plan, state = worker.plan, worker.stream_state
-    for learned in due:
+    for learned in rows_awaited(plan, state):
         _attach(worker, learned)
         if learned or plan.config.evaluation.zero_shot:
             before = plan.rows_before(state.rows, learned)

@@ -103,4 +103,5 @@ def answer_of(asked: ObjectRef[DoneT]) -> DoneT | None:
 
 
 def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "it says no more")[:200].rstrip(". ")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it says no more"]
+    return lines[0][:200].rstrip(". ")

@@ -145,7 +145,7 @@ class EvaluationConfig:
         if self.beside and self.max_forgetting is not None and self.on_forgetting != "warn":
             raise ConfigError(
                 f"evaluation.on_forgetting is {self.on_forgetting}, which needs a row before the next task begins, and "
-                "evaluation.beside scores it meanwhile; set evaluation.beside to 0, or evaluation.on_forgetting to warn."
+                "evaluation.beside scores it meanwhile; set evaluation.beside to 0, or on_forgetting to warn."
             )
         doubled = {name for name in self.suites if self.suites.count(name) > 1}
         if doubled:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import ray
 import torch
 
+from components.core.ray_session import own_cpus
 from components.training.config import ClusterConfig
 
 # Peak of dense bfloat16 products in TFLOP/s, the makers' figures without sparsity, and memory in GiB where Ray's name
@@ -44,6 +46,15 @@ MEMORY_GIB: dict[str, float] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine of a Ray cluster, as Ray counts what it has."""
+
+    cpus: float
+    gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Devices:
     """What there is. `gpus` is None for a cluster that has not been joined yet."""
 
@@ -52,6 +63,8 @@ class Devices:
     """Of a GPU, as its driver or Ray calls it."""
     memory: int | None = None
     """Bytes of one GPU; None: unknown."""
+    nodes: tuple[Node, ...] = ()
+    """Of the cluster; none: unknown."""
 
     @property
     def peak(self) -> float | None:
@@ -80,12 +93,13 @@ def planned_devices(cluster: ClusterConfig) -> Devices:
     if cluster.address or os.environ.get("RAY_ADDRESS", "local") != "local":
         return Devices(gpus=None)
     count = torch.cuda.device_count()
+    nodes = (Node(cpus=own_cpus(num_workers=cluster.num_workers), gpus=count),)
     if not count:
-        return Devices(gpus=0)
+        return Devices(gpus=0, nodes=nodes)
     smallest = min(
         (torch.cuda.get_device_properties(number) for number in range(count)), key=lambda it: it.total_memory
     )
-    return Devices(gpus=count, name=smallest.name, memory=smallest.total_memory)
+    return Devices(gpus=count, name=smallest.name, memory=smallest.total_memory, nodes=nodes)
 
 
 def cluster_devices() -> Devices:
@@ -96,7 +110,21 @@ def cluster_devices() -> Devices:
     sizes = {kind: _longest(MEMORY_GIB, kind) for kind in kinds}
     known = {kind: size for kind, size in sizes.items() if size is not None}
     name = min(known, key=lambda kind: known[kind]) if known else " or ".join(kinds)
-    return Devices(gpus=gpus, name=name, memory=int(known[name] * 2**30) if name in known else None)
+    memory = int(known[name] * 2**30) if name in known else None
+    return Devices(gpus=gpus, name=name, memory=memory, nodes=cluster_nodes())
+
+
+def cluster_nodes() -> tuple[Node, ...]:
+    """The nodes of the Ray cluster that this process has joined."""
+    return tuple(
+        Node(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            labels=node.get("Labels") or {},
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def _longest(table: dict[str, float], name: str) -> float | None:

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -52,10 +53,11 @@ from components.training.deaths import (
     is_lost,
 )
 from components.training.delivery import delivered
-from components.training.devices import uses_gpu
+from components.training.devices import cluster_nodes, uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
+from components.training.placement import require_places
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
 from components.training.rendezvous import LoopbackTorchConfig
@@ -68,6 +70,7 @@ from components.training.run_folder import (
     require_whole,
 )
 from components.training.schedule import require_equal_passes
+from components.training.scorers import scoring_beside
 from components.training.stopping import clear_stop, stopping_on_signals
 from components.training.streaming import (
     Slice,
@@ -124,7 +127,9 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             stopping_when_drained(plan.run_dir, lambda text: handle(Note(text=text, warning=True))),
         ):
             handle(PhaseBegan(phase="starting the workers"))
-            fit(plan, datasets, event_queue, handle, cache, on_gpus=on_gpus)
+            started = worker_plan(plan, event_queue, cache)
+            with scoring_beside(started, on_gpus=on_gpus) as scorers:
+                fit(replace(started, scorers=scorers), datasets, handle, on_gpus=on_gpus)
         if not is_whole(plan):
             raise_if_received()
             require_within_budget(plan)
@@ -148,7 +153,7 @@ def _deaths_explained(plan: Plan) -> Iterator[None]:
 def check_resources(config: RunConfig) -> bool:
     """Whether the workers get a GPU each.
 
-    Raises `ConfigError` for workers that the cluster cannot place: Ray Train would wait for them without end.
+    Raises `ConfigError` for workers and scorers that the cluster cannot place: they would be waited for without end.
     """
     resources = ray.cluster_resources()
     wanted = config.cluster.num_workers
@@ -164,6 +169,7 @@ def check_resources(config: RunConfig) -> bool:
             f"cluster.num_workers is {wanted}, each with a GPU, and the number of GPUs in the cluster is {gpus:g}; "
             "lower cluster.num_workers or set cluster.use-gpu to false."
         )
+    require_places(config, cluster_nodes(), on_gpus=on_gpus)
     return on_gpus
 
 
@@ -251,19 +257,23 @@ def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     return cache
 
 
-def fit(
-    plan: Plan,
-    datasets: dict[str, Dataset],
-    event_queue: Queue,
-    handle: EventHandler,
-    cache: VisionCache | None,
-    *,
-    on_gpus: bool,
-) -> None:
+def worker_plan(plan: Plan, event_queue: Queue, cache: VisionCache | None) -> WorkerPlan:
+    """The plan as workers and scorers get it."""
+    return WorkerPlan(
+        **vars(plan),
+        code=code_fingerprint(),
+        code_root=str(code_root()),
+        event_queue=event_queue,
+        cache=cache,
+        cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, plan.config, plan.schedule),
+    )
+
+
+def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *, on_gpus: bool) -> None:
     """Start the workers with Ray Train and wait for the stream; lost processes are replaced, see `RetryLost`."""
     tries = Tries(plan.run_dir, plan.config.cluster.max_failures)
     while True:
-        trainer = _trainer(plan, datasets, event_queue, cache, on_gpus=on_gpus)
+        trainer = _trainer(plan, datasets, on_gpus=on_gpus)
         try:
             # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
             # workers without a checkpoint.
@@ -291,18 +301,9 @@ class _Trainer(TorchTrainer):
         return super()._initialize_and_run_controller(**{**options, "failure_policy": self._policy})
 
 
-def _trainer(
-    plan: Plan, datasets: dict[str, Dataset], event_queue: Queue, cache: VisionCache | None, *, on_gpus: bool
-) -> TorchTrainer:
-    config = plan.config
-    worker_plan = WorkerPlan(
-        **vars(plan),
-        code=code_fingerprint(),
-        code_root=str(code_root()),
-        event_queue=event_queue,
-        cache=cache,
-        cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, config, plan.schedule),
-    )
+def _trainer(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpus: bool) -> TorchTrainer:
+    config, event_queue = plan.config, plan.event_queue
+    assert event_queue is not None, "the driver made one"
     # A worker that reports a checkpoint waits until Ray Train polls it, which is every 2 s by default. Here all workers
     # together are polled a hundred times a second, but each one at most ten times.
     seconds = max(0.1, config.cluster.num_workers / 100)
@@ -310,7 +311,7 @@ def _trainer(
     failures = FailureConfig(max_failures=config.cluster.max_failures, controller_failure_limit=3)
     return _Trainer(
         policy=RetryLost(failures, Tries(plan.run_dir, config.cluster.max_failures), TellUsers(event_queue)),
-        train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, worker_plan)),  # type: ignore[arg-type]
+        train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, plan)),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=on_gpus),
         torch_config=LoopbackTorchConfig(backend="nccl" if on_gpus else "gloo"),
         datasets={**datasets},

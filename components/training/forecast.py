@@ -95,7 +95,7 @@ def forecast(plan: Plan, counted: Counted, load: Load, speed: Speed) -> Forecast
     )
     return Forecast(
         training_s=operations / (speed.per_second * load.num_workers),
-        scoring_s=seconds / load.num_workers,
+        scoring_s=seconds / (plan.config.evaluation.beside or load.num_workers),
         assumption=speed.assumption,
     )
 

@@ -12,6 +12,7 @@ from components.core.naming import id_of
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, KEPT_CHECKPOINTS, LINK_FILE, STATE_FILE
 from components.data.streams import StreamConfig
+from components.evaluation.matrix import MATRIX_FILE, ZERO_SHOT, ScoreMatrix
 from components.training.config import Json, RunConfig, flatten
 from components.training.lineage import Origin, Part, Unlearned, read_origin
 from components.training.plan import Plan, plan_stream
@@ -62,6 +63,7 @@ def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
         )
     if not (kept[number - 1] / STATE_FILE).is_file():
         raise CheckpointError(f"run {name} has no checkpoint {kept[number - 1]} any more; choose another --at-task.")
+    _require_scored(folder, plan, number)
     _require_alike(name, plan, config)
     former = plan.origin
     return Origin(
@@ -77,6 +79,19 @@ def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
         mlflow_run=_recorded_as(folder),
         earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
     )
+
+
+def _require_scored(folder: Path, plan: Plan, number: int) -> None:
+    """Raise `ConfigError` where a row before that of task `number` is missing: it was awaited when the run ended."""
+    path = folder / MATRIX_FILE
+    there = ScoreMatrix.read(path).after if path.is_file() else []
+    first = [ZERO_SHOT] if plan.config.evaluation.zero_shot and plan.origin is None else []
+    missing = next((name for name in (*first, *plan.stream.task_names[: number - 1]) if name not in there), None)
+    if missing is not None:
+        raise ConfigError(
+            f"run {folder.name} ended before its row {missing} was scored; give its own command once more, which "
+            "scores what is left, and then continue from it."
+        )
 
 
 def without_task(

@@ -14,6 +14,7 @@ from components.training.feature_size import FeatureSize, feature_size
 from components.training.forecast import Forecast, assumed_speed, forecast
 from components.training.memory import CLOSE, GIB, Load, MemoryPlan, memory_plan
 from components.training.named_rows import split_name
+from components.training.placement import require_places
 from components.training.plan import Plan
 
 LARGE = 1_000_000_000  # weights; with more of them in bfloat16 a CPU takes minutes for an update
@@ -113,6 +114,8 @@ def require_fit(plan: Plan, needs: Needs) -> None:
             f"{config.backbone.name} has {needs.counted.shape.weights:.1e} weights in bfloat16 and there is no GPU: "
             "an update would take minutes; run it where there is one, or set --cluster.use-gpu false for the CPU."
         )
+    if devices.nodes:
+        require_places(config, devices.nodes, on_gpus=needs.on_gpus)
     if not needs.on_gpus or devices.gpus is None:
         return
     if config.cluster.num_workers > devices.gpus:

@@ -10,6 +10,7 @@ from components.tracking.config import tracking_source
 from components.training.config import RunConfig
 from components.training.memory import GIB
 from components.training.needs import EXAMPLE, Needs, duration
+from components.training.placement import placement
 from components.training.plan import Plan
 from components.training.space import space_of
 
@@ -71,9 +72,10 @@ def _who(plan: Plan, needs: Needs) -> dict[str, str]:
         "workers": f"{workers} with {_one_gpu(needs)}{config.cluster.threads()} threads each, {config.training.engine} "
         f"ZeRO-{config.training.zero_stage}, global batch {config.training.global_batch_size}, micro batch "
         f"{config.training.micro_size(workers)}",
-        **({} if is_large(needs) else {"memory": _memory(needs)}),
+        **placement(config, on_gpus=needs.for_gpu),
+        **({} if is_large(needs) else {"memory": _memory(plan, needs)}),
         "vision features": needs.features.described(),
-        "time": _time(needs),
+        "time": _time(plan, needs),
         "space": space_of(plan, needs).described(),
     }
     if plan.fitted.template:
@@ -105,18 +107,19 @@ def _one_gpu(needs: Needs) -> str:
     return "a GPU and " if needs.on_gpus else ""
 
 
-def _memory(needs: Needs) -> str:
+def _memory(plan: Plan, needs: Needs) -> str:
     learning, answering = (sum(sizes.values()) / GIB for sizes in (needs.memory.training, needs.memory.answering))
-    return f"about {learning:.2f} GiB in each worker while it learns, {answering:.2f} while it answers, besides PyTorch"
+    who = "in each process that scores" if plan.config.evaluation.beside else "while it answers"
+    return f"about {learning:.2f} GiB in each worker while it learns, {answering:.2f} {who}, besides PyTorch"
 
 
-def _time(needs: Needs) -> str:
+def _time(plan: Plan, needs: Needs) -> str:
     found = needs.forecast
     if found is None:
         return f"no estimate, since the peak of {needs.devices.name or 'this GPU'} is not known"
     return (
-        f"{duration(found.training_s)} of training and {duration(found.scoring_s)} of answering, assuming "
-        f"{found.assumption}"
+        f"{duration(found.training_s)} of training and{', beside it,' if plan.config.evaluation.beside else ''} "
+        f"{duration(found.scoring_s)} of answering, assuming {found.assumption}"
     )
 
 

@@ -82,9 +82,9 @@ class Scorer:
 
     def _done(self, work: Callable[[Answering], DoneT]) -> DoneT | None:
         """What comes of it, or None where the run is asked to stop."""
-        plan = self.plan
+        plan, cluster = self.plan, self.plan.config.cluster
         try:
-            with watchdog(plan.run_dir, plan.config.cluster.num_workers + self.number, plan.config.cluster.hang_minutes):
+            with watchdog(plan.run_dir, cluster.num_workers + self.number, cluster.hang_minutes):
                 if self._answering is None:
                     with fast_imports():
                         from components.training.scoring import Answering

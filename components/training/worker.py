@@ -27,13 +27,13 @@ from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import Batch
 from components.data.instructions import Instructions
 from components.evaluation.budget import verdict
-from components.evaluation.matrix import MatrixRow, matrix_of
-from components.methods.base import Method, MethodState, TaskInfo, copy_tensors, load_parameters
+from components.evaluation.matrix import matrix_of
+from components.methods.base import MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder
 from components.training.answering_again import answer_again, score_awaited
 from components.training.attached import attached
-from components.training.beside import RowsBeside
+from components.training.awaiting import AwaitedRows
 from components.training.checkpointing import StreamCheckpointer, method_state
 from components.training.dataloader import TaskDataLoader
 from components.training.engine import Engine, build_engine, gathered, mean_over_workers, trainable_parameters
@@ -82,21 +82,12 @@ class StreamWorker:
         self.unfinished = self.checkpointer.latest()
         self.stream_state = StreamState() if self.unfinished is None else StreamState.of(self.unfinished)
         self.attach(model, None if self.unfinished is None else method_state(self.unfinished))
-        self.beside = None if not plan.scorers else self._rows_beside()
+        self.awaited = AwaitedRows(self) if plan.scorers else None
         if self.unfinished is not None:
             where = f"task {self.stream_state.index + 1} of {len(self.stream.tasks)}, update {self.stream_state.update}"
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
-
-    def _rows_beside(self) -> RowsBeside:
-        def going_on() -> None:
-            beat()
-            self.scorer.require_going_on()
-
-        return RowsBeside(
-            self.plan.scorers, rank=self.rank, bound=self.config.evaluation.beside_rows, going_on=going_on
-        )
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         """Put the method on a fresh backbone, as new or as `state` left it."""
@@ -130,10 +121,9 @@ class StreamWorker:
             if scheduled.scored:
                 self._learn_and_score(scheduled)
             else:
-                self._move_on(self._empty_row(scheduled))
-        if self.stream_state.awaited:
-            while self.stream_state.awaited:
-                self._wait_for_a_row()
+                self._move_on()
+        if self.awaited is not None and not self.awaited.are_none:
+            self.awaited.wait_for_all()
             self._save("")
 
     def _learn_and_score(self, scheduled: ScheduledTask) -> None:
@@ -149,18 +139,18 @@ class StreamWorker:
         self.ready_since = time.monotonic()
         self._move_on()
         self._save(f"{number:02d}-{scheduled.task.name}-scored")
-        if self.beside is None:
-            self._hold_to_budget()
+        if self.awaited is None:
+            self.hold_to_budget()
 
-    def _move_on(self, *empty: MatrixRow) -> None:
-        """To the next task; the row of this one is scored, or awaited, or `empty`."""
-        now = self.stream_state
-        if self.beside is None or self.beside.is_empty:
-            self.stream_state = StreamState(index=now.index + 1, rows=[*now.rows, *empty])
-        else:  # empty rows among awaited ones are put there by who scores these
-            self.stream_state = StreamState(index=now.index + 1, rows=now.rows, awaited=now.awaited + 1)
+    def _move_on(self) -> None:
+        """To the next task; the row of this one is scored, or awaited, or empty because none is due."""
+        rows, index = self.stream_state.rows, self.stream_state.index + 1
+        if self.awaited is None or self.awaited.are_none:
+            self.stream_state = StreamState(index=index, rows=self.plan.rows_before(rows, index + 1))
+        else:  # empty rows behind awaited ones come with these
+            self.stream_state = StreamState(index=index, rows=rows, awaited=self.stream_state.awaited + 1)
 
-    def _hold_to_budget(self) -> None:
+    def hold_to_budget(self) -> None:
         """Raise `StopRequested` on all ranks when the last row forbids another task; the driver says why."""
         found = verdict(matrix_of(self.stream.task_names, self.stream_state.rows), self.config.evaluation.budget)
         if found is not None and found.exceeded:
@@ -201,48 +191,23 @@ class StreamWorker:
             Note(text=f"task {scheduled.task.name} was already learned by an identical run; reusing its checkpoint")
         )
 
-    def _empty_row(self, scheduled: ScheduledTask) -> MatrixRow:
-        return MatrixRow(after=scheduled.task.name, scores=dict.fromkeys(self.stream.task_names))
-
     def _score(self, learned: int, *, train_s: float) -> None:
-        """Score the row after `learned` tasks and the suites that are due, or hand them over and go on."""
-        with_row = learned > 0 or self.config.evaluation.zero_shot
-        if self.beside is None:
-            if with_row:
-                self._score_row(learned, train_s=train_s)
-            self.suites.score(self.stream_state.rows, learned=learned)
-        elif with_row or self.plan.suites:
-            self._hand_over(learned, train_s=train_s)
-            if not learned:
-                self.stream_state.awaited = 1
-
-    def _hand_over(self, learned: int, *, train_s: float) -> None:
-        assert self.beside is not None
-        while self.beside.is_full:
-            self._wait_for_a_row()
-        self.beside.hand_over(learned, train_s=train_s, rows=self.stream_state.rows)
-
-    def _wait_for_a_row(self) -> None:
-        """Take over the oldest row that is awaited, with those before it."""
-        assert self.beside is not None
-        state, found = self.stream_state, self.beside.wait()
-        state.rows, state.awaited = found.rows or [], state.index - found.learned
-        if self.beside.is_empty:  # behind it are tasks that no row scores
-            state.rows, state.awaited = self.plan.rows_before(state.rows, state.index + 1), 0
-        self._hold_to_budget()
+        """Score the row after `learned` tasks and the suites that are due, or have them scored beside what follows."""
+        if self.awaited is not None:
+            self.awaited.hand_over(learned, train_s=train_s)
+            return
+        if learned or self.config.evaluation.zero_shot:
+            self._score_row(learned, train_s=train_s)
+        self.suites.score(self.stream_state.rows, learned=learned)
 
     def _take_up_awaited(self) -> None:
-        """Have those rows scored that were awaited when the run was interrupted."""
-        state = self.stream_state
-        numbers = range(state.index - state.awaited + 1, state.index + 1)
-        due = [number for number in numbers if not number or self.plan.schedule[number - 1].scored]
-        if self.beside is None:
+        """See to the rows that were awaited when the run was interrupted."""
+        if self.awaited is not None:
+            self.awaited.hand_over_again()
+        else:
             assert self.unfinished is not None, "rows are awaited in a checkpoint only"
-            score_awaited(self, self.unfinished, due)
-            self._hold_to_budget()
-            return
-        for learned in due:
-            self._hand_over(learned, train_s=0.0)
+            score_awaited(self, self.unfinished)
+            self.hold_to_budget()
 
     def _score_row(self, learned: int, *, train_s: float) -> None:
         following = self.plan.schedule[learned : learned + 1]

@@ -136,6 +136,10 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
 
 def scored_for_choice(run: RunConfig, options: SweepOptions, axes: Sequence[Axis]) -> RunConfig:
     """The run with the rows that its trials are scored on; raises `ConfigError` where trials would differ in them."""
+    if run.evaluation.beside or any(axis.field == "evaluation.beside" for axis in axes):
+        raise ConfigError(
+            "evaluation.beside takes places in the cluster, where a sweep puts trials side by side; set it to 0."
+        )
     for axis in axes:
         if axis.field == "evaluation.replies":
             raise ConfigError("the space names evaluation.replies; give one --evaluation.replies for all trials.")
