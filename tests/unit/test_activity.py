@@ -11,7 +11,7 @@ import pytest
 from held_locks import held
 from small_storage import tmpfs
 
-from components.core.events import EvaluationProgress, Event, Note, PhaseBegan, StepDone
+from components.core.events import EvaluationProgress, Event, Note, PhaseBegan, StepDone, SuitesScored
 from components.core.files import partial_path
 from components.core.lock import sole_user
 from components.runs.activity import Activity, activity
@@ -87,6 +87,21 @@ def test_the_newest_is_told_and_at_most_one_file_a_second_is_written(tmp_path: P
         assert len(files) <= time.monotonic() - started + 2
         wait_for(path, "learning task 2 of 3 (iconqa), update 50 of 60")  # written although nothing came after it
     assert not path.exists()  # nothing was left in it
+
+
+def test_what_is_learned_and_what_is_scored_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "first"
+    answering = EvaluationProgress(after="docvqa", task="docvqa", done=8, total=40)
+    scored = SuitesScored(tasks_learned=1, after="docvqa", figures={}, retention={}, evaluate_s=1.0)
+    with sole_user(path, "run first"), Activity(path, TASKS, beside=True) as one:
+        one.handle(step(3))
+        one.handle(answering)
+        learning = "learning task 2 of 3 (iconqa), update"
+        wait_for(path, f"{learning} 3 of 60; scoring after task 1 of 3 (docvqa): docvqa 8/40")
+        one.handle(step(4))
+        wait_for(path, f"{learning} 4 of 60; scoring after task 1 of 3 (docvqa): docvqa 8/40")
+        one.handle(scored)
+        wait_for(path, f"{learning} 4 of 60")
 
 
 def test_what_a_dead_process_has_left_is_not_shown(tmp_path: Path) -> None:

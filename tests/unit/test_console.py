@@ -198,6 +198,19 @@ def test_time_left_follows_a_resumed_task_and_full_rows() -> None:
     assert left.updates_left() == 60
 
 
+def test_time_left_of_what_happens_at_once_is_that_of_the_longer() -> None:
+    left = TimeLeft(tasks=PLAN, zero_shot_left=True, beside=True)
+    left.add(started(0), 0.0)
+    for update in range(1, 12):
+        left.add(step(0, update), 0.5 * update)
+    left.add(row(0, [1.0, 1.0], evaluate_s=20.0), 6.0)  # 200 answers in 20 s: 0.1 s each
+    assert left.seconds() == pytest.approx(max(189 * 0.5, 300 * 0.1))
+    left.add(started(1), 60.0)
+    left.add(step(1, 40), 80.0)
+    left.add(row(1, [1.0, None], evaluate_s=10.0), 81.0)  # while task 2 is learned: its updates stay counted
+    assert (left.updates_left(), left.answers_left()) == (60, 200)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")]
 )
