@@ -4,8 +4,8 @@
 
 One worker and one scorer with a thread each. On a machine with two free cores the best that can come out is the longer
 of learning and scoring over their sum, which is printed beside the ratio, and from which the start of one more process
-takes its part. Two cores that are busy otherwise, or a run that is short, show no gain at all: what this measures here is
-that nothing waits without need, not what two GPUs would save.
+takes its part. Two cores that are busy otherwise, or a run that is short, show no gain at all: what this measures is
+that nothing waits without need, and not what two GPUs would save.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from toy_tasks import Toy, attached, calibrate, fresh_backbone, learn, logits, t
 
 from components.core.errors import CheckpointError, ConfigError
 from components.methods import method_config
-from components.methods.base import MethodState
+from components.methods.base import Method, MethodState
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.merging import MergingConfig
 from components.methods.sequential_lora import SequentialLoraConfig
+from components.models.backbone import Backbone
 from components.training.engine import TorchEngine, trainable_parameters
 
 every_method, training_methods = pytest.mark.every_method, pytest.mark.training_methods
@@ -129,6 +130,41 @@ def test_a_task_is_learned_without_knowing_what_will_come(name: str, toys: list[
     assert one.structure == other.structure
     assert one.tensors.keys() == other.tensors.keys()
     assert all(torch.equal(value, other.tensors[key]) for key, value in one.tensors.items())
+
+
+@training_methods
+def test_what_is_learned_does_not_depend_on_answers_in_between(name: str, toys: list[Toy]) -> None:
+    """So a row may be scored by another process while the next task is learned: see training/beside.py."""
+    states: list[MethodState] = []
+    for answers in (False, True):
+        backbone = fresh_backbone()
+        method = attached(tiny_config(name), backbone)
+        for task in toys if method.config.data_scope == "each" else toys[:1]:
+            if answers:
+                answer_all(method, backbone, toys)
+            learn(method, backbone, task, updates=2)
+        before = method.state_dict(backbone)
+        if answers:
+            answer_all(method, backbone, toys)
+            assert same(method.state_dict(backbone), before)
+        states.append(before)
+    assert same(*states)
+
+
+def answer_all(method: Method, backbone: Backbone, toys: list[Toy]) -> None:
+    """Answer each task's prompts as a row of the score matrix does."""
+    backbone.eval()
+    for task in toys:
+        with method.test_file(task.info.instructions), method.select(backbone, task.prompts) as selection:
+            backbone.generate(task.prompts, max_new_tokens=3)
+            method.served(selection)
+
+
+def same(one: MethodState, other: MethodState) -> bool:
+    bits = one.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(value, other.tensors[key]) for key, value in one.tensors.items()
+    )
+    return bits and one.structure == other.structure
 
 
 @training_methods

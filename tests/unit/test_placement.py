@@ -118,5 +118,5 @@ def test_a_label_is_a_key_and_a_value(label: str) -> None:
 
 def test_trials_of_a_sweep_are_scored_in_turn() -> None:
     scored_for_choice(run(), SweepOptions(), ())
-    with pytest.raises(ConfigError, match="evaluation.beside takes places in the cluster"):
+    with pytest.raises(ConfigError, match=r"evaluation\.beside takes places in the cluster"):
         scored_for_choice(run(beside=1), SweepOptions(), ())
