@@ -41,6 +41,7 @@ SCRIPTS: dict[str, list[str]] = {
     "written_bytes": [],
     "default_run": [],
     "serving": ["--seconds", "10"],
+    "scoring_beside": [],
 }
 
 
