@@ -9,8 +9,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -24,7 +23,6 @@ from components.data.rows import Row
 from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.choosing import Choosings, question_of
-from components.evaluation.decisions import Served
 from components.evaluation.generation import Answer, answer
 from components.evaluation.manifest import note_digests
 from components.evaluation.matrix import VARIANTS, MatrixRow
@@ -48,7 +46,7 @@ from components.training.engine import mean_over_workers
 from components.training.kept_cells import KeptCells, state_digest
 from components.training.kept_replies import KeptReplies, Tally, earlier_row
 from components.training.ranks import Shares, of_rank_0
-from components.training.row_files import captions_file, write_captions, write_decisions, write_matrix
+from components.training.row_files import captions_file, served_by, write_captions, write_decisions, write_matrix
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
     WINDOW_ROWS,
@@ -126,7 +124,7 @@ class RowScorer:
             after=after,
             scores=means["score"],
             variants=variants,
-            served=_served(table, self.method.owner) if learned else {},
+            served=served_by(table, self.method.owner) if learned else {},
         )
         if self.rank == 0:
             written = [predictions_file(self.plan.run_dir, learned, after)]
@@ -343,12 +341,3 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _served(table: Sequence[Prediction], owner: Callable[[str], str]) -> dict[str, dict[str, Any]]:
-    """Which task's parameters answered each task's rows; empty for a method that does not route."""
-    return {
-        task: asdict(Served.of(owner(task), [row.routed_to for row in rows], [row.matched for row in rows]))
-        for task, rows in by_task(table).items()
-        if any(row.routed_to is not None for row in rows)
-    }

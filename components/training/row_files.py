@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from components.core.files import write_text
-from components.evaluation.decisions import DECISIONS_FILE, Decisions, served_from_json
+from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.matrix import (
     MATRIX_FILE,
@@ -18,7 +20,7 @@ from components.evaluation.matrix import (
     matrix_of,
     variant_file,
 )
-from components.evaluation.predictions import PREDICTIONS_FOLDER
+from components.evaluation.predictions import PREDICTIONS_FOLDER, Prediction, by_task
 from components.evaluation.replies import noted
 from components.methods.base import Method
 from components.training.plan import Plan
@@ -73,3 +75,12 @@ def write_decisions(plan: Plan, rows: Sequence[MatrixRow], method: Method) -> De
     if decisions:
         decisions.write(plan.run_dir / DECISIONS_FILE)
     return decisions
+
+
+def served_by(table: Sequence[Prediction], owner: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """Which task's parameters answered each task's rows; empty for a method that does not route."""
+    return {
+        task: asdict(Served.of(owner(task), [row.routed_to for row in rows], [row.matched for row in rows]))
+        for task, rows in by_task(table).items()
+        if any(row.routed_to is not None for row in rows)
+    }
