@@ -292,7 +292,7 @@ def _check_matrices(plan: Plan, damage: Damage) -> None:
 
 def _check_general(plan: Plan, damage: Damage, learned: int, known: Mapping[str, str]) -> list[tuple[int, str]]:
     """Suites that have to be answered again, by what was learned before; others are put together anew."""
-    if not plan.suites:
+    if not plan.suites or learned < 0:  # the first scores are awaited still
         return []
     file, last = plan.run_dir / GENERAL_FILE, len(plan.schedule)
     try:

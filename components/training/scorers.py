@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -54,7 +55,7 @@ def scoring_beside(plan: WorkerPlan, *, on_gpus: bool) -> Iterator[tuple[ActorHa
 
 def _started(plan: WorkerPlan, number: int, places: PlacementGroup, *, on_gpus: bool, restarts: int) -> ActorHandle:
     resources = resources_of_a_scorer(plan.config, on_gpus=on_gpus)
-    return (
+    handle: Any = (  # Any: Ray's types have a proxy here, which is no handle for them
         ray.remote(Scorer)
         .options(
             num_cpus=resources["CPU"],
@@ -69,3 +70,4 @@ def _started(plan: WorkerPlan, number: int, places: PlacementGroup, *, on_gpus: 
         )
         .remote(plan, number)
     )
+    return handle

@@ -90,8 +90,8 @@ def title(process: psutil.Process) -> str:
 
 @pytest.mark.usefixtures("cluster")
 def test_rows_are_those_of_a_run_that_is_scored_in_turn(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"2 workers and 9 processes .* need 12 CPUs .*, the cluster has 5; lower"):
-        run(config_of(tmp_path / "refused", beside=9, workers=2))
+    with pytest.raises(ConfigError, match=r"2 workers and 4 processes .* need 7 CPUs .*, the cluster has 5; lower"):
+        run(config_of(tmp_path / "refused", beside=4, workers=2))
     run(config_of(tmp_path / "turn", beside=0, workers=2))
     events = run(config_of(tmp_path / "beside", beside=2, workers=2))
     wanted, found = (bits(tmp_path / name / "r") for name in ("turn", "beside"))
