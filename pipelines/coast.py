@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.job import submission_id
 from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
 from components.training.config import RunConfig, default_run_id
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         description=" ".join((__doc__ or "").split("\n\n")[0].split()),
         examples=EXAMPLES,
     )
-    config = command.run if command.run.run_id else replace(command.run, run_id=default_run_id(command.run))
+    config = command.run
+    if not config.run_id:  # a job's own id, so that the job and its run have one name
+        config = replace(config, run_id=submission_id() or default_run_id(config))
     if command.print_config:
         chosen = how_chosen(command.preset)
         print_text(json.dumps(config.to_json() | ({} if chosen is None else {"chosen": chosen}), indent=2))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.console.live import Console
-from components.core.events import Note
+from components.core.events import Note, PhaseBegan
 from components.core.lock import sole_user
 from components.core.run_files import CONFIG_FILE
 from components.evaluation.ledger import differences, run_protocol
@@ -35,6 +35,7 @@ def learn(config: RunConfig, command: StreamCommand, origin_folder: Path | None)
     `origin_folder`: of the run that `command` continues from.
     """
     console, origin = Console(), None
+    console.handle(PhaseBegan(phase="planning the run"))
     config = with_known_dtype(config, lambda text: console.handle(Note(text=text)))
     if origin_folder is not None:
         origin = origin_for(config, origin_folder, command.at_task, score_again=command.score_again)

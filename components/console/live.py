@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from components.console.eta import PlannedTask, TimeLeft, duration_text
+from components.console.still import Still
 from components.console.terminal import Terminal
 from components.core.events import (
     EvaluationProgress,
     Event,
     Note,
+    PhaseBegan,
     RowScored,
     StepDone,
     SuitesScored,
@@ -51,6 +53,7 @@ class Console:
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._warned: set[str] = set()
+        self._still = Still(lambda line: self._say(Text(line)), clock=clock)
 
     # ---- before
 
@@ -119,12 +122,17 @@ class Console:
                 self._print_row(event)
             case SuitesScored():
                 self._print_suites(event)
+            case PhaseBegan():
+                self._still.doing(event.phase)
+                if not self._out.is_terminal:
+                    self._still.start()
             case Note():
                 style = "bold yellow" if event.warning else ""
                 self._say(Text(("Warning: " if event.warning else "") + event.text, style=style))
 
     def close(self) -> None:
         """Remove the live bars; printing goes on as usual. Safe to call twice."""
+        self._still.close()
         if self._progress is not None:
             self._progress.stop()
             self._progress, self._bars = None, {}
@@ -138,11 +146,13 @@ class Console:
         )
         name = f"Task {self._number(event.index)} {event.task}"
         self._say(Text.assemble((name, "bold"), facts))
+        self._still.doing(f"{name}, its first update")
         self._warn_few_updates({event.task: event.num_updates})
         self._last_line_s = self._clock()
 
     def _say(self, text: Text, *, is_path: bool = False) -> None:
         """A line; a terminal wraps it at words. Never wrapped: paths, which get copied, and lines of a log."""
+        self._still.printed()
         self._out.print(text, soft_wrap=is_path or not self._out.is_terminal)
 
     def _warn_few_updates(self, updates: Mapping[str, int]) -> None:
@@ -179,6 +189,7 @@ class Console:
 
     def _show(self, what: str, line: str, done: int, total: int, now_s: float) -> None:
         """The line in the live bar on a terminal, elsewhere printed now and then."""
+        self._still.doing(line)
         if self._out.is_terminal:
             self._move_bar(what, line, done, total)
         elif now_s - self._last_line_s >= QUIET_LINE_EVERY_S:
@@ -212,6 +223,7 @@ class Console:
         name = f"After {event.after}: " if event.tasks_learned else "Zero-shot: "
         line = Text.assemble((name, "bold"), f"{scores}  ({facts}{self._left_text().replace('  ', ', ')})")
         self._say(line)
+        self._still.doing(f"what comes after row {event.after}")
         self._last_line_s = self._clock()
 
     def _print_suites(self, event: SuitesScored) -> None:

@@ -35,6 +35,7 @@ from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
 from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
+from components.training.resources import check_resources
 from components.training.run_folder import (
     StreamResult,
     changed_execution,
@@ -53,6 +54,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     Raises `ConfigError` while another process runs it. Downloads and Ray come first: if one fails, nothing is written.
     """
     check_run_dir(plan)
+    follow(PhaseBegan(phase="fetching the model"))
     fetch_models(plan.config)
     require_same_weights(plan)
     cluster = plan.config.cluster
@@ -84,6 +86,7 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         try:
             handle(PhaseBegan(phase="starting Ray"))
             with session:
+                check_resources(plan.config)  # before MLflow has a run of it
                 require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
                 handle(PhaseBegan(phase="opening the MLflow run"))
                 tracker = begin_tracking(plan, told, parent=parent)

@@ -167,6 +167,11 @@ class ClusterConfig:
     """Processes that train and score together, each with a share of every batch."""
     use_gpu: Literal["auto"] | bool = "auto"
     """Give every worker a GPU: true, false (all on CPUs), or auto (where the cluster has GPUs)."""
+    worker_labels: tuple[str, ...] = ()
+    """Labels, KEY=VALUE, of the nodes that the workers run on, such as ray-subcluster=train; none: any node."""
+    data_labels: tuple[str, ...] = ()
+    """Labels of the nodes on which rows are read and encoded for them, and features computed on CPUs; none: any
+    node."""
     address: str | None = None
     """Ray address; None joins the cluster of a submitted job, and otherwise starts one inside this process."""
     threads_per_worker: Count | None = None
@@ -181,6 +186,10 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_options(self, "cluster")
+        for name in ("worker_labels", "data_labels"):
+            for label in getattr(self, name):
+                if not all(label.partition("=")[::2]):
+                    raise ConfigError(f"cluster.{name} has {label!r}; write labels as KEY=VALUE.")
 
     def threads(self) -> int:
         return self.threads_per_worker or max(1, usable_cpus() // self.num_workers)

@@ -28,19 +28,21 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
-from components.core.errors import LittoralError, LostError, TrainingError
+from components.core.errors import ConfigError, LittoralError, LostError, TrainingError
 from components.core.events import Note
 from components.core.secrets import without_secrets
 from components.training.watchdog import hung
 
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray Train writes it anew for every checkpoint
+PLACE_WAITS = 14  # that Ray Train asks again for a place of the workers, for a minute each
 LESS_MEMORY = "lower training.micro-batch-size, evaluation.batch-size or cluster.num-workers"
 _USED = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 _PLACE = re.compile(r"\tpid: (\d+)(?:.*?)\tip: (\S+)", re.DOTALL)
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 # What gloo, NCCL and torch's store say then.
 _PEER_LOST = re.compile(
     "connection (was )?(closed by peer|reset by peer|refused)|remote process exited|NCCL communicator was aborted|"
@@ -73,8 +75,21 @@ def user_error(error: BaseException | None) -> LittoralError | None:
 def is_lost(error: BaseException) -> bool:
     """Whether processes were lost, rather than that code raised an exception: the same again may then go well."""
     causes = list(chain(error))
-    own = any(isinstance(each, LittoralError) for each in causes)
+    own = any(isinstance(each, LittoralError) for each in causes) or missing_package(error) is not None
     return not own and any(_is_death(each) or _tells_of_death(each) for each in causes)
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The Python package that a process could not import; None where that was not the trouble.
+
+    Ray raises an exception of its own where a process cannot even read what it is to do.
+    """
+    for each in chain(error):
+        if isinstance(each, ModuleNotFoundError):
+            return each.name or str(each)
+        if isinstance(each, RayError) and (found := _NO_MODULE.search(str(each))) is not None:
+            return found[1]
+    return None
 
 
 def _is_death(error: BaseException) -> bool:
@@ -116,21 +131,31 @@ class Tries:
 
 
 class RetryLost(DefaultFailurePolicy):
-    """Ray Train's failure policy, but for two things: an exception of the code ends the run at once, because it would
-    come again, and lost processes are counted anew after a checkpoint.
+    """Ray Train's failure policy, but for three things: an exception of the code ends the run at once, because it would
+    come again; lost processes are counted anew after a checkpoint; and a place for the workers is waited for as long as
+    another machine takes to come.
     """
 
     def __init__(self, config: FailureConfig, tries: Tries, tell: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._tries, self._tell = tries, tell
+        self._tries, self._tell, self._waits = tries, tell, 0
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if _found_no_place(training_failed_error) and self._waits < PLACE_WAITS:
+            self._waits += 1
+            self._tell(f"the cluster has no place for the workers yet; waiting for one (minute {self._waits + 1})")
+            return FailureDecision.RETRY
         if not isinstance(training_failed_error, WorkerGroupError):
             return super().make_decision(training_failed_error)
+        self._waits = 0
         if not is_lost(training_failed_error) or not self._tries.another():
             return FailureDecision.RAISE
         self._tell(going_on(training_failed_error, self._tries))
         return FailureDecision.RETRY
+
+
+def _found_no_place(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 class TellUsers:
@@ -199,6 +224,12 @@ def explained(error: BaseException, run_dir: Path, *, logs: Path | None, trial: 
     again = f"the same command{'' if trial else f' with --run-id {run_dir.name}'} goes on from the last checkpoint."
     if own is not None:
         return LostError(f"{own}; {again}")
+    package = missing_package(error)
+    if package is not None:
+        return ConfigError(
+            f"a node of the run cannot import the Python package {package!r}: it has another image or environment; "
+            f"give all nodes the same one, with all that Littoral needs{kept}; then {again}"
+        )
     causes = list(chain(error))
     # torch.OutOfMemoryError is a RuntimeError; torch is not imported here.
     device = next((each for each in causes if isinstance(each, RuntimeError) and "out of memory" in str(each)), None)

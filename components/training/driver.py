@@ -27,9 +27,10 @@ from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.core.checkpoint_files import remove_unreferenced
-from components.core.errors import ConfigError, LostError
+from components.core.errors import LostError
 from components.core.events import EventHandler, Note, PhaseBegan
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
@@ -42,7 +43,6 @@ from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
 from components.training.budget import require_within_budget
-from components.training.config import RunConfig
 from components.training.deaths import (
     FAILURE_FILE,
     RetryLost,
@@ -53,14 +53,13 @@ from components.training.deaths import (
     is_lost,
 )
 from components.training.delivery import delivered
-from components.training.devices import cluster_nodes, uses_gpu
 from components.training.entry import train_stream_per_worker
 from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
-from components.training.placement import require_places
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
 from components.training.rendezvous import LoopbackTorchConfig
+from components.training.resources import awaited_nodes, check_resources, with_labels
 from components.training.restoring import restore
 from components.training.run_folder import (
     StreamResult,
@@ -116,11 +115,17 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         plan = mend(plan, restore(plan, handle), handle)
         remove_unreferenced(plan.run_dir)
         on_gpus = check_resources(plan.config)
+        if (awaited := awaited_nodes(cluster)) is not None:
+            handle(Note(text=awaited, warning=True))
         handle(PhaseBegan(phase="preparing data"))
         cache = filled_cache(plan, handle)
         datasets = build_datasets(plan, cache)
-        # Should its process be lost, another one takes its place; only what was in it is lost with it.
-        event_queue = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
+        # Should its process be lost, another one takes its place; only what was in it is lost with it. So it is on the
+        # driver's node: when another one is lost, no event is.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        event_queue = Queue(
+            actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        )
         with (
             delivered(event_queue, handle),
             stopping_on_signals(plan.run_dir, lambda text: handle(Note(text=text))) as raise_if_received,
@@ -148,29 +153,6 @@ def _deaths_explained(plan: Plan) -> Iterator[None]:
         yield
     except (RayError, TrainingFailedError, LostError) as error:
         raise explained(error, plan.run_dir, logs=logs, trial=plan.shared_dir is not None) from error
-
-
-def check_resources(config: RunConfig) -> bool:
-    """Whether the workers get a GPU each.
-
-    Raises `ConfigError` for workers and scorers that the cluster cannot place: they would be waited for without end.
-    """
-    resources = ray.cluster_resources()
-    wanted = config.cluster.num_workers
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if wanted + 1 > cpus:
-        raise ConfigError(
-            f"{wanted} workers need {wanted + 1} CPUs (one is left to Ray Data), the cluster has {cpus}; lower "
-            "cluster.num_workers or add nodes."
-        )
-    on_gpus = uses_gpu(config.cluster.use_gpu, gpus)
-    if on_gpus and wanted > gpus:
-        raise ConfigError(
-            f"cluster.num_workers is {wanted}, each with a GPU, and the number of GPUs in the cluster is {gpus:g}; "
-            "lower cluster.num_workers or set cluster.use-gpu to false."
-        )
-    require_places(config, cluster_nodes(), on_gpus=on_gpus)
-    return on_gpus
 
 
 def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
@@ -253,7 +235,8 @@ def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
         return None
     root = feature_root(plan.run_dir.parent)
     cache = vision_cache(backbone, root, model_source(backbone).fingerprint())
-    watched(lambda: cache_features(reached, backbone, cache), "vision features")
+    on_cpus = with_labels(plan.config.cluster.data_labels)
+    watched(lambda: cache_features(reached, backbone, cache, on_cpus=on_cpus), "vision features")
     return cache
 
 
@@ -312,12 +295,19 @@ def _trainer(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpus: bool) -
     return _Trainer(
         policy=RetryLost(failures, Tries(plan.run_dir, config.cluster.max_failures), TellUsers(event_queue)),
         train_loop_config=PickledCallable(functools.partial(train_stream_per_worker, plan)),  # type: ignore[arg-type]
-        scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=on_gpus),
+        scaling_config=ScalingConfig(
+            num_workers=config.cluster.num_workers,
+            use_gpu=on_gpus,
+            label_selector=with_labels(config.cluster.worker_labels) or None,
+        ),
         torch_config=LoopbackTorchConfig(backend="nccl" if on_gpus else "gloo"),
         datasets={**datasets},
         # These replace the execution options of every dataset.
         dataset_config=ray.train.DataConfig(
-            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
+            datasets_to_split=[],
+            execution_options=ExecutionOptions(
+                preserve_order=True, label_selector=with_labels(config.cluster.data_labels) or None
+            ),
         ),
         run_config=RayRunConfig(
             name=plan.run_dir.name,

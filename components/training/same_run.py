@@ -39,6 +39,8 @@ EXECUTION = frozenset(
         "evaluation.on_forgetting",
         "cluster.num_workers",
         "cluster.use_gpu",
+        "cluster.worker_labels",
+        "cluster.data_labels",
         "cluster.threads_per_worker",
         "cluster.max_failures",
         "cluster.hang_minutes",

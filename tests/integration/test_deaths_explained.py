@@ -136,6 +136,16 @@ def test_lost_processes_get_as_many_tries_as_given_and_again_after_a_checkpoint(
     assert [re.findall(r"try \d of \d", each) for each in told] == [["try 1 of 2"], ["try 2 of 2"]] * 2
 
 
+def test_a_place_for_the_workers_is_waited_for_and_not_without_end(tmp_path: Path) -> None:
+    told: list[str] = []
+    policy = RetryLost(FailureConfig(max_failures=0, controller_failure_limit=0), Tries(tmp_path, 2), told.append)
+    none = ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert decisions(policy, none, 15) == [FailureDecision.RETRY] * 14 + [FailureDecision.RAISE]
+    assert told[0] == "the cluster has no place for the workers yet; waiting for one (minute 2)"
+    decisions(policy, group(r0=unhealthy(died(KILLED))), 1)  # there was a place in between
+    assert decisions(policy, none, 1) == [FailureDecision.RETRY]
+
+
 @pytest.mark.parametrize("error", [ValueError("bad"), LittoralError("own")])
 def test_an_error_of_the_code_is_not_tried_again(error: Exception, tmp_path: Path) -> None:
     policy = RetryLost(FailureConfig(max_failures=3), Tries(tmp_path, 3), print)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from local_servers import free_ports, reachable_from_elsewhere
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("pocket", "--seed", "3", "--stream.order", "chartqa", "iconqa")  # two tasks prove as much as four
@@ -45,7 +49,8 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
         assert started.returncode == 0, started.stdout + started.stderr
         address = f"http://127.0.0.1:{dashboard}"
         expected = (
-            f"RAY_AUTH_MODE=token ray job submit --address {address} --working-dir . -- python pipelines/coast.py"
+            f"RAY_AUTH_MODE=token ray job submit --address {address} --working-dir . --submission-id first -- "
+            "python pipelines/coast.py --run-id first"
         )
         assert expected in started.stdout
         assert reachable_from_elsewhere(int((Path(state) / f"cluster-{dashboard}" / "pid").read_text())) == set()
@@ -58,10 +63,12 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     assert stopped.stdout.strip() == "stopped", stopped.stdout + stopped.stderr
 
 
-def submit(cluster: tuple[str, dict[str, str]], *options: str, auth_mode: str = "token") -> tuple[int, str]:
+def submit(
+    cluster: tuple[str, dict[str, str]], *options: str, of_ray: Sequence[str] = (), auth_mode: str = "token"
+) -> tuple[int, str]:
     """Submit coast.py and wait for it: exit code and everything it printed."""
     address, environment = cluster
-    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", "."]
+    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", *of_ray]
     command += ["--", "python", "pipelines/coast.py", *RUN, *options]
     result = subprocess.run(
         command,
@@ -81,11 +88,31 @@ def test_the_cluster_is_closed_without_a_token(cluster: tuple[str, dict[str, str
     assert "401" in output or "nauthorized" in output, output[-2000:]
 
 
+def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
+    """What Ray's own packer takes, which leaves out what .gitignore and .rayignore name, but compressed."""
+    submit_py = runpy.run_path(str(ROOT / "clusters" / "submit.py"))
+    package = submit_py["package"](tmp_path)
+    assert package.stat().st_size < 5_000_000
+    names = zipfile.ZipFile(package).namelist()
+    assert {"pipelines/coast.py", "components/core/job.py", "clusters/runtime_env.yaml"} <= set(names)
+    assert not [name for name in names if name.split("/")[0] in ("tests", "docs", ".git", "runs", "locks")]
+
+
 def test_relative_storage_is_refused_in_a_job(cluster: tuple[str, dict[str, str]]) -> None:
     code, output = submit(cluster, "--run-id", "lost", "--storage", "runs")
     assert code != 0
     assert "error: storage 'runs' is relative" in output, output[-2000:]
     assert "Traceback" not in output
+
+
+def test_a_job_whose_command_takes_all_cpus_is_refused_before_anything_is_written(
+    cluster: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    code, output = submit(cluster, "--storage", str(tmp_path / "runs"), of_ray=("--entrypoint-num-cpus", "4"))
+    assert code != 0
+    refused = "1 worker needs 6 CPUs (one is left to reading data, 4 kept for the job's command), the cluster has 4"
+    assert f"error: {refused}" in output, output[-2000:]
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and ".cache" not in path.parts] == []
 
 
 def test_a_submitted_run_ends_with_the_matrix_of_a_direct_run(
@@ -97,10 +124,51 @@ def test_a_submitted_run_ends_with_the_matrix_of_a_direct_run(
     )
     assert result.returncode == 0, result.stdout[-3000:]
 
-    code, output = submit(cluster, "--run-id", "job", "--storage", str(tmp_path))
+    # The run has the job's id.
+    named = ("--submission-id", "job", "--entrypoint-num-cpus", "1")
+    code, output = submit(cluster, "--storage", str(tmp_path), of_ray=named)
     assert code == 0, output[-3000:]
     assert "Score matrix" in output
+    lines = output[output.index("Running entrypoint for job job") :].partition("\n")[2]
+    assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", lines.partition("Job 'job' succeeded")[0].rpartition("\n")[0]) == []
 
     for name in ("score_matrix.json", "oracle_matrix.json"):
         expected, found = (json.loads((tmp_path / run / name).read_text()) for run in ("direct", "job"))
         assert found == expected, name
+
+
+@pytest.mark.long
+def test_a_job_is_stopped_in_order_and_goes_on(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, environment = cluster
+    helper = [sys.executable, "clusters/submit.py", "--address", address, "long", *RUN, "--storage", str(tmp_path)]
+    helper += ["--training.epochs", "40", "--training.checkpoint-every-updates", "1000"]
+    environment = {**environment, "RAY_AUTH_MODE": "token"}
+    run = subprocess.Popen(
+        helper, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert run.stdout is not None
+    before = next(line for line in run.stdout if "update " in line and "task 1/2" in line)
+    again = subprocess.run(helper, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "error: job long is running; follow it with `ray job logs" in again.stderr
+    subprocess.run([RAY, "job", "stop", "--address", address, "long"], cwd=ROOT, env=environment, check=True)
+    said = run.stdout.read()
+    assert run.wait(RUN_TIMEOUT_S) != 0
+    assert "stopping in order; a second signal ends it at once" in said, before + said
+    assert "terminated: run the same command with the same --run-id to continue" in said, before + said
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    link = json.loads((tmp_path / "long" / "mlflow.json").read_text())
+    assert store.get_run(link["run_id"]).info.status == "KILLED"
+    (checkpoint,) = (tmp_path / "long").glob("checkpoint_*/state.json")
+    update = json.loads(checkpoint.read_text())["stream_state"]["update"]
+    assert update > 0
+
+    run = subprocess.Popen(
+        helper, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert run.stdout is not None
+    assert next(run.stdout).startswith("job long~2: python pipelines/coast.py")
+    assert next(line for line in run.stdout if f"going on after update {update}" in line)
+    subprocess.run([RAY, "job", "stop", "--address", address, "long~2"], cwd=ROOT, env=environment, check=True)
+    assert "terminated" in run.stdout.read()
+    assert run.wait(RUN_TIMEOUT_S) != 0

@@ -24,6 +24,13 @@ OF_OTHER_PROGRAMS = {
     "--num-gpus",
     "--max-lora-rank",
     "--working-dir",
+    "--entrypoint-num-cpus",
+    "--submission-id",
+    "--object-store-memory",
+    "--nodes",  # of clusters/local.sh, with the next three
+    "--groups",
+    "--shared",
+    "--plain",
     "--runtime-env",
     "--method-contract",
     "--no-loadscope-reorder",

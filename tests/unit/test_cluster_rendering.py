@@ -29,7 +29,7 @@ from cluster_files import (
 from pipelines.cli import StreamCommand, parse
 
 LEAVES = [(section, name) for section, values in OPTIONS.items() for name in values]
-BY_HAND = {"options.toml", "render.py", "local.sh"}
+BY_HAND = {"options.toml", "render.py", "submit.py", "local.sh", "local_node.sh", "local_nodes.sh"}
 FILES = [name for name in texts() if not name.endswith(".md")]
 RAY_FILES = ("kuberay/raycluster.yaml", "kuberay/rayjob.yaml")
 LAUNCHER_FILES = ("launcher/aws.yaml", "launcher/gcp.yaml", "launcher/onprem.yaml")

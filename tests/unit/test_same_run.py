@@ -96,7 +96,15 @@ OTHER_EXECUTION: dict[str, object] = {
         on_forgetting="stop",
     ),
     "backbone": BackboneConfig(name="pocket", gradient_checkpointing=True, attention="sdpa", float32_kernels="onednn"),
-    "cluster": ClusterConfig(num_workers=2, use_gpu=False, threads_per_worker=1, max_failures=4, hang_minutes=9.0),
+    "cluster": ClusterConfig(
+        num_workers=2,
+        use_gpu=False,
+        threads_per_worker=1,
+        max_failures=4,
+        hang_minutes=9.0,
+        worker_labels=("ray-subcluster=train",),
+        data_labels=("ray-subcluster=data",),
+    ),
 }
 
 
