@@ -37,7 +37,7 @@ from components.core.location import Place, place
 from components.core.visible import print_text
 from components.evaluation.replies import WORDS
 from components.reporting.decisions import decision_tables
-from components.reporting.facts import chosen_notes, lineage_notes
+from components.reporting.facts import boundary_notes, chosen_notes, lineage_notes
 from components.reporting.groups import Line, grouped, headline_first, named
 from components.reporting.summary import below_majority
 from components.reporting.tables import general_tables, table_of
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
             put(*table, command.markdown)
         put_notes(below_majority(named(grouped(runs))), command.markdown)
     if command.record is None and command.html is None:
-        put_notes([*chosen_notes(runs), *lineage_notes(runs)], command.markdown)
+        put_notes([*chosen_notes(runs), *lineage_notes(runs), *boundary_notes(runs)], command.markdown)
     if command.record is None and command.html is None and runs[0].config.evaluation.split == "validation":
         put_notes(["Scored on validation rows, which were cut from the training rows."], command.markdown)
     if command.record is None and command.html is None and runs[0].config.evaluation.replies != "generated":

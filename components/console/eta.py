@@ -20,6 +20,7 @@ class PlannedTask:
     test_rows: int  # those that are scored
     num_updates: int
     unscored_rows: int = 0  # of a validation part; of the test split, when the validation part is scored
+    holds: str = ""  # of a segment: its training rows by task. After it all tasks are scored, and those are its rows
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,11 @@ class TimeLeft:
     _sees_all: bool = False  # rows after a task cover unseen tasks too
     _planned_updates: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def in_segments(self) -> bool:
+        """Whether the stream has no boundaries between its tasks."""
+        return bool(self.tasks and self.tasks[0].holds)
+
     def add(self, event: TaskStarted | StepDone | RowScored, now_s: float) -> None:
         """Learn from one event."""
         match event:
@@ -55,7 +61,8 @@ class TimeLeft:
             case RowScored():
                 seen = {task for task, score in event.scores.items() if score is not None}
                 rounds = 2 if "oracle" in event.variants else 1
-                self._answered += rounds * sum(task.test_rows for task in self.tasks if task.name in seen)
+                scored = self.tasks[:1] if self.in_segments else [task for task in self.tasks if task.name in seen]
+                self._answered += rounds * sum(task.test_rows for task in scored)
                 self._evaluate_s += event.evaluate_s
                 self._learned = event.tasks_learned
                 self.zero_shot_left = False
@@ -72,6 +79,8 @@ class TimeLeft:
 
     def answers_left(self) -> int:
         """Test rows still to answer in the rows of the matrix to come."""
+        if self.in_segments:
+            return self.tasks[0].test_rows * (len(self.tasks) - self._learned + self.zero_shot_left)
         whole = sum(task.test_rows for task in self.tasks)
         total = whole if self.zero_shot_left else 0
         for learned in range(self._learned + 1, len(self.tasks) + 1):

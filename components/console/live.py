@@ -27,12 +27,13 @@ from components.core.events import (
 )
 from components.core.visible import visible
 from components.evaluation import general
+from components.evaluation.figure_names import LABELS, NO_BOUNDARIES
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
 from components.evaluation.general import GeneralScores
 from components.evaluation.headline import headline
 from components.evaluation.ledger import Difference
 from components.evaluation.majority import majority_average
-from components.evaluation.matrix import LABELS, ScoreMatrix
+from components.evaluation.matrix import ScoreMatrix
 
 FEW_UPDATES = 50  # below it a task is hardly learned, and forgetting says nothing
 QUIET_LINE_EVERY_S = 10.0
@@ -74,18 +75,22 @@ class Console:
         self._num_tasks = len(tasks)
         for name, value in (facts or {}).items():
             self._say(Text.assemble((f"{name}: ", "bold"), value), is_path=value.startswith(("/", "~")))
+        in_segments = self._left.in_segments
         table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("task", overflow="fold")
+        table.add_column("segment" if in_segments else "task", overflow="fold")
         on_test = scored_on == "test"
         unscored = (
             ("validation rows" if on_test else "test rows, not scored",) if any(t.unscored_rows for t in tasks) else ()
         )
         for column in ("train rows", *unscored, "test rows" if on_test else "validation rows, scored", "updates"):
             table.add_column(column, justify="right")
+        if in_segments:
+            table.add_column("train rows of", overflow="fold")
         for number, task in enumerate(tasks, start=1):
             updates = Text(str(task.num_updates), style="yellow" if 0 < task.num_updates < FEW_UPDATES else "")
             rows = (task.train_rows, *((task.unscored_rows,) if unscored else ()), task.test_rows)
-            table.add_row(Text(f"{number}. {visible(task.name)}"), *map(str, rows), updates)
+            holds = (Text(visible(task.holds)),) if in_segments else ()
+            table.add_row(Text(f"{number}. {visible(task.name)}"), *map(str, rows), updates, *holds)
         self._out.print(table)
         self._warn_few_updates({task.name: task.num_updates for task in tasks})
 
@@ -144,7 +149,8 @@ class Console:
             f": {event.num_samples} rows, {event.num_updates} updates, {event.trainable_parameters:,} trainable "
             f"parameters ({share:.2%}), ready in {event.start_s:.1f} s{resumed}"
         )
-        name = f"Task {self._number(event.index)} {event.task}"
+        each = "Segment" if self._left is not None and self._left.in_segments else "Task"
+        name = f"{each} {self._number(event.index)} {event.task}"
         self._say(Text.assemble((name, "bold"), facts))
         self._still.doing(f"{name}, its first update")
         self._warn_few_updates({event.task: event.num_updates})
@@ -156,7 +162,10 @@ class Console:
         self._out.print(text, soft_wrap=is_path or not self._out.is_terminal)
 
     def _warn_few_updates(self, updates: Mapping[str, int]) -> None:
-        """One warning for all tasks that were not warned of; 0 updates are of a method that trains nothing."""
+        """One warning for all tasks that were not warned of; 0 updates are of a method that trains nothing. None for
+        segments: many of them learn one task."""
+        if self._left is not None and self._left.in_segments:
+            return
         few = {task: count for task, count in updates.items() if 0 < count < FEW_UPDATES and task not in self._warned}
         if not few:
             return
@@ -249,6 +258,8 @@ class Console:
         self.close()
         self._out.print(_matrix_table(matrix, variants or {}, majority or {}))
         self._out.print(_figures_table(matrix, variants or {}, majority or {}))
+        if matrix.points is not None:
+            self._say(Text(NO_BOUNDARIES))
 
     def print_summary(self, matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> None:
         """The stream in one sentence."""
@@ -298,7 +309,7 @@ def _matrix_table(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix], majo
     for task in matrix.tasks:
         table.add_column(Text(visible(task)), justify="right", overflow="fold", min_width=5)
     for number, (after, row) in enumerate(zip(matrix.after, matrix.rows, strict=True)):
-        learned = number - matrix.has_zero_shot
+        learned = number - matrix.has_zero_shot if matrix.points is None else None
         cells = [_cell(score, bold=column == learned) for column, score in enumerate(row)]
         table.add_row(Text(visible(after)), *cells, end_section=after == "zero-shot")
     for name, other in variants.items():
@@ -318,7 +329,7 @@ def _figures_table(matrix: ScoreMatrix, variants: Mapping[str, ScoreMatrix], maj
     for name in ("score", *variants):
         table.add_column(name, justify="right")
     summaries = [matrix.summary(), *(variant.summary() for variant in variants.values())]
-    constant = majority_average(majority, matrix.tasks[: matrix.num_learned])
+    constant = majority_average(majority, matrix.counted)
     for name in summaries[0]:
         table.add_row(LABELS[name], *(f"{figures[name]:.2f}" if name in figures else "" for figures in summaries))
         if name == "final_average" and constant is not None:

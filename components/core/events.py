@@ -64,6 +64,7 @@ class RowScored:
 
     tasks_learned: int  # 0 = zero-shot
     after: str  # "zero-shot" or the task just learned
+    points: list[str] | None = None  # of a stream without boundaries: what its rows are named after
     scores: dict[str, float | None]  # 0..100; every task of the stream, None where not evaluated
     variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # see evaluation/matrix.py
     well_formed: dict[str, float] | None = None  # 0..1 per evaluated task: replies in the form that was asked for

@@ -20,6 +20,7 @@ from components.data.formats.parallel_map import SERIAL, OrderedMap
 from components.data.formats.pictures import ORIENTATIONS, Orientation
 from components.data.formats.sources import FORMATS, Format, Source, open_source
 from components.data.formats.storage import locate, looked_at
+from components.data.mixture import Mixture
 from components.data.preparation import check_max_broken, own_refusal, prepare
 from components.data.prepared import write_stream_json
 from components.data.problems import ItemError, Problem
@@ -60,10 +61,13 @@ class TaskSource:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamFile:
-    """A stream file as read."""
+    """A stream file as read: with tasks of its own, or the name of the stream whose tasks it mixes."""
 
     name: str
     tasks: tuple[TaskSource, ...]
+    mixture: Mixture | None = None
+    source: str | None = None
+    """`from`: a named stream, or a prepared folder."""
 
 
 def read_stream_file(path: Path) -> StreamFile:
@@ -76,10 +80,13 @@ def read_stream_file(path: Path) -> StreamFile:
         raise ConfigError(f"The stream file {path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an impossible date, brackets without end
         raise ConfigError(f"The stream file {path} is not TOML ({error}).") from error
-    _check_keys(table, ("name", "task", *_EVERYWHERE), f"The stream file {path}")
+    _check_keys(table, ("name", "task", "from", "mixture", *_EVERYWHERE), f"The stream file {path}")
     name, tasks = table.get("name"), table.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f'The stream file {path} needs the field "name": letters, digits, ".", "_" and "-".')
+    mixture = Mixture.read(table["mixture"], f"The stream file {path}") if "mixture" in table else None
+    if "from" in table:
+        return _mixed(path, name, table, mixture)
     if not isinstance(tasks, list) or not tasks:
         raise ConfigError(f"The stream file {path} names no task; add at least one [[task]].")
     shared = {key: table[key] for key in _EVERYWHERE if key in table}
@@ -87,7 +94,21 @@ def read_stream_file(path: Path) -> StreamFile:
     doubled = [task for task, times in Counter(source.name for source in sources).items() if times > 1]
     if doubled:
         raise ConfigError(f"The stream file {path} names the task {doubled[0]} twice; give each task its own name.")
-    return StreamFile(name=name, tasks=sources)
+    if mixture is not None:
+        mixture.check_tasks([source.name for source in sources])  # before the import, which may take hours
+    return StreamFile(name=name, tasks=sources, mixture=mixture)
+
+
+def _mixed(path: Path, name: str, table: Mapping[str, object], mixture: Mixture | None) -> StreamFile:
+    """A file that mixes the tasks of another stream."""
+    source, beside = table["from"], [key for key in table if key not in ("name", "from", "mixture")]
+    if not isinstance(source, str) or not source or "\0" in source or len(source) > _LONGEST_TEXT:
+        raise ConfigError(f"The stream file {path} has from = {source!r:.200}; give a named stream or a folder's path.")
+    if beside:
+        raise ConfigError(f"The stream file {path} takes its tasks from {source}, so it cannot state {beside[0]!r}.")
+    if mixture is None:
+        raise ConfigError(f"The stream file {path} takes its tasks from {source} and mixes nothing; add [mixture].")
+    return StreamFile(name=name, tasks=(), mixture=mixture, source=source)
 
 
 def _check_keys(table: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
@@ -181,6 +202,11 @@ def import_stream(
     `<out_dir>.report.json`. `in_order` opens the pictures.
     """
     check_max_broken(max_broken)
+    if stream.source is not None:
+        raise ConfigError(
+            f"The stream {stream.name} mixes the tasks of {stream.source}, so there is nothing to prepare; give its "
+            "file to --stream.name."
+        )
 
     def write(folder: Path) -> Iterator[FileReport]:
         for task in stream.tasks:
@@ -198,7 +224,8 @@ def import_stream(
                 yield report
 
     def finish(folder: Path) -> None:
-        write_stream_json(folder, stream.name, {task.name: task.max_new_tokens for task in stream.tasks})
+        tokens = {task.name: task.max_new_tokens for task in stream.tasks}
+        write_stream_json(folder, stream.name, tokens, stream.mixture)
 
     return prepare(stream.name, out_dir, write, finish, partial(own_refusal, max_broken=max_broken))
 

@@ -6,18 +6,23 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError
 from components.core.reading import is_plain_name, read_object, understood
+from components.data.mixture import Mixture
 from components.data.rows import PREPARE_AGAIN, open_split, verify_split
 from components.data.tasks import Task, TaskStream
 
 STREAM_FORMAT = "littoral-stream/1"
+MIXED_FORMAT = "littoral-stream/2"  # with a mixture, which an older version would overlook
 
 
-def write_stream_json(folder: Path, name: str, tasks: Mapping[str, int]) -> None:
+def write_stream_json(folder: Path, name: str, tasks: Mapping[str, int], mixture: Mixture | None = None) -> None:
     """Write `folder`/stream.json; `tasks` gives every task's longest reply in tokens, in order."""
     entries = [{"name": task, "max_new_tokens": tokens} for task, tokens in tasks.items()]
-    text = json.dumps({"format": STREAM_FORMAT, "name": name, "tasks": entries}, indent=2, ensure_ascii=False)
+    content: dict[str, object] = {"format": STREAM_FORMAT, "name": name, "tasks": entries}
+    if mixture is not None:
+        content |= {"format": MIXED_FORMAT, "mixture": mixture.to_json()}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / "stream.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -29,7 +34,7 @@ def open_prepared(folder: Path) -> TaskStream:
             f"{folder} is not a prepared stream: it has no stream.json; write one with pipelines/prepare.py."
         )
     manifest = read_object(path, DataError, PREPARE_AGAIN)
-    if manifest.get("format") != STREAM_FORMAT:
+    if manifest.get("format") not in (STREAM_FORMAT, MIXED_FORMAT):
         given = manifest.get("format")
         raise DataError(f"{path} has format {given!r:.80}, expected {STREAM_FORMAT!r}; {PREPARE_AGAIN}.")
     with understood(path, DataError, PREPARE_AGAIN):
@@ -40,7 +45,12 @@ def open_prepared(folder: Path) -> TaskStream:
             raise DataError(f"{path} gives the task {task!r:.80} {tokens} new tokens; {PREPARE_AGAIN}.")
         if not is_plain_name(task):
             raise DataError(f"{path} names the task {task!r:.80}; a task is a folder beside stream.json.")
-    return TaskStream(name=name, tasks=tuple(_open_task(folder / task, tokens) for task, tokens in tasks.items()))
+    try:
+        mixture = Mixture.read(manifest["mixture"], str(path)) if manifest["format"] == MIXED_FORMAT else None
+    except (ConfigError, KeyError) as error:
+        raise DataError(f"{path} has no readable mixture ({error}); {PREPARE_AGAIN}.") from error
+    opened = tuple(_open_task(folder / task, tokens) for task, tokens in tasks.items())
+    return TaskStream(name=name, tasks=opened, mixture=mixture)
 
 
 def _open_task(folder: Path, max_new_tokens: int) -> Task:

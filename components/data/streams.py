@@ -23,6 +23,7 @@ from components.data.importing import RULES, StreamFile, import_stream, read_str
 from components.data.preparation import whole_or_nothing
 from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import Split
+from components.data.segments import Segment, segments_of
 from components.data.tasks import Task, TaskStream
 from components.data.validation import VALIDATION, cut
 
@@ -80,25 +81,7 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
             "evaluation.split is validation, and stream.validation is 0; give --stream.validation 0.2, or any share up "
             "to 0.5."
         )
-    path = Path(config.name).expanduser()
-    generated = generated_stream(config.name)
-    if generated is not None:
-        stream = _generated(generated, config)
-    elif path.is_dir():
-        stream = open_prepared(path)
-    elif path.is_file():
-        stream = _imported(config, path)
-    elif config.name in BENCHMARKS:
-        raise ConfigError(
-            f"{config.name} must be prepared from downloaded releases first: "
-            f"python pipelines/prepare.py {config.name} --root DOWNLOADS --out DIR, then --stream.name DIR."
-        )
-    else:
-        allowed = listed(config.name, GENERATED_STREAMS)
-        raise ConfigError(
-            f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
-        )
-    stream = _ordered(stream, config.order)
+    stream = _ordered(_named(config), config.order)
     if config.validation:
         stream = replace(stream, tasks=tuple(_with_validation(task, config, scored) for task in stream.tasks))
     if config.train_limit is None and config.test_limit is None:
@@ -114,6 +97,27 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
         for task in stream.tasks
     )
     return replace(stream, tasks=tasks)
+
+
+def _named(config: StreamConfig) -> TaskStream:
+    """The whole stream of that name, in its own order."""
+    path = Path(config.name).expanduser()
+    generated = generated_stream(config.name)
+    if generated is not None:
+        return _generated(generated, config)
+    if path.is_dir():
+        return open_prepared(path)
+    if path.is_file():
+        return _imported(config, path)
+    if config.name in BENCHMARKS:
+        raise ConfigError(
+            f"{config.name} must be prepared from downloaded releases first: "
+            f"python pipelines/prepare.py {config.name} --root DOWNLOADS --out DIR, then --stream.name DIR."
+        )
+    allowed = listed(config.name, GENERATED_STREAMS)
+    raise ConfigError(
+        f"There is no stream {config.name!r}: no such file or folder, and the named streams are {allowed}"
+    )
 
 
 def _with_validation(task: Task, config: StreamConfig, scored: str) -> Task:
@@ -204,8 +208,10 @@ def rows_left(config: StreamConfig, split: Split, without: frozenset[int]) -> Sp
 
 
 def _imported(config: StreamConfig, path: Path) -> TaskStream:
-    """A stream file prepared on the fly into the cache; any broken row refuses it."""
+    """A stream file prepared on the fly into the cache; any broken row refuses it. Or another stream, mixed by it."""
     stream = read_stream_file(path)
+    if stream.source is not None:
+        return replace(_source(config, path, stream.source), name=stream.name, mixture=stream.mixture)
     out_dir = data_root(config) / "imported" / f"{stream.name}-{_fingerprint(path, stream)}"
     if not (out_dir / "stream.json").is_file():
         report = import_stream(stream, out_dir)
@@ -215,6 +221,30 @@ def _imported(config: StreamConfig, path: Path) -> TaskStream:
                 f"python pipelines/prepare.py {path} --out DIR --max-broken SHARE, then --stream.name DIR."
             )
     return open_prepared(out_dir)
+
+
+def _source(config: StreamConfig, path: Path, source: str) -> TaskStream:
+    """The stream whose tasks the file `path` mixes: a named one, or a prepared folder beside the file."""
+    folder = path.absolute().parent / Path(source).expanduser()
+    if generated_stream(source) is None and not folder.is_dir():
+        allowed = listed(source, GENERATED_STREAMS)
+        raise ConfigError(
+            f"The stream file {path} has from = {source!r}, which is no folder of a prepared stream; the named streams "
+            f"are {allowed}"
+        )
+    named = source if generated_stream(source) is not None else str(folder)
+    stream = _named(replace(config, name=named))
+    if stream.mixture is not None:
+        raise ConfigError(f"The stream file {path} mixes {source}, which is mixed already; name an unmixed stream.")
+    return stream
+
+
+def segments(config: StreamConfig, stream: TaskStream) -> tuple[Segment, ...]:
+    """What a stream without boundaries is learned in, written at the first use; () for one with boundaries.
+
+    Raises `ConfigError` where a segment would have no row, and as `open_stream`.
+    """
+    return () if stream.mixture is None else segments_of(stream, stream.mixture, data_root(config) / "segments")
 
 
 def _fingerprint(path: Path, stream: StreamFile) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from components.data.mixture import Mixture
 from components.data.rows import Split
 
 
@@ -32,14 +33,25 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskStream:
-    """Tasks in the order in which they are learned."""
+    """Tasks in the order in which they are learned, or with a `mixture` in segments that hold rows of several."""
 
     name: str
     tasks: tuple[Task, ...]
+    mixture: Mixture | None = None  # None: clear boundaries
 
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+    @property
+    def points(self) -> list[str] | None:
+        """Names of the segments after which a stream without boundaries is scored; None with clear boundaries."""
+        return None if self.mixture is None else self.mixture.segment_names(len(self.tasks))
+
+    @property
+    def steps(self) -> list[str]:
+        """What is learned one after another, as the matrix's rows are named: the tasks, or the segments."""
+        return self.points or self.task_names
 
     @property
     def splits(self) -> list[Split]:
@@ -48,8 +60,9 @@ class TaskStream:
 
     @property
     def digest(self) -> str:
-        """Identity of the stream: names, order and data of its tasks."""
-        return stream_digest(task.identity for task in self.tasks)
+        """Identity of the stream: names, order and data of its tasks, and how they are mixed."""
+        mixed = () if self.mixture is None else (self.mixture.identity(len(self.tasks)),)
+        return stream_digest((*(task.identity for task in self.tasks), *mixed))
 
 
 def stream_digest(identities: Iterable[str]) -> str:

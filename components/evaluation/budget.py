@@ -53,15 +53,16 @@ class Verdict:
 
 
 def lost_points(matrix: ScoreMatrix) -> dict[str, float]:
-    """By earlier task: its best score since it was learned minus its score after the last one, in points of 0..100.
+    """By earlier task: its best score since it was learned minus its score after the last one, in points of 0..100;
+    without boundaries by task, its best score at an earlier point minus its last one.
 
     Tasks without both scores are left out. Where all are there, the mean is `ScoreMatrix.forgetting`.
     """
     rows = matrix.rows[matrix.has_zero_shot :]
     lost: dict[str, float] = {}
-    for place, task in enumerate(matrix.tasks[: max(0, matrix.num_learned - 1)]):
+    for place, task in enumerate(matrix.earlier):
         now = rows[-1][place]
-        before = [score for row in rows[place:-1] if (score := row[place]) is not None]
+        before = [score for row in rows[matrix.since(place) - 1 : -1] if (score := row[place]) is not None]
         if now is not None and before:
             lost[task] = max(before) - now
     return lost

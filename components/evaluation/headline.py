@@ -14,12 +14,12 @@ NAMED = 3  # tasks at most that a sentence lists
 
 
 def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> str:
-    """Of the learned tasks, after the last one; "" before the first is learned or where the last row has gaps.
+    """Of the learned tasks (without boundaries of all), after the last one; "" before the first is learned or where the last row has gaps.
 
     `majority`: what the majority answer scores on each task, where it is known. If the average does not beat it, the
     sentence begins with that and calls no task the best.
     """
-    tasks, known = matrix.tasks[: matrix.num_learned], majority or {}
+    tasks, known = matrix.counted, majority or {}
     if not tasks or np.isnan(matrix.values[-1, : len(tasks)]).any():
         return ""
     final = dict(zip(tasks, matrix.values[-1, : len(tasks)].tolist(), strict=True))
@@ -44,13 +44,13 @@ def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -
 
 
 def _kept(matrix: ScoreMatrix, majority: Mapping[str, float], *, praise: bool) -> list[str]:
-    """How the tasks before the last one fared; [] where that was not measured."""
+    """How the tasks fared that can have been forgotten; [] where that was not measured."""
     try:
         average = matrix.forgetting()
     except MatrixError:
         return []
-    earlier = matrix.tasks[: matrix.num_learned - 1]
-    best = {task: float(matrix.values[at + 1 : -1, at].max()) for at, task in enumerate(earlier)}
+    earlier = matrix.earlier
+    best = {task: float(matrix.values[matrix.since(at) : -1, at].max()) for at, task in enumerate(earlier)}
     lost = {task: best[task] - float(matrix.values[-1, at]) for at, task in enumerate(earlier)}
     if majority and all(best[task] <= majority.get(task, 0.0) + SAME for task in earlier):
         return ["nothing was learned that could be forgotten"]
@@ -59,8 +59,9 @@ def _kept(matrix: ScoreMatrix, majority: Mapping[str, float], *, praise: bool) -
         return ["kept all it learned" if praise else "nothing was forgotten"]
     where = f"most on {most} ({best[most]:.1f} to {best[most] - lost[most]:.1f})"
     if average < SAME:
-        return [f"gained as much on earlier tasks as it lost, {where}"]
-    return [f"lost {average:.1f} points of the earlier tasks on average, {where}"]
+        return [f"gained as much on {'earlier' if matrix.points is None else 'some'} tasks as it lost, {where}"]
+    whose = "the earlier tasks" if matrix.points is None else "the tasks' best scores"
+    return [f"lost {average:.1f} points of {whose} on average, {where}"]
 
 
 def _listed(names: Sequence[str]) -> str:

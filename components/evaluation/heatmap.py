@@ -26,10 +26,11 @@ _MOST_NAMED, _WIDEST = 40, 16.0  # slots with figures in their cells; inches, be
 
 
 def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
-    """The matrix as a heat map: one row per learned task, one column per task, the running average on the right.
+    """The matrix as a heat map: one row per learned task or point, one column per task, the running average on the
+    right.
 
-    Colours span 0..100 in every picture, so that pictures of different runs compare. The outlined diagonal is each
-    task right after it was learned; hatched cells were not evaluated. Of more than `_MOST_CELLS` tasks it is one image
+    Colours span 0..100 in every picture, so that pictures of different runs compare. The outlined diagonal, which a
+    stream without boundaries has not, is each task right after it was learned; hatched cells were not evaluated. Of more than `_MOST_CELLS` tasks it is one image
     without figures, at most `_WIDEST` inches wide, in which cells that were not evaluated are grey.
     """
     values = matrix.values if matrix.has_zero_shot else matrix.values[1:]
@@ -42,7 +43,7 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     first_task_row = int(matrix.has_zero_shot)
     for row, column in np.ndindex(num_rows, num_tasks):
         _cell(axes, column, row, float(values[row, column]), 100.0)
-        if row - first_task_row == column:
+        if matrix.points is None and row - first_task_row == column:
             axes.add_patch(
                 Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor=_INK, linewidth=1.8)
             )
@@ -71,7 +72,7 @@ def _draw_large(matrix: ScoreMatrix, values: NDArray[np.float64], labels: Sequen
     image = axes.imshow(cells, cmap=scale, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.4, aspect=30, pad=0.02).outline.set_visible(False)
     axes.axvspan(num_tasks - 0.5, num_tasks + gap - 0.5, color="white")
-    diagonal = np.arange(num_rows - first)
+    diagonal = np.arange(0 if matrix.points is not None else num_rows - first)
     size_of_dot = min(4.0, 120 / num_tasks)
     axes.plot(diagonal, diagonal + first, "o", color="white", mec=_INK, mew=size_of_dot / 8, markersize=size_of_dot)
     every = max(1, math.ceil(num_tasks / _MOST_NAMED))
@@ -172,6 +173,7 @@ def _running_average(matrix: ScoreMatrix, learned: int) -> float:
 def _caption(matrix: ScoreMatrix) -> str:
     summary = matrix.summary()
     names = {"final_average": "final average", "forgetting": "forgetting", "bwt": "BWT", "mean_average": "mean average"}
+    names["average_over_time"] = "average over time"
     parts = [f"{text} {summary[name]:.2f}" for name, text in names.items() if name in summary]
     return "   ·   ".join(parts) or "no task learned yet"
 

@@ -2,7 +2,7 @@
 
 `published/BENCHMARK.json` holds rows as papers and repositories print them, in blocks of one source and one protocol.
 Do not mix rows of different blocks: starting weights, epochs, orders and test subsets differ. Figures carry this
-project's names (see `matrix.ALIASES`), whatever the source calls them. All scores are percent.
+project's names (see `figure_names.ALIASES`), whatever the source calls them. All scores are percent.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def differences(
     A run of only some tasks is compared task by task: averages over other tasks are not comparable.
     """
     benchmark = benchmark_of(stream)
-    if benchmark is None:
+    if benchmark is None or matrix.points is not None:  # all published rows are of streams with boundaries
         return []
     whole = compat is not None and "final_average" in compat.summary()
     return [

@@ -11,7 +11,7 @@ from typing import Any
 from components.console.tables import markdown
 from components.core.errors import LittoralError
 from components.core.visible import visible
-from components.evaluation.matrix import LABELS
+from components.evaluation.figure_names import LABELS, NO_BOUNDARIES
 from components.evaluation.replies import WORDS
 from components.exporting.learned import LearnedRun
 from components.exporting.probe import Agreement
@@ -49,7 +49,7 @@ def model_card(learned: LearnedRun, written: Written) -> str:
         f"What Littoral learned on the stream `{learned.run.stream_name}` with the method `{config.method.name}`, "
         f"after task {learned.number}, `{learned.task}`.",
         "## What it learned",
-        "\n".join(f"{number}. `{task}`" for number, task in enumerate(learned.tasks, start=1)),
+        _learned_from(learned),
         _matrix(learned),
         "## How",
         _facts(learned, written),
@@ -59,6 +59,15 @@ def model_card(learned: LearnedRun, written: Written) -> str:
         "\n".join(f"- {limit}" for limit in _limits(learned, written)),
     ]
     return visible("\n\n".join(parts)) + "\n"
+
+
+def _learned_from(learned: LearnedRun) -> str:
+    """The tasks in the order in which they were learned; without boundaries there is no order."""
+    matrix = learned.run.matrix
+    if matrix.points is None:
+        return "\n".join(f"{number}. `{task}`" for number, task in enumerate(learned.tasks, start=1))
+    mixed = f"{learned.number} of {len(matrix.points)} segments, in which these tasks are mixed:"
+    return "\n".join([mixed, "", *(f"- `{task}`" for task in matrix.tasks)])
 
 
 def data_licences(learned: LearnedRun) -> list[str]:
@@ -97,9 +106,12 @@ def _matrix(learned: LearnedRun) -> str:
         [f"`{after}`", *("" if cell is None else f"{cell:.1f}" for cell in row)]
         for after, row in zip(matrix.after, matrix.rows, strict=True)
     ]
-    said = f"Scores (0 to 100) on each task's {learned.run.config.evaluation.split} rows, after each task:"
+    each = "task" if matrix.points is None else "segment"
+    said = f"Scores (0 to 100) on each task's {learned.run.config.evaluation.split} rows, after each {each}:"
     table = markdown(["after", *(f"`{task}`" for task in matrix.tasks)], lines)
     figures = [f"- {LABELS[name]}: {value:.1f}" for name, value in matrix.summary().items() if name in FIGURES]
+    if matrix.points is not None:
+        figures += ["", NO_BOUNDARIES]
     return "\n".join([said, "", *table, "", *figures]).strip()
 
 
@@ -157,7 +169,7 @@ def _limits(learned: LearnedRun, written: Written) -> Sequence[str]:
     run = learned.run
     limits = ["Scored on the tasks above only; any other use was not tested, nor were safety, bias and languages."]
     unscored = [task for task in run.matrix.tasks if task not in learned.tasks]
-    if unscored:
+    if unscored and run.matrix.points is None:
         limits.append(f"Not learned here, though the stream has them: {', '.join(unscored)}.")
     if learned.number > run.matrix.num_learned:
         limits.append(f"The row of scores after {learned.task} is missing: the run was not scored that far.")

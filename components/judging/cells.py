@@ -41,7 +41,7 @@ def matrix_of(scored: ScoreMatrix, cells: dict[tuple[str, str], float | None]) -
     """The matrix `scored` with the judge's cells in place of the scores."""
     tasks = scored.tasks
     rows = [(after, {task: cells.get((after, task)) for task in tasks}) for after in scored.after]
-    return ScoreMatrix.from_scores(tasks, rows)
+    return ScoreMatrix.from_scores(tasks, rows, points=scored.points)
 
 
 def facts_of(judge: Judge, cells: Cells, asked: int) -> dict[str, object]:

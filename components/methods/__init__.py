@@ -94,6 +94,21 @@ def options_for(name: str, backbone: BackboneConfig) -> MethodConfig:
     return kind.tiny() if backbone.is_small else kind()
 
 
+def require_task_free(method: MethodConfig, stream: str) -> None:
+    """Raise `ConfigError` where `method`, with its options, needs the boundaries that the stream of that name lacks."""
+    if not method.is_task_free:
+        able = ", ".join(name for name, kind in METHODS.items() if kind.is_task_free)
+        raise ConfigError(
+            f"method {method.name} needs to know where each task begins and ends, and the stream {stream} has no "
+            f"boundaries between its tasks; methods that learn such a stream are {able}."
+        )
+    if method.bound_by:
+        raise ConfigError(
+            f"{method.name}.{method.bound_by} needs to know where a task ends, and the stream {stream} has no "
+            "boundaries between its tasks; leave that option at its default."
+        )
+
+
 def installed_methods() -> dict[str, EntryPoint]:
     """Methods of other packages, not imported yet; they cannot replace a method of ours."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in METHODS}

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from components.evaluation.matrix import ScoreMatrix
 from components.runs.results import FinishedRun
 from components.statistics.contributions import Contributions, Draw, ItemScores
 from components.statistics.intervals import Interval, over_both, over_rows
 
 AVERAGE = "average of the tasks learned so far"
+AVERAGE_OF_ALL = "average of all tasks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +49,23 @@ class Curves:
 
 
 def curves(groups: Mapping[str, Sequence[FinishedRun]], items: Mapping[str, ItemScores]) -> list[Curves]:
-    """The average first, then each task from when it is new; `items` holds the rows' scores by run id.
+    """The average first, then each task from when it is new (without boundaries from the first point on); `items`
+    holds the rows' scores by run id.
 
     A point is left out where a run of its line lacks the cell, as joint learning does before the end.
     """
-    tasks = next(iter(groups.values()))[0].matrix.tasks
-    averaged = {AVERAGE: {after: tasks[: at + 1] for at, after in enumerate(tasks)}}
-    averaged |= {task: {after: [task] for after in tasks[at:]} for at, task in enumerate(tasks)}
+    first = next(iter(groups.values()))[0].matrix
+    tasks, points = first.tasks, first.points
+    if points is None:
+        averaged = {AVERAGE: {after: tasks[: at + 1] for at, after in enumerate(tasks)}}
+        averaged |= {task: {after: [task] for after in tasks[at:]} for at, task in enumerate(tasks)}
+    else:
+        averaged = {AVERAGE_OF_ALL: dict.fromkeys(points, tasks)}
+        averaged |= {task: dict.fromkeys(points, [task]) for task in tasks}
     found: list[Curves] = []
     for title, cells in averaged.items():
         pairs = [(line, after) for line in groups for after in cells]
-        made = [_point(line, after, groups[line], items, cells[after], tasks) for line, after in pairs]
+        made = [_point(line, after, groups[line], items, cells[after], first) for line, after in pairs]
         found.append(Curves(title=title, after=tuple(cells), points=tuple(one for one in made if one is not None)))
     return found
 
@@ -68,9 +76,9 @@ def _point(
     group: Sequence[FinishedRun],
     items: Mapping[str, ItemScores],
     averaged: Sequence[str],
-    tasks: Sequence[str],
+    first: ScoreMatrix,
 ) -> CurvePoint | None:
-    row, columns = tasks.index(after) + 1, [tasks.index(task) for task in averaged]
+    row, columns = first.steps.index(after) + 1, [first.tasks.index(task) for task in averaged]
     if any(run.matrix.num_learned < row for run in group):
         return None
     values = [run.matrix.values[row, columns].mean() for run in group]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from components.core.checkpoint_files import listed
 from components.core.errors import CheckpointError
 from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
+from components.evaluation.figure_names import NO_BOUNDARIES
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
 from components.evaluation.matrix import ScoreMatrix, variant_file
@@ -112,6 +113,11 @@ def chosen_notes(runs: Iterable[FinishedRun]) -> list[str]:
     if not named:
         return []
     return [f"Settings chosen by scores on test rows, which are therefore no test of them: {', '.join(named)}."]
+
+
+def boundary_notes(runs: Iterable[FinishedRun]) -> list[str]:
+    """Why figures are left out, for runs of streams without boundaries; else []."""
+    return [NO_BOUNDARIES] if any(run.matrix.points is not None for run in runs) else []
 
 
 def lineage_notes(runs: Iterable[FinishedRun]) -> list[str]:

@@ -56,7 +56,8 @@ class HeatMap:
 
 
 def score_map(title: str, matrices: Sequence[ScoreMatrix]) -> HeatMap:
-    """The mean of score matrices of one stream, with the running average; each task when new is marked.
+    """The mean of score matrices of one stream, with the running average; each task when new is marked, where the
+    stream has boundaries.
 
     A cell that any of them lacks stays empty. Raises `ValueError` for no matrix.
     """
@@ -66,7 +67,7 @@ def score_map(title: str, matrices: Sequence[ScoreMatrix]) -> HeatMap:
     values = np.mean([matrix.values[: first.num_learned + 1] for matrix in matrices], axis=0)
     from_row = 0 if all(matrix.has_zero_shot for matrix in matrices) else 1
     rows = [
-        (ZERO_SHOT if row == 0 else first.tasks[row - 1], _row(values[row], row, len(first.tasks)))
+        (ZERO_SHOT if row == 0 else first.steps[row - 1], _row(values[row], row if first.points is None else 0))
         for row in range(from_row, len(values))
     ]
     note = "" if len(matrices) == 1 else f"mean of {len(matrices)} seeds"
@@ -96,12 +97,13 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def _row(values: NDArray[np.float64], learned: int, num_tasks: int) -> tuple[HeatCell, ...]:
+def _row(values: NDArray[np.float64], learned: int) -> tuple[HeatCell, ...]:
+    """A row after `learned` tasks; 0: one whose average is of all tasks, and in which none is new."""
     cells = [
         HeatCell(value=None if math.isnan(value) else float(value), marked=column == learned - 1)
         for column, value in enumerate(values)
     ]
-    counted = values[: learned or num_tasks]
+    counted = values[: learned or None]
     average = None if np.isnan(counted).any() else float(counted.mean())
     return (*cells, HeatCell(value=average))
 

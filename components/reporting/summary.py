@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.evaluation.majority import majority_average
-from components.reporting.facts import chosen_notes, known_facts, lineage_notes
+from components.reporting.facts import boundary_notes, chosen_notes, known_facts, lineage_notes
 from components.reporting.groups import Groups
 from components.statistics.mean_std import MeanStd
 
@@ -28,8 +28,10 @@ def summary_sentences(groups: Groups, average: Curves) -> list[str]:
     said = [
         *chosen_notes(run for group in groups.values() for run in group),
         *lineage_notes(run for group in groups.values() for run in group),
+        *boundary_notes(run for group in groups.values() for run in group),
         *below_majority(groups),
         _best(above, "final_average", "Highest average after the last task", ends),
+        _best(above, "average_over_time", "Highest average over time", {}),
         _best(above, "immediate_average", "Learned most, by the average just after each task", {}),
         _best(above, "forgetting", "Least forgetting", {}, lowest=True),
         _most_forgetting(groups),

@@ -89,7 +89,8 @@ def scores(matrices: Sequence[ScoreMatrix]) -> Line:
     cells: Line = []
     for task in matrices[0].tasks:
         places = [(matrix.values, matrix.tasks.index(task)) for matrix in matrices]
-        own = [values[column + 1, column] for values, column in places]
+        clear = matrices[0].points is None  # else no score is that of a task just learned
+        own = [values[column + 1, column] if clear else np.nan for values, column in places]
         final = MeanStd.of([values[-1, column] for values, column in places])
         known = all(value == value for value in own)  # NaN: not scored right after it was learned
         always_last = all(matrix.tasks[-1] == task for matrix in matrices)

@@ -39,10 +39,19 @@ class Activity:
     """While open, `handle` takes a run's events and the run's folder says what it does. Hold the run's lock before."""
 
     def __init__(
-        self, run_dir: Place, tasks: Sequence[str], num_tasks: int | None = None, *, beside: bool = False
+        self,
+        run_dir: Place,
+        tasks: Sequence[str],
+        num_tasks: int | None = None,
+        *,
+        beside: bool = False,
+        scored: Sequence[str] | None = None,
     ) -> None:
-        """`tasks` are those that are scored; the first `num_tasks`, or all, are learned. `beside`: at the same time."""
+        """`tasks`: of which the first `num_tasks`, or all, are learned. `scored`: those that are scored, where segments
+        of a stream without boundaries are learned. `beside`: at the same time.
+        """
         self._path, self._tasks = run_dir / ACTIVITY_FILE, [*tasks]
+        self._scored = [*(tasks if scored is None else scored)]
         self._num_tasks = len(tasks) if num_tasks is None else num_tasks
         self._said = self._by = ""
         self._beside, self._learning, self._scoring = beside, "", ""
@@ -65,7 +74,7 @@ class Activity:
 
     def handle(self, event: Event) -> None:
         """Note what an event says; takes no time."""
-        said = activity(event, self._tasks, self._num_tasks)
+        said = activity(event, self._tasks, self._num_tasks, scored=self._scored)
         if said and self._beside:
             said = self._both(event, said)
         if said:
@@ -96,7 +105,7 @@ class Activity:
             self._path.unlink(missing_ok=True)
 
 
-def activity(event: Event, tasks: Sequence[str], num_tasks: int) -> str:
+def activity(event: Event, tasks: Sequence[str], num_tasks: int, *, scored: Sequence[str] | None = None) -> str:
     """`learning task 2 of 4 (iconqa), update 37 of 60`; empty for an event that says nothing of it."""
 
     def task(number: int) -> str:
@@ -110,7 +119,7 @@ def activity(event: Event, tasks: Sequence[str], num_tasks: int) -> str:
         case EvaluationProgress():
             before = event.after == ZERO_SHOT or event.after not in tasks
             after = "before training" if before else f"after {task(tasks.index(event.after) + 1)}"
-            what = event.task if event.task in tasks else f"suite {event.task}"
+            what = event.task if event.task in (scored or tasks) else f"suite {event.task}"
             return f"scoring {after}: {what} {event.done}/{event.total}"
         case RowScored() | SuitesScored():
             learned = event.tasks_learned

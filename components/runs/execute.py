@@ -65,7 +65,11 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         saying_what_is_needed(plan, needs),
         sole_user(plan.run_dir, f"run {plan.run_dir.name}"),
         Activity(
-            plan.run_dir, plan.stream.task_names, plan.num_tasks, beside=plan.config.evaluation.beside > 0
+            plan.run_dir,
+            plan.stream.steps,
+            plan.num_tasks,
+            beside=plan.config.evaluation.beside > 0,
+            scored=plan.stream.task_names,
         ) as activity,
     ):
         set_damaged_aside(plan.run_dir, recorded_as, told)
@@ -192,6 +196,8 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         "seed": str(config.seed),
         **noted(config.evaluation.replies),
     }
+    if plan.stream.mixture is not None:
+        tags["mixture"] = plan.stream.mixture.described(len(plan.stream.tasks))
     tags |= lineage_tags(plan, tags)
     known = recorded_as(plan.run_dir)
     tracker: Tracker
@@ -235,13 +241,13 @@ def claim_and_note(plan: Plan, follow: EventHandler, *, gpu: bool) -> None:
 
 
 def budget_of(plan: Plan) -> dict[str, object]:
-    """The run's budget: training rows, updates and test rows by task, and samples per update."""
+    """The run's budget: training rows and updates by task or segment, test rows by task, and samples per update."""
     limit = plan.config.evaluation.limit
     return {
         "samples_per_update": plan.config.training.global_batch_size,
         "train_rows": {each.task.name: each.num_rows for each in plan.schedule},
         "updates": {each.task.name: each.num_updates for each in plan.schedule},
-        "test_rows": {each.task.name: min(each.task.test.num_rows, limit or math.inf) for each in plan.schedule},
+        "test_rows": {task.name: min(task.test.num_rows, limit or math.inf) for task in plan.stream.tasks},
     }
 
 

@@ -33,6 +33,7 @@ def rows_in(run_dir: Path) -> Iterator[RowScored]:
         yield RowScored(
             tasks_learned=learned,
             after=after,
+            points=matrix.points,
             scores=dict(zip(matrix.tasks, matrix.rows[number], strict=True)),
             variants={name: cells for name, cells in variants.items() if any(v is not None for v in cells.values())},
             routing_accuracy=None,

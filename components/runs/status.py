@@ -192,7 +192,7 @@ def _run(path: Place, holder: Holder | None) -> RunStatus:
     checkpoint = None if ended is not None else _newest_checkpoint(path, problems)
     listed = None if checkpoint is None else checkpoint.state.get("tasks")
     told = listed if isinstance(listed, list) and listed else updates
-    names = matrix.tasks if matrix is not None else [*map(str, told)]
+    names = matrix.steps if matrix is not None else [*map(str, told)]
     stop = (path / STOP_FILE).exists()
     over = over_budget(
         read_optional(path / VERDICTS_FILE, problems), names[: 0 if matrix is None else matrix.num_learned]

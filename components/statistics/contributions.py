@@ -108,7 +108,7 @@ class Contributions:
 
 
 def contributions(figure: str, runs: Sequence[ScoredRun]) -> Contributions:
-    """What each row adds to `figure` (a name of `matrix.ALIASES`) in runs of one method, of other seeds or orders.
+    """What each row adds to `figure` (a name of `figure_names.ALIASES`) in runs of one method, of other seeds or orders.
 
     Raises `MatrixError` for a figure the runs do not have, rows that a run lacks, or rows that contradict its matrix.
     """
@@ -159,23 +159,26 @@ def weights_of(figure: str, matrix: ScoreMatrix) -> Array:
         raise MatrixError(f"these runs have no {figure!r}; they have {', '.join(known) or 'no figure yet'}.")
     num_learned = matrix.num_learned
     weights = np.zeros_like(matrix.values)
-    square = weights[1:, :num_learned]  # a view
+    square = weights[1:, : len(matrix.counted)]  # a view
     later = np.arange(1, num_learned)
     match figure:
         case "zero_shot_average":
             weights[0] = 1 / len(matrix.tasks)
         case "final_average":
-            square[-1] = 1 / num_learned
+            square[-1] = 1 / len(matrix.counted)
         case "immediate_average":
             np.fill_diagonal(square, 1 / num_learned)
         case "mean_average":
             square[:] = np.tri(num_learned) / np.arange(1, num_learned + 1)[:, None] / num_learned
         case "forward_transfer":
             weights[later, later], weights[0, later] = 1 / len(later), -1 / len(later)
+        case "average_over_time":
+            square[:] = 1 / square.size
         case "forgetting":
-            scores = matrix.values[1:, :num_learned]
-            best = np.array([j + int(scores[j:-1, j].argmax()) for j in later - 1])
-            square[best, later - 1], square[-1, later - 1] = 1 / len(later), -1 / len(later)
+            scores, columns = matrix.values[1:], np.arange(len(matrix.earlier))
+            begin = [matrix.since(j) - 1 for j in columns]
+            best = np.array([first + int(scores[first:-1, j].argmax()) for j, first in zip(columns, begin, strict=True)])
+            square[best, columns], square[-1, columns] = 1 / len(columns), -1 / len(columns)
         case _:  # backward transfer under its names: a sign and a divisor
             part = (-1 if figure == "forgetting_diagonal" else 1) / (len(later) + (figure == "bwt_divisor_t"))
             square[later - 1, later - 1], square[-1, later - 1] = -part, part

@@ -66,7 +66,10 @@ def forecast(run: PastRun, past: Sequence[PastRun], *, level: float = LEVEL) -> 
 
 
 def has_triangle(matrix: ScoreMatrix) -> bool:
-    """Whether every learned task was scored after every task from its own on (joint learning's are not)."""
+    """Whether every learned task was scored after every task from its own on (joint learning's are not, and a stream
+    without boundaries has none)."""
+    if matrix.points is not None:
+        return False
     square = matrix.values[1:, : matrix.num_learned]
     return not np.isnan(square[np.tri(len(square), dtype=bool)]).any()
 
@@ -137,6 +140,8 @@ def _interval(name: str, expected: float, missed: Sequence[float], level: float)
 
 
 def _require_forecastable(run: PastRun, others: Sequence[PastRun]) -> None:
+    if run.matrix.points is not None:
+        raise MatrixError("a forecast needs the boundaries between tasks, and this run's stream has none.")
     if run.matrix.num_learned == 0 or not has_triangle(run.matrix):
         raise MatrixError(
             f"a forecast of {run.method} needs at least one learned task, and every learned task scored after each "

@@ -22,6 +22,7 @@ Card = dict[str, object]
 
 # Metrics and their charts' titles; three charts fit beside each other.
 FIGURES = {"final_average": "final average", "forgetting": "forgetting", "immediate_average": "immediate average"}
+TIME = {"average_over_time": "average over time"}  # of streams without boundaries; elsewhere the chart is hidden
 CAUSES = {
     "forgetting_routing_error": "by routing",
     "forgetting_weight_drift": "by drift",
@@ -63,7 +64,7 @@ def stream_view(stream: str, tasks: Sequence[str], *, digest: str, backbone: str
     """
     scores = {f"accuracy/{name}": name for name in metric_names(tasks).values()}
     sections = {
-        "Over tasks learned": _lines(FIGURES),
+        "Over tasks learned": _lines(FIGURES | TIME),
         "Score of each task": _lines(scores),
         "Why it was forgotten": _lines(CAUSES),
         "Score matrices": [_image("score_matrix"), _image("score_matrix_oracle")],

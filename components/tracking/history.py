@@ -11,8 +11,9 @@ from components.core.errors import TrackingError
 from components.core.events import RowScored
 from components.core.naming import metric_names
 from components.evaluation.decisions import Decisions
+from components.evaluation.figure_names import LABELS, NO_BOUNDARIES
 from components.evaluation.forgetting import SPLIT_LABELS, split_if_known
-from components.evaluation.matrix import LABELS, ZERO_SHOT, Cell, ScoreMatrix
+from components.evaluation.matrix import ZERO_SHOT, Cell, ScoreMatrix
 
 Scores = dict[str, Cell]
 
@@ -22,6 +23,7 @@ class ScoreHistory:
     """Rows by the number of tasks learned."""
 
     tasks: list[str] = field(default_factory=list)  # known from the first row on
+    points: list[str] | None = None  # of a stream without boundaries, likewise
     scores: dict[int, Scores] = field(default_factory=dict)
     variants: dict[str, dict[int, Scores]] = field(default_factory=dict)  # other ways to score the same rows, by name
 
@@ -37,17 +39,17 @@ class ScoreHistory:
         variants = dict(self.variants)
         for name, cells in event.variants.items():
             variants[name] = variants.get(name, {}) | {event.tasks_learned: dict(cells)}
-        history = ScoreHistory(tasks=tasks, scores=scores, variants=variants)
+        history = ScoreHistory(tasks=tasks, points=event.points, scores=scores, variants=variants)
         return None if history == self else history
 
     def matrix(self, num_learned: int | None = None) -> ScoreMatrix:
         """The matrix as recorded, optionally only up to `num_learned` tasks."""
-        return _matrix(self.tasks, self.scores, num_learned)
+        return _matrix(self.tasks, self.points, self.scores, num_learned)
 
     def variant(self, name: str, num_learned: int | None = None) -> ScoreMatrix | None:
         """A variant of the matrix, such as "oracle"; None if it was not measured."""
         rows = self.variants.get(name)
-        return None if rows is None else _matrix(self.tasks, rows, num_learned)
+        return None if rows is None else _matrix(self.tasks, self.points, rows, num_learned)
 
     def metrics(self, event: RowScored) -> dict[str, float]:
         """What a row adds to the stream's curves: scores, the figures so far, routing, seconds, bytes."""
@@ -105,7 +107,7 @@ class ScoreHistory:
         variants = {
             name: _by_number(ScoreMatrix.from_dict(other)) for name, other in content.items() if _is_matrix(other)
         }
-        return cls(tasks=matrix.tasks, scores=_by_number(matrix), variants=variants)
+        return cls(tasks=matrix.tasks, points=matrix.points, scores=_by_number(matrix), variants=variants)
 
     def markdown(self, most: int | None = None) -> str:
         """The matrix and its figures as Markdown tables, in at most `most` characters.
@@ -119,7 +121,9 @@ class ScoreHistory:
             figures.append(f"- Final average with oracle routing: **{oracle.final_average():.2f}**")
         split = split_if_known(matrix, {name: self.variant(name) for name in self.variants})
         figures += [f"- {SPLIT_LABELS[name].strip()}: **{value:.2f}**" for name, value in split.items()]
-        shown = len(matrix.tasks)
+        if matrix.points is not None:
+            figures.append(f"\n{NO_BOUNDARIES}")
+        shown = max(len(matrix.tasks), len(matrix.steps))
         text = _markdown(matrix, figures, shown)
         while most is not None and len(text) > most and shown > 0:
             shown = shown * 3 // 4
@@ -128,12 +132,12 @@ class ScoreHistory:
 
 
 def _markdown(matrix: ScoreMatrix, figures: list[str], shown: int) -> str:
-    """The last `shown` rows, and the columns of the last `shown` tasks that have been learned."""
+    """The last `shown` rows, and the columns of the last `shown` tasks that have been learned from."""
     tasks, scores = matrix.tasks, matrix.rows  # read once: `rows` makes all of the matrix anew
-    if shown >= len(tasks):
+    if shown >= max(len(tasks), len(matrix.steps)):
         columns, rows, left_out = range(len(tasks)), range(len(scores)), []
     else:
-        end = max(matrix.num_learned, min(shown, len(tasks)))
+        end = max(len(matrix.counted), min(shown, len(tasks)))
         columns = range(max(0, end - shown), end)
         rows = range(max(0, len(scores) - shown), len(scores))
         left_out = [f"{len(columns)} of {len(tasks)} tasks are shown; score_matrix.json has all.", ""]
@@ -144,12 +148,15 @@ def _markdown(matrix: ScoreMatrix, figures: list[str], shown: int) -> str:
     return "\n".join([*left_out, *(lines if columns else []), "", *figures])
 
 
-def _matrix(tasks: list[str], rows: Mapping[int, Scores], num_learned: int | None) -> ScoreMatrix:
+def _matrix(
+    tasks: list[str], points: list[str] | None, rows: Mapping[int, Scores], num_learned: int | None
+) -> ScoreMatrix:
     """Rows in between that were not scored are empty."""
     known = [number for number in rows if num_learned is None or number <= num_learned]
     numbers = range(0 if 0 in known else 1, max(known, default=0) + 1)
-    pairs = [(ZERO_SHOT if number == 0 else tasks[number - 1], rows.get(number, {})) for number in numbers]
-    return ScoreMatrix.from_scores(tasks, pairs)
+    steps = tasks if points is None else points
+    pairs = [(ZERO_SHOT if number == 0 else steps[number - 1], rows.get(number, {})) for number in numbers]
+    return ScoreMatrix.from_scores(tasks, pairs, points=points)
 
 
 def _is_matrix(content: object) -> TypeGuard[Mapping[str, object]]:

@@ -285,7 +285,7 @@ class StreamTracker(Tracker):
             names = list(dict.fromkeys(name for sample in row.samples for name in sample))
             cells = [[sample.get(name, "") for name in names] for sample in row.samples]
             self._store.put_table(run_id, names, cells, f"predictions_sample/{step:02d}.json")
-        if writes_whole(step, len(history.tasks)):
+        if writes_whole(step, len(history.points or history.tasks)):
             if row.slot_usage:
                 from components.evaluation.heatmap import draw_slot_usage
 
@@ -326,7 +326,7 @@ class StreamTracker(Tracker):
                 model_id=model_id,
                 source=uri,
                 tags=tags | _code_tags() | {SCORE: f"{score:.6f}"},
-                whole=row.tasks_learned == len(row.scores),
+                whole=row.tasks_learned == len(row.points or row.scores),
             )
             self._store.put_version(version)
         return model_id

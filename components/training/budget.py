@@ -18,7 +18,7 @@ from components.training.plan import Plan
 
 def judged_row(plan: Plan, rows: Sequence[MatrixRow]) -> str | None:
     """What the budget says of the last row; None without one. What it says of all rows is written into the folder."""
-    budget, matrix = plan.config.evaluation.budget, matrix_of(plan.stream.task_names, rows)
+    budget, matrix = plan.config.evaluation.budget, matrix_of(plan.stream.task_names, rows, points=plan.stream.points)
     found = verdict(matrix, budget)
     if found is not None and budget is not None:
         _write_verdicts(plan.run_dir, matrix, budget)
@@ -63,7 +63,7 @@ def _place(run_dir: Path, matrix: ScoreMatrix, *, rejected: bool) -> None:
 
 
 def _advice(plan: Plan, matrix: ScoreMatrix, found: Verdict) -> str:
-    learned, num_tasks = matrix.num_learned, len(plan.stream.tasks)
+    learned, num_tasks = matrix.num_learned, len(plan.stream.steps)
     last = ""
     if found.budget.action == "rollback":
         before = f"{KEPT_CHECKPOINTS}/{learned - 1:02d}-{matrix.after[-2]}"

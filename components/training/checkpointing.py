@@ -111,7 +111,7 @@ class StreamCheckpointer:
             "method_structure": state.structure,
             "config": self.plan.config.to_json(),
             "stream_name": self.plan.stream.name,
-            "tasks": self.plan.stream.task_names,
+            "tasks": self.plan.stream.steps,
             "stream_state": stream_state.to_json(),
         }
 

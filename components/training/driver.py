@@ -204,7 +204,7 @@ def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
         for scheduled in plan.schedule
         if scheduled.num_updates
     ]
-    passes += [((scheduled.task.test,), 1, _test_rows(plan, scheduled.task), None) for scheduled in plan.schedule]
+    passes += [((task.test,), 1, _test_rows(plan, task), None) for task in plan.stream.tasks]
     passes += [((suite.test,), 1, suite.test.num_rows, None) for suite in plan.suites]
     splits: dict[str, Split] = {}
     reached: dict[str, dict[tuple[int, int], set[int]]] = {}

@@ -316,6 +316,7 @@ class RowScorer:
             RowScored(
                 tasks_learned=learned,
                 after=row.after,
+                points=self.plan.stream.points,
                 scores=row.scores,
                 variants=row.variants,
                 well_formed=shares(table, lambda one: bool(one.well_formed)),

@@ -109,7 +109,8 @@ def rows_answered(plan: Plan) -> dict[str, tuple[int, int]]:
     moments = [position for position, scheduled in enumerate(plan.schedule) if scheduled.scored]
     found: dict[str, tuple[int, int]] = {}
     for number, task in enumerate(tasks):
-        seen = sum(1 for moment in moments if evaluation.unseen or number <= moment)
+        everything = evaluation.unseen or plan.stream.mixture is not None
+        seen = sum(1 for moment in moments if everything or number <= moment)
         rows = min(task.test.num_rows, evaluation.limit or task.test.num_rows)
         found[split_name(task.test)] = rows * (seen + evaluation.zero_shot), task.max_new_tokens
     times = 1 + (len(moments) if evaluation.suites_after_every_task else 1)

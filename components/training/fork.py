@@ -177,6 +177,11 @@ def _plan_of(folder: Path) -> Plan:
         plan = plan_stream(replace(config, run_id=folder.name, storage=folder.resolve().parent))
     except LittoralError as error:
         raise ConfigError(f"run {folder.name} cannot be continued from: {error}") from error
+    if plan.stream.mixture is not None:
+        raise ConfigError(
+            f"run {folder.name} learned a stream without boundaries between its tasks, so there is no task after which "
+            "to continue, and none to take out; begin a new run."
+        )
     if plan.stream.digest != content.get("stream_digest"):
         raise ConfigError(
             f"the data of {plan.stream.name} are not those that run {folder.name} learned; give back the data to "

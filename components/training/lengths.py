@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from components.core.errors import DataError
 from components.data.rows import Split
+from components.data.segments import Segment
 from components.data.streams import StreamConfig, rows_left
 from components.data.suite import Suite
 from components.data.tasks import Task, TaskStream
@@ -119,6 +120,24 @@ def fit_to_backbone(
             },
         ),
     )
+
+
+def with_segments(fitted: Fitted, segments: Sequence[Segment]) -> Fitted:
+    """What was found, with the tokens of segments: of each as if its tasks' rows were like all others of their task."""
+    tokens = dict(fitted.tokens)
+    for segment in segments:
+        parts = [(count, fitted.tokens[f"{task} train"]) for task, count in segment.rows.items()]
+        total = sum(count for count, _ in parts)
+        tokens[split_name(segment.train)] = RowTokens(
+            mean=sum(count * part.mean for count, part in parts) / total,
+            longest=max(part.longest for _, part in parts),
+            replies=max(part.replies for _, part in parts),
+            pictures=(
+                sum(count * part.pictures[0] for count, part in parts) / total,
+                max(part.pictures[1] for _, part in parts),
+            ),
+        )
+    return replace(fitted, tokens=tokens)
 
 
 def _tokens(backbone: BackboneConfig, lengths: SplitLengths, first: int | None) -> RowTokens:

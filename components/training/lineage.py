@@ -97,6 +97,11 @@ class Origin:
 
         Raises `ConfigError` where none is left, and for a task that has the name of a learned one and other data.
         """
+        if stream.mixture is not None:
+            raise ConfigError(
+                f"the stream {stream.name} has no boundaries between its tasks and is learned from its beginning; give "
+                "--continue-from another stream, or begin a run without it."
+            )
         learned = {task.name: task for task in self._opened(scored)}
         for task in stream.tasks:
             if task.name in learned and task.identity != learned[task.name].identity:

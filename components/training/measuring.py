@@ -59,11 +59,11 @@ def rows_to_count(config: RunConfig, stream: TaskStream) -> dict[str, list[int]]
     """By digest of a long training split: the rows that the updates reach, where they are fewer than there are.
 
     Where rows are skipped, which ones are reached depends on the lengths of all. Replay and joint training read splits
-    together, and reach other rows.
+    together, and a mixture's segments hold parts of them, so they reach other rows.
     """
     method, training = config.method, config.training
     apart = method.is_trainable and method.data_scope != "union" and not method.stored_samples
-    if config.backbone.too_long == "skip" or not apart:
+    if config.backbone.too_long == "skip" or not apart or stream.mixture is not None:
         return {}
     found: dict[str, list[int]] = {}
     for split in [task.train for task in stream.tasks if task.train.num_rows > COUNTED_WHOLE]:

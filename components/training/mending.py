@@ -142,7 +142,8 @@ def expected_rows(plan: Plan) -> Iterator[Row]:
     if evaluation.zero_shot:
         yield Row(learned=0, after=ZERO_SHOT, due=due)
     for number, scheduled in enumerate(plan.schedule, start=1):
-        seen = [task.name for task in tasks][: None if evaluation.unseen else number]
+        everything = evaluation.unseen or plan.stream.mixture is not None
+        seen = [task.name for task in tasks][: None if everything else number]
         rows = {name: due[name] for name in seen} if scheduled.scored else {}
         yield Row(learned=number, after=scheduled.task.name, due=rows)
 
@@ -301,7 +302,7 @@ def _check_general(plan: Plan, damage: Damage, learned: int, known: Mapping[str,
         stored, wrong = GeneralScores(), "cannot be read"
     found, again = GeneralScores(), list[tuple[int, str]]()
     for number in range(learned + 1):
-        after = plan.stream.task_names[number - 1] if number else ZERO_SHOT
+        after = plan.stream.steps[number - 1] if number else ZERO_SHOT
         if number not in (0, last) and not plan.config.evaluation.suites_after_every_task:
             continue
         for suite in plan.suites:

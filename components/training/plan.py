@@ -13,15 +13,17 @@ from ray.util.queue import Queue
 
 from components.core.errors import ConfigError
 from components.core.machine import require_cache
+from components.data.segments import Segment
 from components.data.streams import data_root
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import Task, TaskStream
 from components.evaluation.choosing import row_options
 from components.evaluation.matrix import ZERO_SHOT, MatrixRow
+from components.methods import require_task_free
 from components.models.source import model_source
 from components.training.config import Chosen, RunConfig
-from components.training.lengths import Fitted, fit_to_backbone
+from components.training.lengths import Fitted, fit_to_backbone, with_segments
 from components.training.lineage import Origin, opened, read_origin
 from components.training.measuring import rows_to_count
 from components.training.schedule import ScheduledTask, plan_schedule
@@ -48,7 +50,7 @@ class Plan:
 
     config: RunConfig
     stream: TaskStream
-    schedule: tuple[ScheduledTask, ...]  # one per task, in stream order
+    schedule: tuple[ScheduledTask, ...]  # one per task or segment, in stream order
     suites: tuple[Suite, ...]  # scored beside the stream, never learned
     run_dir: Path
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
@@ -61,24 +63,27 @@ class Plan:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks that the run learns, from the first; one that was unlearned stands behind them and is only scored."""
+        """Tasks or segments that the run learns, from the first; a task that was unlearned stands behind them and is
+        only scored."""
         return len(self.schedule) - (self.origin is not None and self.origin.unlearned is not None)
 
     def after(self, learned: int) -> str:
         """The name of the matrix's row after `learned` tasks."""
-        return self.stream.task_names[learned - 1] if learned else ZERO_SHOT
+        return self.stream.steps[learned - 1] if learned else ZERO_SHOT
 
     def due(self, learned: int) -> tuple[Task, ...]:
         """The tasks that this row scores."""
-        # With them a task that was unlearned, whose score says what is left of it.
-        everything = not learned or self.config.evaluation.unseen or learned == self.num_tasks
+        # With them a task that was unlearned, whose score says what is left of it. Without boundaries every task may
+        # have been learned from.
+        mixed = self.stream.mixture is not None
+        everything = not learned or self.config.evaluation.unseen or learned == self.num_tasks or mixed
         return self.stream.tasks if everything else self.stream.tasks[:learned]
 
     def rows_before(self, rows: Sequence[MatrixRow], learned: int) -> list[MatrixRow]:
         """The rows before that one: `rows`, which are the first of them, then empty ones after tasks without a row."""
-        names = self.stream.task_names
+        names, tasks = self.stream.steps, self.stream.task_names
         last = names.index(rows[-1].after) + 1 if rows and rows[-1].after != ZERO_SHOT else 0
-        empty = (MatrixRow(after=name, scores=dict.fromkeys(names)) for name in names[last : max(last, learned - 1)])
+        empty = (MatrixRow(after=name, scores=dict.fromkeys(tasks)) for name in names[last : max(last, learned - 1)])
         return [*rows, *empty]
 
 
@@ -108,6 +113,9 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     run_dir = config.storage.expanduser().resolve() / config.run_id
     origin = origin or read_origin(run_dir)
     stream = opened(config.stream, origin, scored=config.evaluation.split)
+    if stream.mixture is not None:
+        require_task_free(config.method, stream.name)
+        stream.mixture.check_tasks(stream.task_names)
     suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
     stream, suites, fitted = fit_to_backbone(
         config.backbone,
@@ -119,6 +127,7 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     )
     with_options = rows_with_options(config, stream, suites)
     schedule, learned = plan_schedule(config, stream), 0
+    fitted = with_segments(fitted, [each.task for each in schedule if isinstance(each.task, Segment)])
     if origin is not None:
         origin.require_same_rows(stream, fitted.template)
         learned = origin.at_task

@@ -5,6 +5,7 @@ from __future__ import annotations
 from components.console.eta import PlannedTask
 from components.core.secrets import without_secrets
 from components.data.quality.report import rows_by_pictures
+from components.data.segments import Segment
 from components.evaluation.replies import WORDS
 from components.tracking.config import tracking_source
 from components.training.config import RunConfig
@@ -44,25 +45,34 @@ def memory_table(plan: Plan, needs: Needs) -> list[tuple[str, str, str]]:
 
 
 def planned_tasks(plan: Plan) -> list[PlannedTask]:
-    """The tasks in their order, with the rows that are trained on and scored."""
+    """The tasks or segments in their order, with the rows that are trained on and scored."""
     limit = plan.config.evaluation.limit
-    return [
-        PlannedTask(
-            name=scheduled.task.name,
-            train_rows=scheduled.num_rows,
-            test_rows=min(scheduled.task.test.num_rows, limit or scheduled.task.test.num_rows),
-            num_updates=scheduled.num_updates,
-            unscored_rows=0 if scheduled.task.unscored is None else scheduled.task.unscored.num_rows,
+    scored = [min(task.test.num_rows, limit or task.test.num_rows) for task in plan.stream.tasks]
+    unscored = [0 if task.unscored is None else task.unscored.num_rows for task in plan.stream.tasks]
+    tasks: list[PlannedTask] = []
+    for number, scheduled in enumerate(plan.schedule):
+        step, segment = scheduled.task, isinstance(scheduled.task, Segment)
+        tasks.append(
+            PlannedTask(
+                name=step.name,
+                train_rows=scheduled.num_rows,
+                test_rows=sum(scored) if segment else scored[number],
+                num_updates=scheduled.num_updates,
+                unscored_rows=sum(unscored) if segment else unscored[number],
+                holds=", ".join(f"{task} {rows}" for task, rows in step.rows.items())
+                if isinstance(step, Segment)
+                else "",
+            )
         )
-        for scheduled in plan.schedule
-    ]
+    return tasks
 
 
 def _who(plan: Plan, needs: Needs) -> dict[str, str]:
-    config, workers = plan.config, plan.config.cluster.num_workers
+    config, workers, mixture = plan.config, plan.config.cluster.num_workers, plan.stream.mixture
     facts = {
         "run": str(plan.run_dir),
         "stream": f"{plan.stream.name} ({plan.stream.digest[:12]})",
+        **({} if mixture is None else {"mixture": mixture.described(len(plan.stream.tasks))}),
         **({} if plan.origin is None else {"learned already": f"run {plan.origin.named}"}),
         "method": _method(config),
         "backbone": f"{config.backbone.name}, {_many(needs.counted.shape.weights)} weights, {config.backbone.dtype}",

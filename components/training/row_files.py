@@ -38,15 +38,19 @@ def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> No
 
 def matrices_of(plan: Plan, rows: Sequence[MatrixRow]) -> tuple[ScoreMatrix, dict[str, ScoreMatrix]]:
     """The score matrix of these rows, and its variants by name."""
-    tasks = plan.stream.task_names
+    tasks, points = plan.stream.task_names, plan.stream.points
     variants = [name for name in VARIANTS if any(name in row.variants for row in rows)]
-    return matrix_of(tasks, rows), {name: matrix_of(tasks, rows, name) for name in variants}
+    return matrix_of(tasks, rows, points=points), {
+        name: matrix_of(tasks, rows, name, points=points) for name in variants
+    }
 
 
 def write_matrix(plan: Plan, rows: Sequence[MatrixRow]) -> None:
     """Replace the matrix files by the rows so far, each atomically; `score_matrix.json` last."""
     config = plan.config
     facts: dict[str, object] = {"scored_on": config.evaluation.split, **noted(config.evaluation.replies)}
+    if plan.stream.mixture is not None:
+        facts["mixture"] = plan.stream.mixture.to_json()
     if plan.origin is not None:
         taken = plan.origin.rows_of_tasks + any(row.after == ZERO_SHOT for row in rows)
         facts["taken_over"] = {"rows": taken, "run": plan.origin.run, "at_task": plan.origin.at_task}

@@ -33,14 +33,13 @@ class SuiteScorer:
 
         `rows` are the finished rows of the score matrix, for the stream's final average.
         """
-        tasks = self.plan.stream.task_names
+        tasks = self.plan.stream.steps
         if not self.plan.suites or not (
             learned in (0, len(tasks)) or self.plan.config.evaluation.suites_after_every_task
         ):
             return
         started = time.monotonic()
-        after = tasks[learned - 1] if learned else ZERO_SHOT
-        average = matrix_of(tasks, list(rows)).summary().get("final_average") if learned else None
+        after, average = tasks[learned - 1] if learned else ZERO_SHOT, self._average(rows, learned)
         self.scorer.model.eval()
         missing = [suite for suite in self.plan.suites if not self.general.has(learned, suite.name)]
         if missing:
@@ -61,14 +60,19 @@ class SuiteScorer:
 
     def score_again(self, names: Sequence[str], rows: Sequence[MatrixRow], *, learned: int) -> None:
         """Score these suites once more with the method as it was after `learned` tasks."""
-        tasks = self.plan.stream.task_names
-        after = tasks[learned - 1] if learned else ZERO_SHOT
-        average = matrix_of(tasks, list(rows)).summary().get("final_average") if learned else None
+        after = self.plan.stream.steps[learned - 1] if learned else ZERO_SHOT
+        average = self._average(rows, learned)
         self.scorer.model.eval()
         for suite in self.plan.suites:
             if suite.name in names:
                 cells = self.scorer.kept_cells(learned, after)
                 self._score(suite, cells, after, learned=learned, final_average=average)
+
+    def _average(self, rows: Sequence[MatrixRow], learned: int) -> float | None:
+        """The stream's final average so far."""
+        stream = self.plan.stream
+        matrix = matrix_of(stream.task_names, list(rows), points=stream.points)
+        return matrix.summary().get("final_average") if learned else None
 
     def _score(self, suite: Suite, cells: KeptCells, after: str, *, learned: int, final_average: float | None) -> None:
         predictions = self.scorer.cell(cells, suite, after, num_rows=suite.test.num_rows)

@@ -84,7 +84,7 @@ class StreamWorker:
         self.attach(model, None if self.unfinished is None else method_state(self.unfinished))
         self.awaited = AwaitedRows(self) if plan.scorers else None
         if self.unfinished is not None:
-            where = f"task {self.stream_state.index + 1} of {len(self.stream.tasks)}, update {self.stream_state.update}"
+            where = f"task {self.stream_state.index + 1} of {len(self.stream.steps)}, update {self.stream_state.update}"
             self.send(Note(text=f"continuing at {where}"))
         self.task_start: MethodState | None = None
         self.trainable = 0  # parameters of the task that is or was being learned
@@ -152,7 +152,8 @@ class StreamWorker:
 
     def hold_to_budget(self) -> None:
         """Raise `StopRequested` on all ranks when the last row forbids another task; the driver says why."""
-        found = verdict(matrix_of(self.stream.task_names, self.stream_state.rows), self.config.evaluation.budget)
+        matrix = matrix_of(self.stream.task_names, self.stream_state.rows, points=self.stream.points)
+        found = verdict(matrix, self.config.evaluation.budget)
         if found is not None and found.exceeded:
             self.send(Note(text=found.text(), warning=True))
             if found.ends_the_stream:
@@ -376,7 +377,7 @@ class StreamWorker:
         state = self.method.state_dict(self.model)
         if self.stream_state.learned:
             # Updates with bad numbers were skipped, but what a method looks at in `end_task` can hold them as well.
-            require_finite_state(state, self.stream.task_names[self.stream_state.index])
+            require_finite_state(state, self.stream.steps[self.stream_state.index])
             self.checkpointer.keep(name, self.stream_state, state)
         self.checkpointer.report(self.stream_state, state)
 

@@ -12,11 +12,12 @@ from components.core.options import listed
 
 Mode = Literal["max", "min"]
 
-# Figures that a trial reports after every learned task; the first six are those of evaluation/matrix.py.
+# Figures that a trial reports after every learned task; all but the last two are those of evaluation/matrix.py.
 DIRECTIONS: dict[str, Mode] = {
     "final_average": "max",
     "immediate_average": "max",
     "mean_average": "max",
+    "average_over_time": "max",  # of streams without boundaries
     "bwt": "max",
     "forgetting": "min",
     "forgetting_diagonal": "min",

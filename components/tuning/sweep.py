@@ -16,6 +16,7 @@ from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
 from components.core.reading import read_object, understood
 from components.core.run_files import SHARED_FOLDER, SWEEP_FILE
+from components.evaluation.figure_names import WITH_BOUNDARIES, WITHOUT_BOUNDARIES
 from components.models.source import model_source
 from components.tracking.config import TrackingConfig, tracking_uri
 from components.tracking.sweep import SweepTracker, open_sweep_tracker
@@ -120,8 +121,8 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
     )
     require_space(base, axes)
     require_families(base, axes)
-    num_tasks = most_tasks(base, axes)
     objectives = tuple(parse_objective(text) for text in options.metric)
+    num_tasks = most_tasks(base, axes, objectives)
     return Sweep(
         id=sweep_id,
         folder=storage / sweep_id,
@@ -167,13 +168,24 @@ def require_families(base: RunConfig, axes: Sequence[Axis]) -> None:
         run.method.check_family(model_source(run.backbone).family_class(), backbone=run.backbone.name)
 
 
-def most_tasks(base: RunConfig, axes: Sequence[Axis]) -> int:
-    """Tasks of the longest stream among those that the space names; raises `ConfigError` for one that cannot be."""
-    varied = [axis for axis in axes if axis.field.startswith("stream.")]
+def most_tasks(base: RunConfig, axes: Sequence[Axis], objectives: Sequence[Objective]) -> int:
+    """Tasks or segments of the longest stream among those that the space names; raises `ConfigError` for one that
+    cannot be, that a method cannot learn, or that has not the figures of the objectives.
+    """
+    varied = [axis for axis in axes if axis.field.startswith("stream.") or axis.field == "method"]
     found = []
     for ends in itertools.product(*(axis.ends() for axis in varied)):
         run = configured(base, dict(zip((axis.field for axis in varied), ends, strict=True)))
-        found.append(len(plan_stream(replace(run, run_id="first")).stream.tasks))
+        stream = plan_stream(replace(run, run_id="first")).stream
+        lacked = WITHOUT_BOUNDARIES if stream.mixture is None else WITH_BOUNDARIES
+        for goal in objectives:
+            if goal.name in lacked:
+                which = "has" if stream.mixture is None else "has no"
+                raise ConfigError(
+                    f"the stream {stream.name} {which} boundaries between its tasks, so it has no {goal.name}; choose "
+                    "another --metric, such as final_average."
+                )
+        found.append(len(stream.steps))
     return max(found)
 
 

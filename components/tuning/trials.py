@@ -85,7 +85,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
         return
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
     stream.run_dir.mkdir(parents=True, exist_ok=True)
-    last = len(stream.stream.tasks)
+    last = stream.num_tasks
     finished = finished_result(stream) is not None
     before = last if finished else learned_in(stream.run_dir)
     for learned in range(1, before + 1):

@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 from simulated_runs import final_averages, true_average
 
-from components.evaluation.matrix import ALIASES, MatrixError, ScoreMatrix
+from components.evaluation.figure_names import ALIASES
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 from components.runs.results import read_run, scored
 from components.statistics.contributions import Contributions, Draw, ScoredRun, contributions, weights_of
 from components.statistics.intervals import (

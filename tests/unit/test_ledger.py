@@ -10,8 +10,9 @@ import rich.console
 
 from components.console.live import Console
 from components.data.benchmarks.catalogue import BENCHMARKS
+from components.evaluation.figure_names import ALIASES
 from components.evaluation.ledger import PublishedRow, benchmark_of, benchmarks, differences, published
-from components.evaluation.matrix import ALIASES, ScoreMatrix
+from components.evaluation.matrix import ScoreMatrix
 from components.methods import METHODS
 
 ROWS = [row for name in benchmarks() for row in published(name)]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
-from components.evaluation.matrix import ALIASES, LABELS, MatrixError, ScoreMatrix
+from components.evaluation.figure_names import ALIASES, LABELS
+from components.evaluation.matrix import MatrixError, ScoreMatrix
 
 SCORES = st.floats(0, 100, allow_nan=False)
 

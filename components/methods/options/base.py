@@ -46,10 +46,15 @@ class MethodConfig:
     starts_as_backbone: ClassVar[bool] = True  # False: even untrained, it changes outputs, as prompts do
     is_stochastic: ClassVar[bool] = True  # False: it draws no random numbers; a seed changes only the data's order
     learns_from_text: ClassVar[bool] = True  # False: only samples with a picture reach the trained parameters
+    # True: it can learn a stream without boundaries, whose segments hold rows of several tasks. It grows nothing for a
+    # task, consolidates nothing after one, compares no tasks and is never told one: `begin_task` and `end_task` may
+    # come at any time. Not inherited: False in a subclass that does not repeat it, since that may override these.
+    is_task_free: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_renamed(cls, RENAMED_FLAGS)
+        cls.is_task_free = vars(cls).get("is_task_free", False)
 
     def __post_init__(self) -> None:
         check_options(self, self.name)
@@ -81,6 +86,11 @@ class MethodConfig:
     def calibration_share(self) -> float:
         """`Method.calibrate` gets the samples of this share of a task's updates, the first ones; 0: none."""
         return 0.0
+
+    @property
+    def bound_by(self) -> str:
+        """Of a task-free method: an option whose value needs to know where tasks end, such as "diversify"; or ""."""
+        return ""
 
     @property
     def result_depends_on(self) -> tuple[str, ...]:

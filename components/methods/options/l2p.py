@@ -22,6 +22,7 @@ class L2PConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "l2p"
+    is_task_free: ClassVar[bool] = True  # one pool, and prompts are found by the instruction; but see `bound_by`
     starts_as_backbone: ClassVar[bool] = False  # prompts draw attention, whatever their values
     default_learning_rate: ClassVar[float] = 1e-1  # prompts count in units of the model's embeddings
 
@@ -54,6 +55,10 @@ class L2PConfig(MethodConfig):
 
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
         return f"prompt {slot}"
+
+    @property
+    def bound_by(self) -> str:
+        return "diversify" if self.diversify else ""  # it weighs what earlier tasks chose
 
     @property
     def result_depends_on(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class MoeLoraConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "moelora"
+    is_task_free: ClassVar[bool] = True  # all experts and routers train all the time, and choose by token
     default_learning_rate: ClassVar[float] = 2e-3  # lowest test loss of 5e-4 to 5e-3 after 60 updates of smol
 
     rank: Count = 32

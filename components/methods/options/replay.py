@@ -18,6 +18,7 @@ class ReplayConfig(SequentialLoraConfig):
 
     name: ClassVar[str] = "replay"
     offers_projector: ClassVar[bool] = True
+    is_task_free: ClassVar[bool] = True  # stored rows are drawn from what was just learned, whatever task they are of
     samples_per_task: Count = 100
     """Rows kept of every past task; CoIN's ablation stores 100, 500 or 1000."""
 

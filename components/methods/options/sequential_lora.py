@@ -20,6 +20,7 @@ class SequentialLoraConfig(MethodConfig):
     name: ClassVar[str] = "sequential_lora"
     export: ClassVar[Export] = "plain"
     offers_projector: ClassVar[bool] = True  # not inherited: False in a subclass that does not repeat it
+    is_task_free: ClassVar[bool] = True  # one adapter throughout; only the trainer's optimizer starts anew
 
     rank: Count = 32
     """Rank of the adapter; 32 is Continual LLaVA's active rank (4 slots of rank 8)."""

@@ -22,6 +22,7 @@ class SmoloraConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "smolora"
+    is_task_free: ClassVar[bool] = True  # all blocks train all the time, and are chosen by sample; but see `bound_by`
 
     blocks: Count = 4
     """Blocks in each of the two sets."""
@@ -46,6 +47,10 @@ class SmoloraConfig(MethodConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(sentence_encoder="hash")
+
+    @property
+    def bound_by(self) -> str:
+        return "router" if self.router == "straight_through" else ""  # routers learn in the first task only
 
     def slot_name(self, slot: int, tasks: Sequence[str]) -> str:
         (layer, kind), block = divmod(slot // self.blocks, 2), slot % self.blocks

@@ -18,6 +18,7 @@ class ZeroShotConfig(MethodConfig):
     name: ClassVar[str] = "zero_shot"
     export: ClassVar[Export] = "plain"
     is_trainable: ClassVar[bool] = False
+    is_task_free: ClassVar[bool] = True  # it learns nothing
 
     def build(self, *, seed: int) -> ZeroShot:
         from components.methods.zero_shot import ZeroShot
