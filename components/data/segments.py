@@ -70,10 +70,9 @@ def _write(
 
 def _placed(split: Split, wanted: NDArray[np.bool_], index: int) -> Iterator[tuple[tuple[float, int], Row]]:
     """The wanted rows in stored order, each with its place in 0..1 and the split's index."""
-    count, number = int(wanted.sum()), 0
-    for row in _chosen(split, wanted):
+    count = int(wanted.sum())
+    for number, row in enumerate(_chosen(split, wanted)):
         yield ((number + 0.5) / count, index), row
-        number += 1
 
 
 def _chosen(split: Split, wanted: NDArray[np.bool_]) -> Iterator[Row]:

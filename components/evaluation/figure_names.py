@@ -1,4 +1,4 @@
-"""Names of the figures of a score matrix: in papers and other code bases, and on screens. Light on purpose."""
+"""Names of the figures of a score matrix: in papers and other code bases, and on screens."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ NAMED = 3  # tasks at most that a sentence lists
 
 
 def headline(matrix: ScoreMatrix, majority: Mapping[str, float] | None = None) -> str:
-    """Of the learned tasks (without boundaries of all), after the last one; "" before the first is learned or where the last row has gaps.
+    """Of the learned tasks, after the last one; "" before the first is learned or where the last row has gaps. Without
+    boundaries of all tasks, after the last segment.
 
     `majority`: what the majority answer scores on each task, where it is known. If the average does not beat it, the
     sentence begins with that and calls no task the best.

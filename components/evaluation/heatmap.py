@@ -30,8 +30,9 @@ def draw_score_matrix(matrix: ScoreMatrix, title: str) -> Image.Image:
     right.
 
     Colours span 0..100 in every picture, so that pictures of different runs compare. The outlined diagonal, which a
-    stream without boundaries has not, is each task right after it was learned; hatched cells were not evaluated. Of more than `_MOST_CELLS` tasks it is one image
-    without figures, at most `_WIDEST` inches wide, in which cells that were not evaluated are grey.
+    stream without boundaries has not, is each task right after it was learned; hatched cells were not evaluated. Of
+    more than `_MOST_CELLS` tasks it is one image without figures, at most `_WIDEST` inches wide, in which cells that
+    were not evaluated are grey.
     """
     values = matrix.values if matrix.has_zero_shot else matrix.values[1:]
     labels = ["zero-shot" if after == "zero-shot" else f"after {after}" for after in matrix.after]

@@ -69,7 +69,9 @@ class ScoreMatrix:
         if len(set(self.tasks)) < len(self.tasks) or ZERO_SHOT in self.tasks:
             raise MatrixError(f"Task names must differ from each other and from {ZERO_SHOT!r}, given: {self.tasks}.")
         if points is not None and (not points or len(set(points)) < len(points) or ZERO_SHOT in points):
-            raise MatrixError(f"Points in time must differ from each other and from {ZERO_SHOT!r}, given: {self.points}.")
+            raise MatrixError(
+                f"Points in time must differ from each other and from {ZERO_SHOT!r}, given: {self.points}."
+            )
         self.has_zero_shot = _has_zero_shot(self.steps, len(rows), after, zero_shot)
         self.num_learned = len(rows) - self.has_zero_shot
         if self.num_learned > len(self.steps):

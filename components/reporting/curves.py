@@ -61,7 +61,7 @@ def curves(groups: Mapping[str, Sequence[FinishedRun]], items: Mapping[str, Item
         averaged |= {task: {after: [task] for after in tasks[at:]} for at, task in enumerate(tasks)}
     else:
         averaged = {AVERAGE_OF_ALL: dict.fromkeys(points, tasks)}
-        averaged |= {task: dict.fromkeys(points, [task]) for task in tasks}
+        averaged |= {task: {point: [task] for point in points} for task in tasks}
     found: list[Curves] = []
     for title, cells in averaged.items():
         pairs = [(line, after) for line in groups for after in cells]

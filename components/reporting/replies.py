@@ -1,9 +1,10 @@
 """The replies of a finished run, from the predictions in its folder, and which rows were learned and then lost.
 
 A row is lost when its reply was right (`Prediction.is_correct`) just after its task was learned and is wrong after the
-last task; in a stream without boundaries, when it was right at any point in time and is wrong at the last one. Variants of the last score tell why, as forgetting is split in components/evaluation/forgetting.py: with the
-task known at test the reply is right (routing error) or not (weight drift); the answer inside a reply of the wrong form
-is right (format) or not (knowledge).
+last task; in a stream without boundaries, when it was right at any point in time and is wrong at the last one. Variants
+of the last score tell why, as forgetting is split in components/evaluation/forgetting.py: with the task known at test
+the reply is right (routing error) or not (weight drift); the answer inside a reply of the wrong form is right (format)
+or not (knowledge).
 """
 
 from __future__ import annotations

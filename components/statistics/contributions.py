@@ -108,7 +108,7 @@ class Contributions:
 
 
 def contributions(figure: str, runs: Sequence[ScoredRun]) -> Contributions:
-    """What each row adds to `figure` (a name of `figure_names.ALIASES`) in runs of one method, of other seeds or orders.
+    """What each row adds to `figure` (see `figure_names.ALIASES`) in runs of one method, of other seeds or orders.
 
     Raises `MatrixError` for a figure the runs do not have, rows that a run lacks, or rows that contradict its matrix.
     """
@@ -177,7 +177,9 @@ def weights_of(figure: str, matrix: ScoreMatrix) -> Array:
         case "forgetting":
             scores, columns = matrix.values[1:], np.arange(len(matrix.earlier))
             begin = [matrix.since(j) - 1 for j in columns]
-            best = np.array([first + int(scores[first:-1, j].argmax()) for j, first in zip(columns, begin, strict=True)])
+            best = np.array(
+                [first + int(scores[first:-1, j].argmax()) for j, first in zip(columns, begin, strict=True)]
+            )
             square[best, columns], square[-1, columns] = 1 / len(columns), -1 / len(columns)
         case _:  # backward transfer under its names: a sign and a divisor
             part = (-1 if figure == "forgetting_diagonal" else 1) / (len(later) + (figure == "bwt_divisor_t"))
