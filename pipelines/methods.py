@@ -23,7 +23,7 @@ from components.methods import METHODS, options_for
 from components.models.config import BackboneConfig
 from pipelines.littoral import importing, read_options
 
-HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "ZeRO"]
+HEADER = ["`--method`", "what it does", "trains", "adds per task", "passes", "export", "task-free", "ZeRO"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ def line(name: str, backbone: str) -> list[str]:
         count(cost.growth),
         str(cost.forward_passes),
         kind.export,
+        "yes" if kind.is_task_free else "no",
         "any" if len(kind.zero_stages) == 3 else ", ".join(map(str, sorted(kind.zero_stages))),
     ]
 
