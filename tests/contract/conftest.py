@@ -16,13 +16,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`name` goes over the methods; `training_methods` leaves out those that train nothing."""
+    """`name` goes over the methods; `training_methods` leaves out those that train nothing, `task_free_methods` also those
+    that need boundaries between tasks."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    if not marks & {"every_method", "training_methods"}:
+    if not marks & {"every_method", "training_methods", "task_free_methods"}:
         return
     chosen = metafunc.config.getoption("--method-contract")
     names = [chosen] if chosen else list(METHODS)
-    if "training_methods" in marks:
+    if "task_free_methods" in marks:
+        names = [name for name in names if method_config(name).is_task_free]
+    if marks & {"training_methods", "task_free_methods"}:
         names = [name for name in names if method_config(name).is_trainable]
     metafunc.parametrize("name", names)
 

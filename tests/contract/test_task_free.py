@@ -1,4 +1,7 @@
-"""What a method promises that says it needs no boundaries between tasks (`MethodConfig.is_task_free`)."""
+"""What a method promises that says it needs no boundaries between tasks (`MethodConfig.is_task_free`).
+
+python -m pytest tests/contract/test_task_free.py --method-contract my_method
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,12 @@ from toy_tasks import (
 )
 
 from components.data.rows import Row
-from components.methods import METHODS
 from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 
-TASK_FREE = [name for name, kind in METHODS.items() if kind.is_task_free]
-LEARNING = [name for name in TASK_FREE if METHODS[name].is_trainable]
+task_free_methods = pytest.mark.task_free_methods
 
 
 def blurred(*names: str, disguised: bool = False) -> list[Toy]:
@@ -53,7 +54,7 @@ def learned(name: str, toys: list[Toy], *, updates: int = 8) -> tuple[Method, Ba
     return method, backbone, [learn(method, backbone, each, updates=updates, rate=rate) for each in toys]
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@task_free_methods
 def test_a_blurred_stream_is_learned(name: str) -> None:
     method, _, (early, late) = learned(name, blurred("segment-1", "segment-2"), updates=12)
     assert early[-1] < 0.5 * early[0]
@@ -61,7 +62,7 @@ def test_a_blurred_stream_is_learned(name: str) -> None:
     assert method.tasks == ["segment-1", "segment-2"]
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@task_free_methods
 def test_no_name_of_a_task_or_row_has_an_influence(name: str) -> None:
     """Bit for bit: a task-free method may not know which task a row is of."""
     method, backbone, losses = learned(name, blurred("segment-1", "segment-2"))
@@ -72,9 +73,9 @@ def test_no_name_of_a_task_or_row_has_an_influence(name: str) -> None:
     assert all(torch.equal(mine[key], value) for key, value in theirs.items())
 
 
-@pytest.mark.parametrize("name", TASK_FREE)
+@task_free_methods
 def test_nothing_grows_with_segments_and_no_task_is_told(name: str) -> None:
-    config = METHODS[name].tiny()
+    config = tiny_config(name)
     assert [config.needs_task_id, config.is_routed, config.slots_are_tasks] == [False] * 3
     assert config.data_scope == "each"
     assert config.calibration_share == 0.0
@@ -88,7 +89,7 @@ def test_nothing_grows_with_segments_and_no_task_is_told(name: str) -> None:
     assert len(set(sizes)) == 1
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@task_free_methods
 def test_a_boundary_more_changes_nothing_but_the_optimizer(name: str) -> None:
     """The end of one segment and the beginning of the next leave every value, and what trains, as they were."""
     toys = blurred("segment-1", "segment-2")
