@@ -42,8 +42,6 @@ def command(storage: Path, run_id: str, *options: str) -> list[str]:
 def finish(storage: Path, run_id: str, *options: str) -> str:
     asked = command(storage, run_id, *options)
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
-        command(storage, run_id, *options), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
-    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return done.stdout
 
