@@ -16,8 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`name` goes over the methods; `training_methods` leaves out those that train nothing, `task_free_methods` those that
-    need boundaries between tasks as well.
+    """`name` goes over the methods; `training_methods` leaves out those that train nothing, `task_free_methods` as well
+    those that need boundaries between tasks.
     """
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if not marks & {"every_method", "training_methods", "task_free_methods"}:
