@@ -29,7 +29,7 @@ from components.core.options import CountOrZero, Json, NonNegative, Share, check
 Kind = Literal["gaussian", "blurry", "table"]
 Numbers = NDArray[np.int64]
 RULES = 1  # how rows are assigned; part of a stream's identity
-OWN: dict[Kind, str] = {"gaussian": "width", "blurry": "share", "table": "weights"}  # what each kind must state
+OWN: dict[str, str] = {"gaussian": "width", "blurry": "share", "table": "weights"}  # what each kind must state
 MOST_SEGMENTS = 1000
 
 
@@ -80,7 +80,7 @@ class Mixture:
                 allowed = listed(str(key), cls.__dataclass_fields__)
                 raise ConfigError(f"{where} has the unknown field mixture.{key!s:.80}; allowed are {allowed}")
         kind = table.get("kind")
-        if isinstance(kind, str) and (own := dict[str, str](OWN).get(kind, "kind")) not in table:
+        if isinstance(kind, str) and (own := OWN.get(kind, "kind")) not in table:
             raise ConfigError(f"{where} has a mixture of kind {kind!r} without its field {own!r}.")
         try:
             return from_plain(cls, cast("Json", table), "mixture")

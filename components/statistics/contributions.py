@@ -175,7 +175,7 @@ def weights_of(figure: str, matrix: ScoreMatrix) -> Array:
         case "average_over_time":
             square[:] = 1 / square.size
         case "forgetting":
-            scores, columns = matrix.values[1:], np.arange(len(matrix.earlier))
+            scores, columns = matrix.values[1:], range(len(matrix.earlier))
             begin = [matrix.since(j) - 1 for j in columns]
             best = np.array(
                 [first + int(scores[first:-1, j].argmax()) for j, first in zip(columns, begin, strict=True)]
