@@ -168,7 +168,7 @@ def require_families(base: RunConfig, axes: Sequence[Axis]) -> None:
         run.method.check_family(model_source(run.backbone).family_class(), backbone=run.backbone.name)
 
 
-def most_tasks(base: RunConfig, axes: Sequence[Axis], objectives: Sequence[Objective]) -> int:
+def most_tasks(base: RunConfig, axes: Sequence[Axis], objectives: Sequence[Objective] = ()) -> int:
     """Tasks or segments of the longest stream among those that the space names; raises `ConfigError` for one that
     cannot be, that a method cannot learn, or that has not the figures of the objectives.
     """

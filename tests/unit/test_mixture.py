@@ -30,6 +30,10 @@ from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.plan import Plan, plan_stream
 from components.training.streaming import Slice, training_here
+from components.tuning.objective import parse_objective
+from components.tuning.space import parse_axis
+from components.tuning.sweep import most_tasks
+from pipelines.presets import preset
 from tests.unit.sample_rows import row
 
 SIZES = {"a": 150, "b": 90, "c": 130}  # the first and the last need several row groups
@@ -289,6 +293,21 @@ def test_an_option_that_needs_boundaries_is_refused(method: MethodConfig, option
     stream = stream_of(tmp_path / "s", mixture=KINDS["as many as tasks"])
     with pytest.raises(ConfigError, match=rf"^{method.name}\.{option} needs to know where a task ends, .*default\.$"):
         planned(tmp_path, stream, method=replace(method, sentence_encoder="hash"))
+
+
+def test_a_sweep_is_as_long_as_its_segments_and_names_what_cannot_be(tmp_path: Path) -> None:
+    """The methods that the space names count, and not the one that they take the place of."""
+    stream = stream_of(tmp_path / "s", mixture=KINDS["gaussian"])
+    base = replace(preset("pocket"), stream=stream, storage=tmp_path / "runs")
+    able = [parse_axis("method=moelora,replay")]
+    assert most_tasks(base, able, [parse_objective("average_over_time"), parse_objective("forgetting")]) == 4
+    with pytest.raises(ConfigError, match="method lcia needs to know where each task begins"):
+        most_tasks(base, [parse_axis("method=moelora,lcia")])
+    with pytest.raises(ConfigError, match=r"^the stream mixed has no boundaries between its tasks, so it has no bwt; "):
+        most_tasks(base, able, [parse_objective("bwt")])
+    plain = replace(base, stream=stream_of(tmp_path / "plain"))
+    with pytest.raises(ConfigError, match=r"^the stream mixed has boundaries .* no average_over_time; choose another"):
+        most_tasks(plain, able, [parse_objective("average_over_time")])
 
 
 def test_the_claim_is_not_inherited() -> None:

@@ -30,7 +30,7 @@ def test_a_streams_view_charts_every_task_and_stands_the_same_when_laid_down_aga
     assert view.key == f"stream-my_stream-{DIGEST[:8]}-my_model"
     state = state_of(view)
     charted = [card.get("metricKey") for card in state["compareRunCharts"]]
-    assert [f"accuracy/{task}" for task in tasks[:-1]] + ["accuracy/of_ten"] == charted[3:14]
+    assert [f"accuracy/{task}" for task in tasks[:-1]] + ["accuracy/of_ten"] == charted[4:15]
     sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
     assert {card["metricSectionId"] for card in state["compareRunCharts"]} == set(sections)
     ids = [card["uuid"] for card in state["compareRunCharts"]]
