@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,6 +79,12 @@ class Devices:
             return "none"
         memory = "" if self.memory is None else f", {self.memory / 2**30:.0f} GiB each"
         return f"{self.gpus} x {self.name or 'GPU'}{memory}"
+
+
+def with_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Ray's selector for nodes that have all of these labels, KEY=VALUE; none selects every node."""
+    pairs = (label.partition("=") for label in labels)
+    return {key: value for key, _, value in pairs}
 
 
 def uses_gpu(use_gpu: Literal["auto"] | bool, gpus: int) -> bool:

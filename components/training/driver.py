@@ -53,13 +53,14 @@ from components.training.deaths import (
     is_lost,
 )
 from components.training.delivery import delivered
+from components.training.devices import with_labels
 from components.training.entry import train_stream_per_worker
 from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
 from components.training.rendezvous import LoopbackTorchConfig
-from components.training.resources import awaited_nodes, check_resources, with_labels
+from components.training.resources import awaited_nodes, check_resources
 from components.training.restoring import restore
 from components.training.run_folder import (
     StreamResult,

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 
 from components.core.errors import ConfigError
 from components.training.config import RunConfig
-from components.training.devices import Node
+from components.training.devices import Node, with_labels
 
 
 def resources_of_a_scorer(config: RunConfig, *, on_gpus: bool) -> dict[str, float]:
     """What Ray reserves for a process that scores beside training."""
     cpus = {"CPU": float(config.evaluation.beside_cpus)}
     return cpus | {"GPU": 1.0} if on_gpus else cpus
-
-
-def labels_of(config: RunConfig) -> dict[str, str]:
-    """The labels that its node must have."""
-    pairs = (label.partition("=") for label in config.evaluation.beside_labels)
-    return {key: value for key, _, value in pairs}
 
 
 def what_a_scorer_needs(config: RunConfig, *, on_gpus: bool) -> str:
@@ -28,15 +22,17 @@ def what_a_scorer_needs(config: RunConfig, *, on_gpus: bool) -> str:
     return f"{_cpus(config.evaluation.beside_cpus)}{' and a GPU' if on_gpus else ''}{where}"
 
 
-def require_places(config: RunConfig, nodes: Sequence[Node], *, on_gpus: bool) -> None:
+def require_places(config: RunConfig, nodes: Sequence[Node], *, on_gpus: bool, reserved: float = 0.0) -> None:
     """Raise `ConfigError` where the cluster of these nodes has no room for scorers beside the workers.
+
+    `reserved`: CPUs that are kept for the command of a submitted job.
 
     Without this, Ray would wait for nodes that do not come.
     """
     evaluation, workers = config.evaluation, config.cluster.num_workers
     if not evaluation.beside:
         return
-    wanted, labels = resources_of_a_scorer(config, on_gpus=on_gpus), labels_of(config)
+    wanted, labels = resources_of_a_scorer(config, on_gpus=on_gpus), with_labels(evaluation.beside_labels)
     fitting = [node for node in nodes if labels.items() <= node.labels.items()]
     one = what_a_scorer_needs(config, on_gpus=on_gpus)
     asked = f"evaluation.beside asks for {_processes(evaluation.beside)} with {one}"
@@ -49,8 +45,10 @@ def require_places(config: RunConfig, nodes: Sequence[Node], *, on_gpus: bool) -
     if places < evaluation.beside:
         raise ConfigError(f"{asked}, and the cluster has places for {places}; lower evaluation.beside or add nodes.")
     together = f"{_workers(workers)} and {_processes(evaluation.beside)} that score beside them (evaluation.beside)"
+    kept = f", {reserved:g} kept for the job's command" if reserved else ""
+    cpus = workers + 1 + reserved + evaluation.beside * wanted["CPU"]
     for name, needed, there in (
-        ("CPUs (one is left to Ray Data)", workers + 1 + evaluation.beside * wanted["CPU"], _sum(nodes, "cpus")),
+        (f"CPUs (one is left to Ray Data{kept})", cpus, _sum(nodes, "cpus")),
         ("GPUs", workers + evaluation.beside if on_gpus else 0, _sum(nodes, "gpus")),
     ):
         if needed > there:

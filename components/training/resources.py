@@ -12,16 +12,10 @@ from ray._private.ray_constants import KV_NAMESPACE_JOB
 from components.core.errors import ConfigError
 from components.core.job import submission_id
 from components.training.config import ClusterConfig, RunConfig
-from components.training.devices import Node, cluster_nodes, uses_gpu
+from components.training.devices import Node, cluster_nodes, uses_gpu, with_labels
 from components.training.placement import require_places
 
 _ANSWER_S = 10.0  # for the cluster's control service to answer
-
-
-def with_labels(labels: Sequence[str]) -> dict[str, str]:
-    """Ray's selector for nodes that have all of these labels, KEY=VALUE; none selects every node."""
-    pairs = (label.partition("=") for label in labels)
-    return {key: value for key, _, value in pairs}
 
 
 def check_resources(config: RunConfig) -> bool:
@@ -58,7 +52,7 @@ def check_resources(config: RunConfig) -> bool:
             f"{f'nodes with {labels}' if labels else 'the cluster'} is {gpus:g}; lower cluster.num_workers or set "
             "cluster.use-gpu to false."
         )
-    require_places(config, everywhere, on_gpus=on_gpus)
+    require_places(config, everywhere, on_gpus=on_gpus, reserved=reserved)
     return on_gpus
 
 

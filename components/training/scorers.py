@@ -14,7 +14,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from components.core.errors import ConfigError
 from components.core.ray_watch import left_ray
-from components.training.placement import labels_of, resources_of_a_scorer, what_a_scorer_needs
+from components.training.devices import with_labels
+from components.training.placement import resources_of_a_scorer, what_a_scorer_needs
 from components.training.plan import WorkerPlan
 from components.training.scorer import Scorer
 
@@ -34,7 +35,7 @@ def scoring_beside(plan: WorkerPlan, *, on_gpus: bool) -> Iterator[tuple[ActorHa
     places = placement_group(
         [resources_of_a_scorer(plan.config, on_gpus=on_gpus)] * evaluation.beside,
         strategy="SPREAD" if len(ray.nodes()) > 1 else "PACK",
-        bundle_label_selector=[labels_of(plan.config)] * evaluation.beside,
+        bundle_label_selector=[with_labels(evaluation.beside_labels)] * evaluation.beside,
     )
     try:
         if not places.wait(PLACE_S):

@@ -101,6 +101,13 @@ def test_what_has_no_room_is_one_sentence(config: RunConfig, nodes: list[Node], 
     assert "\n" not in str(refused.value)
 
 
+def test_a_submitted_jobs_command_has_its_place() -> None:
+    nodes = [Node(cpus=4, gpus=0)]
+    require_places(run(beside=1), nodes, on_gpus=False, reserved=1.0)
+    with pytest.raises(ConfigError, match=r"need 5 CPUs \(one is left to Ray Data, 2 kept for the job's command\)"):
+        require_places(run(beside=1), nodes, on_gpus=False, reserved=2.0)
+
+
 @pytest.mark.parametrize("action", ["stop", "rollback"])
 def test_a_budget_that_ends_the_stream_needs_rows_in_turn(action: str) -> None:
     asked = {"max_forgetting": 5.0, "on_forgetting": action}
