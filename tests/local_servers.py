@@ -24,12 +24,14 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def wait_until_it_answers(port: int, server: subprocess.Popen[bytes], log: Path, *, seconds: float = 120) -> None:
+def wait_until_it_answers(
+    port: int, server: subprocess.Popen[bytes], log: Path, *, host: str = "127.0.0.1", seconds: float = 120
+) -> None:
     """Fails with the end of the server's log when it ends or does not answer in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.2)
