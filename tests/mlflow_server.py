@@ -21,7 +21,8 @@ class Store:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        command += ["--host", self.host, "--allowed-hosts", f"{self.host}:{self.port}"]
+        if self.host != "127.0.0.1":  # MLflow answers to loopback's names alone, unless it is told otherwise
+            command += ["--host", self.host, "--allowed-hosts", f"{self.host}:{self.port}"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'store.db'}"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with self.log.open("a") as log:
