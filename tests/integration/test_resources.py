@@ -64,6 +64,16 @@ def test_nodes_that_read_may_come_later() -> None:
     assert "ray-subcluster=data" in said
 
 
+def test_a_task_is_placed_by_the_label() -> None:
+    @ray.remote
+    def nothing() -> str:
+        return "done"
+
+    there = nothing.options(label_selector=with_labels(("ray-subcluster=train",))).remote()
+    elsewhere = nothing.options(label_selector=with_labels(("ray-subcluster=data",))).remote()
+    assert ray.wait([elsewhere, there], num_returns=1, timeout=200) == ([there], [elsewhere])
+
+
 @pytest.mark.long
 def test_a_node_without_a_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that this process has and no worker: the train function, or what it is to do, cannot be read there."""
@@ -84,13 +94,3 @@ def test_a_node_without_a_package_is_one_sentence(tmp_path: Path, monkeypatch: p
         assert isinstance(said, ConfigError)
         assert "a node of the run cannot import the Python package 'only_here'" in str(said)
         assert "\n" not in str(said)
-
-
-def test_a_task_is_placed_by_the_label() -> None:
-    @ray.remote
-    def nothing() -> str:
-        return "done"
-
-    there = nothing.options(label_selector=with_labels(("ray-subcluster=train",))).remote()
-    elsewhere = nothing.options(label_selector=with_labels(("ray-subcluster=data",))).remote()
-    assert ray.wait([elsewhere, there], num_returns=1, timeout=200) == ([there], [elsewhere])
