@@ -17,8 +17,9 @@ from components.core.errors import ConfigError
 from components.core.ray_access import loopback_only
 from components.training.config import ClusterConfig, RunConfig
 from components.training.deaths import explained, is_lost
+from components.training.devices import with_labels
 from components.training.pickled import PickledCallable
-from components.training.resources import awaited_nodes, check_resources, with_labels
+from components.training.resources import awaited_nodes, check_resources
 from pipelines import coast
 
 
