@@ -40,7 +40,6 @@ SCRIPTS: dict[str, list[str]] = {
     "reuse --field": ["--backbone", "smol", "--tasks", "4"],
     "written_bytes": [],
     "default_run": [],
-    "submitting": ["--repeats", "2"],
     "serving": ["--seconds", "10"],
     "scoring_beside": [],
 }
