@@ -22,6 +22,7 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.job import submission_id
+from components.core.location import Place, is_uri, place, uri_or_path
 from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
 from components.training.config import RunConfig, default_run_id
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     return learn(config, command, origin_folder)
 
 
-def with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+def with_origin(arguments: Sequence[str]) -> tuple[list[str], Place | None]:
     """The arguments with what --continue-from RUN implies, and that run's folder; None without the option.
 
     Implied are, where they are not given: RUN's config.json as preset, the storage that RUN is in, and no order of
@@ -75,19 +76,20 @@ def with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             if flag in given:
                 raise ConfigError(f"{flag} says where to begin in another run; name that run with --continue-from.")
         return given, None
-    folder = Path(run).expanduser()
-    if storage is not None and (Path(storage).expanduser() / run).is_dir():
-        folder = Path(storage).expanduser() / run
-    elif len(folder.parts) == 1:
-        folder = RunConfig().storage / run
-    storage = str(folder.parent) if storage is None else storage
+    named = not is_uri(run) and len(Path(run).expanduser().parts) == 1  # an id, in the storage
+    folder, inside = place(run), None if storage is None else place(storage)
+    if inside is not None and (named or (isinstance(inside, Path) and not is_uri(run))) and (inside / run).is_dir():
+        folder = inside / run
+    elif named:
+        folder = place(RunConfig().storage) / run
+    storage = uri_or_path(folder.parent) if storage is None else storage
     preset = folder / CONFIG_FILE
-    if run_id is not None and (begun := Path(storage).expanduser() / run_id / CONFIG_FILE).is_file():
+    if run_id is not None and (begun := place(storage) / run_id / CONFIG_FILE).is_file():
         preset = begun
     elif not preset.is_file():
         raise ConfigError(f"{folder} is not the folder of a run; give --continue-from an id in --storage, or a folder.")
     if given[0].startswith("-"):
-        given = [str(preset), *given]
+        given = [uri_or_path(preset), *given]
     if values["--storage"] is None:
         given += ["--storage", storage]
     if values["--stream.name"] is not None and not any(each.startswith("--stream.order") for each in given):

@@ -28,6 +28,7 @@ import tyro
 from rich.progress import Progress
 
 from components.console.live import Console
+from components.core.location import Place, folder_at, place
 from components.core.options import Count, Share, check_options
 from components.core.visible import print_text
 from components.evaluation.matrix import ScoreMatrix, variant_file
@@ -45,15 +46,15 @@ CACHE_FILE = "judge_cache.jsonl"
 class Judgement:
     """Which run is judged, and by whom."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a finished run (STORAGE/RUN-ID)."""
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished run (STORAGE/RUN-ID), a path or a URI."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     limit: Count | None = None
     """Judge only the first replies of every cell."""
     max_failed: Share = 0.02
     """Share of a cell's replies that may stay without a grade; with more, the cell is missing. None counts as zero."""
-    cache: Path | None = None
-    """File of verdicts; default: judge_cache.jsonl beside the run's folder."""
+    cache: str | None = None
+    """File of verdicts, or at a URI a folder of them; default: judge_cache.jsonl beside the run's folder."""
     debug: bool = False
     """A traceback instead of one sentence."""
 
@@ -64,13 +65,13 @@ class Judgement:
 def main(arguments: Sequence[str]) -> int:
     """Judge every reply, write the matrix, show it."""
     command = read_options(Judgement, arguments, name="judge", description=(__doc__ or "").split("\n\n")[0])
-    path = command.run.expanduser().resolve()
+    path = folder_at(command.run)
     run, judge = read_run(path), command.judge.build()
     exchanges = cells_of(path, command.limit)
     distinct = {exchange for found in exchanges.values() for exchange in found}
     with Progress(transient=True) as progress:
         bar = progress.add_task("judging", total=sum(map(len, exchanges.values())))
-        cache = VerdictCache(command.cache or path.parent / CACHE_FILE)
+        cache = VerdictCache(place(command.cache) if command.cache else cache_beside(path))
         cells = judge_cells(judge, exchanges, cache, lambda done: progress.update(bar, completed=done))
     matrix = matrix_of(run.matrix, {key: cell(found, max_failed=command.max_failed) for key, found in cells.items()})
     facts = facts_of(judge, cells, len(distinct))
@@ -88,7 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def show(command: Judgement, path: Path, matrix: ScoreMatrix, facts: dict[str, object]) -> None:
+def cache_beside(run_dir: Place) -> Place:
+    """Where verdicts are kept by default; in a store it is a folder, which is not to be taken for a run."""
+    return run_dir.parent / (CACHE_FILE if isinstance(run_dir, Path) else f".cache/{CACHE_FILE}")
+
+
+def show(command: Judgement, path: Place, matrix: ScoreMatrix, facts: dict[str, object]) -> None:
     """The judged matrix, and what to think of it."""
     console = Console()
     console.print_matrix(matrix)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from components.console.live import Console
 from components.core.events import Note, PhaseBegan
+from components.core.location import Place
 from components.core.lock import sole_user
 from components.core.run_files import CONFIG_FILE
 from components.evaluation.ledger import differences, run_protocol
@@ -29,7 +29,7 @@ from pipelines.cli import StreamCommand
 from pipelines.presets import data_note, how_chosen
 
 
-def learn(config: RunConfig, command: StreamCommand, origin_folder: Path | None) -> int:
+def learn(config: RunConfig, command: StreamCommand, origin_folder: Place | None) -> int:
     """Plan, train and score the stream of `config`, record it, and show the score matrix; the exit code.
 
     `origin_folder`: of the run that `command` continues from.
@@ -72,7 +72,7 @@ def learn(config: RunConfig, command: StreamCommand, origin_folder: Path | None)
 
 def with_known_dtype(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     """The configuration with `backbone.dtype` auto as what the run began with, or as what is quicker here."""
-    path = config.storage / str(config.run_id) / CONFIG_FILE
+    path = config.place / str(config.run_id) / CONFIG_FILE
     return replace(config, backbone=with_dtype(config.backbone, stored_dtype(path), say))
 
 
@@ -123,6 +123,6 @@ def show_result(console: Console, plan: Plan, result: StreamResult) -> None:
             )
         )
     names = ("score_matrix.json", *(("general.json",) if plan.suites else ()), "predictions", "checkpoints")
-    paths = {name: str(plan.run_dir / Path(name)) for name in names}
+    paths = {name: str(plan.run_dir / name) for name in names}
     console.print_outcome(paths, where_to_look(plan))
     console.print_summary(result.matrix, majority)

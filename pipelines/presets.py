@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.location import place
 from components.core.options import listed
 from components.data.streams import StreamConfig
 from components.methods.options.continual_llava import ContinualLlavaConfig
@@ -155,13 +155,18 @@ FORMER = {
 }
 
 
+def is_file(name: str) -> bool:
+    """Whether a preset is named by its file, a path or a URI."""
+    return name.partition("?")[0].endswith(".json")
+
+
 def preset(name: str) -> RunConfig:
     """The configuration called `name`, or the one in the JSON file `name`: what `--print-config` prints, what a sweep
     leaves as its best, a run's config.json or a record of a run. Raises `ConfigError` with the nearest name for an
     unknown one.
     """
-    if name.endswith(".json"):
-        return replace(read_config(Path(name).expanduser()).config, run_id=None, storage=RunConfig().storage)
+    if is_file(name):
+        return replace(read_config(place(name)).config, run_id=None, storage=RunConfig().storage)
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; known are {listed(name, PRESETS)}")
     return PRESETS[name]()
@@ -175,9 +180,9 @@ def with_method(name: str, run: RunConfig, method: str) -> RunConfig:
 
 def preset_notes(name: str) -> list[str]:
     """How the options in the file `name` differ from those of this version; [] for a named preset."""
-    if not name.endswith(".json"):
+    if not is_file(name):
         return []
-    stored, notes = read_config(Path(name).expanduser()), list[str]()
+    stored, notes = read_config(place(name)), list[str]()
     if stored.chosen_on_test:
         notes.append(f"{name} was chosen by its scores on test rows, so these rows do not test it.")
     if stored.unknown:
@@ -191,14 +196,14 @@ def preset_notes(name: str) -> list[str]:
 
 def how_chosen(name: str) -> Chosen | None:
     """How a sweep chose the options in the file `name`; None for a named preset and where no sweep did."""
-    return read_config(Path(name).expanduser()).chosen if name.endswith(".json") else None
+    return read_config(place(name)).chosen if is_file(name) else None
 
 
 def data_note(name: str, config: RunConfig, digest: str) -> str | None:
     """A sentence where the file `name` is of a run on other data than those of `config` here; None for all else."""
-    if not name.endswith(".json"):
+    if not is_file(name):
         return None
-    stored = read_config(Path(name).expanduser())
+    stored = read_config(place(name))
     then = stored.config
     asked = (config.stream, config.evaluation.split) != (then.stream, then.evaluation.split)
     if stored.stream_digest in (None, digest) or asked:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from components.console.tables import print_table
 from components.console.terminal import Terminal
+from components.core.location import uri_or_path
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.run_files import SWEEP_FILE
@@ -191,7 +192,9 @@ def show_results(sweep: Sweep, trials: Sequence[Trial], view: str | None, consol
         console.print(verdict(settings, best, goal, rows), markup=False)
         again = "Train it again and score the test rows" if rows == "validation" else "Run it again"
         console.print(
-            f"{again}: {pipeline_command('coast.py', sweep.folder / BEST_FILE)}", soft_wrap=True, markup=False
+            f"{again}: {pipeline_command('coast.py', uri_or_path(sweep.folder / BEST_FILE))}",
+            soft_wrap=True,
+            markup=False,
         )
     if sweep.base.tracking.enabled and sweep.base.tracking.uri is not None:
         console.print(f"Compare trials: {ui_command(sweep.base.tracking.uri)}", markup=False)

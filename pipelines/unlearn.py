@@ -19,15 +19,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from components.console.live import Console
-from components.core.errors import ConfigError
 from components.core.files import write_json
-from components.core.location import Location
+from components.core.location import place
 from components.core.lock import sole_user
 from components.core.run_files import CONFIG_FILE
 from components.core.visible import print_text
@@ -51,13 +49,13 @@ class Unlearn:
     """Which task of which run, and the run that is made."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """The run that has learned the task: its id in the storage, or its folder."""
+    """The run that has learned the task: its id in the storage, or its folder or URI."""
     task: Annotated[str, tyro.conf.Positional]
     """The task to take out, by its name in the stream."""
     run_id: str | None = None
     """Id of the new run; without it, RUN-without-TASK."""
-    storage: Path | None = None
-    """Folder of the new run, and of RUN where that is an id; without it `runs`, or where RUN is."""
+    storage: str | None = None
+    """Folder of the new run, a path or a URI, and of RUN where that is an id; without it `runs`, or where RUN is."""
     partial: bool = False
     """Also where other tasks learned something from this one and keep it; the new run says what."""
     dry_run: bool = False
@@ -69,14 +67,12 @@ class Unlearn:
 def main(arguments: Sequence[str]) -> int:
     """Plan, take the task out, score, and show what each task scored before and after."""
     command = read_options(Unlearn, arguments, name="unlearn", description=__doc__)
-    folder = folder_of(command.run, command.storage or Path("runs"))
-    if isinstance(folder, Location):
-        raise ConfigError(f"{folder} is at a URI; copy it to a folder of this machine and give that.")
+    folder = folder_of(command.run, place(command.storage or "runs"))
     config, origin = without_task(
         folder,
         command.task,
         run_id=command.run_id,
-        storage=command.storage or folder.parent,
+        storage=place(command.storage) if command.storage else folder.parent,
         partial=command.partial,
     )
     plan, console = plan_stream(config, origin), Console()
@@ -112,7 +108,7 @@ def facts(plan: Plan, origin: Origin, unlearned: Unlearned) -> str:
 
 def before_of(origin: Origin, unlearned: Unlearned) -> dict[str, Cell]:
     """The old run's scores after its last learned task; empty where it has none, or is gone."""
-    path, after = Path(origin.folder) / MATRIX_FILE, unlearned.learned[-1]
+    path, after = origin.place / MATRIX_FILE, unlearned.learned[-1]
     if not path.is_file():
         return {}
     matrix = ScoreMatrix.read(path)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from pyarrow import fs
+
+S3 = shutil.which("moto_server")  # of `pip install 'moto[server]'`; None where it is not installed
 
 
 def free_ports(count: int) -> list[int]:
@@ -47,3 +52,28 @@ def reachable_from_elsewhere(pid: int) -> set[tuple[str, str]]:
             found |= {(each.name(), one.laddr.ip) for one in each.net_connections() if one.status == psutil.CONN_LISTEN}
     assert found
     return {(name, ip) for name, ip in found if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback}
+
+
+@contextmanager
+def s3_server(folder: Path, bucket: str) -> Iterator[int]:
+    """The port of an S3-compatible server with an empty bucket, which anybody may read and write; `folder`: its log."""
+    assert S3 is not None
+    (port,) = free_ports(1)
+    log = folder / "s3.log"
+    with log.open("w") as file:
+        server = subprocess.Popen([S3, "-p", str(port)], stdout=file, stderr=file)
+    try:
+        wait_until_it_answers(port, server, log)
+        there = fs.S3FileSystem(
+            access_key="somebody",
+            secret_key="anything",  # the server asks for no other
+            endpoint_override=f"127.0.0.1:{port}",
+            scheme="http",
+            region="us-east-1",
+            allow_bucket_creation=True,
+        )
+        there.create_dir(bucket)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()

@@ -117,14 +117,37 @@ def _put_folder(made: Path, target: Location, last: str, *, replace: bool) -> No
             (target / name).unlink(missing_ok=True)
 
 
-def remove_folder(path: Place) -> None:
-    """Remove a folder that nobody needs any more, as far as that can be done; it need not be there."""
+def make_folder(path: Place) -> None:
+    """Make a folder of this machine, and those above it; in a store it is there with the first of its files."""
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(path: Place, last: str | None = None) -> None:
+    """Remove a folder that nobody needs any more, as far as that can be done; it need not be there.
+
+    `last`: its marker, which goes first where a folder goes file by file.
+    """
     if isinstance(path, Path):
         shutil.rmtree(path, ignore_errors=True)
         return
     with suppress(OSError):
         require_not_lost(path)
+        if last is not None:
+            (path / last).unlink(missing_ok=True)
         path.remove_folder()
+
+
+def move_folder(source: Place, target: Place, last: str) -> None:
+    """Move a folder whose marker is `last`. In a store it is copied and then removed; what was begun is ended."""
+    if isinstance(source, Path) and isinstance(target, Path):
+        target.parent.mkdir(exist_ok=True)
+        source.replace(target)
+        return
+    if not (target / last).is_file():
+        for name in sorted(source.files_below() if isinstance(source, Location) else (), key=lambda each: each == last):
+            write_bytes(target / name, (source / name).read_bytes())
+    remove_folder(source, last)
 
 
 def set_aside(path: Place, name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from components.core.location import Location, Place
 from components.core.machine import host_name
 
 RAYLET = "RAY_RAYLET_PID"  # in the environment of each process that a node process of Ray's starts
@@ -37,11 +38,15 @@ def clear_temporary() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear_partial(folder: Path) -> None:
+def clear_partial(folder: Place) -> None:
     """Remove below `folder` what processes of this machine that are no more had half written.
 
-    Its caller holds the lock of `folder`: a process in another container may have this machine's name.
+    Its caller holds the lock of `folder`: a process in another container may have this machine's name. In a store that
+    moves files, what was set aside for the moment between two moves is put back.
     """
+    if isinstance(folder, Location):
+        _clear_partial_in_store(folder)
+        return
     named = re.compile(rf"\..+\.{re.escape(host_name())}\.(\d+)\.partial")
     for path in list(folder.rglob(".*.partial")):
         name = named.fullmatch(path.name)
@@ -50,6 +55,20 @@ def clear_partial(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _clear_partial_in_store(folder: Location) -> None:
+    """The same where the lock alone says that nobody writes."""
+    if folder.whole_puts:
+        return
+    for name in folder.files_below():
+        above, _, last = name.rpartition("/")
+        aside = re.fullmatch(r"\.(.+)\.older", last)
+        target = folder / f"{above}/{aside[1]}".lstrip("/") if aside else None
+        if target is not None and not target.exists():
+            target.put((folder / name).read_bytes())
+        if aside or re.fullmatch(r"\..+\.\d+\.partial", last):
+            (folder / name).unlink(missing_ok=True)
 
 
 def end_orphans(among: Iterable[psutil.Process] | None = None, *, wait_s: float = 0.0) -> list[int]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
-from components.core.errors import ConfigError, StorageError
-from components.core.file_systems import URI, WHOLE_PUTS, opened, reason, without_secrets
+from components.core.asking import Answer, asked
+from components.core.errors import ConfigError
+from components.core.file_systems import URI, WHOLE_PUTS, opened, without_secrets
 from components.core.machine import partial_name
+from components.core.secrets import without_secrets as hidden
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -44,6 +46,10 @@ class Location:
     """For people: without user, password and query."""
     whole_puts: bool = False
     """Whether a file appears when all of it is there. Otherwise it is written under another name and moved."""
+    query: str = field(default="", repr=False, compare=False)
+    """Behind the path in the URI that opens it, such as the address of a store; empty where it holds a secret."""
+    patience_s: float = field(default=0.0, compare=False)
+    """How long an operation is tried again that fails, but is not refused."""
 
     def __str__(self) -> str:
         return self.shown
@@ -62,6 +68,21 @@ class Location:
     def parent(self) -> Location:
         """The folder that it is in."""
         return self._at(*(_above(text.rstrip("/")) for text in (self.path, self.shown)))
+
+    @property
+    def uri(self) -> str:
+        """What opens it again, unless that holds a secret."""
+        return f"{self.shown}{self.query}"
+
+    def as_uri(self) -> str:
+        """For records: without the query."""
+        return self.shown
+
+    def absolute(self) -> Location:
+        """Itself: a URI is never relative."""
+        return self
+
+    resolve = absolute
 
     @property
     def local(self) -> Path | None:
@@ -83,6 +104,10 @@ class Location:
         if not all(parts) or {".", ".."} & {*parts} or "\0" in name:
             raise ConfigError(f"{name!r:.200} is not the name of a file inside {self.shown}.")
         return self._at(*(f"{folder.rstrip('/')}/{name}" if folder else name for folder in (self.path, self.shown)))
+
+    def at(self, path: str) -> Location:
+        """Another path of the file system, this one or below it."""
+        return self._at(path, self.shown + path.removeprefix(self.path))
 
     def _at(self, path: str, shown: str) -> Location:
         return replace(self, path=path, shown=shown)
@@ -148,32 +173,44 @@ class Location:
 
     def facts(self) -> fs.FileInfo:
         """Kind, size and time of change, as far as the store says them."""
-        with self._asking("read"):
-            return cast("list[fs.FileInfo]", self.filesystem.get_file_info([self.path]))[0]
+        return self._ask("read", lambda: cast("list[fs.FileInfo]", self.filesystem.get_file_info([self.path]))[0])
 
     def listing(self, *, recursive: bool = False) -> list[fs.FileInfo]:
         """The folder's entries, by path; raises `FileNotFoundError`. In an object store it may lag behind."""
         from pyarrow import fs
 
-        with self._asking("listed"):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+        selector = fs.FileSelector(self.path, recursive=recursive)
+        found = self._ask("listed", lambda: self.filesystem.get_file_info(selector))
         return sorted(cast("list[fs.FileInfo]", found), key=lambda info: info.path)
 
     # ---- reading
 
     def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
         """The file as it is, to be read in any order."""
-        with self._asking("read"):
-            return cast(BinaryIO, self.filesystem.open_input_file(self.path))
+        return cast(BinaryIO, self._ask("read", lambda: self.filesystem.open_input_file(self.path)))
 
     def unpacked(self) -> BinaryIO:
         """The file, to be read from its start to its end; .gz, .bz2 and .zst are unpacked. Raises `OSError`."""
         return cast(BinaryIO, self.filesystem.open_input_stream(self.path, buffer_size=_PIECE))
 
-    def read_bytes(self) -> bytes:
-        """All of the file; raises `FileNotFoundError`."""
-        with self._asking("read"), self.filesystem.open_input_file(self.path) as file:
-            return cast(bytes, file.read())
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """All of the file, or its first `limit` bytes; raises `FileNotFoundError`."""
+
+        def read() -> bytes:
+            with self.filesystem.open_input_file(self.path) as file:
+                return cast(bytes, file.read(limit))
+
+        return self._ask("read", read)
+
+    def fetch(self, target: Path) -> None:
+        """Copy the file to one of this machine; raises `FileNotFoundError`."""
+
+        def copy() -> None:
+            with self.filesystem.open_input_file(self.path) as source, target.open("wb") as file:
+                while piece := source.read(16 * _PIECE):
+                    file.write(piece)
+
+        self._ask("read", copy)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The same as text."""
@@ -186,18 +223,20 @@ class Location:
 
         After an error, or a kill, the old content is there; a store that moves files may have it at `set_aside`.
         """
-        with self._asking("written"):
-            if self.whole_puts:
-                self._write(content)
-                return
-            partial = self.parent / partial_name(self.name)
-            self.filesystem.create_dir(self.parent.path, recursive=True)
-            try:
-                partial._write(content)
-                partial._replace(self)
-            finally:
-                with suppress(Exception):  # it was moved, or the store is gone: the error that was raised says more
-                    self.filesystem.delete_file(partial.path)
+        self._ask("written", lambda: self._put(content))
+
+    def _put(self, content: bytes | Path) -> None:
+        if self.whole_puts:
+            self._write(content)
+            return
+        partial = replace(self.parent / partial_name(self.name), patience_s=0.0)
+        self.filesystem.create_dir(self.parent.path, recursive=True)
+        try:
+            partial._write(content)
+            partial._replace(replace(self, patience_s=0.0))
+        finally:
+            with suppress(Exception):  # it was moved, or the store is gone: the error that was raised says more
+                self.filesystem.delete_file(partial.path)
 
     @property
     def set_aside(self) -> Location:
@@ -237,19 +276,23 @@ class Location:
             stream.write(content)
             stream.close()
 
+    def make_folder(self) -> None:
+        """Make the folder, where a store has any."""
+        if not self.whole_puts:
+            self._ask("written", lambda: self.filesystem.create_dir(self.path, recursive=True))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file; raises `FileNotFoundError` unless it may be missing."""
         try:
-            with self._asking("removed"):
-                self.filesystem.delete_file(self.path)
+            self._ask("removed", lambda: self.filesystem.delete_file(self.path))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def remove_folder(self) -> None:
         """Remove the folder with all that is in it, if it is there. Its marker must be gone before."""
-        with suppress(FileNotFoundError), self._asking("removed"):
-            self.filesystem.delete_dir(self.path)
+        with suppress(FileNotFoundError):
+            self._ask("removed", lambda: self.filesystem.delete_dir(self.path))
 
     # ---- errors
 
@@ -260,22 +303,8 @@ class Location:
     def _missing(self) -> FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.shown)
 
-    @contextmanager
-    def _asking(self, done: str) -> Iterator[None]:
-        """Turn whatever a store's client raises into `FileNotFoundError`, or `StorageError` in one sentence."""
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._missing() from None
-        except StorageError:
-            raise
-        except Exception as error:  # noqa: BLE001  (a package of fsspec raises whatever its client raises)
-            trouble = StorageError(
-                f"{self.shown} cannot be {done} ({reason(error)}); see that it can be reached from here and "
-                "that you may do that there, and give the same command again."
-            )
-            trouble.errno, trouble.strerror, trouble.filename = errno.EIO, reason(error), self.shown
-            raise trouble from None  # its own text may hold secrets
+    def _ask(self, done: str, ask: Callable[[], Answer]) -> Answer:
+        return asked(self.shown, done, ask, self.patience_s)
 
 
 Place = Path | Location
@@ -313,6 +342,22 @@ def place(given: str | Path) -> Place:
     return location.local or location
 
 
+def folder_at(given: str | Path) -> Place:
+    """The same for a folder that is written: a path is absolute, and as it is without links."""
+    found = place(given)
+    return found.resolve() if isinstance(found, Path) else found
+
+
+def uri_or_path(where: Place) -> str:
+    """What names a place on a command line and in a file: the inverse of `place`."""
+    return str(where) if isinstance(where, Path) else where.uri
+
+
+def patient(where: AnyPlace, seconds: float) -> AnyPlace:
+    """A place in a store whose operations are tried again for so long; paths stay as they are."""
+    return replace(where, patience_s=seconds) if isinstance(where, Location) else where
+
+
 def locate(uri: str) -> Location:
     """What a URI names; raises `ConfigError` for unknown schemes."""
     found = URI.fullmatch(uri)
@@ -323,7 +368,8 @@ def locate(uri: str) -> Location:
     if {".", ".."} & {*folder.split("/")}:
         raise ConfigError(f"{shown!r:.200} leads up; name the folder that you mean.")
     filesystem, path = opened(scheme, f"{found[1]}://{folder}{query}")
-    return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in WHOLE_PUTS)
+    kept = query if query == hidden(query) and shown == f"{found[1]}://{folder}" else ""
+    return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in WHOLE_PUTS, query=kept)
 
 
 @contextmanager
@@ -336,7 +382,5 @@ def fetched(file: Place) -> Iterator[Path]:
     assert isinstance(file, Location)
     with tempfile.TemporaryDirectory(prefix="littoral-fetched-") as folder:
         copy = Path(folder) / file.name
-        with file.open() as source, copy.open("wb") as target:
-            while piece := source.read(16 * _PIECE):
-                target.write(piece)
+        file.fetch(copy)
         yield copy

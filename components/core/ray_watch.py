@@ -37,8 +37,8 @@ SERVERS = {"gcs_server": "its control service (gcs_server)", "raylet": "its node
 _left = threading.Event()
 
 
-def watched(function: Callable[[], ResultT], what: str) -> ResultT:
-    """Call `function` in a thread named `what` and wait for it. Signals interrupt the waiting.
+def watched(function: Callable[[], ResultT], what: str, check: Callable[[], None] = lambda: None) -> ResultT:
+    """Call `function` in a thread named `what` and wait for it. Signals interrupt the waiting, and what `check` raises.
 
     Raises:
         LostError: Ray's servers are lost, so that `function` would wait in vain; Ray is left then (`leave_ray`).
@@ -56,6 +56,7 @@ def watched(function: Callable[[], ResultT], what: str) -> ResultT:
     look = Look()
     while not wait([done], timeout=LOOK_EVERY_S).done:
         look.again()
+        check()
     if done.exception() is not None:
         look.again()  # what it raised may come from a server's end, which says more
     if isinstance(done.exception(), RayError):

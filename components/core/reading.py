@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.core.errors import LittoralError
@@ -28,8 +29,11 @@ ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, Asse
 def read_json(path: Place, error: type[LittoralError], advice: str, *, limit: int = JSON_BYTES) -> Any:
     """The value in a JSON file; raises `error` that names the file, what is wrong with it, and `advice`."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        if isinstance(path, Path):
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+        else:
+            content = path.read_bytes(limit + 1)
         if len(content) > limit:
             raise ValueError(f"it has more than {limit:,} bytes")
         return parse_json(content)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -83,7 +83,8 @@ class TensorStore:
         in_files: dict[str, dict[str, Tensor]] = {}
         for name in tensors.keys() - changed:
             in_files.setdefault(self._stored[name].digest, {})[name] = tensors[name]
-        parts += [part for digest, part in in_files.items() if not self._is_there(digest)]
+        there = self._lengths(in_files)
+        parts += [part for digest, part in in_files.items() if there.get(digest) != self._files[digest].size]
         for part in parts:
             self._write(part)
         self._stored = {name: self._stored[name] for name in tensors}
@@ -111,10 +112,18 @@ class TensorStore:
     def _store(self, name: str, tensor: Tensor, digest: str) -> None:
         self._stored[name] = _Stored(tensor, tensor._version, digest)
 
-    def _is_there(self, digest: str) -> bool:
-        with suppress(OSError):
-            return tensor_file(self._run_dir, digest).stat().st_size == self._files[digest].size
-        return False
+    def _lengths(self, digests: Iterable[str]) -> dict[str, int]:
+        """Bytes of those files that are there. In a store by one request: what its listing lacks is put once more."""
+        found: dict[str, int] = {}
+        if isinstance(self._run_dir, Location):
+            with suppress(OSError):
+                for info in (self._run_dir / TENSORS).listing():
+                    found[PurePosixPath(info.path).stem] = info.size or 0
+            return found
+        for digest in digests:
+            with suppress(OSError):
+                found[digest] = tensor_file(self._run_dir, digest).stat().st_size
+        return found
 
     def _parts(self, tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
         """What goes into one file each."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from components.core import heartbeat
 from components.core.errors import StorageError
 from components.core.holder import Held, Holder, named_in, own_name
-from components.core.location import Location
+from components.core.location import Location, Place
 from components.core.machine import host_name
 
 LOST_S = 30.0  # less than WATCH_S by far more than a write takes
@@ -78,11 +78,11 @@ def holder_of(lock: Location) -> Holder | None:
     return found
 
 
-def require_not_lost(place: Location) -> None:
+def require_not_lost(place: Place) -> None:
     """Raise `StorageError` for a place in a folder whose lock this process had and lost: it is another one's now."""
-    for ticket in _mine:
+    for ticket in _mine if isinstance(place, Location) else ():
         folder = ticket.folder
-        if f"{place.shown}/".startswith(f"{folder.shown}/") and ticket.lost:
+        if f"{place}/".startswith(f"{folder.shown}/") and ticket.lost:
             raise StorageError(
                 f"{place} is not written: this process could not renew its lock on {folder} in time, and another one "
                 "may have it by now; see who has it with `littoral status`, then give the same command again."

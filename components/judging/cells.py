@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from components.core.errors import ConfigError
+from components.core.location import Place
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.predictions import run_predictions
 from components.judging.protocol import Exchange, Judge, Verdict, VerdictCache, judged
@@ -13,7 +13,7 @@ from components.judging.protocol import Exchange, Judge, Verdict, VerdictCache, 
 Cells = dict[tuple[str, str], list[Verdict]]  # (after, task)
 
 
-def cells_of(path: Path, limit: int | None) -> dict[tuple[str, str], list[Exchange]]:
+def cells_of(path: Place, limit: int | None) -> dict[tuple[str, str], list[Exchange]]:
     """The replies by (after, task), in the order they were made; raises `ConfigError` without any."""
     columns = ["prompt", "prediction", "answers", "metric"]
     cells: dict[tuple[str, str], list[Exchange]] = {}

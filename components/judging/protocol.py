@@ -9,12 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from components.core.appended import PART_BYTES
 from components.core.errors import ConfigError, DataError
+from components.core.files import write_text
+from components.core.location import Place
 from components.core.reading import ODD, parse_json
 
 HIGHEST = 10.0
@@ -126,14 +131,17 @@ def _coin_grade(text: str) -> float | None:
 class VerdictCache:
     """An append-only file of verdicts, one JSON object per line; a line that a crash cut off is skipped.
 
+    In a store it is a folder of such files, and each process that judges writes its own.
     Raises `DataError` for a file of something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._known: dict[str, Verdict] = {}
-        if path.is_file():
-            lines = _lines(path)
+        self._number, self._own, self._own_name = 0, "", f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        files = [path] if isinstance(path, Path) else [*path.glob("*.jsonl")]
+        if any(file.is_file() for file in files):
+            lines = [line for file in files for line in _lines(file)]
             for line in lines:
                 self._take(line)
             if not self._known and any(line.strip() and not line.startswith('{"key"') for line in lines):
@@ -164,6 +172,12 @@ class VerdictCache:
             json.dumps({"key": key, "score": verdict.score, "said": verdict.said}) for key, verdict in good.items()
         ]
         try:
+            if not isinstance(self.path, Path):
+                if len(self._own) > PART_BYTES:
+                    self._own, self._number = "", self._number + 1
+                self._own += "".join(f"{line}\n" for line in lines)
+                write_text(self.path / f"{self._own_name}-{self._number:04d}.jsonl", self._own)
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
             with self.path.open("a", encoding="utf-8") as file:
@@ -172,9 +186,9 @@ class VerdictCache:
             raise DataError(f"the judge's cache {self.path} cannot be written ({error.strerror}).") from error
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Place) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_bytes().decode(errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"the judge's cache {path} cannot be read ({error.strerror}).") from error
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +32,7 @@ from components.core.run_files import ACTIVITY_FILE
 from components.evaluation.matrix import ZERO_SHOT
 from components.runs.folder_json import read_object
 
-EVERY_S = 1.0
+EVERY_S, EVERY_S_IN_STORES = 1.0, 5.0  # of a store, each time costs a request
 END_S = 2.0  # how long the end of a run waits for the file to be removed
 
 
@@ -100,7 +101,7 @@ class Activity:
                 break
             with suppress(OSError):
                 write_bytes(self._path, self._said.encode())
-            self._done.wait(EVERY_S)
+            self._done.wait(EVERY_S if isinstance(self._path, Path) else EVERY_S_IN_STORES)
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 

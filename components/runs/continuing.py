@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.location import Location, Place
+from components.core.location import Location, Place, uri_or_path
 from components.core.run_files import CONFIG_FILE
 from components.core.secrets import without_secrets
 from components.core.shell import pipeline_command
 from components.runs.folder_json import text_of
 from components.tracking.config import TrackingConfig, recorded_uri, tracking_uri, ui_command
-
-_COPY = "copy its folder to a path of this machine to continue it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +43,13 @@ def recorded(path: Place, link: dict[str, Any], tracking: TrackingConfig) -> Rec
 
 def to_continue(path: Place, config: dict[str, Any], link: dict[str, Any], tracking: TrackingConfig) -> tuple[str, str]:
     """The command that continues a run by its own configuration, and what a person must know to give it."""
-    if isinstance(path, Location):
-        return "", _COPY
     if str(path).startswith("-"):
         path = path.absolute()
     arguments, notes = _place(path, "--run-id", link.get("run_id"), link.get("store"), tracking)
     stream = Path(text_of(config, "stream", "name"))
     if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
         notes.append(f"give it in the folder that {stream} is in")
-    return pipeline_command("coast.py", path / CONFIG_FILE, *arguments), "; ".join(notes)
+    return pipeline_command("coast.py", uri_or_path(path / CONFIG_FILE), *arguments), "; ".join(notes)
 
 
 def given_as(arguments: Sequence[str], tracking: TrackingConfig) -> dict[str, Any]:
@@ -72,8 +68,6 @@ def sweep_to_continue(path: Place, given: object, mlflow_run: object) -> tuple[s
     arguments = given.get("arguments") if isinstance(given, dict) else None
     if not isinstance(given, dict) or not isinstance(arguments, list):
         return "", "give its `littoral sweep` command again, with the same --sweep-id"
-    if isinstance(path, Location):
-        return "", _COPY
     if str(path).startswith("-"):
         path = path.absolute()
     words, before = [str(argument) for argument in arguments], Path(str(given.get("in")))
@@ -85,17 +79,18 @@ def sweep_to_continue(path: Place, given: object, mlflow_run: object) -> tuple[s
 
 
 def _place(
-    path: Path, option: str, run_id: object, store: object, tracking: TrackingConfig
+    path: Place, option: str, run_id: object, store: object, tracking: TrackingConfig
 ) -> tuple[list[object], list[str]]:
     """Arguments that say which run or sweep it is and where it is recorded, and what they cannot say."""
     # A value that begins with "-" would be read as an option, so it is joined to its own.
     name = [option, path.name] if not path.name.startswith("-") else [f"{option}={path.name}"]
-    arguments: list[object] = [*name, "--storage", path.parent]
-    uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
+    arguments: list[object] = [*name, "--storage", uri_or_path(path.parent)]
     if isinstance(store, str) and "***" in store and tracking.uri is None:
         return arguments, [f"give --tracking.uri or MLFLOW_TRACKING_URI too: of {store} the password is not kept"]
-    if isinstance(run_id, str) and uri != tracking_uri(tracking, path.parent):
-        arguments += ["--tracking.uri", uri]  # else another MLflow run would begin in another store
+    if isinstance(run_id, str):
+        uri = recorded_uri(tracking, path, store if isinstance(store, str) else None)
+        if isinstance(path, Location) or uri != tracking_uri(tracking, path.parent):
+            arguments += ["--tracking.uri", uri]  # else another MLflow run would begin in another store
     return arguments, []
 
 

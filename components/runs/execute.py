@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from contextlib import nullcontext, suppress
 
+from components.core.asking import PATIENCE_S
 from components.core.errors import ConfigError, StorageError, StreamStopped, TrackingError
 from components.core.events import Event, EventHandler, Note, PhaseBegan, RowScored
 from components.core.files import write_json
+from components.core.location import Location, Place, patient
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.reading import read_object
@@ -105,8 +106,11 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             raise
         finally:
             try:
-                if costs != Costs():
-                    costs.write(plan.run_dir)  # with the updates since the last row
+                # In a store that is gone this fails as well, and what ended the run says more.
+                gone = isinstance(plan.run_dir, Location) and status == "FAILED"
+                with suppress(StorageError) if gone else nullcontext():
+                    if costs != Costs():
+                        costs.write(patient(plan.run_dir, PATIENCE_S))  # with the updates since the last row
             finally:
                 activity.handle(PhaseBegan(phase="waiting for MLflow, which gets what is left"))
                 # After Ray has ended: a slow store keeps neither memory nor a place in the cluster. Still under the
@@ -116,9 +120,9 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
 
 def take_over_costs(plan: Plan, costs: Costs) -> None:
     """Add to the costs of a run that has just continued from another one what its rows until then have cost there."""
-    if plan.origin is None or costs.rows or not Path(plan.origin.folder).is_dir():
+    if plan.origin is None or costs.rows or not plan.origin.place.is_dir():
         return
-    taken = Costs.read(Path(plan.origin.folder)).until(plan.origin.rows_of_tasks)
+    taken = Costs.read(plan.origin.place).until(plan.origin.rows_of_tasks)
     costs.rows, costs.trainable_parameters = taken.rows, taken.trainable_parameters
     costs.write(plan.run_dir)
 
@@ -251,7 +255,7 @@ def budget_of(plan: Plan) -> dict[str, object]:
     }
 
 
-def recorded_as(run_dir: Path) -> str | None:
+def recorded_as(run_dir: Place) -> str | None:
     """The id of the MLflow run of the stream in this folder, if it has one."""
     link = run_dir / LINK_FILE
     return _link(link)["run_id"] if link.is_file() else None
@@ -269,7 +273,7 @@ def where_to_look(plan: Plan) -> list[str]:
     return [ui, *([content["view"]] if content.get("view") else [])]
 
 
-def _link(path: Path) -> dict[str, str]:
+def _link(path: Place) -> dict[str, str]:
     """The content of mlflow.json; raises `ConfigError`."""
     advice = "delete it to have the run recorded in MLflow anew"
     content = read_object(path, ConfigError, advice)

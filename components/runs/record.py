@@ -19,7 +19,7 @@ def complete_record(plan: Plan, follow: EventHandler) -> None:
     if not plan.config.tracking.enabled or not (plan.run_dir / LINK_FILE).is_file() or is_recorded(plan.run_dir):
         return
     with sole_user(plan.run_dir, f"run {plan.run_dir.name}"):
-        queued = (plan.run_dir / EVENTS_FILE).is_file()
+        queued = (plan.run_dir / EVENTS_FILE).exists()  # a file, or in a store a folder
         try:
             tracker = begin_tracking(plan, follow, continued=False)
         except TrackingError as error:

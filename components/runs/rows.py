@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from components.core.events import RowScored
+from components.core.location import Place
 from components.core.run_files import KEPT_CHECKPOINTS
 from components.evaluation.matrix import ScoreMatrix
 from components.runs.costs import Costs
@@ -14,7 +14,7 @@ from components.training.lineage import read_origin
 from components.training.run_folder import read_result
 
 
-def rows_in(run_dir: Path) -> Iterator[RowScored]:
+def rows_in(run_dir: Place) -> Iterator[RowScored]:
     """The rows of a run's score matrices as they were told when it ran, without what only the events held.
 
     Rows that it took over from another run name no checkpoint: what was learned there is recorded there.
@@ -28,7 +28,7 @@ def rows_in(run_dir: Path) -> Iterator[RowScored]:
     for number, after in enumerate(matrix.after):
         learned = first + number
         cost = costs.get((learned, after))
-        kept = next(iter(sorted((run_dir / KEPT_CHECKPOINTS).glob(f"{learned:02d}-*"))), None)
+        kept = next(iter(sorted((run_dir / KEPT_CHECKPOINTS).glob(f"{learned:02d}-*"), key=str)), None)
         variants = {name: _cells(other, after) for name, other in result.variants.items()}
         yield RowScored(
             tasks_learned=learned,

@@ -78,21 +78,27 @@ def dataset_records(stream: TaskStream, suites: Sequence[Suite] = ()) -> list[Da
     ]
 
 
-def tracking_uri(config: TrackingConfig, storage: Path) -> str:
+def tracking_uri(config: TrackingConfig, storage: Place) -> str:
     """The URI a run records to: the configured one, else MLFLOW_TRACKING_URI, else a sqlite file in `storage`.
 
-    Raises `ConfigError` where the variable names no store that can be used.
+    Raises `ConfigError` where the variable names no store that can be used, and where nothing names one for runs at a
+    URI: a sqlite file needs a folder.
     """
     return tracking_source(config, storage)[0]
 
 
-def tracking_source(config: TrackingConfig, storage: Path) -> tuple[str, str]:
+def tracking_source(config: TrackingConfig, storage: Place) -> tuple[str, str]:
     """The URI a run records to, and where that setting comes from."""
     if config.uri is not None:
         return config.uri, "tracking.uri"
     if given := os.environ.get(URI_VARIABLE):
         _require_store(given, URI_VARIABLE)
         return given, URI_VARIABLE
+    if isinstance(storage, Location):
+        raise ConfigError(
+            f"runs in {storage} cannot have MLflow's SQLite file beside them; give --tracking.uri (or {URI_VARIABLE}), "
+            "such as http://HOST:PORT of an MLflow server, or --tracking.no-enabled."
+        )
     return sqlite_uri(storage.expanduser().resolve() / DATABASE), "in the storage"
 
 

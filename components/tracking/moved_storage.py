@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from components.core.location import Place
 from components.tracking.config import sqlite_path
 from components.tracking.retry import StoreError
 
@@ -28,7 +29,7 @@ _PLACES = (
 )
 
 
-def follow_moved_storage(uri: str, storage: Path) -> None:
+def follow_moved_storage(uri: str, storage: Place) -> None:
     """Set the places in a sqlite store right where their storage has moved, and say so; other stores are left alone.
 
     An experiment's artifacts have moved when those of its runs lie below `storage` or beside the database, or when the
@@ -37,7 +38,7 @@ def follow_moved_storage(uri: str, storage: Path) -> None:
     database = sqlite_path(uri)
     if database is None or not database.is_file():
         return
-    here = [storage.resolve(), database.parent.resolve()]
+    here = [each.resolve() for each in (storage, database.parent) if isinstance(each, Path)]
     try:
         with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
             for old, new in list(_moves(connection, here)):

@@ -2,6 +2,7 @@
 
 `mlflow_events.jsonl` holds one event a line, with the time it came; lines are only ever added. `mlflow_sent.json` says
 up to which byte the store has them. Both are small beside the run: a row of scores is as long as the stream has tasks.
+A run in a store of files has a folder of that name, with the parts of such a file (core/appended.py).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from components.core.appended import EVERY_S, Parts
 from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone, SuitesScored, TaskStarted, UpdateSkipped
 from components.core.files import write_json
+from components.core.location import Place
 
 EVENTS_FILE, SENT_FILE = "mlflow_events.jsonl", "mlflow_sent.json"
 _KINDS = {kind.__name__: kind for kind in (TaskStarted, StepDone, UpdateSkipped, RowScored, SuitesScored)}
@@ -46,8 +49,15 @@ class Sent:
 class Outbox:
     """The queue of one run. One process writes; one thread of it reads."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._path, self._sent_path = run_dir / EVENTS_FILE, run_dir / SENT_FILE
+    def __init__(self, run_dir: Place) -> None:
+        file, self._sent_path = run_dir / EVENTS_FILE, run_dir / SENT_FILE
+        self._parts: Parts | None = None
+        if isinstance(file, Path):
+            self._path = file
+        else:
+            self._parts = Parts(file)
+            self._path = self._parts.file
+        self._sent_kept_s = float("-inf")
         self._lock = threading.Lock()
         self._size = self._path.stat().st_size if self._path.is_file() else 0
 
@@ -70,7 +80,15 @@ class Outbox:
             if isinstance(event, _SYNCED):
                 os.fsync(file.fileno())
             self._size = file.tell()
+            if self._parts is not None:
+                self._parts.keep(at_once=isinstance(event, _SYNCED))
         return True
+
+    def flush(self) -> None:
+        """Put what was added, where the run is in a store."""
+        if self._parts is not None:
+            with self._lock:
+                self._parts.keep(at_once=True)
 
     def read(self, start: int, end: int | None = None) -> Iterator[Queued]:
         """The events from byte `start` to `end`, or to the last whole line. Lines that are no event are passed over."""
@@ -96,7 +114,12 @@ class Outbox:
             ) from error
 
     def keep(self, sent: Sent) -> None:
-        """Remember how far the store is."""
+        """Remember how far the store is; of a run that is in a store itself, not each time."""
+        if self._parts is not None:
+            if sent.closed is None and time.monotonic() < self._sent_kept_s + EVERY_S:
+                return  # what is sent twice has the same time twice
+            self._sent_kept_s = time.monotonic()
+            self.flush()  # first: the mark is never beyond what is there
         write_json(self._sent_path, asdict(sent))
 
     def _ends_whole(self) -> bool:
@@ -105,7 +128,7 @@ class Outbox:
             return file.read(1) == b"\n"
 
 
-def is_recorded(run_dir: Path) -> bool:
+def is_recorded(run_dir: Place) -> bool:
     """Whether the store has all events of a run that has finished, and its run is closed as finished."""
     outbox = Outbox(run_dir)
     sent = outbox.sent()

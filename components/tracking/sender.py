@@ -11,9 +11,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from components.core.events import Event, Note, RowScored
+from components.core.location import Place
 from components.tracking.config import Status, Tracker
 from components.tracking.outbox import Outbox, Sent
 from components.tracking.tracker import SEND_EVERY_S, StreamTracker
@@ -25,7 +25,7 @@ RETRY_S = 5.0  # between tries at the end of the command
 class WaitingTracker(Tracker):
     """Queues the events of a run that goes on while its store cannot be reached; its next command sends them."""
 
-    def __init__(self, run_dir: Path, on_note: Callable[[Note], None] | None = None) -> None:
+    def __init__(self, run_dir: Place, on_note: Callable[[Note], None] | None = None) -> None:
         self._on_note = on_note
         self._outbox = Outbox(run_dir)
         sent = self._outbox.sent()
@@ -51,6 +51,7 @@ class WaitingTracker(Tracker):
             return False
 
     def _tell_what_is_left(self) -> None:
+        self._outbox.flush()
         self._warn(
             f"MLflow does not have all of this run yet ({self._left()}); the run's own files are whole, and the same "
             "command sends the rest later."
@@ -78,7 +79,7 @@ class QueuedTracker(WaitingTracker):
     def __init__(
         self,
         tracker: StreamTracker,
-        run_dir: Path,
+        run_dir: Place,
         on_note: Callable[[Note], None] | None = None,
         *,
         wait_s: float = 120.0,

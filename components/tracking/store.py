@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from components.core.events import Note
+from components.core.location import Location, Place
 from components.core.lock import Held, locked
 from components.core.naming import flatten_params, metric_names
 from components.core.secrets import without_secrets
@@ -60,7 +61,7 @@ _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 def open_tracker(
     config: TrackingConfig,
-    storage: Path,
+    storage: Place,
     run_name: str,
     params: Mapping[str, object],
     tags: Mapping[str, str],
@@ -91,7 +92,7 @@ def open_tracker(
 
 def record_variant(
     config: TrackingConfig,
-    storage: Path,
+    storage: Place,
     run_id: str,
     variant: str,
     matrix: ScoreMatrix,
@@ -117,7 +118,7 @@ def record_variant(
         store.put_json(run_id, content, f"{variant}_matrix.json")
 
 
-def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
+def open_store(uri: str, experiment: str, storage: Place) -> MlflowStore:
     """Import mlflow, connect, and find or create the experiment; to be called in `retry.translated`."""
     _check_reachable(uri)
     from mlflow import MlflowClient
@@ -133,13 +134,15 @@ def open_store(uri: str, experiment: str, storage: Path) -> MlflowStore:
         return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
+def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Place) -> str:
     """The experiment called `name`, created if there is none."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = None if _is_served(uri) else (storage.resolve() / "mlflow-artifacts").as_uri()
+        database = sqlite_path(uri)
+        beside = database.parent if database is not None and isinstance(storage, Location) else storage
+        place = None if _is_served(uri) else (beside.resolve() / "mlflow-artifacts").as_uri()
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:  # another run may have created it in this moment

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.core.location import Place
 from components.core.naming import flatten_params
 from components.core.secrets import without_secrets
 from components.tracking.charts import sweep_view
@@ -55,7 +55,7 @@ class SweepTracker:
 
 def open_sweep_tracker(
     config: TrackingConfig,
-    storage: Path,
+    storage: Place,
     name: str,
     *,
     params: Mapping[str, object],

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from components.core.errors import BudgetExceeded
-from components.core.files import write_json
-from components.core.location import Place
+from components.core.files import move_folder, write_json
+from components.core.location import Location, Place
 from components.core.lock import sole_user
-from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, VERDICTS_FILE
+from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, STATE_FILE, VERDICTS_FILE
 from components.evaluation.budget import Budget, Verdict, verdict
 from components.evaluation.matrix import MATRIX_FILE, MatrixRow, ScoreMatrix, matrix_of
 from components.training.plan import Plan
@@ -52,14 +51,14 @@ def require_within_budget(plan: Plan) -> None:
         raise BudgetExceeded(f"{found.text()}; {_advice(plan, matrix, found)}")
 
 
-def _place(run_dir: Path, matrix: ScoreMatrix, *, rejected: bool) -> None:
+def _place(run_dir: Place, matrix: ScoreMatrix, *, rejected: bool) -> None:
     """Move the checkpoint of the matrix's last task into rejected/, or back, if it is not there yet."""
     name = f"{matrix.num_learned:02d}-{matrix.after[-1]}"
     kept, out = run_dir / KEPT_CHECKPOINTS / name, run_dir / REJECTED / name
     source, target = (kept, out) if rejected else (out, kept)
-    if source.is_dir() and not target.exists():
-        target.parent.mkdir(exist_ok=True)
-        source.replace(target)
+    # In a store both are there where the move was killed: it is then ended.
+    if source.is_dir() and (isinstance(run_dir, Location) or not target.exists()):
+        move_folder(source, target, STATE_FILE)
 
 
 def _advice(plan: Plan, matrix: ScoreMatrix, found: Verdict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import ray.train
 from ray.train import CheckpointUploadMode
@@ -15,11 +15,12 @@ from components.core.checkpoint_files import ADVICE
 from components.core.errors import CheckpointError
 from components.core.files import whole_folder
 from components.core.leftovers import clear_temporary, temporary_folder
-from components.core.location import Place, fetched
+from components.core.location import Location, Place, fetched
 from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
 from components.core.tensor_store import TensorStore
 from components.methods.base import MethodState
 from components.training.plan import WorkerPlan
+from components.training.ray_storage import ray_storage
 from components.training.stream_state import StreamState
 
 METHOD = "method"  # the stem of what the method carries; the run's checkpoints share its tensors
@@ -32,6 +33,8 @@ class StreamCheckpointer:
         self.plan, self.rank, self.store = plan, rank, TensorStore(plan.run_dir, METHOD)
         if rank == 0:
             clear_temporary()
+        in_store = isinstance(plan.run_dir, Location)
+        self._mode = CheckpointUploadMode.ASYNC if in_store else CheckpointUploadMode.SYNC
         self.identity = {"backbone": backbone, "method": plan.config.method.name, "stream": plan.stream.digest}
 
     def latest(self) -> Checkpoint | None:
@@ -42,10 +45,9 @@ class StreamCheckpointer:
         if reported is None:  # whatever Ray Train's list says, such a run never begins at task 1
             assert origin is not None
             return self._read(origin.checkpoint_in(self.plan.run_dir))
-        with reported.as_directory() as path:
-            return self._read(Path(path))
+        return self._read(self.plan.run_dir / PurePosixPath(reported.path).name)
 
-    def _read(self, folder: Path) -> Checkpoint:
+    def _read(self, folder: Place) -> Checkpoint:
         checkpoint = self.of_this_run(read_checkpoint(folder, self.plan.run_dir))
         if self.rank == 0:
             self.store.remember(checkpoint)
@@ -80,7 +82,7 @@ class StreamCheckpointer:
         state: MethodState,
         unfinished: dict[str, dict[str, Tensor]] | None = None,
         *,
-        mode: CheckpointUploadMode = CheckpointUploadMode.SYNC,
+        mode: CheckpointUploadMode | None = None,
     ) -> None:
         """Report a checkpoint to Ray Train: every rank reports, rank 0 with the files.
 
@@ -88,7 +90,7 @@ class StreamCheckpointer:
         `state` is in no file of the run yet is written into its storage at once; after the run's first checkpoint
         that is nothing, but where a task has ended. With the mode ASYNC the other files are written here and copied
         to the storage while training goes on; Ray Train keeps the order of reports, and a checkpoint counts when its
-        copy is whole.
+        copy is whole. By default only copies to a store are made so; Ray Train waits for the last one at the end.
         """
         checkpoint: ray.train.Checkpoint | None = None
         if self.rank == 0:
@@ -100,7 +102,7 @@ class StreamCheckpointer:
         ray.train.report(
             metrics,
             checkpoint=checkpoint,
-            checkpoint_upload_mode=mode,
+            checkpoint_upload_mode=mode or self._mode,
             delete_local_checkpoint_after_upload=True,
             checkpoint_upload_fn=partial(_copied, self.plan.run_dir),
         )
@@ -116,11 +118,12 @@ class StreamCheckpointer:
         }
 
 
-def _copied(run_dir: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Copy a checkpoint into the run's folder. Its name there appears when all of it is on disk, and not before."""
+def _copied(run_dir: Place, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copy a checkpoint into the run's folder. It counts there when all of it is on disk, and not before."""
     with whole_folder(run_dir / name, durable=True, last=STATE_FILE) as folder:
         copy_files(Path(checkpoint.path), folder)
-    return ray.train.Checkpoint.from_directory(run_dir / name)
+    storage, filesystem = ray_storage(run_dir.parent)
+    return ray.train.Checkpoint(path=f"{storage}/{run_dir.name}/{name}", filesystem=filesystem)
 
 
 def copy_files(source: Place, folder: Path) -> None:

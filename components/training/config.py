@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from components.core.errors import ConfigError
+from components.core.location import Place, folder_at, is_uri, place
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
@@ -201,8 +202,9 @@ class RunConfig:
 
     run_id: str | None = None
     """Name of the run and of its folder; the same id continues an interrupted run. None makes one from the time."""
-    storage: Path = Path("runs")
-    """Folder that holds runs and the default MLflow store; every node must see it."""
+    storage: str | Path = Path("runs")
+    """Folder that holds runs and the default MLflow store, a path that every node must see or a URI such as
+    s3://bucket/runs."""
     seed: CountOrZero = 0
     """Seed of the method's start, of its draws and of the order of training rows."""
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -214,6 +216,8 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if isinstance(self.storage, str) and (not is_uri(self.storage) or self.storage.startswith("file:")):
+            object.__setattr__(self, "storage", place(self.storage))  # a path, whatever a command line or file has
         check_options(self, "run")
         if self.run_id is not None:
             require_id(self.run_id)
@@ -228,6 +232,11 @@ class RunConfig:
             allowed = ", ".join(str(allowed) for allowed in sorted(self.method.zero_stages))
             raise ConfigError(f"method {self.method.name} supports ZeRO stages {allowed}, not {stage}.")
         self.training.micro_size(self.cluster.num_workers)
+
+    @property
+    def place(self) -> Place:
+        """The storage: an absolute path, or a place in a store; raises `ConfigError` for an unknown kind of store."""
+        return folder_at(self.storage)
 
     @property
     def optimizer(self) -> OptimizerConfig:
@@ -295,7 +304,7 @@ def chosen_on_test(chosen: Chosen | None) -> bool:
     return chosen.get("on") == "test" or (isinstance(earlier, dict) and chosen_on_test(earlier))
 
 
-def read_config(path: Path) -> StoredConfig:
+def read_config(path: Place) -> StoredConfig:
     """From `RunConfig.to_json`, a run's config.json or a record of a run; raises `ConfigError` for anything else."""
     advice = "give what --print-config prints, a run's config.json, or a record that report.py --record wrote"
     content = read_object(path, ConfigError, advice)

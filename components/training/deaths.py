@@ -31,8 +31,10 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
-from components.core.errors import ConfigError, LittoralError, LostError, TrainingError
+from components.core.errors import ConfigError, LittoralError, LostError, StorageError, TrainingError
 from components.core.events import Note
+from components.core.files import write_bytes
+from components.core.location import Location, Place
 from components.core.secrets import without_secrets
 from components.training.watchdog import hung
 
@@ -111,21 +113,21 @@ def _tells_of_death(error: BaseException) -> bool:
 class Tries:
     """How often a run may go on after lost processes; counted anew once it has written a checkpoint in between."""
 
-    def __init__(self, run_dir: Path, limit: int) -> None:
+    def __init__(self, run_dir: Place, limit: int) -> None:
         self.run_dir = run_dir
         self._snapshot, self.limit = run_dir / SNAPSHOT_FILE, limit
         self.used, self._progress = 0, self._written()
 
     def another(self) -> bool:
         """Take one more try; False when there is none left."""
-        if (progress := self._written()) != self._progress:
+        if (progress := self._written()) not in (None, self._progress):
             self.used, self._progress = 0, progress
         self.used += 1
         return self.used <= self.limit
 
-    def _written(self) -> int | None:
+    def _written(self) -> bytes | None:
         try:
-            return self._snapshot.stat().st_mtime_ns
+            return self._snapshot.read_bytes()  # a store's times are too coarse
         except OSError:
             return None
 
@@ -175,7 +177,7 @@ def going_on(error: BaseException, tries: Tries) -> str:
     )
 
 
-def what_happened(error: BaseException, run_dir: Path) -> str:
+def what_happened(error: BaseException, run_dir: Place) -> str:
     """A clause without a full stop: which process was lost, where, and why as far as Ray knows it."""
     if hang := hung(run_dir):
         return hang
@@ -212,16 +214,20 @@ def _of_node(text: str) -> bool:
     )
 
 
-def explained(error: BaseException, run_dir: Path, *, logs: Path | None, trial: bool = False) -> LittoralError:
+def explained(error: BaseException, run_dir: Place, *, logs: Path | None, trial: bool = False) -> LittoralError:
     """One sentence for what ended a run; all that is known goes into `FAILURE_FILE` of its folder.
 
     `logs`: where Ray writes its own. `trial`: it is a sweep's, whose command has no run id.
     """
     own = user_error(error)
+    again = f"the same command{'' if trial else f' with --run-id {run_dir.name}'} goes on from the last checkpoint."
+    if isinstance(own, StorageError) and isinstance(run_dir, Location):
+        trouble = StorageError(f"{str(own).partition('; ')[0]}; once that is mended, {again}")
+        trouble.errno, trouble.strerror = own.errno, own.strerror
+        return trouble
     if own is not None and not isinstance(own, LostError):
         return own
     kept = _kept(error, run_dir, logs)
-    again = f"the same command{'' if trial else f' with --run-id {run_dir.name}'} goes on from the last checkpoint."
     if own is not None:
         return LostError(f"{own}; {again}")
     package = missing_package(error)
@@ -249,7 +255,7 @@ def _line(error: BaseException) -> str:
     return lines[-1 if "Traceback (most recent call last)" in str(error) else 0][:200].rstrip(". ")
 
 
-def _kept(error: BaseException, run_dir: Path, logs: Path | None) -> str:
+def _kept(error: BaseException, run_dir: Place, logs: Path | None) -> str:
     """Write all that is known; says where, for a sentence. Where it cannot be written, the sentence goes without."""
     text = "".join(traceback.format_exception(error))
     # What the workers added in train_stream_per_worker, where the exception is only named by another one.
@@ -257,7 +263,7 @@ def _kept(error: BaseException, run_dir: Path, logs: Path | None) -> str:
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     try:
         told = without_secrets("\n".join([now, f"Ray's logs: {logs}", text, *notes]))
-        (run_dir / FAILURE_FILE).write_text(told, encoding="utf-8", errors="replace")
+        write_bytes(run_dir / FAILURE_FILE, told.encode(errors="replace"))
     except OSError:
         return "" if logs is None else f"; Ray's logs are in {logs}"
     return f"; details are in {run_dir / FAILURE_FILE}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
 
+from components.core.errors import StorageError
 from components.core.events import Event, EventHandler
 from components.core.ray_watch import left_ray
 
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
     """While open, a thread passes events from the workers' queue to `handle`; on exit the rest is delivered.
 
-    Not after `KeyboardInterrupt`: then the workers are still at work, and their events would not end. What `handle`
-    raises for one event is logged as a warning and costs no other event. When the queue is lost with its cluster,
-    delivery ends: no more can come.
+    Not after `KeyboardInterrupt`, or `StorageError` where the run is another process's by now: then the workers are
+    still at work, and their events would not end. What `handle` raises for one event is logged as a warning and costs
+    no other event. When the queue is lost with its cluster, delivery ends: no more can come.
     """
     stop, at_once, delivered_until = threading.Event(), threading.Event(), 0
 
@@ -46,7 +47,7 @@ def delivered(event_queue: Queue, handle: EventHandler) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         at_once.set()
         raise
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,16 +30,19 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from components.core.asking import PATIENCE_S
 from components.core.checkpoint_files import remove_unreferenced
-from components.core.errors import LostError
+from components.core.errors import LostError, StorageError
 from components.core.events import EventHandler, Note, PhaseBegan
 from components.core.files import write_json
 from components.core.fingerprint import code_fingerprint, code_root
 from components.core.leftovers import clear_partial
+from components.core.location import patient
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.ray_watch import logs_folder, watched
 from components.core.run_files import FINISHED_FILE
+from components.core.tickets import require_not_lost
 from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
@@ -59,6 +63,7 @@ from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
 from components.training.preemption import stopping_when_drained
+from components.training.ray_storage import ray_storage
 from components.training.rendezvous import LoopbackTorchConfig
 from components.training.resources import awaited_nodes, check_resources
 from components.training.restoring import restore
@@ -109,6 +114,7 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         ray_session(cluster.address, num_workers=cluster.num_workers),
         _deaths_explained(plan),
     ):
+        plan = replace(plan, run_dir=patient(plan.run_dir, PATIENCE_S))
         claim_run_dir(plan)
         clear_partial(plan.run_dir)
         clear_stop(plan.run_dir)
@@ -153,6 +159,10 @@ def _deaths_explained(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RayError, TrainingFailedError, LostError) as error:
+        raise explained(error, plan.run_dir, logs=logs, trial=plan.shared_dir is not None) from error
+    except StorageError as error:
+        if isinstance(plan.run_dir, Path):
+            raise
         raise explained(error, plan.run_dir, logs=logs, trial=plan.shared_dir is not None) from error
 
 
@@ -261,7 +271,7 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
         try:
             # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
             # workers without a checkpoint.
-            watched(trainer.fit, "Ray Train")
+            watched(trainer.fit, "Ray Train", lambda: require_not_lost(plan.run_dir))
             return
         except RayError as error:  # of the controller itself, which replaces the workers but is not replaced by Ray
             if not is_lost(error) or not tries.another():
@@ -288,6 +298,7 @@ class _Trainer(TorchTrainer):
 def _trainer(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpus: bool) -> TorchTrainer:
     config, event_queue = plan.config, plan.event_queue
     assert event_queue is not None, "the driver made one"
+    storage, filesystem = ray_storage(plan.run_dir.parent)
     # A worker that reports a checkpoint waits until Ray Train polls it, which is every 2 s by default. Here all workers
     # together are polled a hundred times a second, but each one at most ten times.
     seconds = max(0.1, config.cluster.num_workers / 100)
@@ -312,7 +323,8 @@ def _trainer(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpus: bool) -
         ),
         run_config=RayRunConfig(
             name=plan.run_dir.name,
-            storage_path=str(plan.run_dir.parent),
+            storage_path=storage,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=failures,
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if on_gpus else "cpu"}},

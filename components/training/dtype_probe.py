@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import write_text
+from components.core.location import Place
 from components.core.machine import cache_dir, cpu_model
 from components.core.options import Positive, from_plain
 from components.core.reading import read_json
@@ -69,7 +69,7 @@ def with_dtype(config: BackboneConfig, stored: Precision | None, say: Callable[[
     return chosen
 
 
-def stored_dtype(path: Path, *names: str) -> Precision | None:
+def stored_dtype(path: Place, *names: str) -> Precision | None:
     """The precision in a JSON file of a run or sweep, whose options lie under `names`; None where there is none."""
     try:
         content = json.loads(path.read_bytes())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from components.core.checkpoint import read_checkpoint
 from components.core.errors import CheckpointError, ConfigError, LittoralError
 from components.core.files import file_sha256
+from components.core.location import Place, folder_at, uri_or_path
 from components.core.naming import id_of
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, KEPT_CHECKPOINTS, LINK_FILE, STATE_FILE
@@ -23,13 +23,13 @@ from components.training.unlearn import forget
 ADVICE = "restore the file from a copy of the run's folder, or continue from another run"
 
 
-def origin_for(config: RunConfig, folder: Path, at_task: int | None, *, score_again: bool) -> Origin:
+def origin_for(config: RunConfig, folder: Place, at_task: int | None, *, score_again: bool) -> Origin:
     """The origin of the run `config` that continues from `folder`: kept since its start, or new.
 
     A run that has begun needs `folder` no more. Raises `ConfigError` for one that began otherwise, and as `new_origin`.
     """
     assert config.run_id is not None
-    run_dir = config.storage.expanduser().resolve() / config.run_id
+    run_dir = config.place / config.run_id
     if not (run_dir / CONFIG_FILE).is_file():
         return new_origin(config, folder, at_task, score_again=score_again)
     known = read_origin(run_dir)
@@ -39,7 +39,7 @@ def origin_for(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
     return known
 
 
-def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_again: bool) -> Origin:
+def new_origin(config: RunConfig, folder: Place, at_task: int | None, *, score_again: bool) -> Origin:
     """What the run `config` takes over from the run in `folder`, after `at_task` tasks (None: after the newest).
 
     Raises `ConfigError` where that one has not learned so far, or learned with another method, backbone, seed or
@@ -68,7 +68,7 @@ def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
     former = plan.origin
     return Origin(
         run=name,
-        folder=str(folder.resolve()),
+        folder=uri_or_path(folder.resolve()),
         at_task=number,
         score_again=score_again or scored < number,
         stream_name=plan.stream.name,
@@ -81,7 +81,7 @@ def new_origin(config: RunConfig, folder: Path, at_task: int | None, *, score_ag
     )
 
 
-def _require_scored(folder: Path, plan: Plan, number: int) -> None:
+def _require_scored(folder: Place, plan: Plan, number: int) -> None:
     """Raise `ConfigError` where a row before that of task `number` is missing: it was awaited when the run ended."""
     path = folder / MATRIX_FILE
     there = ScoreMatrix.read(path).after if path.is_file() else []
@@ -95,7 +95,7 @@ def _require_scored(folder: Path, plan: Plan, number: int) -> None:
 
 
 def without_task(
-    folder: Path, task: str, *, run_id: str | None, storage: Path, partial: bool
+    folder: Place, task: str, *, run_id: str | None, storage: Place, partial: bool
 ) -> tuple[RunConfig, Origin]:
     """The run that keeps what the run in `folder` has learned but for `task`, and scores its last row anew.
 
@@ -104,14 +104,14 @@ def without_task(
     it, and for a run id that is taken; `CheckpointError` where there is no checkpoint.
     """
     run_id = run_id or id_of(folder.name, "without", task)
-    path = storage.expanduser().resolve() / run_id / CONFIG_FILE
+    path = folder_at(uri_or_path(storage)) / run_id / CONFIG_FILE
     if path.is_file():
         known = read_origin(path.parent)
         if known is None or known.unlearned is None or (known.run, known.unlearned.task) != (folder.name, task):
             raise ConfigError(f"run {run_id} exists and is not run {folder.name} without {task}; use another --run-id.")
         content = read_object(path, ConfigError, ADVICE)
         with understood(path, ConfigError, ADVICE):
-            return replace(RunConfig.from_json(content), run_id=run_id, storage=storage), known
+            return replace(RunConfig.from_json(content), run_id=run_id, storage=uri_or_path(storage)), known
     plan = _plan_of(folder)
     names = plan.stream.task_names[: plan.num_tasks]
     kept = [(folder / KEPT_CHECKPOINTS / f"{index:02d}-{name}") for index, name in enumerate(names, 1)]
@@ -141,7 +141,7 @@ def without_task(
     rest = [replace(part, tasks=tuple(name for name in part.tasks if name != task)) for part in parts]
     origin = Origin(
         run=folder.name,
-        folder=str(folder.resolve()),
+        folder=uri_or_path(folder.resolve()),
         at_task=number - 1,
         score_again=True,
         stream_name=plan.stream.name,
@@ -162,10 +162,12 @@ def without_task(
     stream = replace(home.stream, order=(task,))
     # A budget for forgetting would roll back what was asked for.
     evaluation = replace(plan.config.evaluation, max_forgetting=None)
-    return replace(plan.config, run_id=run_id, storage=storage, stream=stream, evaluation=evaluation), origin
+    return replace(
+        plan.config, run_id=run_id, storage=uri_or_path(storage), stream=stream, evaluation=evaluation
+    ), origin
 
 
-def _plan_of(folder: Path) -> Plan:
+def _plan_of(folder: Place) -> Plan:
     """The other run's plan; raises `ConfigError` where its data are others by now."""
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -174,7 +176,7 @@ def _plan_of(folder: Path) -> Plan:
     with understood(path, ConfigError, ADVICE):
         config = RunConfig.from_json(content)
     try:
-        plan = plan_stream(replace(config, run_id=folder.name, storage=folder.resolve().parent))
+        plan = plan_stream(replace(config, run_id=folder.name, storage=uri_or_path(folder.resolve().parent)))
     except LittoralError as error:
         raise ConfigError(f"run {folder.name} cannot be continued from: {error}") from error
     if plan.stream.mixture is not None:
@@ -229,7 +231,7 @@ def _parts(stream: StreamConfig, former: Origin | None, learned: list[str]) -> t
     return tuple(part for part in parts if part.tasks)
 
 
-def _recorded_as(folder: Path) -> str | None:
+def _recorded_as(folder: Place) -> str | None:
     path = folder / LINK_FILE
     found = read_object(path, ConfigError, "delete it to go on without it").get("run_id") if path.is_file() else None
     return found if isinstance(found, str) else None

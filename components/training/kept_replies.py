@@ -20,6 +20,7 @@ from components.adapters.serving import Digests
 from components.core.errors import DataError
 from components.core.events import Event, Note
 from components.core.files import write_bytes
+from components.core.location import Place
 from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.generation import Answer
@@ -39,7 +40,7 @@ _COLUMNS = (
 class KeptReplies:
     """By task or suite, the replies that it had in the run so far, on one rank."""
 
-    def __init__(self, run_dir: Path, shared: Path, evaluation: EvaluationConfig) -> None:
+    def __init__(self, run_dir: Place, shared: Path, evaluation: EvaluationConfig) -> None:
         """`shared`: the folder of what runs share."""
         self._run_dir, self._shared, self._evaluation = run_dir, shared, evaluation
         self._known: dict[str, dict[str, KeptReply]] = {}
@@ -140,7 +141,7 @@ def _kept(answers: Iterable[Answer], cell: str) -> Iterator[tuple[str, KeptReply
             )
 
 
-def _in_files(run_dir: Path) -> dict[str, dict[str, KeptReply]]:
+def _in_files(run_dir: Place) -> dict[str, dict[str, KeptReply]]:
     """By task or suite, the replies of all files whose checksum is the one noted."""
     folder = run_dir / PREDICTIONS_FOLDER
     found: dict[str, dict[str, KeptReply]] = {}

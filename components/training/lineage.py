@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
-from components.core.location import Place
+from components.core.location import AnyPlace, Place, place
 from components.core.options import Count, from_plain, to_plain
 from components.core.reading import read_object
 from components.core.run_files import KEPT_CHECKPOINTS, ORIGIN_FILE
@@ -73,7 +72,7 @@ class Origin:
         """Learned tasks whose rows of scores are taken over."""
         return self.at_task - self.score_again
 
-    def checkpoint_in(self, run_dir: Path) -> Path:
+    def checkpoint_in(self, run_dir: AnyPlace) -> AnyPlace:
         """The checkpoint of the last of them, in the folder of either run."""
         return run_dir / KEPT_CHECKPOINTS / f"{self.at_task:02d}-{self.tasks[-1]}"
 
@@ -82,11 +81,16 @@ class Origin:
         learned = self.tasks if self.unlearned is None else self.unlearned.learned
         return learned.index(after) + 1 if after in learned else 0
 
-    def checkpoint_there(self) -> Path:
+    @property
+    def place(self) -> Place:
+        """Where it was then."""
+        return place(self.folder)
+
+    def checkpoint_there(self) -> Place:
         """The checkpoint that was taken over, in the other run's folder."""
         if self.unlearned is not None:
-            return Path(self.folder) / KEPT_CHECKPOINTS / self.unlearned.checkpoint
-        return self.checkpoint_in(Path(self.folder))
+            return self.place / KEPT_CHECKPOINTS / self.unlearned.checkpoint
+        return self.checkpoint_in(self.place)
 
     def write(self, run_dir: Place) -> None:
         """Write origin.json into a run's folder."""

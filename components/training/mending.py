@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 
 from components.core.errors import DataError, LittoralError
 from components.core.events import EventHandler, Note
 from components.core.files import file_sha256, write_json
+from components.core.location import Place, name_inside
 from components.core.lock import sole_user
 from components.core.reading import ODD, read_object, understood
 from components.core.run_files import FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
@@ -57,7 +57,7 @@ class Damage:
     matrix: bool = False  # matrices differ from `rows`
     general: GeneralScores | None = None  # to be written
     again: Again = field(default_factory=Again)
-    remove: list[Path] = field(default_factory=list[Path])  # broken, and made anew by itself
+    remove: list[Place] = field(default_factory=list["Place"])  # broken, and made anew by itself
 
     def __bool__(self) -> bool:
         return bool(self.told)
@@ -121,7 +121,7 @@ def _tell(damage: Damage, handle: EventHandler) -> None:
         handle(Note(text=text, warning=True))
 
 
-def _matrix_files(plan: Plan) -> list[Path]:
+def _matrix_files(plan: Plan) -> list[Place]:
     return [plan.run_dir / MATRIX_FILE, *(variant_file(plan.run_dir, name) for name in VARIANTS)]
 
 
@@ -168,9 +168,7 @@ def find_damage(plan: Plan, *, learned: int, rows: list[MatrixRow] | None = None
             if witness is not None and not _same(witness, found.scores):
                 wrong, found = "has other scores than the score matrix", None
         if wrong:
-            damage.told.append(
-                f"{path.relative_to(plan.run_dir)} of run {plan.run_dir.name} {wrong}; it is answered again"
-            )
+            damage.told.append(f"{path_key(plan, path)} of run {plan.run_dir.name} {wrong}; it is answered again")
             again_rows.append(row.learned)
             # Else its cells could be taken up from there: see training/kept_cells.py.
             damage.remove += [path, captions_file(plan.run_dir, row.learned, row.after)]
@@ -182,9 +180,9 @@ def find_damage(plan: Plan, *, learned: int, rows: list[MatrixRow] | None = None
     return damage
 
 
-def path_key(plan: Plan, path: Path) -> str:
+def path_key(plan: Plan, path: Place) -> str:
     """How the manifest names a file."""
-    return str(path.relative_to(plan.run_dir))
+    return name_inside(path, plan.run_dir)
 
 
 def _digests(plan: Plan, damage: Damage) -> dict[str, str]:
@@ -216,7 +214,7 @@ def _row(plan: Plan, row: Row, known: Mapping[str, str]) -> tuple[MatrixRow | No
 
 
 def _tables(
-    plan: Plan, path: Path, due: Mapping[str, int], known: Mapping[str, str]
+    plan: Plan, path: Place, due: Mapping[str, int], known: Mapping[str, str]
 ) -> tuple[dict[str, list[Prediction]], str]:
     """A file of predictions by task, or what is wrong with it."""
     try:
@@ -247,7 +245,7 @@ def _captions(plan: Plan, row: Row, known: Mapping[str, str]) -> tuple[dict[str,
         return {}, "has figures of captions that cannot be read"
 
 
-def _stored(path: Path) -> dict[str, dict[str, float | None]] | None:
+def _stored(path: Place) -> dict[str, dict[str, float | None]] | None:
     """A matrix's rows by what they come after; None where it is missing or damaged."""
     try:
         matrix = ScoreMatrix.read(path)
@@ -310,7 +308,7 @@ def _check_general(plan: Plan, damage: Damage, learned: int, known: Mapping[str,
             if figured is None:
                 again.append((number, suite.name))
                 path = predictions_file(plan.run_dir, number, after, suite=suite.name)
-                name = path.relative_to(plan.run_dir)
+                name = path_key(plan, path)
                 damage.told.append(f"{name} of run {plan.run_dir.name} is missing or damaged; it is answered again")
                 damage.remove.append(path)
             else:

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.util.queue import Queue
 
 from components.core.errors import ConfigError
+from components.core.location import Place
 from components.core.machine import require_cache
 from components.data.segments import Segment
 from components.data.streams import data_root
@@ -22,6 +23,7 @@ from components.evaluation.choosing import row_options
 from components.evaluation.matrix import ZERO_SHOT, MatrixRow
 from components.methods import require_task_free
 from components.models.source import model_source
+from components.tracking.config import tracking_uri
 from components.training.config import Chosen, RunConfig
 from components.training.lengths import Fitted, fit_to_backbone, with_segments
 from components.training.lineage import Origin, opened, read_origin
@@ -52,14 +54,14 @@ class Plan:
     stream: TaskStream
     schedule: tuple[ScheduledTask, ...]  # one per task or segment, in stream order
     suites: tuple[Suite, ...]  # scored beside the stream, never learned
-    run_dir: Path
+    run_dir: Place
     fitted: Fitted = field(default_factory=Fitted)  # how the rows fit the backbone
     chosen: Chosen | None = None  # how a sweep chose the options; None: unknown
     origin: Origin | None = None  # the run that this one continued from; the first tasks of its stream are learned
     again: Again = field(default_factory=Again)
     with_options: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By task and suite, where replies may be chosen: scored rows that have options, and all."""
-    shared_dir: Path | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
+    shared_dir: Place | None = None  # where runs of one sweep leave and find learned tasks; None: every run learns all
 
     @property
     def num_tasks(self) -> int:
@@ -110,7 +112,9 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     require_cache()
     family = model_source(config.backbone).family_class()
     config.method.check_family(family, backbone=config.backbone.name)
-    run_dir = config.storage.expanduser().resolve() / config.run_id
+    run_dir = config.place / config.run_id
+    if config.tracking.enabled:
+        tracking_uri(config.tracking, run_dir.parent)  # raises where there can be none
     origin = origin or read_origin(run_dir)
     stream = opened(config.stream, origin, scored=config.evaluation.split)
     if stream.mixture is not None:
@@ -162,10 +166,10 @@ def rows_with_options(config: RunConfig, stream: TaskStream, suites: Sequence[Su
     return found
 
 
-def require_lasting_storage(storage: Path) -> None:
+def require_lasting_storage(storage: str | Path) -> None:
     """Raise `ConfigError` for a relative folder inside a submitted job: it would be deleted with the job's copy."""
-    if SUBMITTED_JOB in os.environ and not storage.expanduser().is_absolute():
+    if SUBMITTED_JOB in os.environ and isinstance(storage, Path) and not storage.expanduser().is_absolute():
         raise ConfigError(
             f"storage {str(storage)!r} is relative, and a submitted job works in a copy that is deleted afterwards; "
-            "give --storage an absolute folder that every node sees."
+            "give --storage an absolute folder that every node sees, or a URI."
         )

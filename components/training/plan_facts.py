@@ -178,7 +178,7 @@ def _where(plan: Plan) -> dict[str, str]:
     config = plan.config
     facts: dict[str, str] = {}
     if config.tracking.enabled:
-        uri, source = tracking_source(config.tracking, config.storage)
+        uri, source = tracking_source(config.tracking, plan.run_dir.parent)
         facts["MLflow"] = f"{without_secrets(uri)} ({source}), experiment {config.tracking.experiment}"
     if plan.suites:
         listed = ", ".join(f"{suite.name} ({suite.test.num_rows} rows)" for suite in plan.suites)

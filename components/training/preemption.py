@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray._private.state as cluster_state
 import ray._private.worker as ray_worker
 
+from components.core.location import Place
 from components.training.stopping import request_stop
 
 LOOK_EVERY_S = 2.0
@@ -23,7 +23,7 @@ _ANSWER_S = 5.0  # for the cluster to answer
 
 
 @contextmanager
-def stopping_when_drained(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+def stopping_when_drained(run_dir: Place, say: Callable[[str], None]) -> Iterator[None]:
     """While open, ask the run to stop when a node of it is being drained: one with a process of this Ray job."""
     done = threading.Event()
 

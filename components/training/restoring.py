@@ -8,11 +8,9 @@ stream: a clock may have jumped.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _CheckpointManagerState,
@@ -21,7 +19,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
 
 from components.core.errors import CheckpointError
 from components.core.events import EventHandler, Note
-from components.core.files import whole_folder, write_text
+from components.core.files import remove_folder, whole_folder, write_text
 from components.core.location import Place
 from components.core.reading import ODD, read_object, why
 from components.core.run_files import SNAPSHOT_LIST, SNAPSHOTS, STATE_FILE, TENSORS
@@ -130,7 +128,7 @@ class _Search:
         """Remove what Ray Train will never come back to, but nothing that may be whole."""
         for folder in self.run_dir.glob(SNAPSHOTS):
             if folder.is_dir() and folder not in self.unread and folder.name not in _names(self.run_dir):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder, STATE_FILE)
 
     def told(self) -> str:
         """What is damaged, the newest checkpoint first and the list last."""
@@ -174,7 +172,7 @@ def _as_snapshot(plan: Plan, kept: Found) -> Found:
     return replace(kept, folder=folder)
 
 
-def _write_list(run_dir: Path, checkpoints: list[Found]) -> None:
+def _write_list(run_dir: Place, checkpoints: list[Found]) -> None:
     """Ray Train's list with these checkpoints, the newest last."""
     results = [
         _TrainingResultState(
@@ -196,6 +194,6 @@ def _write_list(run_dir: Path, checkpoints: list[Found]) -> None:
     write_text(run_dir / SNAPSHOT_LIST, content.json())
 
 
-def _names(run_dir: Path) -> list[str]:
+def _names(run_dir: Place) -> list[str]:
     content = _CheckpointManagerState.parse_raw((run_dir / SNAPSHOT_LIST).read_bytes())
     return [each.checkpoint_dir_name for each in content.checkpoint_results]

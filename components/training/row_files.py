@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from components.core.files import write_text
+from components.core.location import AnyPlace, Place
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.matrix import (
@@ -26,12 +26,12 @@ from components.methods.base import Method
 from components.training.plan import Plan
 
 
-def captions_file(run_dir: Path, learned: int, after: str) -> Path:
+def captions_file(run_dir: AnyPlace, learned: int, after: str) -> AnyPlace:
     """Where the figures of a row's caption tasks are."""
     return run_dir / PREDICTIONS_FOLDER / f"{learned:02d}-{after}.captions.json"
 
 
-def write_captions(path: Path, figures: Mapping[str, Mapping[str, float]]) -> None:
+def write_captions(path: Place, figures: Mapping[str, Mapping[str, float]]) -> None:
     """BLEU, METEOR, ROUGE-L and CIDEr of caption tasks, times 100, by task; a reader sees the whole file or none."""
     write_text(path, json.dumps(figures, indent=2) + "\n")
 

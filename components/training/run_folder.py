@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.core.errors import CheckpointError, ConfigError, StreamStopped
 from components.core.events import Event, EventHandler, Note
-from components.core.files import write_json
+from components.core.files import make_folder, write_json
+from components.core.location import Location, Place
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.general import GENERAL_FILE, GeneralScores
@@ -64,7 +64,7 @@ def require_whole(plan: Plan) -> None:
         )
 
 
-def learned_in(run_dir: Path) -> int:
+def learned_in(run_dir: Place) -> int:
     """Number of tasks that are learned and scored in a run's folder."""
     path = run_dir / MATRIX_FILE
     return ScoreMatrix.read(path).num_learned if path.is_file() else 0
@@ -82,7 +82,7 @@ def finished_result(plan: Plan, handle: EventHandler = tell_log) -> StreamResult
     return read_result(plan.run_dir) if mend_finished(plan, handle) else None
 
 
-def read_result(run_dir: Path) -> StreamResult:
+def read_result(run_dir: Place) -> StreamResult:
     """The matrices a run has written so far."""
     files = {name: variant_file(run_dir, name) for name in VARIANTS}
     variants = {name: ScoreMatrix.read(path) for name, path in files.items() if path.is_file()}
@@ -99,6 +99,8 @@ def check_run_dir(plan: Plan) -> None:
             f"run {plan.config.run_id} exists with {'; '.join(differing)}; use the same settings to continue it, or "
             "another --run-id."
         )
+    if isinstance(plan.run_dir, Location):
+        return  # whoever takes its lock hears whether the store can be written
     existing = next(folder for folder in [plan.run_dir, *plan.run_dir.parents] if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"cannot write to {existing}; choose a writable folder with --storage.")
@@ -125,7 +127,7 @@ def require_same_weights(plan: Plan) -> None:
     """Raise `CheckpointError` when a task was learned with other frozen weights, which `backbone.name` named then."""
     if plan.origin is not None and not (plan.run_dir / CONFIG_FILE).is_file():
         require_its_weights(plan)
-    kept = sorted(plan.run_dir.glob(f"{KEPT_CHECKPOINTS}/*/{STATE_FILE}"))
+    kept = sorted(plan.run_dir.glob(f"{KEPT_CHECKPOINTS}/*/{STATE_FILE}"), key=str)
     if not kept:
         return  # whatever the first task has reported so far, the workers compare
     name, fingerprint = plan.config.backbone.name, model_source(plan.config.backbone).fingerprint()
@@ -146,7 +148,7 @@ def claim_run_dir(plan: Plan) -> None:
     path, found = plan.run_dir / CONFIG_FILE, _differences(plan)
     changed = [*found.execution, *found.other]
     try:
-        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(plan.run_dir)
         if not path.is_file():
             if plan.origin is not None:
                 take_over(plan)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from components.core.errors import StorageError
 from components.core.files import free_bytes, size
+from components.core.location import Location, Place
 from components.training.mending import expected_rows
 from components.training.needs import Needs
 from components.training.plan import Plan
@@ -73,7 +74,7 @@ def space_of(plan: Plan, needs: Needs) -> Space:
         parts=parts,
         features=features,
         there=_there(plan.run_dir),
-        free=free_bytes(plan.run_dir),
+        free=free_bytes(plan.run_dir) if isinstance(plan.run_dir, Path) else None,
         known=method is not None,
     )
 
@@ -99,7 +100,13 @@ def close_to_full(space: Space) -> str | None:
 
 @contextmanager
 def saying_what_is_needed(plan: Plan, needs: Needs) -> Iterator[None]:
-    """Add to a `StorageError` how much the run still needs; one of Ray's about the storage becomes one, too."""
+    """Add to a `StorageError` how much the run still needs; one of Ray's about the storage becomes one, too.
+
+    Not of a store: there is room in it, or its own words say what is wrong.
+    """
+    if isinstance(plan.run_dir, Location):
+        yield
+        return
     try:
         yield
     except Exception as error:
@@ -117,14 +124,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _there(folder: Path) -> int:
+def _there(folder: Place) -> int:
+    if isinstance(folder, Location):
+        return sum(info.size or 0 for info in folder.listing(recursive=True)) if folder.is_dir() else 0
     try:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError:  # something goes on in there
         return 0
 
 
-def _device(path: Path) -> int | None:
+def _device(path: Place) -> int | None:
+    if isinstance(path, Location):
+        return None
     for each in (path, *path.parents):
         if each.exists():
             return each.stat().st_dev

@@ -61,17 +61,29 @@ def clear_stop(run_dir: Place) -> None:
 
 
 class StopWatch:
-    """Whether a run was asked to stop, looked up at most every `LOOK_EVERY_S`."""
+    """Whether a run was asked to stop, looked up at most every `LOOK_EVERY_S`.
+
+    Who asks does not wait for a store: a thread looks there, and tries again where it fails.
+    """
 
     def __init__(self, run_dir: Place) -> None:
         self._run_dir, self._next_look, self._requested = run_dir, 0.0, False
+        self._looking: threading.Thread | None = None
 
     def requested(self) -> bool:
         """What the last look said; once true, always true."""
         if not self._requested and time.monotonic() >= self._next_look:
-            self._requested = stop_requested(self._run_dir)
             self._next_look = time.monotonic() + LOOK_EVERY_S
+            if not isinstance(self._run_dir, Location):
+                self._requested = stop_requested(self._run_dir)
+            elif self._looking is None or not self._looking.is_alive():
+                self._looking = threading.Thread(target=self._look, name="stop", daemon=True)
+                self._looking.start()
         return self._requested
+
+    def _look(self) -> None:
+        with suppress(OSError):
+            self._requested = stop_requested(self._run_dir)
 
 
 @contextmanager

@@ -6,14 +6,13 @@ left out, those of tasks that the old one had not are empty.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError
-from components.core.files import whole_folder
+from components.core.files import make_folder, remove_folder, whole_folder
+from components.core.location import Place
 from components.core.reading import read_object
 from components.core.run_files import STATE_FILE
 from components.core.tensor_store import TensorStore
@@ -30,7 +29,7 @@ from components.models.source import model_source
 from components.training.checkpointing import METHOD, method_state
 from components.training.lineage import Origin
 from components.training.plan import Plan
-from components.training.row_files import write_captions, write_matrix
+from components.training.row_files import captions_file, write_captions, write_matrix
 from components.training.stream_state import StreamState
 from components.training.unlearn import forget
 
@@ -44,13 +43,13 @@ def take_over(plan: Plan) -> None:
     for other files that are damaged or gone.
     """
     assert plan.origin is not None
-    source = Path(plan.origin.folder)
+    source = plan.origin.place
     if not source.is_dir():
         raise ConfigError(f"{source}, which run {plan.config.run_id} continues from, is not there any more.")
     require_its_weights(plan)
     taken = read_checkpoint(plan.origin.checkpoint_there())  # before anything is written: raises where it is damaged
     rows = rows_taken(source, plan.origin, plan.stream.task_names)
-    plan.run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.run_dir)
     _copy_replies(source, plan, rows)
     _copy_general(source, plan)
     _copy_decisions(source, plan, rows)
@@ -71,7 +70,7 @@ def require_its_weights(plan: Plan) -> None:
         )
 
 
-def rows_taken(source: Path, origin: Origin, tasks: Sequence[str]) -> list[MatrixRow]:
+def rows_taken(source: Place, origin: Origin, tasks: Sequence[str]) -> list[MatrixRow]:
     """The rows of the score matrix until the task continued from, over the tasks of the new stream."""
     matrix, decisions = ScoreMatrix.read(source / MATRIX_FILE), Decisions.read(source / DECISIONS_FILE)
     files = {name: variant_file(source, name) for name in VARIANTS}
@@ -118,7 +117,7 @@ def _copy_checkpoint(taken: Checkpoint, plan: Plan, rows: list[MatrixRow]) -> No
         "stream_state": begin.to_json(),
     }
     state.pop("cursor", None)  # of versions before 0.2
-    shutil.rmtree(target, ignore_errors=True)
+    remove_folder(target, STATE_FILE)
     shared = {METHOD: TensorStore(plan.run_dir, METHOD).put(kept.tensors)}
     with whole_folder(target, durable=True, last=STATE_FILE) as partial:
         write_checkpoint(partial, state, {}, shared)
@@ -130,7 +129,7 @@ def _names(plan: Plan, rows: list[MatrixRow]) -> Iterator[tuple[int, str]]:
     yield from ((first + number, row.after) for number, row in enumerate(rows))
 
 
-def _copy_replies(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+def _copy_replies(source: Place, plan: Plan, rows: list[MatrixRow]) -> None:
     tasks = set(plan.stream.task_names)
     assert plan.origin is not None
     for learned, after in _names(plan, rows):
@@ -139,16 +138,16 @@ def _copy_replies(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
         write_predictions(target, [one for one in read_predictions(replies) if one.task in tasks])
         if is_as_noted(source, replies):  # so that the new run may keep them: see `KeptReplies`
             note_digests(plan.run_dir, [target])
-        captions = predictions_file(source, there, after).with_suffix(".captions.json")
+        captions = captions_file(source, there, after)
         if captions.is_file():
             found = read_object(captions, ConfigError, ADVICE)
             write_captions(
-                predictions_file(plan.run_dir, learned, after).with_suffix(".captions.json"),
+                captions_file(plan.run_dir, learned, after),
                 {task: found[task] for task in found if task in tasks},
             )
 
 
-def _copy_general(source: Path, plan: Plan) -> None:
+def _copy_general(source: Place, plan: Plan) -> None:
     """What general suites scored until then, with their replies."""
     assert plan.origin is not None
     scores = GeneralScores.read(source / GENERAL_FILE)
@@ -171,7 +170,7 @@ def _copy_general(source: Path, plan: Plan) -> None:
         taken.write(plan.run_dir / GENERAL_FILE)
 
 
-def _copy_decisions(source: Path, plan: Plan, rows: list[MatrixRow]) -> None:
+def _copy_decisions(source: Place, plan: Plan, rows: list[MatrixRow]) -> None:
     assert plan.origin is not None
     decided = Decisions.read(source / DECISIONS_FILE)
     known, after = set(plan.origin.tasks), {row.after for row in rows}

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from components.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from components.core.files import whole_folder
+from components.core.files import make_folder, whole_folder
 from components.core.fingerprint import code_fingerprint
+from components.core.location import Place
 from components.core.lock import Held, locked
 from components.core.run_files import STATE_FILE
 from components.models.source import model_source
@@ -38,7 +38,7 @@ NOT_LEARNED_FROM = ("run_id", "storage", "stream", "evaluation", "tracking")
 class CachedTask:
     """The folder of one task's checkpoint, named by its key."""
 
-    folder: Path
+    folder: Place
 
     @contextmanager
     def lock(self, *, wait_s: float) -> Iterator[None]:
@@ -46,9 +46,9 @@ class CachedTask:
 
         Raises `Held` when another process still holds it after `wait_s` seconds.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.parent)
         end = time.monotonic() + wait_s
-        with locked(self.folder.with_suffix(".lock"), keep_waiting=lambda _: time.monotonic() < end):
+        with locked(self.folder.parent / f"{self.folder.name}.lock", keep_waiting=lambda _: time.monotonic() < end):
             yield
 
     def hit(self) -> bool:
@@ -86,7 +86,7 @@ def learned_by_a_twin(cached: CachedTask, held: ExitStack, *, rank: int, stop: S
             return found == "hit"
 
 
-def cached_tasks(root: Path, config: RunConfig, schedule: Sequence[ScheduledTask]) -> tuple[CachedTask | None, ...]:
+def cached_tasks(root: Place, config: RunConfig, schedule: Sequence[ScheduledTask]) -> tuple[CachedTask | None, ...]:
     """Where each scheduled task of a run is cached below `root`; None where nothing is trained."""
     learned: list[object] = []
     cached: list[CachedTask | None] = []

@@ -36,6 +36,7 @@ from safetensors.torch import load, save
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import write_bytes
+from components.core.location import Location, Place
 from components.core.machine import cache_dir, host_name
 from components.core.options import from_plain
 from components.core.reading import ODD, read_json
@@ -106,9 +107,9 @@ class VisionCache:
         return all(self.features_file(name).is_file() for row in rows for name in pictures[row])
 
 
-def feature_root(storage: Path) -> Path:
-    """The folder of the cache: $LITTORAL_CACHE where it is set, else one in the runs' storage."""
-    return cache_dir() if os.environ.get("LITTORAL_CACHE") else storage / ".cache"
+def feature_root(storage: Place) -> Path:
+    """The folder of the cache: $LITTORAL_CACHE where it is set, else one in the runs' storage, if that has folders."""
+    return cache_dir() if os.environ.get("LITTORAL_CACHE") or isinstance(storage, Location) else storage / ".cache"
 
 
 def vision_cache(backbone: BackboneConfig, root: Path, fingerprint: str) -> VisionCache:

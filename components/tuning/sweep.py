@@ -11,7 +11,8 @@ from typing import Literal
 
 from components.console.tables import markdown
 from components.core.errors import ConfigError, StreamStopped
-from components.core.files import whole_file, write_json, write_text
+from components.core.files import make_folder, whole_file, write_json, write_text
+from components.core.location import Place, uri_or_path
 from components.core.machine import usable_cpus
 from components.core.naming import id_of, require_id
 from components.core.reading import read_object, understood
@@ -74,7 +75,7 @@ class Sweep:
     """A sweep that has been checked."""
 
     id: str
-    folder: Path
+    folder: Place
     base: RunConfig  # storage and tracking are those of the trials
     axes: tuple[Axis, ...]
     search: Search
@@ -92,7 +93,7 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
     require_lasting_storage(run.storage)
     if run.run_id is not None:
         raise ConfigError(f"--run-id {run.run_id} names a run, and a sweep names its trials itself; give --sweep-id.")
-    storage = run.storage.expanduser().resolve()
+    storage = run.place
     sweep_id = options.sweep_id or id_of("sweep", Path(run.stream.name).stem[:100], run.method.name[:60])
     require_id(sweep_id, "sweep")
     if run.evaluation.budget is not None and run.evaluation.on_forgetting != "warn":
@@ -115,8 +116,10 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
     base = replace(
         run,
         run_id=None,
-        storage=storage / sweep_id,
-        tracking=replace(run.tracking, uri=tracking_uri(run.tracking, storage)),
+        storage=uri_or_path(storage / sweep_id),
+        tracking=replace(run.tracking, uri=tracking_uri(run.tracking, storage))
+        if run.tracking.enabled
+        else run.tracking,
         cluster=replace(run.cluster, threads_per_worker=threads(run.cluster, options.at_once)),
     )
     require_space(base, axes)
@@ -202,7 +205,7 @@ def search_of(
     num_tasks: int,
     *,
     seed: int,
-    folder: Path,
+    folder: Place,
 ) -> Search:
     """Which trials there will be, and which may be ended early; raises `ConfigError`."""
     grace = math.ceil(num_tasks / 2) if options.grace is None else options.grace
@@ -224,7 +227,7 @@ def claim_folder(sweep: Sweep) -> str | None:
     """Create the sweep's folder, or check that the existing one is this sweep; its MLflow run, if it has one."""
     path = sweep.folder / SWEEP_FILE
     if not path.is_file():
-        sweep.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(sweep.folder)
         return None
     advice = "restore it from a copy, or use another --sweep-id"
     stored = read_object(path, ConfigError, advice)

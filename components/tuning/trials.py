@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from components.core.errors import ConfigError, StreamStopped
 from components.core.events import Event, RowScored
-from components.core.files import write_json
+from components.core.files import make_folder, write_json
+from components.core.location import Place
 from components.core.options import CountOrZero, NonNegative, from_plain
 from components.core.reading import read_object, understood
 from components.core.run_files import FINISHED_FILE
@@ -41,7 +41,7 @@ class TrialPlan:
 
     base: RunConfig  # its storage is the sweep's folder
     parent: str | None  # MLflow run of the sweep
-    shared_dir: Path | None = None  # where trials put and find learned tasks; None: nothing is shared
+    shared_dir: Place | None = None  # where trials put and find learned tasks; None: nothing is shared
     keep_stopped: bool = False  # a trial that was ended early stays so; otherwise it goes on
 
     def config(self, values: Values) -> RunConfig:
@@ -49,10 +49,10 @@ class TrialPlan:
         return replace(configured(self.base, values), run_id=trial_name(values))
 
     @property
-    def sweep_folder(self) -> Path:
-        return self.base.storage.expanduser().resolve()
+    def sweep_folder(self) -> Place:
+        return self.base.place
 
-    def folder(self, values: Values) -> Path:
+    def folder(self, values: Values) -> Place:
         """Where that run is kept."""
         return self.sweep_folder / trial_name(values)
 
@@ -84,7 +84,7 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     if stop_requested(plan.sweep_folder):
         return
     stream = replace(plan_stream(plan.config(values)), shared_dir=plan.shared_dir)
-    stream.run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(stream.run_dir)
     last = stream.num_tasks
     finished = finished_result(stream) is not None
     before = last if finished else learned_in(stream.run_dir)
@@ -111,14 +111,14 @@ def run_trial(values: Values, plan: TrialPlan, report: Callable[[Figures], None]
     report(figures_after(stream.run_dir, last))
 
 
-def _mark_begun(run_dir: Path, values: Values) -> None:
+def _mark_begun(run_dir: Place, values: Values) -> None:
     """Leave the trial's values in its folder, for `begun_in`. A file of an earlier version also has costs: it stays."""
     path = run_dir / TRIAL_FILE
     if not path.is_file():
         write_json(path, {"values": values})
 
 
-def _costs(run_dir: Path) -> Costs:
+def _costs(run_dir: Place) -> Costs:
     """The run's costs.json, with what earlier versions kept in trial.json: seconds by task, and updates."""
     path, costs = run_dir / TRIAL_FILE, Costs.read(run_dir)
     found = read_object(path, ConfigError, _BEGIN_AGAIN) if path.is_file() else {}
@@ -134,13 +134,13 @@ def _costs(run_dir: Path) -> Costs:
     return Costs(trainable_parameters=trainable, updates=updates, rows=[*rows, *costs.rows])
 
 
-def begun_in(folder: Path) -> tuple[Values, ...]:
+def begun_in(folder: Place) -> tuple[Values, ...]:
     """The values of the trials that a sweep's folder holds, in the order of their names."""
-    files = sorted(folder.glob(f"*/{TRIAL_FILE}"))
+    files = sorted(folder.glob(f"*/{TRIAL_FILE}"), key=str)
     return tuple(map(_begun_with, files))
 
 
-def _begun_with(file: Path) -> Values:
+def _begun_with(file: Place) -> Values:
     content = read_object(file, ConfigError, _BEGIN_AGAIN)
     with understood(file, ConfigError, _BEGIN_AGAIN):
         return {name: plain(value) for name, value in content["values"].items()}
@@ -155,7 +155,7 @@ class _Earlier:
     updates: CountOrZero = 0
 
 
-def figures_after(run_dir: Path, learned: int) -> Figures:
+def figures_after(run_dir: Place, learned: int) -> Figures:
     """The matrix's figures after `learned` tasks and the costs until then."""
     matrix = ScoreMatrix.read(run_dir / MATRIX_FILE).at(learned)
     costs = _costs(run_dir)

@@ -91,7 +91,8 @@ def test_status_of_an_unfinished_run(bucket: str, tmp_path: Path, cut: bool) -> 
     assert (found.state, found.position) != ("damaged", None)
     assert ("is not as long as" in found.problem or "differs from" in found.problem) == cut
     same(replace(found, problem=""), replace(here, problem=""))
-    assert (found.command, found.note) == ("", "copy its folder to a path of this machine to continue it")
+    assert found.command.endswith(f"{bucket}/second/config.json --run-id second --storage {bucket}")
+    assert found.note == ""
     assert found.moved is not None
 
 

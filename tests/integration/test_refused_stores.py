@@ -1,0 +1,90 @@
+"""A store that cannot be used is one sentence of a run's command, before any process starts.
+
+python -m pytest tests/integration/test_refused_stores.py
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import ray
+from local_servers import S3, free_ports, s3_server
+
+from components.core.errors import ConfigError, StorageError
+from pipelines import coast
+
+DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+
+
+@pytest.fixture(autouse=True)
+def _somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+
+
+class _Denies(BaseHTTPRequestHandler):
+    """A store that lets nobody in: 403 to every request."""
+
+    def _deny(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", "0" if self.command == "HEAD" else str(len(DENIED)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(DENIED)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _deny
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def denying() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Denies)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def refusal(storage: str, port: int) -> str:
+    asked = f"{storage}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    with pytest.raises((ConfigError, StorageError)) as found:
+        coast.main(["pocket", "--storage", asked, "--run-id", "r", "--tracking.no-enabled"])
+    assert not ray.is_initialized()
+    said = str(found.value)
+    assert "\n" not in said
+    assert "endpoint_override" not in said
+    return said
+
+
+def test_a_store_that_does_not_answer() -> None:
+    assert re.match(r"s3://shop/runs/r/\w+\.json cannot be read \(", refusal("s3://shop/runs", free_ports(1)[0]))
+
+
+def test_a_store_that_lets_nobody_in(denying: int) -> None:
+    said = refusal("s3://shop/runs", denying)
+    assert re.match(r"s3://shop/runs/r/\w+\.json cannot be read \(", said)
+    assert "ACCESS_DENIED" in said
+
+
+@pytest.mark.skipif(S3 is None, reason="moto_server is not installed")
+def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
+    with s3_server(tmp_path, "shop") as port:
+        said = refusal("s3://nothing/runs", port)
+    assert said.startswith("cannot write to s3://nothing/runs/r (")
+    assert "NO_SUCH_BUCKET" in said
+
+
+def test_a_file_of_sqlite_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=r"give --tracking.uri \(or MLFLOW_TRACKING_URI\)"):
+        coast.main(["pocket", "--storage", "s3://shop/runs?endpoint_override=127.0.0.1:1", "--run-id", "r"])
