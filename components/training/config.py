@@ -203,7 +203,7 @@ class RunConfig:
     run_id: str | None = None
     """Name of the run and of its folder; the same id continues an interrupted run. None makes one from the time."""
     storage: str | Path = Path("runs")
-    """Folder that holds runs and the default MLflow store, a path that every node must see or a URI such as
+    """Folder that holds runs and the default MLflow store; a path that every node sees, or a URI such as
     s3://bucket/runs."""
     seed: CountOrZero = 0
     """Seed of the method's start, of its draws and of the order of training rows."""
