@@ -28,6 +28,7 @@ from typing import Annotated
 
 import tyro
 
+from components.core.location import folder_at
 from components.core.visible import print_text
 from components.exporting.learned import check_export, read_learned
 from components.methods.options.base import ExportFormat
@@ -38,8 +39,8 @@ from pipelines.littoral import read_options
 class Export:
     """What to export, and to where."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The folder of a run (STORAGE/RUN-ID), finished or not."""
+    run: Annotated[str, tyro.conf.Positional]
+    """The folder of a run (STORAGE/RUN-ID), a path or a URI such as s3://bucket/runs/first, finished or not."""
     to: ExportFormat
     """peft: LoRA folders; merged: a complete model directory; bundle: the method as it is, for Littoral. The table of
     methods says which of them a method can give."""
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check, write, prove, print."""
     command = read_options(Export, arguments, name="export", description=(__doc__ or "").split("\n\n")[0])
     out = command.out.expanduser().absolute()
-    learned = read_learned(command.run.expanduser().resolve(), command.task, command.backbone)
+    learned = read_learned(folder_at(command.run), command.task, command.backbone)
     check_export(learned, command.to, command.group, out)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which libraries import, would say what it guesses
     from components.exporting.writing import write_export  # loads the model libraries

@@ -46,7 +46,9 @@ from components.console.preparation import say, show_overlaps, show_report, show
 from components.console.terminal import Terminal
 from components.core.errors import ConfigError
 from components.core.files import write_text
+from components.core.location import Place, place
 from components.core.options import Count, listed
+from components.core.secrets import without_secrets
 from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
@@ -98,8 +100,8 @@ class Prepare:
     mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed; or a published
     general suite: pope, mme, mme-release, mmbench, seed-bench, seed-bench-2-plus, mmmu, mathvista, hallusion-bench,
     scienceqa-test, ocr-vqa-test."""
-    out: Path
-    """Folder to write; replaced only when it holds a prepared stream."""
+    out: str
+    """Folder to write, a path or a URI such as s3://bucket/data; replaced only when it holds a prepared stream."""
     root: Path | None = None
     """Of a published stream or suite: the folder that holds the downloaded releases."""
     tasks: tuple[str, ...] = ()
@@ -148,29 +150,28 @@ def main(arguments: Sequence[str]) -> int:
 def prepare(command: Prepare, console: Console) -> int:
     """Prepare and report; returns the exit code."""
     _check_options(command)
-    with sole_preparer(command.out, wait=(lambda text: say(text, console)) if command.wait else None):
-        return _prepare(command, console)
+    out = place(command.out)
+    with sole_preparer(out, wait=(lambda text: say(text, console)) if command.wait else None):
+        return _prepare(command, out, console)
 
 
-def _prepare(command: Prepare, console: Console) -> int:
+def _prepare(command: Prepare, out: Place, console: Console) -> int:
     if command.backbone is not None:  # read now, so that a mistake shows before hours of work
         from components.training.streaming import encoder_for  # imports Ray, and a model library later
 
         encoder_for(BackboneConfig(name=command.backbone, max_length=command.max_length))
     if command.stream in GENERATED_STREAMS:
-        _generate(command, console)
+        _generate(command, out, console)
     else:
         with _openers(command) as in_order:
-            report = _import(command, console, in_order)
+            report = _import(command, out, console, in_order)
         if report.refused is not None:
-            where = refused_report_path(command.out)
-            write_page(where.with_suffix(".html"), report, None, None)
+            write_page(refused_report_path(out, "html"), report, None, None)
             show_report(report, console)
-            say(
-                f"error: {report.refused}. {command.out} was not written; the report is {where}.", Terminal(stderr=True)
-            )
+            where = refused_report_path(out)
+            say(f"error: {report.refused}. {out} was not written; the report is {where}.", Terminal(stderr=True))
             return 1
-        _look_closer(report, command, console)
+        _look_closer(report, command, out, console)
     suite = command.stream in SUITES
     _show_next_step(
         "score" if suite else "learn", "--evaluation.suites" if suite else "--stream.name", command.out, console
@@ -196,10 +197,10 @@ def _check_options(command: Prepare) -> None:
             raise ConfigError(f"{option} is for {' and '.join(of)}, {command.stream} is {kind}; leave it out.{hint}")
 
 
-def _show_next_step(verb: str, option: str, out: Path, console: Console) -> None:
+def _show_next_step(verb: str, option: str, out: str, console: Console) -> None:
     """The command to go on with: for the interpreter that runs now, and as short as an activated environment allows."""
-    here = pipeline_command("coast.py", option, out)
-    console.print(f"Prepared in {out}; {verb} it with: {here}", soft_wrap=True, markup=False, highlight=False)
+    here = without_secrets(pipeline_command("coast.py", option, out))
+    console.print(f"Prepared in {place(out)}; {verb} it with: {here}", soft_wrap=True, markup=False, highlight=False)
     name, _, arguments = here.partition(" ")
     if name not in ("python", "littoral"):
         active = "littoral" if Path(name).name == "littoral" else "python"
@@ -219,10 +220,10 @@ def _openers(command: Prepare) -> Iterator[OrderedMap]:
         yield in_order
 
 
-def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportReport:
-    """A published stream or suite or a user's own stream, written to `command.out`; `in_order` opens its pictures."""
+def _import(command: Prepare, out: Place, console: Console, in_order: OrderedMap) -> ImportReport:
+    """A published stream or suite or a user's own stream, written to `out`; `in_order` opens its pictures."""
     if command.stream in SUITES or command.stream in BENCHMARKS:
-        return _import_released(command, console, in_order)
+        return _import_released(command, out, console, in_order)
     path = Path(command.stream).expanduser()
     if not path.is_file():
         allowed = listed(command.stream, [*BENCHMARKS, *GENERATED_STREAMS, *SUITES])
@@ -231,14 +232,14 @@ def _import(command: Prepare, console: Console, in_order: OrderedMap) -> ImportR
     given = {"ids": command.ids, "orientation": command.orientation}
     tasks = tuple(replace(task, **{key: word for key, word in given.items() if word}) for task in stream.tasks)
     stream = replace(stream, tasks=tasks)
-    return import_stream(stream, command.out, max_broken=command.max_broken or 0.0, in_order=in_order)
+    return import_stream(stream, out, max_broken=command.max_broken or 0.0, in_order=in_order)
 
 
-def _import_released(command: Prepare, console: Console, in_order: OrderedMap) -> ImportReport:
+def _import_released(command: Prepare, out: Place, console: Console, in_order: OrderedMap) -> ImportReport:
     if command.root is None:
         raise ConfigError(f"{command.stream} is read from downloaded releases; give their folder with --root.")
     loss = ALLOWED_LOSS if command.max_broken is None else command.max_broken
-    turned, strict, out = command.orientation or "apply", command.strict, command.out
+    turned, strict = command.orientation or "apply", command.strict
     if command.stream in SUITES:
         return prepare_suite(command.stream, command.root, out, max_broken=loss, strict=strict, orientation=turned)
     stream = BENCHMARKS[command.stream]
@@ -251,31 +252,31 @@ def _import_released(command: Prepare, console: Console, in_order: OrderedMap) -
     )
 
 
-def _look_closer(report: ImportReport, command: Prepare, console: Console) -> None:
+def _look_closer(report: ImportReport, command: Prepare, out: Place, console: Console) -> None:
     """Add what the written rows show (overlaps, sizes, lengths, samples) to the report, write it and print it."""
     shared: Shared | None = None
     if command.stream in SUITES:
-        suite = open_suite(command.out)
+        suite = open_suite(out)
         splits, room = [suite.test], {_split_name(suite.test): suite.max_new_tokens}
     else:
-        stream = open_prepared(command.out)
+        stream = open_prepared(out)
         splits, room = stream.splits, {_split_name(task.test): task.max_new_tokens for task in stream.tasks}
         if command.overlaps:
-            shared = _overlaps(stream, command)
+            shared = _overlaps(stream, command, out)
             report = replace(report, leaks=shared.sentences)
     report = replace(report, lengths=_lengths(splits, command))
     seen = survey(splits, pictures_of(pairs_of(shared.pairs if shared is not None else ())), room=room)
     plain = [{**asdict(split), "samples": [sample.sample_id for sample in split.samples]} for split in seen.splits]
     pairs = None if shared is None else asdict(shared)
-    report.write(command.out / "report.json", {"overlaps": pairs, "splits": plain})
-    write_page(command.out / "report.html", report, shared, seen)
+    report.write(out / "report.json", {"overlaps": pairs, "splits": plain})
+    write_page(out / "report.html", report, shared, seen)
     show_report(report, console)
     for split in seen.splits:
         for remark in split.texts.remarks:
             say(f"{split.name}: {remark}.", console)
     if shared is not None:
         show_overlaps(shared, console)
-    say(f"The report as a page: {command.out / 'report.html'}", console)
+    say(f"The report as a page: {out / 'report.html'}", console)
 
 
 def _lengths(splits: Sequence[Split], command: Prepare) -> tuple[str, ...]:
@@ -292,10 +293,10 @@ def _split_name(split: Split) -> str:
     return f"{split.task} {split.split}"
 
 
-def _generate(command: Prepare, console: Console) -> None:
+def _generate(command: Prepare, out: Place, console: Console) -> None:
     """A generated stream: its splits and what they share."""
     config = StreamConfig(name=command.stream, size=command.size, data_seed=command.data_seed)
-    stream = write_generated_stream(config, command.out)
+    stream = write_generated_stream(config, out)
     table = ReportTable(
         caption=stream.name,
         names=("split", "majority answer"),
@@ -313,15 +314,15 @@ def _generate(command: Prepare, console: Console) -> None:
     say(table.caption, console)
     show_table(table, console)
     if command.overlaps:
-        shared = _overlaps(stream, command)
+        shared = _overlaps(stream, command, out)
         for sentence in shared.sentences:
             say(f"{sentence}.", console)
         show_overlaps(shared, console)
 
 
-def _overlaps(stream: TaskStream, command: Prepare) -> Shared:
+def _overlaps(stream: TaskStream, command: Prepare, out: Place) -> Shared:
     """What splits share, and all of it as overlaps.json in the prepared folder."""
     shared = overlaps_of(stream, in_order=Threads(workers=command.workers))
     content = json.dumps(asdict(shared), indent=2, ensure_ascii=False)
-    write_text(command.out / "overlaps.json", content + "\n")
+    write_text(out / "overlaps.json", content + "\n")
     return shared

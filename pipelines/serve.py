@@ -30,6 +30,7 @@ import tyro
 from pydantic import Field
 
 from components.core.errors import ConfigError
+from components.core.location import folder_at
 from components.core.machine import usable_cpus
 from components.core.options import Count, NonNegative, check_options
 from components.core.visible import print_text
@@ -42,8 +43,8 @@ from pipelines.littoral import importing, read_options
 class Serve:
     """What is served, where, and to whom."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The folder of a run (STORAGE/RUN-ID), finished or not."""
+    run: Annotated[str, tyro.conf.Positional]
+    """The folder of a run (STORAGE/RUN-ID), a path or a URI such as s3://bucket/runs/first, finished or not."""
     task: str | None = None
     """After which learned task: its name or its number from 1; without it after the last one."""
     watch: bool = False
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     api_key, admin_key = read_key(command.api_key_file, API_KEY), read_key(command.admin_key_file, ADMIN_KEY)
     require_guard(command.host, api_key)
     require_free(command.host, command.port)
-    folder = command.run.expanduser().resolve()
+    folder = folder_at(command.run)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which libraries import, would say what it guesses
     with importing():
         import torch

@@ -6,15 +6,20 @@ import ipaddress
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 from pyarrow import fs
 
 S3 = shutil.which("moto_server")  # of `pip install 'moto[server]'`; None where it is not installed
+
+
+DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 
 
 def free_ports(count: int) -> list[int]:
@@ -77,3 +82,33 @@ def s3_server(folder: Path, bucket: str) -> Iterator[int]:
     finally:
         server.terminate()
         server.wait()
+
+
+class _Denies(BaseHTTPRequestHandler):
+    """A store that answers every request with 403."""
+
+    def _deny(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", "0" if self.command == "HEAD" else str(len(DENIED)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(DENIED)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _deny
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def denying_server() -> Iterator[int]:
+    """The port of a store that lets nobody in."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Denies)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.core.checkpoint_files import ADVICE, FILES, SHARED, SHARING, WHOLE, Files, Shared, checked
-from components.core.errors import CheckpointError
+from components.core.checkpoint_files import ADVICE, FILES, SHARED, SHARING, WHOLE, Shared, checked, listed
+from components.core.copies import NotAsListed, copied
+from components.core.errors import CheckpointError, StorageError
 from components.core.files import file_sha256, storing, write_text
-from components.core.location import Place, fetched
+from components.core.location import Location, Place, fetched
 from components.core.reading import why
 from components.core.run_files import STATE_FILE
 
@@ -83,27 +84,44 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
-def read_checkpoint(path: Place, run_dir: Place | None = None) -> Checkpoint:
+def read_checkpoint(path: Place, run_dir: Place | None = None, *, by_copies: bool = False) -> Checkpoint:
     """Read a checkpoint folder; raises `CheckpointError` naming what is missing, damaged or of another format.
 
     `run_dir`: the folder of its run, where the place of `path` does not tell it (`checkpoint_files.listed`).
+    `by_copies`: from a store, files come by way of this machine's copies (`copies.py`), each fetched once.
     """
-    files = checked(path, run_dir=run_dir)
+    by_copies = by_copies and isinstance(path, Location)
+    files = listed(path, run_dir) if by_copies else checked(path, run_dir=run_dir)
     tensors: dict[str, dict[str, Tensor]] = {stem: {} for stem in files.shared}
-    for file in files.own:
-        with _readable(file), fetched(file) as near:
+    for file, digest in files.own.items():
+        with _readable(file), _near(file, digest, by_copies=by_copies) as near:
             tensors[file.stem] = load_file(near)
     taken: list[Taken] = []
     for stem, digests in files.shared.items():
         for digest, left_out in digests.items():
-            taken.append(_take(files, stem, digest, frozenset(left_out), tensors[stem]))
+            file = files.in_run(digest)
+            with _readable(file), _near(file, digest, by_copies=by_copies) as near:
+                taken.append(_take(near, stem, digest, frozenset(left_out), tensors[stem]))
     return Checkpoint(state=files.state, tensors=tensors, folder=path, taken=taken)
 
 
-def _take(files: Files, stem: str, digest: str, left_out: frozenset[str], tensors: dict[str, Tensor]) -> Taken:
+@contextmanager
+def _near(file: Place, digest: object, *, by_copies: bool) -> Iterator[Path]:
+    """A file of a checkpoint, on this machine."""
+    if not by_copies:
+        with fetched(file) as near:
+            yield near
+        return
+    try:
+        near = copied(file, str(digest))
+    except (FileNotFoundError, NotAsListed) as error:
+        raise CheckpointError(f"{file} is missing or differs from its checksum; {ADVICE}.") from error
+    yield near
+
+
+def _take(near: Path, stem: str, digest: str, left_out: frozenset[str], tensors: dict[str, Tensor]) -> Taken:
     """Put into `tensors` what the checkpoint takes from one of its run's files."""
-    file = files.in_run(digest)
-    with _readable(file), fetched(file) as near, safe_open(near, framework="pt") as opened:
+    with safe_open(near, framework="pt") as opened:
         names = tuple(opened.keys())
         wanted = [name for name in names if name not in left_out]
         if twice := tensors.keys() & set(wanted):
@@ -111,12 +129,14 @@ def _take(files: Files, stem: str, digest: str, left_out: frozenset[str], tensor
         # Copies, because what it hands out is the file itself mapped into memory, and a file that is cut while a run
         # remembers its tensors would end the process.
         tensors.update({name: opened.get_tensor(name).clone() for name in wanted})
-    return Taken(stem=stem, digest=digest, size=file.stat().st_size, names=names, left_out=left_out)
+    return Taken(stem=stem, digest=digest, size=near.stat().st_size, names=names, left_out=left_out)
 
 
 @contextmanager
 def _readable(file: Place) -> Iterator[None]:
     try:
         yield
+    except StorageError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file ({why(error)}); {ADVICE}.") from error

@@ -281,6 +281,11 @@ class Location:
         if not self.whole_puts:
             self._ask("written", lambda: self.filesystem.create_dir(self.path, recursive=True))
 
+    def move_to(self, target: Location) -> None:
+        """Move the file within its store, in the place of an older one; an object store copies it by itself."""
+        target.parent.make_folder()
+        self._ask("moved", lambda: self._replace(replace(target, patience_s=0.0)))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file; raises `FileNotFoundError` unless it may be missing."""
         try:

@@ -7,9 +7,14 @@ import platform
 import socket
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.core.errors import ConfigError
-from components.core.options import require_no_uri
+
+if TYPE_CHECKING:  # it imports this module
+    from components.core.location import Place
+
+CACHE = "LITTORAL_CACHE"
 
 
 def usable_cpus() -> int:
@@ -30,22 +35,43 @@ def cpu_model() -> str:
 
 
 def cache_dir() -> Path:
-    """Where generated streams, converted models and fingerprints are kept: $LITTORAL_CACHE, or ~/.cache/littoral."""
-    return Path(os.environ.get("LITTORAL_CACHE") or "~/.cache/littoral").expanduser().resolve()
+    """Where this machine keeps generated streams, converted models, copies of files in stores and fingerprints.
+
+    That is $LITTORAL_CACHE where it is a folder, else ~/.cache/littoral.
+    """
+    given = shared_cache()
+    return (given if isinstance(given, Path) else Path("~/.cache/littoral")).expanduser().resolve()
+
+
+def shared_cache() -> Place | None:
+    """What $LITTORAL_CACHE names, for all that machines may share: a folder or, by a URI, one in a store."""
+    from components.core.location import place
+
+    given = os.environ.get(CACHE)
+    return place(given) if given else None
 
 
 def require_cache() -> None:
-    """Raise `ConfigError` where the cache folder cannot be made or written."""
-    require_no_uri(Path(os.environ.get("LITTORAL_CACHE", "")), "LITTORAL_CACHE")
-    folder = cache_dir()
+    """Raise `ConfigError` where the cache folder, or the shared one, cannot be made or written."""
+    folder, shared = cache_dir(), shared_cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigError(
-            f"the cache folder {folder} cannot be written ({error.strerror}); set LITTORAL_CACHE to a folder that can."
+            f"the cache folder {folder} cannot be written ({error.strerror}); set {CACHE} to a folder that can."
         ) from error
+    if shared is not None and not isinstance(shared, Path):
+        probe = shared / partial_name("probe")
+        try:
+            probe.put(b"")
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{CACHE} cannot be used: {error.strerror}, of {shared}; see that it can be reached from here and that "
+                "you may write there, or set it to a folder."
+            ) from error
 
 
 def cpu_vendor() -> str:

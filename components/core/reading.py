@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from components.core.errors import LittoralError
+from components.core.errors import LittoralError, StorageError
 
 if TYPE_CHECKING:  # it imports this module
     from components.core.location import Place
@@ -37,6 +37,8 @@ def read_json(path: Place, error: type[LittoralError], advice: str, *, limit: in
         if len(content) > limit:
             raise ValueError(f"it has more than {limit:,} bytes")
         return parse_json(content)
+    except StorageError:  # of a store that does not answer: the file may be whole
+        raise
     except (OSError, ValueError) as reason:
         said = reason.strerror if isinstance(reason, OSError) else reason
         raise error(f"{path} cannot be read ({said}); {advice}.") from reason

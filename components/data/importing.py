@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from components.core.errors import ConfigError, DataError
 from components.core.file_systems import without_secrets
-from components.core.location import Location
+from components.core.location import Location, Place
 from components.core.options import listed
 from components.data.formats.items import Ids, ItemReader, distinct_items
 from components.data.formats.parallel_map import SERIAL, OrderedMap
@@ -194,7 +194,7 @@ def _source(texts: Mapping[str, str], key: str, base: Path, where: str) -> Sourc
 
 
 def import_stream(
-    stream: StreamFile, out_dir: Path, *, max_broken: float = 0.0, in_order: OrderedMap = SERIAL
+    stream: StreamFile, out_dir: Place, *, max_broken: float = 0.0, in_order: OrderedMap = SERIAL
 ) -> ImportReport:
     """Write `stream` to `out_dir` without its broken rows, unless their share in any file exceeds `max_broken`.
 
@@ -208,7 +208,7 @@ def import_stream(
             "file to --stream.name."
         )
 
-    def write(folder: Path) -> Iterator[FileReport]:
+    def write(folder: Place) -> Iterator[FileReport]:
         for task in stream.tasks:
             for split, source in (("train", task.train), ("test", task.test)):
                 report = FileReport(task=task.name, split=split, file=source.shown, licence=task.licence)
@@ -223,7 +223,7 @@ def import_stream(
                 write_split(rows, folder / task.name / split, task=task.name, split=split, card=card)
                 yield report
 
-    def finish(folder: Path) -> None:
+    def finish(folder: Place) -> None:
         tokens = {task.name: task.max_new_tokens for task in stream.tasks}
         write_stream_json(folder, stream.name, tokens, stream.mixture)
 

@@ -1,7 +1,8 @@
 """From sources to a prepared folder: the steps that a user's files, published streams and published suites share.
 
-`prepare` writes beside the output folder, asks whether too much was lost, and only then lets the result take the
-output's place, with its report inside. When the preparation is refused, the report is put beside the output folder.
+`prepare` writes beside the output folder (in a store, into it), asks whether too much was lost, and only then lets the
+result take the output's place, with its report inside. When the preparation is refused, the report is put beside the
+output folder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from components.core.errors import ConfigError, DataError
+from components.core.errors import ConfigError, DataError, StorageError
 from components.core.files import whole_folder
+from components.core.location import Location, Place
 from components.core.lock import Held, locked, waits
+from components.core.run_files import LOCK_FILE
 from components.data.formats.pictures import followed
+from components.data.output import made_in_store, require_folder, require_ours
 from components.data.quality.report import FileReport, ImportReport, refused_report_path
 
 ALLOWED_LOSS = 0.01  # of the rows of a published split: releases have a few broken rows of their own
@@ -30,12 +34,12 @@ class _Refused(Exception):
 
 def prepare(
     name: str,
-    out_dir: Path,
-    write: Callable[[Path], Iterable[FileReport]],
-    finish: Callable[[Path], None],
+    out_dir: Place,
+    write: Callable[[Place], Iterable[FileReport]],
+    finish: Callable[[Place], None],
     refusal: Callable[[Sequence[FileReport]], str | None],
     *,
-    unfinished: Callable[[Path], AbstractContextManager[Path]] | None = None,
+    unfinished: Callable[[Place], AbstractContextManager[Place]] | None = None,
     spec: str | None = None,
     leaks: tuple[str, ...] | None = None,
 ) -> ImportReport:
@@ -85,19 +89,27 @@ def release_root(root: Path, holds: str) -> Path:
 
 
 @contextmanager
-def whole_or_nothing(out_dir: Path) -> Iterator[Path]:
-    """A folder beside `out_dir` that takes its place when the block succeeds and is removed when it fails.
+def whole_or_nothing(out_dir: Place) -> Iterator[Place]:
+    """A folder whose content takes the place of `out_dir` when the block succeeds and is removed when it fails.
 
     An existing `out_dir` is replaced only when it is empty or a prepared stream or suite; otherwise `ConfigError`.
     """
+    if isinstance(out_dir, Location):
+        with sole_preparer(out_dir), made_in_store(out_dir, keep=False) as partial:
+            yield partial
+        return
     with _replacing(out_dir) as (out_dir, set_aside), whole_folder(out_dir) as partial:
         yield partial
         set_aside()
 
 
 @contextmanager
-def whole_or_later(out_dir: Path) -> Iterator[Path]:
+def whole_or_later(out_dir: Place) -> Iterator[Place]:
     """Like `whole_or_nothing`, but after a failure the next call finds the folder as it was left."""
+    if isinstance(out_dir, Location):
+        with sole_preparer(out_dir), made_in_store(out_dir, keep=True) as partial:
+            yield partial
+        return
     with _replacing(out_dir) as (out_dir, set_aside):
         partial = out_dir.with_name(f".{out_dir.name}.unfinished")
         partial.mkdir(parents=True, exist_ok=True)
@@ -108,10 +120,14 @@ def whole_or_later(out_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def sole_preparer(out_dir: Path, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def sole_preparer(out_dir: Place, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Keep other processes from preparing `out_dir` while open; `wait` and errors are those of core/lock.py."""
-    out_dir = out_dir.absolute()
-    lock = out_dir.with_name(f".{out_dir.name}.lock")
+    if isinstance(out_dir, Path):
+        out_dir = out_dir.absolute()
+        lock: Place = out_dir.with_name(f".{out_dir.name}.lock")
+    else:
+        require_folder(out_dir)
+        lock = out_dir / LOCK_FILE
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(lock, keep_waiting=waits(wait, str(out_dir))))
@@ -120,6 +136,8 @@ def sole_preparer(out_dir: Path, *, wait: Callable[[str], None] | None = None) -
                 f"{out_dir} is being prepared by {error}; wait for it (--wait does that), or give another --out."
             ) from None
         except OSError as error:
+            if isinstance(out_dir, Location) and isinstance(error, StorageError):
+                raise
             raise DataError(f"{out_dir} cannot be written ({error}); give a folder you may write to.") from error
         yield
 
@@ -131,11 +149,7 @@ def _replacing(out_dir: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     That content is deleted only after the new one is in place, so that a failure in between loses neither.
     """
     out_dir = out_dir.absolute()
-    if out_dir.exists() and not out_dir.is_dir():
-        raise ConfigError(f"{out_dir} is a file; give --out a new or empty folder.")
-    ours = any((out_dir / name).is_file() for name in ("stream.json", "suite.json"))
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not ours:
-        raise ConfigError(f"{out_dir} exists and is not a prepared stream; give --out a new or empty folder.")
+    require_ours(out_dir)
     former = out_dir.with_name(f".{out_dir.name}.old")
 
     def set_aside() -> None:

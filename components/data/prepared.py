@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
+from components.core.files import write_text
+from components.core.location import Place
 from components.core.reading import is_plain_name, read_object, understood
 from components.data.mixture import Mixture
-from components.data.rows import PREPARE_AGAIN, open_split, verify_split
+from components.data.rows import open_split, verify_split
+from components.data.shards import PREPARE_AGAIN
 from components.data.tasks import Task, TaskStream
 
 STREAM_FORMAT = "littoral-stream/1"
 MIXED_FORMAT = "littoral-stream/2"  # with a mixture, which an older version would overlook
+STREAM_FILE = "stream.json"  # the marker of a prepared stream
 
 
-def write_stream_json(folder: Path, name: str, tasks: Mapping[str, int], mixture: Mixture | None = None) -> None:
+def write_stream_json(folder: Place, name: str, tasks: Mapping[str, int], mixture: Mixture | None = None) -> None:
     """Write `folder`/stream.json; `tasks` gives every task's longest reply in tokens, in order."""
     entries = [{"name": task, "max_new_tokens": tokens} for task, tokens in tasks.items()]
     content: dict[str, object] = {"format": STREAM_FORMAT, "name": name, "tasks": entries}
     if mixture is not None:
         content |= {"format": MIXED_FORMAT, "mixture": mixture.to_json()}
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    (folder / "stream.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / STREAM_FILE, text + "\n")
 
 
-def open_prepared(folder: Path) -> TaskStream:
-    """The stream in `folder`, every shard compared with its checksum; raises `DataError`."""
-    path = folder / "stream.json"
+def open_prepared(folder: Place) -> TaskStream:
+    """The stream in `folder`, every shard compared with its manifest; raises `DataError`."""
+    path = folder / STREAM_FILE
     if not path.is_file():
         raise DataError(
             f"{folder} is not a prepared stream: it has no stream.json; write one with pipelines/prepare.py."
@@ -53,7 +56,7 @@ def open_prepared(folder: Path) -> TaskStream:
     return TaskStream(name=name, tasks=opened, mixture=mixture)
 
 
-def _open_task(folder: Path, max_new_tokens: int) -> Task:
+def _open_task(folder: Place, max_new_tokens: int) -> Task:
     train, test = open_split(folder / "train"), open_split(folder / "test")
     for split in (train, test):
         verify_split(split)

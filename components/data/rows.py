@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -23,8 +22,17 @@ import pyarrow.parquet as pq
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import file_sha256, whole_folder
+from components.core.location import Place
 from components.core.options import from_plain
-from components.core.reading import is_plain_name, read_object, understood, why
+from components.core.reading import is_plain_name, read_object, understood
+from components.data.shards import (
+    PREPARE_AGAIN,
+    Shard,
+    batches,
+    shard_without_pictures,
+    verify_shards,
+    whole_shard,
+)
 
 FORMAT = "littoral-rows/1"
 FORMAT_SEVERAL = "littoral-rows/2"  # of a split with the column MORE, which an older version would overlook
@@ -49,7 +57,7 @@ MORE = "more_images"
 _MORE_FIELDS = [("bytes", pa.binary()), ("width", pa.int32()), ("height", pa.int32())]
 SCHEMA_SEVERAL = SCHEMA.append(pa.field(MORE, pa.list_(pa.struct(_MORE_FIELDS))))  # null where a row has none
 
-PREPARE_AGAIN = "prepare the stream again"
+MANIFEST = "manifest.json"
 ROW_GROUP_ROWS = 64  # small row groups: the windowed shuffle reads whole groups
 SHARD_ROWS = 1024
 _TEXT = json.JSONEncoder(ensure_ascii=False)
@@ -170,20 +178,10 @@ def columns_without_pictures(names: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One Parquet file of a split."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Split:
     """A written split: its folder and what its manifest says."""
 
-    path: Path
+    path: Place
     task: str
     split: str
     shards: tuple[Shard, ...]
@@ -198,16 +196,25 @@ class Split:
         """SHA-256 over the shards' checksums: the identity of the data, wherever it is stored."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
-    def shard_paths(self) -> list[Path]:
+    def shard_paths(self) -> list[Place]:
         return [self.path / shard.file for shard in self.shards]
+
+    def whole_shard(self, number: int) -> pq.ParquetFile:
+        """A shard to read everything of; raises `DataError`."""
+        return whole_shard(self.path, self.shards[number])
+
+    def shard_without_pictures(self, number: int) -> pq.ParquetFile:
+        """A shard to read other columns of; raises `DataError`."""
+        return shard_without_pictures(self.path, self.shards[number])
 
     def rows(self, *, with_image: bool = True, limit: int | None = None) -> Iterator[Row]:
         """Every row in order, or the first `limit`; memory stays at one row group, without pictures at one shard."""
         names = SCHEMA_SEVERAL.names  # a name that a file does not have is passed over
         columns = names if with_image else columns_without_pictures(names)
         left = self.num_rows if limit is None else limit
-        for path in self.shard_paths():
-            for batch in _batches(path, ROW_GROUP_ROWS if with_image else SHARD_ROWS, columns):
+        for number, path in enumerate(self.shard_paths()):
+            file = (self.whole_shard if with_image else self.shard_without_pictures)(number)
+            for batch in batches(file, path, ROW_GROUP_ROWS if with_image else SHARD_ROWS, columns):
                 with understood(path, DataError, PREPARE_AGAIN):
                     records = batch.to_pylist()[:left]
                     rows = [row_from_record({"image": None, **record}) for record in records]
@@ -218,26 +225,16 @@ class Split:
 
     def column(self, name: str) -> Iterator[object]:
         """One column in order, without reading the others (no image bytes)."""
-        for path in self.shard_paths():
-            for batch in _batches(path, SHARD_ROWS, [name]):
+        for number, path in enumerate(self.shard_paths()):
+            for batch in batches(self.shard_without_pictures(number), path, SHARD_ROWS, [name]):
                 yield from batch.column(0).to_pylist()
 
 
-def _batches(path: Path, size: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The validated batches of a shard; raises `DataError`."""
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=size, columns=list(columns)):
-            batch.validate(full=True)
-            yield batch
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
-
-
 def write_split(
-    rows: Iterable[Row], path: Path, *, task: str, split: str, card: dict[str, object] | None = None
+    rows: Iterable[Row], path: Place, *, task: str, split: str, card: dict[str, object] | None = None
 ) -> Split:
     """Stream `rows` into the folder `path`, which is replaced or appears as a whole, or not at all."""
-    with whole_folder(path) as partial:
+    with whole_folder(path, replace=True, last=MANIFEST) as partial:
         shards: list[Shard] = []
         several, pending = False, iter(rows)
         while not shards or shards[-1].rows == SHARD_ROWS:
@@ -260,8 +257,7 @@ def write_split(
             "card": card or {},
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (partial / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)  # an earlier split, only now that the new one is whole
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return open_split(path)
 
 
@@ -323,9 +319,9 @@ class _Manifest:
     card: dict[str, Any]
 
 
-def open_split(path: Path) -> Split:
+def open_split(path: Place) -> Split:
     """Read a split's manifest; raises `DataError` when it is missing or of another format."""
-    manifest_path = path / "manifest.json"
+    manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise DataError(f"{path} has no manifest.json; prepare the stream first (pipelines/prepare.py).")
     manifest = read_object(manifest_path, DataError, PREPARE_AGAIN)
@@ -340,20 +336,10 @@ def open_split(path: Path) -> Split:
     for shard in whole.shards:
         if not is_plain_name(shard.file):
             raise DataError(f"{manifest_path} names the shard {shard.file!r:.80}; a shard must be beside its manifest.")
-    return Split(path=path.resolve(), task=whole.task, split=whole.split, shards=whole.shards, card=dict(whole.card))
+    found = path.resolve() if isinstance(path, Path) else path
+    return Split(path=found, task=whole.task, split=whole.split, shards=whole.shards, card=dict(whole.card))
 
 
 def verify_split(split: Split) -> None:
     """Compare every shard with its checksum and row count; raises `DataError` naming the first that differs."""
-    for shard in split.shards:
-        path = split.path / shard.file
-        if not path.is_file():
-            raise DataError(f"{path} is missing though its manifest lists it; prepare the stream again.")
-        if file_sha256(path) != shard.sha256:
-            raise DataError(f"{path} differs from its manifest's checksum; prepare the stream again.")
-        try:
-            rows = pq.ParquetFile(path).metadata.num_rows
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error
-        if rows != shard.rows:
-            raise DataError(f"{path} has {rows} rows, its manifest says {shard.rows}; prepare the stream again.")
+    verify_shards(split.path, split.shards)

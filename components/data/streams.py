@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 
 from components.core.errors import ConfigError, DataError
-from components.core.machine import cache_dir
+from components.core.location import Location, Place, folder_at, is_uri, place
+from components.core.machine import cache_dir, shared_cache
 from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options, listed
 from components.data.benchmarks.catalogue import BENCHMARKS
-from components.data.cache import first_rows, kept_split, kept_subset
+from components.data.cache import first_rows, kept_split, kept_subset, made_here
 from components.data.formats.storage import looked_at
 from components.data.generated import GENERATED_STREAMS, GeneratedStream, generated_stream
 from components.data.importing import RULES, StreamFile, import_stream, read_stream_file
@@ -36,14 +37,15 @@ class StreamConfig:
 
     name: str = "mini-coast-domain"
     """The stream to learn: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
-    mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or the path of a
-    stream TOML or of a folder written by pipelines/prepare.py."""
+    mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or a stream TOML, or
+    a folder (path or URI) that pipelines/prepare.py wrote."""
     size: str = "mini"
     """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
     order: tuple[str, ...] = ()
     """Task names in the order to learn them, possibly fewer; empty: the stream's own order."""
-    data_dir: Path | None = None
-    """Where generated splits are kept; default: $LITTORAL_CACHE/data or ~/.cache/littoral/data."""
+    data_dir: str | Path | None = None
+    """Where generated splits are kept, a path or a URI; default: data in $LITTORAL_CACHE, for runs at a URI in .cache
+    of their storage, otherwise in ~/.cache/littoral."""
     data_seed: CountOrZero = 0
     """Seed of a generated stream."""
     train_limit: Count | None = None
@@ -55,6 +57,8 @@ class StreamConfig:
     picture, or of its questions where it has none. Kept as copies below the data folder."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data_dir, str) and (not is_uri(self.data_dir) or self.data_dir.startswith("file:")):
+            object.__setattr__(self, "data_dir", place(self.data_dir))  # a path, whatever a command line or file has
         check_options(self, "stream")
         if self.name in GENERATED_STREAMS:
             _check_size(GENERATED_STREAMS[self.name], self.size)
@@ -63,11 +67,19 @@ class StreamConfig:
             raise ConfigError(f"stream.order names {sorted(doubled)[0]} twice; a task is learned once.")
 
 
-def data_root(config: StreamConfig) -> Path:
-    """The folder that holds generated and imported splits."""
+def data_root(config: StreamConfig) -> Place:
+    """The folder that holds generated and imported splits: with a LITTORAL_CACHE in a store, there."""
     if config.data_dir is not None:
-        return config.data_dir.expanduser().resolve()
-    return cache_dir() / "data"
+        return folder_at(config.data_dir)
+    shared = shared_cache()
+    return (shared if isinstance(shared, Location) else cache_dir()) / "data"
+
+
+def kept_beside(storage: Place, config: StreamConfig) -> StreamConfig:
+    """The same, with a place for splits that every node of a run in `storage` can read."""
+    if config.data_dir is None and shared_cache() is None and isinstance(storage, Location):
+        return replace(config, data_dir=(storage / ".cache" / "data").uri)
+    return config
 
 
 def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
@@ -101,11 +113,11 @@ def open_stream(config: StreamConfig, *, scored: str = "test") -> TaskStream:
 
 def _named(config: StreamConfig) -> TaskStream:
     """The whole stream of that name, in its own order."""
-    path = Path(config.name).expanduser()
+    path = place(config.name)
     generated = generated_stream(config.name)
     if generated is not None:
         return _generated(generated, config)
-    if path.is_dir():
+    if isinstance(path, Location) or path.is_dir():
         return open_prepared(path)
     if path.is_file():
         return _imported(config, path)
@@ -225,14 +237,14 @@ def _imported(config: StreamConfig, path: Path) -> TaskStream:
 
 def _source(config: StreamConfig, path: Path, source: str) -> TaskStream:
     """The stream whose tasks the file `path` mixes: a named one, or a prepared folder beside the file."""
-    folder = path.absolute().parent / Path(source).expanduser()
-    if generated_stream(source) is None and not folder.is_dir():
+    folder = place(source) if is_uri(source) else path.absolute().parent / Path(source).expanduser()
+    if generated_stream(source) is None and not (isinstance(folder, Location) or folder.is_dir()):
         allowed = listed(source, GENERATED_STREAMS)
         raise ConfigError(
             f"The stream file {path} has from = {source!r}, which is no folder of a prepared stream; the named streams "
             f"are {allowed}"
         )
-    named = source if generated_stream(source) is not None else str(folder)
+    named = source if generated_stream(source) is not None or is_uri(source) else str(folder)
     stream = _named(replace(config, name=named))
     if stream.mixture is not None:
         raise ConfigError(f"The stream file {path} mixes {source}, which is mixed already; name an unmixed stream.")
@@ -260,7 +272,7 @@ def _fingerprint(path: Path, stream: StreamFile) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
+def write_generated_stream(config: StreamConfig, out_dir: Place) -> TaskStream:
     """Write a named stream to `out_dir` as a prepared folder; raises as `open_stream`."""
     stream = generated_stream(config.name)
     if stream is None:
@@ -270,7 +282,7 @@ def write_generated_stream(config: StreamConfig, out_dir: Path) -> TaskStream:
     splits: tuple[Literal["train", "test"], ...] = ("train", "test")
     with whole_or_nothing(out_dir) as partial:
         for name, split in product(names, splits):
-            folder = partial / name / split
-            generator.generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
+            with made_here(partial / name / split) as folder:
+                generator.generate_split(name, split, size=config.size, seed=config.data_seed, out_dir=folder)
         write_stream_json(partial, config.name, {name: generator.max_new_tokens(name) for name in names})
     return open_prepared(out_dir)

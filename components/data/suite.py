@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from components.core.errors import DataError
+from components.core.files import write_text
+from components.core.location import Place
 from components.core.reading import is_plain_name, read_object, understood
 from components.data.rows import Split, open_split, verify_split
 
 SUITE_FORMAT = "littoral-suite/1"
+SUITE_FILE = "suite.json"  # the marker of a prepared suite
 PICTURED = "picture"  # the group of rows that have a picture, in suites that distinguish them
 Scoring = Literal["mean", "pictured", "pope", "mme", "grouped", "hallusion", "constraints"]
 
@@ -52,15 +54,15 @@ def group_of(sample_id: str) -> str:
     return sample_id.rpartition("/")[0]
 
 
-def write_suite_json(folder: Path, name: str, *, scoring: Scoring, max_new_tokens: int) -> None:
+def write_suite_json(folder: Place, name: str, *, scoring: Scoring, max_new_tokens: int) -> None:
     """Write `folder`/suite.json."""
     entry = {"format": SUITE_FORMAT, "name": name, "scoring": scoring, "max_new_tokens": max_new_tokens}
-    (folder / "suite.json").write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / SUITE_FILE, json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
 
 
-def open_suite(folder: Path) -> Suite:
-    """The suite in `folder`, every shard compared with its checksum; raises `DataError`."""
-    path = folder / "suite.json"
+def open_suite(folder: Place) -> Suite:
+    """The suite in `folder`, every shard compared with its manifest; raises `DataError`."""
+    path = folder / SUITE_FILE
     entry = read_object(path, DataError, "prepare it with pipelines/prepare.py")
     with understood(path, DataError, "prepare it with pipelines/prepare.py"):
         if entry["format"] != SUITE_FORMAT:

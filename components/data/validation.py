@@ -13,6 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from components.core.errors import DataError
+from components.core.location import Place
 from components.data.cache import kept_split
 from components.data.rows import Row, Split, write_split
 
@@ -27,7 +28,7 @@ def held_back(row: Row, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
-def cut(split: Split, share: float, root: Path) -> tuple[Split, Split]:
+def cut(split: Split, share: float, root: Place) -> tuple[Split, Split]:
     """The rows of `split` to train on and those held back, as splits kept below `root`.
 
     Raises `DataError` where either would be empty.

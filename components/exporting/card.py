@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.console.tables import markdown
-from components.core.errors import LittoralError
+from components.core.errors import ConfigError, LittoralError
+from components.core.location import place
 from components.core.visible import visible
 from components.evaluation.figure_names import LABELS, NO_BOUNDARIES
 from components.evaluation.replies import WORDS
@@ -72,11 +73,11 @@ def _learned_from(learned: LearnedRun) -> str:
 
 def data_licences(learned: LearnedRun) -> list[str]:
     """Licences that the stream's report states, each with its tasks; empty where there is no report."""
-    report = Path(learned.run.config.stream.name).expanduser() / "report.json"
     try:
+        report = place(learned.run.config.stream.name) / "report.json"
         entries: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8")).get("licences", [])
         return [f"{', '.join(each['tasks'])}: {each['licence']}" for each in entries]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 

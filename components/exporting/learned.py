@@ -11,7 +11,9 @@ from typing import cast
 
 from components.core.checkpoint import Checkpoint, read_checkpoint
 from components.core.errors import CheckpointError, ConfigError
+from components.core.location import Location, Place
 from components.core.options import Json
+from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
 from components.methods.options.base import ExportFormat
 from components.models.source import model_source
 from components.runs.results import FinishedRun, read_run
@@ -45,7 +47,7 @@ class LearnedRun:
         return method.export_groups(self.structure) if method.export == "hard" else {}
 
 
-def read_learned(run_dir: Path, task: str | None, backbone: str | None) -> LearnedRun:
+def read_learned(run_dir: Place, task: str | None, backbone: str | None) -> LearnedRun:
     """The run in the folder `run_dir` after `task`: its name or number from 1; None: the last one learned.
 
     `backbone` says where the base weights are now, if not where they were. Raises `ConfigError` or `CheckpointError`.
@@ -53,8 +55,8 @@ def read_learned(run_dir: Path, task: str | None, backbone: str | None) -> Learn
     if run_dir.is_file():
         raise ConfigError(f"{run_dir} is a record, which holds no weights; give the run's folder, STORAGE/RUN-ID.")
     run = read_run(run_dir, unfinished=True)
-    number, name, folder = _chosen(run_dir, task)
-    checkpoint = read_checkpoint(folder)
+    number, name, folder = _chosen(run, task)
+    checkpoint = read_checkpoint(folder, by_copies=True)
     structure = checkpoint.state.get("method_structure")
     if not isinstance(structure, dict) or not isinstance(structure.get("tasks"), list):
         raise CheckpointError(f"{folder} has no method state; it is damaged, choose another task.")
@@ -109,12 +111,13 @@ def _check_group(learned: LearnedRun, to: ExportFormat, group: str | None) -> No
         )
 
 
-def _chosen(run_dir: Path, task: str | None) -> tuple[int, str, Path]:
+def _chosen(run: FinishedRun, task: str | None) -> tuple[int, str, Place]:
     """Number, name and checkpoint of a learned task."""
-    found: dict[int, tuple[str, Path]] = {}
-    for folder in sorted((run_dir / "checkpoints").glob("*-*")):
-        match = re.fullmatch(r"(\d+)-(.+)", folder.name)
-        if match and folder.is_dir():
+    found: dict[int, tuple[str, Place]] = {}
+    run_dir = run.path
+    for name in sorted(_names(run)):
+        match, folder = re.fullmatch(r"(\d+)-(.+)", name), run_dir / KEPT_CHECKPOINTS / name
+        if match and (folder.is_dir() if isinstance(folder, Path) else (folder / STATE_FILE).is_file()):
             found[int(match[1])] = (match[2], folder)
     if not found:
         raise ConfigError(f"the run in {run_dir} has learned no task yet (no folder in its checkpoints/).")
@@ -128,3 +131,12 @@ def _chosen(run_dir: Path, task: str | None) -> tuple[int, str, Path]:
         return int(task), *found[int(task)]
     learned = ", ".join(f"{number} {name}" for number, (name, _) in sorted(found.items()))
     raise ConfigError(f"the run in {run_dir} has not learned task {task!r}; give --task one of {learned}.")
+
+
+def _names(run: FinishedRun) -> set[str]:
+    """Names that checkpoints of learned tasks have, or may have: a store's listing may lag behind the matrix."""
+    names = {each.name for each in (run.path / KEPT_CHECKPOINTS).glob("*-*")}
+    if isinstance(run.path, Location):
+        learned = run.matrix.tasks[: run.matrix.num_learned]
+        names |= {f"{number:02d}-{task}" for number, task in enumerate(learned, 1)}
+    return names

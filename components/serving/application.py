@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from starlette.types import ASGIApp
 
 from components.core.errors import ConfigError, LittoralError
+from components.core.location import Location
 from components.core.ray_session import ray_session
 from components.core.ray_watch import Look, left_ray
 from components.core.visible import print_text
@@ -48,7 +49,7 @@ DRAIN_S = 10.0  # beyond a request's own time, for what is inside when a replica
 class Setting:
     """What a replica needs. It goes through Ray, so it holds digests and no keys."""
 
-    storage: Path
+    storage: Path | Location
     run: str
     backbone: BackboneConfig
     limits: Limits

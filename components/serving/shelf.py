@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from components.core.errors import CheckpointError, ConfigError
+from components.core.location import Location
 from components.core.reading import is_plain_name
 from components.exporting.bundle import attached
 from components.exporting.learned import LearnedRun, read_learned
@@ -48,7 +49,7 @@ class Version:
 class Shelf:
     """Loads checkpoints. `backbone` is the configuration of the frozen weights, which all of them must share."""
 
-    def __init__(self, storage: Path, backbone: BackboneConfig, device: torch.device) -> None:
+    def __init__(self, storage: Path | Location, backbone: BackboneConfig, device: torch.device) -> None:
         self.storage, self.device = storage, device
         self.backbone = replace(backbone, gradient_checkpointing=False)
 

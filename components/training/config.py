@@ -117,7 +117,7 @@ class EvaluationConfig:
     Choose settings on validation rows, and report what the test rows say."""
     suites: tuple[str, ...] = ()
     """General suites, scored before the stream and after it and never trained on: mini-general, mini-constraints, or
-    folders that pipelines/prepare.py wrote. They are scored whole, whatever `limit` says."""
+    folders (paths or URIs) that pipelines/prepare.py wrote. They are scored whole, whatever `limit` says."""
     suites_after_every_task: bool = False
     """Score the suites after every task, not only before the first and after the last."""
     max_forgetting: NonNegative | None = None
@@ -355,5 +355,5 @@ def _mapping(value: Json) -> dict[str, Json]:
 
 def default_run_id(config: RunConfig) -> str:
     """A readable id: stream, method, time."""
-    stream = Path(config.stream.name).stem
+    stream = Path(config.stream.name.partition("?")[0]).stem
     return id_of(stream[:100], config.method.name[:60], f"{datetime.now():%Y%m%d-%H%M%S}")

@@ -14,15 +14,15 @@ from components.data.batch import Batch, Example, collate
 from components.training.config import RunConfig
 from components.training.schedule import ScheduledTask
 from components.training.streaming import (
-    Slice,
     dataset_name,
     encoded_blocks,
     encoder_for,
     examples,
-    training_here,
+    training_rows,
     trains_here,
 )
 from components.training.vision_cache import VisionCache
+from components.training.windows import Slice
 
 
 class TaskDataLoader:
@@ -113,7 +113,7 @@ def _rows(scheduled: ScheduledTask, config: RunConfig) -> int:
 def _read_here(
     scheduled: ScheduledTask, config: RunConfig, own: Slice, cache: VisionCache | None
 ) -> Iterator[pa.Table]:
-    return training_here(
+    return training_rows(
         scheduled.splits,
         config.backbone,
         slice=own,
@@ -121,7 +121,8 @@ def _read_here(
         num_rows=_rows(scheduled, config),
         seed=config.seed,
         cache=cache,
-    )
+        block_rows=own.micro_batch_size,
+    ).here()
 
 
 def _in_order(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:

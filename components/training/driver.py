@@ -59,6 +59,7 @@ from components.training.deaths import (
 from components.training.delivery import delivered
 from components.training.devices import with_labels
 from components.training.entry import train_stream_per_worker
+from components.training.feature_writing import cache_features
 from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
@@ -77,25 +78,10 @@ from components.training.run_folder import (
 from components.training.schedule import require_equal_passes
 from components.training.scorers import scoring_beside
 from components.training.stopping import clear_stop, stopping_on_signals
-from components.training.streaming import (
-    Slice,
-    dataset_name,
-    fits_a_window,
-    plan_windows,
-    prompt_dataset,
-    reached_rows,
-    training_dataset,
-    trains_here,
-)
+from components.training.streaming import dataset_name, fits_a_window, prompt_rows, training_rows, trains_here
 from components.training.task_cache import cached_tasks
-from components.training.vision_cache import (
-    Reached,
-    VisionCache,
-    cache_features,
-    feature_bytes,
-    feature_root,
-    vision_cache,
-)
+from components.training.vision_cache import Reached, VisionCache, feature_bytes, feature_root, vision_cache
+from components.training.windows import Slice, plan_windows, reached_rows
 
 
 def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
@@ -179,7 +165,7 @@ def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
         task = scheduled.task
         num_rows = scheduled.num_updates * training.global_batch_size
         if num_rows and not trains_here(num_rows, num_workers, cache):
-            datasets[dataset_name("train", task.name, rank)] = training_dataset(
+            datasets[dataset_name("train", task.name, rank)] = training_rows(
                 scheduled.splits,
                 config.backbone,
                 slice=Slice(rank=rank, world_size=num_workers, micro_batch_size=training.micro_size(num_workers)),
@@ -187,18 +173,18 @@ def build_datasets(plan: Plan, cache: VisionCache | None) -> dict[str, Dataset]:
                 num_rows=num_rows,
                 seed=config.seed,
                 cache=cache,
-            )
+            ).dataset()
     scored = [("test", task.name, task.test, _test_rows(plan, task)) for task in plan.stream.tasks]
     scored += [("suite", suite.name, suite.test, suite.test.num_rows) for suite in plan.suites]
     for (kind, name, split, num_rows), rank in itertools.product(scored, range(num_workers)):
         if not fits_a_window(num_rows, num_workers):
-            datasets[dataset_name(kind, name, rank)] = prompt_dataset(
+            datasets[dataset_name(kind, name, rank)] = prompt_rows(
                 split,
                 config.backbone,
                 slice=Slice(rank=rank, world_size=num_workers),
                 num_rows=num_rows,
                 cache=cache,
-            )
+            ).dataset()
     return datasets
 
 
@@ -258,6 +244,7 @@ def worker_plan(plan: Plan, event_queue: Queue, cache: VisionCache | None) -> Wo
         code=code_fingerprint(),
         code_root=str(code_root()),
         event_queue=event_queue,
+        shared=feature_root(plan.run_dir.parent),
         cache=cache,
         cached=() if plan.shared_dir is None else cached_tasks(plan.shared_dir, plan.config, plan.schedule),
     )

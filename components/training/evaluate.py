@@ -50,7 +50,6 @@ from components.training.row_files import captions_file, served_by, write_captio
 from components.training.stopping import StopRequested, StopWatch
 from components.training.streaming import (
     WINDOW_ROWS,
-    Slice,
     dataset_name,
     encoded_blocks,
     examples,
@@ -58,6 +57,7 @@ from components.training.streaming import (
     prompt_windows,
     prompts_here,
 )
+from components.training.windows import Slice
 
 if TYPE_CHECKING:
     from components.models.backbone import Backbone

@@ -14,7 +14,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from components.adapters.serving import Digests
 from components.core.errors import DataError
@@ -40,7 +39,7 @@ _COLUMNS = (
 class KeptReplies:
     """By task or suite, the replies that it had in the run so far, on one rank."""
 
-    def __init__(self, run_dir: Place, shared: Path, evaluation: EvaluationConfig) -> None:
+    def __init__(self, run_dir: Place, shared: Place, evaluation: EvaluationConfig) -> None:
         """`shared`: the folder of what runs share."""
         self._run_dir, self._shared, self._evaluation = run_dir, shared, evaluation
         self._known: dict[str, dict[str, KeptReply]] = {}
@@ -184,10 +183,10 @@ def _numbers(found: Sequence[float] | None) -> tuple[float, ...] | None:
 class UnaidedReplies:
     """The frozen model's own replies to one task or suite, in one file that runs share."""
 
-    path: Path
+    path: Place
 
     @classmethod
-    def of(cls, root: Path, asked: object) -> UnaidedReplies:
+    def of(cls, root: Place, asked: object) -> UnaidedReplies:
         """`asked`: all of JSON that tells which rows are answered how; it only decides where the file is."""
         name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         return cls(path=root / UNAIDED_FOLDER / name[:2] / f"{name}.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
@@ -96,8 +97,10 @@ class Origin:
         """Write origin.json into a run's folder."""
         write_json(run_dir / ORIGIN_FILE, to_plain(self))
 
-    def joined(self, stream: TaskStream, *, scored: str) -> TaskStream:
+    def joined(self, stream: TaskStream, *, scored: str, data_dir: str | Path | None = None) -> TaskStream:
         """The learned tasks, then those of `stream` that are not among them.
+
+        `data_dir`: where splits are kept, if the run of the learned tasks does not say it.
 
         Raises `ConfigError` where none is left, and for a task that has the name of a learned one and other data.
         """
@@ -106,7 +109,7 @@ class Origin:
                 f"the stream {stream.name} has no boundaries between its tasks and is learned from its beginning; give "
                 "--continue-from another stream, or begin a run without it."
             )
-        learned = {task.name: task for task in self._opened(scored)}
+        learned = {task.name: task for task in self._opened(scored, data_dir)}
         for task in stream.tasks:
             if task.name in learned and task.identity != learned[task.name].identity:
                 raise ConfigError(
@@ -139,9 +142,10 @@ class Origin:
                 f"--backbone.template {self.template}."
             )
 
-    def _opened(self, scored: str) -> Iterator[Task]:
+    def _opened(self, scored: str, data_dir: str | Path | None) -> Iterator[Task]:
         for part in self.parts:
-            yield from open_stream(replace(part.stream, order=part.tasks), scored=scored).tasks
+            config = replace(part.stream, order=part.tasks, data_dir=part.stream.data_dir or data_dir)
+            yield from open_stream(config, scored=scored).tasks
 
 
 def read_origin(run_dir: Place) -> Origin | None:
@@ -162,4 +166,4 @@ def read_origin(run_dir: Place) -> Origin | None:
 def opened(config: StreamConfig, origin: Origin | None, *, scored: str) -> TaskStream:
     """The stream of a run: what `config` names, behind the tasks that its origin had learned."""
     stream = open_stream(config, scored=scored)
-    return stream if origin is None else origin.joined(stream, scored=scored)
+    return stream if origin is None else origin.joined(stream, scored=scored, data_dir=config.data_dir)

@@ -24,12 +24,14 @@ from components.core.machine import cache_dir
 from components.core.options import T, from_plain
 from components.core.reading import read_json
 from components.data.rows import SCHEMA_SEVERAL, Row, Split, columns_without_pictures, row_from_record
+from components.data.shards import parquet
 from components.data.tasks import TaskStream
 from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.source import model_source
 from components.training.config import RunConfig
-from components.training.streaming import encoder_for, group_rows, plan_windows, reached_rows
+from components.training.streaming import encoder_for
+from components.training.windows import group_rows, plan_windows, reached_rows
 
 if TYPE_CHECKING:
     from components.models.encoding import Encoder
@@ -143,7 +145,7 @@ def chosen_rows(split: Split, numbers: Sequence[int]) -> Iterator[Row]:
     """The rows of `split` with these rising numbers, without pictures; only their row groups are read."""
     wanted, first = deque(numbers), 0
     columns = columns_without_pictures(SCHEMA_SEVERAL.names)
-    for path, groups in zip(split.shard_paths(), group_rows(split), strict=True):
+    for shard, groups in enumerate(group_rows(split)):
         file: pq.ParquetFile | None = None
         for group, size in enumerate(groups):
             here: list[int] = []
@@ -151,8 +153,10 @@ def chosen_rows(split: Split, numbers: Sequence[int]) -> Iterator[Row]:
                 here.append(wanted.popleft() - first)
             first += size
             if here:
-                file = file or pq.ParquetFile(path)
-                for record in file.read_row_group(group, columns=columns).take(here).to_pylist():
+                file = file or split.shard_without_pictures(shard)
+                with parquet(split.shard_paths()[shard]):
+                    records = file.read_row_group(group, columns=columns).take(here).to_pylist()
+                for record in records:
                     yield row_from_record({"image": None, **record})
 
 

@@ -15,7 +15,7 @@ from components.core.errors import ConfigError
 from components.core.location import Place
 from components.core.machine import require_cache
 from components.data.segments import Segment
-from components.data.streams import data_root
+from components.data.streams import data_root, kept_beside
 from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import Task, TaskStream
@@ -96,6 +96,7 @@ class WorkerPlan(Plan):
     code: str  # fingerprint of the driver's sources
     code_root: str
     event_queue: Queue | None  # events for the driver
+    shared: Place  # where runs leave what others can use; a worker's own environment may name another place
     cache: VisionCache | None = None  # features of the pictures; None: pictures are decoded
     cached: tuple[CachedTask | None, ...] = ()  # by scheduled task: where runs of one sweep leave and find it
     scorers: tuple[ActorHandle, ...] = ()  # score rows beside training; none: the workers do, in turn with it
@@ -116,21 +117,22 @@ def plan_stream(config: RunConfig, origin: Origin | None = None) -> Plan:
     if config.tracking.enabled:
         tracking_uri(config.tracking, run_dir.parent)  # raises where there can be none
     origin = origin or read_origin(run_dir)
-    stream = opened(config.stream, origin, scored=config.evaluation.split)
+    data = kept_beside(run_dir.parent, config.stream)
+    stream = opened(data, origin, scored=config.evaluation.split)
     if stream.mixture is not None:
         require_task_free(config.method, stream.name)
         stream.mixture.check_tasks(stream.task_names)
-    suites = open_suites(config.evaluation.suites, data_root(config.stream), stream)
+    suites = open_suites(config.evaluation.suites, data_root(data), stream)
     stream, suites, fitted = fit_to_backbone(
         config.backbone,
-        config.stream,
+        data,
         stream,
         suites,
         limit=config.evaluation.limit,
         reached=rows_to_count(config, stream),
     )
     with_options = rows_with_options(config, stream, suites)
-    schedule, learned = plan_schedule(config, stream), 0
+    schedule, learned = plan_schedule(replace(config, stream=data), stream), 0
     fitted = with_segments(fitted, [each.task for each in schedule if isinstance(each.task, Segment)])
     if origin is not None:
         origin.require_same_rows(stream, fitted.template)

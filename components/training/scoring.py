@@ -24,7 +24,6 @@ from components.training.ranks import Shares
 from components.training.stopping import StopWatch
 from components.training.streaming import encoder_for
 from components.training.suites import SuiteScorer
-from components.training.vision_cache import feature_root
 
 
 class Answering:
@@ -38,7 +37,7 @@ class Answering:
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
         set_float32_products(config.backbone, self.device)
         self.stop = StopWatch(plan.run_dir)
-        self.replies = KeptReplies(plan.run_dir, feature_root(plan.run_dir.parent), config.evaluation)
+        self.replies = KeptReplies(plan.run_dir, plan.shared, config.evaluation)
         self.encoder = encoder_for(config.backbone)
         self.learned = 0
         self._rows: RowScorer | None = None

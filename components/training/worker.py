@@ -51,7 +51,6 @@ from components.training.suites import SuiteScorer
 from components.training.task_cache import CachedTask, learned_by_a_twin
 from components.training.transfer import sent_ahead
 from components.training.update_log import UpdateLog
-from components.training.vision_cache import feature_root
 from components.training.watchdog import beat
 
 
@@ -73,7 +72,7 @@ class StreamWorker:
         set_float32_products(self.config.backbone, self.device)
         self.stop = StopWatch(plan.run_dir)
         self.ready_since = time.monotonic()
-        self.replies = KeptReplies(plan.run_dir, feature_root(plan.run_dir.parent), plan.config.evaluation)
+        self.replies = KeptReplies(plan.run_dir, plan.shared, plan.config.evaluation)
         self.encoder: Encoder = encoder_for(self.config.backbone)
         model = load_backbone(self.config.backbone, self.device)
         # The backbone comes first: a checkpoint says which frozen weights it was made with, and others are refused

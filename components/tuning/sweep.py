@@ -94,7 +94,9 @@ def plan_sweep(run: RunConfig, options: SweepOptions, *, began_with: Chosen | No
     if run.run_id is not None:
         raise ConfigError(f"--run-id {run.run_id} names a run, and a sweep names its trials itself; give --sweep-id.")
     storage = run.place
-    sweep_id = options.sweep_id or id_of("sweep", Path(run.stream.name).stem[:100], run.method.name[:60])
+    sweep_id = options.sweep_id or id_of(
+        "sweep", Path(run.stream.name.partition("?")[0]).stem[:100], run.method.name[:60]
+    )
     require_id(sweep_id, "sweep")
     if run.evaluation.budget is not None and run.evaluation.on_forgetting != "warn":
         raise ConfigError(

@@ -25,7 +25,8 @@ from components.data.streams import StreamConfig, open_stream
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
-from components.training.vision_cache import ENCODE_ROWS, FeatureWriter, ShardWork, vision_cache
+from components.training.feature_writing import ENCODE_ROWS, FeatureWriter, ShardWork
+from components.training.vision_cache import vision_cache
 from tests.benchmarks.throughput import Contestant, measure, print_ratio, print_times
 
 

@@ -6,19 +6,15 @@ python -m pytest tests/integration/test_refused_stores.py
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import ray
-from local_servers import S3, free_ports, s3_server
+from local_servers import S3, denying_server, free_ports, s3_server
 
 from components.core.errors import ConfigError, StorageError
 from pipelines import coast
-
-DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 
 
 @pytest.fixture(autouse=True)
@@ -28,31 +24,10 @@ def _somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
 
 
-class _Denies(BaseHTTPRequestHandler):
-    """A store that lets nobody in: 403 to every request."""
-
-    def _deny(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(403)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", "0" if self.command == "HEAD" else str(len(DENIED)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(DENIED)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _deny
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def denying() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Denies)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with denying_server() as port:
+        yield port
 
 
 def refusal(storage: str, port: int) -> str:

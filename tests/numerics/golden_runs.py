@@ -32,7 +32,8 @@ from components.models.config import BackboneConfig
 from components.training.config import RunConfig, TrainingConfig
 from components.training.engine import TorchEngine, mean_over_workers
 from components.training.schedule import ScheduledTask, plan_schedule
-from components.training.streaming import Loader, Slice, encoder_for, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, encoder_for, examples
+from components.training.windows import Slice, plan_windows, stretches_of
 
 METHODS = ("continual_llava", "lcia")
 FOLDER = Path(__file__).parent / "golden"

@@ -17,7 +17,8 @@ from components.models.config import BackboneConfig
 from components.training import measuring
 from components.training.config import RunConfig, TrainingConfig
 from components.training.plan import Plan, plan_stream
-from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, examples
+from components.training.windows import Slice, plan_windows, stretches_of
 from tests.unit.sample_rows import row
 
 LONG = "word " * 3000

@@ -16,7 +16,8 @@ from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.schedule import plan_schedule, require_equal_passes
-from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, examples
+from components.training.windows import Slice, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 

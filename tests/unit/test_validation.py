@@ -21,7 +21,8 @@ from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
 from components.training.schedule import ScheduledTask, plan_schedule
-from components.training.streaming import Loader, Slice, examples, plan_windows, stretches_of
+from components.training.streaming import Loader, examples
+from components.training.windows import Slice, plan_windows, stretches_of
 
 POCKET = BackboneConfig(name="pocket")
 PICTURES = 120

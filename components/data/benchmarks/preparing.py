@@ -19,6 +19,8 @@ from itertools import product
 from pathlib import Path
 
 from components.core.errors import DataError
+from components.core.files import write_text
+from components.core.location import Place
 from components.data import preparation
 from components.data.benchmarks.raw import Checked, RawItem, SplitContext, check_item, question_keys
 from components.data.benchmarks.readers import READERS
@@ -38,7 +40,7 @@ _MARK = ".whole"
 def prepare_benchmark(
     stream: StreamSpec,
     root: Path,
-    out_dir: Path,
+    out_dir: Place,
     *,
     max_broken: float = preparation.ALLOWED_LOSS,
     strict: bool = False,
@@ -57,7 +59,7 @@ def prepare_benchmark(
     for task, side in product(stream.tasks, SIDES):  # every release must be there before any is read
         READERS[task.family].read(root, task, side)
 
-    def write(folder: Path) -> Iterator[FileReport]:
+    def write(folder: Place) -> Iterator[FileReport]:
         for task in stream.tasks:
             yield from _TaskPreparation(
                 stream=stream,
@@ -68,8 +70,9 @@ def prepare_benchmark(
                 orientation=orientation,
             ).run()
 
-    def finish(folder: Path) -> None:
-        _tidy(folder, stream)
+    def finish(folder: Place) -> None:
+        if isinstance(folder, Path):  # in a store, only what the markers list is taken over
+            _tidy(folder, stream)
         write_stream_json(folder, stream.name, {task.name: task.max_new_tokens for task in stream.tasks})
 
     refusal = partial(preparation.release_refusal, max_broken=max_broken, strict=strict)
@@ -99,7 +102,7 @@ class _TaskPreparation:
     stream: StreamSpec
     task: TaskSpec
     root: Path
-    folder: Path
+    folder: Place
     in_order: OrderedMap
     orientation: Orientation
     test_keys: set[bytes] = field(default_factory=set)
@@ -130,7 +133,7 @@ class _TaskPreparation:
     def _items(self, side: Side) -> Iterator[RawItem | Problem]:
         return READERS[self.task.family].read(self.root, self.task, side)
 
-    def _mark(self, side: Side) -> Path:
+    def _mark(self, side: Side) -> Place:
         return self.folder / f"{side}{_MARK}"
 
     def _state(self, side: Side, selection: Selection) -> str:
@@ -178,7 +181,7 @@ class _TaskPreparation:
         rows = self._rows(self.in_order(check, items), side, report)
         split = write_split(rows, self.folder / side, task=self.task.name, split=side, card=card)
         if report.counts.total() == before and not report.notes:
-            self._mark(side).write_text(self._state(side, selection), encoding="utf-8")
+            write_text(self._mark(side), self._state(side, selection))
         return split
 
     def _rows(self, checked: Iterable[Checked | Problem], side: Side, report: FileReport) -> Iterator[Row]:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from components.core.errors import DataError
+from components.core.errors import DataError, StorageError
 from components.core.files import write_bytes
+from components.core.location import Place
 from components.data.problems import Problem
 from components.data.quality.checks import DONE, EXPLANATIONS, UNEXPLAINED
 from components.data.rows import Row
@@ -167,7 +168,7 @@ class ImportReport:
     """The outcome of a preparation; `refused` names why nothing was written, or is None."""
 
     stream: str
-    out_dir: Path
+    out_dir: Place
     files: tuple[FileReport, ...]
     refused: str | None
     spec: str | None = None
@@ -281,7 +282,7 @@ class ImportReport:
             for (licence, get), names in tasks.items()
         )
 
-    def write(self, path: Path, more: Mapping[str, object] | None = None) -> None:
+    def write(self, path: Place, more: Mapping[str, object] | None = None) -> None:
         """Write the report as JSON, with the entries of `more` added; raises `DataError`."""
         plain = {
             "stream": self.stream,
@@ -310,6 +311,8 @@ class ImportReport:
         try:
             text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
             write_bytes(path, text.encode(errors="backslashreplace"))  # file names need not be Unicode
+        except StorageError:
+            raise
         except OSError as error:
             raise DataError(f"the report {path} cannot be written ({error.strerror}).") from error
 
@@ -327,6 +330,7 @@ def _rows_were(count: int) -> str:
     return f"{count:,} {'row was' if count == 1 else 'rows were'}"
 
 
-def refused_report_path(out_dir: Path) -> Path:
-    """The path of the report of a refused preparation."""
-    return out_dir.absolute().with_name(f"{out_dir.absolute().name}.report.json")
+def refused_report_path(out_dir: Place, ending: str = "json") -> Place:
+    """The place of the report of a refused preparation, or of its page (`html`)."""
+    folder = out_dir.absolute() if isinstance(out_dir, Path) else out_dir
+    return folder.parent / f"{folder.name}.report.{ending}"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.core.errors import DataError
+from components.core.errors import DataError, StorageError
 from components.core.files import write_text
+from components.core.location import Place
 from components.core.visible import visible
 from components.data.quality import report_tables
 from components.data.quality.overlaps import EXAMPLES, Overlap, Shared
@@ -54,7 +55,7 @@ def pictures_of(pairs: Sequence[tuple[Picture, Picture]]) -> dict[str, set[str]]
     return wanted
 
 
-def write_page(path: Path, report: ImportReport, found: Shared | None, seen: StreamSurvey | None) -> None:
+def write_page(path: Place, report: ImportReport, found: Shared | None, seen: StreamSurvey | None) -> None:
     """Write the page of `report` to `path`; raises `DataError`.
 
     `found` is None when overlaps were not looked for, `seen` when nothing was written.
@@ -86,6 +87,8 @@ def write_page(path: Path, report: ImportReport, found: Shared | None, seen: Str
     )
     try:
         write_text(path, page)
+    except StorageError:
+        raise
     except OSError as error:
         raise DataError(f"the page {path} cannot be written ({error.strerror}).") from error
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from components.core.errors import ConfigError, DataError
+from components.core.location import Location, Place, place
 from components.core.options import listed
 from components.data.cache import write_once
 from components.data.generated import GENERATED_SUITES, suite_generator
@@ -14,7 +14,7 @@ from components.data.suite import Suite, open_suite
 from components.data.tasks import TaskStream
 
 
-def open_suites(names: Sequence[str], root: Path, stream: TaskStream) -> tuple[Suite, ...]:
+def open_suites(names: Sequence[str], root: Place, stream: TaskStream) -> tuple[Suite, ...]:
     """The suites called `names`, in this order; generated ones are kept below `root`.
 
     Raises `ConfigError` for an unknown name, and for a suite whose name another suite or a task of the stream has:
@@ -29,11 +29,11 @@ def open_suites(names: Sequence[str], root: Path, stream: TaskStream) -> tuple[S
     return suites
 
 
-def _open(name: str, root: Path) -> Suite:
+def _open(name: str, root: Place) -> Suite:
     if name in GENERATED_SUITES:
         return _kept(name, root)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = place(name)
+    if isinstance(folder, Location) or folder.is_dir():
         return open_suite(folder)
     raise ConfigError(
         f"evaluation.suites names {name!r}, which is neither a folder written by pipelines/prepare.py nor one of "
@@ -41,7 +41,7 @@ def _open(name: str, root: Path) -> Suite:
     )
 
 
-def _kept(name: str, root: Path) -> Suite:
+def _kept(name: str, root: Place) -> Suite:
     """The generated suite from the cache, compared with its checksums, or newly written there."""
     generator = suite_generator(name)
     folder = root / generator.folder / name

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from components.core.location import Place
 from components.data.benchmarks.raw import RawItem, SplitContext, check_item
 from components.data.benchmarks.sampling import counted, distinct
 from components.data.benchmarks.spec import rank
@@ -21,7 +22,7 @@ from components.data.suites.catalogue import SUITES, SuiteSpec
 def prepare_suite(
     name: str,
     root: Path,
-    out_dir: Path,
+    out_dir: Place,
     *,
     max_broken: float = ALLOWED_LOSS,
     strict: bool = False,
@@ -48,7 +49,7 @@ def prepare_suite(
         by_rule=spec.by_rule,
     )
 
-    def write(folder: Path) -> Iterator[FileReport]:
+    def write(folder: Place) -> Iterator[FileReport]:
         card: dict[str, object] = {
             "name": name,
             "published_rows": list(spec.published),
