@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.core.errors import DataError
-from components.core.reading import why
+from components.core.location import Place
 from components.data.cache import kept_split
 from components.data.mixture import Mixture
-from components.data.rows import PREPARE_AGAIN, Row, Split, row_from_record, write_split
+from components.data.rows import Row, Split, row_from_record, write_split
+from components.data.shards import parquet
 from components.data.tasks import TaskStream
 
 
@@ -31,7 +30,7 @@ class Segment:
     rows: Mapping[str, int]  # training rows by task, those of no row left out
 
 
-def segments_of(stream: TaskStream, mixture: Mixture, root: Path) -> tuple[Segment, ...]:
+def segments_of(stream: TaskStream, mixture: Mixture, root: Place) -> tuple[Segment, ...]:
     """The segments, in order; kept below `root` and written at the first use.
 
     A segment of one whole task is that task's own split, so that a mixture that mixes nothing learns the same bits as
@@ -77,14 +76,12 @@ def _placed(split: Split, wanted: NDArray[np.bool_], index: int) -> Iterator[tup
 
 def _chosen(split: Split, wanted: NDArray[np.bool_]) -> Iterator[Row]:
     start = 0
-    for path in split.shard_paths():
-        try:
-            file = pq.ParquetFile(path)
+    for number, path in enumerate(split.shard_paths()):
+        with parquet(path):
+            file = split.whole_shard(number)
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
                 places = np.flatnonzero(wanted[start : start + size])
                 start += size
                 records = file.read_row_group(group).take(pa.array(places)).to_pylist() if len(places) else []
                 yield from map(row_from_record, records)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} is not a whole Parquet file ({why(error)}); {PREPARE_AGAIN}.") from error

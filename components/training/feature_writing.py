@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,17 @@ class ShardWork:
     rows: dict[int, list[int]]
 
 
-def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneConfig, cache: VisionCache) -> None:
-    """Compute the features that are missing for the rows reached; what a killed run has computed is kept."""
+def cache_features(
+    reached: Sequence[tuple[Split, Reached]],
+    backbone: BackboneConfig,
+    cache: VisionCache,
+    *,
+    on_cpus: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Compute the features that are missing for the rows reached; what a killed run has computed is kept.
+
+    `on_cpus`: the labels of nodes that do it where there are no GPUs.
+    """
     if isinstance(cache.root, Path):
         remove_leftovers(cache.root)
     work = _missing(reached, cache)
@@ -60,7 +70,7 @@ def cache_features(reached: Sequence[tuple[Split, Reached]], backbone: BackboneC
         _compute_on_gpus(work, backbone, cache, num_gpus)
     else:  # one process at a time, for which Ray Data would start five others
         # SPREAD, as Ray Data has it: in a trial of a sweep it would otherwise have to fit into the trial's own place.
-        task = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(compute_features)
+        task = ray.remote(max_retries=0, scheduling_strategy="SPREAD", label_selector={**on_cpus})(compute_features)
         ray.get(task.remote(work, backbone, cache))
     left = _missing(reached, cache)
     if left:

@@ -29,7 +29,8 @@ from components.methods.smolora import SmoloraConfig
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.plan import Plan, plan_stream
-from components.training.streaming import Slice, training_here
+from components.training.streaming import training_here
+from components.training.windows import Slice
 from components.tuning.objective import parse_objective
 from components.tuning.space import parse_axis
 from components.tuning.sweep import most_tasks
