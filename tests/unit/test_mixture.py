@@ -29,7 +29,7 @@ from components.methods.smolora import SmoloraConfig
 from components.models.config import BackboneConfig
 from components.training.config import ClusterConfig, RunConfig, TrainingConfig
 from components.training.plan import Plan, plan_stream
-from components.training.streaming import training_here
+from components.training.streaming import training_rows
 from components.training.windows import Slice
 from components.tuning.objective import parse_objective
 from components.tuning.space import parse_axis
@@ -229,7 +229,7 @@ def order_over_workers(plan: Plan, world_size: int) -> list[str]:
     (scheduled, *_), places = plan.schedule, dict[int, str]()
     for rank in range(world_size):
         own = Slice(rank=rank, world_size=world_size, micro_batch_size=8 // world_size)
-        blocks = training_here(
+        blocks = training_rows(
             scheduled.splits,
             plan.config.backbone,
             slice=own,
@@ -237,7 +237,8 @@ def order_over_workers(plan: Plan, world_size: int) -> list[str]:
             num_rows=scheduled.num_updates * 8,
             seed=plan.config.seed,
             cache=None,
-        )
+            block_rows=own.micro_batch_size,
+        ).here()
         for block in blocks:
             places.update(zip(block["position"].to_pylist(), block["sample_id"].to_pylist(), strict=True))
     assert sorted(places) == list(range(len(places)))
