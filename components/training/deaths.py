@@ -45,6 +45,7 @@ LESS_MEMORY = "lower training.micro-batch-size, evaluation.batch-size or cluster
 _USED = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 _PLACE = re.compile(r"\tpid: (\d+)(?:.*?)\tip: (\S+)", re.DOTALL)
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+_SOURCE = re.compile(r"^\[\S+:\d+\] ")  # of gloo's, where in its code it was raised
 # What gloo, NCCL and torch's store say then.
 _PEER_LOST = re.compile(
     "connection (was )?(closed by peer|reset by peer|refused)|remote process exited|NCCL communicator was aborted|"
@@ -252,7 +253,8 @@ def explained(error: BaseException, run_dir: Place, *, logs: Path | None, trial:
 def _line(error: BaseException) -> str:
     """The line of an exception's text that says most: the first one, or the last one of a traceback in it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it says no more"]
-    return lines[-1 if "Traceback (most recent call last)" in str(error) else 0][:200].rstrip(". ")
+    chosen = lines[-1 if "Traceback (most recent call last)" in str(error) else 0]
+    return _SOURCE.sub("", chosen)[:200].rstrip(". ")
 
 
 def _kept(error: BaseException, run_dir: Place, logs: Path | None) -> str:
