@@ -25,7 +25,7 @@ from local_cluster import LocalCluster  # noqa: E402
 from tests.benchmarks.bars import print_bar  # noqa: E402
 
 BAR = 1.3
-RUN = ("pocket", "--stream.order", "chartqa", "--training.epochs", "1000", "--no-evaluation.zero-shot")
+RUN = ("pocket", "--stream.order", "chartqa", "--training.epochs", "1000", "--evaluation.no-zero-shot")
 
 
 def seconds_to_first_update(run: subprocess.Popen[str], began: float) -> float:
