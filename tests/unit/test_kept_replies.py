@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from failing_store import Store
 
 from components.adapters.serving import Digests
 from components.core.files import write_json
@@ -160,6 +161,21 @@ def test_a_damaged_or_foreign_file_counts_as_missing_and_is_written_anew(tmp_pat
         shared.add([unaided("b", "again")], "two", "zero-shot")
         assert set(shared.read()) == {"b"}
         shared.path.unlink()
+
+
+def test_runs_share_them_in_a_store_too() -> None:
+    store = Store(whole_puts=True, piece=1 << 20)
+    for run, key in (("one", "a"), ("two", "b")):
+        UnaidedReplies.of(store.place("b/.cache"), "asked").add([unaided(key, f"of {run}")], run, "zero-shot")
+    found = UnaidedReplies.of(store.place("b/.cache"), "asked").read()
+    assert {key: (kept.text, kept.run) for key, kept in found.items()} == {
+        "a": ("of one", "one"),
+        "b": ("of two", "two"),
+    }
+    assert UnaidedReplies.of(store.place("b/.cache"), "other").read() == {}
+    (name,) = store.files
+    store.files[name] = store.files[name][:-9]
+    assert UnaidedReplies.of(store.place("b/.cache"), "asked").read() == {}
 
 
 def test_a_run_that_keeps_no_replies_asks_for_none(tmp_path: Path) -> None:
