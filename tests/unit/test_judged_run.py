@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finished_runs import STREAM, TASKS, finished
 
+from components.core.location import Location, place
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking.config import TrackingConfig
@@ -63,3 +65,23 @@ def test_a_run_without_predictions_is_refused(
     assert judged(run) != 0
     assert "has no predictions to judge" in capsys.readouterr().err
     assert not (run / "judged_matrix.json").exists()
+
+
+def test_a_run_in_a_store_is_judged_as_in_a_folder(run: Path) -> None:
+    storage = place("memory://unit-judged/runs")
+    assert isinstance(storage, Location)
+    try:
+        for file in run.rglob("*"):
+            if file.is_file():
+                (storage / "a" / file.relative_to(run).as_posix()).put(file)
+        for at in (run, storage / "a"):
+            for _ in range(2):  # the second time, nothing is asked
+                assert judge.main([str(at), "--judge.model", "hash"]) == 0
+        there = storage / "a" / "judged_matrix.json"
+        assert json.loads(there.read_bytes())["rows"] == json.loads((run / "judged_matrix.json").read_text())["rows"]
+        (verdicts,) = (storage / ".cache" / "judge_cache.jsonl").glob("*.jsonl")
+        assert len(verdicts.read_text().splitlines()) == 2, "two different replies"
+    finally:
+        memory = fsspec.filesystem("memory")
+        memory.store.clear()
+        memory.pseudo_dirs[:] = [""]
