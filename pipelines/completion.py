@@ -21,6 +21,7 @@ from pipelines.judge import Judgement
 from pipelines.list import ListOptions
 from pipelines.littoral import read_options
 from pipelines.methods import Methods
+from pipelines.nightly import Nightly
 from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, preset
 from pipelines.report import Report
@@ -53,6 +54,7 @@ OPTIONS: dict[str, type[Any]] = {
     "rescore": Rescore,
     "export": Export,
     "serve": Serve,
+    "nightly": Nightly,
     "unlearn": Unlearn,
     "methods": Methods,
     "train-projector": ProjectorRun,

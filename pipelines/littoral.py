@@ -45,6 +45,7 @@ COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
     "rescore": "run the same command again",
     "export": "nothing half-written is left; run the same command again",
     "serve": "requests that were inside were answered; run the same command again to serve",
+    "nightly": "run the same command again; it continues, and nothing in production has changed",
     "unlearn": "run the same command again; it continues",
     "methods": "run the same command again",
     "train_projector": "the projector file holds the state at the last held-out figures",

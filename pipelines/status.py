@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         print_text(as_json(found) if command.json else block(found))
         return 0
     every = read_storage(storage)
-    shown = [each for each in every if each.state not in ("finished", "foreign")]
+    shown = [each for each in every if each.state not in ("finished", "rejected", "foreign")]
     if command.json:
         print_text(json.dumps([to_plain(each) for each in shown], indent=1))
         return 0
@@ -143,7 +143,7 @@ def trial_line(trial: RunStatus) -> str:
 
 def state_of(state: State, holder: Holder | None, *, stopping: bool = False) -> str:
     """The state with whose it is: `running: process 12 on node-1 since ...`."""
-    if holder is None or state in ("finished", "stopped", "foreign", "damaged"):
+    if holder is None or state in ("finished", "stopped", "rejected", "foreign", "damaged"):
         return state
     if state == "dead":
         return f"dead: {holder.name} is gone" if holder.process else "dead"

@@ -6,6 +6,7 @@ CONFIG_FILE = "config.json"  # which run the folder belongs to
 VERDICTS_FILE = "forgetting.json"  # what its budget for forgetting says of each row; absent without one
 FINISHED_FILE = "finished.json"  # when its stream ended; absent until then
 ORIGIN_FILE = "origin.json"  # which run it continued from; absent in runs that began as usual
+GATE_FILE = "gate.json"  # whether it went into production; absent in runs that were not to
 LINK_FILE = "mlflow.json"  # where it is recorded
 KEPT_CHECKPOINTS = "checkpoints"  # of learned tasks, for users
 REJECTED = "rejected"  # checkpoints of tasks that were rolled back

@@ -135,6 +135,11 @@ class Method(Generic[ConfigT]):
     hold of each row they then read through `adapters.present.present`, or hold nothing of a row.
     """
 
+    rows_join: ClassVar[bool] = False
+    """Whether rows may join a batch whose answers are being generated. `select` is then entered anew for all of them,
+    and must serve each as before: by the row alone, without what a pass over its prompt found, and at little cost.
+    """
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_renamed(cls, RENAMED_HOOKS)

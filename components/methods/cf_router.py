@@ -60,7 +60,7 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
     ZeRO: all stages. The router is not trained; features are taken between tasks and at test, on the plain model.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def __init__(self, config: CfRouterConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

@@ -82,7 +82,7 @@ class ContinualLlava(ReadsInstructions[ContinualLlavaConfig], GrowingMethod[Cont
         - With selection="batch", cbar is recorded over batches of `alignment_batch_size`, not those of training.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
     MEMORY = "routing."
 
     def __init__(self, config: ContinualLlavaConfig, *, seed: int) -> None:

@@ -27,7 +27,7 @@ class Individual(TaskBranches[IndividualConfig]):
     Differs: a bound, not a continual method: it needs the task's identity (`needs_task_id`).
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def routing(self) -> dict[str, Json]:
         return {"rule": "Whoever asks says which task a row belongs to."}

@@ -70,7 +70,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     ZeRO: all stages. Calibration runs on the plain model, before the engine and after it; what trains is plain LoRA.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def __init__(self, config: KeepLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

@@ -74,7 +74,7 @@ class Lcia(Method[LciaConfig]):
         "task_start": the group stays as its first task left it); threshold = 0 (averaging alone).
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def __init__(self, config: LciaConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

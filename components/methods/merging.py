@@ -56,7 +56,7 @@ class Merging(TaskBranches[MergingConfig]):
     ZeRO: all stages. Merging happens between tasks, on the plain model, and every worker does it by itself.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     @property
     def coefficient(self) -> float:

@@ -52,7 +52,7 @@ class OLora(TaskBranches[OLoraConfig]):
         stage 3 gathers them.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def __init__(self, config: OLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

@@ -59,7 +59,7 @@ class RegLora(TaskBranches[RegLoraConfig]):
         3 gathers them; marks are read on the plain model after the engine. The places are whole on every worker.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def __init__(self, config: RegLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

@@ -37,7 +37,7 @@ class SequentialLora(Method[LoraConfigT]):
         the copy starts with the projector's bits.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
     GROUP = "lora"
 
     def __init__(self, config: LoraConfigT, *, seed: int) -> None:

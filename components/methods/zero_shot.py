@@ -24,7 +24,7 @@ class ZeroShot(Method[ZeroShotConfig]):
     Differs: a control, not a published method.
     """
 
-    rows_leave = True
+    rows_leave = rows_join = True
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

@@ -196,7 +196,7 @@ class Backbone(nn.Module):
         arguments, and some keep positions of an earlier batch; the language model takes the same ones in all of them.
         """
         assert bool(batch.attention_mask[:, -1].all()), "generation needs a left-padded batch"
-        with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
+        with self.answering():
             if refill is not None and rows_leave and steering is None:
                 return refilled(self, batch, max_new_tokens=max_new_tokens, limits=refill)
             return greedy(
@@ -316,6 +316,12 @@ class Backbone(nn.Module):
         if not found:
             raise ConfigError("the model has no end-of-text token; set eos_token_id in generation_config.json.")
         return found
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A scope in which prompts are answered: evaluation mode, and the kernels for it."""
+        with self._evaluating(), quick_products(self.config.float32_kernels, self.device):
+            yield
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

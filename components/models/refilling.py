@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class _Going:
+class Going:
     """Rows whose replies go on."""
 
     rows: Tensor  # [b] int64, of the batch
@@ -42,13 +42,13 @@ class _Going:
         self.token = self.token[places]
         self.position = self.position.index_select(-2, places)
         self.cache.batch_select_indices(places)
-        if _joins(self.cache):
+        if joins(self.cache):
             free = int(self.mask.any(dim=0).int().argmax())
             self.mask = self.mask[:, free:]
             for layer in cast("list[DynamicLayer]", self.cache.layers):
                 layer.keys, layer.values = layer.keys[:, :, free:], layer.values[:, :, free:]  # type: ignore[index]
 
-    def join(self, new: _Going) -> None:
+    def join(self, new: Going) -> None:
         """Add other rows, whose cache is emptied."""
         width = max(self.mask.shape[1], new.mask.shape[1])
         pads = [width - one.mask.shape[1] for one in (self, new)]
@@ -75,16 +75,16 @@ def refilled(model: Backbone, batch: Batch, *, max_new_tokens: int, limits: Limi
     answers: list[list[int]] = [[] for _ in range(len(batch))]
     lengths, before = batch.attention_mask.sum(dim=1).tolist(), 0 if model.prefix is None else model.prefix.shape[1]
     sizes = [before + length for length in lengths]
-    joins, first = _joins(_new_cache(model)), 0
-    going: _Going | None = None
+    joining, first = joins(_new_cache(model)), 0
+    going: Going | None = None
     with leaving(len(batch), batch.input_ids.device) as there:
         while first < len(batch) or going is not None:
             if going is not None:
-                _step(model, going, there)
+                step(model, going, there)
                 going = _said(model, going, answers, max_new_tokens)
             free = limits.rows - (0 if going is None else len(going.rows))
-            while going is None or (joins and free >= max(1, limits.rows // 4)):
-                part = PART if joins and not batch.input_ids.is_cuda else None
+            while going is None or (joining and free >= max(1, limits.rows // 4)):
+                part = PART if joining and not batch.input_ids.is_cuda else None
                 count = _fitting(sizes[first:], going, max_new_tokens, limits, part)
                 if not count:
                     break
@@ -97,7 +97,7 @@ def refilled(model: Backbone, batch: Batch, *, max_new_tokens: int, limits: Limi
     return [before_end(row, ends) for row in answers]
 
 
-def _fitting(sizes: Sequence[int], going: _Going | None, max_new_tokens: int, limits: Limits, part: int | None) -> int:
+def _fitting(sizes: Sequence[int], going: Going | None, max_new_tokens: int, limits: Limits, part: int | None) -> int:
     """How many of the next rows, whose prompts have these sizes, are read in one pass; at least one where none goes on.
 
     `part`: about so many tokens, padding counted.
@@ -117,7 +117,7 @@ def _fitting(sizes: Sequence[int], going: _Going | None, max_new_tokens: int, li
     return count
 
 
-def _read(model: Backbone, batch: Batch, rows: slice, there: Leaving) -> _Going:
+def _read(model: Backbone, batch: Batch, rows: slice, there: Leaving) -> Going:
     """Prompts, without the padding that all of them have."""
     padding = batch.input_ids.shape[1] - int(batch.attention_mask[rows].sum(dim=1).max())
     some = replace(
@@ -136,10 +136,10 @@ def _read(model: Backbone, batch: Batch, rows: slice, there: Leaving) -> _Going:
         inputs = model.inputs(some)
         call = model.family.call(model.model, inputs)
         last = last_of(model.decode(inputs.embeddings, call, use_cache=True, past_key_values=cache))
-        return _Going(rows=there.rows, mask=inputs.mask, position=last_position(call), cache=cache, last=last)
+        return Going(rows=there.rows, mask=inputs.mask, position=last_position(call), cache=cache, last=last)
 
 
-def _step(model: Backbone, going: _Going, there: Leaving) -> None:
+def step(model: Backbone, going: Going, there: Leaving) -> None:
     """Read the newest tokens."""
     going.position = going.position + 1
     going.mask = torch.cat([going.mask, going.mask.new_ones(len(going.mask), 1)], dim=1)
@@ -149,7 +149,7 @@ def _step(model: Backbone, going: _Going, there: Leaving) -> None:
     going.last = last_of(model.decode(embeddings, call, use_cache=True, past_key_values=going.cache))
 
 
-def _said(model: Backbone, going: _Going, answers: list[list[int]], max_new_tokens: int) -> _Going | None:
+def _said(model: Backbone, going: Going, answers: list[list[int]], max_new_tokens: int) -> Going | None:
     """With one more token in the `answers` of its rows; None where all of these have ended."""
     ends = model.end_ids()
     going.token = model.family.logits(model.model, going.last)[:, -1].argmax(dim=-1)
@@ -167,6 +167,6 @@ def _new_cache(model: Backbone) -> DynamicCache:
     return DynamicCache(config=model.family.config.get_text_config(decoder=True))
 
 
-def _joins(cache: DynamicCache) -> bool:
+def joins(cache: DynamicCache) -> bool:
     """Whether all layers keep all positions."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -19,6 +19,7 @@ from components.core.reading import why
 from components.core.run_files import (
     CONFIG_FILE,
     FINISHED_FILE,
+    GATE_FILE,
     LINK_FILE,
     ORIGIN_FILE,
     SHARED_FOLDER,
@@ -36,7 +37,7 @@ from components.training.stream_state import Checkpoints, Found, StreamState
 
 DIGEST_UP_TO = 64_000_000  # bytes; of larger files, and of all in a store, the length is compared: a look must be quick
 # unclear: its lock file names another host, and no lock is seen here. foreign: a folder that is no run.
-State = Literal["finished", "running", "stopped", "dead", "unclear", "damaged", "foreign"]
+State = Literal["finished", "running", "stopped", "rejected", "dead", "unclear", "damaged", "foreign"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +199,8 @@ def _run(path: Place, holder: Holder | None) -> RunStatus:
         read_optional(path / VERDICTS_FILE, problems), names[: 0 if matrix is None else matrix.num_learned]
     )
     state = "finished" if ended is not None else _unfinished(holder, stopped=stop or bool(over))
+    if state in ("stopped", "finished") and read_optional(path / GATE_FILE, problems).get("gate") == "rejected":
+        state = "rejected"
     link = read_optional(path / LINK_FILE, problems)
     origin = read_optional(path / ORIGIN_FILE, problems)
     # Behind the tasks of a run that unlearned one stands that one, which is scored and not learned.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import ray.serve._private.replica as ray_replica
 import torch
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
 from components.core.errors import ConfigError, LittoralError
@@ -28,11 +30,10 @@ from components.models.config import BackboneConfig
 from components.serving.desk import Desk
 from components.serving.metrics import Family, Metrics
 from components.serving.options import Batching, Limits
-from components.serving.plan import Plan
+from components.serving.plan import Place, Plan
 from components.serving.schema import Wanted
 from components.serving.service import Service
 from components.serving.shelf import Shelf
-from components.serving.watching import Watcher
 from components.serving.web import Guard, Web
 from components.training.precision import set_float32_products
 
@@ -42,6 +43,9 @@ LOOK_EVERY_S = 1.0  # how often a replica asks the desk
 NAME = "littoral"
 # Threads that wait for each other sleep: where they spin on a busy machine, a reply takes fifty times as long.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Of Ray Serve, where this command starts Ray: nothing here blocks an event loop, so one thread less hands requests on.
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)  # /metrics counts, and a line costs as much as a small request
 DRAIN_S = 10.0  # beyond a request's own time, for what is inside when a replica is told to end
 
 
@@ -57,6 +61,7 @@ class Setting:
     guard: Guard
     shadow_log: Path | None
     threads: int
+    name: str  # what requests ask for: that of the registered model, or of the run
 
 
 class Replica:
@@ -80,6 +85,7 @@ class Replica:
             batching=setting.batching,
             metrics=Metrics(self.replica),
             shadow_log=setting.shadow_log,
+            name=setting.name,
         )
         self.web = Web(self.service, self, setting.guard, beside=self._follow)
 
@@ -155,6 +161,8 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
 
     Raises `ConfigError` where Ray does not start, its Serve is in use, or a replica does not come up.
     """
+    for name, value in ONE_LOOP.items():
+        os.environ.setdefault(name, value)
     with ray_session(placement.address, num_workers=placement.replicas):
         logging.getLogger("ray.serve").setLevel(logging.INFO if debug else logging.ERROR)
         desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(plan)
@@ -171,11 +179,13 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
 def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
     if NAME in serve.status().applications:
         raise ConfigError("another `littoral serve` is served by this Ray cluster; end it first, or start another Ray.")
-    serve.start(proxy_location="HeadOnly", http_options={"host": placement.host, "port": placement.port})
+    http = {"host": placement.host, "port": placement.port}
+    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=NO_ACCESS_LOG)
     limits, rows = setting.limits, setting.batching.rows
     deployment = serve.deployment(
         num_replicas=placement.replicas,
         ray_actor_options={"num_cpus": 1, "num_gpus": placement.gpus, "runtime_env": {"env_vars": QUIET_THREADS}},
+        logging_config=NO_ACCESS_LOG,
         # More than may wait: the replica itself says 429, with a sentence and when to come again.
         max_ongoing_requests=limits.waiting + rows + 64,
         graceful_shutdown_wait_loop_s=0.2,
@@ -190,16 +200,16 @@ def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
         raise ConfigError(f"the service does not come up ({reason}); --debug shows Ray's logs.") from error
 
 
-def go_on(shelf: Shelf, desk: DeskHandle, setting: Setting, plan: Plan, *, watch: bool) -> NoReturn:
-    """Until a signal comes. With `watch`, each further task answers as soon as it is learned and scored.
+def go_on(desk: DeskHandle, newer: Callable[[], Place | None] | None) -> NoReturn:
+    """Until a signal comes. What `newer` gives, asked every second, answers from then on.
 
     Raises `LostError` when Ray's servers are lost.
     """
-    watcher, look, pause = Watcher(shelf, setting.run, plan.primary), Look(), threading.Event()
+    look, pause = Look(), threading.Event()
     while True:
         pause.wait(LOOK_EVERY_S)
         look.again()
-        if watch and (place := watcher.newer()) is not None:
+        if newer is not None and (place := newer()) is not None:
             number, now = ray.get(desk.get.remote())
             ray.get(desk.put.remote(replace(now, primary=place), number))
             print_text(f"{place} answers from now on", flush=True)

@@ -13,6 +13,7 @@ class Place(NamedTuple):
     run: str
     number: int  # of the task, from 1
     task: str
+    version: str = ""  # of the registered model that named it, `shop/3`; empty where a run was named
 
     def __str__(self) -> str:
         return f"{self.run}/{self.number:02d}-{self.task}"

@@ -79,6 +79,7 @@ class Said:
         job, route = self.asked.job, done.route
         return {
             "checkpoint": str(job.version.place),
+            "version": job.version.place.version or None,
             "role": self.asked.role,
             "method": job.version.method.config.name,
             "task": job.known_task if route.task is None else route.task,

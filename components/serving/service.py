@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -86,12 +86,17 @@ class Service:
         batching: Batching,
         metrics: Metrics,
         shadow_log: Path | None = None,
+        name: str | None = None,
     ) -> None:
-        """`load` makes a checkpoint ready to answer; it may take long and is called in a thread."""
+        """`load` makes a checkpoint ready to answer; it may take long and is called in a thread.
+
+        `name` is what requests ask for, whichever run's checkpoint answers later; without it, the first one's run.
+        """
         self.limits, self.metrics = limits, metrics
         self._load, self._most, self._shadow_log = load, limits.waiting + batching.rows, shadow_log
         self._versions = {place: load(place) for place in plan.places}
         self.plan = plan
+        self.name = name or plan.primary.run
         self._swapping = asyncio.Lock()
         self._inside = self._jobs = 0
         self._pace_s = 0.1  # of a request, averaged
@@ -137,9 +142,9 @@ class Service:
             self._jobs -= 1
 
     def models(self) -> list[str]:
-        """The names that a request may ask for: the run's, or where a method must be told the task, `RUN:TASK`."""
-        version, run = self.version, self.plan.primary.run
-        return [f"{run}:{task}" for task in version.tasks] if version.needs_task else [run]
+        """The names that a request may ask for: the service's, or where a method must be told the task, `NAME:TASK`."""
+        version = self.version
+        return [f"{self.name}:{task}" for task in version.tasks] if version.needs_task else [self.name]
 
     def known(self, model: str) -> str:
         """The name itself; raises `Refusal` for one that `models` has not."""
@@ -213,8 +218,8 @@ class Service:
         self.batcher.close(wait_s)
         self._encoding.shutdown(wait=False, cancel_futures=True)
 
-    def _began(self, jobs: Sequence[Job]) -> None:
-        self.metrics.rows.observe(len(jobs))
+    def _began(self, rows: int) -> None:
+        self.metrics.rows.observe(rows)
 
     def _count(self, asked: Asked, done: Done) -> None:
         place, metrics = str(asked.job.version.place), self.metrics

@@ -24,6 +24,7 @@ from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
 from components.serving.plan import Place, Plan
 from components.serving.schema import Wanted
+from components.tracking.aliases import Registered
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +78,13 @@ class Shelf:
             shadow_share=0.0 if shadow is None else wanted.shadow_share,
         )
 
+    def registered(self, found: Registered) -> Place:
+        """The checkpoint of a registered version, in this storage; raises as `find` does."""
+        place = placed(self.learned(found.run, str(found.learned)))
+        if place.task != found.task:
+            raise ConfigError(f"{found} is another run than the one of this id in {self.storage}.")
+        return place._replace(version=f"{found.name}/{found.version}")
+
     def newest(self, run: str) -> Place:
         """The checkpoint after the last task that `run` has learned."""
         return placed(self.learned(run, None))
@@ -95,7 +103,7 @@ class Shelf:
                 f"{place} belongs to other weights than those of backbone {self.backbone.name!r}, which is served; "
                 "serve that run by itself, or say with --backbone where its weights are."
             )
-        return version_of(learned, self.base, self.backbone)
+        return replace(version_of(learned, self.base, self.backbone), place=place)
 
 
 def placed(learned: LearnedRun) -> Place:

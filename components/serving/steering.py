@@ -122,43 +122,32 @@ class Growing:
         return max(unfinished, *starts, 0)
 
 
-class Steered:
-    """Steers a batch (`components.models.decoding.Steering`): one row for each job."""
+class Reply:
+    """What is generated for a job, and what it is told."""
 
-    def __init__(self, jobs: Sequence[Job], served: Callable[[], Selection]) -> None:
-        self._jobs, self._served = jobs, served
-        self._rows = [Growing(job.version.encoder.decode, job.decoding.stops) for job in jobs]
+    def __init__(self, job: Job, *, rows: int, route: Route | None = None) -> None:
+        """`rows` are answered together, with this one."""
+        self.job, self.rows, self.route = job, rows, route or Route()
+        self._growing = Growing(job.version.encoder.decode, job.decoding.stops)
         self._began = time.monotonic()
-        self._routes: list[Route] | None = None
-        self._drawn = {
-            row: torch.Generator(job.version.model.device).manual_seed(_seed(job.decoding.seed))
-            for row, job in enumerate(jobs)
-            if not job.decoding.greedy
-        }
+        self._drawn = None
+        if not job.decoding.greedy:
+            self._drawn = torch.Generator(job.version.model.device).manual_seed(_seed(job.decoding.seed))
 
-    def choose(self, logits: Tensor) -> Tensor:
-        tokens = logits.argmax(dim=-1)
-        for row, generator in self._drawn.items():
-            if not self._jobs[row].ended:
-                tokens[row] = sampled(logits[row].float(), self._jobs[row].decoding, generator)
-        return tokens
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be generated."""
+        return self.job.ended or self.job.cancelled
 
-    def seen(self, tokens: Tensor, ended: Tensor) -> Tensor:
-        if self._routes is None:
-            self._routes = routes(self._served(), len(self._jobs))
-        now, over = time.monotonic(), ended.tolist()
-        for row, token in enumerate(tokens.tolist()):
-            job = self._jobs[row]
-            if not job.ended and not job.cancelled:
-                self._follow(row, job, token, at_end=over[row], now=now)
-        return torch.tensor([job.ended or job.cancelled for job in self._jobs], device=tokens.device)
-
-    def _follow(self, row: int, job: Job, token: int, *, at_end: bool, now: float) -> None:
-        growing = self._rows[row]
+    def follow(self, token: int, *, at_end: bool, now: float) -> None:
+        """Take the next token; `at_end`: one that ends a reply, and is no part of it."""
+        job, growing = self.job, self._growing
+        if self.over:
+            return
         if not at_end:
             growing.add(token, look=job.stream)
         if at_end or growing.stopped or len(growing.ids) == job.decoding.max_tokens:
-            text, routed = growing.finish(), (self._routes or [])[row]
+            text = growing.finish()
             if job.stream and (rest := growing.grown(whole=True)):
                 job.tell(Piece(rest))
             job.tell(
@@ -166,8 +155,8 @@ class Steered:
                     text=text,
                     finish="stop" if at_end or growing.stopped else "length",
                     tokens=len(growing.ids),
-                    route=routed,
-                    rows=len(self._jobs),
+                    route=self.route,
+                    rows=self.rows,
                     waited_s=self._began - job.queued,
                 )
             )
@@ -175,6 +164,40 @@ class Steered:
             job.tell(too_late())
         elif job.stream and (new := growing.grown()):
             job.tell(Piece(new))
+
+    def draw(self, logits: Tensor) -> Tensor | None:
+        """The next token, for logits [vocabulary]; None where the likeliest one is meant."""
+        return None if self._drawn is None or self.over else sampled(logits.float(), self.job.decoding, self._drawn)
+
+
+def chosen(replies: Sequence[Reply], logits: Tensor) -> Tensor:
+    """The next token of each reply [B] int64, for logits [B, vocabulary]."""
+    tokens = logits.argmax(dim=-1)
+    for row, reply in enumerate(replies):
+        if (drawn := reply.draw(logits[row])) is not None:
+            tokens[row] = drawn
+    return tokens
+
+
+class Steered:
+    """Steers a batch that is answered to its end (`components.models.decoding.Steering`): one row for each job."""
+
+    def __init__(self, jobs: Sequence[Job], served: Callable[[], Selection]) -> None:
+        self._served: Callable[[], Selection] | None = served
+        self._replies = [Reply(job, rows=len(jobs)) for job in jobs]
+
+    def choose(self, logits: Tensor) -> Tensor:
+        return chosen(self._replies, logits)
+
+    def seen(self, tokens: Tensor, ended: Tensor) -> Tensor:
+        if self._served is not None:
+            for reply, route in zip(self._replies, routes(self._served(), len(self._replies)), strict=True):
+                reply.route = route
+            self._served = None
+        now = time.monotonic()
+        for reply, token, over in zip(self._replies, tokens.tolist(), ended.tolist(), strict=True):
+            reply.follow(token, at_end=over, now=now)
+        return torch.tensor([reply.over for reply in self._replies], device=tokens.device)
 
 
 def too_late() -> Refusal:

@@ -1,13 +1,16 @@
-"""Notices when a run that is being served has learned another task."""
+"""Notices when a run that is being served has learned another task, or an alias names another checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
 from components.core.errors import LittoralError
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.serving.plan import Place
 from components.serving.shelf import Shelf
+from components.tracking.aliases import Registered
 
 logger = logging.getLogger("littoral.serving")
 
@@ -47,3 +50,37 @@ class Watcher:
             return None
         self._serving = place
         return place
+
+
+class Follower:
+    """Follows an alias of MLflow's registry: what it names answers, an older version too, when it is moved back."""
+
+    every_s = 3.0
+
+    def __init__(self, shelf: Shelf, named: Callable[[], Registered | None], serving: Registered) -> None:
+        """`named` asks what the alias names now; it may raise `LittoralError`."""
+        self._shelf, self._named = shelf, named
+        self._serving, self._due, self._said = serving, 0.0, ""
+
+    def newer(self) -> Place | None:
+        """The checkpoint that the alias names, once, if it is another one than was served."""
+        if time.monotonic() < self._due:
+            return None
+        self._due = time.monotonic() + self.every_s
+        try:
+            found = self._named()
+            if found is None or found == self._serving:
+                self._said = ""
+                return None
+            place = self._shelf.registered(found)
+        except (LittoralError, OSError) as error:  # tried again: a store may be away, or a file system behind
+            self._say(f"answers go on from {self._serving}: {error}")
+            return None
+        self._serving = found
+        return place
+
+    def _say(self, text: str) -> None:
+        """Once, until something else is to be said."""
+        if text != self._said:
+            self._said = text
+            logger.warning("%s", text)

@@ -60,17 +60,17 @@ def register(client: MlflowClient, version: Version, *, served: bool) -> None:
             },
             model_id=version.model_id,
         )
-    best = best_version(client, version.name) if version.whole else None
+    best = version_at(client, version.name, BEST) if version.whole else None
     if version.whole and (best is None or float(version.tags[SCORE]) > float(best.tags[SCORE])):
         client.set_registered_model_alias(version.name, BEST, str(found.version))
 
 
-def best_version(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version with the alias; None where no run has learned the whole stream."""
+def version_at(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version with the alias, such as `BEST`; None where there is none, or no such model."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version_by_alias(name, BEST)
+        return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

@@ -85,7 +85,7 @@ def open_tracker(
     with told(f"MLflow at {without_secrets(uri)} cannot be used", INSTEAD):
         store = open_store(uri, config.experiment, storage)
         tracker = StreamTracker(store, ui=ui_command(uri), tags=tags, on_note=on_note)
-        with _waiting_at_most(OPEN_TIMEOUT_S):
+        with waiting_at_most(OPEN_TIMEOUT_S):
             tracker.begin(run_name, flatten_params(params), datasets, resume_run_id, tasks)
     return tracker
 
@@ -120,7 +120,7 @@ def record_variant(
 
 def open_store(uri: str, experiment: str, storage: Place) -> MlflowStore:
     """Import mlflow, connect, and find or create the experiment; to be called in `retry.translated`."""
-    _check_reachable(uri)
+    check_reachable(uri)
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):
@@ -128,7 +128,7 @@ def open_store(uri: str, experiment: str, storage: Place) -> MlflowStore:
     logging.getLogger("mlflow.store.db.utils").setLevel(
         logging.CRITICAL
     )  # tracebacks of what is raised and told anyway
-    with _alone_at(uri), _waiting_at_most(OPEN_TIMEOUT_S):
+    with _alone_at(uri), waiting_at_most(OPEN_TIMEOUT_S):
         follow_moved_storage(uri, storage)
         client = MlflowClient(tracking_uri=uri)
         return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
@@ -329,7 +329,7 @@ def _short(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _waiting_at_most(seconds: int) -> Iterator[None]:
+def waiting_at_most(seconds: int) -> Iterator[None]:
     """One try and a short time limit for HTTP stores while a run opens; MLflow reads both from the environment."""
     quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     before = {name: os.environ[name] for name in quick}
@@ -340,7 +340,7 @@ def _waiting_at_most(seconds: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _check_reachable(uri: str) -> None:
+def check_reachable(uri: str) -> None:
     """Fail fast for a database server that does not answer; SQLAlchemy under MLflow would try for minutes."""
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _DATABASE_PORTS:

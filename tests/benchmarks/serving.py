@@ -83,6 +83,8 @@ class Load:
     """Tokens of a reply at most."""
     direct: bool = False
     """Leave Ray out: the same service behind uvicorn, in one process."""
+    replicas: int = 1
+    """Processes that answer."""
     minutes: float = 0.0
     """Minutes of the last part, which looks for lost requests."""
 
@@ -177,9 +179,10 @@ def serve_directly(run: Path, port: int) -> None:
 
 
 @contextmanager
-def server(run: Path, port: int, *, direct: bool) -> Iterator[None]:
+def server(run: Path, port: int, *, direct: bool, replicas: int = 1) -> Iterator[None]:
     """`littoral serve` until the scope ends, or the service alone."""
     command = [sys.executable, "-m", "pipelines.littoral", "serve", str(run), "--port", str(port)]
+    command += ["--replicas", str(replicas)]
     if direct:
         command = [sys.executable, __file__, "--serve-directly", str(run), str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
@@ -260,7 +263,7 @@ def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
     mixed = [body for group in zip(*by_task.values(), strict=False) for body in group]
     # One route means one task's questions; the tasks take turns, since their pictures and replies differ in length.
     single = [*by_task.values()]
-    with server(run, port, direct=load.direct):
+    with server(run, port, direct=load.direct, replicas=load.replicas):
         ask(port, shared_out(mixed, load.clients), 5.0)  # warms up
         ratios: dict[str, list[float]] = {"together": [], "mixed": []}
         failed = 0

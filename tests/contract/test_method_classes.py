@@ -14,7 +14,17 @@ from components.methods.sequential_lora import SequentialLoraConfig
 
 MORE = {"Cost", "Features", "Grouping", "Guarantee", "Text-only samples", "Not known", "Beware", "Controls", "ZeRO"}
 PLUMBING = {
-    *("card", "is_routed", "is_trainable", "rows_leave", "parameters", "num_slots", "structure", "load_task_state")
+    *(
+        "card",
+        "is_routed",
+        "is_trainable",
+        "rows_leave",
+        "rows_join",
+        "parameters",
+        "num_slots",
+        "structure",
+        "load_task_state",
+    )
 }
 HOOKS = {name for name in vars(Method) if not name.startswith("_")} - PLUMBING
 

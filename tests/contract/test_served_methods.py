@@ -27,11 +27,13 @@ from components.models.encoding import build_encoder
 from components.serving.metrics import Metrics
 from components.serving.options import Batching, Limits
 from components.serving.plan import Plan
-from components.serving.schema import ChatRequest
+from components.serving.running import Running
+from components.serving.schema import ChatRequest, Decoding
 from components.serving.service import Service
-from components.serving.shelf import Shelf
-from components.serving.steering import Done
-from components.serving.watching import Watcher
+from components.serving.shelf import Shelf, Version
+from components.serving.steering import Done, Event, Job
+from components.serving.watching import Follower, Watcher
+from components.tracking.aliases import Registered
 from pipelines.serve import main
 from tests.contract.learned_runs import POCKET, learned_run
 
@@ -116,7 +118,37 @@ def test_mixed_requests_are_answered_as_each_alone(name: str, toys: list[Toy], t
     assert [done.route.task for done in found] == [each.routed_to for each in expected]
     assert [done.route.slots for done in found] == [each.slots for each in expected]
     assert {done.rows for done in found} == {4 if method.config.needs_task_id else 8}
+    if service.version.method.rows_join:
+        task = told[0]
+        some = [(row, each) for row, each, of in zip(asked, expected, told, strict=True) if of == task]
+        joined = one_after_another(service.version, [row for row, _ in some], task)
+        assert [(done.text, done.route.task, done.route.slots) for done in joined] == [
+            (each.text, each.routed_to, each.slots) for _, each in some
+        ]
     service.close(10)
+
+
+def one_after_another(version: Version, asked: list[Row], task: str | None) -> list[Done]:
+    """Replies when rows join a batch that has begun: one, then two more, then the rest; the first leave before."""
+    posts: list[list[Event]] = [[] for _ in asked]
+    jobs = [
+        Job(
+            version=version,
+            example=version.encoder.prompt_example(row),
+            decoding=Decoding(max_tokens=TOKENS),
+            post=own.append,
+            known_task=task,
+        )
+        for row, own in zip(asked, posts, strict=True)
+    ]
+    with Running(version, task) as running:
+        for joining in (jobs[:1], jobs[1:3], jobs[3:]):
+            running.join(joining)
+            running.step()
+            running.step()
+        while running.jobs:
+            running.step()
+    return [event for (event,) in posts if isinstance(event, Done)]
 
 
 def test_checkpoints_share_the_frozen_tensors_and_nothing_else(encoded: list[Toy], tmp_path: Path) -> None:
@@ -209,3 +241,33 @@ def test_a_further_task_is_noticed_once_it_is_scored_and_stays(toys_run: Path, t
         "toys/02-opposites",
         "None",
     ]
+
+
+def test_an_alias_is_followed_back_and_forth_and_trouble_is_no_end(
+    toys_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Shelf(toys_run.parent, POCKET, CPU)
+    first = Registered(name="shop", version="1", storage="s3://elsewhere/runs", run="toys", learned=1, task="colours")
+    second = replace(first, version="2", learned=2, task="opposites")
+    now: list[Registered | ConfigError | None] = [first]
+
+    def named() -> Registered | None:
+        if isinstance(now[0], ConfigError):
+            raise now[0]
+        return now[0]
+
+    follower = Follower(shelf, named, first)
+    follower.every_s = 0.0
+
+    def newer(found: Registered | ConfigError | None) -> list[str | None]:
+        now[0] = found
+        return [None if place is None else f"{place} {place.version}" for place in (follower.newer(), follower.newer())]
+
+    assert newer(first) == [None, None]
+    assert newer(second) == ["toys/02-opposites shop/2", None]
+    assert newer(first) == ["toys/01-colours shop/1", None]
+    for trouble in (None, ConfigError("away"), replace(second, task="other"), replace(second, run="gone")):
+        assert newer(trouble) == [None, None]
+    assert [line.split(": ")[0] for line in caplog.messages] == [f"answers go on from {first}"] * 3
+    assert newer(second) == ["toys/02-opposites shop/2", None]
+    assert str(shelf.load(shelf.registered(second)).place.version) == "shop/2"

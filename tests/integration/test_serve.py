@@ -26,7 +26,7 @@ from openai import AuthenticationError, BadRequestError, NotFoundError, OpenAI
 from components.data.rows import Row
 from components.data.streams import open_stream
 from components.runs.results import read_run
-from tests.unit.test_serving_requests import bomb, url
+from tests.unit.test_serving_requests import bomb, inflating, png, url
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -190,14 +190,30 @@ def test_bad_requests_are_refused_and_good_ones_go_on(served: Served) -> None:
         client.chat.completions.create(model="first", messages=[{"role": "user", "content": "why " * 9000}])
     key = {"Authorization": f"Bearer {KEY}"}
     path = "/v1/chat/completions"
+    whole = json.dumps({"model": "first", "messages": good, "max_tokens": 1}).encode()
     for body, status, code in (
         (b"no json", 400, "invalid_json"),
+        (b"", 400, "invalid_json"),
+        (whole[:-5], 400, "invalid_json"),
         (b"[" * 200_000, 400, "invalid_json"),
+        (whole.replace(b"What", b"\xff"), 400, "invalid_json"),
+        (whole.replace(b"What", b"\\ud800"), 400, "invalid_json"),  # half a character
+        (whole.replace(b'"max_tokens": 1', b'"temperature": NaN'), 400, "invalid_value"),
+        (whole.replace(b'"max_tokens": 1', b'"max_tokens": 1e99'), 400, "invalid_value"),
         (b"\0" * (21 << 20), 413, "request_too_large"),
+        (json.dumps({"model": "first", "messages": picture(url(png()[:50]))}).encode(), 400, "invalid_value"),
+        (json.dumps({"model": "first", "messages": picture(url(inflating()))}).encode(), 400, "invalid_image"),
     ):
         got, content = served.send("POST", path, body, **key)
-        assert (got, json.loads(content)["error"]["code"]) == (status, code)
-    assert served.send("POST", path, b"{}", Content_Type="text/plain", **key)[0] == 415
+        assert (got, json.loads(content)["error"]["code"]) == (status, code), body[:200]
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", ""):
+        got, content = served.send("POST", path, whole, Content_Type=kind, **key)
+        assert (got, json.loads(content)["error"]["code"]) == (415, "unsupported_media_type"), kind
+    assert served.send("POST", path, whole, Content_Type="application/json; charset=utf-8", **key)[0] == 200
+    for scheme in ("", "Bearer", "Bearer \u00e9", f"Basic {KEY}", f"Bearer {KEY} {KEY}", f"bearer{KEY}"):
+        got, content = served.send("POST", path, whole, Authorization=scheme)
+        assert (got, json.loads(content)["error"]["code"]) == (401, "invalid_api_key"), scheme
+    assert served.send("GET", "/v1/models/..%2f..%2fetc%2fpasswd", None, **key)[0] == 404
     assert served.send("PUT", "/admin/serving", b"{}", **key)[0] == 401, "users may not change what is served"
     assert client.chat.completions.create(model="first", messages=good, max_tokens=4).choices[0].message.content
 

@@ -17,6 +17,7 @@ from pipelines import (
     export,
     judge,
     methods,
+    nightly,
     prepare,
     report,
     rescore,
@@ -33,6 +34,7 @@ from pipelines.judge import Judgement
 from pipelines.list import ListOptions
 from pipelines.littoral import COMMANDS
 from pipelines.methods import Methods
+from pipelines.nightly import Nightly
 from pipelines.prepare import Prepare
 from pipelines.presets import DEFAULT_PRESET, PRESETS, preset
 from pipelines.report import Report
@@ -69,6 +71,10 @@ def test_every_option_of_a_sweep_says_what_it_is() -> None:
     assert without_a_sentence(SweepCommand, SweepCommand(run=BASE)) == []
 
 
+def test_every_option_of_a_night_says_what_it_is() -> None:
+    assert without_a_sentence(Nightly, Nightly(run=BASE)) == []
+
+
 @pytest.mark.parametrize(
     "kind",
     [ListOptions, StatusOptions, Report, Rescore, Judgement, Export, Methods, Prepare, ProjectorRun, Serve, Unlearn],
@@ -89,7 +95,11 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], m
     return said
 
 
-@pytest.mark.parametrize(("main", "first"), [(coast.main, FIRST), (sweep.main, sweep.FIRST)], ids=["coast", "sweep"])
+@pytest.mark.parametrize(
+    ("main", "first"),
+    [(coast.main, FIRST), (sweep.main, sweep.FIRST), (nightly.main, nightly.FIRST)],
+    ids=["coast", "sweep", "nightly"],
+)
 def test_help_fits_a_screen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main, first: tuple[str, ...]
 ) -> None:

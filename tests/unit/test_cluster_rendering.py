@@ -27,6 +27,7 @@ from cluster_files import (
 )
 
 from pipelines.cli import StreamCommand, parse
+from pipelines.nightly import Nightly
 
 LEAVES = [(section, name) for section, values in OPTIONS.items() for name in values]
 BY_HAND = {"options.toml", "render.py", "submit.py", "local.sh", "local_node.sh", "local_nodes.sh"}
@@ -88,13 +89,15 @@ def test_the_check_sees_an_edited_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in texts() if not name.startswith("docs/")])
 def test_every_run_is_understood_by_the_programs_own_parser(name: str) -> None:
     found = [words for words in commands(texts()[name], r"(?:littoral coast|python pipelines/coast\.py)") if words]
+    nights = commands(texts()[name], "littoral nightly")
     starts = ("kuberay/rayjob.yaml", "kuberay/nightly.yaml", "slurm/coast.sbatch", "anyscale/job.yaml", "README.md")
-    assert bool(found) == (name in starts)
-    for words in found:
+    assert bool(found or nights) == (name in starts)
+    assert bool(nights) == (name in ("kuberay/nightly.yaml", "README.md"))
+    for words in (*found, *nights):
         known = [re.sub(r"\$\w+", "x", word) for word in words]  # what only the shell knows
-        if "--continue-from" in words:
-            known.insert(0, OPTIONS["run"]["preset"])  # else the run that is continued is the preset
-        run = parse(known, program="coast", description="", kind=StreamCommand).run
+        if words in nights:
+            known.insert(0, OPTIONS["run"]["preset"])  # else what is in production is the preset
+        run = parse(known, program="", description="", kind=Nightly if words in nights else StreamCommand).run
         assert words[words.index("--storage") + 1].startswith(("/", "$"))  # a job's own folder is lost
         assert run.cluster.num_workers == OPTIONS["gpu"]["machines"] * OPTIONS["gpu"]["gpus"]
         assert run.cluster.use_gpu is True

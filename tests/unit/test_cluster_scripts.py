@@ -88,43 +88,43 @@ def test_a_slurm_job_without_the_folder_or_the_program_says_so(tmp_path: Path) -
         program(tmp_path / ".venv" / "bin", "ray", "true")
 
 
-def night(folder: Path, code: int) -> int:
-    program(folder / "bin", "ray", f"exit {code}")
+def night(folder: Path, code: int, *, gate: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A night whose job writes what was decided, if anything was, and ends with `code`."""
+    runs = folder / "runs" / "nightly-2026-01-31"
+    decided = "" if gate is None else f"mkdir -p {runs}; echo {gate} >{runs}/gate.json; "
+    program(folder / "bin", "ray", f"{decided}exit {code}")
     script = nightly_script().replace(SHARED, str(folder))
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True).returncode
+    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
 
 
-def test_a_night_learns_the_newest_stream_once(tmp_path: Path) -> None:
+def test_a_night_judges_the_newest_stream_once(tmp_path: Path) -> None:
     nightly = tmp_path / "nightly"
     for day in ("2026-01-30", "2026-01-31", "notes"):
         (nightly / day).mkdir(parents=True)
-    (nightly / "last").write_text("first\n")
-    assert night(tmp_path, 0) == 0
+    assert night(tmp_path, 0, gate="accepted").returncode == 0
     (called,) = calls(tmp_path / "bin").splitlines()
-    assert f"--continue-from first --stream.name {nightly}/2026-01-31 --run-id nightly-2026-01-31 " in called
-    assert (nightly / "last").read_text() == "nightly-2026-01-31\n"
-    assert night(tmp_path, 0) == 0  # nothing new
+    assert called.startswith("ray job submit --address http://littoral-head-svc:8265 -- littoral nightly --model ")
+    assert f"--stream.name {nightly}/2026-01-31 --run-id nightly-2026-01-31 --storage {tmp_path}/runs " in called
+    again = night(tmp_path, 1)
+    assert (again.returncode, again.stdout) == (0, f"no stream in {nightly} that was not judged yet\n")
     assert len(calls(tmp_path / "bin").splitlines()) == 1
     (nightly / "2026-02-01").mkdir()
-    assert night(tmp_path, 0) == 0
-    assert "--continue-from nightly-2026-01-31 " in calls(tmp_path / "bin").splitlines()[-1]
+    assert night(tmp_path, 0).returncode == 0
+    assert "--run-id nightly-2026-02-01 " in calls(tmp_path / "bin").splitlines()[-1]
 
 
-def test_a_night_that_fails_or_forgets_too_much_changes_nothing(tmp_path: Path) -> None:
-    nightly = tmp_path / "nightly"
-    (nightly / "2026-01-31").mkdir(parents=True)
-    (nightly / "last").write_text("first\n")
-    assert night(tmp_path, 1) == 1
-    assert (nightly / "last").read_text() == "first\n"
-    assert not (nightly / "2026-01-31" / "learned").exists()
-    assert night(tmp_path, 0) == 0  # tried again
-    assert (nightly / "last").read_text() == "nightly-2026-01-31\n"
+def test_a_night_that_fails_is_tried_again_and_one_that_is_refused_is_not(tmp_path: Path) -> None:
+    (tmp_path / "nightly" / "2026-01-31").mkdir(parents=True)
+    assert night(tmp_path, 1).returncode == 1
+    refused = night(tmp_path, 1, gate="rejected")
+    assert (refused.returncode, refused.stdout) == (3, "rejected\n")  # the code that fails the job at once
+    assert len(calls(tmp_path / "bin").splitlines()) == 2
+    assert night(tmp_path, 0).returncode == 0
+    assert len(calls(tmp_path / "bin").splitlines()) == 2
 
 
-def test_a_night_without_a_stream_or_a_run_starts_none(tmp_path: Path) -> None:
+def test_a_night_without_a_stream_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "nightly").mkdir()
-    assert night(tmp_path, 0) == 0
-    (tmp_path / "nightly" / "2026-01-31").mkdir()
-    assert night(tmp_path, 0) != 0  # `last` is missing
+    assert night(tmp_path, 0).returncode == 0
     assert calls(tmp_path / "bin") == ""

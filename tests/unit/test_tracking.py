@@ -20,7 +20,7 @@ from components.evaluation.matrix import ScoreMatrix
 from components.tracking import retry
 from components.tracking import tracker as stream_tracker
 from components.tracking.config import DatasetRecord, Tracker, TrackingConfig, tracking_uri, ui_command
-from components.tracking.registry import best_version
+from components.tracking.registry import BEST, version_at
 from components.tracking.store import open_tracker
 
 if TYPE_CHECKING:
@@ -265,11 +265,11 @@ def test_versions_tell_their_parents_and_the_best_run_has_the_alias(client: Mlfl
 
     name = "lora-of_its_own-01234567-pocket"
     learn("half", row(1, [99.0, None]))
-    assert best_version(client, name) is None
+    assert version_at(client, name, BEST) is None
     good = learn("good", row(1, [50.0, None]), row(2, [40.0, 60.0]))
     secret = replace(row(2, [40.0, 50.0]), checkpoint_path="s3://me:hunter2@bucket/task-2")
     learn("worse", row(1, [80.0, None]), secret)
-    best = best_version(client, name)
+    best = version_at(client, name, BEST)
     assert best is not None
     assert (best.run_id, best.source, best.tags["final_average"]) == (good, "file:///checkpoints/task-2", "50.000000")
     versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version))
