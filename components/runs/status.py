@@ -195,9 +195,8 @@ def _run(path: Place, holder: Holder | None) -> RunStatus:
     told = listed if isinstance(listed, list) and listed else updates
     names = matrix.steps if matrix is not None else [*map(str, told)]
     stop = (path / STOP_FILE).exists()
-    over = over_budget(
-        read_optional(path / VERDICTS_FILE, problems), names[: 0 if matrix is None else matrix.num_learned]
-    )
+    verdicts = read_optional(path / VERDICTS_FILE, problems)
+    over = over_budget(verdicts, names[: 0 if matrix is None else matrix.num_learned])
     state = "finished" if ended is not None else _unfinished(holder, stopped=stop or bool(over))
     if state in ("stopped", "finished") and read_optional(path / GATE_FILE, problems).get("gate") == "rejected":
         state = "rejected"
