@@ -63,6 +63,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
     stop file, the trials that are running stop at a checkpoint, no other one begins, and `StreamStopped` is raised.
     """
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own ends trials without a checkpoint
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # a stream's folder may be given as seen from here
     follower = _Follower(plan, on_progress)
     wanted = at_once or streams_of_this_machine(plan.base.cluster)
     folder = str(temporary_folder("tune"))  # Tune's own notes; a sweep continues from its trials' folders
