@@ -27,8 +27,8 @@ WRITTEN = """
                             "epsilon": 1e-08, "warmup_ratio": 0.03, "max_grad_norm": 1.0},
               "engine": "deepspeed", "zero_stage": 2, "checkpoint_every_updates": 100, "cache_features": "auto",
               "feature_cache_gb": 8.0, "skip_bad_updates": 5},
- "cluster": {"num_workers": 1, "use_gpu": "auto", "address": null, "threads_per_worker": null, "max_failures": 3,
-             "hang_minutes": 0.0}}
+ "cluster": {"num_workers": 1, "use_gpu": "auto", "worker_labels": [], "data_labels": [], "address": null,
+             "threads_per_worker": null, "max_failures": 3, "hang_minutes": 0.0}}
 """
 
 
