@@ -32,6 +32,7 @@ from components.core.visible import print_text, visible
 
 ENDINGS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless ignored, as below nohup
 AFTER_SIGNALS = {128 + number for number in ENDINGS}
+STORE_THREADS = {"activity", "lock", "stop"}  # those of components/ that write to or look into a store
 OptionsT = TypeVar("OptionsT")
 HERE = Path(__file__).resolve().parent
 COMMANDS = {  # modules of this folder, and what to do after Ctrl-C
@@ -85,7 +86,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> int:
     finally:
         for number in caught:  # libraries shut down after this, and their tracebacks would follow a second Ctrl-C
             signal.signal(number, signal.SIG_DFL)
-    if code in AFTER_SIGNALS:
+    if code in AFTER_SIGNALS or _asks_a_store():
         _leave(code)
     return code
 
@@ -248,6 +249,14 @@ def importing() -> Iterator[None]:
     finally:
         for number in caught:
             signal.signal(number, _interrupt)
+
+
+def _asks_a_store() -> bool:
+    """Whether a thread still waits for a store that does not answer: pyarrow would wait for it at the end, for ever."""
+    waiting = any(thread.name in STORE_THREADS for thread in threading.enumerate())
+    if waiting and (found := sys.modules.get("pyarrow.fs")) is not None:
+        atexit.unregister(getattr(found, "ensure_s3_finalized", None))
+    return waiting
 
 
 def _leave(code: int) -> NoReturn:

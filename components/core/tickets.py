@@ -31,6 +31,7 @@ from components.core.location import Location, Place
 from components.core.machine import host_name
 
 LOST_S = 30.0  # less than WATCH_S by far more than a write takes
+GIVE_UP_S = 5.0  # for a write that has begun when the lock is given up
 AGAIN_S = 0.5
 _HOLDS, _CLAIMS = b"holds", b"claims"
 
@@ -133,7 +134,9 @@ class _Ticket:
         if self in _mine:
             _mine.remove(self)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout=GIVE_UP_S)
+        if self._thread.is_alive():  # the store does not answer: nothing to wait for, and this is dead for others soon
+            return
         with suppress(OSError):  # it is dead for others in any case, a little later
             self._place.unlink(missing_ok=True)
 

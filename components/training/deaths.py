@@ -265,7 +265,10 @@ def _kept(error: BaseException, run_dir: Place, logs: Path | None) -> str:
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     try:
         told = without_secrets("\n".join([now, f"Ray's logs: {logs}", text, *notes]))
-        write_bytes(run_dir / FAILURE_FILE, told.encode(errors="replace"))
+        if isinstance(run_dir, Path):  # a folder that is gone is not made again
+            (run_dir / FAILURE_FILE).write_text(told, encoding="utf-8", errors="replace")
+        else:
+            write_bytes(run_dir / FAILURE_FILE, told.encode(errors="replace"))
     except OSError:
         return "" if logs is None else f"; Ray's logs are in {logs}"
     return f"; details are in {run_dir / FAILURE_FILE}"

@@ -95,6 +95,7 @@ def said(storage: Path, run_id: str) -> list[Prediction]:
     return [replace(row, reply_key=None, oracle_reply_key=None, answered_in=None) for row in rows]
 
 
+@pytest.mark.long
 def test_replies_are_kept_within_a_run_and_zero_shot_ones_between_runs(storage: Path) -> None:
     expected = {
         "zero-shot": (0, 3 * ROWS),

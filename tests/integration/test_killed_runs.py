@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 # A worker in the first row, everything in a checkpoint, and the driver by SIGTERM and SIGINT.
 SEED = "182"
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "tests/campaigns/kills.py", "--kills", "4", "--seed", SEED, "--methods", "lcia"]
     command += ["--folder", str(tmp_path / "runs"), "--record", str(tmp_path / "record.json")]

@@ -180,8 +180,11 @@ def test_killed_it_goes_on_with_the_same_bits(port: int, tmp_path: Path, undistu
     try:
         given, run = command(storage, "--tracking.uri", server.uri), locate(bucket(port, "killed/r"))
         process = start(given, said)
+        while not [*(run / ".lock").glob("*")]:
+            assert process.poll() is None, said.with_suffix(".err").read_text()[-3000:]
+            time.sleep(0.1)
+        second = start(given, tmp_path / "second")  # it takes less time to be refused than the first to get so far
         wait_for_second_task(process, run, said)
-        second = start(given, tmp_path / "second")
         assert second.wait(timeout=100) == 1
         refusal = (tmp_path / "second.err").read_text()
         assert refusal.startswith(f"error: run r is already running in s3://shop/killed/r (process {process.pid} on ")

@@ -51,6 +51,7 @@ def asking(plan: Plan, when: Callable[[Event], bool]) -> tuple[EventHandler, lis
     return handle, seen
 
 
+@pytest.mark.long
 def test_it_leaves_without_a_row_and_is_not_finished_before_its_suites(plan: Plan) -> None:
     first, seen = asking(plan, lambda event: isinstance(event, EvaluationProgress) and event.task == "docvqa")
     with pytest.raises(StreamStopped, match="after 0 of 2 tasks; the same command"):

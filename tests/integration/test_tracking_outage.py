@@ -105,6 +105,7 @@ def test_a_store_that_stalls_gets_everything_once(
     assert differences(tmp_path / "stalled", store.uri) == []
 
 
+@pytest.mark.long
 def test_a_store_that_never_returns_costs_a_sentence(
     store: Store, proxy: StallingProxy, stream: Path, tmp_path: Path
 ) -> None:
