@@ -254,8 +254,9 @@ def importing() -> Iterator[None]:
 def _asks_a_store() -> bool:
     """Whether a thread still waits for a store that does not answer: pyarrow would wait for it at the end, for ever."""
     waiting = any(thread.name in STORE_THREADS for thread in threading.enumerate())
-    if waiting and (found := sys.modules.get("pyarrow.fs")) is not None:
-        atexit.unregister(getattr(found, "ensure_s3_finalized", None))
+    finalize = getattr(sys.modules.get("pyarrow.fs"), "ensure_s3_finalized", None)
+    if waiting and finalize is not None:
+        atexit.unregister(finalize)
     return waiting
 
 
