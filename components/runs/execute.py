@@ -203,7 +203,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     if plan.stream.mixture is not None:
         tags["mixture"] = plan.stream.mixture.described(len(plan.stream.tasks))
     tags |= lineage_tags(plan, tags)
-    known = recorded_as(plan.run_dir)
+    known, every = recorded_as(plan.run_dir), config.training.checkpoint_every_updates
     tracker: Tracker
     try:
         tracker = open_tracker(
@@ -221,7 +221,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         if not continued or known is None or not is_transient(error):
             raise
         follow(Note(text=f"the run goes on, and what it records is queued in its folder: {error}", warning=True))
-        tracker = WaitingTracker(plan.run_dir, follow)
+        tracker = WaitingTracker(plan.run_dir, follow, checkpoint_every=every)
     if continued:
         claim_and_note(plan, follow, gpu=uses_gpu(config.cluster.use_gpu, cluster_devices().gpus or 0))
     if tracker.run_id is not None:
@@ -229,7 +229,7 @@ def begin_tracking(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         write_json(link, {"run_id": tracker.run_id, "store": store, "ui": tracker.ui, "view": tracker.view})
     if not isinstance(tracker, StreamTracker):
         return tracker
-    return QueuedTracker(tracker, plan.run_dir, follow, wait_s=config.tracking.wait_s)
+    return QueuedTracker(tracker, plan.run_dir, follow, wait_s=config.tracking.wait_s, checkpoint_every=every)
 
 
 def claim_and_note(plan: Plan, follow: EventHandler, *, gpu: bool) -> None:

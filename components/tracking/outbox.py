@@ -47,9 +47,14 @@ class Sent:
 
 
 class Outbox:
-    """The queue of one run. One process writes; one thread of it reads."""
+    """The queue of one run. One process writes; one thread of it reads.
 
-    def __init__(self, run_dir: Place) -> None:
+    In a store of files, an update's event may wait to be put there, unless its number can be divided by
+    `checkpoint_every`: no run goes on behind an update that is not in its outbox.
+    """
+
+    def __init__(self, run_dir: Place, *, checkpoint_every: int | None = None) -> None:
+        self._checkpoint_every = checkpoint_every
         file, self._sent_path = run_dir / EVENTS_FILE, run_dir / SENT_FILE
         self._parts: Parts | None = None
         if isinstance(file, Path):
@@ -81,8 +86,12 @@ class Outbox:
                 os.fsync(file.fileno())
             self._size = file.tell()
             if self._parts is not None:
-                self._parts.keep(at_once=isinstance(event, _SYNCED))
+                self._parts.keep(at_once=isinstance(event, _SYNCED) or self._before_checkpoint(event))
         return True
+
+    def _before_checkpoint(self, event: Event) -> bool:
+        update = event.update if isinstance(event, StepDone | UpdateSkipped) else None
+        return update is not None and self._checkpoint_every is not None and update % self._checkpoint_every == 0
 
     def flush(self) -> None:
         """Put what was added, where the run is in a store."""

@@ -25,9 +25,11 @@ RETRY_S = 5.0  # between tries at the end of the command
 class WaitingTracker(Tracker):
     """Queues the events of a run that goes on while its store cannot be reached; its next command sends them."""
 
-    def __init__(self, run_dir: Place, on_note: Callable[[Note], None] | None = None) -> None:
+    def __init__(
+        self, run_dir: Place, on_note: Callable[[Note], None] | None = None, *, checkpoint_every: int | None = None
+    ) -> None:
         self._on_note = on_note
-        self._outbox = Outbox(run_dir)
+        self._outbox = Outbox(run_dir, checkpoint_every=checkpoint_every)
         sent = self._outbox.sent()
         self._offset = 0 if sent is None else sent.offset  # the store has all before this byte
         self._told_of_disk = False
@@ -83,9 +85,10 @@ class QueuedTracker(WaitingTracker):
         on_note: Callable[[Note], None] | None = None,
         *,
         wait_s: float = 120.0,
+        checkpoint_every: int | None = None,
     ) -> None:
         assert tracker.run_id is not None, "begin() comes first"
-        super().__init__(run_dir, on_note)
+        super().__init__(run_dir, on_note, checkpoint_every=checkpoint_every)
         self.run_id, self.ui, self.view = tracker.run_id, tracker.ui, tracker.view
         self._tracker, self._wait_s = tracker, wait_s
         sent = self._outbox.sent()

@@ -168,6 +168,10 @@ def test_the_outbox_of_a_run_in_a_store(monkeypatch: pytest.MonkeyPatch) -> None
     second.add(step(4))
     second.keep(Sent(run_id="x", offset=second.size))  # too soon
     assert Outbox(run_dir).sent() == found
+    third = Outbox(run_dir, checkpoint_every=6)
+    for number in (4, 5, 6, 7):  # a checkpoint after update 6 may be there at once
+        third.add(step(number))
+    assert [queued.event for queued in Outbox(run_dir).read(0)][-3:] == [step(4), step(5), step(6)]
     assert not is_recorded(run_dir)
     monkeypatch.setattr(outbox, "EVERY_S", 0.0)
     second.keep(Sent(run_id="x", offset=second.size, closed="FINISHED"))
