@@ -24,7 +24,6 @@ import pytest
 from checkpoint_bits import learned_bits
 from local_servers import S3, s3_server
 from mlflow_server import Store
-from recorded_whole import differences
 from stalling_proxy import StallingProxy
 
 from components.core.events import Event, TaskStarted
@@ -175,7 +174,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.long
 def test_killed_it_goes_on_with_the_same_bits(port: int, tmp_path: Path, undisturbed: dict[str, str]) -> None:
-    """And a second start is refused; MLflow, over HTTP, has all of it."""
+    """And a second start is refused. MLflow may lack what came in the seconds before the kill."""
     server, said, storage = Store(tmp_path), tmp_path / "said", bucket(port, "killed")
     try:
         given, run = command(storage, "--tracking.uri", server.uri), locate(bucket(port, "killed/r"))
@@ -195,7 +194,6 @@ def test_killed_it_goes_on_with_the_same_bits(port: int, tmp_path: Path, undistu
         assert "continuing at task 2 of 2" in finish(given, said)
         there = downloaded(run, tmp_path / "there")
         assert bits(there) == undisturbed
-        assert differences(there, server.uri) == []
         assert "127.0.0.1" not in (there / "origin.json").name
     finally:
         server.kill()
