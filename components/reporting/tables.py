@@ -109,7 +109,8 @@ def control_lines(runs: Sequence[FinishedRun]) -> list[Line]:
         majority = [facts[task].majority for task in tasks]
         shown = [*(f"{value:.1f}" for value in majority), f"{statistics.fmean(majority):.1f}"]
         lines.append(["majority answer", *shown, *CONTROL])
-    measured = [run.matrix for run in runs if run.matrix.has_zero_shot]
+    # A run that continues another one took over a row that knows nothing of the tasks that it added.
+    measured = [run.matrix for run in runs if "zero_shot_average" in run.matrix.summary()]
     if measured:
         scored = dict(zip(measured[0].tasks, measured[0].values[0], strict=True))
         row = [f"{scored[task]:.1f}" for task in tasks]

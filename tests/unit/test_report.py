@@ -65,6 +65,13 @@ def test_orders_are_draws_of_the_same_line(runs: list[FinishedRun], tmp_path: Pa
         require_comparable([runs[0], replace(turned, stream_digest="of other data")])
 
 
+def test_a_zero_shot_row_without_an_added_task_is_no_control(runs: list[FinishedRun], tmp_path: Path) -> None:
+    added = replace(runs[0].config, run_id="d")
+    more = read_run(finished(tmp_path, added, [[1.0, None], [80.0, None], [60.0, 50.0]], zero_shot=True))
+    assert "zero-shot" not in {line[0] for line in control_lines([more])}
+    assert control_lines([more, runs[0]])[1][:4] == ["zero-shot", "1.0", "2.0", "1.5"]
+
+
 def test_a_routed_methods_forgetting_is_split(runs: list[FinishedRun]) -> None:
     """By hand: docvqa falls 80 to 60; with the task known 81 to 71, so 10 by drift and 10 by routing."""
     routed = replace(runs[0], oracle=ScoreMatrix(TASKS, [[81.0, None], [71.0, 55.0]], zero_shot=False))
