@@ -49,8 +49,8 @@ class Sent:
 class Outbox:
     """The queue of one run. One process writes; one thread of it reads.
 
-    In a store of files, an update's event may wait to be put there, unless its number can be divided by
-    `checkpoint_every`: no run goes on behind an update that is not in its outbox.
+    In a store of files, an update's event may wait to be put there for the next one that must not wait: a task's start,
+    a row, or an update whose number `checkpoint_every` divides, because a killed run goes on behind such an update.
     """
 
     def __init__(self, run_dir: Place, *, checkpoint_every: int | None = None) -> None:
