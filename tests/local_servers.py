@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +15,6 @@ from pathlib import Path
 
 import psutil
 from pyarrow import fs
-
-S3 = shutil.which("moto_server")  # of `pip install 'moto[server]'`; None where it is not installed
-
 
 DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 
@@ -59,25 +56,30 @@ def reachable_from_elsewhere(pid: int) -> set[tuple[str, str]]:
     return {(name, ip) for name, ip in found if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback}
 
 
+def s3_client(port: int, *, host: str = "127.0.0.1") -> fs.FileSystem:
+    """What `s3_server` holds; it asks for no other name and secret."""
+    return fs.S3FileSystem(
+        access_key="somebody",
+        secret_key="anything",
+        endpoint_override=f"{host}:{port}",
+        scheme="http",
+        region="us-east-1",
+        allow_bucket_creation=True,
+        allow_delayed_open=True,  # small files are put in one request instead of in parts
+    )
+
+
 @contextmanager
-def s3_server(folder: Path, bucket: str) -> Iterator[int]:
+def s3_server(folder: Path, bucket: str, *, host: str = "127.0.0.1") -> Iterator[int]:
     """The port of an S3-compatible server with an empty bucket, which anybody may read and write; `folder`: its log."""
-    assert S3 is not None
     (port,) = free_ports(1)
     log = folder / "s3.log"
     with log.open("w") as file:
-        server = subprocess.Popen([S3, "-p", str(port)], stdout=file, stderr=file)
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+        server = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        wait_until_it_answers(port, server, log)
-        there = fs.S3FileSystem(
-            access_key="somebody",
-            secret_key="anything",  # the server asks for no other
-            endpoint_override=f"127.0.0.1:{port}",
-            scheme="http",
-            region="us-east-1",
-            allow_bucket_creation=True,
-        )
-        there.create_dir(bucket)
+        wait_until_it_answers(port, server, log, host=host)
+        s3_client(port, host=host).create_dir(bucket)
         yield port
     finally:
         server.terminate()

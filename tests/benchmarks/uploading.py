@@ -5,7 +5,7 @@
 Two tasks of `pocket` are learned and scored in a folder and in an S3 server behind a proxy that holds each piece of a
 request, and of its answer, for as long as a near store takes. Both sides take turns. A checkpoint inside a task costs
 what the update after it takes longer than the median one; predictions, records and checkpoints between tasks cost what
-the time outside of updates is longer than in a folder. Needs `pip install 'moto[server]'`.
+the time outside of updates is longer than in a folder.
 """
 
 from __future__ import annotations

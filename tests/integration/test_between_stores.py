@@ -2,7 +2,7 @@
 
     python -m pytest tests/integration/test_between_stores.py -m long
 
-Needs `pip install 'moto[server]'`. One Ray session serves all runs.
+One Ray session serves all runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_bits import learned_bits
-from local_servers import S3, s3_server
+from local_servers import s3_server
 
 from components.core.location import Location, Place, locate, uri_or_path
 from components.core.ray_session import ray_session
@@ -31,7 +31,7 @@ from pipelines.presets import pocket
 
 A, B, C = "iconqa", "docvqa", "chartqa"
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(S3 is None, reason="moto_server is not installed")]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -6,26 +6,23 @@ python -m pytest tests/integration/test_nodes.py -m long
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from checkpoint_bits import learned_bits
 from local_cluster import ROOT, LocalCluster
-from local_servers import free_ports, wait_until_it_answers
+from local_servers import s3_client, s3_server
 from mlflow_server import Store
 from pyarrow import fs
 from recorded_whole import differences
 
-SERVER = shutil.which("moto_server")
 RUN_TIMEOUT_S = 900
 IN_THE_MIDDLE_S = 4  # of a task, which takes ten or more
 STORE_BYTES = 80_000_000  # Ray's smallest is 75 MiB
@@ -153,31 +150,6 @@ def test_a_run_goes_on_after_its_head_is_lost(cluster: LocalCluster, direct: Pat
     same(shared / "runs" / "first", direct)
 
 
-@contextmanager
-def s3_server(folder: Path, host: str) -> Iterator[tuple[fs.FileSystem, int]]:
-    """An S3-compatible server at an address of this machine, with an empty bucket called `bucket`, and its port."""
-    assert SERVER is not None
-    (port,) = free_ports(1)
-    with (folder / "s3.log").open("w") as log:
-        server = subprocess.Popen([SERVER, "-H", host, "-p", str(port)], stdout=log, stderr=log)
-    try:
-        wait_until_it_answers(port, server, folder / "s3.log", host=host)
-        store = fs.S3FileSystem(
-            access_key="somebody",
-            secret_key="anything",  # the server asks for no other
-            endpoint_override=f"{host}:{port}",
-            scheme="http",
-            region="us-east-1",
-            allow_bucket_creation=True,
-        )
-        store.create_dir("bucket")
-        yield store, port
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.mark.skipif(SERVER is None, reason="moto_server is not installed")
 def test_nothing_is_shared_but_a_store_and_a_server(cluster: LocalCluster, direct: Path, tmp_path: Path) -> None:
     cluster.environment |= {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "anything"}
     said = cluster.start("--nodes", "3")
@@ -187,7 +159,7 @@ def test_nothing_is_shared_but_a_store_and_a_server(cluster: LocalCluster, direc
     (tmp_path / "mlflow").mkdir()
     server = Store(tmp_path / "mlflow", host=here)
     try:
-        with s3_server(tmp_path, here) as (store, port):
+        with s3_server(tmp_path, "bucket", host=here) as port:
             query = f"?endpoint_override={here}:{port}&scheme=http"
             storage = f"s3://bucket/runs{query}"
             given = (*STREAM, *PLACED, "--storage", storage, "--tracking.uri", server.uri)
@@ -201,7 +173,7 @@ def test_nothing_is_shared_but_a_store_and_a_server(cluster: LocalCluster, direc
             said, _ = run.communicate(timeout=RUN_TIMEOUT_S)
             assert run.returncode == 0, said[-3000:]
 
-            fs.copy_files("bucket/runs/first", str(tmp_path / "first"), source_filesystem=store)
+            fs.copy_files("bucket/runs/first", str(tmp_path / "first"), source_filesystem=s3_client(port, host=here))
             same(tmp_path / "first", direct)
             assert differences(tmp_path / "first", server.uri) == []
             report = [sys.executable, "pipelines/report.py", f"s3://bucket/runs/first{query}"]

@@ -1,8 +1,6 @@
 """Data, caches and learned runs in an S3-compatible store: what folders give, and nothing of it is needed elsewhere.
 
-    python -m pytest tests/integration/test_prepared_on_s3.py -m 'long or not long'
-
-Needs `pip install 'moto[server]'`.
+python -m pytest tests/integration/test_prepared_on_s3.py -m 'long or not long'
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from local_servers import S3, denying_server, free_ports, s3_server
+from local_servers import denying_server, free_ports, s3_server
 
 from components.core.errors import ConfigError, DataError, StorageError
 from components.core.location import Location, locate
@@ -32,8 +30,6 @@ from pipelines import prepare as prepare_command
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("iconqa", "docvqa")
 SOMEBODY = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "anything", "AWS_REGION": "us-east-1"}
-
-pytestmark = pytest.mark.skipif(S3 is None, reason="moto_server is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from local_servers import S3, denying_server, free_ports, s3_server
+from local_servers import denying_server, free_ports, s3_server
 
 from components.core.errors import ConfigError, StorageError
 from pipelines import coast
@@ -51,7 +51,6 @@ def test_a_store_that_lets_nobody_in(denying: int) -> None:
     assert "ACCESS_DENIED" in said
 
 
-@pytest.mark.skipif(S3 is None, reason="moto_server is not installed")
 def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
     with s3_server(tmp_path, "shop") as port:
         said = refusal("s3://nothing/runs", port)

@@ -2,7 +2,7 @@
 
     python -m pytest tests/integration/test_runs_in_a_store.py
 
-Needs `pip install 'moto[server]'`. One Ray session serves the runs of the first test.
+One Ray session serves the runs of the first test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_bits import learned_bits
-from local_servers import S3, s3_server
+from local_servers import s3_server
 from mlflow_server import Store
 from stalling_proxy import StallingProxy
 
@@ -42,8 +42,6 @@ from pipelines.presets import pocket
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("iconqa", "docvqa")
-
-pytestmark = pytest.mark.skipif(S3 is None, reason="moto_server is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Users' data and runs in an S3-compatible store over HTTP, by pyarrow's client. Needs `pip install 'moto[server]'`.
+"""Users' data and runs in an S3-compatible store over HTTP, by pyarrow's client.
 
 python -m pytest tests/integration/test_s3.py
 """
@@ -6,14 +6,12 @@ python -m pytest tests/integration/test_s3.py
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from benchmark_trees import picture, talk
-from local_servers import free_ports, wait_until_it_answers
+from local_servers import s3_client, s3_server
 from pyarrow import fs
 
 from components.core.errors import ConfigError, DataError, StorageError
@@ -26,37 +24,22 @@ from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from pipelines import list as list_command
 
-SERVER = shutil.which("moto_server")
 NAMES = ("a.png", "b.png")
 SECRET = "not-to-be-written"
 
-pytestmark = pytest.mark.skipif(SERVER is None, reason="moto_server is not installed")
 
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket `shop` with a list in two files, a test list and their pictures; the query that finds the server."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    (port,) = free_ports(1)
-    assert SERVER is not None
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen([SERVER, "-p", str(port)], stdout=log, stderr=log)
-    try:
-        wait_until_it_answers(port, server, tmp_path / "server.log")
-        # With a delayed open, small files are put in one request instead of in parts.
-        bucket = fs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True, allow_delayed_open=True
-        )
-        bucket.create_dir("shop")
+    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3"), "shop") as port:
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        bucket = s3_client(port)
         for number, name in enumerate(NAMES):
             put(bucket, f"shop/images/{name}", picture(name))
             put(bucket, f"shop/train-{number}.json", json.dumps([item(name)]).encode())
         put(bucket, "shop/test.json", json.dumps([item(NAMES[0])]).encode())
         yield f"?endpoint_override=127.0.0.1:{port}&scheme=http"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def item(name: str) -> dict[str, object]:
