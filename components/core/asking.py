@@ -25,6 +25,8 @@ _REFUSED = re.compile(
     r"|HTTP (status )?(code )?40[13]",
     re.IGNORECASE,
 )
+# What S3's client puts around the error itself: the key and the bucket once more, a number of the request.
+_WORDY = re.compile(r"^When .*?: (?=AWS Error )| \(Request ID: \w*\)$", re.DOTALL)
 
 
 def asked(place: str, done: str, ask: Callable[[], Answer], patience_s: float) -> Answer:
@@ -51,9 +53,10 @@ def asked(place: str, done: str, ask: Callable[[], Answer], patience_s: float) -
 
 
 def _trouble(place: str, done: str, why: str, tried: str) -> StorageError:
-    trouble = StorageError(
-        f"{place} cannot be {done} ({why}{tried}); see that it can be reached from here and that you may do that "
-        "there, and give the same command again."
-    )
+    why = _WORDY.sub("", why)
+    todo = "see that it can be reached from here and that you may do that there"
+    if "NO_SUCH_BUCKET" in why:
+        todo = "make that bucket, or correct its name"
+    trouble = StorageError(f"{place} cannot be {done} ({why}{tried}); {todo}, and give the same command again.")
     trouble.errno, trouble.strerror, trouble.filename = errno.EIO, why, place
     return trouble

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
+ONE_SLASH = re.compile(r"(s3a?|gs|gcs|hdfs|viewfs|abfss?):/(?!/)(.*)", re.DOTALL | re.IGNORECASE)
 _SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
 _ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
 _ONE_PUT = "allow_delayed_open"  # pyarrow then puts what is small in one request, and not in three
@@ -39,7 +40,11 @@ def opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-            raise ConfigError(f"{without_secrets(uri)} cannot be opened ({reason(error)}).") from None
+            own = ", and behind it ?endpoint_override=HOST:PORT&scheme=http for a store of your own"
+            raise ConfigError(
+                f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
+                f"give {scheme}://bucket/folder{own * (scheme == 's3')}."
+            ) from None
         return filesystem, path
     import fsspec
     import fsspec.implementations.local

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar, c
 
 from components.core.asking import Answer, asked
 from components.core.errors import ConfigError
-from components.core.file_systems import URI, WHOLE_PUTS, opened, without_secrets
+from components.core.file_systems import ONE_SLASH, URI, WHOLE_PUTS, opened, without_secrets
 from components.core.machine import partial_name
 from components.core.secrets import without_secrets as hidden
 
@@ -342,6 +342,11 @@ def is_uri(given: str) -> bool:
 def place(given: str | Path) -> Place:
     """What a user names: a path of this machine, also as `file://`, or a URI; raises `ConfigError`."""
     if not is_uri(str(given)):
+        if isinstance(given, str) and (meant := ONE_SLASH.fullmatch(given)):
+            raise ConfigError(
+                f"{without_secrets(given)!r:.200} has one slash where a URI has two; "
+                f"give {without_secrets(f'{meant[1]}://{meant[2]}')!r:.200}."
+            )
         return Path(given).expanduser()
     location = locate(str(given))
     return location.local or location

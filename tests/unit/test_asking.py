@@ -13,8 +13,12 @@ from components.core.errors import StorageError
 
 REFUSALS = (
     OSError("When reading information: AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
-    OSError("When initiating multiple part upload: AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation"),
+    OSError("AWS Error INVALID_CLIENT_TOKEN_ID during PutObject operation"),
     PermissionError("no"),
+)
+NO_BUCKET = (
+    "When uploading object with key 'runs/a' in bucket 'b': AWS Error NO_SUCH_BUCKET during PutObject operation: "
+    "The specified bucket does not exist (Request ID: omwMAX3A7tpS)"
 )
 
 
@@ -48,6 +52,18 @@ def test_a_refusal_is_told_at_once(error: Exception) -> None:
     with pytest.raises(StorageError, match=r"^s3://b/a cannot be written \(.*\); see that it can be reached"):
         asked("s3://b/a", "written", answers, 30.0)
     assert answers.asked == 1
+
+
+def test_a_bucket_that_is_not_there_is_to_be_made() -> None:
+    """What pyarrow says when S3 answers so, as moto_server did."""
+    answers = Answers(OSError(NO_BUCKET))
+    with pytest.raises(StorageError) as told:
+        asked("s3://b/runs/a", "written", answers, 30.0)
+    assert answers.asked == 1
+    assert str(told.value) == (
+        "s3://b/runs/a cannot be written (AWS Error NO_SUCH_BUCKET during PutObject operation: The specified bucket "
+        "does not exist); make that bucket, or correct its name, and give the same command again."
+    )
 
 
 def test_what_is_missing_is_missing() -> None:

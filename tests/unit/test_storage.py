@@ -12,10 +12,12 @@ from benchmark_trees import picture, talk
 
 from components.core.errors import ConfigError, DataError
 from components.core.file_systems import without_secrets
+from components.core.location import place
 from components.data.formats.storage import locate
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.streams import StreamConfig, open_stream
+from components.training.config import RunConfig
 
 SECRET = "hunter2"
 
@@ -98,3 +100,18 @@ def test_a_location_shows_no_secret() -> None:
     place = locate(f"s3://key:{SECRET}@bucket/lists/part-*.json?endpoint_override=localhost:1&scheme=http", Path("/"))
     assert (place.path, place.shown) == ("bucket/lists/part-*.json", "s3://bucket/lists/part-*.json")
     assert SECRET not in repr(place)
+
+
+@pytest.mark.parametrize("given", ["s3:/shop/runs", "S3:/shop", "gs:/shop/runs?a=b"])
+def test_a_uri_with_one_slash_is_no_folder_of_this_machine(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"^'\w+:/shop\S* has one slash where a URI has two; give '\w+://shop\S*'\.$"):
+        place(given)
+    with pytest.raises(ConfigError, match="has one slash where a URI has two"):
+        RunConfig(storage=given)
+
+
+def test_a_misspelt_part_of_a_query_says_how_it_is_written() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'endpoint_overide'\); give s3://bucket/folder, and behind it \?endpoint_over"
+    ):
+        place("s3://shop/runs?endpoint_overide=127.0.0.1:9000")
