@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from components.core.errors import ConfigError
 from components.core.reading import why
@@ -23,7 +24,18 @@ URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^?]*)(\?.*)?", re.DOTALL)
 ONE_SLASH = re.compile(r"(s3a?|gs|gcs|hdfs|viewfs|abfss?):/(?!/)(.*)", re.DOTALL | re.IGNORECASE)
 _SECRET = re.compile(r"(?<=://)[^/\s]*@|(?<=\S)\?\S*")  # user:password@ and a query
 _ARROWS = frozenset(("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"))
-_ONE_PUT = "allow_delayed_open"  # pyarrow then puts what is small in one request, and not in three
+_WRITTEN = {  # how such a URI is written
+    "file": "the path itself, or file:///folder",
+    "s3": "s3://bucket/folder, and behind it ?endpoint_override=HOST:PORT&scheme=http for a store of your own",
+    "gs": "gs://bucket/folder",
+    "hdfs": "hdfs://host:port/folder",
+}
+_UNWRITTEN = re.compile(r"[^!#$%&'()*+,/:;=?@\[\]\w.~-]", re.ASCII)  # what no URI has as it is, such as a space
+_ADDED = {  # unless a URI says it
+    "s3": "allow_delayed_open=true",  # pyarrow then puts what is small in one request, and not in three
+    "gs": "retry_limit_seconds=30",  # pyarrow's own 15 minutes are longer than a run holds its lock without a word
+    "gcs": "retry_limit_seconds=30",
+}
 # Stores that show an object when all of it has arrived, and not before. Others show a file while it grows.
 WHOLE_PUTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory"))
 
@@ -34,16 +46,17 @@ def opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
     from pyarrow import fs
 
     if scheme in _ARROWS:
-        if scheme == "s3" and _ONE_PUT not in uri:
-            with suppress(pa.ArrowInvalid):  # by older versions, which put in parts; what else is wrong is told below
-                return fs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{_ONE_PUT}=true")
+        uri = _UNWRITTEN.sub(lambda sign: quote(sign[0]), uri)
+        added = _ADDED.get(scheme)
+        if added is not None and added.partition("=")[0] not in uri:
+            with suppress(pa.ArrowInvalid):  # by versions that know it not; what else is wrong is told below
+                return fs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{added}")
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-            own = ", and behind it ?endpoint_override=HOST:PORT&scheme=http for a store of your own"
             raise ConfigError(
                 f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
-                f"give {scheme}://bucket/folder{own * (scheme == 's3')}."
+                f"give {_WRITTEN.get(scheme, f'{scheme}://bucket/folder')}."
             ) from None
         return filesystem, path
     import fsspec

@@ -374,11 +374,13 @@ def locate(uri: str) -> Location:
     if found is None:
         raise ConfigError(f"{uri!r:.200} is no URI; give scheme://folder, such as s3://bucket/runs.")
     scheme, folder, query = found[1].lower(), found[2].rstrip("/"), found[3] or ""
-    shown = without_secrets(f"{found[1]}://{folder}")
-    if {".", ".."} & {*folder.split("/")}:
-        raise ConfigError(f"{shown!r:.200} leads up; name the folder that you mean.")
-    filesystem, path = opened(scheme, f"{found[1]}://{folder}{query}")
-    kept = query if query == hidden(query) and shown == f"{found[1]}://{folder}" else ""
+    shown = without_secrets(f"{scheme}://{folder}")
+    if {".", ".."} & {*folder.split("/")} or "" in folder.split("/")[1:]:
+        raise ConfigError(f"{shown!r:.200} has a part that is empty or leads up; name the folder that you mean.")
+    if scheme in WHOLE_PUTS - {"memory"} and not folder.strip("/"):
+        raise ConfigError(f"{shown!r:.200} names no bucket; give one, such as {scheme}://bucket/runs.")
+    filesystem, path = opened(scheme, f"{scheme}://{folder}{query}")
+    kept = query if query == hidden(query) and shown == f"{scheme}://{folder}" else ""
     return Location(filesystem=filesystem, path=path, shown=shown, whole_puts=scheme in WHOLE_PUTS, query=kept)
 
 

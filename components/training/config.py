@@ -216,6 +216,8 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if self.storage == "":
+            raise ConfigError("run.storage is empty; give a folder or a URI.")
         if isinstance(self.storage, str) and (not is_uri(self.storage) or self.storage.startswith("file:")):
             object.__setattr__(self, "storage", place(self.storage))  # a path, whatever a command line or file has
         check_options(self, "run")

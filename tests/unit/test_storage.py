@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import fsspec
@@ -12,7 +13,7 @@ from benchmark_trees import picture, talk
 
 from components.core.errors import ConfigError, DataError
 from components.core.file_systems import without_secrets
-from components.core.location import place
+from components.core.location import Location, place
 from components.data.formats.storage import locate
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
@@ -115,3 +116,48 @@ def test_a_misspelt_part_of_a_query_says_how_it_is_written() -> None:
         ConfigError, match=r"'endpoint_overide'\); give s3://bucket/folder, and behind it \?endpoint_over"
     ):
         place("s3://shop/runs?endpoint_overide=127.0.0.1:9000")
+
+
+@pytest.mark.parametrize("given", ["s3://", "s3:///", "gs://?a=b", "S3://?endpoint_override=127.0.0.1:1&scheme=http"])
+def test_a_store_without_a_bucket_is_refused_before_it_is_asked(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"'\w+:///*' names no bucket; give one, such as (s3|gs)://bucket/runs\.$"):
+        place(given)
+
+
+def test_a_scheme_in_capitals_and_names_with_spaces(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs ü"
+    folder.mkdir()
+    for given in (f"file://{folder}", f"FILE://{folder}", f"file://{tmp_path}/my%20runs%20%C3%BC"):
+        assert place(given) == folder
+    found = place("S3://shop/my runs/ü?endpoint_override=127.0.0.1:1&scheme=http")
+    assert isinstance(found, Location)
+    assert (found.path, str(found)) == ("shop/my runs/ü", "s3://shop/my runs/ü")
+    assert place(found.uri) == found
+
+
+def test_a_file_uri_with_a_host_says_how_it_is_written() -> None:
+    with pytest.raises(
+        ConfigError, match=r"file://tmp/runs cannot be opened \(.*\); give the path itself, or file:///"
+    ):
+        place("file://tmp/runs")
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", 30), ("?retry_limit_seconds=7", 7)])
+def test_googles_store_is_not_asked_for_a_quarter_of_an_hour(query: str, seconds: int) -> None:
+    found = place(f"gs://shop/runs{query}")
+    assert isinstance(found, Location)
+    _, (made_with,) = found.filesystem.__reduce__()
+    assert made_with["retry_time_limit"] == timedelta(seconds=seconds)
+
+
+def test_an_empty_part_of_a_name_is_refused_before_the_store_is_asked() -> None:
+    with pytest.raises(ConfigError, match=r"'s3://shop/a//b' has a part that is empty or leads up; name the folder"):
+        place("s3://shop/a//b")
+    with pytest.raises(ConfigError, match=r"has a part that is empty or leads up"):
+        place("s3://shop/../b")
+
+
+def test_a_storage_without_a_name_is_refused() -> None:
+    """What `--storage "$DIR"` gives where DIR is not set: it must not become the working directory."""
+    with pytest.raises(ConfigError, match=r"^run.storage is empty; give a folder or a URI\.$"):
+        RunConfig(storage="")
