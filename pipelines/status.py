@@ -28,10 +28,11 @@ from typing import Annotated
 import tyro
 
 from components.core.errors import ConfigError
-from components.core.location import Place, is_uri, place
+from components.core.location import Place, is_uri, place, uri_or_path
 from components.core.lock import Holder
 from components.core.options import suggest, to_plain
 from components.core.reading import is_plain_name
+from components.core.shell import command_line
 from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, State, SweepStatus, progress, read_status, read_storage
 from pipelines.littoral import read_options
@@ -82,10 +83,12 @@ def folder_of(given: str, storage: Place) -> Place:
     for folder in (*([storage / given] if inside and not is_uri(given) else []), place(given)):
         if given.strip("./") and folder.is_dir():
             return folder
+    if is_uri(given):  # it names its own storage
+        storage, given = place(given).parent, place(given).name
     known = [each.name for each in storage.iterdir() if each.is_dir()] if storage.is_dir() else []
+    listing = command_line("littoral", "list", "--storage", uri_or_path(storage))
     raise ConfigError(
-        f"there is no run {given!r} in {storage}; `littoral list --storage {storage}` shows those that there are."
-        f"{suggest(given, known)}"
+        f"there is no run {given!r} in {storage}; `{listing}` shows those that there are.{suggest(given, known)}"
     )
 
 

@@ -141,6 +141,15 @@ def test_what_is_not_there_is_one_sentence(bucket: str) -> None:
         read_run(place(f"{bucket}/first"))
 
 
+def test_a_run_at_a_uri_that_is_not_there_is_looked_for_in_its_own_storage(bucket: str, tmp_path: Path) -> None:
+    """Not in the folder `runs` of this machine, which nobody has named."""
+    uploaded(unfinished(tmp_path), f"{bucket}/second")
+    with pytest.raises(ConfigError) as told:
+        status.main([f"{bucket}/secnd"])
+    assert f"there is no run 'secnd' in {bucket}; `" in str(told.value)
+    assert str(told.value).endswith(f"list --storage {bucket}` shows those that there are. Did you mean second?")
+
+
 def test_a_store_that_does_not_answer_is_told_and_is_no_damage_of_files() -> None:
     store = Store(whole_puts=True)
     write_json(store.place("b/first/config.json"), {})
