@@ -152,12 +152,16 @@ def read_body(kind: type[ModelT], body: bytes) -> ModelT:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        param = ".".join(str(place) for place in first["loc"] if not str(place).startswith("("))
+        param = ".".join(str(place) for place in first["loc"] if not str(place).startswith("("))[:200]
         if first["type"] == "json_invalid":
             raise bad_request(f"the body is no JSON ({first['msg'][:200]}).", code="invalid_json") from error
         if first["type"] == "extra_forbidden":
             raise bad_request(
                 f"{param} is not known here; leave it out.", param=param, code="unknown_parameter"
+            ) from error
+        if first["type"] == "too_long":  # of fields that must be empty
+            raise bad_request(
+                f"{param} cannot be answered here; leave it out.", param=param, code="unsupported_value"
             ) from error
         if first["type"] == "missing":
             raise bad_request(f"{param} is missing.", param=param, code="missing_parameter") from error

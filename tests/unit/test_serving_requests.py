@@ -123,7 +123,7 @@ def test_parts_keep_their_order_and_turns_alternate() -> None:
         (body(messages=[said([shown(url(png()))] * 3)]), "invalid_value", "messages.0.content.2"),
         (body(unheard=1), "unknown_parameter", "unheard"),
         (body(n=2), "invalid_value", "n"),
-        (body(tools=[{"type": "function"}]), "invalid_value", "tools"),
+        (body(tools=[{"type": "function"}]), "unsupported_value", "tools"),
         (body(logprobs=True), "invalid_value", "logprobs"),
         (body(response_format={"type": "json_object"}), "invalid_value", "response_format.type"),
         (body(frequency_penalty=0.5), "invalid_value", "frequency_penalty"),
@@ -169,6 +169,12 @@ def test_a_picture_that_is_not_taken(address: str, status: int, code: str) -> No
     refusal = refused(body(messages=[said([shown(address), {"type": "text", "text": "What?"}])]))
     assert (refusal.status, refusal.code, refusal.param) == (status, code, "messages.0.content.0")
     assert len(refusal.message) < 300, "nothing of the picture is in the message"
+
+
+def test_a_refusal_is_short_whatever_it_is_about() -> None:
+    refusal = refused(body(**{"x" * 100_000: 1}))
+    assert (refusal.code, len(str(refusal.body())) < 1000) == ("unknown_parameter", True)
+    assert refused(body(logit_bias={"1": 2})).message == "logit_bias cannot be answered here; leave it out."
 
 
 def test_how_a_reply_is_generated() -> None:
