@@ -16,6 +16,7 @@ from components.data.streams import open_stream
 from components.exporting import Bundle, load_bundle
 from components.models.embedded.pocket import pocket_model
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("chartqa", "docvqa")
 RUN = (

@@ -123,6 +123,7 @@ def test_replies_are_kept_within_a_run_and_zero_shot_ones_between_runs(storage: 
     assert any(isinstance(event, Note) and "come from whole" in event.text for event in other)
 
 
+@pytest.mark.long
 def test_chosen_replies_are_kept_as_generated_ones_are(storage: Path) -> None:
     def chosen(run_id: str, *, reuse: bool) -> RunConfig:
         config = config_of(run_id, storage, reuse=reuse)

@@ -153,6 +153,7 @@ def test_mlflow_in_the_same_full_storage(tmp_path: Path) -> None:
         assert checkpoints(storage / "r")
 
 
+@pytest.mark.long
 def test_killed_damaged_moved_and_cut(tmp_path: Path, undisturbed: dict[str, str]) -> None:
     said, run = tmp_path / "said", tmp_path / "runs" / "r"
     process = start(command(tmp_path / "runs", tmp_path), said)

@@ -180,6 +180,7 @@ def unfinished_update(run_dir: Path, *, task: int) -> int:
     return metrics["update"] if metrics["task"] == task and metrics["update"] < UPDATES else 0
 
 
+@pytest.mark.long
 def test_two_workers_learn_what_one_learns(storage: Path, uninterrupted: str) -> None:
     """Under ZeRO-3, which shards most; the other run is of the default stage. Two tasks prove as much as four."""
     short = ("--stream.order", *SCORES[:2], "--stream.test-limit", "4", "--evaluation.no-zero-shot")
