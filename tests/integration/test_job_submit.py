@@ -63,6 +63,20 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     assert stopped.stdout.strip() == "stopped", stopped.stdout + stopped.stderr
 
 
+@pytest.fixture(scope="module")
+def direct(
+    cluster: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A storage, and a run `direct` in it that begins beside the jobs that are refused."""
+    storage = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "pipelines/coast.py", *RUN, "--run-id", "direct", "--storage", str(storage)]
+    with (storage / "said").open("wb") as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    yield storage, process
+    process.terminate()
+    process.wait(RUN_TIMEOUT_S)
+
+
 def submit(
     cluster: tuple[str, dict[str, str]], *options: str, of_ray: Sequence[str] = (), auth_mode: str = "token"
 ) -> tuple[int, str]:
@@ -82,6 +96,7 @@ def submit(
     return result.returncode, result.stdout
 
 
+@pytest.mark.usefixtures("direct")
 def test_the_cluster_is_closed_without_a_token(cluster: tuple[str, dict[str, str]]) -> None:
     code, output = submit(cluster, "--dry-run", auth_mode="disabled")
     assert code != 0
@@ -116,24 +131,21 @@ def test_a_job_whose_command_takes_all_cpus_is_refused_before_anything_is_writte
 
 
 def test_a_submitted_run_ends_with_the_matrix_of_a_direct_run(
-    cluster: tuple[str, dict[str, str]], tmp_path: Path
+    cluster: tuple[str, dict[str, str]], direct: tuple[Path, subprocess.Popen[bytes]]
 ) -> None:
-    direct = [sys.executable, "pipelines/coast.py", *RUN, "--run-id", "direct", "--storage", str(tmp_path)]
-    result = subprocess.run(
-        direct, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RUN_TIMEOUT_S
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+    storage, process = direct
+    assert process.wait(RUN_TIMEOUT_S) == 0, (storage / "said").read_text()[-3000:]
 
     # The run has the job's id.
     named = ("--submission-id", "job", "--entrypoint-num-cpus", "1")
-    code, output = submit(cluster, "--storage", str(tmp_path), of_ray=named)
+    code, output = submit(cluster, "--storage", str(storage), of_ray=named)
     assert code == 0, output[-3000:]
     assert "Score matrix" in output
     of_the_run = [line for line in output.splitlines() if " cli.py:" not in line]  # Ray's command colours its own
     assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", "\n".join(of_the_run)) == []
 
     for name in ("score_matrix.json", "oracle_matrix.json"):
-        expected, found = (json.loads((tmp_path / run / name).read_text()) for run in ("direct", "job"))
+        expected, found = (json.loads((storage / run / name).read_text()) for run in ("direct", "job"))
         assert found == expected, name
 
 

@@ -32,7 +32,7 @@ PLAIN = Job(stage=None, pictures=True)
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[float], list[float]]]:
     """By method: losses of the reference, and of three sessions one after another."""
     folder = tmp_path_factory.mktemp("marks")
-    plain = losses_of([replace(PLAIN, method=method) for method in METHODS.values()])
+    plain = {name: replace(PLAIN, method=method) for name, method in METHODS.items()}
     # The second task is the one that is interrupted: it carries what the first has left.
     first, second = Mark(task=1, update=2), Mark(task=1, update=4)
     sessions = (
@@ -41,12 +41,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[floa
         Job(stage=0, world_size=2, pictures=True, since=second),
     )
     parts: dict[str, list[float]] = {name: [] for name in METHODS}
+    losses: dict[Job, list[float]] = {}
     for session in sessions:
         jobs = {name: replace(session, method=method, marks=folder / name) for name, method in METHODS.items()}
-        losses = losses_of(jobs.values())
+        beside = plain.values() if session.world_size == PLAIN.world_size else ()  # in the same process
+        losses |= losses_of([*jobs.values(), *beside])
         for name, job in jobs.items():
             parts[name] += losses[job]
-    return {name: (plain[replace(PLAIN, method=method)], parts[name]) for name, method in METHODS.items()}
+    return {name: (losses[plain[name]], parts[name]) for name in METHODS}
 
 
 @pytest.mark.parametrize("name", METHODS)
