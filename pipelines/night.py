@@ -24,8 +24,8 @@ from components.tracking.config import TrackingConfig, tracking_uri
 from components.training.config import RunConfig
 from components.training.lineage import read_origin
 from pipelines.cli import taken
-from pipelines.coast import with_origin
 from pipelines.learning import learn
+from pipelines.origin import with_origin
 from pipelines.status import folder_of
 
 if TYPE_CHECKING:

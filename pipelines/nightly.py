@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from components.core.errors import ConfigError
 from components.training.config import RunConfig
 from pipelines.cli import StreamCommand, parse, taken
-from pipelines.coast import UNDERSCORED
 from pipelines.littoral import importing, program
+from pipelines.origin import hyphened
 
 FIRST = (
     "--model",
@@ -62,7 +62,7 @@ class Nightly(StreamCommand):
 
 def main(arguments: Sequence[str]) -> int:
     """Find what is in production, learn, judge, and move the alias or not."""
-    given = [argument.replace("_", "-") if argument in UNDERSCORED else argument for argument in arguments]
+    given = hyphened(arguments)
     if {"-h", "--help", "--help-all"} & {*given}:
         read(given)
     flags = {argument.partition("=")[0] for argument in given}

@@ -16,6 +16,11 @@ from pathlib import Path
 import psutil
 from pyarrow import fs
 
+SOMEBODY = {  # who asks a store, in the environment
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "anything",
+    "AWS_REGION": "us-east-1",
+}
 DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 
 
@@ -59,11 +64,11 @@ def reachable_from_elsewhere(pid: int) -> set[tuple[str, str]]:
 def s3_client(port: int, *, host: str = "127.0.0.1") -> fs.FileSystem:
     """What `s3_server` holds; it asks for no other name and secret."""
     return fs.S3FileSystem(
-        access_key="somebody",
-        secret_key="anything",
+        access_key=SOMEBODY["AWS_ACCESS_KEY_ID"],
+        secret_key=SOMEBODY["AWS_SECRET_ACCESS_KEY"],
         endpoint_override=f"{host}:{port}",
         scheme="http",
-        region="us-east-1",
+        region=SOMEBODY["AWS_REGION"],
         allow_bucket_creation=True,
         allow_delayed_open=True,  # small files are put in one request instead of in parts
     )
@@ -84,6 +89,11 @@ def s3_server(folder: Path, bucket: str, *, host: str = "127.0.0.1") -> Iterator
     finally:
         server.terminate()
         server.wait()
+
+
+def s3_uri(port: int, path: str) -> str:
+    """Of `path`, which begins with its bucket, at a server of this machine."""
+    return f"s3://{path}?endpoint_override=127.0.0.1:{port}&scheme=http"
 
 
 class _Denies(BaseHTTPRequestHandler):

@@ -9,13 +9,17 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 from urllib.parse import unquote
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from components.core.errors import ConfigError
+from components.core.reading import read_object
 from components.core.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from components.core.location import Place
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -62,6 +66,20 @@ def from_plain(kind: type[T], plain: Json, owner: str) -> T:
         return _adapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise _first_wrong(error, owner) from error
+
+
+def read_kept(kind: type[T], path: Place, advice: str) -> T | None:
+    """The dataclass that a JSON file holds; None where there is no file.
+
+    Raises `ConfigError` for a damaged one, with `advice` on what to do about it.
+    """
+    if not path.is_file():
+        return None
+    content = read_object(path, ConfigError, advice)
+    try:
+        return from_plain(kind, content, path.name)
+    except ConfigError as error:
+        raise ConfigError(f"{path} cannot be read ({error}); {advice}.") from error
 
 
 def _first_wrong(error: ValidationError, owner: str) -> ConfigError:

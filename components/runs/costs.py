@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from components.core.errors import ConfigError
 from components.core.events import Event, RowScored, StepDone, TaskStarted
 from components.core.files import write_json
 from components.core.location import Place
-from components.core.options import CountOrZero, NonNegative, from_plain
-from components.core.reading import read_object
+from components.core.options import CountOrZero, NonNegative, read_kept
 
 COSTS_FILE = "costs.json"
 
@@ -47,15 +45,7 @@ class Costs:
     @classmethod
     def read(cls, run_dir: Place) -> Costs:
         """From a run's folder; empty where it has no costs.json. Raises `ConfigError` for a broken one."""
-        path = run_dir / COSTS_FILE
-        if not path.is_file():
-            return cls()
-        advice = "delete it to go on without the costs"
-        content = read_object(path, ConfigError, advice)
-        try:
-            return from_plain(cls, content, COSTS_FILE)
-        except ConfigError as error:
-            raise ConfigError(f"{path} cannot be read ({error}); {advice}.") from error
+        return read_kept(cls, run_dir / COSTS_FILE, "delete it to go on without the costs") or cls()
 
     def until(self, learned: int) -> Costs:
         """Those of the rows after at most `learned` tasks, for a run that takes these over and has made no update."""

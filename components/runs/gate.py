@@ -12,14 +12,12 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
-from components.core.options import from_plain, to_plain
+from components.core.options import read_kept, to_plain
 from components.core.reading import read_object
 from components.core.run_files import GATE_FILE, LINK_FILE
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.tracking.aliases import Gate, Reference, Registered, Registry
 from components.training.lineage import Origin, read_origin
-
-ADVICE = "delete it to have the run judged again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +41,7 @@ class Decision:
 
 def read_decision(run_dir: Path) -> Decision | None:
     """What was decided about the run in a folder; None before. Raises `ConfigError` for a damaged file."""
-    path = run_dir / GATE_FILE
-    if not path.is_file():
-        return None
-    content = read_object(path, ConfigError, ADVICE)
-    try:
-        return from_plain(Decision, content, GATE_FILE)
-    except ConfigError as error:
-        raise ConfigError(f"{path} cannot be read ({error}); {ADVICE}.") from error
+    return read_kept(Decision, run_dir / GATE_FILE, "delete it to have the run judged again")
 
 
 def accept(registry: Registry, model: Reference, run_dir: Path, verdict: str) -> Registered:

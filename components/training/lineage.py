@@ -13,8 +13,7 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.location import AnyPlace, Place, place
-from components.core.options import Count, from_plain, to_plain
-from components.core.reading import read_object
+from components.core.options import Count, read_kept, to_plain
 from components.core.run_files import KEPT_CHECKPOINTS, ORIGIN_FILE
 from components.data.streams import StreamConfig, open_stream
 from components.data.tasks import Task, TaskStream
@@ -153,14 +152,7 @@ def read_origin(run_dir: Place) -> Origin | None:
 
     Raises `ConfigError` for a damaged file.
     """
-    path, advice = run_dir / ORIGIN_FILE, "restore the file from a copy of the run's folder"
-    if not path.is_file():
-        return None
-    content = read_object(path, ConfigError, advice)
-    try:
-        return from_plain(Origin, content, ORIGIN_FILE)
-    except ConfigError as error:
-        raise ConfigError(f"{path} cannot be read ({error}); {advice}.") from error
+    return read_kept(Origin, run_dir / ORIGIN_FILE, "restore the file from a copy of the run's folder")
 
 
 def opened(config: StreamConfig, origin: Origin | None, *, scored: str) -> TaskStream:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_bits import learned_bits
-from local_servers import s3_server
+from local_servers import SOMEBODY, s3_server
 
 from components.core.location import Location, Place, locate, uri_or_path
 from components.core.ray_session import ray_session
@@ -38,9 +38,8 @@ pytestmark = pytest.mark.long
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a storage; its server's address is in the environment."""
     with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3"), "shop") as port:
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_REGION", "us-east-1")
+        for name, value in SOMEBODY.items():
+            patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         with ray_session(None, num_workers=1, trials=2):
             yield "s3://shop/runs"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoint_bits import learned_bits
 from local_cluster import ROOT, LocalCluster
-from local_servers import s3_client, s3_server
+from local_servers import SOMEBODY, s3_client, s3_server
 from mlflow_server import Store
 from pyarrow import fs
 from recorded_whole import differences
@@ -151,7 +151,7 @@ def test_a_run_goes_on_after_its_head_is_lost(cluster: LocalCluster, direct: Pat
 
 
 def test_nothing_is_shared_but_a_store_and_a_server(cluster: LocalCluster, direct: Path, tmp_path: Path) -> None:
-    cluster.environment |= {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "anything"}
+    cluster.environment |= SOMEBODY
     said = cluster.start("--nodes", "3")
     if "plain processes" in said:
         pytest.skip("namespaces need root")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from local_servers import denying_server, free_ports, s3_server
+from local_servers import SOMEBODY, denying_server, free_ports, s3_server, s3_uri
 
 from components.core.errors import ConfigError, DataError, StorageError
 from components.core.location import Location, locate
@@ -29,7 +29,6 @@ from pipelines import prepare as prepare_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("iconqa", "docvqa")
-SOMEBODY = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "anything", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def uri(port: int, folder: str, bucket: str = "shop") -> str:
-    return f"s3://{bucket}/{folder}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    return s3_uri(port, f"{bucket}/{folder}")
 
 
 def test_it_is_prepared_into_a_bucket_and_read_from_it(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from local_servers import denying_server, free_ports, s3_server
+from local_servers import SOMEBODY, denying_server, free_ports, s3_server, s3_uri
 
 from components.core.errors import ConfigError, StorageError
 from pipelines import coast
@@ -19,9 +19,8 @@ from pipelines import coast
 
 @pytest.fixture(autouse=True)
 def _somebody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name, value in SOMEBODY.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -30,10 +29,9 @@ def denying() -> Iterator[int]:
         yield port
 
 
-def refusal(storage: str, port: int) -> str:
-    asked = f"{storage}?endpoint_override=127.0.0.1:{port}&scheme=http"
+def refusal(path: str, port: int) -> str:
     with pytest.raises((ConfigError, StorageError)) as found:
-        coast.main(["pocket", "--storage", asked, "--run-id", "r", "--tracking.no-enabled"])
+        coast.main(["pocket", "--storage", s3_uri(port, path), "--run-id", "r", "--tracking.no-enabled"])
     assert not ray.is_initialized()
     said = str(found.value)
     assert "\n" not in said
@@ -42,18 +40,18 @@ def refusal(storage: str, port: int) -> str:
 
 
 def test_a_store_that_does_not_answer() -> None:
-    assert re.match(r"s3://shop/runs/r/\w+\.json cannot be read \(", refusal("s3://shop/runs", free_ports(1)[0]))
+    assert re.match(r"s3://shop/runs/r/\w+\.json cannot be read \(", refusal("shop/runs", free_ports(1)[0]))
 
 
 def test_a_store_that_lets_nobody_in(denying: int) -> None:
-    said = refusal("s3://shop/runs", denying)
+    said = refusal("shop/runs", denying)
     assert re.match(r"s3://shop/runs/r/\w+\.json cannot be read \(", said)
     assert "ACCESS_DENIED" in said
 
 
 def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
     with s3_server(tmp_path, "shop") as port:
-        said = refusal("s3://nothing/runs", port)
+        said = refusal("nothing/runs", port)
     assert re.match(r"s3://nothing/runs/\.cache/data/\S+ cannot be written \(", said)  # the first that is put there
     assert "NO_SUCH_BUCKET" in said
 

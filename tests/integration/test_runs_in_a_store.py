@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_bits import learned_bits
-from local_servers import s3_server
+from local_servers import SOMEBODY, s3_server, s3_uri
 from mlflow_server import Store
 from stalling_proxy import StallingProxy
 
@@ -48,14 +48,13 @@ TASKS = ("iconqa", "docvqa")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Of the store's server. Its address is in the URIs, and who asks in the environment, also of Ray's processes."""
     with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3"), "shop") as found:
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_REGION", "us-east-1")
+        for name, value in SOMEBODY.items():
+            patch.setenv(name, value)
         yield found
 
 
 def bucket(port: int, folder: str) -> str:
-    return f"s3://shop/{folder}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    return s3_uri(port, f"shop/{folder}")
 
 
 def config_of(storage: str | Path, run_id: str) -> RunConfig:

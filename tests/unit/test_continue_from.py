@@ -33,6 +33,7 @@ from components.training.restoring import restore
 from components.training.run_folder import claim_run_dir, require_same_weights
 from components.training.stream_state import StreamState
 from pipelines import coast, status
+from pipelines.origin import with_origin
 from pipelines.presets import preset
 
 TASKS = ("docvqa", "iconqa", "chartqa")
@@ -284,9 +285,7 @@ def test_the_command_takes_the_other_runs_configuration(
     said = " ".join(capsys.readouterr().out.split())
     assert "first after task 1 (docvqa)" in said
     assert not (tmp_path / "fork").exists()
-    full, folder = coast.with_origin(
-        ["--continue-from=first", "--storage", str(tmp_path), "--stream.name", "mini-coin"]
-    )
+    full, folder = with_origin(["--continue-from=first", "--storage", str(tmp_path), "--stream.name", "mini-coin"])
     assert (full[0], folder) == (str(first.run_dir / "config.json"), first.run_dir)
     assert full[-1] == "--stream.order"
     for arguments in (["--at-task", "1"], ["--score-again"], ["--continue-from", str(tmp_path / "none")]):

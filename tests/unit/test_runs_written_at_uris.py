@@ -28,7 +28,7 @@ from components.training.plan import plan_stream
 from components.training.run_folder import check_run_dir, claim_run_dir
 from components.training.watchdog import hung
 from components.tuning.sweep import SweepOptions, plan_sweep
-from pipelines.coast import with_origin
+from pipelines.origin import with_origin
 from pipelines.presets import preset
 
 BUCKET = "memory://unit-written/runs"
