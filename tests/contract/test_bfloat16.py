@@ -13,7 +13,7 @@ from components.adapters.compute import Compute
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
 
-UPDATES = 4
+UPDATES = 2
 
 
 def losses(name: str, toys: list[Toy], compute: Compute) -> torch.Tensor:
