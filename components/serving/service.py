@@ -15,7 +15,6 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.data.batch import Example
-from components.data.rows import Row
 from components.serving.batching import Batcher
 from components.serving.metrics import Metrics
 from components.serving.options import Batching, Limits
@@ -166,8 +165,7 @@ class Service:
         if known_task is not None and known_task not in version.tasks:  # learned later than the canary's checkpoint
             version, role = self.version, "primary"
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        row = await loop.run_in_executor(self._encoding, row_of, request, self.limits)
-        example = await loop.run_in_executor(self._encoding, _encoded, version, row)
+        example = await loop.run_in_executor(self._encoding, _encoded, version, request, self.limits)
         job = Job(
             version=version,
             example=example,
@@ -273,8 +271,9 @@ class Service:
                 shown.labels(checkpoint=str(place), role=role).set(1)
 
 
-def _encoded(version: Version, row: Row) -> Example:
-    """The row as the model takes it; raises `Refusal`."""
+def _encoded(version: Version, request: ChatRequest, limits: Limits) -> Example:
+    """What a request asks, as the model takes it; raises `Refusal`."""
+    row = row_of(request, limits)
     try:
         return version.encoder.prompt_example(row)
     except DataError as error:
