@@ -76,7 +76,7 @@ prepare() {
     # Logical CPUs: Ray Data must find some beside the training workers, also on two cores.
     head_cpus=$(cd "$root" && python -c 'from components.core.machine import usable_cpus; print(usable_cpus())') || fail "python of $ray cannot import Littoral."
     ((head_cpus >= 4)) || head_cpus=4
-    "${as_user[@]}" mkdir -p "$state" || fail "cannot write to $state; set LITTORAL_STATE to a folder that can be written."
+    "${as_user[@]}" mkdir -p "$state" 2>/dev/null || fail "cannot write to $state; set LITTORAL_STATE to a folder that can be written."
 }
 
 # Sets what the environment of every node has.
@@ -177,6 +177,7 @@ start() {
             ;;
         --nodes=* | --groups=* | --cpus=* | --shared=*)
             local name=${1%%=*}
+            [[ -n ${1#*=} ]] || fail "$name needs a value; see $0 --help"
             printf -v "${name#--}" %s "${1#*=}"
             ;;
         --plain) plain=yes ;;
@@ -198,7 +199,10 @@ start)
     shift || true
     start "$@"
     ;;
-stop) stop ;;
+stop)
+    (($# == 1)) || fail "stop ends the whole cluster and takes nothing behind it; one node is ended by: $(again) kill N"
+    stop
+    ;;
 kill | replace)
     (($# == 2)) || fail "give $1 the number of a node; node 1 is the head."
     "${1}_node" "$2"

@@ -64,7 +64,7 @@ check_nodes() {
     [[ $groups =~ ^$known(,$known)*$ ]] || fail "--groups is '$groups'; give data, train or eval for each node, with commas between."
     [[ $(tr ',' '\n' <<<"$groups" | wc -l) == "$nodes" ]] || fail "--groups is '$groups', which is not one for each of $nodes nodes."
     [[ -n $shared ]] || return 0
-    "${as_user[@]}" mkdir -p "$shared" || fail "--shared is '$shared', which is no folder and cannot be made one."
+    "${as_user[@]}" mkdir -p "$shared" 2>/dev/null || fail "--shared is '$shared', which is no folder and cannot be made one."
     shared=$(cd "$shared" && pwd -P)
 }
 

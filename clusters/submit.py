@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.errors import ConfigError
+from components.core.location import is_uri
 from components.core.naming import require_id
 from components.core.visible import print_text
 from pipelines.littoral import guarded, importing
@@ -58,11 +59,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("coast", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="of coast: preset and options")
     given = parser.parse_args(arguments)
     require_id(given.run_id)
-    if not any(each == "--storage" or each.startswith("--storage=") for each in given.coast):
+    storage = storage_of(given.coast)
+    if not is_uri(storage) and not Path(storage).expanduser().is_absolute():
         raise ConfigError(
-            "a job's working directory is a copy that is thrown away; give --storage, a folder that every node sees or "
-            "a URI."
+            f"a job works in a copy that is thrown away, and --storage is {storage!r}; give an absolute folder that "
+            "every node sees, or a URI."
         )
+    if not given.address.startswith(("http://", "https://")):  # Ray would look for one of its other servers there
+        raise ConfigError(f"--address is {given.address!r}; give http://HOST:PORT, that of the cluster's dashboard.")
     if any(each.partition("=")[0] in ("--run-id", "--run_id") for each in given.coast):
         raise ConfigError("the run's id is given twice; give it once, before the arguments of coast.")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -78,6 +82,13 @@ def main(arguments: Sequence[str]) -> int:
             "prints, and look at RAY_AUTH_MODE and the token."
         ) from error
     return submitted(client, given)
+
+
+def storage_of(coast: Sequence[str]) -> str:
+    """What arguments of coast give for --storage; empty without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--storage", nargs="?", const="", default="")
+    return str(parser.parse_known_args(coast)[0].storage)
 
 
 def submitted(client: JobSubmissionClient, given: argparse.Namespace) -> int:

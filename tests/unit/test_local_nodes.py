@@ -210,12 +210,15 @@ def lives(process: psutil.Process) -> bool:
         (("--nodes", "1"), "--nodes is '1'; give a number from 2 to 99."),
         (("--nodes", "many"), "--nodes is 'many'"),
         (("--nodes",), "--nodes needs a value"),
+        (("--nodes=",), "--nodes needs a value"),  # `--nodes=$N` without N must not start one node
         (("--nodes", "2", "--cpus", "0"), "--cpus is '0'"),
+        (("--nodes", "2", "--shared", "/etc/passwd"), "--shared is '/etc/passwd', which is no folder"),
         (("--nodes", "2", "--groups", "data,gpu"), "--groups is 'data,gpu'; give data, train or eval"),
         (("--nodes", "3", "--groups", "data,train"), "not one for each of 3 nodes"),
         (("--shared", "/x"), "give --nodes N too"),
         (("kill", "2"), "no nodes started by"),
         (("kill",), "give kill the number of a node"),
+        (("stop", "3"), "stop ends the whole cluster and takes nothing behind it; one node is ended by: "),
         (("begin",), "unknown command 'begin'"),
     ],
 )
