@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,6 +34,7 @@ from components.training.engine import TorchEngine
 from components.training.optimizer import OptimizerConfig
 from tests.benchmarks.bars import print_bar
 from tests.benchmarks.contestants import Data, adapted, lora_config
+from tests.benchmarks.turns import in_turns, timed
 
 RATE, ROWS, NEW_TOKENS, BATCH = 1e-3, 4, 8, 16
 
@@ -74,12 +74,7 @@ def main() -> None:
         f"batches of {BATCH}, bfloat16": partial(ours, narrow, same, data.encoder, prompts, BATCH),
     }
     alone, batched, kernels, larger, bfloat16 = contestants
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    replies: dict[str, list[str]] = {}
-    for repeat in range(options.repeats):
-        for name in list(contestants)[:: 1 if repeat % 2 == 0 else -1]:
-            spent, replies[name] = timed(contestants[name])
-            times[name].append(spent)
+    times, replies = in_turns(contestants, options.repeats)
     tokenizer = model_source(config).processor_files().tokenizer
     lengths = sorted(len(tokenizer(reply)["input_ids"]) for reply in replies[alone])
     print(f"{len(prompts)} prompts of {min(map(size, prompts))} to {max(map(size, prompts))} tokens")
@@ -176,13 +171,6 @@ def one_by_one(model: Backbone, method: Method, encoder: Encoder, prompts: Seque
         stops = [place for place, token in enumerate(found) if token in ends]
         texts.append(encoder.decode(found[: stops[0]] if stops else found))
     return texts
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process, and what `run` gave."""
-    started = time.process_time()
-    found = run()
-    return time.process_time() - started, found
 
 
 def size(prompt: Example) -> int:

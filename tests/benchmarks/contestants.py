@@ -106,6 +106,15 @@ def adapted(config: MethodConfig, backbone: BackboneConfig, data: Data, *, task:
     return model, method
 
 
+def untrained() -> tuple[Backbone, Encoder, Method]:
+    """`smol`, its encoder and LoRA that has learned nothing; from here on this process has one thread."""
+    torch.set_num_threads(1)
+    config = BackboneConfig(name="smol")
+    model, method = load_backbone(config), lora_config().build(seed=0)
+    method.attach(model, None)
+    return model, build_encoder(config), method
+
+
 def our_step(
     config: MethodConfig, backbone: BackboneConfig, data: Data, *, engine: EngineName = "torch", task: int = 0
 ) -> Step:

@@ -25,14 +25,13 @@ from components.data.streams import StreamConfig, open_stream
 from components.evaluation.choosing import question_of
 from components.evaluation.generation import prompts
 from components.methods.base import Method
-from components.methods.sequential_lora import SequentialLoraConfig
 from components.metrics.choice import options_in
-from components.models.backbone import Backbone, load_backbone
-from components.models.config import BackboneConfig
-from components.models.encoding import Encoder, build_encoder
+from components.models.backbone import Backbone
+from components.models.encoding import Encoder
 from components.models.products import quick_products
-from tests.benchmarks.answers import timed
 from tests.benchmarks.bars import print_bar
+from tests.benchmarks.contestants import untrained
+from tests.benchmarks.turns import in_turns, timed
 
 BATCH, PAIRS, NEW_TOKENS, CPU = 16, 8, 8, torch.device("cpu")
 Found = list[list[float]]
@@ -43,11 +42,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=16)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    config = BackboneConfig(name="smol")
-    model, encoder = load_backbone(config), build_encoder(config)
-    method = SequentialLoraConfig(rank=32).build(seed=0)
-    method.attach(model, None)
+    model, encoder, method = untrained()
     stream = open_stream(StreamConfig(name="mini-coin", size="nano", order=("scienceqa",)))
     rows = list(stream.tasks[0].test.rows(limit=given.rows))
     examples = [encoder.prompt_example(row) for row in rows]
@@ -61,12 +56,7 @@ def main() -> None:
             "once": partial(once, model, method, encoder, examples, options),
             "anew": partial(anew, model, method, encoder, examples, options),
         }
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        found: dict[str, Found] = {}
-        for repeat in range(given.repeats):
-            for side in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
-                spent, found[side] = timed(sides[side])
-                times[side].append(spent)
+        times, found = in_turns(sides, given.repeats)
         error = max(
             abs(one - other)
             for mine, theirs in zip(found["once"], found["anew"], strict=True)

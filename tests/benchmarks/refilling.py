@@ -18,12 +18,9 @@ import torch
 
 from components.data.streams import StreamConfig, open_stream
 from components.evaluation.generation import answer, prompts
-from components.methods.sequential_lora import SequentialLoraConfig
-from components.models.backbone import load_backbone
-from components.models.config import BackboneConfig
-from components.models.encoding import build_encoder
-from tests.benchmarks.answers import timed
 from tests.benchmarks.bars import print_bar
+from tests.benchmarks.contestants import untrained
+from tests.benchmarks.turns import in_turns
 
 CPU = torch.device("cpu")
 
@@ -35,11 +32,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=48)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    config = BackboneConfig(name="smol")
-    model, encoder = load_backbone(config), build_encoder(config)
-    method = SequentialLoraConfig(rank=32).build(seed=0)
-    method.attach(model, None)
+    model, encoder, method = untrained()
     stream = open_stream(StreamConfig(name="mini-coin", size="nano"))
     rows = [row for task in stream.tasks for row in task.test.rows(limit=1 + given.rows // len(stream.tasks))]
     examples = [encoder.prompt_example(row) for row in rows[: given.rows]]
@@ -52,13 +45,9 @@ def main() -> None:
     ask = partial(
         answer, model, method, encoder, examples, batch_size=given.batch, max_new_tokens=given.new_tokens, device=CPU
     )
-    replies: dict[bool, list[str]] = {}
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for repeat in range(given.repeats):
-        for refill in (True, False) if repeat % 2 else (False, True):
-            spent, found = timed(partial(ask, refill=refill))
-            times[refill].append(spent)
-            replies[refill] = [each.text for each in found]
+    sides = {refill: partial(ask, refill=refill) for refill in (False, True)}
+    times, answers = in_turns(sides, given.repeats)
+    replies = {refill: [each.text for each in found] for refill, found in answers.items()}
     assert replies[True] == replies[False]
     each = {refill: 1e3 * statistics.median(spent) / len(examples) for refill, spent in times.items()}
     print(f"{each[True]:.0f} ms a reply, {each[False]:.0f} in batches of {given.batch}; the same replies")
