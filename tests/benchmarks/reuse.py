@@ -14,7 +14,8 @@ Zero-shot replies are answered once by either side, as in the first run of a sto
 is told apart.
 
 With `--field`, also by arithmetic from parts that are measured here: CPU seconds of the field's way, a process for each
-task and each cell that answers one by one, over those of one run. Aims: 1.8 at 4 tasks, 8 at 40.
+task and each cell that answers one by one, over those of one run. Aims: 1.8 at 4 tasks, 8 at 40; and 3 at 4 tasks when
+the run has bfloat16 weights, of which as many replies are printed as are other than float32's.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ WORDS = (
 )
 SHARE_AT_4 = 0.45  # of a run's time that scoring takes at four tasks
 AIMS = {4: 0.75, 8: 0.6, 40: 0.3}
-FIELD_AIMS = {4: 1.8, 40: 8.0}
+FIELD_AIMS = {("float32", 4): 1.8, ("float32", 40): 8.0, ("bfloat16", 4): 3.0}
 OWN_START_S = 60.0  # CPU seconds of a run beside its updates and answers: see processes.py
 
 
@@ -234,8 +235,41 @@ def process_s() -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def stream(command: Command, length: int) -> Parts:
-    """Print a line of a table and its bars: the stream of so many tasks, scored in both ways."""
+def in_bfloat16(
+    parts: Parts,
+    command: Command,
+    method: Method,
+    model: Backbone,
+    encoder: Encoder,
+    tasks: list[tuple[TaskInfo, list[Example]]],
+    batch: Batch,
+) -> Parts:
+    """The same parts with bfloat16 weights: an update of one more task, and answers after the last one."""
+    narrow, same = load_backbone(replace(model.config, dtype="bfloat16")), method.config.build(seed=0)
+    same.attach(narrow, method.state_dict(model))
+    narrow.eval()
+    wide, low = Side(reuse=False), Side(reuse=False)
+    found = [
+        score(side, one, of, encoder, tasks, "", command.batch_size)
+        for side, one, of in ((Side(reuse=False), same, narrow), (low, same, narrow), (wide, method, model))
+    ]
+    equal = sum(
+        one.text == other.text
+        for mine, theirs in zip(found[1], found[2], strict=True)
+        for one, other in zip(mine, theirs, strict=True)
+    )
+    further = replace(tasks[-1][0], index=len(tasks), name="further")
+    update = learn(same, narrow, further, batch, command.updates)
+    print(
+        f"\nbfloat16: an update {update / parts.update:.2f} of float32's time, answers {low.cpu_s / wide.cpu_s:.2f}; "
+        f"{equal} of {low.rows} replies the same"
+    )
+    return replace(parts, update=update, batched=parts.batched * low.cpu_s / wide.cpu_s)
+
+
+def stream(command: Command, length: int) -> dict[str, Parts]:
+    """Print a line of a table and its bars: the stream of so many tasks, scored in both ways. Parts by type of number;
+    none of bfloat16 without `--field`."""
     backbone = BackboneConfig(name=command.backbone)
     encoder, model = build_encoder(backbone), load_backbone(backbone)
     config = method_config(command.method).tiny()
@@ -301,7 +335,7 @@ def stream(command: Command, length: int) -> Parts:
     started = time.process_time()
     state_digest(method.state_dict(model))
     state_s = time.process_time() - started
-    return Parts(
+    parts = Parts(
         length=length,
         rows=command.rows,
         update=statistics.median(update_s[1:]),
@@ -311,6 +345,26 @@ def stream(command: Command, length: int) -> Parts:
         digests=max(0.0, took[0] - took[1]) / length,
         answered=on.answered - answered,
     )
+    if not command.field:
+        return {"float32": parts}
+    return {
+        "float32": parts,
+        "bfloat16": in_bfloat16(parts, command, method, model, encoder, tasks, batches[-1]),
+    }
+
+
+def print_field(parts: dict[str, Parts], start: float) -> None:
+    """The field's way is in float32, and a process of it takes `start` CPU seconds until it can train."""
+    for (dtype, tasks), aim in FIELD_AIMS.items():
+        for size, (updates, rows) in {"mini": (60, 100), "nano": (24, 16)}.items():
+            field, ours = parts["float32"].field(tasks, updates, rows, start), parts[dtype].ours(tasks, updates, rows)
+            name = f"{size}, {tasks} tasks{', ours in bfloat16' if dtype == 'bfloat16' else ''}"
+            learning = tasks * updates * parts[dtype].update
+            why = (
+                f"{field:.0f} s against {ours:.0f}, of which {OWN_START_S:.0f} are a run's own processes and "
+                f"{learning:.0f} updates"
+            )
+            print_bar(f"field's time over ours, {name} (arithmetic)", field / ours, "at least", aim, why)
 
 
 def main(command: Command) -> None:
@@ -328,14 +382,8 @@ def main(command: Command) -> None:
             continue
         assert command.backbone == "smol", "--field compares processes that load smol"
         start = process_s()
-        print(f"\nCPU seconds: a process {start:.1f}, {parts}\n")
-        for tasks, aim in FIELD_AIMS.items():
-            for size, (updates, rows) in {"mini": (60, 100), "nano": (24, 16)}.items():
-                field, ours = parts.field(tasks, updates, rows, start), parts.ours(tasks, updates, rows)
-                why = f"{field:.0f} s against {ours:.0f}, of which {OWN_START_S:.0f} are a run's own processes"
-                print_bar(
-                    f"field's time over ours, {size}, {tasks} tasks (arithmetic)", field / ours, "at least", aim, why
-                )
+        print(f"\nCPU seconds: a process {start:.1f}, {parts}\n", flush=True)
+        print_field(parts, start)
 
 
 if __name__ == "__main__":

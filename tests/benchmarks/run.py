@@ -39,9 +39,10 @@ SCRIPTS: dict[str, list[str]] = {
     "reuse": ["--tasks", "4", "8", "40"],
     "reuse --field": ["--backbone", "smol", "--tasks", "4"],
     "written_bytes": [],
-    "default_run": [],
+    "default_run": ["--install"],
     "serving": ["--seconds", "10"],
     "scoring_beside": [],
+    "uploading": ["--updates", "60", "--rounds", "1"],
 }
 
 
@@ -62,7 +63,10 @@ def main() -> int:
             failed.append(name)
             print(f"   ended with code {code}; see {logs}")
     print(table(bars))
-    print(f"\n{time.monotonic() - began:.0f} s in all; what the scripts printed is in {logs}")
+    held = [each.holds for of in bars.values() for each in of]
+    print(f"\n{sum(held)} of {len(held)} bars hold, {len(held) - sum(held)} are missed", end="")
+    print(f"; not all were printed by {', '.join(failed)}" if failed else "")
+    print(f"{time.monotonic() - began:.0f} s in all; what the scripts printed is in {logs}")
     if options.record:
         found = {name: [asdict(each) | {"holds": each.holds} for each in of] for name, of in bars.items()}
         options.record.parent.mkdir(parents=True, exist_ok=True)
