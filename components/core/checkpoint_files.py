@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from components.core.errors import CheckpointError
 from components.core.files import file_sha256
@@ -142,7 +142,7 @@ def remove_unreferenced(run_dir: Place) -> None:
     Where a `state.json` cannot be read, all files stay, since it may become readable again.
     """
     wanted: set[str] = set()
-    for state in [*run_dir.glob(f"*/{STATE_FILE}"), *run_dir.glob(f"*/*/{STATE_FILE}")]:
+    for state in _states(run_dir):
         try:
             wanted |= {digest for taken in listed(state.parent, run_dir).shared.values() for digest in taken}
         except (CheckpointError, OSError):
@@ -154,6 +154,14 @@ def remove_unreferenced(run_dir: Place) -> None:
         if _DIGEST.fullmatch(path.stem) and path.stem not in wanted:
             with suppress(OSError):  # it costs room, and nothing else
                 path.unlink()
+
+
+def _states(run_dir: Place) -> list[Place]:
+    """The markers of all checkpoints; in a store by one request, and not one for each of the run's folders."""
+    if isinstance(run_dir, Path):
+        return [*run_dir.glob(f"*/{STATE_FILE}"), *run_dir.glob(f"*/*/{STATE_FILE}")]
+    names = [PurePosixPath(name) for name in run_dir.files_below()]
+    return [run_dir / str(name) for name in names if name.name == STATE_FILE and len(name.parts) in (2, 3)]
 
 
 def _old(files: Iterable[Place], run_dir: Location) -> list[Place]:

@@ -162,9 +162,11 @@ class Location:
         found = [self / first]
         if any(sign in first for sign in "*?["):
             try:
-                found = [each for each in self.iterdir() if fnmatchcase(each.name, first)]
+                listed = self.listing()
             except FileNotFoundError:
                 return
+            names = {PurePosixPath(info.path).name for info in listed if not (rest and info.is_file)}
+            found = [self / name for name in sorted(names) if fnmatchcase(name, first)]
         for each in found:
             if rest:
                 yield from each.glob(rest)

@@ -151,3 +151,18 @@ def test_a_checkpoint_that_is_not_listed_yet_keeps_its_files() -> None:
     store.listed = {name for name in store.files if "checkpoints/02" not in name}
     remove_unreferenced(run)
     assert right(run, 2) == 0.0
+
+
+def test_looking_for_what_is_unreferenced_opens_no_folder_by_itself() -> None:
+    store = Store(whole_puts=True)
+    run = store.place("b/runs/first")
+    tensors = TensorStore(run, "method")
+    asked: list[int] = []
+    for number in range(1, 3):
+        keep(run, tensors, number)
+        for folder in range(20):
+            (run / f"predictions/{number:02d}-{folder}" / "rows.parquet").put(b"-")
+        store.done.clear()
+        remove_unreferenced(run)
+        asked.append(store.done.count("list"))
+    assert asked == [3, 3]  # the run, its tensors and its lock

@@ -115,7 +115,8 @@ class ItemReader:
             raise item
         if not isinstance(item, dict):
             raise ItemError("not an object", f"an item must be a JSON object, this is {_kind(item)}")
-        item = as_llava(item, number)
+        if _UNREAD not in item:  # `distinct_items` has done it
+            item = as_llava(item, number)
         sample_id = _sample_id(item)
         turns = conversation(item)
         if self.split == "train" and not any(turn.weight for turn in turns if turn.speaker == "gpt"):

@@ -106,8 +106,8 @@ def followed(folder: str) -> str:
 
 def picture_of(root: Location, name: str, orientation: Orientation = "apply") -> Picture:
     """The picture `name` inside the folder `root`; raises `ItemError`."""
-    if root.local is not None:
-        return proved(_read(picture_path(root.local, name), name), name, orientation)
+    if (folder := root.local) is not None:
+        return proved(_read(picture_path(folder, name), name), name, orientation)
     if name.startswith("/") or "\\" in name or _SCHEME.match(name) or ".." in name.split("/"):
         raise ItemError("image outside folder", f"the image path {name} leads outside the image folder {root.shown}")
     try:
