@@ -31,7 +31,8 @@ from components.console.live import Console
 from components.core.location import Place, folder_at, place
 from components.core.options import Count, Share, check_options
 from components.core.visible import print_text
-from components.evaluation.matrix import ScoreMatrix, variant_file
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix_rows import variant_file
 from components.judging.backends import WEAKNESS, JudgeConfig
 from components.judging.cells import cells_of, facts_of, judge_cells, matrix_of
 from components.judging.protocol import VerdictCache, cell

@@ -106,21 +106,9 @@ def answer(
             if not _same_slots(method, model, known, selection):
                 oracle_said, _, oracle_made = answered(known)
         for row, index in enumerate(chosen):
-            answers[index] = Answer(
-                sample_id=examples[index].sample_id,
-                text=said[row].text,
-                slots=None if selection.slots is None else tuple(selection.slots[row].tolist()),
-                routed_to=None if selection.routed_to is None else selection.routed_to[row],
-                matched=None if selection.matched is None else selection.matched[row],
-                oracle_text=None if oracle_said is None else oracle_said[row].text,
-                key=None if made is None else made.keys[row],
-                oracle_key=None if oracle_made is None else oracle_made.keys[row],
-                kept=None if made is None or made.kept is None else made.kept[row],
-                unaided=made is not None and made.unaided,
-                options=None if of_rows is None else tuple(one.text for one in of_rows[row]),
-                log_likelihoods=said[row].log_likelihoods,
-                oracle_log_likelihoods=None if oracle_said is None else oracle_said[row].log_likelihoods,
-            )
+            found = _answer_of(examples[index].sample_id, row, selection, said, made, oracle_said, oracle_made)
+            chosen_from = None if of_rows is None else tuple(one.text for one in of_rows[row])
+            answers[index] = replace(found, options=chosen_from)
         progress(len(answers))
     return [answers[index] for index in range(len(examples))]
 
@@ -165,6 +153,32 @@ def reply(
 class _Said(NamedTuple):
     text: str
     log_likelihoods: tuple[float, ...] | None = None  # of the row's options
+
+
+def _answer_of(
+    sample_id: str,
+    row: int,
+    selection: Selection,
+    said: list[_Said],
+    made: Made | None,
+    oracle_said: list[_Said] | None,
+    oracle_made: Made | None,
+) -> Answer:
+    """What was said and done for one row of a batch, but for its options."""
+    return Answer(
+        sample_id=sample_id,
+        text=said[row].text,
+        slots=None if selection.slots is None else tuple(selection.slots[row].tolist()),
+        routed_to=None if selection.routed_to is None else selection.routed_to[row],
+        matched=None if selection.matched is None else selection.matched[row],
+        oracle_text=None if oracle_said is None else oracle_said[row].text,
+        key=None if made is None else made.keys[row],
+        oracle_key=None if oracle_made is None else oracle_made.keys[row],
+        kept=None if made is None or made.kept is None else made.kept[row],
+        unaided=made is not None and made.unaided,
+        log_likelihoods=said[row].log_likelihoods,
+        oracle_log_likelihoods=None if oracle_said is None else oracle_said[row].log_likelihoods,
+    )
 
 
 def _generate(

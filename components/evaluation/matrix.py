@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -24,15 +23,11 @@ from numpy.typing import NDArray
 
 from components.core.errors import ConfigError
 from components.core.files import write_text
-from components.core.location import AnyPlace, Place
-from components.core.options import from_plain
+from components.core.location import Place
 from components.core.reading import read_object, understood
 
 ZERO_SHOT = "zero-shot"  # the name of row 0 in score_matrix.json and in events.RowScored.after
 MATRIX_FILE = "score_matrix.json"
-# Other score variants of the same replies, by the column of the predictions that they average. oracle: the task was
-# known; repaired: the answer in a wrongly formed reply counts; compat: by the released script's rule for that task.
-VARIANTS = {"oracle": "oracle_score", "repaired": "repaired_score", "compat": "compat_score"}
 
 Cell = float | None
 
@@ -334,43 +329,6 @@ class ScoreMatrix:
         content = read_object(path, MatrixError, advice)
         with understood(path, MatrixError, advice):
             return cls.from_dict(content)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixRow:
-    """A finished row as a checkpoint keeps it; scores are 0..100, None where a task was not evaluated."""
-
-    after: str
-    scores: dict[str, float | None]
-    variants: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by their names in `VARIANTS`
-    served: dict[str, dict[str, Any]] = field(default_factory=dict)  # by task, a `decisions.Served` as plain JSON
-
-    @classmethod
-    def stored(cls, content: Mapping[str, Any]) -> MatrixRow:
-        """From a checkpoint; earlier versions said "readings", and before that `oracle_scores`."""
-        older = {name: scores for name in VARIANTS if (scores := content.get(f"{name}_scores"))}
-        variants = content.get("variants", content.get("readings", older))
-        served = content.get("served", {})
-        whole = {"after": content["after"], "scores": content["scores"], "variants": variants, "served": served}
-        return from_plain(cls, whole, "row")
-
-
-def matrix_of(
-    tasks: Sequence[str],
-    rows: Sequence[MatrixRow],
-    variant: str | None = None,
-    *,
-    points: Sequence[str] | None = None,
-) -> ScoreMatrix:
-    """The score matrix of finished rows, or a variant of it; cells without that variant are empty."""
-    cells = [row.scores if variant is None else row.variants.get(variant, dict.fromkeys(tasks)) for row in rows]
-    after = [row.after for row in rows]
-    return ScoreMatrix(tasks, [[row[name] for name in tasks] for row in cells], after=after, points=points)
-
-
-def variant_file(run_dir: AnyPlace, variant: str) -> AnyPlace:
-    """Where a run keeps a variant of its matrix."""
-    return run_dir / f"{variant}_matrix.json"
 
 
 def _has_zero_shot(steps: list[str], num_rows: int, after: Sequence[str] | None, zero_shot: bool | None) -> bool:

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from components.core.errors import CheckpointError, ConfigError
 from components.core.options import Json
-from components.methods.options.base import DataScope as DataScope  # part of the contract, so methods elsewhere find
-from components.methods.options.base import Export as Export  # them here
+from components.methods.common.tensors import copy_tensors as copy_tensors  # part of the contract, as those below:
+from components.methods.common.tensors import load_parameters as load_parameters  # methods elsewhere find them here
+from components.methods.options.base import DataScope as DataScope
+from components.methods.options.base import Export as Export
 from components.methods.options.base import ExportFormat as ExportFormat
 from components.methods.options.base import MethodConfig, refuse_renamed
 
@@ -139,6 +140,9 @@ class Method(Generic[ConfigT]):
     """Whether rows may join a batch whose answers are being generated. `select` is then entered anew for all of them,
     and must serve each as before: by the row alone, without what a pass over its prompt found, and at little cost.
     """
+
+    owned_by_none: ClassVar[str] = "what its tasks learn is shared by them, and none of it belongs to one"
+    """Why the default `forget_task` refuses."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -303,10 +307,7 @@ class Method(Generic[ConfigT]):
 
         No tensor of another task changes. Raises `ConfigError` where tasks share what they learn.
         """
-        raise ConfigError(
-            f"method {self.config.name} cannot unlearn task {task!r}: what its tasks learn is shared by them "
-            f"({len(state.tensors)} tensors, such as {min(state.tensors, default='none')})."
-        )
+        raise ConfigError(f"method {self.config.name} cannot unlearn task {task!r}: {self.owned_by_none}.")
 
     def decisions(self) -> dict[str, dict[str, Json]]:
         """What the method decided about each learned task, as plain JSON by task name, for files and curves; {} if it
@@ -364,33 +365,6 @@ class Method(Generic[ConfigT]):
         if not isinstance(tasks, list):
             raise CheckpointError("the checkpoint's method state has no list of tasks; it is damaged, start a new run.")
         self.tasks = [str(task) for task in tasks]
-
-
-def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU copies, which later training does not change."""
-    partitioned = [name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and not tensor.numel()]
-    if partitioned:
-        raise RuntimeError(f"{partitioned[0]} is partitioned by ZeRO-3; gather all of method.parameters() first")
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def load_parameters(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    """Copy `tensors` into `parameters`; raises `CheckpointError` when a name or a shape differs."""
-    different = sorted(set(parameters) ^ set(tensors))
-    if different:
-        raise CheckpointError(
-            f"the checkpoint's adapters do not fit this backbone: {len(different)} tensors differ, first "
-            f"{different[0]!r}; use the backbone it was trained on."
-        )
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise CheckpointError(
-                f"the checkpoint's {name} has shape {list(tensors[name].shape)}, this backbone and method need "
-                f"{list(parameter.shape)}; use the backbone and rank it was trained with."
-            )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
 
 
 TARGETS = {  # named placements -> patterns for Backbone.target_modules

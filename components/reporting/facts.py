@@ -12,7 +12,8 @@ from components.core.run_files import KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.figure_names import NO_BOUNDARIES
 from components.evaluation.forgetting import SPLITS, split_if_known
 from components.evaluation.ledger import Difference, differences, run_protocol
-from components.evaluation.matrix import ScoreMatrix, variant_file
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix_rows import variant_file
 from components.reporting.groups import Groups
 from components.runs.results import FinishedRun, TaskFacts, task_facts
 from components.statistics.mean_std import MeanStd

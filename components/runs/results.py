@@ -23,7 +23,8 @@ from components.data.streams import StreamConfig
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
-from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix, variant_file
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.evaluation.matrix_rows import variant_file
 from components.evaluation.predictions import run_predictions
 from components.evaluation.replies import noted
 from components.runs.costs import Cost, Costs

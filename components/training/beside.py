@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from components.core.errors import LostError
-from components.evaluation.matrix import MatrixRow
+from components.evaluation.matrix_rows import MatrixRow
 from components.training.ranks import of_rank_0
 from components.training.stopping import StopRequested
 

@@ -11,7 +11,8 @@ from components.core.location import Location, Place
 from components.core.lock import sole_user
 from components.core.run_files import KEPT_CHECKPOINTS, REJECTED, STATE_FILE, VERDICTS_FILE
 from components.evaluation.budget import Budget, Verdict, verdict
-from components.evaluation.matrix import MATRIX_FILE, MatrixRow, ScoreMatrix, matrix_of
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.evaluation.matrix_rows import MatrixRow, matrix_of
 from components.training.plan import Plan
 
 

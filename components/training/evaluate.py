@@ -25,7 +25,7 @@ from components.data.tasks import Task
 from components.evaluation.choosing import Choosings, question_of
 from components.evaluation.generation import Answer, answer
 from components.evaluation.manifest import note_digests
-from components.evaluation.matrix import VARIANTS, MatrixRow
+from components.evaluation.matrix_rows import VARIANTS, MatrixRow
 from components.evaluation.predictions import (
     Prediction,
     by_task,

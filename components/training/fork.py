@@ -135,9 +135,7 @@ def without_task(
             f"{method.name} can give up what task {task} owns, but {traces}; --partial unlearns it all the same, and "
             "the new run says what stays."
         )
-    former, place = plan.origin, learned.index(task)
-    parts = _parts(plan.config.stream, former, learned)
-    home = next(part for part in parts if task in part.tasks)
+    former, place, parts = plan.origin, learned.index(task), _parts(plan.config.stream, plan.origin, learned)
     rest = [replace(part, tasks=tuple(name for name in part.tasks if name != task)) for part in parts]
     origin = Origin(
         run=folder.name,
@@ -159,12 +157,11 @@ def without_task(
         ),
         earlier=() if former is None else (*former.earlier, (former.run, former.at_task)),
     )
-    stream = replace(home.stream, order=(task,))
+    config = replace(plan.config, run_id=run_id, storage=uri_or_path(storage))
+    home = next(part.stream for part in parts if task in part.tasks)
     # A budget for forgetting would roll back what was asked for.
-    evaluation = replace(plan.config.evaluation, max_forgetting=None)
-    return replace(
-        plan.config, run_id=run_id, storage=uri_or_path(storage), stream=stream, evaluation=evaluation
-    ), origin
+    evaluation = replace(config.evaluation, max_forgetting=None)
+    return replace(config, stream=replace(home, order=(task,)), evaluation=evaluation), origin
 
 
 def _plan_of(folder: Place) -> Plan:

@@ -21,7 +21,8 @@ from components.data.suite import Suite
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.manifest import MANIFEST_FILE, digests
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, ScoreMatrix, variant_file
+from components.evaluation.matrix import MATRIX_FILE, ZERO_SHOT, ScoreMatrix
+from components.evaluation.matrix_rows import VARIANTS, MatrixRow, variant_file
 from components.evaluation.predictions import Prediction, by_task, mean_score, predictions_file, read_predictions
 from components.evaluation.suite_figures import figures
 from components.metrics.captions import MEAN

@@ -20,7 +20,8 @@ from components.data.suite import Suite
 from components.data.suites.opening import open_suites
 from components.data.tasks import Task, TaskStream
 from components.evaluation.choosing import row_options
-from components.evaluation.matrix import ZERO_SHOT, MatrixRow
+from components.evaluation.matrix import ZERO_SHOT
+from components.evaluation.matrix_rows import MatrixRow
 from components.methods import require_task_free
 from components.models.source import model_source
 from components.tracking.config import tracking_uri

@@ -11,15 +11,8 @@ from components.core.files import write_text
 from components.core.location import AnyPlace, Place
 from components.evaluation.decisions import DECISIONS_FILE, Decisions, Served, served_from_json
 from components.evaluation.forgetting import SPLITS, split_if_known
-from components.evaluation.matrix import (
-    MATRIX_FILE,
-    VARIANTS,
-    ZERO_SHOT,
-    MatrixRow,
-    ScoreMatrix,
-    matrix_of,
-    variant_file,
-)
+from components.evaluation.matrix import MATRIX_FILE, ZERO_SHOT, ScoreMatrix
+from components.evaluation.matrix_rows import VARIANTS, MatrixRow, matrix_of, variant_file
 from components.evaluation.predictions import PREDICTIONS_FOLDER, Prediction, by_task
 from components.evaluation.replies import noted
 from components.methods.base import Method

@@ -14,7 +14,8 @@ from components.core.location import Location, Place
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, FINISHED_FILE, KEPT_CHECKPOINTS, STATE_FILE
 from components.evaluation.general import GENERAL_FILE, GeneralScores
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ScoreMatrix, variant_file
+from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
+from components.evaluation.matrix_rows import VARIANTS, variant_file
 from components.models.source import model_source
 from components.training.config import Json, RunConfig, flatten
 from components.training.lengths import Fitted

@@ -11,7 +11,7 @@ import torch
 from components.core.checkpoint import read_checkpoint
 from components.core.events import Event
 from components.core.run_files import KEPT_CHECKPOINTS
-from components.evaluation.matrix import MatrixRow
+from components.evaluation.matrix_rows import MatrixRow
 from components.methods.base import MethodState
 from components.models.backbone import load_backbone
 from components.training.attached import attached

@@ -12,7 +12,7 @@ from components.core.location import Place
 from components.core.options import CountOrZero, from_plain
 from components.core.reading import read_object, understood
 from components.core.run_files import KEPT_CHECKPOINTS, SNAPSHOTS, STATE_FILE
-from components.evaluation.matrix import MatrixRow
+from components.evaluation.matrix_rows import MatrixRow
 
 if TYPE_CHECKING:  # imports torch
     from components.core.checkpoint import Checkpoint

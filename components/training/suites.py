@@ -9,7 +9,8 @@ from components.core.events import SuitesScored
 from components.data.suite import Suite
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.manifest import note_digests
-from components.evaluation.matrix import ZERO_SHOT, MatrixRow, matrix_of
+from components.evaluation.matrix import ZERO_SHOT
+from components.evaluation.matrix_rows import MatrixRow, matrix_of
 from components.evaluation.predictions import predictions_file
 from components.evaluation.suite_figures import figures
 from components.training.evaluate import RowScorer

@@ -19,7 +19,8 @@ from components.core.tensor_store import TensorStore
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.manifest import is_as_noted, note_digests
-from components.evaluation.matrix import MATRIX_FILE, VARIANTS, ZERO_SHOT, MatrixRow, ScoreMatrix, variant_file
+from components.evaluation.matrix import MATRIX_FILE, ZERO_SHOT, ScoreMatrix
+from components.evaluation.matrix_rows import VARIANTS, MatrixRow, variant_file
 from components.evaluation.predictions import (
     predictions_file,
     read_predictions,

@@ -27,7 +27,7 @@ from components.core.events import Event, Note, StepDone, TaskStarted
 from components.data.batch import Batch
 from components.data.instructions import Instructions
 from components.evaluation.budget import verdict
-from components.evaluation.matrix import matrix_of
+from components.evaluation.matrix_rows import matrix_of
 from components.methods.base import MethodState, TaskInfo, copy_tensors, load_parameters
 from components.models.backbone import Backbone, load_backbone
 from components.models.encoding import Encoder

@@ -39,7 +39,8 @@ from components.data.rows import write_split
 from components.data.suite import open_suite, write_suite_json
 from components.evaluation.decisions import Decisions, Served
 from components.evaluation.general import GeneralScores
-from components.evaluation.matrix import MatrixRow, ScoreMatrix
+from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix_rows import MatrixRow
 from components.evaluation.predictions import read_predictions
 from components.evaluation.released_files import file_text, json_value
 from components.judging.protocol import Verdict, VerdictCache

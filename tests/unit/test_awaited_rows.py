@@ -11,7 +11,7 @@ from components.core.errors import ConfigError
 from components.core.events import Event
 from components.data.streams import StreamConfig
 from components.evaluation.manifest import note_digests
-from components.evaluation.matrix import MatrixRow
+from components.evaluation.matrix_rows import MatrixRow
 from components.evaluation.predictions import Prediction, predictions_file, write_predictions
 from components.methods import METHODS
 from components.models.config import BackboneConfig

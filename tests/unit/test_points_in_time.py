@@ -20,7 +20,8 @@ from components.evaluation.figure_names import LABELS, NO_BOUNDARIES, WITH_BOUND
 from components.evaluation.headline import headline
 from components.evaluation.heatmap import draw_score_matrix
 from components.evaluation.ledger import differences
-from components.evaluation.matrix import MatrixError, MatrixRow, ScoreMatrix, matrix_of
+from components.evaluation.matrix import MatrixError, ScoreMatrix
+from components.evaluation.matrix_rows import MatrixRow, matrix_of
 from components.evaluation.predictions import Prediction
 from components.reporting.curves import curves
 from components.reporting.facts import boundary_notes
