@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from components.adapters.low_rank import seeded_generator
 from components.core.errors import CheckpointError, ConfigError
 from components.data.batch import IGNORE
-from components.methods.base import Engine, Json, MethodState, TaskInfo
+from components.methods.base import Engine, Forgotten, Json, MethodState, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.common.features import ReadsInstructions, picture_features
+from components.methods.common.unlearning import branch_forgotten, place_of, without_rows
 from components.methods.options.cf_router import CfRouterConfig
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
         tokens, zero without a picture; "both": one after the other; "hidden": the frozen language model's last hidden
         states, averaged over the tokens before the first answer. Each part has length 1, and a constant 1 is appended:
         it gives the regression an intercept, which lambda shrinks like all weights.
-    Overrides: attach, weights, served_by, end_task (one pass over the rows), routing; `TaskBranches` does the rest.
+    Overrides: attach, weights, served_by, end_task (one pass over the rows), routing, forget_task; `TaskBranches` does
+        the rest.
     Carried between tasks: every task's branch, frozen; G and C in float64. A task adds its branch and a column of C.
     Differs:
         - The paper reads the language model's last hidden states, averaged: "hidden". The abstract does not say over
@@ -109,6 +111,15 @@ class CfRouter(ReadsInstructions[CfRouterConfig], TaskBranches[CfRouterConfig]):
             gram, column = self.memory[GRAM] + gram, torch.cat([self.memory[CROSS], column], dim=1)
         self.memory = {GRAM: gram, CROSS: column}
         self._solve()
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, _ = place_of(state, task)
+        left, name = branch_forgotten(state, task), f"{self.MEMORY}{CROSS}"
+        column = {name: without_rows(left.tensors[name].T, place).T.contiguous()}
+        return Forgotten(
+            state=MethodState(tensors={**left.tensors, **column}, structure=left.structure),
+            traces="the router's sum over the rows of all tasks still has those of this one",
+        )
 
     def routing(self) -> dict[str, Json]:
         config = self.config

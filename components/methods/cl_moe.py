@@ -74,6 +74,7 @@ class ClMoe(ReadsInstructions[ClMoeConfig]):
     """
 
     rows_leave = True
+    owned_by_none = "every task trains all experts and routers, and owns no more than its counts and its centre"
 
     def __init__(self, config: ClMoeConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

@@ -18,9 +18,10 @@ from components.adapters.prompts import (
 )
 from components.adapters.serving import Digests, served_by_tensors
 from components.core.errors import ConfigError
-from components.methods.base import Loss, MethodState, Selection
+from components.methods.base import Forgotten, Loss, MethodState, Selection
 from components.methods.common.features import ReadsInstructions
 from components.methods.common.growing import GrowingMethod
+from components.methods.common.unlearning import place_of, renumbered, structure_without
 from components.methods.options.coda_prompt import CodaPromptConfig
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
         loss. Each layer has its own components; a half of p is its keys, the other its values.
     Objective: L_lm with attention(Q, [p_K; K], [p_V; V]) + lambda (|P P^T - I| + |K K^T - I| + |A A^T - I|), the rows
         of P, K, A being all components' prompts, keys and attention vectors, summed over layers.
-    Overrides: attach, select, served_by, loss (orthogonality); `GrowingMethod` does the rest.
+    Overrides: attach, select, served_by, loss (orthogonality), forget_task; `GrowingMethod` does the rest.
     Carried between tasks: all components; those of earlier tasks are frozen. Forgetting: new components also join the
         prefix of an earlier task's samples, unless their queries are orthogonal to the new keys.
     Differs:
@@ -112,6 +113,13 @@ class CodaPrompt(ReadsInstructions[CodaPromptConfig], GrowingMethod[CodaPromptCo
     def loss(self, model: Backbone, batch: Batch, outputs: Outputs, selection: Selection) -> Loss:
         total = outputs.loss + self.config.orthogonality * self.distance
         return Loss(total=total, parts={"gram_distance": self.distance})
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, learned = place_of(state, task)
+        tensors = renumbered(state.tensors, rf"({COMPONENTS}\.\w+_)(\d+)()", place)
+        alone = place == learned - 1
+        left = "" if alone else "later components were drawn apart from these, and trained while these served"
+        return Forgotten(state=MethodState(tensors=tensors, structure=structure_without(state, task)), traces=left)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{COMPONENTS}.{name}": parameter for name, parameter in self.components.named_parameters()}

@@ -71,6 +71,7 @@ class KeepLora(TaskBranches[KeepLoraConfig]):
     """
 
     rows_leave = rows_join = True
+    owned_by_none = "the bases that later branches keep clear of hold the directions of its inputs, mixed with others'"
 
     def __init__(self, config: KeepLoraConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed)

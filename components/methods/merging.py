@@ -11,8 +11,9 @@ from torch import Tensor
 from components.adapters.dense_increment import DenseIncrement, drop_and_rescale, elect_and_average, kth_magnitude, trim
 from components.adapters.low_rank import LowRankPairs, seeded_generator
 from components.adapters.mixing import Scales
-from components.methods.base import Engine, MethodState, Selection, TaskInfo
+from components.methods.base import Engine, Forgotten, MethodState, Selection, TaskInfo
 from components.methods.common.branches import TaskBranches
+from components.methods.common.unlearning import branch_forgotten
 from components.methods.options.merging import MergingConfig
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Merging(TaskBranches[MergingConfig]):
         others keep one dense float32 matrix per adapted layer on the device (LLaVA-7B's o_proj: 2 GiB) beside the
         branches. It is neither a parameter nor in a checkpoint: `attach` and `end_task` compute it on the CPU, where
         the same branches give the same bits, with one thin product per layer and task (three for TIES).
-    Overrides: attach, weights, serve, served_by, end_task; `TaskBranches` does the rest.
+    Overrides: attach, weights, serve, served_by, end_task, forget_task; `TaskBranches` does the rest.
     Carried between tasks: every task's branch, frozen. After each task they are merged anew.
     Differs:
         - What is merged are increments, never the factors: a sum of products is not the product of sums. The papers
@@ -82,6 +83,9 @@ class Merging(TaskBranches[MergingConfig]):
     def end_task(self, engine: Engine | None, task: TaskInfo, batches: Iterable[Batch]) -> None:
         super().end_task(engine, task, batches)
         self._merge()
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        return Forgotten(state=branch_forgotten(state, task))
 
     # What the hooks are made of.
 

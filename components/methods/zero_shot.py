@@ -25,6 +25,7 @@ class ZeroShot(Method[ZeroShotConfig]):
     """
 
     rows_leave = rows_join = True
+    owned_by_none = "nothing is learned"
 
     def attach(self, model: Backbone, state: MethodState | None) -> None:
         model.requires_grad_(False)

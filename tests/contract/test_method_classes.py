@@ -18,6 +18,7 @@ PLUMBING = {
         "card",
         "is_routed",
         "is_trainable",
+        "owned_by_none",
         "rows_leave",
         "rows_join",
         "parameters",

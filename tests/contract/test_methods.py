@@ -102,18 +102,26 @@ def test_loss_falls(name: str, toys: list[Toy]) -> None:
 def test_state_rebuilds_the_same_model(name: str, toys: list[Toy], tmp_path: Path) -> None:
     backbone = fresh_backbone()
     method = attached(tiny_config(name), backbone)
-    for task in toys:
-        learn(method, backbone, task, updates=3)
-    other_backbone = fresh_backbone()
-    other = attached(tiny_config(name), other_backbone, through_disk(method.state_dict(backbone), tmp_path))
-    assert other.tasks == [task.info.name for task in toys]
+    for number, learned in enumerate(toys, 1):
+        learn(method, backbone, learned, updates=3)
+        other_backbone, state = fresh_backbone(), method.state_dict(backbone)
+        other = attached(tiny_config(name), other_backbone, through_disk(state, tmp_path))
+        assert other.tasks == [task.info.name for task in toys[:number]]
+        assert same(other.state_dict(other_backbone), state)
+        assert trains(other_backbone) == trains(backbone)
+        for task in toys:
+            assert torch.equal(logits(other, other_backbone, task.batch), logits(method, backbone, task.batch))
     assert other.decisions() == method.decisions() == json.loads(json.dumps(method.decisions()))
     assert set(method.decisions()) <= set(method.tasks)
     for task in toys:
-        assert torch.equal(logits(other, other_backbone, task.batch), logits(method, backbone, task.batch))
         with method.select(backbone, task.prompts), other.select(other_backbone, task.prompts):
             answers = backbone.generate(task.prompts, max_new_tokens=3)
             assert other_backbone.generate(task.prompts, max_new_tokens=3) == answers
+
+
+def trains(model: Backbone) -> dict[str, bool]:
+    """Which of a model's parameters would train."""
+    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
 
 
 @training_methods

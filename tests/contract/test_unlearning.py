@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from components.core.checkpoint import write_checkpoint
 from components.core.errors import ConfigError
 from components.methods import METHODS
 from components.methods.base import Method, MethodConfig, MethodState
+from components.methods.options.merging import MergingConfig
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder
 from tests.contract.toy_tasks import (
@@ -40,8 +42,22 @@ OWNERS: dict[str, MethodConfig] = {
     "modal_prompt": METHODS["modal_prompt"].tiny(),
     "eproj": replace(METHODS["eproj"].tiny(), threshold=2.0),
     "lcia": replace(METHODS["lcia"].tiny(), threshold=2.0),
+    "cf_router": METHODS["cf_router"].tiny(),
+    "coda_prompt": METHODS["coda_prompt"].tiny(),
+    "disco": METHODS["disco"].tiny(),
+    "hide": METHODS["hide"].tiny(),
+    "merging": replace(MergingConfig.tiny(), rule="task_arithmetic"),
 }
-TRACES = {"o_lora", "dual_prompt", "modal_prompt", "lcia"}  # what is learned after a task has something of it
+# What is learned after a task, or what all share, has something of it.
+TRACES = {"o_lora", "dual_prompt", "modal_prompt", "lcia", "cf_router", "coda_prompt"}
+# Each task is served by what it owns.
+BY_THEIR_OWN = ("individual", "continual_llava", "dual_prompt", "eproj", "lcia", "cf_router", "disco")
+SILENT = {  # tensors of the second task without which it adds nothing
+    "o_lora": r"\.groups\.1\.up$",
+    "merging": r"\.groups\.1\.up$",
+    "hide": r"\.groups\.1\.(up|down)$",
+    "coda_prompt": r"\.prompts_1$",
+}
 
 
 def picture(shade: int) -> bytes:
@@ -119,19 +135,20 @@ def test_a_task_is_gone_and_the_others_are_the_same_bits(name: str, tmp_path: Pa
     assert sum(tensor.numel() for tensor in floats(forgotten.state).values()) == of[2] - (of[1] - of[0])
 
     after = on_fresh(config, forgotten.state)
-    if name in ("individual", "continual_llava", "dual_prompt", "eproj", "lcia"):  # each task is served by its own
+    if name in BY_THEIR_OWN:
         assert torch.equal(after[0], before[0])
         assert torch.equal(after[2], before[2])
         assert not torch.equal(after[1], before[1])
-    elif name == "o_lora":  # as if the branch added nothing
-        silent = {key: value * (".groups.1.up" not in key) for key, value in states[2].tensors.items()}
+    elif name in SILENT:  # as if what the task owned added nothing
+        silent = {key: value * (re.search(SILENT[name], key) is None) for key, value in states[2].tensors.items()}
         wanted = on_fresh(config, replace(states[2], tensors=silent))
-        assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(after, wanted, strict=True))
+        shared = [0, 2] if name == "hide" else [0, 1, 2]  # its last layer serves a task by its own branch
+        assert all(torch.allclose(after[place], wanted[place], atol=1e-5) for place in shared)
     else:  # the first task has no prompt but its own in front
         assert torch.equal(after[0], before[0])
 
 
-@pytest.mark.parametrize("name", sorted({*OWNERS} - {"dual_prompt"}))
+@pytest.mark.parametrize("name", sorted({*OWNERS} - {"dual_prompt", "cf_router"}))
 def test_without_the_last_task_the_state_is_the_one_before_it(name: str) -> None:
     config = METHODS[name].tiny() if name == "continual_llava" else OWNERS[name]  # with what earlier tasks add
     states, _ = learned(config)
@@ -153,7 +170,7 @@ def test_another_task_is_learned_afterwards_and_resumed(name: str) -> None:
     assert method.tasks == [A, C, B]
     kept = floats(start)
     state = method.state_dict(model)
-    if name != "dual_prompt":  # its general prefix trains on
+    if name not in ("dual_prompt", "cf_router"):  # a prefix that trains on, sums that grow
         assert all(torch.equal(state.tensors[key][: len(value)], value) for key, value in kept.items())
     resumed = on_fresh(config, state)
     assert all(
@@ -187,7 +204,8 @@ def test_what_tasks_share_is_not_taken_from_one(config: MethodConfig) -> None:
 def test_other_methods_refuse(name: str) -> None:
     state = MethodState(tensors={"a.b": torch.ones(1)}, structure={"tasks": [A, B]})
     method: Method = METHODS[name].tiny().build(seed=0)
-    with pytest.raises(ConfigError, match=r"shared by them \(1 tensors, such as a\.b\)"):
+    said = rf"method {name} cannot unlearn task 'colours': {re.escape(method.owned_by_none)}\.$"
+    with pytest.raises(ConfigError, match=said):
         method.forget_task(state, A)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.core.errors import CheckpointError, ConfigError
-from components.methods.base import Engine, MethodState, TaskInfo
+from components.methods.base import Engine, Forgotten, MethodState, TaskInfo
 from components.methods.common.branches import TaskBranches
 from components.methods.common.features import ReadsInstructions
 from components.methods.common.key_selection import evenly_spaced
+from components.methods.common.unlearning import branch_forgotten, place_of, without_rows
 from components.methods.options.prototypes import PrototypeConfig
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class PrototypeBranches(ReadsInstructions[PrototypeConfigT], TaskBranches[Protot
         assert engine is not None, "a branch is trained for every task"
         for kind, mean in self._means(engine, task, batches).items():
             self.memory[kind] = torch.cat([self.memory.get(kind, mean[:0]), mean])
+
+    def forget_task(self, state: MethodState, task: str) -> Forgotten:
+        place, _ = place_of(state, task)
+        left = branch_forgotten(state, task)
+        rows = {name: without_rows(left.tensors[name], place) for name in left.tensors if name.startswith(self.MEMORY)}
+        return Forgotten(state=MethodState(tensors={**left.tensors, **rows}, structure=left.structure))
 
     def _means(self, engine: Engine, task: TaskInfo, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Mean features of the task just learned [1, D], over the samples of all workers that have them."""
