@@ -113,7 +113,8 @@ def main(arguments: Sequence[str]) -> int:
     together = command.at_once or streams_of_this_machine(cluster)
     with sole_user(sweep.folder, f"sweep {sweep.id}", wait=console.print if command.wait else None):
         claim_folder(sweep)
-        with ray_session(cluster.address, num_workers=cluster.num_workers, trials=together):
+        again = f"run the same command with --sweep-id {sweep.id} to continue"
+        with ray_session(cluster.address, num_workers=cluster.num_workers, trials=together, again=again):
             trials, view = run_and_record(
                 sweep, at_once=command.at_once, on_progress=teller(sweep, console), say=console.print
             )

@@ -40,9 +40,9 @@ JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 ENDED_AT_ONCE = (
     "error: this process was ended without a word: killed (the system does so when memory runs out), crashed, or ended "
-    "by Ray, whose node process (raylet) it had lost; run the same command with the same --run-id or --sweep-id to "
-    "continue"
+    "by Ray, whose node process (raylet) it had lost; "
 )
+AGAIN = "run the same command again"
 ORPHANS_END_S = 10.0  # for what a Ray of ours leaves when it is shut down
 MIN_FREE_MIB = 64  # of Ray's folder for temporary files
 _SOCKET_BYTES = 107  # the longest path of a socket
@@ -50,10 +50,11 @@ _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
 @contextmanager
-def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> Iterator[None]:
+def ray_session(address: str | None, *, num_workers: int, trials: int = 1, again: str = AGAIN) -> Iterator[None]:
     """Join the cluster at `address`, or that of a submitted job; otherwise start Ray inside this process.
 
-    `trials` streams with `num_workers` workers each run in it at the same time. Inside an open session nothing happens.
+    `trials` streams with `num_workers` workers each run in it at the same time. `again`: what to do should this process
+    be killed. Inside an open session nothing happens.
     """
     if ray.is_initialized():
         yield
@@ -70,7 +71,7 @@ def ray_session(address: str | None, *, num_workers: int, trials: int = 1) -> It
     for name in ("ray.data", "ray.train", "ray"):  # again, because Ray sets the level of its own when it starts
         logging.getLogger(name).setLevel(level)
     try:
-        with last_word(ENDED_AT_ONCE):
+        with last_word(ENDED_AT_ONCE + again):
             yield
     finally:
         if not left_ray():

@@ -11,6 +11,7 @@ from components.core.asking import PATIENCE_S
 from components.core.errors import ConfigError, StorageError, StreamStopped, TrackingError
 from components.core.events import Event, EventHandler, Note, PhaseBegan, RowScored
 from components.core.files import write_json
+from components.core.last_word import last_word
 from components.core.location import Location, Place, patient
 from components.core.lock import sole_user
 from components.core.ray_session import ray_session
@@ -48,6 +49,8 @@ from components.training.run_folder import (
 from components.training.same_run import execution_of, shown
 from components.training.space import require_space, saying_what_is_needed
 
+ENDED_WAITING = "error: this process was killed while it waited for MLflow; the run's own files are whole: "
+
 
 def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = None) -> StreamResult:
     """Run (or continue) the stream; its events go to `follow` and to MLflow. `parent` is a sweep's MLflow run.
@@ -59,7 +62,8 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
     fetch_models(plan.config)
     require_same_weights(plan)
     cluster = plan.config.cluster
-    session = ray_session(cluster.address, num_workers=cluster.num_workers)
+    again = f"run the same command with --run-id {plan.run_dir.name} to continue"
+    session = ray_session(cluster.address, num_workers=cluster.num_workers, again=again)
     told, needs = _one_at_a_time(follow), needs_of(plan)
     require_space(plan, needs)
     with (
@@ -115,7 +119,8 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 activity.handle(PhaseBegan(phase="waiting for MLflow, which gets what is left"))
                 # After Ray has ended: a slow store keeps neither memory nor a place in the cluster. Still under the
                 # run's lock, since another process would send the same events.
-                tracker.finish(status)
+                with nullcontext() if parent else last_word(ENDED_WAITING + again):  # a sweep has its own
+                    tracker.finish(status)
 
 
 def take_over_costs(plan: Plan, costs: Costs) -> None:

@@ -132,3 +132,23 @@ def test_a_store_that_never_returns_costs_a_sentence(
     proxy.go_on()
     completed(command)
     assert differences(tmp_path / "left", store.uri) == []
+
+
+@pytest.mark.long
+def test_killed_while_it_waits_for_a_store_it_says_what_to_do(
+    store: Store, proxy: StallingProxy, stream: Path, tmp_path: Path
+) -> None:
+    command = command_of(stream, tmp_path, "killed", proxy.port)
+    process = started(command)
+    lines_until(process, "Task 1/2")
+    proxy.stall()
+    lines_until(process, "MLflow is still taking what this run recorded (")
+    process.kill()
+    out, _ = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == (
+        "error: this process was killed while it waited for MLflow; the run's own files are whole: "
+        "run the same command with --run-id killed to continue"
+    )
+    proxy.go_on()
+    completed(command)
+    assert differences(tmp_path / "killed", store.uri) == []
