@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.core.location import Location
 from components.models.source import model_source
 from components.training.driver import rows_reached
 from components.training.plan import Plan
-from components.training.vision_cache import feature_bytes
+from components.training.vision_cache import feature_bytes, feature_root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class FeatureSize:
     limit: int
     wanted: bool
     takes_pictures: bool = True
+    store: str = ""
+    """Where they go, if that is no disk of this machine."""
 
     @property
     def fits(self) -> bool:
@@ -31,7 +34,7 @@ class FeatureSize:
         if not self.wanted:
             return "not cached (training.cache_features is off); the tower runs in every step"
         if self.fits:
-            return f"cached on disk, at most {self.size / 1e6:,.0f} MB"
+            return f"cached {f'in {self.store}' if self.store else 'on disk'}, at most {self.size / 1e6:,.0f} MB"
         return (
             f"not cached: they would take up to {self.size / 1e9:.0f} GB, more than training.feature_cache_gb "
             f"{self.limit / 1e9:g}; the tower runs in every step"
@@ -43,11 +46,13 @@ def feature_size(plan: Plan) -> FeatureSize:
     training = plan.config.training
     pictures = model_source(plan.config.backbone).family_class().takes_pictures()
     wanted = pictures and training.cache_features != "off"
+    root = feature_root(plan.run_dir.parent)
     return FeatureSize(
         size=_bytes(plan) if wanted else 0,
         limit=int(training.feature_cache_gb * 1e9),
         wanted=wanted,
         takes_pictures=pictures,
+        store=str(root) if isinstance(root, Location) else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from components.core import copies
 from components.core.errors import DataError, StorageError
 from components.data.rows import Split, write_split
 from components.models.config import BackboneConfig
+from components.tracking.config import TrackingConfig
 from components.training import feature_writing
+from components.training.feature_size import feature_size
 from components.training.feature_writing import FeatureWriter, ShardWork, compute_features
+from components.training.plan import plan_stream
 from components.training.streaming import Loader, examples
 from components.training.vision_cache import Reached, VisionCache, feature_bytes, feature_root, vision_cache
 from components.training.windows import Slice, plan_windows, stretches_of
+from pipelines.presets import preset
 from tests.unit.sample_rows import picture, row
 
 POCKET = BackboneConfig(name="pocket")
@@ -140,3 +145,11 @@ def test_sizes_are_those_of_the_rows_reached(split: Split) -> None:
     assert each > 0
     assert all_of_them == pictured * each
     assert feature_bytes([(split, {(0, 1): [1, 2], (0, 0): [1]})], POCKET) == 2 * each  # row 65 has none
+
+
+def test_a_plan_says_which_store_the_features_go_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LITTORAL_CACHE")
+    run = replace(preset("pocket"), run_id="r", storage=tmp_path, tracking=TrackingConfig(enabled=False))
+    assert feature_size(plan_stream(run)).described().startswith("cached on disk, at most ")
+    monkeypatch.setenv("LITTORAL_CACHE", "memory://unit-features/cache")
+    assert feature_size(plan_stream(run)).described().startswith("cached in memory://unit-features/cache, at most ")
