@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Imported once, in the process that workers are forked from; not DeepSpeed, which reads variables as it is imported.
+IMPORTED = ("components.methods.sequential_lora", "components.models.backbone", "components.training.optimizer")
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
@@ -26,7 +28,8 @@ def results_of(
 
     All jobs share the processes, because importing takes longer than a job. `work` is a function of a module.
     """
-    context, port = mp.get_context("spawn"), free_port()
+    context, port = mp.get_context("forkserver"), free_port()
+    context.set_forkserver_preload([*IMPORTED])
     results = context.SimpleQueue()
     processes = [
         context.Process(target=_work, args=(work, jobs, rank, world_size, port, results), daemon=True)
