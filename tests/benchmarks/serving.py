@@ -310,11 +310,11 @@ def measure(load: Load, run: Path, by_task: Mapping[str, list[bytes]]) -> None:
             failed += one.failed + many.failed + alike.failed
         shared = (
             "of 24 ms of CPU that a request of 16 clients costs in the replica, the model has 42 %; Ray's calls and "
-            "encoding have the rest, the proxy 9 ms more, the clients 0.5 (profiled)"
+            "encoding have the rest, the proxy 9 ms more, the clients 0.5 (a profile of pocket beside other work)"
         )
         lengths = (
             "a step costs the same for mixed slots; replies that end apart take half again as many passes over "
-            "prompts, 0.86 by the model's CPU time (profiled)"
+            "prompts, 0.86 by the model's CPU time in one process (pocket, beside other work)"
         )
         together = f"{load.clients} clients, requests/s against one client"
         print_bar(together, ratios["together"], "at least", AIM_TOGETHER, shared)

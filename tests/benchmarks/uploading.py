@@ -117,19 +117,21 @@ def main(options: Options) -> None:
         finally:
             proxy.terminate()
             proxy.wait()
-    shares: list[float] = []
+    hidden, shares = list[float](), list[float]()
     for folder, store in zip(folders, stores, strict=True):
         for name, side in (("folder", folder), ("store", store)):
             print(
                 f"{name}: {side.whole:.1f} s; behind checkpoints {side.at_checkpoints:.2f} s longer than the median "
                 f"update, outside of updates {side.outside:.2f} s"
             )
+        hidden.append((store.at_checkpoints - folder.at_checkpoints) / (store.whole - store.outside))
         shares.append((store.at_checkpoints + store.outside - folder.outside) / store.whole)
     longer = statistics.median(store.outside - folder.outside for folder, store in zip(folders, stores, strict=True))
     why = (
         f"{longer:.1f} s more outside of updates, in {len(TASKS)} tasks and the run's end: a row's files and the kept "
         f"checkpoint are put one after another before the next task; {options.updates} updates of pocket take seconds"
     )
+    print_bar("updates behind a checkpoint in a store, longer than in a folder / all updates", hidden, "at most", 0.03)
     print_bar("waiting for an object store / a run's time", shares, "at most", 0.03, why)
 
 
