@@ -30,6 +30,7 @@ Precision = Literal["float32", "bfloat16"]
 
 QUICKER = 0.8  # of float32's time, at most: what is saved must be worth the rounding
 ROWS, WIDTH, INNER, REPEATS = 256, 1024, 2816, 3  # of a product; one second in all on a slow core
+FEW_ROWS, HOPELESS = 16, 3.0  # without such instructions it is 20 times as slow: a few rows tell
 COMPARED = 1_000_000_000  # weights of a model that is loaded twice to see its error
 QUESTIONS = (("What is the capital of France?", "Paris"), ("Name the colour of the sky.", "blue"))
 
@@ -94,9 +95,15 @@ def probed() -> Probe:
 
 
 def measured() -> Probe:
+    """First with a few rows, which decide where bfloat16 is many times as slow; else with a step's."""
+    few = _turns(FEW_ROWS)
+    return few if few.bfloat16_s > HOPELESS * few.float32_s else _turns(ROWS)
+
+
+def _turns(rows: int) -> Probe:
     """Take turns with both precisions, and keep the quickest of each: what disturbs only makes a turn slower."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runs = {dtype: _layer(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    runs = {dtype: _layer(rows, dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     spent = {dtype: [_seconds(run, device)] for dtype, run in runs.items()}  # the first warms up
     for _ in range(REPEATS):
         for dtype, run in runs.items():
@@ -145,14 +152,14 @@ def require_no_auto(values: object) -> None:
         )
 
 
-def _layer(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+def _layer(count: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
     """A gated MLP of frozen weights, forward and backward to its input."""
     generator = torch.Generator().manual_seed(0)
     gate, up, down = (
         (torch.randn(*shape, generator=generator) * 0.02).to(device, dtype)
         for shape in ((INNER, WIDTH), (INNER, WIDTH), (WIDTH, INNER))
     )
-    rows = torch.randn(ROWS, WIDTH, generator=generator).to(device, dtype).requires_grad_()
+    rows = torch.randn(count, WIDTH, generator=generator).to(device, dtype).requires_grad_()
 
     def run() -> object:
         made = F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)

@@ -40,8 +40,8 @@ FOLDER = Path(__file__).parent / "golden"
 COMMAND = "python tests/numerics/golden_runs.py"
 # Adapters are float32, whose sums round differently on another processor or torch. Frozen weights that are wrong by up
 # to 1e-6 moved the numbers by 1e-6 relative or 4e-7 at most; a rate or an option that differs by 0.1 % moves some by
-# 1e-3, AdamW's beta2 of 0.998 by 5e-5.
-RELATIVE, ABSOLUTE = 5e-6, 1e-6
+# 1e-3, AdamW's beta2 of 0.998 by 5e-5. A processor without AVX-512 moves LCIA's least EMA weight by 1.1e-6.
+RELATIVE, ABSOLUTE = 5e-6, 3e-6
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?")
 BATCH, EPOCHS = 4, 2
 # Name, colour of the picture (None: no picture), and the answer in each of the two tasks.
