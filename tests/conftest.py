@@ -30,6 +30,12 @@ for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
     os.environ.pop(variable, None)  # of whoever runs the tests
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without paths and marks, what is `long` is left out; a path or `-m long` brings it."""
+    if not config.option.markexpr and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        config.option.markexpr = "not long"
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: more processes than this spend their time importing."""
     return min(4, usable_cpus())

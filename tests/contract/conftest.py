@@ -10,6 +10,12 @@ from toy_tasks import Toy, told, toy_tasks
 
 from components.methods import METHODS, method_config
 
+# One of each kind: what test_methods.py does not ask is asked of these, and of the others with `-m long`.
+KINDS = (
+    *("zero_shot", "replay", "sequential_lora", "moelora", "lcia", "continual_llava", "ewc", "o_lora", "l2p"),
+    *("modal_prompt", "eproj", "merging", "hide", "smolora"),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--method-contract", metavar="NAME", help="check only this method, ours or an installed one")
@@ -28,7 +34,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [name for name in names if method_config(name).is_task_free]
     if marks & {"training_methods", "task_free_methods"}:
         names = [name for name in names if method_config(name).is_trainable]
-    metafunc.parametrize("name", names)
+    shortened = not chosen and metafunc.definition.path.name != "test_methods.py"
+    metafunc.parametrize(
+        "name",
+        [pytest.param(name, marks=pytest.mark.long) if shortened and name not in KINDS else name for name in names],
+    )
 
 
 @pytest.fixture(scope="session")

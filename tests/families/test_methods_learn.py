@@ -49,7 +49,7 @@ class Learning:
     toys: list[Toy]
 
 
-@pytest.fixture(scope="module", params=tiny.NAMES)
+@pytest.fixture(scope="module", params=tiny.params())
 def learning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Learning:
     folder = tiny.write(request.param, tmp_path_factory.mktemp(request.param))
     config = BackboneConfig(name=str(folder))

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.families import gemmas, llavas, qwens, texts, tiled  # noqa: F401  (they register their writers)
 from tests.families.writing import WRITERS
 
 NAMES = tuple(WRITERS)
 TEXT_ONLY = ("llama", "qwen3")
+USUAL = ("llava", "qwen2_5_vl", "smolvlm", "llama")
+
+
+def params() -> list[object]:
+    """All names; those beside `USUAL` are marked `long`."""
+    return [name if name in USUAL else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
 
 
 def write(name: str, folder: Path) -> Path:

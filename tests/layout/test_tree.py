@@ -133,6 +133,7 @@ def _may_work(node: ast.AST) -> TypeGuard[ast.expr]:
     return isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
 
 
+@pytest.mark.long
 def test_optimised_python_plans_and_prepares_the_same(tmp_path: Path) -> None:
     """`python -O` leaves asserts out."""
     environment = {**os.environ, "LITTORAL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}

@@ -27,6 +27,7 @@ def test_without_a_java_three_metrics_remain() -> None:
     assert found["cider"] == pytest.approx(96.14, abs=0.005)
 
 
+@pytest.mark.long
 @needs_java
 def test_all_seven_and_their_mean() -> None:
     found = caption_figures(REPLIES, REFERENCES, java_home())

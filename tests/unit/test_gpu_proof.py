@@ -104,6 +104,7 @@ runpy.run_path("tests/gpu/prove.py", run_name="__main__")
 """
 
 
+@pytest.mark.long
 def test_it_trains_from_its_archive_without_what_may_be_missing(tmp_path: Path) -> None:
     """The archive is all it finds: a file that it needs and that was not packed would show."""
     archive = tmp_path / "new" / "folder" / "gpu-proof.tar.gz"

@@ -222,6 +222,7 @@ def test_shapes_are_counted_without_weights(tmp_path: Path) -> None:
     assert {(p.device.type, p.dtype) for p in skeleton.parameters()} == {("meta", torch.bfloat16)}
 
 
+@pytest.mark.long
 def test_a_run_of_a_model_that_is_not_on_this_machine(hub: HubServer, tmp_path: Path) -> None:
     """A dry run takes the small files; without a network, the run says what to do before anything starts."""
     coast = str(Path(__file__).parents[2] / "pipelines" / "coast.py")

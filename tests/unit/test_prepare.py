@@ -356,6 +356,7 @@ def test_help_fits_its_terminal() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 90
 
 
+@pytest.mark.long
 def test_the_next_step_can_be_pasted(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "my 'best' stream"
     done = _prepare(str(source / "stream.toml"), "--out", str(out), "--no-overlaps")

@@ -25,6 +25,7 @@ from components.training.config import RunConfig
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "mini-coast-domain").glob("*.json"))
 
 
+@pytest.mark.long
 def test_recorded_runs_are_forecast_by_the_others(tmp_path: Path) -> None:
     runs = [read_run(path) for path in RECORDS]
     header, lines, notes = forecast_table(forecasts(runs))

@@ -72,6 +72,7 @@ def nearest(known: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[n
     return ((asked[:, None] - known[None]) ** 2).sum(axis=2).argmin(axis=1)
 
 
+@pytest.mark.long
 def test_the_picture_tells_the_task_and_the_answer(stream: TaskStream) -> None:
     """Nearest neighbour in small pictures: nearly always the right task; in a task far better than its majority."""
     known, tasks, asked, expected = [], [], [], []
