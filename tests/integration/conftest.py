@@ -8,8 +8,8 @@ import pytest
 
 # The longest first (with xdist's --no-loadscope-reorder); the others as they are found.
 LONG = (
-    *("test_documentation.py", "test_stream.py", "test_deaths.py", "test_serve.py", "test_scored_beside.py"),
-    *("test_interrupt.py", "test_zero_stages.py", "test_storage_and_damage.py", "test_runs_in_a_store.py"),
+    *("test_stream.py", "test_deaths.py", "test_serve.py", "test_interrupt.py", "test_zero_stages.py"),
+    *("test_runs_in_a_store.py", "test_engine.py"),
 )
 
 # Two runs share the cores: a thread that waits for the others of its run must leave its core to the other one.

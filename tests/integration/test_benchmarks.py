@@ -24,6 +24,8 @@ from components.training.driver import run_stream
 from components.training.plan import plan_stream
 from pipelines.presets import pocket
 
+pytestmark = pytest.mark.long  # streams of these layouts are prepared by unit tests
+
 TREES = {
     "coast-domain": (trees.chartqa, trees.docvqa, trees.iconqa, trees.pathvqa),
     "coin": (trees.coin,),

@@ -15,6 +15,8 @@ from torch import Tensor
 from components.methods.common.balance import STATISTICS
 from components.methods.common.balance_options import Rule
 
+pytestmark = pytest.mark.long  # test_zero_stages.py asks the same of one of each kind
+
 FALLBACK, MEDIAN = STATISTICS.index("ema_fallback"), STATISTICS.index("ema_old_p50")
 
 

@@ -18,6 +18,8 @@ from components.methods.continual_llava import ContinualLlavaConfig
 from components.methods.lcia import LciaConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 
+pytestmark = pytest.mark.long  # test_engine.py and test_zero_stages.py learn across world sizes and stages
+
 TOLERANCE = 2e-4  # as in test_engine.py: float32 sums in another order, amplified by the updates
 # One adapter; slots, keys and a scalar at a rate of its own; an average that accumulates during the task.
 METHODS: Mapping[str, MethodConfig] = {

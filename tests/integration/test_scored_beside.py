@@ -1,6 +1,6 @@
 """Rows that are scored beside training are, bit for bit, those of a run that is scored in turn.
 
-    python -m pytest tests/integration/test_scored_beside.py [-m long]
+    python -m pytest tests/integration/test_scored_beside.py
 
 The zero-shot replies of one run are not to answer for another, so runs that are compared have storages of their own.
 """
@@ -29,6 +29,8 @@ from components.training.plan import plan_stream
 from components.training.stopping import LOOK_EVERY_S, request_stop
 from components.training.stream_state import Checkpoints
 from pipelines.presets import pocket
+
+pytestmark = pytest.mark.long  # each run here takes a minute
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("iconqa", "docvqa")
@@ -105,7 +107,6 @@ def test_rows_are_those_of_a_run_that_is_scored_in_turn(tmp_path: Path) -> None:
     assert (before.at.index, before.at.awaited, len(before.at.rows)) == (2, 1, 2)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_run_that_was_stopped_takes_up_its_rows_beside_or_in_turn(tmp_path: Path) -> None:
     run(config_of(tmp_path / "turn", beside=0, updates=60))
@@ -129,7 +130,6 @@ def test_a_run_that_was_stopped_takes_up_its_rows_beside_or_in_turn(tmp_path: Pa
         assert bits(storage / "r") == bits(tmp_path / "turn" / "r")
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_scorer_that_is_killed_is_replaced_within_bounds(tmp_path: Path) -> None:
     run(config_of(tmp_path / "turn", beside=0))
@@ -153,7 +153,6 @@ def test_a_scorer_that_is_killed_is_replaced_within_bounds(tmp_path: Path) -> No
     assert bits(tmp_path / "bounded" / "r") == bits(tmp_path / "turn" / "r")
 
 
-@pytest.mark.long
 def test_killed_worker_and_driver_and_continued(tmp_path: Path) -> None:
     """Through the command: the worker is killed in task 1, every process in task 2; then the same command goes on."""
 
