@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 Limit = Literal["at most", "at least"]
+UNMEASURED = "NOT MEASURED"
 _LINE = re.compile(
     r"BAR \| (?P<name>[^|]+) \| (?P<value>[\d.e+-]+)(?P<spread> \[[^|]*\])? \|"
     r" (?P<limit>at most|at least) (?P<bar>[\d.]+) \| (?:holds|missed)(?:: (?P<reason>.*))?"
@@ -55,3 +56,9 @@ def print_bar(name: str, found: float | Sequence[float], limit: Limit, bar: floa
     values = [found] if isinstance(found, int | float) else list(found)
     spread = f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else ""
     print(Bar(name, statistics.median(values), limit, bar, spread, reason), flush=True)
+
+
+def print_unmeasured(names: Sequence[str], reason: str) -> None:
+    """Print bars that have no figure on this machine, and why."""
+    for name in names:
+        print(f"{UNMEASURED} | {name} | {reason}", flush=True)

@@ -45,6 +45,7 @@ from components.methods.options.continual_llava import ContinualLlavaConfig
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder
+from components.training.dtype_probe import probed
 from components.training.engine import TorchEngine
 from components.training.kept_cells import state_digest
 from components.training.optimizer import OptimizerConfig
@@ -52,7 +53,7 @@ from components.training.optimizer import OptimizerConfig
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from tests.benchmarks.bars import print_bar  # noqa: E402
+from tests.benchmarks.bars import print_bar, print_unmeasured  # noqa: E402
 
 WORDS = (
     *("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven", "inlet"),
@@ -269,7 +270,7 @@ def in_bfloat16(
 
 def stream(command: Command, length: int) -> dict[str, Parts]:
     """Print a line of a table and its bars: the stream of so many tasks, scored in both ways. Parts by type of number;
-    none of bfloat16 without `--field`."""
+    none of bfloat16 without `--field` and where the processor is not quicker in it."""
     backbone = BackboneConfig(name=command.backbone)
     encoder, model = build_encoder(backbone), load_backbone(backbone)
     config = method_config(command.method).tiny()
@@ -345,7 +346,7 @@ def stream(command: Command, length: int) -> dict[str, Parts]:
         digests=max(0.0, took[0] - took[1]) / length,
         answered=on.answered - answered,
     )
-    if not command.field:
+    if not command.field or probed().dtype != "bfloat16":
         return {"float32": parts}
     return {
         "float32": parts,
@@ -357,8 +358,11 @@ def print_field(parts: dict[str, Parts], start: float) -> None:
     """The field's way is in float32, and a process of it takes `start` CPU seconds until it can train."""
     for (dtype, tasks), aim in FIELD_AIMS.items():
         for size, (updates, rows) in {"mini": (60, 100), "nano": (24, 16)}.items():
-            field, ours = parts["float32"].field(tasks, updates, rows, start), parts[dtype].ours(tasks, updates, rows)
             name = f"{size}, {tasks} tasks{', ours in bfloat16' if dtype == 'bfloat16' else ''}"
+            if dtype not in parts:
+                print_unmeasured([f"field's time over ours, {name} (arithmetic)"], str(probed()))
+                continue
+            field, ours = parts["float32"].field(tasks, updates, rows, start), parts[dtype].ours(tasks, updates, rows)
             learning = tasks * updates * parts[dtype].update
             why = (
                 f"{field:.0f} s against {ours:.0f}, of which {OWN_START_S:.0f} are a run's own processes and "

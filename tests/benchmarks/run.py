@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from tests.benchmarks.bars import Bar  # noqa: E402
+from tests.benchmarks.bars import UNMEASURED, Bar  # noqa: E402
 
 SCRIPTS: dict[str, list[str]] = {
     "starting": ["--repeats", "3"],
@@ -92,6 +92,8 @@ def run(name: str, log: Path) -> tuple[int, list[Bar]]:
             if bar := Bar.read(line):
                 bars.append(bar)
                 print(f"   {bar}", flush=True)
+            elif line.startswith(UNMEASURED):
+                print(f"   {line.strip()}", flush=True)
     return process.returncode, bars
 
 
