@@ -10,11 +10,18 @@ from toy_tasks import Toy, told, toy_tasks
 
 from components.methods import METHODS, method_config
 
-# One of each kind: what test_methods.py does not ask is asked of these, and of the others with `-m long`.
+# One of each kind: what test_methods.py does not ask is asked of these by default, and of the others with `-m long`.
 KINDS = (
     *("zero_shot", "replay", "sequential_lora", "moelora", "lcia", "continual_llava", "ewc", "o_lora", "l2p"),
     *("modal_prompt", "eproj", "merging", "hide", "smolora"),
 )
+# How answers are batched, kept and scored differs by what a method adds where; of these one of each.
+ANSWERING = ("zero_shot", "sequential_lora", "continual_llava", "lcia", "l2p", "hide")
+ASKED = {
+    "test_methods.py": tuple(METHODS),
+    **dict.fromkeys(("test_answers_one_by_one.py", "test_option_scores.py", "test_refilled_answers.py"), ANSWERING),
+    **dict.fromkeys(("test_bfloat16.py", "test_reuse.py", "test_served_methods.py"), ANSWERING),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,11 +41,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [name for name in names if method_config(name).is_task_free]
     if marks & {"training_methods", "task_free_methods"}:
         names = [name for name in names if method_config(name).is_trainable]
-    shortened = not chosen and metafunc.definition.path.name != "test_methods.py"
-    metafunc.parametrize(
-        "name",
-        [pytest.param(name, marks=pytest.mark.long) if shortened and name not in KINDS else name for name in names],
-    )
+    asked = names if chosen else ASKED.get(metafunc.definition.path.name, KINDS)
+    marks_of = {name: () if name in asked else (pytest.mark.long,) for name in names}
+    metafunc.parametrize("name", [pytest.param(name, marks=marks_of[name]) for name in names])
 
 
 @pytest.fixture(scope="session")

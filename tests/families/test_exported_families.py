@@ -69,7 +69,7 @@ def test_each_kind_is_exported(
 
 
 @pytest.mark.shows("export")
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", tiny.params())
 def test_an_export_is_a_model_of_its_type(name: str, tmp_path: Path) -> None:
     base = tiny.write(name, tmp_path / "base")
     config = BackboneConfig(name=str(base), pad_to_square=False)

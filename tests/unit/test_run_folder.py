@@ -82,7 +82,9 @@ def test_a_process_may_take_its_own_lock_again_and_keeps_it(tmp_path: Path) -> N
 
 def test_looking_at_a_free_lock_keeps_nobody_out(tmp_path: Path) -> None:
     lock = tmp_path / LOCK_FILE
-    lock.write_text("process 1 on gone since 2026-01-02 03:04:05+00:00\n")
+    with subprocess.Popen(["true"]) as ended:  # on another host it would be waited for
+        ended.wait()
+    lock.write_text(f"process {ended.pid} on {socket.gethostname()} since 2026-01-02 03:04:05+00:00\n")
     with lock.open() as looked_at:
         fcntl.flock(looked_at, fcntl.LOCK_SH)  # what `holder_of` does, but for much longer
         threading.Timer(0.03, lambda: fcntl.flock(looked_at, fcntl.LOCK_UN)).start()
