@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ def command(storage: Path) -> list[str]:
     return [*given, "--training.checkpoint-every-updates", "4", "--evaluation.limit", "2"]
 
 
+@pytest.mark.long
 def test_a_run_outlives_its_worker_and_its_controller(tmp_path: Path) -> None:
     process = started(command(tmp_path))
     read_until(process, "Task 1/2")

@@ -123,6 +123,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_a_storage_that_fills_up_costs_a_sentence(tmp_path: Path, undisturbed: dict[str, str]) -> None:
     said = tmp_path / "said"
     with tmpfs(tmp_path / "runs", "4m") as storage:

@@ -46,6 +46,7 @@ def finish(storage: Path, run_id: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_blurred_stream_is_scored_over_time(tmp_path: Path) -> None:
     """One run in three segments over two tasks, in MLflow and in a report."""
     name = stream_file(tmp_path, 'kind = "gaussian"\nwidth = 0.5\nsegments = 3\n')
