@@ -89,7 +89,8 @@ def read_run(path: Place, *, unfinished: bool = False) -> FinishedRun:
         mlflow_id = str(known["run_id"])
         if isinstance(path, Path) or known.get("store"):
             store = recorded_uri(config.tracking, path, known.get("store"))
-            config = replace(config, tracking=replace(config.tracking, uri=store))
+            with understood(link, ConfigError, "delete it to have the run recorded in MLflow anew"):
+                config = replace(config, tracking=replace(config.tracking, uri=store))
     matrix = ScoreMatrix.read(path / MATRIX_FILE)
     return FinishedRun(
         path=path,
