@@ -116,3 +116,12 @@ def test_broken_costs_are_one_sentence(tmp_path: Path, broken: str) -> None:
     (tmp_path / "costs.json").write_text(broken, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"costs\.json cannot be read .* delete it"):
         Costs.read(tmp_path)
+
+
+@pytest.mark.parametrize("store", ["sqlite:///'none/x.db", "nothing://a"])
+def test_a_link_to_no_store_is_named(store: str, tmp_path: Path) -> None:
+    config = replace(RunConfig(stream=STREAM, method=SequentialLoraConfig(rank=4)), run_id="a", storage=tmp_path)
+    path = finished(tmp_path, config, ROWS, zero_shot=True)
+    (path / "mlflow.json").write_text(json.dumps({"run_id": "0" * 32, "store": store, "ui": "mlflow ui"}))
+    with pytest.raises(ConfigError, match=r"mlflow\.json: tracking\.uri"):
+        read_run(path)
