@@ -79,7 +79,7 @@ def test_a_run_outlives_its_worker_and_its_controller(tmp_path: Path) -> None:
     said = read_until(process, "(try 1 of 3)")[-1]  # counted anew: there were checkpoints in between
     assert "Ray Train's controller process, process " in said
     _, errors = process.communicate(timeout=200)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (0, ""), errors
     assert status(tmp_path, "killed") == "FINISHED"
 
 
