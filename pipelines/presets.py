@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from components.core.errors import ConfigError
-from components.core.location import place
+from components.core.location import is_uri, place
 from components.core.options import listed
 from components.data.streams import StreamConfig
 from components.methods.options.continual_llava import ContinualLlavaConfig
@@ -167,9 +168,14 @@ def preset(name: str) -> RunConfig:
     """
     if is_file(name):
         return replace(read_config(place(name)).config, run_id=None, storage=RunConfig().storage)
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; known are {listed(name, PRESETS)}")
-    return PRESETS[name]()
+    if name in PRESETS:
+        return PRESETS[name]()
+    if is_uri(name) or Path(name).expanduser().is_dir():
+        raise ConfigError(
+            f"{name} is a place and no preset; give a storage as --storage {name}, or the settings of a run as its "
+            "config.json."
+        )
+    raise ConfigError(f"unknown preset {name!r}; known are {listed(name, PRESETS)}")
 
 
 def with_method(name: str, run: RunConfig, method: str) -> RunConfig:

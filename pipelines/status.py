@@ -32,6 +32,7 @@ from components.core.location import Place, is_uri, place, uri_or_path
 from components.core.lock import Holder
 from components.core.options import suggest, to_plain
 from components.core.reading import is_plain_name
+from components.core.run_files import CONFIG_FILE, SWEEP_FILE
 from components.core.shell import command_line
 from components.core.visible import print_text, visible_line
 from components.runs.status import RunStatus, State, SweepStatus, progress, read_status, read_storage
@@ -82,6 +83,7 @@ def folder_of(given: str, storage: Place) -> Place:
     inside = isinstance(storage, Path) or (given not in (".", "..") and is_plain_name(given))
     for folder in (*([storage / given] if inside and not is_uri(given) else []), place(given)):
         if given.strip("./") and folder.is_dir():
+            _require_no_storage(folder)
             return folder
     if is_uri(given):  # it names its own storage
         storage, given = place(given).parent, place(given).name
@@ -90,6 +92,15 @@ def folder_of(given: str, storage: Place) -> Place:
     raise ConfigError(
         f"there is no run {given!r} in {storage}; `{listing}` shows those that there are.{suggest(given, known)}"
     )
+
+
+def _require_no_storage(folder: Place) -> None:
+    """Raise `ConfigError` where the folder holds runs, and is none itself."""
+    if not any((folder / name).is_file() for name in (CONFIG_FILE, SWEEP_FILE)) and any(
+        folder.glob(f"*/{CONFIG_FILE}")
+    ):
+        storage = command_line("--storage", uri_or_path(folder))
+        raise ConfigError(f"{folder} is no run but holds some; give one of them, and {storage} for all.")
 
 
 def block(found: RunStatus | SweepStatus) -> str:

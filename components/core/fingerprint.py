@@ -30,9 +30,14 @@ def code_fingerprint() -> str:
 
 def require_same_code(expected: str, driver_root: str) -> None:
     """Raise `ConfigError` unless this process imports the sources the driver imported."""
-    if code_fingerprint() != expected:
+    if code_fingerprint() == expected:
+        return
+    if str(code_root()) == driver_root:
         raise ConfigError(
-            f"driver and workers run different code: the driver imports {driver_root}, this worker {code_root()}; "
-            "install the checkout with `pip install -e .`, start it with `python -m pipelines.coast`, or uninstall "
-            "the other copy."
+            f"this worker's code in {driver_root} is not the driver's: it was changed while the run began, or another "
+            "node has another version; give the same command again, on a cluster with one image for all nodes."
         )
+    raise ConfigError(
+        f"driver and workers run different code: the driver imports {driver_root}, this worker {code_root()}; install "
+        "the checkout with `pip install -e .`, start it with `python -m pipelines.coast`, or uninstall the other copy."
+    )

@@ -168,7 +168,7 @@ def _plan_of(folder: Place) -> Plan:
     """The other run's plan; raises `ConfigError` where its data are others by now."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"{folder} is not the folder of a run; give --continue-from STORAGE/RUN-ID.")
+        raise ConfigError(f"{folder} is not the folder of a run; give one of a run, STORAGE/RUN-ID.")
     content = read_object(path, ConfigError, ADVICE)
     with understood(path, ConfigError, ADVICE):
         config = RunConfig.from_json(content)

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,36 @@ def test_wrong_options_and_wrong_names_have_the_same_exit_code(tmp_path: Path) -
     assert [done.returncode for done in (option, name, command)] == [1, 1, 1]
     assert "Did you mean rescore?" in command.stderr
     assert all("Traceback" not in done.stderr for done in (option, name, command))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "list s3://bucket/runs",
+            "does not know what 's3://bucket/runs' is for; `coast.py --help` shows what it takes. "
+            "A storage is given as --storage s3://bucket/runs.",
+        ),
+        ("methods lcia", "does not know what 'lcia' is for; `coast.py --help` shows what it takes."),
+        ("status first second", "does not know what 'second' is for"),
+        ("coast pocket runs", "A storage is given as --storage runs."),
+        ("coast pocket --stream.nam=x", "has no option --stream.nam;"),
+        ("coast pocket --rank 4", "Did you mean --method.rank?"),
+        ("list --jsn", "`coast.py --help-all` shows all that it has. Did you mean --json?"),
+        ("coast s3://bucket/runs", "s3://bucket/runs is a place and no preset; give a storage as --storage s3://"),
+        ("sweep components", "components is a place and no preset; give a storage as --storage components"),
+    ],
+)
+def test_a_word_that_a_command_does_not_know_is_one_sentence(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    command, *rest = words.split()
+    assert guarded(lambda: import_module(f"pipelines.{command}").main(rest)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence.replace("coast.py", f"{command}.py") in said
+    assert said.count("\n") == 1
 
 
 def test_the_list_of_commands_imports_no_library(tmp_path: Path) -> None:
