@@ -37,6 +37,7 @@ from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
 from components.training.needs import needs_of, require_fit
 from components.training.plan import Plan
+from components.training.plan_facts import found_in_the_cluster
 from components.training.resources import check_resources
 from components.training.run_folder import (
     StreamResult,
@@ -96,7 +97,10 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
             handle(PhaseBegan(phase="starting Ray"))
             with session:
                 check_resources(plan.config)  # before MLflow has a run of it
-                require_fit(plan, needs_of(plan))  # again: only now the devices of a cluster elsewhere are known
+                found = needs_of(plan)  # again: only now the devices of a cluster elsewhere are known
+                require_fit(plan, found)
+                if needs.devices.gpus is None:
+                    handle(Note(text=found_in_the_cluster(plan, found)))
                 handle(PhaseBegan(phase="opening the MLflow run"))
                 tracker = begin_tracking(plan, told, parent=parent)
                 take_over_costs(plan, costs)

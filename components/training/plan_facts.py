@@ -21,6 +21,12 @@ def plan_facts(plan: Plan, needs: Needs) -> dict[str, str]:
     return {**_who(plan, needs), **_rows(plan), **_where(plan)}
 
 
+def found_in_the_cluster(plan: Plan, needs: Needs) -> str:
+    """What a plan that was made before the cluster was joined could only assume, now that it is."""
+    precision = plan.config.backbone.arithmetic(gpu=needs.for_gpu)
+    return f"in this cluster: device {_device(needs)}; precision {precision}; time {_time(plan, needs)}"
+
+
 def is_large(needs: Needs) -> bool:
     """Whether memory is worth a table: on a GPU, and where a worker needs several GiB."""
     return needs.for_gpu or needs.memory.needed > 4 * GIB
@@ -105,7 +111,8 @@ def _trained(needs: Needs) -> str:
 
 def _device(needs: Needs) -> str:
     if needs.devices.gpus is None:
-        return "GPUs of the cluster, known when it is joined"
+        assumed = "a GPU for each worker is" if needs.on_gpus else "CPUs are"
+        return f"what the cluster has, known when it is joined; {assumed} assumed here"
     if needs.no_gpu_for_it:
         return f"none (there is no GPU; memory and time below are those of an {EXAMPLE})"
     if not needs.devices.gpus:

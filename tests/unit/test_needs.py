@@ -28,6 +28,7 @@ from components.training.forecast import assumed_speed, row_operations, rows_ans
 from components.training.memory import GIB, Load, memory_plan
 from components.training.needs import close_to_limit, needs_of, require_fit
 from components.training.plan import Plan, plan_stream
+from components.training.plan_facts import found_in_the_cluster
 from pipelines import coast
 from pipelines.littoral import guarded
 from pipelines.presets import preset
@@ -326,3 +327,25 @@ def test_a_dry_run_of_a_configuration(
     assert "no GPU" in said.err
     assert code == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "assumed"),
+    [
+        ((), "a GPU for each worker is assumed here"),
+        (("--cluster.use-gpu", "true"), "a GPU for each worker is assumed here"),
+        (("--cluster.use-gpu", "false"), "CPUs are assumed here"),
+    ],
+)
+def test_the_plan_for_a_cluster_that_is_not_joined_says_what_it_assumes(
+    options: tuple[str, ...], assumed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ("--cluster.address", "127.0.0.1:6379", "--storage", str(tmp_path), "--dry-run")
+    assert guarded(lambda: coast.main(["pocket", "--stream.size", "nano", *elsewhere, *options])) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"device: what the cluster has, known when it is joined; {assumed}" in said
+    assert ("H100" in said) == ("GPU for" in assumed)
+    plan = plan_stream(replace(preset("pocket"), run_id="first", storage=tmp_path))
+    found = found_in_the_cluster(plan, replace(needs_of(plan), devices=Devices(gpus=0)))
+    assert found.startswith("in this cluster: device CPU (there is no GPU); precision float32 adapters over float32")
+    assert "GFLOP/s" in found
