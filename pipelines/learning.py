@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from components.console.live import Console
@@ -34,7 +35,12 @@ def learn(config: RunConfig, command: StreamCommand, origin_folder: Place | None
 
     `origin_folder`: of the run that `command` continues from.
     """
-    console, origin = Console(), None
+    with closing(Console()) as console:  # it may have begun to say what goes on
+        return _learn(config, command, origin_folder, console)
+
+
+def _learn(config: RunConfig, command: StreamCommand, origin_folder: Place | None, console: Console) -> int:
+    origin = None
     console.handle(PhaseBegan(phase="planning the run"))
     config = with_known_dtype(config, lambda text: console.handle(Note(text=text)))
     if origin_folder is not None:

@@ -37,8 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: more processes than this spend their time importing."""
-    return min(4, usable_cpus())
+    """What `-n auto` means: one more than the processors, since many tests wait for a process; at most 4, since each
+    imports all anew."""
+    return min(4, usable_cpus() + 1)
 
 
 @pytest.fixture(autouse=True)

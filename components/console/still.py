@@ -45,6 +45,8 @@ class Still:
     def close(self) -> None:
         """Say nothing any more. Safe to call twice."""
         self._done.set()
+        if self._thread is not None:
+            self._thread.join(_LOOK_S)  # a line that it has begun is still printed
 
     def _watch(self) -> None:
         while not self._done.wait(_LOOK_S):

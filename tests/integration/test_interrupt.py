@@ -51,7 +51,8 @@ def ended_by(number: signal.Signals, command: list[str], *, at: str, group: bool
 
 def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "pipelines/coast.py", "pocket", "--method", "sequential-lora", "--run-id", "cut"]
-    command += ["--storage", str(tmp_path), "--stream.order", *TASKS, "--training.epochs", "20"]
+    command += ["--storage", str(tmp_path), "--stream.order", *TASKS, "--training.epochs", "12"]
+    command += ["--evaluation.limit", "2"]
     code, out, said = ended_by(signal.SIGINT, command, at="Task 1/2", group=True)
     assert code == 130, said
     assert said.splitlines()[-1] == "interrupted: run the same command with the same --run-id to continue"

@@ -64,9 +64,9 @@ HOW = {
     3: Job(stage=3, world_size=2, accumulation=2, interrupt_at=3, checkpointing=True, pictures=True),
 }
 CLAIMS = [(name, stage) for name, config in CONFIGS.items() for stage in sorted(config.zero_stages)]
-# One with a forward pass more, one with a step of its own, one with a penalty on a projector, one with prompts, one of
-# averaged experts, one with a pool, one that looks at data before it trains.
-KINDS = ("lwf", "pgp", "eproj", "modal_prompt", "cl_moe", "continual_llava", "keep_lora")
+# One with a forward pass more, one with a step of its own, one with a penalty on a projector, one with prompts, one
+# with a pool.
+KINDS = ("lwf", "pgp", "eproj", "modal_prompt", "continual_llava")
 CHOSEN = [(name, stage) for name, stage in CLAIMS if stage == 3 and name in KINDS]  # it shards all that stage 2 does
 PLAIN = Job(stage=None, pictures=True)
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Refusal:
         code = guarded(lambda: coast.main(arguments))
         said = self._capsys.readouterr()
         assert code == 1, said.out
+        assert "still at it" not in [thread.name for thread in threading.enumerate()]  # it would go on printing
         return " ".join((said.err + said.out).split())
 
 
