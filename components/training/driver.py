@@ -264,6 +264,7 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
             if not is_lost(error) or not tries.another():
                 raise
             handle(Note(text=going_on(error, tries)))
+            restore(plan, handle)  # it writes its list of checkpoints in place, and may have been killed as it did
 
 
 class _Trainer(TorchTrainer):

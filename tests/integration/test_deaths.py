@@ -4,6 +4,8 @@ goes on from there."""
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -75,9 +77,16 @@ def test_a_run_outlives_its_worker_and_its_controller(tmp_path: Path) -> None:
     assert "a worker process (rank 0), process " in said
     assert "going on from the last checkpoint" in said
     read_until(process, "Task 2/2")
+    process.send_signal(signal.SIGSTOP)  # it is to notice once the list is as a controller leaves it that writes it
     kill(process, "ray::TrainController")
+    (tmp_path / "killed" / "checkpoint_manager_snapshot.json").write_text("")
+    process.send_signal(signal.SIGCONT)
     said = read_until(process, "(try 1 of 3)")[-1]  # counted anew: there were checkpoints in between
     assert "Ray Train's controller process, process " in said
+    said = read_until(process, "checkpoint_manager_snapshot.json of run killed cannot be read")[-1]
+    assert re.search(
+        r"the run continues from (checkpoint_|01-chartqa)\S+, and (no update is lost|\d+ updates? (is|are) )", said
+    )
     _, errors = process.communicate(timeout=200)
     assert (process.returncode, errors) == (0, ""), errors
     assert status(tmp_path, "killed") == "FINISHED"
