@@ -130,7 +130,7 @@ def _chosen(run: FinishedRun, task: str | None) -> tuple[int, str, Place]:
     if task.isdecimal() and int(task) in found:
         return int(task), *found[int(task)]
     learned = ", ".join(f"{number} {name}" for number, (name, _) in sorted(found.items()))
-    raise ConfigError(f"the run in {run_dir} has not learned task {task!r}; give --task one of {learned}.")
+    raise ConfigError(f"the run in {run_dir} has not learned task {task!r}; it has learned {learned}.")
 
 
 def _names(run: FinishedRun) -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from components.training.precision import set_float32_products
 logger = logging.getLogger("littoral.serving")
 DeskHandle = Any  # of an actor; Ray's own types know its methods only where it is made
 LOOK_EVERY_S = 1.0  # how often a replica asks the desk
+LOOK_AT_END_S = 0.1
 NAME = "littoral"
 # Threads that wait for each other sleep: where they spin on a busy machine, a reply takes fifty times as long.
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -114,13 +116,16 @@ class Replica:
         while True:
             try:
                 families, known = self.service.metrics.families(), self.service.plan
-                number, plan = await self.desk.exchange.remote(self.replica, families, self.number, known)
+                inside = self.service.inside if self.service.ending else None
+                number, plan, self.service.ending = await self.desk.exchange.remote(
+                    self.replica, families, self.number, known, inside
+                )
                 if number > self.number:
                     await self.service.swap(plan)
                     self.number = number
             except (RayError, LittoralError, OSError) as error:
                 logger.warning("this replica goes on with %s: %s", self.service.plan.primary, error)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_AT_END_S if self.service.ending else LOOK_EVERY_S)
 
     def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises."""
@@ -172,6 +177,7 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
         finally:
             if not left_ray():
                 with suppress(RayError):
+                    _let_end(desk, setting.limits.seconds + DRAIN_S)
                     serve.delete(NAME)  # waits for what is inside
                     serve.shutdown()
 
@@ -198,6 +204,14 @@ def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-300:]
         raise ConfigError(f"the service does not come up ({reason}); --debug shows Ray's logs.") from error
+
+
+def _let_end(desk: DeskHandle, most_s: float) -> None:
+    """Wait until what is inside is answered. Replicas refuse what comes with 503; Ray's proxy would say 404."""
+    until = time.monotonic() + most_s
+    ray.get(desk.end.remote())
+    while not ray.get(desk.empty.remote()) and time.monotonic() < until:
+        time.sleep(LOOK_AT_END_S)
 
 
 def go_on(desk: DeskHandle, newer: Callable[[], Place | None] | None) -> NoReturn:

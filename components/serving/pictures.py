@@ -54,7 +54,7 @@ def _check_declared(data: bytes, limits: Limits, param: str) -> None:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels("it declares", limits, param) from error
+        raise _too_many_pixels("over a hundred million", limits, param) from error
     except PICTURE_ERRORS as error:
         raise bad_request(
             f"a picture is none that can be read; send one of {', '.join(FORMATS)}.",

@@ -39,6 +39,11 @@ class Asked:
     shadow: Version | None = None  # what answers it once more, unseen
 
     @property
+    def notes_shadows(self) -> bool:
+        """Whether there is a place for what a shadow replies."""
+        return self._shadow_log is not None
+
+    @property
     def prompt_tokens(self) -> int:
         return len(self.job.example.input_ids)
 
@@ -98,6 +103,7 @@ class Service:
         self.name = name or plan.primary.run
         self._swapping = asyncio.Lock()
         self._inside = self._jobs = 0
+        self.ending = False  # no more requests are taken
         self._pace_s = 0.1  # of a request, averaged
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="littoral-encode")
         self._tasks = set[asyncio.Task[None]]()
@@ -120,7 +126,10 @@ class Service:
         return self._inside >= self._most
 
     def enter(self) -> Visit:
-        """A place inside; raises `Refusal` where too many requests are inside already."""
+        """A place inside; raises `Refusal` where too many requests are inside already, or the server ends."""
+        if self.ending:
+            said = "the server is ending and takes no more requests; ask again when another one is there."
+            raise Refusal(503, said, code="ending", retry_after_s=1)
         if self.full:
             wait_s = max(1, round(self._pace_s * self._inside))
             raise Refusal(

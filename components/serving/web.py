@@ -228,8 +228,10 @@ class Web:
         if request.method == "PUT":
             require_json(request)
             body = await read_bytes(request, ADMIN_BYTES, time.monotonic() + self.service.limits.seconds)
+            wanted = read_body(Wanted, body)
+            require_used(wanted, notes_shadows=self.service.notes_shadows)
             try:
-                plan = await self.control.change(read_body(Wanted, body))
+                plan = await self.control.change(wanted)
             except LittoralError as error:
                 raise bad_request(f"nothing was changed: {error}", code="not_served") from error
         return JSONResponse(told_plan(plan))
@@ -242,7 +244,7 @@ class Web:
 
     async def ready(self, request: Request) -> Response:
         """GET /readyz: whether a request would be taken now."""
-        if not self.service.batcher.alive or self.service.full:
+        if not self.service.batcher.alive or self.service.full or self.service.ending:
             raise Refusal(503, "no more requests are taken now.", code="not_ready", retry_after_s=1)
         return JSONResponse({"status": "ready", "checkpoint": str(self.service.plan.primary)})
 
@@ -298,6 +300,18 @@ async def read_bytes(request: Request, most: int, deadline: float) -> bytes:
     return bytes(body)
 
 
+def require_used(wanted: Wanted, *, notes_shadows: bool) -> None:
+    """Raise `Refusal` for what would be passed over: a share of nothing, or a shadow whose replies nobody notes."""
+    for who, place, share in (
+        ("canary", wanted.canary, wanted.canary_share),
+        ("shadow", wanted.shadow, wanted.shadow_share),
+    ):
+        if place is None and share and f"{who}_share" in wanted.model_fields_set:
+            raise bad_request(f"{who}_share is given and no {who}; name its checkpoint, too.", param=f"{who}_share")
+    if wanted.shadow is not None and not notes_shadows:
+        raise bad_request("a shadow needs a server that was started with --shadow-log FILE.", param="shadow")
+
+
 def told_plan(plan: Plan) -> dict[str, Json]:
     """The plan as JSON."""
     return {
@@ -314,7 +328,11 @@ def _line(content: Mapping[str, Json]) -> str:
 
 
 async def _not_there(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    said = "there is no such path" if status == 404 else "this path does not take that method"
-    refusal = Refusal(status, f"{said}; there are POST /v1/chat/completions and GET /v1/models.", code="unknown_url")
-    return JSONResponse(refusal.body(), status)
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        refusal = Refusal(405, f"this path takes {allowed} and no other method.", code="method_not_allowed")
+    else:
+        there = "there is no such path; there are POST /v1/chat/completions and GET /v1/models."
+        refusal = Refusal(error.status_code, there, code="unknown_url")
+    return JSONResponse(refusal.body(), error.status_code, error.headers)

@@ -300,7 +300,7 @@ def test_the_page_asks_and_shows_what_served(
     page.on("console", lambda said: troubles.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(f"http://127.0.0.1:{served.port}/")
-    page.locator("#model", has_text="the key is missing").wait_for()
+    page.locator("#model", has_text="the key is missing; give the server's in the field Key").wait_for()
     troubles.clear()  # the browser says of a 401 what the page says, too
     page.fill("#key", KEY)
     page.locator("#key").blur()
@@ -314,6 +314,10 @@ def test_the_page_asks_and_shows_what_served(
     assert known["routed_to"] in page.inner_text("#served")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert troubles == []
+    page.fill("#tokens", "2000")
+    page.click("#send")
+    page.locator("#error", has_text="at most 1024 are generated here").wait_for()
+    assert page.locator("#served").is_hidden(), "it is of the reply before"
     page.close()
 
 
@@ -330,6 +334,9 @@ def test_sigterm_lets_requests_that_are_inside_end(served: Served) -> None:
         replies = [pool.submit(long, seed) for seed in range(4)]
         time.sleep(0.4)
         served.process.send_signal(signal.SIGTERM)
+        while (late := served.send(*late_request(), Authorization=f"Bearer {KEY}"))[0] == 200:
+            time.sleep(0.02)
+        assert (late[0], json.loads(late[1])["error"]["code"]) == (503, "ending")
         ended = [reply.result() for reply in replies]
     assert {reply.littoral["checkpoint"] for reply in ended} == {"first/02-iconqa"}
     assert max(reply.usage.completion_tokens for reply in ended) == 400
@@ -339,3 +346,8 @@ def test_sigterm_lets_requests_that_are_inside_end(served: Served) -> None:
     assert "requests that are inside are still answered" in said
     assert KEY not in said
     assert ADMIN not in said
+
+
+def late_request() -> tuple[str, str, bytes]:
+    asked = {"model": "first", "messages": [{"role": "user", "content": "Too late?"}], "max_tokens": 1}
+    return "POST", "/v1/chat/completions", json.dumps(asked).encode()

@@ -93,7 +93,7 @@ def test_a_listing_that_lags_does_not_hide_what_is_scored(run: Location, store: 
 
 
 def test_what_is_missing_or_damaged_is_one_sentence(run: Location, store: Store) -> None:
-    with pytest.raises(ConfigError, match="has not learned task 'three'; give --task one of 1 docvqa, 2 iconqa"):
+    with pytest.raises(ConfigError, match="has not learned task 'three'; it has learned 1 docvqa, 2 iconqa"):
         read_learned(run, "three", None)
     with pytest.raises(ConfigError, match="test://b/runs/other is not the folder of a run"):
         read_learned(store.place("b/runs/other"), None, None)

@@ -226,6 +226,9 @@ def test_errors_are_json_everywhere(server: Server) -> None:
         answer = server.client.request(method, path)
         assert answer.status_code == status
         assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+    wrong = server.client.delete("/v1/models")
+    assert (wrong.headers["allow"], wrong.json()["error"]["code"]) == ("GET, HEAD", "method_not_allowed")
+    assert wrong.json()["error"]["message"] == "this path takes GET, HEAD and no other method."
     unknown = server.ask(model="gpt-4o")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     assert "toys" in unknown.json()["error"]["message"]
@@ -243,6 +246,20 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(versions: dict[
         visits[0].leave()  # counts once
         assert server.service.inside == 2
         assert text_of(server.ask())
+    server.service.close(10)
+
+
+def test_a_server_that_ends_takes_no_more_requests(versions: dict[Place, Version]) -> None:
+    server = started(versions, Plan(primary=FIRST))
+    with server.client as client:
+        visit = server.service.enter()
+        server.service.ending = True
+        refused = server.ask()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "ending")
+        assert refused.headers["retry-after"] == "1"
+        assert (client.get("/readyz").status_code, client.get("/healthz").status_code) == (503, 200)
+        assert server.service.inside == 1
+        visit.leave()
     server.service.close(10)
 
 
@@ -322,6 +339,24 @@ def test_without_an_admin_key_nothing_can_be_changed(versions: dict[Place, Versi
         answer = client.put("/admin/serving", json={"serve": "2"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_admin")
     server.service.close(10)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param", "said"),
+    [
+        ({"canary_share": 0.5}, "canary_share", "canary_share is given and no canary; name its checkpoint, too."),
+        ({"shadow_share": 1.0}, "shadow_share", "shadow_share is given and no shadow; name its checkpoint, too."),
+        ({"shadow": "2"}, "shadow", "a shadow needs a server that was started with --shadow-log FILE."),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(server: Server, wanted: dict[str, Any], param: str, said: str) -> None:
+    """What GET says of a plan without either is taken back."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    now = server.client.get("/admin/serving", headers=headers).json()
+    answer = server.client.put("/admin/serving", json={"serve": "1", **wanted}, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["message"]) == (400, param, said)
+    assert server.client.put("/admin/serving", json={**now, "serve": "1"}, headers=headers).json() == now
 
 
 def test_a_shadow_is_noted_and_never_sent(versions: dict[Place, Version], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from components.core.errors import ConfigError
 from components.serving.keys import digest_of, is_loopback, opens, read_key, require_guard
 from components.serving.options import Limits, Traffic
+from components.serving.pictures import picture_of
 from components.serving.plan import Place, Plan
 from components.serving.refusals import Refusal
 from components.serving.schema import ChatRequest, canonical, decoding_of, read_body, row_of
@@ -169,6 +170,13 @@ def test_a_picture_that_is_not_taken(address: str, status: int, code: str) -> No
     refusal = refused(body(messages=[said([shown(address), {"type": "text", "text": "What?"}])]))
     assert (refusal.status, refusal.code, refusal.param) == (status, code, "messages.0.content.0")
     assert len(refusal.message) < 300, "nothing of the picture is in the message"
+
+
+@pytest.mark.parametrize(("picture", "given"), [(bomb(), "over a hundred million"), (png(5000, 4000), "5000 x 4000")])
+def test_a_picture_with_too_many_pixels_says_how_many(picture: bytes, given: str) -> None:
+    with pytest.raises(Refusal) as found:
+        picture_of(url(picture), Limits(), "messages.0")
+    assert found.value.message == f"a picture has too many pixels ({given}); at most 16 million are taken."
 
 
 def test_a_refusal_is_short_whatever_it_is_about() -> None:

@@ -8,6 +8,7 @@ function headers() {
 }
 
 async function sentence(response) {
+  if (response.status === 401) return `the key is ${at("key").value.trim() ? "wrong" : "missing"}; give the server's in the field Key`;
   try {
     return (await response.json()).error.message;
   } catch {
