@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: from
     sys.exit(run("unlearn"))
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -56,6 +56,10 @@ class Unlearn:
     """Id of the new run; without it, RUN-without-TASK."""
     storage: str | None = None
     """Folder of the new run, a path or a URI, and of RUN where that is an id; without it `runs`, or where RUN is."""
+    tracking_uri: Annotated[str | None, tyro.conf.arg(name="tracking.uri")] = None
+    """MLflow's store for the new run; without it, that of RUN's settings."""
+    untracked: Annotated[bool, tyro.conf.arg(name="tracking.no-enabled"), tyro.conf.FlagCreatePairsOff] = False
+    """Do not record the new run to MLflow."""
     partial: bool = False
     """Also where other tasks learned something from this one and keep it; the new run says what."""
     dry_run: bool = False
@@ -75,6 +79,10 @@ def main(arguments: Sequence[str]) -> int:
         storage=place(command.storage) if command.storage else folder.parent,
         partial=command.partial,
     )
+    tracking = replace(config.tracking, uri=command.tracking_uri or config.tracking.uri)
+    if command.untracked:
+        tracking = replace(tracking, enabled=False)
+    config = replace(config, tracking=tracking)
     plan, console = plan_stream(config, origin), Console()
     assert origin.unlearned is not None
     print_text(facts(plan, origin, origin.unlearned))

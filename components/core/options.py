@@ -108,7 +108,7 @@ def require_paths(command: object) -> None:
         value = getattr(command, item.name)
         for path in value if isinstance(value, tuple) else (value,):
             if isinstance(path, Path):
-                require_no_uri(path, item.name.replace("_", "-"))
+                require_no_uri(path, f"--{item.name.replace('_', '-')}")
 
 
 def require_no_uri(path: Path, option: str) -> None:

@@ -172,8 +172,10 @@ def _plan_of(folder: Place) -> Plan:
     content = read_object(path, ConfigError, ADVICE)
     with understood(path, ConfigError, ADVICE):
         config = RunConfig.from_json(content)
+    planned = replace(config, run_id=folder.name, storage=uri_or_path(folder.resolve().parent))
+    unrecorded = replace(config.tracking, enabled=False)  # where it was recorded may be no place for its storage of now
     try:
-        plan = plan_stream(replace(config, run_id=folder.name, storage=uri_or_path(folder.resolve().parent)))
+        plan = plan_stream(replace(planned, tracking=unrecorded))
     except LittoralError as error:
         raise ConfigError(f"run {folder.name} cannot be continued from: {error}") from error
     if plan.stream.mixture is not None:
@@ -186,7 +188,7 @@ def _plan_of(folder: Place) -> Plan:
             f"the data of {plan.stream.name} are not those that run {folder.name} learned; give back the data to "
             "continue from it."
         )
-    return plan
+    return replace(plan, config=planned)
 
 
 def _require_alike(name: str, other: Plan, config: RunConfig) -> None:

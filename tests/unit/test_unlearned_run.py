@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import ConfigError
 from components.core.files import file_sha256
+from components.core.location import Location, place
 from components.data.streams import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.predictions import Prediction, predictions_file, write_predictions
@@ -22,7 +24,7 @@ from components.training.fork import new_origin, without_task
 from components.training.plan import Plan, plan_stream
 from components.training.run_folder import claim_run_dir, is_whole
 from components.training.stream_state import StreamState
-from pipelines import unlearn
+from pipelines import coast, unlearn
 from pipelines.presets import preset
 
 A, B, C = TASKS = ("docvqa", "iconqa", "chartqa")
@@ -129,3 +131,27 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert unlearn.main(["first", B, "--storage", str(tmp_path), "--dry-run"]) == 0
     assert "nothing of it stays" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [first.run_dir.name]
+
+
+def test_a_run_that_was_recorded_beside_itself_and_lies_in_a_store_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow's SQLite file stayed behind; the new run is recorded elsewhere, or not at all."""
+    first = first_run(tmp_path, "individual").run_dir
+    config = json.loads((first / "config.json").read_text())
+    config["tracking"]["enabled"] = True
+    (first / "config.json").write_text(json.dumps(config))
+    there = place("memory://moved/runs/first")
+    for file in first.rglob("*"):
+        if file.is_file():
+            assert isinstance(there, Location)
+            (there / str(file.relative_to(first))).put(file)
+    given = [there.uri, B, "--dry-run"]
+    with pytest.raises(ConfigError, match=r"give --tracking\.uri .*, or --tracking\.no-enabled"):
+        unlearn.main(given)
+    assert unlearn.main([*given, "--tracking.no-enabled"]) == 0
+    assert unlearn.main([*given, "--tracking.uri", "http://127.0.0.1:9"]) == 0
+    assert "nothing of it stays" in capsys.readouterr().out
+    more = ("--run-id", "more", "--stream.order", *TASKS, "medicalqa", "--tracking.no-enabled", "--dry-run")
+    assert coast.main(["--continue-from", there.uri, *more]) == 0
+    assert f"learned already: run first after task 3 ({C})" in " ".join(capsys.readouterr().out.split())
