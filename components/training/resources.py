@@ -37,8 +37,10 @@ def check_resources(config: RunConfig) -> bool:
     if needed > cpus:
         job = f", {reserved:g} kept for the job's command" if reserved else ""
         raise ConfigError(
-            f"{workers} {needed:g} CPUs (one is left to reading data{job}), the cluster has {cpus}; lower "
-            "cluster.num_workers or add nodes."
+            f"{workers} {needed:g} CPUs (one is left to reading data{job}), the cluster has {cpus}; "
+            f"{'lower cluster.num_workers, ' if wanted > 1 else ''}"
+            f"{'lower --entrypoint-num-cpus, ' if reserved else ''}add nodes, or tell Ray to count more CPUs: "
+            f"ray start --num-cpus {needed:g}."
         )
     if wanted > (cpus := sum(int(node.cpus) for node in there)):
         raise ConfigError(

@@ -35,8 +35,12 @@ def _one_cpu() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (ClusterConfig(), "1 worker needs 2 CPUs (one is left to reading data), the cluster has 1; lower"),
-        (ClusterConfig(num_workers=2), "2 workers need 3 CPUs"),
+        (
+            ClusterConfig(),
+            "1 worker needs 2 CPUs (one is left to reading data), the cluster has 1; add nodes, or tell Ray to count "
+            "more CPUs: ray start --num-cpus 2.",
+        ),
+        (ClusterConfig(num_workers=2), "2 workers need 3 CPUs (one is left to reading data), the cluster has 1; lower"),
         (
             ClusterConfig(worker_labels=("ray-subcluster=gpu",)),
             "cluster.worker-labels asks for nodes with ray-subcluster=gpu, and the cluster has none; start one with "
