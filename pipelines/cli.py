@@ -18,8 +18,8 @@ from components.core.options import listed as listed_names
 from components.core.visible import print_text
 from components.methods import METHODS, installed_methods
 from components.training.config import RunConfig
-from pipelines.littoral import understood_words
 from pipelines.presets import DEFAULT_PRESET, FORMER, PRESETS, preset, preset_notes, with_method
+from pipelines.words import in_sentences, understood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +111,16 @@ def parse(
         pages, sections = Help(default, default_preset), rest[asked + 1 : asked + 2]
         print_text(pages.section(sections[0]) if sections else pages.first(usage, description, first, examples or {}))
         raise SystemExit(0)
-    parsed = tyro.cli(
-        kind,
-        prog=usage.removesuffix(" [--OPTION VALUE ...]"),
-        description=f"{wrapped(description)}\n\n{presets_help(default_preset)}\n\n{methods_help()}",
-        default=default,
-        args=["--help" if argument == "--help-all" else argument for argument in rest],
-        return_unknown_args=True,
-    )
-    return understood_words(*parsed, called=program)
+    with in_sentences(program):
+        parsed = tyro.cli(
+            kind,
+            prog=usage.removesuffix(" [--OPTION VALUE ...]"),
+            description=f"{wrapped(description)}\n\n{presets_help(default_preset)}\n\n{methods_help()}",
+            default=default,
+            args=["--help" if argument == "--help-all" else argument for argument in rest],
+            return_unknown_args=True,
+        )
+    return understood(*parsed, called=program)
 
 
 def presets_help(default: str) -> str:

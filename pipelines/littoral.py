@@ -152,6 +152,7 @@ def read_options(
 
     from components.console.tables import wrapped
     from components.core.options import require_paths
+    from pipelines.words import in_sentences, understood
 
     given = ["--help" if argument == "--help-all" else argument for argument in arguments]
     for place, argument in enumerate(given):
@@ -161,34 +162,12 @@ def read_options(
             given[place] = f"{renamed[old]}{equals}{value}"
     paragraphs = [part if part.startswith(" ") else wrapped(part) for part in (description or "").split("\n\n")]
     called = program(name)
-    parsed = tyro.cli(kind, prog=called, description="\n\n".join(paragraphs), args=given, return_unknown_args=True)
-    options = understood_words(*parsed, called=called)
+    about = "\n\n".join(paragraphs)
+    with in_sentences(called):
+        parsed = tyro.cli(kind, prog=called, description=about, args=given, return_unknown_args=True)
+    options = understood(*parsed, called=called)
     require_paths(options)
     return options
-
-
-def understood_words(options: OptionsT, unknown: Sequence[str], *, called: str) -> OptionsT:
-    """`options`, which tyro read from a command line, where it left no word over.
-
-    `called`: the command as the user called it. Raises `ConfigError` for the first word in `unknown`.
-    """
-    if not unknown:
-        return options
-    import tyro
-
-    from components.core.options import suggest
-
-    actions = tyro.extras.get_parser(type(options), default=options)._actions
-    known = [name for action in actions for name in action.option_strings]
-    word = unknown[0].partition("=")[0]
-    if word.startswith("-"):
-        same_end = [name for name in known if name.rpartition(".")[2] == word.lstrip("-")]
-        meant = f" Did you mean {' or '.join(same_end)}?" if same_end else suggest(word, known)
-        raise ConfigError(f"{called} has no option {word}; `{called} --help-all` shows all that it has.{meant}")
-    storage = f" A storage is given as --storage {unknown[0]}." if "--storage" in known else ""
-    raise ConfigError(
-        f"{called} does not know what {unknown[0]!r} is for; `{called} --help` shows what it takes.{storage}"
-    )
 
 
 def show_commands() -> int:

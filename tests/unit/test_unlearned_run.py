@@ -138,13 +138,14 @@ def test_a_run_that_was_recorded_beside_itself_and_lies_in_a_store_now(
 ) -> None:
     """MLflow's SQLite file stayed behind; the new run is recorded elsewhere, or not at all."""
     first = first_run(tmp_path, "individual").run_dir
+    there = place("memory://moved/runs/first")
+    assert isinstance(first, Path)
+    assert isinstance(there, Location)
     config = json.loads((first / "config.json").read_text())
     config["tracking"]["enabled"] = True
     (first / "config.json").write_text(json.dumps(config))
-    there = place("memory://moved/runs/first")
     for file in first.rglob("*"):
         if file.is_file():
-            assert isinstance(there, Location)
             (there / str(file.relative_to(first))).put(file)
     given = [there.uri, B, "--dry-run"]
     with pytest.raises(ConfigError, match=r"give --tracking\.uri .*, or --tracking\.no-enabled"):
