@@ -51,7 +51,7 @@ class Report:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders of finished runs (STORAGE/RUN-ID) or their records (JSON), all of one stream and backbone; paths, or URIs
-    such as s3://bucket/runs/first."""
+    such as s3://bucket/runs/first or 's3://bucket/runs/first-*'."""
     markdown: bool = False
     """Print a Markdown table, for a README or a paper's notes."""
     baseline: str | None = None
@@ -94,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         renamed={"--against": "--baseline"},
     )
-    runs = [read_run(resolved(given), unfinished=command.forecast) for given in command.runs]
+    named_places = [found for given in command.runs for found in resolved(given)]
+    runs = [read_run(found, unfinished=command.forecast) for found in named_places]
     if command.record is not None:
         for run in runs:
             print_text(write_record(run, place(command.record)))
@@ -142,10 +143,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def resolved(given: str) -> Place:
-    """What names a run, with the links of a path followed."""
+def resolved(given: str) -> list[Place]:
+    """What names a run, with the links of a path followed; all that a URI with a pattern names, as a shell has it."""
     found = place(given)
-    return found.resolve() if isinstance(found, Path) else found
+    if isinstance(found, Path):
+        return [found.resolve()]
+    if not {*"*["} & {*found.name}:
+        return [found]
+    matching = [*found.parent.glob(found.name)]
+    if not matching:
+        raise ConfigError(f"nothing in {found.parent} is called {found.name}; give a run, or a pattern of some.")
+    return [*matching]
 
 
 def put_notes(sentences: Sequence[str], as_markdown: bool) -> None:

@@ -87,6 +87,8 @@ class Serve:
         check_options(self, "serve")
         if self.traffic.shadow is not None and self.shadow_log is None:
             raise ConfigError("--traffic.shadow needs --shadow-log FILE, where its replies are noted.")
+        if self.shadow_log is not None and not self.shadow_log.expanduser().parent.is_dir():
+            raise ConfigError(f"--shadow-log {self.shadow_log} is in no folder; make that, or give another file.")
         if not self.run.startswith("models:/") and (self.storage, self.tracking_uri) != (None, None):
             raise ConfigError("--storage and --tracking-uri are for models:/NAME@ALIAS; a run's folder says both.")
 

@@ -106,9 +106,13 @@ def read_storage(storage: Place) -> list[RunStatus | SweepStatus]:
     """
     try:
         folders = [path for path in storage.iterdir() if path.is_dir() and not _is_ours_or_mlflows(path.name)]
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ConfigError(
             f"there are no runs in {storage} ({error.strerror}); give the folder that holds them with --storage."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{storage} cannot be listed ({error.strerror or error}); look at it, or give another --storage."
         ) from error
     return sorted(map(read_status, folders), key=_newest_first)
 

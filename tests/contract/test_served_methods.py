@@ -188,6 +188,7 @@ def test_requests_to_lcia_are_files_of_their_own(encoded: list[Toy], tmp_path: P
         (("--traffic.canary", "others/1"), "is not the folder of a run"),
         (("--traffic.canary", "1", "--traffic.canary-share", "2"), "traffic.canary_share is 2"),
         (("--traffic.shadow", "1"), "needs --shadow-log"),
+        (("--traffic.shadow", "1", "--shadow-log", "nosuch/log"), "--shadow-log nosuch/log is in no folder"),
         (("--backbone", "smol"), "are not those that run toys was trained on"),
         (("--limits.seconds", "0"), "limits.seconds is 0"),
     ],

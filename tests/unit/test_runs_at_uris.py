@@ -154,10 +154,25 @@ def test_a_store_that_does_not_answer_is_told_and_is_no_damage_of_files() -> Non
     store = Store(whole_puts=True)
     write_json(store.place("b/first/config.json"), {})
     with store.failing(1, after=False, gone=True):
-        with pytest.raises(ConfigError, match=r"there are no runs in test://b \(lost before list"):
+        with pytest.raises(ConfigError, match=r"test://b cannot be listed \(lost before list"):
             read_storage(store.place("b"))
         with pytest.raises(StorageError, match="test://b/first cannot be read"):
             read_run(store.place("b/first"))
+
+
+def test_a_pattern_names_the_runs_of_a_store_as_a_shell_has_it(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a query follows it."""
+    runs = [run.path for run in three_runs(tmp_path) if run.path.is_dir()]
+    for path in runs:
+        uploaded(path, f"{bucket}/{path.name}")
+    assert report.main([*map(str, sorted(runs)), "--markdown"]) == 0
+    here = capsys.readouterr().out
+    assert report.main([f"{bucket}/*", "--markdown"]) == 0
+    assert capsys.readouterr().out == here
+    with pytest.raises(ConfigError, match=rf"nothing in {bucket} is called no-\*; give a run"):
+        report.main([f"{bucket}/no-*"])
 
 
 def test_a_report_and_its_records_are_the_same(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
