@@ -39,11 +39,6 @@ class Asked:
     shadow: Version | None = None  # what answers it once more, unseen
 
     @property
-    def notes_shadows(self) -> bool:
-        """Whether there is a place for what a shadow replies."""
-        return self._shadow_log is not None
-
-    @property
     def prompt_tokens(self) -> int:
         return len(self.job.example.input_ids)
 
@@ -124,6 +119,11 @@ class Service:
     def full(self) -> bool:
         """Whether another request would be sent away."""
         return self._inside >= self._most
+
+    @property
+    def notes_shadows(self) -> bool:
+        """Whether there is a place for what a shadow replies."""
+        return self._shadow_log is not None
 
     def enter(self) -> Visit:
         """A place inside; raises `Refusal` where too many requests are inside already, or the server ends."""

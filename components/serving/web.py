@@ -329,10 +329,11 @@ def _line(content: Mapping[str, Json]) -> str:
 
 async def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = headers["Allow"] = ", ".join(sorted(headers.get("Allow", "").split(", ")))  # starlette has a set
         refusal = Refusal(405, f"this path takes {allowed} and no other method.", code="method_not_allowed")
     else:
         there = "there is no such path; there are POST /v1/chat/completions and GET /v1/models."
         refusal = Refusal(error.status_code, there, code="unknown_url")
-    return JSONResponse(refusal.body(), error.status_code, error.headers)
+    return JSONResponse(refusal.body(), error.status_code, headers)
