@@ -164,10 +164,10 @@ def test_a_pattern_names_the_runs_of_a_store_as_a_shell_has_it(
     bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where a query follows it."""
-    runs = [run.path for run in three_runs(tmp_path) if run.path.is_dir()]
+    runs = sorted(str(run.path) for run in three_runs(tmp_path) if run.path.is_dir())
     for path in runs:
-        uploaded(path, f"{bucket}/{path.name}")
-    assert report.main([*map(str, sorted(runs)), "--markdown"]) == 0
+        uploaded(Path(path), f"{bucket}/{Path(path).name}")
+    assert report.main([*runs, "--markdown"]) == 0
     here = capsys.readouterr().out
     assert report.main([f"{bucket}/*", "--markdown"]) == 0
     assert capsys.readouterr().out == here
