@@ -150,7 +150,7 @@ def resolved(given: str) -> list[Place]:
         return [found.resolve()]
     if not {*"*["} & {*found.name}:
         return [found]
-    matching = [*found.parent.glob(found.name)]
+    matching = [each for each in found.parent.glob(found.name) if found.name[0] == "." or each.name[0] != "."]
     if not matching:
         raise ConfigError(f"nothing in {found.parent} is called {found.name}; give a run, or a pattern of some.")
     return [*matching]

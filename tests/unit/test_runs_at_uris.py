@@ -167,6 +167,7 @@ def test_a_pattern_names_the_runs_of_a_store_as_a_shell_has_it(
     runs = sorted(str(run.path) for run in three_runs(tmp_path) if run.path.is_dir())
     for path in runs:
         uploaded(Path(path), f"{bucket}/{Path(path).name}")
+    write_json(place(f"{bucket}/.cache/kept.json"), {})
     assert report.main([*runs, "--markdown"]) == 0
     here = capsys.readouterr().out
     assert report.main([f"{bucket}/*", "--markdown"]) == 0
