@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.core.errors import CheckpointError, ConfigError, StreamStopped
+from components.core.errors import CheckpointError, ConfigError, StorageError, StreamStopped
 from components.core.events import Event, EventHandler, Note
 from components.core.files import make_folder, write_json
 from components.core.location import Location, Place
@@ -157,6 +157,8 @@ def claim_run_dir(plan: Plan) -> None:
             write_json(path, _identity(plan))
         elif changed:
             write_json(path, _with_values(read_object(path, ConfigError, DAMAGED), _identity(plan), changed))
+    except StorageError:  # it says what failed, and what to do
+        raise
     except OSError as error:
         raise ConfigError(f"cannot write to {plan.run_dir} ({error.strerror}); choose a writable --storage.") from error
 

@@ -9,15 +9,21 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from failing_store import Store
+from finished_runs import STREAM
 from held_locks import HOLD, held
 
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, StorageError
 from components.core.lock import LOCK_FILE, holder_of, sole_user
 from components.core.naming import MAX_ID_BYTES, id_of, require_id
+from components.models.config import BackboneConfig
 from components.training.config import RunConfig
+from components.training.plan import plan_stream
+from components.training.run_folder import claim_run_dir
 
 
 @pytest.mark.parametrize("name", ["first", "a.b", "-x", "0", "_", "a" * MAX_ID_BYTES, "mlflow", "a..b", "x."])
@@ -112,3 +118,15 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path / "file" / "first", tmp_path / ("x" * 300)):
         with pytest.raises(ConfigError, match=r"choose a writable --storage\.$"), sole_user(folder, "run first"):
             pass
+
+
+def test_what_a_store_says_of_itself_is_said_as_it_is(tmp_path: Path) -> None:
+    """Whichever operation fails: not as if another --storage were all that could help."""
+    config = RunConfig(run_id="first", storage=tmp_path, backbone=BackboneConfig(name="pocket"), stream=STREAM)
+    plan, whole = plan_stream(config), Store(whole_puts=True)
+    claim_run_dir(replace(plan, run_dir=whole.place("b/runs/first")))
+    assert whole.done
+    for number, _ in enumerate(whole.done, 1):
+        store = Store(whole_puts=True)
+        with store.failing(number, after=False, gone=True), pytest.raises(StorageError, match=r"^test://b/runs/first"):
+            claim_run_dir(replace(plan, run_dir=store.place("b/runs/first")))
