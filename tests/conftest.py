@@ -29,11 +29,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS"):
     os.environ.pop(variable, None)  # of whoever runs the tests
 
+# Files that take long, begun before all others: whoever began one of them last would keep the other processes waiting.
+LONG = (
+    *("test_stream.py", "test_deaths.py", "test_serve.py", "test_interrupt.py", "test_zero_stages.py"),
+    *("test_runs_in_a_store.py", "test_engine.py"),  # integration, and now those without Ray
+    *("test_places.py", "test_methods.py", "test_reuse.py", "test_command.py", "test_outbox.py", "test_two_workers.py"),
+    *("test_third_party.py", "test_needs.py", "test_validation.py", "test_methods_learn.py", "test_damage.py"),
+    *("test_command_line.py", "test_export.py", "test_tensor_store.py", "test_report_browser.py", "test_tracking.py"),
+    *("test_late_records.py", "test_prepared_in_stores.py", "test_published.py", "test_captions.py"),
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without paths and marks, what is `long` is left out; a path or `-m long` brings it."""
     if not config.option.markexpr and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         config.option.markexpr = "not long"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def pytest_xdist_auto_num_workers() -> int:

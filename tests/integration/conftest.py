@@ -1,16 +1,10 @@
-"""Options of the integration tests, and what lets two processes of them end at about the same time."""
+"""Options of the integration tests, and what lets two processes of them run beside each other."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-
-# The longest first (with xdist's --no-loadscope-reorder); the others as they are found.
-LONG = (
-    *("test_stream.py", "test_deaths.py", "test_serve.py", "test_interrupt.py", "test_zero_stages.py"),
-    *("test_runs_in_a_store.py", "test_engine.py"),
-)
 
 # Two runs share the cores: a thread that waits for the others of its run must leave its core to the other one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,7 +15,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-stream", action="store_true", help="learn every published stream, not one of each kind")
     parser.addoption("--every-family", action="store_true", help="kill a run of every kind of model, not of one")
     parser.addoption("--every-method", action="store_true", help="run every method through Ray, not one of each kind")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

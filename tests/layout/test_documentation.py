@@ -33,7 +33,6 @@ OF_OTHER_PROGRAMS = {
     "--plain",
     "--runtime-env",
     "--method-contract",
-    "--no-loadscope-reorder",
     "--check",
     "--find-links",  # of pip
     "--every-family",  # of pytest here, with the next one

@@ -12,9 +12,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 RUN_TESTS = ".venv/bin/python -m pytest -n auto"
-RUN_INTEGRATION = (
-    '.venv/bin/python -m pytest tests/integration -m "not cluster and not long" -n 2 --no-loadscope-reorder'
-)
+RUN_INTEGRATION = '.venv/bin/python -m pytest tests/integration -m "not cluster and not long" -n 2'
 # Alone: `ray start` wants the machine.
 RUN_CLUSTER = '.venv/bin/python -m pytest tests/integration -m "cluster and not long"'
 RUN_MAIN_JOB = ".venv/bin/python pipelines/coast.py"
