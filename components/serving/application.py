@@ -178,7 +178,8 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
             if not left_ray():
                 with suppress(RayError):
                     _let_end(desk, setting.limits.seconds + DRAIN_S)
-                    serve.delete(NAME)  # waits for what is inside
+                with suppress(RayError):
+                    serve.delete(NAME)
                     serve.shutdown()
 
 
