@@ -19,6 +19,7 @@ import ray.serve._private.replica as ray_replica
 import torch
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
@@ -170,22 +171,24 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
         os.environ.setdefault(name, value)
     with ray_session(placement.address, num_workers=placement.replicas):
         logging.getLogger("ray.serve").setLevel(logging.INFO if debug else logging.ERROR)
+        if NAME in serve.status().applications:
+            raise ConfigError(
+                "another `littoral serve` is served by this Ray cluster; end it first, or start another Ray."
+            )
         desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote(plan)
-        _start(setting, placement, desk)
-        try:
+        try:  # it answers before it has started as a whole
+            _start(setting, placement, desk)
             yield desk
         finally:
             if not left_ray():
                 with suppress(RayError):
                     _let_end(desk, setting.limits.seconds + DRAIN_S)
-                with suppress(RayError):
+                with suppress(RayError, RayServeException):
                     serve.delete(NAME)
                     serve.shutdown()
 
 
 def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
-    if NAME in serve.status().applications:
-        raise ConfigError("another `littoral serve` is served by this Ray cluster; end it first, or start another Ray.")
     http = {"host": placement.host, "port": placement.port}
     serve.start(proxy_location="HeadOnly", http_options=http, logging_config=NO_ACCESS_LOG)
     limits, rows = setting.limits, setting.batching.rows
