@@ -1,10 +1,12 @@
 """Every bar with its figure, both sides of each measured in one run: the scripts beside this one, one after another.
 
-    python tests/benchmarks/run.py [--only growth reuse] [--record FILE]
+    python tests/benchmarks/run.py [--only growth reuse] [--record FILE]       the bars of runs
+    python tests/benchmarks/run.py --around [--record FILE]                    those of what is around them
 
-On two quiet cores this takes less than 30 minutes. Each script also runs alone, longer and with other options; what
-they print above their bars is kept in the folder that `--logs` names. Exit code 1 when a script fails, not when a bar
-is missed: the reason stands beside that bar, and the longer story in RESULTS.md.
+On two quiet cores the first takes less than 30 minutes, the second about 20: an installation, the service, stores,
+jobs. Each script also runs alone, longer and with other options; what they print above their bars is kept in the folder
+that `--logs` names. Exit code 1 when a script fails, not when a bar is missed: the reason stands beside that bar, and
+the longer story in RESULTS.md.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ sys.path[:0] = [str(ROOT)]
 
 from tests.benchmarks.bars import UNMEASURED, Bar  # noqa: E402
 
-SCRIPTS: dict[str, list[str]] = {
+RUNS: dict[str, list[str]] = {
     "starting": ["--repeats", "3"],
     "processes": [],
-    "waiting": [],
+    "waiting": ["--repeats", "1"],
     "growth": ["--rounds", "3"],
-    "answers": [],
-    "options": [],
+    "answers": ["--repeats", "2"],
+    "options": ["--repeats", "2"],
     "refilling": [],
     "many_rows": ["--rows", "1000000", "--only-budget"],
     "preparing": [],
@@ -39,23 +41,30 @@ SCRIPTS: dict[str, list[str]] = {
     "reuse": ["--tasks", "4", "8", "40"],
     "reuse --field": ["--backbone", "smol", "--tasks", "4"],
     "written_bytes": [],
-    "default_run": ["--install"],
+    "default_run": [],
+}
+AROUND: dict[str, list[str]] = {
+    "default_run --install": [],
     "serving": ["--seconds", "10"],
     "scoring_beside": [],
     "uploading": ["--updates", "60", "--rounds", "1"],
+    "submitting": ["--repeats", "2"],  # nothing else of Ray's may run beside it
 }
+SCRIPTS = RUNS | AROUND
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="these scripts")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", nargs="+", choices=SCRIPTS, help="these scripts")
+    chosen.add_argument("--around", action="store_true", help="what is around runs")
     parser.add_argument("--logs", type=Path, help="a folder for what the scripts print; by default a temporary one")
     parser.add_argument("--record", type=Path, help="write the bars here as JSON")
     options = parser.parse_args()
     logs = options.logs or Path(tempfile.mkdtemp(prefix="littoral-benchmarks-"))
     logs.mkdir(parents=True, exist_ok=True)
     began, bars, failed = time.monotonic(), dict[str, list[Bar]](), list[str]()
-    for name in options.only:
+    for name in options.only or (AROUND if options.around else RUNS):
         started = time.monotonic()
         code, bars[name] = run(name, logs / f"{name.replace(' ', '')}.txt")
         print(f"-- {name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
