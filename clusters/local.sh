@@ -49,7 +49,7 @@ fail() {
 
 # Whether the recorded process is alive and really is this cluster (process ids are used again).
 running() {
-    [[ -f $pid_file ]] && ps -o args= -p "$(cat "$pid_file")" 2>/dev/null | grep -q -- "--dashboard-port $dashboard"
+    [[ -f $pid_file ]] && ps -ww -o args= -p "$(cat "$pid_file")" 2>/dev/null | grep -q -- "--dashboard-port $dashboard"
 }
 
 loopback_ports_free() {

@@ -211,7 +211,7 @@ show_nodes() {
 node_pid() {
     local pid
     pid=$(cat "$work/$1/pid" 2>/dev/null) || return 1
-    ps -o args= -p "$pid" 2>/dev/null | grep -qF -- "$work/$1" && echo "$pid"
+    ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "$work/$1" && echo "$pid"
 }
 
 # A process and all below it.

@@ -31,6 +31,7 @@ class LocalCluster:
             "RAY_PORT": str(head),
             "DASHBOARD_PORT": str(self.dashboard),
             "RAY_AUTH_MODE": "token",
+            "COLUMNS": "80",  # as some shells export it: ps cuts its lines then
         }
 
     def start(self, *options: str) -> str:
