@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from components.core.errors import ConfigError
 
 OptionsT = TypeVar("OptionsT")
-_NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
-_GIVEN = re.compile(
-    r"""(?:base 10|to float|instantiated from): \[?(['"].*?['"])(?:\]|$)"""
-)  # in what tyro and Python say
+_NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}  # by tyro's word for them
+_NO_NUMBER = re.compile(r"(?:base 10|to float): (.*)")  # how a line of int() and float() ends: with what was given
 
 
 @contextmanager
 def in_sentences(called: str) -> Iterator[None]:
-    """Inside, what tyro refuses raises `ConfigError`, where its version tells us of it; others print a box and exit.
+    """Inside, what tyro refuses raises `ConfigError`, one sentence.
 
     `called`: the command as the user called it.
     """
+    # tyro does not promise this hook. Where it is gone, or its events have changed, tyro prints its own box and exits.
     try:
         from tyro._errors import on_parse_error
     except ImportError:
@@ -33,9 +32,9 @@ def in_sentences(called: str) -> Iterator[None]:
         return
 
     def refuse(event: Any) -> None:  # Any: tyro's events, which differ by version
-        said = _refused(type(event).__name__, event)
-        if said is not None:
-            raise ConfigError(f"{said}; `{called} --help-all` says what there is.")
+        with suppress(AttributeError):
+            if said := _refused(type(event).__name__, event):
+                raise ConfigError(f"{said}; `{called} --help-all` says what there is.")
 
     with on_parse_error(refuse):
         yield
@@ -50,17 +49,17 @@ def _refused(kind: str, event: Any) -> str | None:
     if kind == "BadValue" and event.reason == "too_few_values":
         return f"{_name(event.argument)} needs a value behind it"
     if kind == "InstantiationFailure" and event.argument is not None:
-        said, name = (
-            " ".join(event.message.split()).replace("instantiated from", "instantiated from:"),
-            _name(event.argument),
-        )
-        given, wanted = _GIVEN.search(said), str(event.argument.lowered.metavar).removeprefix("{None}|")
-        return (
-            f"{name} is {given[1]:.200}; give {_NUMBERS[wanted]}"
-            if given and wanted in _NUMBERS
-            else f"{name}: {said:.300}"
-        )
+        return _no_value(event.argument, event.message)
     return None
+
+
+def _no_value(argument: Any, message: str) -> str:
+    """`--seed is '1.5'; give a whole number`; where no number is wanted, tyro's `message`."""
+    wanted = _NUMBERS.get(str(argument.lowered.metavar).removeprefix("{None}|"))
+    given = _NO_NUMBER.search(message)
+    if wanted is None or given is None:
+        return f"{_name(argument)}: {' '.join(message.split()):.300}"
+    return f"{_name(argument)} is {given[1]:.200}; give {wanted}"
 
 
 def _name(argument: Any) -> str:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 
 from components.data.streams import StreamConfig
 from components.runs import execute as recording
@@ -23,6 +24,7 @@ from pipelines import coast
 from pipelines.cli import parse
 from pipelines.littoral import COMMANDS, guarded
 from pipelines.presets import PRESETS
+from pipelines.words import in_sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,6 +213,22 @@ def test_a_word_that_a_command_does_not_know_is_one_sentence(
     assert said.startswith("error: ")
     assert sentence.replace("coast.py", f"{command}.py") in said
     assert said.count("\n") == 1
+
+
+def test_without_tyros_hook_its_own_box_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("tyro._errors.on_parse_error")
+    assert guarded(lambda: coast.main(["pocket", "--seed", "few"])) == 1
+    said = capsys.readouterr().err
+    assert "Error parsing --seed: invalid literal for int() with base 10: 'few'" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["MissingArgs", "InvalidChoice", "BadValue", "InstantiationFailure"])
+def test_what_tyro_tells_in_other_fields_is_left_to_it(kind: str) -> None:
+    with in_sentences("coast.py"):
+        tyro._errors._fire(type(kind, (), {})())  # returns: then tyro prints its box
 
 
 def test_the_list_of_commands_imports_no_library(tmp_path: Path) -> None:
