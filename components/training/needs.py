@@ -14,7 +14,7 @@ from components.training.feature_size import FeatureSize, feature_size
 from components.training.forecast import Forecast, assumed_speed, forecast
 from components.training.memory import CLOSE, GIB, Load, MemoryPlan, memory_plan
 from components.training.named_rows import split_name
-from components.training.placement import require_places
+from components.training.placement import require_places, require_scorers
 from components.training.plan import Plan
 
 LARGE = 1_000_000_000  # weights; with more of them in bfloat16 a CPU takes minutes for an update
@@ -109,6 +109,7 @@ def compute_width(backbone: BackboneConfig, *, on_gpus: bool) -> int:
 def require_fit(plan: Plan, needs: Needs) -> None:
     """Raise `ConfigError` for what cannot run on the devices there are; see `close_to_limit` for what may just not."""
     config, devices, memory = plan.config, needs.devices, needs.memory
+    require_scorers(config.evaluation)
     if needs.no_gpu_for_it:
         raise ConfigError(
             f"{config.backbone.name} has {needs.counted.shape.weights:.1e} weights in bfloat16 and there is no GPU: "

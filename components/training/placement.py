@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.errors import ConfigError
-from components.training.config import RunConfig
+from components.training.config import EvaluationConfig, RunConfig
 from components.training.devices import Node, with_labels
 
 
@@ -20,6 +20,16 @@ def what_a_scorer_needs(config: RunConfig, *, on_gpus: bool) -> str:
     labels = config.evaluation.beside_labels
     where = f", on a node with {' and '.join(labels)}" if labels else ""
     return f"{_cpus(config.evaluation.beside_cpus)}{' and a GPU' if on_gpus else ''}{where}"
+
+
+def require_scorers(evaluation: EvaluationConfig) -> None:
+    """Raise `ConfigError` for labels without scorers. Records of earlier runs may have them, so it asks of new runs."""
+    if evaluation.beside_labels and not evaluation.beside:
+        raise ConfigError(
+            f"evaluation.beside_labels ({','.join(evaluation.beside_labels):.200}) names nodes for processes that "
+            "score beside training, and evaluation.beside is 0; set evaluation.beside to their number, or leave "
+            "out evaluation.beside_labels."
+        )
 
 
 def require_places(config: RunConfig, nodes: Sequence[Node], *, on_gpus: bool, reserved: float = 0.0) -> None:

@@ -78,6 +78,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refusal:
         ),
         (("pocket", "--training.global-batch-size", "128", "--dry-run"), "fewer training rows"),
         (("pocket", "--tracking.uri", "mlruns", "--dry-run"), "tracking.uri"),
+        (("pocket", "--evaluation.beside-labels", "a=b", "--dry-run"), "beside_labels (a=b) names nodes for"),
     ],
 )
 def test_refused_before_anything_starts(
