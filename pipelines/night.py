@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from components.core.errors import BudgetExceeded, ConfigError, TrackingError
 from components.core.location import is_uri
@@ -70,7 +71,8 @@ class Night:
         if run_dir is not None and (said := self._said(run_dir)):
             print_text(said)
             return 0
-        folder, learned = self._beginning(run_dir, dry=dry)
+        beside_json = sys.stderr if "--print-config" in given else None
+        folder, learned = self._beginning(run_dir, dry=dry, say_to=beside_json)
         if not added or run_dir is None:
             print_text("no tasks were named, so nothing is learned; --stream.name or --stream.order names some")
             return 0
@@ -87,7 +89,7 @@ class Night:
             return ""
         return f"run {run_dir.name} is done: {decision.text()}"
 
-    def _beginning(self, run_dir: Path | None, *, dry: bool) -> tuple[Path, int]:
+    def _beginning(self, run_dir: Path | None, *, dry: bool, say_to: TextIO | None) -> tuple[Path, int]:
         """The folder of the run to continue from, and how many of its tasks: as the night began, or as it is now."""
         if run_dir is not None and (run_dir / CONFIG_FILE).is_file():
             origin = read_origin(run_dir)
@@ -96,14 +98,17 @@ class Night:
             return Path(origin.folder), origin.at_task
         now = self.registry.find(self.model)
         if now is not None:
-            print_text(f"{self.model} is {now}")
+            print_text(f"{self.model} is {now}", to=say_to)
             here = self.storage / now.run
             return here if here.is_dir() else Path(now.storage) / now.run, now.learned
         if self.first is None:
             raise ConfigError(f"{self.model} names nothing yet; give --first RUN, the run that goes into production.")
         folder = Path(str(folder_of(self.first, self.storage))).resolve()
         learned = read_learned(folder, None, None)
-        if not dry:
+        if dry:
+            checkpoint = f"{folder.name}/{learned.number:02d}-{learned.task}"
+            print_text(f"{self.model} names nothing yet; {checkpoint} would go into production", to=say_to)
+        else:
             version = self.registry.add(self.model.name, recorded(folder), learned.number, "the first one")
             self.registry.move(self.model, version.version)
             print_text(f"{self.model} is {version} from now on")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.core.checkpoint import write_checkpoint
 from components.core.errors import ConfigError, TrackingError
 from components.core.events import RowScored
 from components.data.streams import StreamConfig
@@ -19,6 +20,7 @@ from components.tracking.config import TrackingConfig
 from components.tracking.store import open_tracker
 from components.training.config import RunConfig
 from components.training.lineage import Origin, Part
+from pipelines import nightly
 
 TASKS = ("chartqa", "docvqa", "iconqa")
 MODEL = production("shop", "production")
@@ -55,7 +57,9 @@ def a_run(storage: Path, name: str, learned: int, *, after: str | None = None) -
     tracker.handle(scored(run, learned))
     tracker.finish("FINISHED")
     (run / "mlflow.json").write_text(json.dumps({"run_id": tracker.run_id, "ui": "mlflow ui"}))
-    (run / "config.json").write_text(json.dumps(RunConfig(run_id=name).to_json()))
+    (run / "config.json").write_text(json.dumps({**RunConfig(run_id=name).to_json(), "stream_digest": "0"}))
+    checkpoint = run / "checkpoints" / f"{learned:02d}-{TASKS[learned - 1]}"
+    write_checkpoint(checkpoint, {"method_structure": {"tasks": [*TASKS[:learned]]}}, {})
     (run / "finished.json").write_text(json.dumps({"finished": "2026-01-02T03:04:05+00:00"}))
     matrix = ScoreMatrix(
         list(TASKS[:learned]),
@@ -168,6 +172,16 @@ def test_a_checkpoint_that_mlflow_does_not_have_is_no_version(storage: Path, reg
     assert registry.find(production("shop", "staging")) is None
     assert registry.find(production("nobody", "production")) is None
     assert registry.find(Reference(name="shop", version="99")) is None
+
+
+def test_a_dry_run_says_what_would_go_into_production_first(
+    storage: Path, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", "new", "--first", "first", "--storage", str(storage), "--dry-run"]
+    assert nightly.main(given) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("models:/new@production names nothing yet; first/01-chartqa would go into production\n")
+    assert registry.find(production("new", "production")) is None
 
 
 def test_without_a_store_nothing_is_made(tmp_path: Path) -> None:
