@@ -100,7 +100,8 @@ class SweepStatus:
 
 
 def read_storage(storage: Place) -> list[RunStatus | SweepStatus]:
-    """Everything in a storage, newest movement first; a damaged folder is one of state "damaged".
+    """Everything in a storage, newest movement first; a damaged folder is one of state "damaged". Folders of starts
+    that ended before they wrote anything are left out.
 
     Raises `ConfigError` where the storage itself cannot be read.
     """
@@ -114,7 +115,7 @@ def read_storage(storage: Place) -> list[RunStatus | SweepStatus]:
         raise ConfigError(
             f"{storage} cannot be listed ({error.strerror or error}); look at it, or give another --storage."
         ) from error
-    return sorted(map(read_status, folders), key=_newest_first)
+    return sorted((each for each in map(read_status, folders) if not _never_began(each)), key=_newest_first)
 
 
 def read_status(path: Place) -> RunStatus | SweepStatus:
@@ -145,6 +146,16 @@ def read_status(path: Place) -> RunStatus | SweepStatus:
     except ConfigError as error:
         problem = str(error)
     return RunStatus(path=path, state="damaged", problem=problem, holder=holder, moved=_moved(path))
+
+
+def _never_began(found: RunStatus | SweepStatus) -> bool:
+    """Whether nothing is there but a lock that nobody has. In S3 pyarrow leaves the empty folder of tickets."""
+    if found.state != "foreign" or (found.holder is not None and found.holder.holds is not False):
+        return False
+    try:
+        return [each.name for each in found.path.iterdir()] == [LOCK_FILE]
+    except OSError:  # removed while we look
+        return False
 
 
 def progress(run: RunStatus) -> str:

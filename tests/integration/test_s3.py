@@ -100,6 +100,21 @@ def test_files_folders_and_locks_of_runs(store: str) -> None:
     assert (run / "costs.json").stat().st_size == 2
 
 
+def test_a_start_that_ended_before_it_wrote_anything_is_not_listed(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = place(f"s3://shop/begun/first{store}")
+    with sole_user(run, "run first"):
+        assert list_command.main(["--storage", f"s3://shop/begun{store}"]) == 0
+        assert "it has just begun" in capsys.readouterr().out
+    assert run.is_dir()  # its folder of tickets is still there
+    assert list_command.main(["--storage", f"s3://shop/begun{store}"]) == 0
+    assert capsys.readouterr().out == "no runs in s3://shop/begun\n"
+    write_text(run / "notes.txt", "mine")
+    assert list_command.main(["--storage", f"s3://shop/begun{store}"]) == 0
+    assert "first: foreign: no run" in capsys.readouterr().out
+
+
 def test_a_run_in_a_bucket_is_listed(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_text(place(f"s3://shop/runs/first/config.json{store}"), "{")
     assert list_command.main(["--storage", f"s3://shop/runs{store}"]) == 0

@@ -120,6 +120,16 @@ def test_the_lock_of_another_host_may_not_be_seen_here(tmp_path: Path) -> None:
     assert "process 12 on node-of-a-cluster since 2026-01-02 03:04:05+00:00" in status.block(found)
 
 
+def test_what_a_start_leaves_that_was_killed_before_it_wrote_anything_is_no_run(tmp_path: Path) -> None:
+    with held(tmp_path / "first") as process:
+        assert [each.state for each in read_storage(tmp_path)] == ["running"]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert read_storage(tmp_path) == []
+    (tmp_path / "first" / LOCK_FILE).write_text("process 12 on node-of-a-cluster since 2026-01-02 03:04:05+00:00\n")
+    assert [each.state for each in read_storage(tmp_path)] == ["foreign"]  # that may be alive
+
+
 def test_how_far_a_run_is(tmp_path: Path) -> None:
     plan = begun(tmp_path, learned=1)
     assert outlook(status_of(plan.run_dir)).endswith("without a checkpoint; starts again at task 1")
