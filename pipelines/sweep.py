@@ -36,6 +36,7 @@ from components.core.visible import print_text
 from components.runs.continuing import given_as
 from components.tracking.config import ui_command
 from components.training.dtype_probe import require_no_auto, stored_dtype, with_dtype
+from components.training.placement import require_scorers
 from components.training.plan import plan_stream
 from components.tuning.results import best_of, settings_of, table, verdict
 from components.tuning.search import OnProgress, streams_of_this_machine
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         first=FIRST,
         examples=EXAMPLES,
     )
+    require_scorers(command.run.evaluation)
     console = Terminal(highlight=False, soft_wrap=True)
     sweep = plan_sweep(command.run, command, began_with=how_chosen(command.preset))
     sweep = replace(sweep, given=given_as(kept_arguments(arguments), sweep.base.tracking))

@@ -201,6 +201,7 @@ def test_wrong_options_and_wrong_names_have_the_same_exit_code(tmp_path: Path) -
         ("coast pocket --rank 4", "Did you mean --method.rank?"),
         ("list --jsn", "`coast.py --help-all` shows all that it has. Did you mean --json?"),
         ("coast s3://bucket/runs", "s3://bucket/runs is a place and no preset; give a storage as --storage s3://"),
+        ("sweep --evaluation.beside-labels a=b", "evaluation.beside_labels (a=b) names nodes for"),
         ("sweep components", "components is a place and no preset; give a storage as --storage components"),
     ],
 )
