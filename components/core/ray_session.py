@@ -36,6 +36,7 @@ from components.core.ray_watch import end_children, left_ray
 
 logger = logging.getLogger("littoral")
 LOCAL = "local"  # in the place of an address: a Ray of our own
+_OWN = {"littoral.ray": "own"}  # the label of its node
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
 START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
 ENDED_AT_ONCE = (
@@ -89,6 +90,11 @@ def _shut_down(*, own: bool) -> None:
     ray.shutdown()
     if node and not psutil.wait_procs(node, timeout=ORPHANS_END_S)[1]:
         end_orphans(wait_s=ORPHANS_END_S)
+
+
+def is_own_ray() -> bool:
+    """Whether the Ray session of this process is one that a command has started for itself, and no cluster."""
+    return any(_OWN.items() <= (node.get("Labels") or {}).items() for node in ray.nodes())
 
 
 def _starts_ray(address: str | None) -> bool:
@@ -214,7 +220,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
                 loopback_only(),
                 only_needed_servers(logs=bool(options.get("log_to_driver"))),
             ):
-                ray.init(address="local", include_dashboard=False, **options)
+                ray.init(address="local", include_dashboard=False, labels=_OWN, **options)
             return
         except Exception as error:
             ray.shutdown()

@@ -35,7 +35,8 @@ from components.tracking.tracker import StreamTracker
 from components.training.config import RunConfig, flatten
 from components.training.devices import cluster_devices, uses_gpu
 from components.training.driver import run_stream
-from components.training.needs import needs_of, require_fit
+from components.training.local_worker import early_worker
+from components.training.needs import Needs, needs_of, require_fit
 from components.training.plan import Plan
 from components.training.plan_facts import found_in_the_cluster
 from components.training.resources import check_resources
@@ -96,11 +97,9 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
         try:
             handle(PhaseBegan(phase="starting Ray"))
             with session:
-                check_resources(plan.config)  # before MLflow has a run of it
-                found = needs_of(plan)  # again: only now the devices of a cluster elsewhere are known
-                require_fit(plan, found)
-                if needs.devices.gpus is None:
-                    handle(Note(text=found_in_the_cluster(plan, found)))
+                on_gpus = check_resources(plan.config)  # before MLflow has a run of it
+                require_fit_in_the_session(plan, needs, handle)
+                early_worker(plan.config, on_gpus=on_gpus)
                 handle(PhaseBegan(phase="opening the MLflow run"))
                 tracker = begin_tracking(plan, told, parent=parent)
                 take_over_costs(plan, costs)
@@ -125,6 +124,17 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
                 # run's lock, since another process would send the same events.
                 with nullcontext() if parent else last_word(ENDED_WAITING + again):  # a sweep has its own
                     tracker.finish(status)
+
+
+def require_fit_in_the_session(plan: Plan, needs: Needs, handle: EventHandler) -> None:
+    """Raise `ConfigError` where the run does not fit the devices of the Ray session that is open.
+
+    `needs`: from before it was; the devices of a cluster elsewhere were not known then, and are told now.
+    """
+    found = needs_of(plan)
+    require_fit(plan, found)
+    if needs.devices.gpus is None:
+        handle(Note(text=found_in_the_cluster(plan, found)))
 
 
 def take_over_costs(plan: Plan, costs: Costs) -> None:

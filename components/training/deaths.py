@@ -40,6 +40,7 @@ from components.training.watchdog import hung
 
 FAILURE_FILE = "failure.txt"  # of a run's folder: the last failure in full
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray Train writes it anew for every checkpoint
+LOCAL_WORKER = "LocalWorker"  # the class of training/local_worker.py, as Ray names it
 PLACE_WAITS = 14  # that Ray Train asks again for a place of the workers, for a minute each
 LESS_MEMORY = "lower training.micro-batch-size, evaluation.batch-size or cluster.num-workers"
 _USED = re.compile(r"was ([\d.]+) ?GB used / ([\d.]+) ?GB limit")
@@ -188,6 +189,8 @@ def what_happened(error: BaseException, run_dir: Place) -> str:
     who = f"a worker process ({', '.join(ranks)})" if ranks else "a process of the run"
     if not failures and "TrainController" in str(error):
         who = "Ray Train's controller process"
+    if LOCAL_WORKER in str(error):
+        who = "the worker process"
     for each in causes:
         if isinstance(each, OutOfMemoryError):
             used = _USED.search(str(each))

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.actor import ActorHandle
 from ray.data import Dataset, ExecutionOptions
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, Result, ScalingConfig
@@ -47,6 +48,7 @@ from components.data.rows import Split
 from components.data.tasks import Task
 from components.models.source import model_source
 from components.training.budget import require_within_budget
+from components.training.config import RunConfig
 from components.training.deaths import (
     FAILURE_FILE,
     RetryLost,
@@ -60,6 +62,8 @@ from components.training.delivery import delivered
 from components.training.devices import with_labels
 from components.training.entry import train_stream_per_worker
 from components.training.feature_writing import cache_features
+from components.training.local_training import KEPT
+from components.training.local_worker import dismiss_local_worker, early_worker, local_worker, trains_alone
 from components.training.mending import mend
 from components.training.pickled import PickledCallable, call_pickled
 from components.training.plan import Plan, WorkerPlan
@@ -100,6 +104,8 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         ray_session(cluster.address, num_workers=cluster.num_workers),
         _deaths_explained(plan),
     ):
+        on_gpus = check_resources(plan.config)
+        worker = early_worker(plan.config, on_gpus=on_gpus)
         plan = replace(plan, run_dir=patient(plan.run_dir, PATIENCE_S))
         claim_run_dir(plan)
         clear_partial(plan.run_dir)
@@ -107,11 +113,10 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
         handle(PhaseBegan(phase="checking the run's folder"))
         plan = mend(plan, restore(plan, handle), handle)
         remove_unreferenced(plan.run_dir)
-        on_gpus = check_resources(plan.config)
         if (awaited := awaited_nodes(cluster)) is not None:
             handle(Note(text=awaited, warning=True))
         handle(PhaseBegan(phase="preparing data"))
-        cache = filled_cache(plan, handle)
+        cache = filled_cache(plan, handle, worker)
         datasets = build_datasets(plan, cache)
         # Should its process be lost, another one takes its place; only what was in it is lost with it. So it is on the
         # driver's node: when another one is lost, no event is.
@@ -215,8 +220,8 @@ def rows_reached(plan: Plan) -> list[tuple[Split, Reached]]:
     ]
 
 
-def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
-    """The vision cache with all that the run reads; None when switched off or too large."""
+def filled_cache(plan: Plan, handle: EventHandler, worker: ActorHandle | None) -> VisionCache | None:
+    """The vision cache with all that the run reads; None when switched off or too large. `worker` may fill it."""
     training, backbone = plan.config.training, plan.config.backbone
     if training.cache_features == "off" or not model_source(backbone).family_class().takes_pictures():
         return None
@@ -233,7 +238,7 @@ def filled_cache(plan: Plan, handle: EventHandler) -> VisionCache | None:
     root = feature_root(plan.run_dir.parent)
     cache = vision_cache(backbone, root, model_source(backbone).fingerprint())
     on_cpus = with_labels(plan.config.cluster.data_labels)
-    watched(lambda: cache_features(reached, backbone, cache, on_cpus=on_cpus), "vision features")
+    watched(lambda: cache_features(reached, backbone, cache, on_cpus=on_cpus, worker=worker), "vision features")
     return cache
 
 
@@ -254,17 +259,25 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
     """Start the workers with Ray Train and wait for the stream; lost processes are replaced, see `RetryLost`."""
     tries = Tries(plan.run_dir, plan.config.cluster.max_failures)
     while True:
-        trainer = _trainer(plan, datasets, on_gpus=on_gpus)
+        if trains_alone(plan.config):
+            training = functools.partial(_train_alone, plan, datasets, on_gpu=on_gpus)
+        else:
+            training = _trainer(plan, datasets, on_gpus=on_gpus).fit
         try:
             # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
             # workers without a checkpoint.
-            watched(trainer.fit, "Ray Train", lambda: require_not_lost(plan.run_dir))
+            watched(training, "Ray Train", lambda: require_not_lost(plan.run_dir))
             return
-        except RayError as error:  # of the controller itself, which replaces the workers but is not replaced by Ray
+        except RayError as error:  # of the only worker, or of the controller that replaces workers
+            dismiss_local_worker()
             if not is_lost(error) or not tries.another():
                 raise
             handle(Note(text=going_on(error, tries)))
             restore(plan, handle)  # it writes its list of checkpoints in place, and may have been killed as it did
+
+
+def _train_alone(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpu: bool) -> None:
+    ray.get(local_worker(plan.config, on_gpu=on_gpu).train.remote(plan, datasets, _data_config(plan.config)))
 
 
 class _Trainer(TorchTrainer):
@@ -302,19 +315,23 @@ def _trainer(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpus: bool) -
         ),
         torch_config=LoopbackTorchConfig(backend="nccl" if on_gpus else "gloo"),
         datasets={**datasets},
-        # These replace the execution options of every dataset.
-        dataset_config=ray.train.DataConfig(
-            datasets_to_split=[],
-            execution_options=ExecutionOptions(
-                preserve_order=True, label_selector=with_labels(config.cluster.data_labels) or None
-            ),
-        ),
+        dataset_config=_data_config(config),
         run_config=RayRunConfig(
             name=plan.run_dir.name,
             storage_path=storage,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
             failure_config=failures,
             worker_runtime_env={"env_vars": {"DS_ACCELERATOR": "cuda" if on_gpus else "cpu"}},
+        ),
+    )
+
+
+def _data_config(config: RunConfig) -> ray.train.DataConfig:
+    """How workers read their datasets; it replaces the execution options of every one of them."""
+    return ray.train.DataConfig(
+        datasets_to_split=[],
+        execution_options=ExecutionOptions(
+            preserve_order=True, label_selector=with_labels(config.cluster.data_labels) or None
         ),
     )

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import ray.data
 import torch
+from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 from safetensors.torch import load, save
@@ -55,10 +56,12 @@ def cache_features(
     cache: VisionCache,
     *,
     on_cpus: Mapping[str, str] = MappingProxyType({}),
+    worker: ActorHandle | None = None,
 ) -> None:
     """Compute the features that are missing for the rows reached; what a killed run has computed is kept.
 
-    `on_cpus`: the labels of nodes that do it where there are no GPUs.
+    Where there are no GPUs `worker` does it, a process with a method `compute_features`; without one, a process that is
+    started for it on a node with the labels `on_cpus`.
     """
     if isinstance(cache.root, Path):
         remove_leftovers(cache.root)
@@ -68,6 +71,8 @@ def cache_features(
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     if num_gpus:
         _compute_on_gpus(work, backbone, cache, num_gpus)
+    elif worker is not None:
+        ray.get(worker.compute_features.remote(work, backbone, cache))
     else:  # one process at a time, for which Ray Data would start five others
         # SPREAD, as Ray Data has it: in a trial of a sweep it would otherwise have to fit into the trial's own place.
         task = ray.remote(max_retries=0, scheduling_strategy="SPREAD", label_selector={**on_cpus})(compute_features)

@@ -8,8 +8,8 @@ stream: a clock may have jumped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
@@ -48,7 +48,10 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
         return None
     if [*listed][-1:] != [newest.folder.name] or not all((plan.run_dir / name).is_dir() for name in listed):
         older = next(whole, None)
-        _write_list(plan.run_dir, [*([older] if older else []), newest])
+        kept = [*([older] if older else []), newest]
+        write_list(
+            plan.run_dir, [Listed(folder=each.folder.name, task=each.at.index, update=each.at.update) for each in kept]
+        )
         search.remove_others()
     again = max(0, search.reached - _updates(plan, newest.at))
     if search.damaged or again:
@@ -126,8 +129,9 @@ class _Search:
 
     def remove_others(self) -> None:
         """Remove what Ray Train will never come back to, but nothing that may be whole."""
+        listed = {each.folder for each in read_list(self.run_dir)}
         for folder in self.run_dir.glob(SNAPSHOTS):
-            if folder.is_dir() and folder not in self.unread and folder.name not in _names(self.run_dir):
+            if folder.is_dir() and folder not in self.unread and folder.name not in listed:
                 remove_folder(folder, STATE_FILE)
 
     def told(self) -> str:
@@ -172,12 +176,19 @@ def _as_snapshot(plan: Plan, kept: Found) -> Found:
     return replace(kept, folder=folder)
 
 
-def _write_list(run_dir: Place, checkpoints: list[Found]) -> None:
-    """Ray Train's list with these checkpoints, the newest last."""
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A checkpoint in Ray Train's list."""
+
+    folder: str
+    task: int  # number of learned tasks before it
+    update: int  # of the task after these
+
+
+def write_list(run_dir: Place, checkpoints: Sequence[Listed]) -> None:
+    """Ray Train's list with these checkpoints, the newest last; it is there as a whole or not at all."""
     results = [
-        _TrainingResultState(
-            checkpoint_dir_name=each.folder.name, metrics={"task": each.at.index, "update": each.at.update}
-        )
+        _TrainingResultState(checkpoint_dir_name=each.folder, metrics={"task": each.task, "update": each.update})
         for each in checkpoints
     ]
     content = _CheckpointManagerState(
@@ -194,6 +205,13 @@ def _write_list(run_dir: Place, checkpoints: list[Found]) -> None:
     write_text(run_dir / SNAPSHOT_LIST, content.json())
 
 
-def _names(run_dir: Place) -> list[str]:
-    content = _CheckpointManagerState.parse_raw((run_dir / SNAPSHOT_LIST).read_bytes())
-    return [each.checkpoint_dir_name for each in content.checkpoint_results]
+def read_list(run_dir: Place) -> list[Listed]:
+    """What Ray Train's list names, the newest last; nothing where there is none. `restore` has seen to its damage."""
+    path = run_dir / SNAPSHOT_LIST
+    if not path.is_file():
+        return []
+    content = _CheckpointManagerState.parse_raw(path.read_bytes())
+    return [
+        Listed(folder=each.checkpoint_dir_name, task=each.metrics["task"], update=each.metrics["update"])
+        for each in content.checkpoint_results
+    ]

@@ -29,7 +29,7 @@ from tests.benchmarks.bars import print_bar  # noqa: E402
 
 AIM = 1.2
 KINDS = {  # the first one that is found in a process's command line
-    "worker": r"^ray::(RayTrainWorker|_RayTrainWorker)",
+    "worker": r"^ray::(RayTrainWorker|LocalWorker)",
     "controller": r"TrainController",
     "driver": r"(pipelines/coast\.py|bin/littoral|pipelines\.littoral)",
     "gcs_server": r"gcs_server",

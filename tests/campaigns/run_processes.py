@@ -16,7 +16,7 @@ import psutil
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # of prctl
 PARTS = {  # how a process's title begins
-    "worker": ("ray::RayTrainWorker",),
+    "worker": ("ray::LocalWorker", "ray::RayTrainWorker"),
     "data": ("ray::MapBatches", "ray::MapWorker", "ray::ReadBatches", "ray::compute_features"),
     "controller": ("ray::TrainController",),
     "mailbox": ("ray::_QueueActor",),

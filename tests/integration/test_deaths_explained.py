@@ -53,6 +53,7 @@ def group(**failures: Exception) -> WorkerGroupError:
 
 CASES = {
     "killed": (group(r1=unhealthy(died(KILLED))), LostError, "worker process (rank 1), process 4711 on 10.0.0.7, was"),
+    "only one": (died(KILLED, "LocalWorker"), LostError, "the worker process, process 4711 on 10.0.0.7, was lost"),
     "controller": (died(KILLED, "TrainController"), LostError, "Ray Train's controller process, process 4711 on"),
     "peer": (group(r0=RuntimeError(GLOO), r1=unhealthy(died(KILLED))), LostError, "a worker process (rank 1), process"),
     "only the peer": (group(r0=RuntimeError(GLOO)), LostError, "of the run was lost (Connection closed by peer"),

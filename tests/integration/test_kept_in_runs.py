@@ -76,7 +76,7 @@ def run(config: RunConfig, *, stop_after: str | None = None) -> list[Event]:
 
 def suspend_workers(seconds: float) -> None:
     children = psutil.Process().children(recursive=True)
-    workers = [each for each in children if "RayTrainWorker" in "".join(each.cmdline())]
+    workers = [each for each in children if "LocalWorker" in "".join(each.cmdline())]
     assert workers
     for worker in workers:
         worker.suspend()

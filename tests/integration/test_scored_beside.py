@@ -116,7 +116,7 @@ def test_a_run_that_was_stopped_takes_up_its_rows_beside_or_in_turn(tmp_path: Pa
         def stop(event: Event, run_dir: Path = storage / "r") -> None:
             if isinstance(event, StepDone) and (event.index, event.update) == (1, 2):
                 request_stop(run_dir)
-                (worker,) = processes("ray::RayTrainWorker")
+                (worker,) = processes("ray::LocalWorker")
                 worker.suspend()
                 time.sleep(1.2 * LOOK_EVERY_S)  # so its next look is due
                 worker.resume()
@@ -171,7 +171,7 @@ def test_killed_worker_and_driver_and_continued(tmp_path: Path) -> None:
     beside = command("beside", "--evaluation.beside", "1")
     process = subprocess.Popen(beside, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     read_until(process, "Task 1/2")
-    (worker,) = processes("ray::RayTrainWorker", process.pid)
+    (worker,) = processes("ray::LocalWorker", process.pid)
     worker.kill()
     read_until(process, "Task 2/2")
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
