@@ -88,7 +88,7 @@ def early_worker(config: RunConfig, *, on_gpus: bool) -> ActorHandle | None:
 def local_worker(config: RunConfig, *, on_gpu: bool) -> ActorHandle:
     """The worker process of this Ray session. One that is not there yet begins to start."""
     global _started
-    session, engine = ray.get_runtime_context().get_worker_id(), config.training.engine
+    session, engine = ray.get_runtime_context().get_session_name(), config.training.engine
     if _started is None or (_started.session, _started.engine, _started.on_gpu) != (session, engine, on_gpu):
         dismiss_local_worker()
         actor: Any = ray.remote(LocalWorker)  # Any: Ray's types have a proxy here, which is no handle for them
@@ -102,5 +102,5 @@ def dismiss_local_worker() -> None:
     """End the worker process of this Ray session, if there is one: it is lost, or what it holds is of no use."""
     global _started
     started, _started = _started, None
-    if started is not None and started.session == ray.get_runtime_context().get_worker_id():
+    if started is not None and started.session == ray.get_runtime_context().get_session_name():
         ray.kill(started.handle)

@@ -78,7 +78,7 @@ def run_trials(search: Search, plan: TrialPlan, *, at_once: int | None, on_progr
                     search_alg=optuna_search(search) if search.axes else None,
                     num_samples=search.num_samples if search.axes else 1,
                     max_concurrent_trials=min(wanted, room(plan.base.cluster)),
-                    reuse_actors=False,
+                    reuse_actors=True,  # the next trial finds the imports of the one before, and its worker
                 ),
                 run_config=tune.RunConfig(
                     name="trials",
