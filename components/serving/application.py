@@ -49,6 +49,7 @@ QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 # Of Ray Serve, where this command starts Ray: nothing here blocks an event loop, so one thread less hands requests on.
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)  # /metrics counts, and a line costs as much as a small request
+SENT_S = 1.0  # for Ray's proxy to send on what replicas have answered
 DRAIN_S = 10.0  # beyond a request's own time, for what is inside when a replica is told to end
 
 
@@ -181,11 +182,15 @@ def serving(plan: Plan, setting: Setting, placement: Placement, *, debug: bool) 
             yield desk
         finally:
             if not left_ray():
+                ended = False
                 with suppress(RayError):
-                    _let_end(desk, setting.limits.seconds + DRAIN_S)
+                    ended = _let_end(desk, setting.limits.seconds + DRAIN_S)
                 with suppress(RayError, RayServeException):
-                    serve.delete(NAME)
-                    serve.shutdown()
+                    if ended:
+                        time.sleep(SENT_S)
+                    else:
+                        serve.delete(NAME)  # waits for what is inside, while Ray's proxy says 404 to what comes
+                    serve.shutdown()  # of the proxy first
 
 
 def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
@@ -210,12 +215,13 @@ def _start(setting: Setting, placement: Placement, desk: DeskHandle) -> None:
         raise ConfigError(f"the service does not come up ({reason}); --debug shows Ray's logs.") from error
 
 
-def _let_end(desk: DeskHandle, most_s: float) -> None:
-    """Wait until what is inside is answered. Replicas refuse what comes with 503; Ray's proxy would say 404."""
+def _let_end(desk: DeskHandle, most_s: float) -> bool:
+    """Wait until what is inside is answered; whether all replicas say that it is. They refuse what comes with 503."""
     until = time.monotonic() + most_s
     ray.get(desk.end.remote())
     while not ray.get(desk.empty.remote()) and time.monotonic() < until:
         time.sleep(LOOK_AT_END_S)
+    return bool(ray.get(desk.all_said_so.remote()))
 
 
 def go_on(desk: DeskHandle, newer: Callable[[], Place | None] | None) -> NoReturn:

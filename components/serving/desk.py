@@ -49,6 +49,10 @@ class Desk:
         heard = time.monotonic() - SILENT_S
         return all(inside == 0 for at, inside in self._inside.values() if at > heard)
 
+    def all_said_so(self) -> bool:
+        """Whether every replica that was ever heard has said that none is inside."""
+        return bool(self._inside) and all(inside == 0 for _, inside in self._inside.values())
+
     def others(self, replica: str) -> list[Family]:
         """Figures that the other replicas left last."""
         return [family for name, families in self._families.items() if name != replica for family in families]

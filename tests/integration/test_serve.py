@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -340,6 +341,11 @@ def test_sigterm_lets_requests_that_are_inside_end(served: Served) -> None:
         ended = [reply.result() for reply in replies]
     assert {reply.littoral["checkpoint"] for reply in ended} == {"first/02-iconqa"}
     assert max(reply.usage.completion_tokens for reply in ended) == 400
+    statuses = [late[0]]
+    with suppress(OSError, http.client.HTTPException):  # then nothing listens any more
+        while served.process.poll() is None:
+            statuses.append(served.send(*late_request(), Authorization=f"Bearer {KEY}")[0])
+    assert {*statuses} == {503}, "Ray's proxy says 404 once the application is deleted"
     assert served.process.wait(120) == 143
     said = served.log.read_text()
     assert said.count("\n") == 4, said

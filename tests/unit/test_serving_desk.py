@@ -26,11 +26,18 @@ def test_it_waits_for_every_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     desk.end()
     assert said(desk, "a", 0)
     assert not desk.empty(), "b has not heard of it"
+    assert not desk.all_said_so()
     said(desk, "b", 2)
     assert not desk.empty()
     said(desk, "b", 0)
     assert desk.empty()
+    assert desk.all_said_so()
     said(desk, "b", 1)
     monkeypatch.setattr(module, "SILENT_S", 0.01)
     time.sleep(0.02)
     assert desk.empty(), "replicas that say nothing are lost, or Ray itself waits for them"
+    assert not desk.all_said_so()
+
+
+def test_without_a_replica_none_has_said_so() -> None:
+    assert not Desk(PLAN).all_said_so()
