@@ -20,14 +20,14 @@ import ray
 import ray.train
 from ray.actor import ActorHandle
 from ray.data import Dataset, ExecutionOptions
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import CheckpointConfig, FailureConfig, Result, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -269,7 +269,6 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
             watched(training, "Ray Train", lambda: require_not_lost(plan.run_dir))
             return
         except RayError as error:  # of the only worker, or of the controller that replaces workers
-            dismiss_local_worker()
             if not is_lost(error) or not tries.another():
                 raise
             handle(Note(text=going_on(error, tries)))
@@ -277,7 +276,16 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
 
 
 def _train_alone(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpu: bool) -> None:
-    ray.get(local_worker(plan.config, on_gpu=on_gpu).train.remote(plan, datasets, _data_config(plan.config)))
+    """Have the stream learned by the only worker; what its code raises comes as from Ray Train's controller."""
+    try:
+        ray.get(local_worker(plan.config, on_gpu=on_gpu).train.remote(plan, datasets, _data_config(plan.config)))
+    except RayError as error:
+        dismiss_local_worker()
+        if is_lost(error) or not isinstance(error, RayTaskError):
+            raise
+        raise WorkerGroupError(str(error), {0: error.cause}) from error
+    if on_gpu:  # the next run of this process may need the GPU for its pictures first
+        dismiss_local_worker()
 
 
 class _Trainer(TorchTrainer):
