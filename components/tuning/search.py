@@ -23,6 +23,7 @@ from components.core.run_files import FINISHED_FILE
 from components.training.config import ClusterConfig
 from components.training.deaths import user_error
 from components.training.devices import uses_gpu
+from components.training.local_worker import early_worker
 from components.training.stopping import STOP_FILE, StopWatch, request_stop
 from components.tuning.objective import Objective
 from components.tuning.space import Axis, Values, plain
@@ -133,8 +134,12 @@ def reason(error: BaseException | None) -> str:
 
 
 def _tune_trial(config: dict[str, Any], *, plan: TrialPlan) -> None:
-    """What Tune runs in a process of its own for every trial."""
-    run_trial(_values(config), plan, tune.report)
+    """What Tune runs for every trial, in a process that may have run others."""
+    values = _values(config)
+    if not (plan.folder(values) / FINISHED_FILE).is_file():
+        run = plan.config(values)  # its worker imports what it needs while the run is planned here
+        early_worker(run, on_gpus=uses_gpu(run.cluster.use_gpu, int(ray.cluster_resources().get("GPU", 0))))
+    run_trial(values, plan, tune.report)
 
 
 def _values(config: dict[str, Any]) -> Values:
