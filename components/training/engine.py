@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components.core.runtime import fast_imports
 from components.data.batch import Batch
 from components.methods.base import Selection
 from components.training.buckets import zero_buckets
+from components.training.deepspeed_import import import_deepspeed
 from components.training.optimizer import (
     MOMENTS,
     GuardedAdamW,
@@ -139,9 +139,7 @@ class DeepSpeedEngine:
     ) -> None:
         """`rates`: see `build_optimizer`."""
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-        with fast_imports():
-            import deepspeed  # first import takes seconds: only workers that train pay for it
-
+        deepspeed = import_deepspeed()
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # On CPU DeepSpeed would compile a shared-memory all-reduce at the first use: tens of seconds, a compiler, and a
         # lock that a killed job leaves behind for ever. gloo serves as well.

@@ -24,6 +24,7 @@ from components.core.ray_session import is_own_ray
 from components.core.runtime import fast_imports
 from components.models.config import BackboneConfig
 from components.training.config import RunConfig
+from components.training.deepspeed_import import import_deepspeed
 from components.training.entry import train_stream_per_worker
 from components.training.feature_writing import ShardWork, compute_features
 from components.training.local_training import LocalTraining, join_alone
@@ -41,7 +42,7 @@ class LocalWorker:
             import components.training.worker  # noqa: F401
 
             if engine == "deepspeed":
-                import deepspeed  # noqa: F401
+                import_deepspeed()
 
     def compute_features(self, work: Sequence[ShardWork], backbone: BackboneConfig, cache: VisionCache) -> None:
         """See `feature_writing.compute_features`."""
