@@ -64,7 +64,8 @@ from components.data.quality.report_page import pairs_of, pictures_of, write_pag
 from components.data.quality.report_tables import ReportTable
 from components.data.quality.survey import survey
 from components.data.rows import Split
-from components.data.streams import StreamConfig, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import write_generated_stream
 from components.data.suite import open_suite
 from components.data.suites.catalogue import SUITES
 from components.data.suites.preparing import prepare_suite

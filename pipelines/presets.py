@@ -9,7 +9,7 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.core.location import is_uri, place
 from components.core.options import listed
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods.options.continual_llava import ContinualLlavaConfig
 from components.methods.options.lcia import LciaConfig
 from components.methods.options.moelora import MoeLoraConfig

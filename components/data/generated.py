@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from components.core.errors import ConfigError
-from components.data.rows import Split
+
+if TYPE_CHECKING:
+    from components.data.rows import Split
 
 ENTRY_POINTS = "littoral.streams"
 

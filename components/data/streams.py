@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ import numpy as np
 from components.core.errors import ConfigError, DataError
 from components.core.location import Location, Place, folder_at, is_uri, place
 from components.core.machine import cache_dir, shared_cache
-from components.core.options import Count, CountOrZero, ShareUpToHalf, check_options, listed
+from components.core.options import listed
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.cache import first_rows, kept_split, kept_subset, made_here
 from components.data.formats.storage import looked_at
@@ -25,46 +25,11 @@ from components.data.preparation import whole_or_nothing
 from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import Split
 from components.data.segments import Segment, segments_of
+from components.data.stream_config import StreamConfig, check_size
 from components.data.tasks import Task, TaskStream
 from components.data.validation import VALIDATION, cut
 
 FORMER = Path(__file__).parent / "former" / "mini_streams.json"  # family, version and size -> task -> its identity
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """Which data is learned, in which order."""
-
-    name: str = "mini-coast-domain"
-    """The stream to learn: mini-coast-domain, mini-coast-capability, mini-coast-capability-table-order,
-    mini-coast-pictures, mini-coast-dataset, mini-coin, mini-coin-alphabetical, mini-coin-reversed, or a stream TOML, or
-    a folder (path or URI) that pipelines/prepare.py wrote."""
-    size: str = "mini"
-    """Of a generated stream: nano (32/16 rows a task), mini (400/100) or small (2000/400)."""
-    order: tuple[str, ...] = ()
-    """Task names in the order to learn them, possibly fewer; empty: the stream's own order."""
-    data_dir: str | Path | None = None
-    """Where generated splits are kept, a path or a URI; default: data in $LITTORAL_CACHE, for runs at a URI in .cache
-    of their storage, otherwise in ~/.cache/littoral."""
-    data_seed: CountOrZero = 0
-    """Seed of a generated stream."""
-    train_limit: Count | None = None
-    """Use only the first rows of every train split, without its validation part."""
-    test_limit: Count | None = None
-    """Use only the first rows of every test split and validation part."""
-    validation: ShareUpToHalf = 0.0
-    """Share of the training rows (0 to 0.5) that is never trained on, to choose settings by: cut by a hash of a row's
-    picture, or of its questions where it has none. Kept as copies below the data folder."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.data_dir, str) and (not is_uri(self.data_dir) or self.data_dir.startswith("file:")):
-            object.__setattr__(self, "data_dir", place(self.data_dir))  # a path, whatever a command line or file has
-        check_options(self, "stream")
-        if self.name in GENERATED_STREAMS:
-            _check_size(GENERATED_STREAMS[self.name], self.size)
-        doubled = {task for task in self.order if self.order.count(task) > 1}
-        if doubled:
-            raise ConfigError(f"stream.order names {sorted(doubled)[0]} twice; a task is learned once.")
 
 
 def data_root(config: StreamConfig) -> Place:
@@ -149,11 +114,6 @@ def _ordered(stream: TaskStream, order: Sequence[str]) -> TaskStream:
     return replace(stream, tasks=tuple(tasks[name] for name in order)) if order else stream
 
 
-def _check_size(stream: GeneratedStream, size: str) -> None:
-    if size not in stream.sizes:
-        raise ConfigError(f"stream.size {size!r} is unknown; choose {listed(size, stream.sizes)}")
-
-
 def _generated(stream: GeneratedStream, config: StreamConfig) -> TaskStream:
     """The splits from the cache, or newly written there."""
     names, generator = _tasks_of(stream, config), stream.load()
@@ -179,7 +139,7 @@ def _generated(stream: GeneratedStream, config: StreamConfig) -> TaskStream:
 
 def _tasks_of(stream: GeneratedStream, config: StreamConfig) -> tuple[str, ...]:
     """The tasks to learn, in order; raises `ConfigError` before anything is generated."""
-    _check_size(stream, config.size)
+    check_size(stream, config.size)
     for name in config.order:
         if name not in stream.tasks:
             allowed = listed(name, stream.tasks)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from components.data.mixture import Mixture
-from components.data.rows import Split
+if TYPE_CHECKING:
+    from components.data.mixture import Mixture
+    from components.data.rows import Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ Everything follows from the score matrix and the options, so a run that goes on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from components.evaluation.matrix import ScoreMatrix
+if TYPE_CHECKING:
+    from components.evaluation.matrix import ScoreMatrix
 
 Measured = Literal["mean", "any"]
 Action = Literal["warn", "stop", "rollback"]

@@ -19,13 +19,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from components.core.errors import DataError
 from components.core.files import write_text
 from components.core.location import Place
 from components.core.reading import ODD, read_object, understood
-from components.evaluation.suite_figures import SuiteFigures
+
+if TYPE_CHECKING:
+    from components.evaluation.suite_figures import SuiteFigures
 
 GENERAL_FILE = "general.json"
 FORMAT = "littoral-general/1"

@@ -1,4 +1,7 @@
-"""The majority answer: the score of one constant reply to every question. A model below it has learned nothing."""
+"""The majority answer: the score of one constant reply to every question. A model below it has learned nothing.
+
+Light on purpose: the metrics are imported where replies are scored.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from components.data.rows import Split
-from components.data.tasks import TaskStream
-from components.metrics import score
+if TYPE_CHECKING:
+    from components.data.rows import Split
+    from components.data.tasks import TaskStream
 
 FREQUENT = 50  # training answers tried as a constant reply
 COSTLY = ("rouge_l", "sari", "caption", "edit")  # free text: milliseconds a pair, and no answer is frequent
@@ -21,6 +25,8 @@ def majority_score(train: Split, test: Split, limit: int | None = None) -> float
 
     `limit`: over the first test rows only, as many as the runs were scored on.
     """
+    from components.metrics import score  # imports every metric's library
+
     answers = Counter(row.answers[0] for row in train.rows(with_image=False))
     asked = Counter(
         (row.metric, row.answers, row.instruction if row.metric in SOURCED else "")

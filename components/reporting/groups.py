@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from components.core.errors import ConfigError
-from components.data.streams import known_identities
 from components.data.tasks import stream_digest
 from components.models.config import BackboneConfig
 from components.runs.results import FinishedRun, task_facts
@@ -75,6 +74,8 @@ def reordered(first: FinishedRun, other: FinishedRun) -> bool:
     facts = task_facts(first)
     if facts:
         return stream_digest(facts[task].identity for task in other.matrix.tasks) == other.stream_digest
+    from components.data.streams import known_identities  # imports pyarrow
+
     known = (
         [
             stream_digest(identities)

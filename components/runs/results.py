@@ -18,14 +18,12 @@ from components.core.files import write_text
 from components.core.location import Place
 from components.core.options import from_plain, to_plain
 from components.core.reading import read_object, understood
-from components.data.prepared import open_prepared
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.decisions import DECISIONS_FILE, Decisions
 from components.evaluation.general import GENERAL_FILE, GeneralScores
 from components.evaluation.majority import majority_scores
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.evaluation.matrix_rows import variant_file
-from components.evaluation.predictions import run_predictions
 from components.evaluation.replies import noted
 from components.runs.costs import Cost, Costs
 from components.runs.provenance import made_with
@@ -127,8 +125,12 @@ def _measured(matrix: ScoreMatrix) -> list[str]:
 def stream_name(config: RunConfig) -> str:
     """The stream's own name where only its configuration is kept, as by earlier versions: a folder's if it is here."""
     folder = Path(config.stream.name).expanduser()
+    if not folder.is_dir():
+        return config.stream.name
+    from components.data.prepared import open_prepared  # imports pyarrow
+
     try:
-        return open_prepared(folder).name if folder.is_dir() else config.stream.name
+        return open_prepared(folder).name
     except LittoralError:
         return config.stream.name
 
@@ -187,6 +189,8 @@ def item_scores(path: Place) -> ItemScores:
             return from_plain(dict[str, dict[str, list[float]]], found, "item_scores")
         except ConfigError as error:
             raise ConfigError(f"{path} is not a whole record of a run ({error}); {advice}.") from error
+    from components.evaluation.predictions import run_predictions  # imports pyarrow
+
     cells: dict[str, dict[str, list[tuple[str, float]]]] = {}
     for one in run_predictions(path, ["score"]):
         cells.setdefault(one.after, {}).setdefault(one.task, []).append((one.sample_id, round(one.score, 6)))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import ConfigError
@@ -16,8 +16,10 @@ from components.core.machine import usable_cpus
 from components.core.options import Positive, check_options
 from components.core.secrets import without_secrets
 from components.core.shell import tool_command
-from components.data.suite import Suite
-from components.data.tasks import TaskStream
+
+if TYPE_CHECKING:
+    from components.data.suite import Suite
+    from components.data.tasks import TaskStream
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -17,7 +17,7 @@ from components.core.naming import id_of, require_id
 from components.core.options import Count, CountOrZero, Json, NonNegative, check_options, from_plain, to_plain
 from components.core.reading import ODD, read_object
 from components.core.secrets import secret_in, without_secrets
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured
 from components.evaluation.replies import Replies
 from components.methods import method_config, options_for

@@ -11,7 +11,7 @@ from components.core.location import Place, folder_at, uri_or_path
 from components.core.naming import id_of
 from components.core.reading import read_object, understood
 from components.core.run_files import CONFIG_FILE, KEPT_CHECKPOINTS, LINK_FILE, STATE_FILE
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.matrix import MATRIX_FILE, ZERO_SHOT, ScoreMatrix
 from components.training.config import Json, RunConfig, flatten
 from components.training.lineage import Origin, Part, Unlearned, read_origin

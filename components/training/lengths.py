@@ -15,7 +15,8 @@ from typing import NamedTuple
 from components.core.errors import DataError
 from components.data.rows import Split
 from components.data.segments import Segment
-from components.data.streams import StreamConfig, rows_left
+from components.data.stream_config import StreamConfig
+from components.data.streams import rows_left
 from components.data.suite import Suite
 from components.data.tasks import Task, TaskStream
 from components.models.config import BackboneConfig

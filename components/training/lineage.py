@@ -15,7 +15,7 @@ from components.core.files import write_json
 from components.core.location import AnyPlace, Place, place
 from components.core.options import Count, read_kept, to_plain
 from components.core.run_files import KEPT_CHECKPOINTS, ORIGIN_FILE
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
 from components.data.tasks import Task, TaskStream
 
 
@@ -142,6 +142,8 @@ class Origin:
             )
 
     def _opened(self, scored: str, data_dir: str | Path | None) -> Iterator[Task]:
+        from components.data.streams import open_stream  # imports pyarrow
+
         for part in self.parts:
             config = replace(part.stream, order=part.tasks, data_dir=part.stream.data_dir or data_dir)
             yield from open_stream(config, scored=scored).tasks
@@ -157,5 +159,7 @@ def read_origin(run_dir: Place) -> Origin | None:
 
 def opened(config: StreamConfig, origin: Origin | None, *, scored: str) -> TaskStream:
     """The stream of a run: what `config` names, behind the tasks that its origin had learned."""
+    from components.data.streams import open_stream  # imports pyarrow
+
     stream = open_stream(config, scored=scored)
     return stream if origin is None else origin.joined(stream, scored=scored, data_dir=config.data_dir)

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from components.data.batch import IGNORE, Example, collate
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.data.tasks import Task
 from components.methods.base import Method, MethodConfig, TaskInfo
 from components.methods.continual_llava import ContinualLlavaConfig

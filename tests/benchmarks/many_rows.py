@@ -100,7 +100,7 @@ import json, resource, sys, time
 from dataclasses import replace
 from pathlib import Path
 from components.training.config import RunConfig
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from pipelines.presets import PRESETS
 from components.training.plan import plan_stream
 from components.training.needs import needs_of

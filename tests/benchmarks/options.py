@@ -21,7 +21,8 @@ import torch
 
 from components.data.batch import IGNORE, Example, Limits, collate
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.evaluation.choosing import question_of
 from components.evaluation.generation import prompts
 from components.methods.base import Method

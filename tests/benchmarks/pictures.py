@@ -21,7 +21,8 @@ import tyro
 
 from components.data.batch import Batch, Example, Picture, collate
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.models.backbone import Backbone, load_backbone
 from components.models.config import BackboneConfig
 from components.models.encoding import Encoder, build_encoder

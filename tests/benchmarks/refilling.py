@@ -16,7 +16,8 @@ from functools import partial
 
 import torch
 
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.evaluation.generation import answer, prompts
 from tests.benchmarks.bars import print_bar
 from tests.benchmarks.contestants import untrained

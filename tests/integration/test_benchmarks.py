@@ -16,7 +16,7 @@ import pytest
 from components.core.ray_session import ray_session
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.tracking.config import TrackingConfig
 from components.training.config import EvaluationConfig, RunConfig, TrainingConfig

@@ -22,7 +22,8 @@ from local_servers import SOMEBODY, denying_server, free_ports, s3_server, s3_ur
 from components.core.errors import ConfigError, DataError, StorageError
 from components.core.location import Location, locate
 from components.data.prepared import open_prepared
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.exporting.learned import read_learned
 from pipelines import coast
 from pipelines import prepare as prepare_command

@@ -19,7 +19,7 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError
 from components.core.events import Event, Note
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig

@@ -22,7 +22,7 @@ import ray
 from mlflow import MlflowClient
 
 from components.core.ray_session import ray_session
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.continual_llava import ContinualLlavaConfig
 from components.tracking.config import TrackingConfig

@@ -11,7 +11,7 @@ import pytest
 
 from components.data.instructions import Instructions
 from components.data.rows import Split
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.training.config import EvaluationConfig, RunConfig

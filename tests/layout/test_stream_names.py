@@ -9,7 +9,7 @@ import pytest
 
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.generated import GENERATED_STREAMS
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.data.suites.catalogue import SUITES
 from pipelines.prepare import Prepare
 

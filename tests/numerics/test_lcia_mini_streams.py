@@ -15,7 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from components.data.batch import collate
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.data.tasks import TaskStream
 from components.methods.base import TaskInfo
 from components.methods.common.codebook import Codebook

@@ -9,7 +9,7 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.core.events import Event
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.manifest import note_digests
 from components.evaluation.matrix_rows import MatrixRow
 from components.evaluation.predictions import Prediction, predictions_file, write_predictions

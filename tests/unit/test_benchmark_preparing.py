@@ -17,7 +17,8 @@ from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.benchmarks.preparing import prepare_benchmark
 from components.data.benchmarks.spec import PartSpec
 from components.data.prepared import open_prepared
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = "ChartQA Dataset/train/train_human.json", "ChartQA Dataset/val/val_human.json"

@@ -20,7 +20,8 @@ from components.data.benchmarks.release import answers_of
 from components.data.formats.parallel_map import Threads
 from components.data.problems import ItemError
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 
 Rows = dict[str, list[Row]]
 

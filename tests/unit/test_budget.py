@@ -9,7 +9,7 @@ import pytest
 
 from components.core.errors import BudgetExceeded, ConfigError
 from components.core.run_files import REJECTED, VERDICTS_FILE
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.budget import Action, Budget, Measured, lost_points, verdict
 from components.evaluation.matrix import MATRIX_FILE, ScoreMatrix
 from components.runs.status import read_status

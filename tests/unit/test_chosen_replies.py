@@ -11,7 +11,8 @@ import torch
 from components.core.errors import ConfigError
 from components.data.batch import Example
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.evaluation.choosing import Choosing
 from components.evaluation.generation import Answer, answer
 from components.evaluation.replies import ChosenBy, likeliest

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.runs import execute as recording
 from components.training.config import RunConfig
 from components.training.plan import plan_stream

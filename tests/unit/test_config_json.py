@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import ConfigError
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods import METHODS
 from components.methods.ewc import EwcConfig
 from components.tracking.config import TrackingConfig

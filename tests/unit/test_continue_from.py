@@ -14,7 +14,8 @@ import torch
 from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import CheckpointError, ConfigError, LittoralError
 from components.core.events import Event, Note
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.evaluation.decisions import Decisions, Served
 from components.evaluation.general import GeneralScores
 from components.evaluation.matrix import ScoreMatrix

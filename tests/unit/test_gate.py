@@ -11,7 +11,7 @@ import pytest
 from components.core.checkpoint import write_checkpoint
 from components.core.errors import ConfigError, TrackingError
 from components.core.events import RowScored
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.runs.gate import accept, read_decision, reject
 from components.runs.status import RunStatus, read_status

@@ -8,7 +8,8 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.data.generated import GENERATED_STREAMS, GENERATED_SUITES, generated_stream, suite_generator
-from components.data.streams import StreamConfig, open_stream, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream, write_generated_stream
 
 MODULE = """
 from components.data.generated import GeneratedStream

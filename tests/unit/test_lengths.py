@@ -14,7 +14,7 @@ from components.core.errors import ConfigError, DataError
 from components.data.batch import IGNORE
 from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import Row, write_split
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.metrics import score
 from components.models.config import BackboneConfig
 from components.models.cutting import kept_of_training, without_middles

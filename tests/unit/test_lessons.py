@@ -10,7 +10,8 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.data.rows import Split
-from components.data.streams import StreamConfig, open_stream, stored_rows
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream, stored_rows
 from components.data.tasks import TaskStream
 from components.methods import METHODS
 from components.models.config import BackboneConfig

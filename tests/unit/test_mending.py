@@ -13,7 +13,7 @@ import pytest
 from components.core.checkpoint import write_checkpoint
 from components.core.errors import DataError
 from components.core.events import Event, Note
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.general import GeneralScores
 from components.evaluation.manifest import note_digests
 from components.evaluation.predictions import Prediction, read_predictions, write_predictions

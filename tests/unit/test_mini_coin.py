@@ -21,7 +21,8 @@ from components.data.embedded.mini_coin import prompts, unclear
 from components.data.embedded.mini_coin.generate import MINI_COIN, TASKS
 from components.data.generated import GENERATED_STREAMS
 from components.data.rows import IMAGE_TOKEN, Row, Split, open_split
-from components.data.streams import StreamConfig, open_stream, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream, write_generated_stream
 from components.metrics import check_answers, score
 from components.models.config import BackboneConfig
 from components.models.encoding import build_encoder

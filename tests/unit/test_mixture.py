@@ -19,7 +19,8 @@ from components.data.mixture import Mixture, divided
 from components.data.prepared import open_prepared, write_stream_json
 from components.data.rows import ROW_GROUP_ROWS, Row, write_split
 from components.data.segments import Segment
-from components.data.streams import StreamConfig, open_stream, segments
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream, segments
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.l2p import L2PConfig

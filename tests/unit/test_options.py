@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.core.options import Count, Share, check_options
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.lcia import LciaConfig

@@ -21,7 +21,8 @@ from components.data.formats.parallel_map import Threads
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """name = "my-stream"

@@ -22,7 +22,8 @@ from components.data.formats.parallel_map import OrderedMap
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.rows import Row
-from components.data.streams import StreamConfig, open_stream, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream, write_generated_stream
 from components.data.tasks import TaskStream
 from components.training.windows import group_rows
 from pipelines.prepare import Prepare, prepare

@@ -17,7 +17,7 @@ from components.core.files import move_folder
 from components.core.leftovers import clear_partial
 from components.core.location import Location, place, uri_or_path
 from components.core.lock import sole_user
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.judging.protocol import Exchange, Verdict, VerdictCache
 from components.runs.continuing import to_continue
 from components.tracking import outbox

@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from components.core.errors import ConfigError
-from components.data.streams import StreamConfig, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import write_generated_stream
 from components.methods import METHODS
 from components.methods.base import MethodConfig
 from components.methods.eproj import EProjConfig

@@ -20,7 +20,7 @@ from components.data.prepared import open_prepared, write_stream_json
 from components.data.quality.overlaps import overlaps_of
 from components.data.quality.report import rows_by_pictures
 from components.data.rows import Row, RowPicture, Turn, open_split, verify_split, write_split
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.data.texts import special_tokens
 from components.data.validation import held_back
 from components.models.backbone import load_backbone

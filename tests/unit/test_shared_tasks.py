@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from components.core.errors import CheckpointError
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.methods import METHODS
 from components.models.config import BackboneConfig
 from components.tracking.config import TrackingConfig

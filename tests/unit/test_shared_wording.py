@@ -12,7 +12,8 @@ from PIL import Image
 
 from components.data.embedded.mini_coast.shared_wording import WORDINGS
 from components.data.rows import Row, Split
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.data.tasks import TaskStream
 
 pytest.importorskip("bokeh_sampledata", reason="needs the packages of the extra `assets`")

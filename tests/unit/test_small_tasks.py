@@ -11,7 +11,7 @@ import pytest
 from components.core.errors import ConfigError
 from components.data.prepared import write_stream_json
 from components.data.rows import Row, write_split
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.methods.base import MethodConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.methods.zero_shot import ZeroShotConfig

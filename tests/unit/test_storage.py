@@ -17,7 +17,8 @@ from components.core.location import Location, place
 from components.data.formats.storage import locate
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.training.config import RunConfig
 
 SECRET = "hunter2"

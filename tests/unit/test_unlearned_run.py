@@ -13,7 +13,7 @@ from components.core.checkpoint import read_checkpoint, write_checkpoint
 from components.core.errors import ConfigError
 from components.core.files import file_sha256
 from components.core.location import Location, place
-from components.data.streams import StreamConfig
+from components.data.stream_config import StreamConfig
 from components.evaluation.matrix import ScoreMatrix
 from components.evaluation.predictions import Prediction, predictions_file, write_predictions
 from components.methods import METHODS

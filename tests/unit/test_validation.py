@@ -15,7 +15,8 @@ from PIL import Image
 
 from components.core.errors import ConfigError, DataError
 from components.data.rows import Row, Split
-from components.data.streams import StreamConfig, open_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import open_stream
 from components.data.tasks import TaskStream
 from components.methods import METHODS
 from components.models.config import BackboneConfig

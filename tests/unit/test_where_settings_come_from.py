@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.data.streams import StreamConfig, write_generated_stream
+from components.data.stream_config import StreamConfig
+from components.data.streams import write_generated_stream
 from components.evaluation.matrix import ScoreMatrix
 from components.methods.moelora import MoeLoraConfig
 from components.models.config import BackboneConfig
