@@ -101,7 +101,7 @@ def main() -> int:
             print(f"{kind:40} {number[kind]:3} processes {seconds[kind]:6.1f} s")
         load = os.getloadavg()[0]
         print(f"{sum(number.values())} processes, {total:.1f} CPU s in {wall:.0f} s, load {load:.1f}")
-        reason = "the command, Ray's own servers and Ray Train's controller remain, which replaces a lost worker"
+        reason = "the command plans, opens MLflow and follows the run; like the worker, it imports torch"
         print_bar("CPU outside the worker / worker", (total - worker) / worker, "at most", AIM, reason)
         if options.json:
             print(json.dumps({"seconds": seconds, "number": number, "wall": wall}))

@@ -26,6 +26,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from tests.benchmarks.bars import print_bar, print_unmeasured  # noqa: E402
+from tests.benchmarks.processes import cpu_by_kind  # noqa: E402
 
 WORDS = (
     *("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven", "inlet"),
@@ -62,7 +64,6 @@ WORDS = (
 SHARE_AT_4 = 0.45  # of a run's time that scoring takes at four tasks
 AIMS = {4: 0.75, 8: 0.6, 40: 0.3}
 FIELD_AIMS = {("float32", 4): 1.8, ("float32", 40): 8.0, ("bfloat16", 4): 3.0}
-OWN_START_S = 60.0  # CPU seconds of a run beside its updates and answers: see processes.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +216,13 @@ class Parts:
         cells = tasks * (tasks + 1) / 2
         return (tasks + cells) * start + tasks * updates * self.update + cells * rows * self.alone
 
-    def ours(self, tasks: int, updates: int, rows: int) -> float:
-        """One run without zero-shot; of old rows it answers the measured share again."""
+    def ours(self, tasks: int, updates: int, rows: int, start: float) -> float:
+        """One run without zero-shot, whose processes take `start`; of old rows it answers the measured share again."""
         old, old_here = tasks * (tasks - 1) / 2, self.length * (self.length - 1) / 2
         again = (self.answered / self.rows - self.length) / old_here * old
         scoring = (tasks + again) * rows * self.batched + (old - again) * rows * self.kept
         scoring += tasks * (tasks + 1) / 2 * self.digests
-        return OWN_START_S + tasks * updates * self.update + scoring
+        return start + tasks * updates * self.update + scoring
 
 
 def process_s() -> float:
@@ -234,6 +235,17 @@ def process_s() -> float:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def run_s() -> float:
+    """CPU seconds of a run of one update and one answer: what all its processes take beside its work."""
+    command = [sys.executable, "pipelines/coast.py", "coast-nano", "--method", "sequential-lora", "--run-id", "start"]
+    command += ["--stream.order", "chartqa", "--training.updates-per-task", "1", "--evaluation.limit", "1"]
+    with tempfile.TemporaryDirectory() as storage:
+        command += ["--evaluation.no-zero-shot", "--storage", storage]
+        seconds, _, _, code = cpu_by_kind(command, os.environ | {"PYTHONPATH": str(ROOT)})
+    assert not code, f"the run ended with code {code}"
+    return sum(seconds.values())
 
 
 def in_bfloat16(
@@ -354,18 +366,20 @@ def stream(command: Command, length: int) -> dict[str, Parts]:
     }
 
 
-def print_field(parts: dict[str, Parts], start: float) -> None:
-    """The field's way is in float32, and a process of it takes `start` CPU seconds until it can train."""
+def print_field(parts: dict[str, Parts], start: float, own: float) -> None:
+    """The field's way is in float32, and a process of it takes `start` CPU seconds until it can train; our run's
+    processes take `own`."""
     for (dtype, tasks), aim in FIELD_AIMS.items():
         for size, (updates, rows) in {"mini": (60, 100), "nano": (24, 16)}.items():
             name = f"{size}, {tasks} tasks{', ours in bfloat16' if dtype == 'bfloat16' else ''}"
             if dtype not in parts:
                 print_unmeasured([f"field's time over ours, {name} (arithmetic)"], str(probed()))
                 continue
-            field, ours = parts["float32"].field(tasks, updates, rows, start), parts[dtype].ours(tasks, updates, rows)
+            field = parts["float32"].field(tasks, updates, rows, start)
+            ours = parts[dtype].ours(tasks, updates, rows, own)
             learning = tasks * updates * parts[dtype].update
             why = (
-                f"{field:.0f} s against {ours:.0f}, of which {OWN_START_S:.0f} are a run's own processes and "
+                f"{field:.0f} s against {ours:.0f}, of which {own:.0f} are a run's own processes and "
                 f"{learning:.0f} updates"
             )
             print_bar(f"field's time over ours, {name} (arithmetic)", field / ours, "at least", aim, why)
@@ -385,9 +399,9 @@ def main(command: Command) -> None:
         if not command.field:
             continue
         assert command.backbone == "smol", "--field compares processes that load smol"
-        start = process_s()
-        print(f"\nCPU seconds: a process {start:.1f}, {parts}\n", flush=True)
-        print_field(parts, start)
+        start, own = process_s(), run_s()
+        print(f"\nCPU seconds: a process {start:.1f}, a run's processes {own:.1f}, {parts}\n", flush=True)
+        print_field(parts, start, own)
 
 
 if __name__ == "__main__":

@@ -84,12 +84,12 @@ def main() -> int:
             floor, took = floor_s(), first_update_s(storage, f"first-{turn}")
             ratios.append(took / floor)
             print(f"imports {floor:.1f} s, first update {took:.1f} s; load {os.getloadavg()[0]:.1f}", flush=True)
-        reason = "Ray's servers, Ray Train's controller and the worker start in turn, each of these imports torch"
+        reason = "the command plans, Ray's servers start, then the worker, which imports what the command has"
         print_bar("first update / imports", ratios, "at most", FIRST_UPDATE, reason)
         if not options.no_sweep:
             took, work, cpu = sweep_s(Path(folder) / "sweep")
             print(f"sweep of 4 trials {took:.1f} s, their own work {work:.1f} s; CPU {cpu:.1f} s, of ended processes")
-            reason = "each trial starts a controller and a worker of its own, and ends them"
+            reason = "command, Ray, trial and worker start in turn until the first trial learns; its work is short"
             print_bar("sweep / its trials' work", took / work, "at most", SWEEP, reason)
     return 0
 
