@@ -1,11 +1,11 @@
 """Every bar with its figure, both sides of each measured in one run: the scripts beside this one, one after another.
 
-    python tests/benchmarks/run.py [--only growth reuse] [--record FILE]       the bars of runs
-    python tests/benchmarks/run.py --around [--record FILE]                    those of what is around them
+    python tests/benchmarks/run.py [--only growth reuse] [--record FILE]   the bars that were set for speed
+    python tests/benchmarks/run.py --more [--record FILE]                  those that parts of Littoral set themselves
 
-On two quiet cores the first takes less than 30 minutes, the second about 20: an installation, the service, stores,
-jobs. Each script also runs alone, longer and with other options; what they print above their bars is kept in the folder
-that `--logs` names. Exit code 1 when a script fails, not when a bar is missed: the reason stands beside that bar, and
+On two quiet cores the first takes less than 30 minutes, with an installation of its own, the second about 15. Each
+script also runs alone, longer and with other options; what they print above their bars is kept in the folder that
+`--logs` names. Exit code 1 when a script fails, not when a bar is missed: the reason stands beside that bar, and
 the longer story in RESULTS.md.
 """
 
@@ -27,44 +27,43 @@ sys.path[:0] = [str(ROOT)]
 
 from tests.benchmarks.bars import UNMEASURED, Bar  # noqa: E402
 
-RUNS: dict[str, list[str]] = {
+SET: dict[str, list[str]] = {
     "starting": ["--repeats", "3"],
     "processes": [],
     "waiting": ["--repeats", "1"],
     "growth": ["--rounds", "2"],
     "answers": ["--repeats", "2", "--prompts", "16"],
-    "options": ["--repeats", "2", "--rows", "12"],
-    "refilling": ["--rows", "24"],
     "many_rows": ["--rows", "1000000", "--only-budget"],
     "preparing": [],
     "many_tasks": ["--tasks", "24"],
     "reuse": ["--tasks", "4", "8", "40"],
     "reuse --field": ["--backbone", "smol", "--tasks", "4"],
     "written_bytes": [],
-    "default_run": [],
-}
-AROUND: dict[str, list[str]] = {
     "default_run --install": [],
+}
+MORE: dict[str, list[str]] = {
+    "options": ["--repeats", "2", "--rows", "12"],
+    "refilling": ["--rows", "24"],
     "serving": ["--seconds", "10"],
     "scoring_beside": [],
     "uploading": ["--updates", "60", "--rounds", "1"],
     "submitting": ["--repeats", "2"],  # nothing else of Ray's may run beside it
 }
-SCRIPTS = RUNS | AROUND
+SCRIPTS = SET | MORE
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--only", nargs="+", choices=SCRIPTS, help="these scripts")
-    chosen.add_argument("--around", action="store_true", help="what is around runs")
+    chosen.add_argument("--more", action="store_true", help="the bars that parts of Littoral set themselves")
     parser.add_argument("--logs", type=Path, help="a folder for what the scripts print; by default a temporary one")
     parser.add_argument("--record", type=Path, help="write the bars here as JSON")
     options = parser.parse_args()
     logs = options.logs or Path(tempfile.mkdtemp(prefix="littoral-benchmarks-"))
     logs.mkdir(parents=True, exist_ok=True)
     began, bars, failed = time.monotonic(), dict[str, list[Bar]](), list[str]()
-    for name in options.only or (AROUND if options.around else RUNS):
+    for name in options.only or (MORE if options.more else SET):
         started = time.monotonic()
         code, bars[name] = run(name, logs / f"{name.replace(' ', '')}.txt")
         print(f"-- {name}: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)

@@ -33,7 +33,7 @@ OF_OTHER_PROGRAMS = {
     "--plain",
     "--runtime-env",
     "--method-contract",
-    "--around",  # of tests/benchmarks/run.py
+    "--more",  # of tests/benchmarks/run.py
     "--check",
     "--find-links",  # of pip
     "--every-family",  # of pytest here, with the next one
