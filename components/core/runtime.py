@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import io
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 
 def quiet_environment() -> None:
@@ -41,16 +39,3 @@ def fast_imports() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-def import_beside(*modules: str) -> None:
-    """Begin to import modules in a thread, before this one waits for something else. Who needs them imports them too,
-    and meets there what goes wrong.
-    """
-
-    def imported() -> None:
-        with fast_imports(), suppress(Exception):
-            for name in modules:
-                importlib.import_module(name)
-
-    threading.Thread(target=imported, name="imports", daemon=True).start()

@@ -17,7 +17,6 @@ from components.core.lock import sole_user
 from components.core.ray_session import ray_session
 from components.core.reading import read_object
 from components.core.run_files import LINK_FILE
-from components.core.runtime import import_beside
 from components.core.secrets import without_secrets
 from components.evaluation.matrix import MATRIX_FILE
 from components.evaluation.replies import noted
@@ -97,8 +96,6 @@ def run_and_record(plan: Plan, follow: EventHandler, *, parent: str | None = Non
 
         try:
             handle(PhaseBegan(phase="starting Ray"))
-            if plan.config.tracking.enabled:
-                import_beside("mlflow", "mlflow.store.tracking.sqlalchemy_store")
             with session:
                 on_gpus = check_resources(plan.config)  # before MLflow has a run of it
                 require_fit_in_the_session(plan, needs, handle)
