@@ -58,7 +58,7 @@ def main() -> int:
     chosen.add_argument("--only", nargs="+", choices=SCRIPTS, help="these scripts")
     chosen.add_argument("--more", action="store_true", help="the bars that parts of Littoral set themselves")
     parser.add_argument("--logs", type=Path, help="a folder for what the scripts print; by default a temporary one")
-    parser.add_argument("--record", type=Path, help="write the bars here as JSON")
+    parser.add_argument("--record", type=Path, help="write the bars here as JSON, where others may be already")
     options = parser.parse_args()
     logs = options.logs or Path(tempfile.mkdtemp(prefix="littoral-benchmarks-"))
     logs.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,8 @@ def main() -> int:
     print(f"{time.monotonic() - began:.0f} s in all; what the scripts printed is in {logs}")
     if options.record:
         found = {name: [asdict(each) | {"holds": each.holds} for each in of] for name, of in bars.items()}
+        if options.record.is_file():
+            found = json.loads(options.record.read_text())["bars"] | found
         options.record.parent.mkdir(parents=True, exist_ok=True)
         options.record.write_text(json.dumps({"date": date.today().isoformat(), "bars": found}, indent=2) + "\n")
     return 1 if failed else 0
