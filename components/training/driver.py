@@ -272,7 +272,7 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
             if not is_lost(error) or not tries.another():
                 raise
             handle(Note(text=going_on(error, tries)))
-            restore(plan, handle)  # it writes its list of checkpoints in place, and may have been killed as it did
+            restore(plan, handle)  # the controller writes its list in place, and may have been killed as it did
 
 
 def _train_alone(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpu: bool) -> None:

@@ -56,7 +56,7 @@ def main() -> int:
                 times[name].append(cpu_s(arguments, Path(folder)))
         floor = cpu_s(FLOOR, Path(folder))
     for name, found in times.items():
-        imports = "most of it are imports: our own modules, tyro with pydantic, and numpy where matrices are read"
+        imports = "most of it is imports: our own modules, tyro with pydantic, and numpy where matrices are read"
         print_bar(f"{name}, CPU s", found, "at most", AIM_S, imports)
     print(f"{'import torch, transformers, ray':34} {floor:5.2f} s, once")
     return 0
