@@ -71,14 +71,17 @@ def _clear_partial_in_store(folder: Location) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def end_orphans(among: Iterable[psutil.Process] | None = None, *, wait_s: float = 0.0) -> list[int]:
-    """Kill this user's processes of a Ray whose node process (raylet) is no more; their ids. `among` None: of all.
+def orphans(among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """This user's processes of a Ray whose node process (raylet) is no more. `among` None: of all.
 
-    They end by themselves within seconds, for which `wait_s` waits, unless one hangs in its own end; its memory would
-    be taken as long.
+    They end by themselves within seconds, unless one hangs in its own end; its memory would be taken as long.
     """
-    found = [process for process in among or psutil.process_iter() if _is_orphan(process)]
-    ended = psutil.wait_procs(found, timeout=wait_s)[1] if wait_s else found
+    return [process for process in among or psutil.process_iter() if _is_orphan(process)]
+
+
+def end_orphans(found: Iterable[psutil.Process], *, wait_s: float = 0.0) -> list[int]:
+    """Kill those of `orphans` that have not ended by themselves within `wait_s`; their ids."""
+    ended = [process for process in psutil.wait_procs(list(found), timeout=wait_s)[1] if _is_orphan(process)]
     for process in ended:
         with suppress(psutil.Error):
             process.kill()

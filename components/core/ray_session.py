@@ -28,7 +28,7 @@ from ray.exceptions import RayError
 
 from components.core.errors import ConfigError, Terminated
 from components.core.last_word import last_word
-from components.core.leftovers import end_orphans
+from components.core.leftovers import end_orphans, orphans
 from components.core.machine import usable_cpus
 from components.core.ray_access import loopback_only, private_token
 from components.core.ray_servers import only_needed_servers
@@ -89,7 +89,7 @@ def _shut_down(*, own: bool) -> None:
     node = [each for each in psutil.Process().children() if own and each.name() == "raylet"]
     ray.shutdown()
     if node and not psutil.wait_procs(node, timeout=ORPHANS_END_S)[1]:
-        end_orphans(wait_s=ORPHANS_END_S)
+        end_orphans(orphans(), wait_s=ORPHANS_END_S)
 
 
 def is_own_ray() -> bool:
@@ -209,7 +209,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     # A process of Ray Train's that asks whether nodes are being drained. A run asks by itself: training/preemption.py.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     private_token()
-    end_orphans()
+    left = orphans()  # perhaps of a Ray that is just being left: they have until ours is up to end by themselves
     cause: Exception | None = None
     for wait_s in START_WAITS_S:
         before = frozenset(psutil.Process().children())
@@ -221,6 +221,7 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
                 only_needed_servers(logs=bool(options.get("log_to_driver"))),
             ):
                 ray.init(address="local", include_dashboard=False, labels=_OWN, **options)
+            end_orphans(left)
             return
         except Exception as error:
             ray.shutdown()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from components.core.files import partial_path
-from components.core.leftovers import RAYLET, clear_partial, clear_temporary, end_orphans, temporary_folder
+from components.core.leftovers import RAYLET, clear_partial, clear_temporary, end_orphans, orphans, temporary_folder
 from components.core.machine import host_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,11 +81,16 @@ def test_processes_of_a_ray_that_is_no_more_are_ended() -> None:
         sleeping("another program") as reused,
         sleeping("ray::TrainController.run", **{RAYLET: str(gone.pid)}) as orphan,
         sleeping("ray::IDLE", **{RAYLET: str(reused.pid)}) as of_reused_id,
+        sleeping("ray::IDLE", **{RAYLET: str(gone.pid)}) as ends_by_itself,
         sleeping("ray::RayTrainWorker", **{RAYLET: str(raylet.pid)}) as at_work,
         sleeping("server", **{RAYLET: str(gone.pid)}) as started_by_a_worker,
         sleeping("ray::IDLE") as unsure,
     ):
         own = psutil.Process().children()  # others' processes are none of a test's business
-        assert set(end_orphans(own)) == {orphan.pid, of_reused_id.pid}
+        found = orphans(own)
+        assert {each.pid for each in found} == {orphan.pid, of_reused_id.pid, ends_by_itself.pid}
+        ends_by_itself.terminate()
+        ends_by_itself.wait(10)
+        assert set(end_orphans(found)) == {orphan.pid, of_reused_id.pid}
         assert orphan.wait(10) == of_reused_id.wait(10) == -9
         assert [each.poll() for each in (raylet, reused, at_work, started_by_a_worker, unsure)] == [None] * 5
