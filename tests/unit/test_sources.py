@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -14,6 +15,8 @@ import pytest
 from benchmark_trees import picture, talk
 
 from components.core.errors import ConfigError, DataError
+from components.core.location import here
+from components.data.formats.sources import open_source
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
@@ -156,6 +159,41 @@ def test_rows_without_an_id_are_numbered_through_all_files(tmp_path: Path) -> No
     assert [row.sample_id for row in rows_of(tmp_path / "out")] == ["row-1", "row-2", "row-3", "row-4"]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "tar"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train-00000-of-00001", "test-00000-of-00001"), ("shop.training", "shop_VAL"), ("train", "eval")],
+)
+def test_files_of_several_splits_in_one_folder_are_told_apart(
+    tmp_path: Path, train: str, test: str, ending: str
+) -> None:
+    """As the Hub has them: reading all of them for both splits would train on the test rows."""
+    for name, item in zip((train, test), items(), strict=False):
+        path = tmp_path / "data" / f"{name}.{ending}"
+        write_tar(path, sample(item))
+        if ending == "parquet":
+            pq.write_table(pa.Table.from_pylist([packed(item)]), path)
+    if "VAL" in test:
+        with pytest.raises(DataError, match="holds files of train, validation and none of 'test'"):
+            open_source(here(tmp_path / "data"), "test")
+        return
+    for split, name in (("train", train), ("test", test)):
+        assert [file.name for file in open_source(here(tmp_path / "data"), split).files] == [f"{name}.{ending}"]
+    (tmp_path / "data" / f"more.{ending}").touch()
+    with pytest.raises(DataError, match=rf"and more\.{ending}, whose name tells no split"):
+        open_source(here(tmp_path / "data"), "train")
+
+
+def test_a_missing_shard_is_missed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for at in (0, 2):
+        pq.write_table(pa.Table.from_pylist([packed(items()[at])]), tmp_path / f"data/train-0000{at}-of-00003.parquet")
+    for train in ("data", "data/*.parquet"):
+        with pytest.raises(DataError, match=r"holds 2 of the 3 files train-\*-of-00003, not 00001; get the rest"):
+            imported(tmp_path, tmp_path / "out", train)
+    assert imported(tmp_path, tmp_path / "out", "data/train-00002-of-00003.parquet").files[0].kept == 1
+
+
 def test_a_broken_row_is_named_with_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     broken = {**packed(items()[1]), "image": {"bytes": b"no picture", "path": None}}
@@ -215,6 +253,50 @@ def test_every_fault_in_a_tar_is_named(tmp_path: Path) -> None:
         (8, "no plain file"),
     ]
     assert [row.sample_id for row in rows_of(tmp_path / "out")] == ["tea"]
+
+
+def between(whole: bytes) -> bytes:
+    return whole[: 2 * 1024]  # two members of one block each
+
+
+def in_a_header(whole: bytes) -> bytes:
+    return whole[: 2 * 1024 + 100]
+
+
+def damaged(whole: bytes) -> bytes:
+    return whole[: 2 * 1024] + b"?" * 512 + whole[2 * 1024 + 512 :]
+
+
+def twice(whole: bytes) -> bytes:
+    return whole + whole
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        (between, "it breaks off after 2,048 bytes"),
+        (in_a_header, "what follows byte 2,048 is no member"),
+        (damaged, "what follows byte 2,048 is no member"),
+        (twice, "or several were put together"),
+    ],
+)
+@pytest.mark.parametrize("packed_by", [bytes, gzip.compress], ids=["tar", "tar.gz"])
+def test_samples_behind_a_tars_fault_are_never_passed_over(
+    tmp_path: Path, spoiled: Callable[[bytes], bytes], words: str, packed_by: Callable[[bytes], bytes]
+) -> None:
+    """tarfile takes each of these for the end of the archive."""
+    texts = [
+        (f"{name}.json", json.dumps({**item, "image": None}).encode())
+        for name, item in zip("abc", items(), strict=True)
+    ]
+    write_tar(tmp_path / "whole.tar", texts)
+    path = tmp_path / ("shop.tar" if packed_by is bytes else "shop.tar.gz")
+    whole = (tmp_path / "whole.tar").read_bytes()
+    path.write_bytes(packed_by(whole))
+    assert len(list(open_source(here(path), "train").read().items())) == 3
+    path.write_bytes(packed_by(spoiled(whole)))
+    with pytest.raises(DataError, match=f"not a whole tar archive .*{words}"):
+        list(open_source(here(path), "train").read().items())
 
 
 @pytest.mark.parametrize(

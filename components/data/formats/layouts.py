@@ -276,19 +276,25 @@ def _placed(turn: Item, index: int, pictures: list[object], *, pictured: bool) -
 
 def _named(item: Item, shown: Sequence[object]) -> list[object]:
     """The item's pictures: what `image`, `images` or its turns name, which must be the same where it is several."""
-    found: dict[str, list[object]] = {}
-    for name in PICTURES:
-        value = item.get(name)
-        given = [_reference(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
-        found[repr(name)] = [one for one in given if one != ""] or given
-    found["the turns"] = list(shown)
-    named = {where: pictures for where, pictures in found.items() if pictures not in ([], [""])} or found
+    found = {repr(name): _given(item, name) for name in PICTURES} | {"the turns": list(shown)}
+    named = {where: pictures for where, pictures in found.items() if pictures not in ([], [""])}
     if any(pictures != next(iter(named.values())) for pictures in named.values()):
         told = ", ".join(f"{where} {len(pictures)}" for where, pictures in named.items())
         raise ItemError(
             "several layouts", f"the item names different pictures in different places ({told}); name each once"
         )
-    return next((pictures for pictures in named.values() if pictures), [])
+    return next((pictures for pictures in (named or found).values() if pictures), [])
+
+
+def _given(item: Item, name: str) -> list[object]:
+    """The pictures under one name, none where all are null; raises `ItemError` where only some are."""
+    value = item.get(name)
+    given = [_reference(one) for one in (value if isinstance(value, list) else [value])]
+    named = [one for one in given if one is not None and one != ""]
+    if named and len(named) < len(given):
+        lost = len(given) - len(named)
+        raise ItemError("wrong field", f"{lost} of the {len(given)} pictures in {name!r} are null or empty")
+    return named or [one for one in given if one is not None]
 
 
 def _reference(picture: object) -> object:

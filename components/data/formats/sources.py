@@ -7,12 +7,14 @@
 | `datasets` | a folder that Hugging Face's `save_to_disk` wrote, or one Arrow file |
 | `webdataset` | a tar shard, or a folder of them |
 
-A pattern (`part-*.parquet`, `shop-{000..003}.tar`) names several files. The format follows from the ending or from the
-first bytes; `format` in the stream file overrides it.
+A pattern (`part-*.parquet`, `shop-{000..003}.tar`) names several files. Of a folder whose files have names of several
+splits (`train-00000-of-00002.parquet`, `test.parquet`), those of the wanted one are read. The format follows from the
+ending or from the first bytes; `format` in the stream file overrides it.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +41,14 @@ _TABLES: tuple[Format, ...] = ("parquet", "datasets")
 _LARGEST_DESCRIPTION = 1 << 24  # bytes of a saved dataset's JSON file
 _PACKED = (".gz", ".bz2", ".zst")
 _STARTS: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "datasets", b"\xff\xff\xff\xff": "datasets"}
+# Words in the names of files, as `datasets` knows them, and the split that each stands for.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_WORDS = re.compile(r"[^\W_]+")
+_SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(?!\d).*")  # the Hub's: train-00000-of-00002.parquet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +128,8 @@ def open_source(
         files, found = _folder(location, split, given)
     else:
         files = matches(location)
+        if "*" in location.name:
+            _require_shards(location, files)
         with looked_at(location):
             there = files[0].is_file()
         if not there:
@@ -143,7 +155,51 @@ def _folder(folder: Location, split: str, given: Format | None) -> tuple[list[Lo
         advice = "say which with format" if found else "name such a folder, or a file"
         raise DataError(f"The folder {folder.shown} holds {held}; {advice}.")
     ((kind, files),) = found.items()
+    files = _of_split(folder, files, split)
+    _require_shards(folder, files)
     return files, kind
+
+
+def _of_split(folder: Location, files: list[Location], split: str) -> list[Location]:
+    """The files of one split where their names tell several, else all of them."""
+    named = {file.name: _split_of(file.name) for file in files}
+    held = sorted({found for found in named.values() if found is not None})
+    if len(held) < 2:
+        return files
+    for name, found in named.items():
+        if found is None:
+            raise DataError(
+                f"The folder {folder.shown} holds files of {' and '.join(held)}, and {name}, whose name tells no "
+                "split; name the files that are meant by a pattern."
+            )
+    if split not in held:
+        raise DataError(
+            f"The folder {folder.shown} holds files of {', '.join(held)} and none of {split!r}; name the files that "
+            "are meant by a pattern."
+        )
+    return [file for file in files if named[file.name] == split]
+
+
+def _split_of(name: str) -> str | None:
+    """The one split that a file's name tells."""
+    words = _WORDS.findall(name.lower())
+    found = {_SPLITS[word] for word in words if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def _require_shards(place: Location, files: list[Location]) -> None:
+    """Raise `DataError` where names count more shards (`00001-of-00003`) than there are."""
+    shards: dict[tuple[str, str], set[int]] = {}
+    for file in files:
+        if found := _SHARD.fullmatch(file.name):
+            shards.setdefault((found[1], found[3]), set()).add(int(found[2]))
+    for (name, count), there in shards.items():
+        missing = next((number for number in range(int(count)) if number not in there), None)
+        if missing is not None:
+            raise DataError(
+                f"{place.shown} holds {len(there)} of the {int(count)} files {name}*-of-{count}, not {missing:05d}; "
+                "get the rest, or name the files that are meant without a *."
+            )
 
 
 def _saved_files(folder: Location, split: str, names: list[str]) -> list[Location]:

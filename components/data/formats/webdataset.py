@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from components.core.errors import DataError
 from components.core.file_systems import reason
@@ -43,18 +43,52 @@ class _Sample:
     wrong: ItemError | None = None
 
 
+@dataclass(kw_only=True)
+class _Bytes:
+    """The bytes of an archive, and what was read of them."""
+
+    file: IO[bytes]
+    size: int = 0
+    filled: int = 0
+    """Where the last byte ends that is not zero."""
+
+    def read(self, size: int) -> bytes:
+        read = self.file.read(size)
+        if held := len(read.rstrip(b"\0")):
+            self.filled = self.size + held
+        self.size += len(read)
+        return read
+
+
 def tar_samples(location: Location, instruction: str | None) -> Iterator[Numbered]:
     """Number and item of every sample of a shard. Raises `DataError` when it is not a whole tar archive."""
     shard = location.name.partition(".")[0]
     try:
-        with location.unpacked() as file, tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE) as archive:
-            for number, sample in enumerate(_samples(archive), start=1):
-                try:
-                    yield number, _item(sample, shard, instruction)
-                except ItemError as error:
-                    yield number, error
+        with location.unpacked() as file:
+            content = _Bytes(file=file)
+            with tarfile.open(fileobj=cast("IO[bytes]", content), mode="r|", bufsize=_PIECE) as archive:
+                for number, sample in enumerate(_samples(archive), start=1):
+                    try:
+                        yield number, _item(sample, shard, instruction)
+                    except ItemError as error:
+                        yield number, error
+                _require_end(content, archive.offset)
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{location.shown} is not a whole tar archive ({reason(error)}).") from error
+
+
+def _require_end(content: _Bytes, end: int) -> None:
+    """Raise `tarfile.ReadError` unless an empty block is at `end`, where tarfile saw no further member.
+
+    It says nothing of a file that breaks off between two members, of one that is damaged there, or of a second archive
+    behind the first.
+    """
+    while content.read(_PIECE):
+        pass
+    if content.filled > end:
+        raise tarfile.ReadError(f"what follows byte {end:,} is no member: it is damaged, or several were put together")
+    if content.size < end + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it breaks off after {content.size:,} bytes")
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:
