@@ -20,7 +20,7 @@ from pathlib import Path
 
 from components.core.errors import StorageError
 from components.core.location import Location, Place
-from components.core.machine import partial_name
+from components.core.machine import partial_name, temporary_prefix
 from components.core.tickets import require_not_lost
 
 # What cannot be helped by the program, and will be again for the next file.
@@ -41,7 +41,7 @@ def whole_file(path: Place, *, durable: bool = False) -> Iterator[Path]:
     Processes may write the same file at once, also on several hosts: each has a name of its own until it is done.
     """
     if isinstance(path, Location):
-        with tempfile.TemporaryDirectory(prefix="littoral-put-") as folder:
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix("put")) as folder:
             yield Path(folder) / path.name
             require_not_lost(path)
             path.put(Path(folder) / path.name)
@@ -73,7 +73,7 @@ def whole_folder(
     if isinstance(path, Location):
         if last is None:
             raise ValueError(f"{path} cannot be written as a whole without a marker")
-        with tempfile.TemporaryDirectory(prefix="littoral-put-") as made:
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix("put")) as made:
             yield Path(made)
             _put_folder(Path(made), path, last, replace=replace)
         return

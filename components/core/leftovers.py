@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from components.core.location import Location, Place
-from components.core.machine import host_name
+from components.core.machine import host_name, temporary_prefix
 
 RAYLET = "RAY_RAYLET_PID"  # in the environment of each process that a node process of Ray's starts
 logger = logging.getLogger("littoral")
@@ -25,7 +25,7 @@ def temporary_folder(what: str) -> Path:
 
     `what` is a word of small letters. Folders of processes that died are removed by `clear_temporary`.
     """
-    return Path(tempfile.mkdtemp(prefix=f"littoral-{what}-{host_name()}-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(prefix=temporary_prefix(what)))
 
 
 def clear_temporary() -> None:

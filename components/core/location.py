@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeVar, c
 from components.core.asking import Answer, asked
 from components.core.errors import ConfigError
 from components.core.file_systems import ONE_SLASH, URI, WHOLE_PUTS, opened, without_secrets
-from components.core.machine import partial_name
+from components.core.machine import partial_name, temporary_prefix
 from components.core.secrets import without_secrets as hidden
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def fetched(file: Place) -> Iterator[Path]:
         yield near
         return
     assert isinstance(file, Location)
-    with tempfile.TemporaryDirectory(prefix="littoral-fetched-") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix("fetched")) as folder:
         copy = Path(folder) / file.name
         file.fetch(copy)
         yield copy

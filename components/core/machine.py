@@ -88,6 +88,11 @@ def host_name() -> str:
     return socket.gethostname().split(".")[0]
 
 
+def temporary_prefix(what: str) -> str:
+    """How the names of this process's temporary folders for `what` begin: see `leftovers.clear_temporary`."""
+    return f"littoral-{what}-{host_name()}-{os.getpid()}-"
+
+
 def partial_name(name: str) -> str:
     """Under what name this process writes what becomes the file or folder `name`: `.NAME.HOST.PID.partial`."""
     return f".{name}.{host_name()}.{os.getpid()}.partial"

@@ -23,6 +23,7 @@ from components.core.checkpoint import Checkpoint, save_tensors
 from components.core.checkpoint_files import tensor_file
 from components.core.files import file_sha256, partial_path, storing, sync
 from components.core.location import Location, Place
+from components.core.machine import temporary_prefix
 from components.core.run_files import TENSORS
 from components.core.tickets import require_not_lost
 
@@ -150,7 +151,7 @@ def _put(tensors: Mapping[str, Tensor], run_dir: Location) -> tuple[str, int]:
 
     Also where it is there already: a file that nothing referred to for long would be removed as old.
     """
-    with tempfile.TemporaryDirectory(prefix="littoral-put-") as made:
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix("put")) as made:
         file = Path(made) / "new.safetensors"
         save_tensors(tensors, file)
         digest, size = file_sha256(file), file.stat().st_size

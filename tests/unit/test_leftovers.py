@@ -23,9 +23,18 @@ import os, signal, sys
 from pathlib import Path
 from components.core.files import whole_file, whole_folder
 from components.core.leftovers import temporary_folder
-run = Path(sys.argv[1])
+from components.core.location import fetched, place
+run, store = Path(sys.argv[1]), place("memory://leftovers/run")
+(store / "costs.json").put(b"whole")
 (temporary_folder("checkpoint") / "method.safetensors").write_bytes(b"half")
-with whole_file(run / "checkpoints" / "costs.json") as file, whole_folder(run / "01-a") as folder:
+with (
+    whole_file(run / "checkpoints" / "costs.json") as file,
+    whole_folder(run / "01-a") as folder,
+    whole_file(store / "matrix.json") as put,
+    fetched(store / "costs.json") as near,
+):
+    assert near.read_bytes() == b"whole"
+    put.write_bytes(b"half")
     file.write_bytes(b"half")
     (folder / "x").touch()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -41,7 +50,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     assert died.returncode == -9
     left = sorted(path.name for path in run.rglob("*.partial"))
     assert [name.split(".")[1] for name in left] == ["01-a", "costs"]
-    assert len(list(temporary.iterdir())) == 1
+    assert sorted(path.name.split("-")[1] for path in temporary.iterdir()) == ["checkpoint", "fetched", "put"]
 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     own, unsure = temporary_folder("checkpoint"), temporary / "littoral-abc123"
