@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +21,9 @@ def import_deepspeed() -> ModuleType:
     """
     with fast_imports(), _missing("mlflow"), _not_compiled():
         import deepspeed
-        import deepspeed.runtime.zero.muon.muon_optimizer  # otherwise its first engine imports it
+
+        with suppress(ImportError):  # the first engine would import it, and of another version something else
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     return deepspeed
 
