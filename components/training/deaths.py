@@ -19,6 +19,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayError,
     RayTaskError,
+    UnserializableException,
 )
 from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import (
@@ -98,6 +99,8 @@ def missing_package(error: BaseException) -> str | None:
 
 def _is_death(error: BaseException) -> bool:
     if isinstance(error, RayTaskError):  # an exception of the code in a task; its cause comes later in the chain
+        return False
+    if isinstance(error, UnserializableException) or type(error) is RayError:  # one that could not travel, as text
         return False
     if isinstance(error, ActorDiedError) and error.actor_init_failed:
         return False
@@ -256,7 +259,8 @@ def explained(error: BaseException, run_dir: Place, *, logs: Path | None, trial:
 def _line(error: BaseException) -> str:
     """The line of an exception's text that says most: the first one, or the last one of a traceback in it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it says no more"]
-    chosen = lines[-1 if "Traceback (most recent call last)" in str(error) else 0]
+    whole = "Traceback (most recent call last)" in str(error) or isinstance(error, UnserializableException)
+    chosen = lines[-1 if whole else 0]
     return _SOURCE.sub("", chosen)[:200].rstrip(". ")
 
 

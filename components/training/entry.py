@@ -6,6 +6,7 @@ import gc
 import traceback
 
 import ray.train
+from ray import cloudpickle
 
 from components.core.fingerprint import require_same_code
 from components.core.runtime import fast_imports
@@ -21,8 +22,20 @@ def train_stream_per_worker(plan: WorkerPlan) -> None:
         with watchdog(plan.run_dir, rank, plan.config.cluster.hang_minutes):
             _train_stream(plan)
     except Exception as error:
-        error.add_note(traceback.format_exc())  # Ray Train hands the exception on without its traceback
+        told = travelling(error)
+        told.add_note(traceback.format_exc())  # Ray Train hands the exception on without its traceback
+        if told is not error:
+            raise told from error
         raise
+
+
+def travelling(error: Exception) -> Exception:
+    """The same, or what it says: of one that no other process can read Ray Train makes a worker that was lost."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001 (whatever its class does to be pickled)
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _train_stream(plan: WorkerPlan) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from ray import cloudpickle
 from ray.core.generated.common_pb2 import ActorDiedErrorContext  # type: ignore[attr-defined]
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
@@ -21,6 +22,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from components.core.errors import DataError, LittoralError, LostError, TrainingError
 from components.training.deaths import SNAPSHOT_FILE, RetryLost, Tries, explained, is_lost
+from components.training.entry import travelling
 
 # As Ray 2.60 gave them, shortened: a worker that was sent SIGKILL, one that its memory monitor ended, a lost node.
 KILLED = (
@@ -51,6 +53,23 @@ def group(**failures: Exception) -> WorkerGroupError:
     return WorkerGroupError("[Rank 0 Error Snippet]: ...", {int(rank[1:]): each for rank, each in failures.items()})
 
 
+class NoPickle(Exception):
+    def __init__(self) -> None:
+        super().__init__("held")
+        self.lock = threading.Lock()
+
+
+class NoUnpickling(Exception):
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"row {row} is {reason}")
+
+
+def failed(error: Exception) -> RayError:
+    """As Ray hands it from a task to whoever waits for it."""
+    told = f"Traceback (most recent call last):\n  File ...\n{type(error).__name__}: {error}\n"
+    return RayError.from_bytes(RayTaskError("map", told, error).to_bytes())
+
+
 CASES = {
     "killed": (group(r1=unhealthy(died(KILLED))), LostError, "worker process (rank 1), process 4711 on 10.0.0.7, was"),
     "only one": (died(KILLED, "LocalWorker"), LostError, "the worker process, process 4711 on 10.0.0.7, was lost"),
@@ -74,7 +93,9 @@ CASES = {
         "a worker ran out of memory (CUDA out of memory. Tried to allocate 2 GiB); lower training.micro-batch-size",
     ),
     "host memory": (group(r0=MemoryError()), TrainingError, "a worker ran out of memory; lower training.micro-batch"),
-    "task": (RayTaskError("map", "Traceback", ValueError("odd row")), TrainingError, "with ValueError (odd row)"),
+    "task": (failed(ValueError("odd row")), TrainingError, "with ValueError (odd row)"),
+    "no pickle": (failed(NoPickle()), TrainingError, "with RayError (NoPickle: held)"),
+    "no unpickling": (failed(NoUnpickling(7, "odd")), TrainingError, "(NoUnpickling: row 7 is odd)"),
 }
 
 
@@ -102,6 +123,13 @@ def test_the_traceback_of_a_worker_is_kept(tmp_path: Path) -> None:
     kept = (tmp_path / "failure.txt").read_text()
     assert "line 7 in step of s3://***@shop" in kept
     assert "secret" not in kept
+
+
+@pytest.mark.parametrize("error", [NoPickle(), NoUnpickling(7, "odd")])
+def test_what_a_worker_raises_can_be_read_elsewhere(error: Exception) -> None:
+    told = travelling(error)
+    assert (type(told), str(told)) == (RuntimeError, f"{type(error).__name__}: {error}")
+    assert travelling(told) is told
 
 
 def test_a_sentence_of_our_own_stays_as_it_is(tmp_path: Path) -> None:
