@@ -10,7 +10,6 @@ Light on purpose (no torch, no ray): pyarrow is imported when the first URI is o
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -48,17 +47,19 @@ def opened(scheme: str, uri: str) -> tuple[fs.FileSystem, str]:
     if scheme in _ARROWS:
         uri = _UNWRITTEN.sub(lambda sign: quote(sign[0]), uri)
         added = _ADDED.get(scheme)
+        told = [uri]
         if added is not None and added.partition("=")[0] not in uri:
-            with suppress(pa.ArrowInvalid):  # by versions that know it not; what else is wrong is told below
-                return fs.FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}{added}")
-        try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-            raise ConfigError(
-                f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
-                f"give {_WRITTEN.get(scheme, f'{scheme}://bucket/folder')}."
-            ) from None
-        return filesystem, path
+            told.insert(0, f"{uri}{'&' if '?' in uri else '?'}{added}")
+        for one in told:
+            try:
+                return fs.FileSystem.from_uri(one)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+                if one != uri and isinstance(error, pa.ArrowInvalid):
+                    continue  # by versions that do not know what was added; what else is wrong is told below
+                raise ConfigError(
+                    f"{without_secrets(uri)} cannot be opened ({reason(error)}); "
+                    f"give {_WRITTEN.get(scheme, f'{scheme}://bucket/folder')}."
+                ) from None
     import fsspec
     import fsspec.implementations.local
 

@@ -151,6 +151,16 @@ def test_googles_store_is_not_asked_for_a_quarter_of_an_hour(query: str, seconds
     assert made_with["retry_time_limit"] == timedelta(seconds=seconds)
 
 
+def test_a_bucket_that_nobody_answers_for_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow asks Amazon for the region of a bucket; with or without a network, this one has none."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    with pytest.raises(ConfigError, match=r"^s3://n{64}/runs cannot be opened \(.*\); give s3://bucket/folder"):
+        place(f"s3://{'n' * 64}/runs")
+
+
 def test_an_empty_part_of_a_name_is_refused_before_the_store_is_asked() -> None:
     with pytest.raises(ConfigError, match=r"'s3://shop/a//b' has a part that is empty or leads up; name the folder"):
         place("s3://shop/a//b")
