@@ -340,6 +340,37 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, words: str) -
     assert not (tmp_path / "out").exists()
 
 
+def stream_of(item: Item) -> bytes:
+    written = io.BytesIO()
+    table = pa.Table.from_pylist([item])
+    with pa.ipc.new_stream(written, table.schema) as writer:
+        writer.write_table(table)
+    return written.getvalue()
+
+
+def parquet_of(item: Item) -> bytes:
+    written = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([item]), written, write_page_index=True)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "words"),
+    [(stream_of, "a.arrow", "more follows its end at byte"), (parquet_of, "a.parquet", "it holds several")],
+)
+def test_tables_put_together_as_bytes_are_refused(
+    tmp_path: Path, written: Callable[[Item], bytes], name: str, words: str
+) -> None:
+    """Of two such files, pyarrow reads one: the first of Arrow's; of Parquet's the first under the second's footer."""
+    parts = [written(item) for item in items()]
+    for part in parts:
+        (tmp_path / name).write_bytes(part)
+        assert len(list(open_source(here(tmp_path / name), "train").read().items())) == 1
+    (tmp_path / name).write_bytes(b"".join(parts))
+    with pytest.raises(DataError, match=words):
+        list(open_source(here(tmp_path / name), "train").read().items())
+
+
 def test_a_table_without_conversations_lists_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": [b""], "caption": ["tea"]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="has the columns picture, caption; one of conversations"):

@@ -28,6 +28,7 @@ _OWN = frozenset(SCHEMA_SEVERAL.names)
 TABLE_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError, SystemError)
 _ROWS = 32  # rows made Python objects at a time; a picture may have megabytes
 _PIECE = 1 << 20  # bytes of a column read at a time
+_MAGIC = b"PAR1"  # at both ends of a Parquet file
 
 
 def parquet_rows(location: Location) -> Iterator[Numbered]:
@@ -42,7 +43,7 @@ def arrow_rows(location: Location) -> Iterator[Numbered]:
 
     Memory: one record batch of the file, which `datasets` keeps small for pictures.
     """
-    with _arrow(location) as reader:
+    with _arrow(location) as (file, reader):
         if isinstance(reader, pa.RecordBatchFileReader):
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
@@ -50,32 +51,58 @@ def arrow_rows(location: Location) -> Iterator[Numbered]:
         columns = _known(reader.schema, location)
         pieces = (batch.select(columns).slice(start, _ROWS) for batch in batches for start in _starts(batch))
         yield from _numbered(pieces)
+        if isinstance(reader, pa.RecordBatchStreamReader) and file.tell() < file.size():
+            raise pa.ArrowInvalid(f"more follows its end at byte {file.tell():,}; several were put together")
 
 
 def unread_columns(location: Location, *, arrow: bool) -> list[str]:
     """Columns of a table that are not read; raises `DataError`."""
-    with (_arrow if arrow else _parquet)(location) as table:
-        schema = table.schema_arrow if isinstance(table, pq.ParquetFile) else table.schema
-        known = {*_known(schema, location), *(_OWN if "sample_id" in schema.names else ())}
-        return [name for name in schema.names if name not in known]
+    if arrow:
+        with _arrow(location) as (_, reader):
+            schema = reader.schema
+    else:
+        with _parquet(location) as table:
+            schema = table.schema_arrow
+    known = {*_known(schema, location), *(_OWN if "sample_id" in schema.names else ())}
+    return [name for name in schema.names if name not in known]
 
 
 @contextmanager
 def _parquet(location: Location) -> Iterator[pq.ParquetFile]:
     try:
         with location.filesystem.open_input_file(location.path) as file:
-            yield pq.ParquetFile(file, buffer_size=_PIECE)
+            table = pq.ParquetFile(file, buffer_size=_PIECE)
+            _require_one(table.metadata, file)
+            yield table
     except TABLE_ERRORS as error:
         raise DataError(f"{location.shown} is not a whole Parquet file ({reason(error)}).") from error
 
 
+def _require_one(described: pq.FileMetaData, file: pa.NativeFile) -> None:
+    """Raise `ArrowInvalid` for several Parquet files put together: the last one's places would be looked up in the
+    first."""
+    end = len(_MAGIC)
+    if described.num_row_groups:
+        last = described.row_group(described.num_row_groups - 1)
+        for chunk in map(last.column, range(last.num_columns)):
+            places = (chunk.dictionary_page_offset, chunk.data_page_offset)
+            start = min(place for place in places if place is not None)
+            end = max(end, start + chunk.total_compressed_size)
+    footer = file.size() - described.serialized_size - 2 * len(_MAGIC)
+    for at in range(end, footer, _PIECE):  # indexes and filters, of few bytes
+        if 2 * _MAGIC in file.read_at(_PIECE + len(_MAGIC), at):
+            raise pa.ArrowInvalid("it holds several, put together; name them apart")
+
+
 @contextmanager
-def _arrow(location: Location) -> Iterator[pa.RecordBatchFileReader | pa.RecordBatchStreamReader]:
+def _arrow(
+    location: Location,
+) -> Iterator[tuple[pa.NativeFile, pa.RecordBatchFileReader | pa.RecordBatchStreamReader]]:
     try:
         with location.filesystem.open_input_file(location.path) as file:
             is_file = file.read(6) == b"ARROW1"
             file.seek(0)
-            yield pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+            yield file, pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
     except TABLE_ERRORS as error:
         raise DataError(f"{location.shown} is not a whole Arrow file ({reason(error)}).") from error
 
