@@ -13,7 +13,7 @@ from functools import lru_cache
 
 Options = Mapping[str, str]  # letter -> words, in the order of the question
 
-_OPTION = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])[ \t]+(\S.*?)[ \t\r]*$", re.MULTILINE)
 _DECORATION = re.compile(r"[*`$#]+|\\(?:boxed|text|mathrm|mathbf)\b|[{}]|</?\w+>")
 _WHOLE = re.compile(r"[\"'(\[]{0,3}([A-Za-z])[\"')\].,:;!]*")
 _LEADING = re.compile(r"[(\[]?([A-Z])(?:(?:[.):\]]|\s-)(?=\s|$)|\s*\n|,\s(?![A-Z]\b))")
@@ -60,16 +60,17 @@ Span = tuple[int, int]
 def options_in(prompt: str) -> Options:
     """The options that a question lists, one a line: "A. words", "(A) words", "A) words" or "A: words".
 
-    Of several lists the last counts; letters must follow each other from A. Empty when there are none.
+    Of several lists the last counts that has more than one option; letters must follow each other from A. Empty when
+    there are none.
     """
-    found: dict[str, str] = {}
+    lists: list[dict[str, str]] = [{}]
     for match in _OPTION.finditer(prompt):
         letter = match[1] or match[2]
         if letter == "A":
-            found = {}
-        if ord(letter) == ord("A") + len(found):
-            found[letter] = match[3]
-    return found
+            lists.append({})
+        if ord(letter) == ord("A") + len(lists[-1]):
+            lists[-1][letter] = match[3]
+    return next((found for found in reversed(lists) if len(found) > 1), lists[-1])
 
 
 def chosen_letter(reply: str, options: Options) -> str | None:

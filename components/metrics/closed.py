@@ -11,7 +11,9 @@ from components.metrics.scorers import normalise
 from components.metrics.texts import LEADING_LETTER
 
 PAIRS = (("yes", "no"), ("true", "false"))
-_NAMED = re.compile(r"(?<![\w.])[A-Z](?:(?:, ?| or | and |, or |, and )[A-Z])+(?![\w'’])")  # "A, B, C or D"
+_NAMED = re.compile(  # "A, B, C or D", but not of "A, B or AB"
+    r"(?<![\w.])[A-Z](?:(?:, ?| or | and |, or |, and )[A-Z])+(?![\w'’])(?!,? (?:or|and) [A-Z]{2})"
+)
 _FIRST_WORD = re.compile(r"\w+")
 
 

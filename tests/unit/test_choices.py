@@ -137,6 +137,8 @@ def test_options_in_every_form_of_a_list(form: str) -> None:
         "Read:\nA. not this\nThen answer.\nC. nor this\n" + form.format("one thing", "two things") + "\nHint: go."
     )
     assert options_in(question) == {"A": "one thing", "B": "two things"}
+    assert options_in(f"{question}\nThe text is by\nA. Smith") == options_in(question)
+    assert options_in(question.replace("\n", "\r\n")) == options_in(question)
     assert options_in("Is it so? Answer yes or no.") == {}
 
 

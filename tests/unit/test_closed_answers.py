@@ -20,6 +20,9 @@ LIST = "What is it?\nA. a dog\nB. Cats\nC. 12\nReply with the letter of the righ
         ("exact", "Pick one.\n(A) red\n(B) Red\n(C) blue", ["red"], ()),  # two options of the same words
         ("exact", "Which is green? Choose A, B, C or D.", ["C"], ("A", "B", "C", "D")),
         ("exact", "Choose A or B.", ["C"], ()),
+        ("exact", "Is the blood of type A, B or AB?", ["A"], ()),  # two of three are no list
+        ("exact", LIST.replace("\n", "\r\n"), ["cats"], ("a dog", "Cats", "12")),
+        ("exact", f"{LIST}\nThe text is by\nA. Smith.", ["B"], ("A", "B", "C")),  # one letter is no list
         ("exact", "Who drew B, C or D?", ["B"], ()),  # no list from A
         ("exact", "Who signed with A?", ["A"], ()),
         ("yes_no", "Is there a dog?", ["yes"], ("yes", "no")),
