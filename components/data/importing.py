@@ -37,6 +37,7 @@ _FIELDS_LISTED = 50
 _LONGEST_TEXT = 1000  # characters of a path or a word
 _LARGEST_STREAM_FILE = 1 << 22  # bytes
 Chosen = TypeVar("Chosen", bound=str)
+_TAKEN = ("stream.json", "report.json", "report.html", "zero-shot")  # files beside the tasks, and a row of the matrix
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -129,6 +130,8 @@ def _task_source(path: Path, index: int, table: object, shared: Mapping[str, obj
     texts = _texts({**shared, **table}, where)
     if not _NAME.fullmatch(texts["name"]):
         raise ConfigError(f'{where}: a task name may hold letters, digits, ".", "_" and "-" only, 100 at most.')
+    if texts["name"] in _TAKEN:
+        raise ConfigError(f"{where} has a name that is taken; tasks may not be called {', '.join(_TAKEN)}.")
     if texts["metric"] not in SCORERS:
         raise ConfigError(f"{where} has the unknown metric {texts['metric']!r}; allowed are {', '.join(SCORERS)}.")
     tokens = table["max_new_tokens"]

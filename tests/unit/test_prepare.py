@@ -252,6 +252,8 @@ def test_a_missing_field_names_task_and_field(source: Path, key: str) -> None:
         ('"shop/train.json"', '"none.json"', "none.json"),
         ('"shop/images"', '"none"', "is not a folder"),
         ('"shop"\n', '"../shop"\n', "a task name"),
+        ('"shop"\n', '"zero-shot"\n', "a name that is taken; tasks may not be called stream.json"),
+        ('"shop"\n', '"report.html"\n', "a name that is taken"),
         ("[[task]]", "[[task]", "not TOML"),
     ],
 )
