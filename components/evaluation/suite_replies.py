@@ -7,7 +7,7 @@ No picture is opened.
 
 | suite | records |
 | --- | --- |
-| pope | `question_id` and `answer` or `text`, the setting in the file's name or in `category`; without ids in the order of the questions; LLaVA's one file with its question file |
+| pope | `question_id` and `answer` or `text`, the setting in the file's name or in `category`; without ids in the order of the questions, each with its `question` if there is one; LLaVA's one file with its question file |
 | mme | SUBTASK.txt: picture, question, answer and reply with tabs between; or `question_id` SUBTASK/PICTURE and `prompt` |
 | mmbench | `index` or `question_id` and `prediction` or `text`, as JSON, JSON lines or a table |
 | seed-bench | `question_id` and `prediction` or `text` |
@@ -46,7 +46,7 @@ from components.metrics.released.suites import suite_score
 
 Missing = Literal["refuse", "wrong", "leave_out"]
 JsonObject = Mapping[str, object]
-_TEXTS = ("text", "prediction", "model_prediction", "response", "output", "pred")
+_TEXTS = ("response", "prediction", "model_prediction", "output", "pred", "text")
 _POLITE = re.compile(r"\s*Please answer yes or no\.?\s*$", re.IGNORECASE)
 
 
@@ -183,7 +183,8 @@ def _names(suite: str, item: RawItem) -> list[str]:
     subset, group = subset_of(item.item_id), group_of(item.item_id).partition("/")[2]
     last, question = item.item_id.rpartition("/")[2], _asked(item.turns[0].text)
     if suite == "pope":
-        return [item.item_id, f"{subset}:{last}", f"{subset}/{group}|{question}", f"{subset}#{item.number}"]
+        place = f"{subset}#{item.number}"
+        return [item.item_id, f"{subset}:{last}", f"{subset}/{group}|{question}", place, f"{place}|{question}"]
     if suite in ("mme", "mme-release"):
         return [item.item_id, f"{subset}/{group}|{question}"]
     released = {"mmmu": group, "ocr-vqa-test": f"{group}_{last}"}.get(suite, last)
@@ -217,8 +218,7 @@ def _replies(suite: str, path: Path, asked: Mapping[str, JsonObject]) -> Iterato
     keys = KEYS.get(suite, _by_id)
     for number, (place, record) in enumerate(_records(suite, path), start=1):
         question = asked.get(str(record.get("question_id")), {})
-        names = ("answer", *_TEXTS) if suite == "pope" else _TEXTS
-        name = next((name for name in names if record.get(name) is not None), None)
+        name = _reply_in(suite, record)
         value = record[name] if name is not None else None
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise DataError(f"{place} needs a reply as a text in {' or '.join(_TEXTS)}, given: {shown(value)}.")
@@ -229,6 +229,16 @@ def _replies(suite: str, path: Path, asked: Mapping[str, JsonObject]) -> Iterato
             text=str(value),
             extracted=str(extraction) if extraction is not None else None,
         )
+
+
+def _reply_in(suite: str, record: JsonObject) -> str | None:
+    """The field that holds the reply: `text` may be the question where another one has it; POPE's `answer` is the right
+    one where another field has the reply."""
+    names: list[str] = [*_TEXTS]
+    if suite == "pope":
+        told = record.get("prompt", record.get("question")) is not None
+        names.insert(len(names) if told else names.index("text"), "answer")
+    return next((name for name in names if record.get(name) is not None), None)
 
 
 def _records(suite: str, path: Path) -> Iterator[tuple[str, JsonObject]]:
@@ -327,7 +337,8 @@ def _of_pope(record: JsonObject, path: Path, number: int) -> Iterator[str]:
     if record.get("question_id") is not None:
         yield f"{settings[0]}:{record['question_id']}"
     else:
-        yield f"{settings[0]}#{number}"
+        asked = record.get("question")
+        yield f"{settings[0]}#{number}|{_asked(asked)}" if isinstance(asked, str) else f"{settings[0]}#{number}"
 
 
 def _of_mme(record: JsonObject, path: Path, number: int) -> Iterator[str]:

@@ -43,7 +43,8 @@ def pope_lines(setting: str, named: bool) -> str:
     records: Records = []
     for at, (right, thing) in enumerate(POPE, start=1):
         reply = "Maybe not." if (setting, at) == ("random", 1) else right
-        named_record, asked = {"question_id": at, "text": reply}, {"question": f"Is there a {thing}?", "answer": reply}
+        question = f"Is there a {thing.format(setting)} in the image?"
+        named_record, asked = {"question_id": at, "text": reply}, {"question": question, "answer": reply}
         records.append(named_record if named else asked)
     return lines(records)
 
@@ -159,6 +160,42 @@ def test_llavas_one_file_of_pope_needs_its_questions(tmp_path: Path) -> None:
         score_suite("pope", root, [path])
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"question": "QUESTION", "answer": "RIGHT", "prediction": "REPLY"},  # a table of another toolbox
+        {"prompt": "QUESTION", "answer": "RIGHT", "text": "REPLY"},
+        {"text": "QUESTION", "answer": "REPLY", "label": "RIGHT"},  # the questions with a field more
+        {"text": "QUESTION", "response": "REPLY"},
+    ],
+    ids=" ".join,
+)
+def test_a_reply_is_neither_the_question_nor_the_right_answer(tmp_path: Path, fields: dict[str, str]) -> None:
+    """All say yes, which is right of every other row."""
+    values = {"QUESTION": "Is there a dog in the image?", "REPLY": "Yes"}
+    files = {
+        f"{setting}.jsonl": lines(
+            [
+                {"question_id": at, **{name: (values | {"RIGHT": right})[held] for name, held in fields.items()}}
+                for at, (right, _) in enumerate(POPE, start=1)
+            ]
+        )
+        for setting in SETTINGS
+    }
+    root, paths = placed(tmp_path, "pope", files)
+    found = score_suite("pope", root, paths)
+    assert (found.samples, found.figures["accuracy"], found.figures["yes_ratio"]) == (6, 50.0, 100.0)
+
+
+def test_replies_by_place_are_not_moved_on_where_one_is_missing(tmp_path: Path) -> None:
+    """The last one is there twice, so the numbers are right."""
+    asked = [json.loads(line) for line in pope_lines("random", named=False).splitlines()]
+    files = {f"{name}.json": pope_lines(name, named=False) for name in SETTINGS}
+    root, paths = placed(tmp_path, "pope", {**files, "random.json": lines([asked[1], asked[1]])})
+    with pytest.raises(DataError, match="1 of 6 rows of pope have no reply"):
+        score_suite("pope", root, paths)
+
+
 @pytest.mark.parametrize(("missing", "score"), [("wrong", 0.5), ("leave_out", 1.0)])
 def test_a_row_without_a_reply(missing: Missing, score: float, tmp_path: Path) -> None:
     root, [path] = placed(tmp_path, "scienceqa-test", {"a.jsonl": lines([{"question_id": "4", "text": "B"}])})
@@ -173,7 +210,7 @@ BROKEN = [
     ("scienceqa-test", "a.jsonl", lines(answers(("4", "B"), ("4", "B"))), "line 2 is a second reply to natural"),
     ("scienceqa-test", "a.jsonl", lines(answers(("9", "B"))), "line 1 names 9, rows are named .* or 4 or"),
     ("scienceqa-test", "a.jsonl", '{"question_id": "4", "text": "B"}\nx\n', "line 2 is not JSON"),
-    ("scienceqa-test", "a.jsonl", '{"question_id": "4", "text": null}', "needs a reply as a text in text or"),
+    ("scienceqa-test", "a.jsonl", '{"question_id": "4", "text": null}', "needs a reply as a text in response or"),
     ("scienceqa-test", "a.json", "[1]", "record 1 must be a JSON object, given: 1"),
     ("scienceqa-test", "a.jsonl", "", "There is nothing to score: 2 rows of scienceqa-test and 0 replies"),
     ("mme", "existence.txt", "7.jpg\tIs it so?\tYes\n", "line 1 must be picture, question, answer, reply between tabs"),
