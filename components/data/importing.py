@@ -76,7 +76,7 @@ def read_stream_file(path: Path) -> StreamFile:
     try:
         if path.stat().st_size > _LARGEST_STREAM_FILE:
             raise ConfigError(f"The stream file {path} has more than {_LARGEST_STREAM_FILE:,} bytes; name fewer tasks.")
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"The stream file {path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an impossible date, brackets without end

@@ -264,6 +264,11 @@ def test_a_wrong_stream_file_is_one_sentence(source: Path, old: str, new: str, w
         read_stream_file(source / "stream.toml")
 
 
+def test_a_stream_file_may_begin_with_a_byte_order_mark(source: Path) -> None:
+    (source / "stream.toml").write_text(TOML, encoding="utf-8-sig")
+    assert read_stream_file(source / "stream.toml").name == "my-stream"
+
+
 def test_the_same_task_twice_is_refused(source: Path) -> None:
     (source / "stream.toml").write_text(TOML + TOML.split("\n", 1)[1])
     with pytest.raises(ConfigError, match="shop twice"):
