@@ -178,7 +178,10 @@ def _by_id(task: str, annotations: Annotations, predictions: Replies) -> tuple[l
     found = [(prediction, _record(records, key(prediction.question_id), prediction)) for prediction in predictions]
     answered = {key(prediction.question_id) for prediction in predictions}
     repeated = len(predictions) - len(answered)
-    notes = [*_note(len(records) - len(answered), "Records without a reply, left out")]
+    notes = [
+        *_note(len(annotations) - len(records), "Records left out for a later one with the same id"),
+        *_note(len(records) - len(answered), "Records without a reply, left out"),
+    ]
     if task == "gqa":
         found = list({prediction.question_id: (prediction, record) for prediction, record in found}.values())
         found = [(prediction, record) for prediction, record in found if _is_balanced(record)]

@@ -128,6 +128,13 @@ def test_the_command_prints_both_modes_and_json_last(tmp_path: Path) -> None:
         assert any(other in line for line in shown[:-1])
 
 
+def test_records_that_repeat_an_id_are_told() -> None:
+    """The released script keeps the last of them, which may be another question's."""
+    records = [Annotation(question_id=key, reference={"answer": answer}) for key, answer in ((1, "a"), (1, "b"))]
+    result = score_file("ocrvqa", records, [ReleasedReply(line=1, question_id=1, text="a")], "compat")
+    assert (result.correct, result.notes[0]) == (0.0, "Records left out for a later one with the same id: 1.")
+
+
 def test_two_decimals_are_those_of_the_released_scripts() -> None:
     """100 * 201 / 4000 and 201 / 4000 * 100 round apart; each task prints the form of its own script."""
     shown = {task: f"{FileScore(task=task, mode='compat', samples=4000, correct=201).accuracy:.2f}" for task in COIN}
