@@ -28,7 +28,7 @@ from components.data.quality.report import NOT_STATED, FileReport, ImportReport
 from components.data.rows import Row, write_split
 from components.metrics import SCORERS
 
-RULES = 5  # how rows are read; a stream that was imported under other rules is imported again
+RULES = 6  # how rows are read; a stream that was imported under other rules is imported again
 IDS: tuple[Ids, ...] = ("auto", "refuse", "renew")
 _REQUIRED = ("name", "train", "test", "metric", "max_new_tokens")
 _OPTIONAL = ("images", "format", "instruction")

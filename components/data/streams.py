@@ -16,6 +16,7 @@ from components.core.errors import ConfigError, DataError
 from components.core.location import Location, Place, folder_at, is_uri, place
 from components.core.machine import cache_dir, shared_cache
 from components.core.options import listed
+from components.core.shell import pipeline_command
 from components.data.benchmarks.catalogue import BENCHMARKS
 from components.data.cache import first_rows, kept_split, kept_subset, made_here
 from components.data.formats.storage import looked_at
@@ -87,9 +88,9 @@ def _named(config: StreamConfig) -> TaskStream:
     if path.is_file():
         return _imported(config, path)
     if config.name in BENCHMARKS:
+        before = pipeline_command("prepare.py", config.name, "--root", "DOWNLOADS", "--out", "DIR")
         raise ConfigError(
-            f"{config.name} must be prepared from downloaded releases first: "
-            f"python pipelines/prepare.py {config.name} --root DOWNLOADS --out DIR, then --stream.name DIR."
+            f"{config.name} must be prepared from downloaded releases first: {before}, then --stream.name DIR."
         )
     allowed = listed(config.name, GENERATED_STREAMS)
     raise ConfigError(
@@ -188,10 +189,8 @@ def _imported(config: StreamConfig, path: Path) -> TaskStream:
     if not (out_dir / "stream.json").is_file():
         report = import_stream(stream, out_dir)
         if report.refused is not None:
-            raise DataError(
-                f"{report.refused}. Repair the rows, or leave them out: "
-                f"python pipelines/prepare.py {path} --out DIR --max-broken SHARE, then --stream.name DIR."
-            )
+            repeat = pipeline_command("prepare.py", path, "--out", "DIR", "--max-broken", "SHARE")
+            raise DataError(f"{report.refused}. Repair the rows, or leave them out: {repeat}, then --stream.name DIR.")
     return open_prepared(out_dir)
 
 

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,9 @@ def test_a_stream_file_opens_by_path_and_follows_its_files(source: Path, tmp_pat
     (source / "shop" / "images" / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png is missing.*--max-broken"):
         open_stream(config)
+    spaced = (source / "stream.toml").rename(source / "my stream.toml")
+    with pytest.raises(DataError, match=f"'{spaced}' --out DIR --max-broken"):  # to be pasted
+        open_stream(replace(config, name=str(spaced)))
 
 
 def _prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
