@@ -184,6 +184,8 @@ def own_refusal(files: Sequence[FileReport], *, max_broken: float) -> str | None
     if worst.kept and worst.broken_share <= max_broken:
         return None
     first = next(problem for problem in worst.problems if problem.kind in worst.counts)
+    if not worst.rows:
+        return str(first).rstrip(".")
     row = f"row {first.row}: " if first.row is not None else ""
     place = row if first.file == worst.file else f"{first.file} {row}"
     broken = f"{worst.rows - worst.kept} of {worst.rows} rows of {worst.file} are broken"

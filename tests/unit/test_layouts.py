@@ -49,7 +49,6 @@ def test_llavas_own_layout_is_left_as_it_is() -> None:
     for item in (
         {"conversations": llava([("q", "a")])},  # without an id it stays a fault
         {"id": 1, "image": "a.png", "conversations": "broken"},
-        {"id": 1},
         {"id": 1, "conversations": [{"from": ["human"], "value": "q"}]},
     ):
         assert as_llava(item, 1) is item

@@ -120,6 +120,7 @@ FAULTS: list[tuple[str, object, str]] = [
     ("id of a wrong kind", _item("x", id=[1]), '"id" must be'),
     ("duplicate id", _item("good"), "used in row 1"),
     ("no conversations", {"id": "x", "image": "a.png"}, '"conversations" is missing'),
+    ("other names", {"question": "q", "answer": "a"}, "the row has 'question', 'answer'"),
     ("no turns", _item("x", conversations=[]), "at least one question"),
     ("turn without value", _item("x", conversations=[{"from": "human"}]), 'turn 1 needs "from"'),
     ("wrong order", _item("x", conversations=_turns(("gpt", "a"), ("human", "q"))), "turn 1 is from 'gpt'"),
@@ -194,6 +195,14 @@ def test_broken_json_is_named(source: Path, tmp_path: Path, text: str, row: int 
     problem = _run(source, tmp_path / "out").problems[0]
     assert problem.row == row
     assert words in problem.detail
+
+
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_a_file_without_rows_is_not_called_broken_rows(source: Path, tmp_path: Path, text: str) -> None:
+    (source / "shop" / "train.json").write_text(text)
+    report = _run(source, tmp_path / "out")
+    assert report.refused == f"{source / 'shop' / 'train.json'}: the file has no rows"
+    assert [kind.outcome for kind in report.kinds] == ["1 source without a row"]
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def test_samples_behind_a_tars_fault_are_never_passed_over(
         ("empty", (), "holds no Parquet files, tar shards or saved dataset"),
         ("both", (), "holds parquet and webdataset; say which"),
         ("words", (), "of no known format; say which with format: json, parquet"),
+        ("rows.CSV", (), r"rows\.CSV is a table that is not read; write it as Parquet"),
         ("saved", (), "has the splits test, validation and no 'train'"),
         ("climbs", (), r"names the file '\.\./x\.arrow'"),
         ("words", ('format = "csv"',), "unknown format 'csv'; allowed are json"),
@@ -316,7 +317,7 @@ def test_samples_behind_a_tars_fault_are_never_passed_over(
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, train: str, more: tuple[str, ...], words: str) -> None:
     for folder in ("empty", "both", "saved", "climbs"):
         (tmp_path / folder).mkdir()
-    for name in ("both/a.tar", "both/a.parquet", "words"):
+    for name in ("both/a.tar", "both/a.parquet", "words", "rows.CSV"):
         (tmp_path / name).write_text("words")
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["test", "validation"]}')
     (tmp_path / "climbs" / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')

@@ -86,7 +86,10 @@ def as_llava(item: Item, number: int) -> Item:
         names = " and ".join(map(repr, talks))
         raise ItemError("several layouts", f"the item has {names}, and only one of them can be the conversation")
     if not talks:
-        return item
+        others = ", ".join(TALKS[1:])
+        has = ", ".join(map(repr, item)) or "no field"
+        detail = f'the field "conversations" is missing, and so are {others}; the row has {has:.200}'
+        raise ItemError("missing field", detail)
     check_content(item, talks[0])
     if talks[0] == "conversations" and _is_own(item):
         return item

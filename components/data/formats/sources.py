@@ -33,6 +33,7 @@ from components.data.formats.webdataset import tar_samples
 Format = Literal["json", "parquet", "datasets", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+_SHEETS = (".csv", ".tsv", ".xls", ".xlsx")
 _ENDINGS: dict[str, Format] = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".pq": "parquet",
     ".arrow": "datasets", ".tar": "webdataset", ".tgz": "webdataset",
@@ -248,6 +249,11 @@ def _format_of(file: Location) -> Format:
     found = _by_ending(file.name)
     if found is not None:
         return found
+    if file.name.lower().endswith(_SHEETS):
+        raise DataError(
+            f"{file.shown} is a table that is not read; write it as Parquet, with a column for each field of a row, as "
+            "docs/guides/own-data.md shows."
+        )
     try:
         with file.unpacked() as opened:
             start = opened.read(512)

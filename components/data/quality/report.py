@@ -150,6 +150,8 @@ class ProblemKind:
     @property
     def outcome(self) -> str:
         """How many, and what became of them."""
+        if self.kind == "no rows":
+            return f"{self.count:,} {'source' if self.count == 1 else 'sources'} without a row"
         rows = "row" if self.count == 1 else "rows"
         return f"{self.count:,} {rows} left out" if self.left_out else f"{self.count:,} noted and kept"
 
