@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--address is {given.address!r}; give http://HOST:PORT, that of the cluster's dashboard.")
     if any(each.partition("=")[0] in ("--run-id", "--run_id") for each in given.coast):
         raise ConfigError("the run's id is given twice; give it once, before the arguments of coast.")
+    token = "" if "RAY_AUTH_MODE" in os.environ else "RAY_AUTH_MODE=token "  # what a shell needs for `ray job`, too
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     with importing():
         from ray.job_submission import JobSubmissionClient
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             f"no cluster takes jobs at {given.address} ({_line(error)}); give --address, which `clusters/local.sh` "
             "prints, and look at RAY_AUTH_MODE and the token."
         ) from error
-    return submitted(client, given)
+    return submitted(client, given, shell=f"{token}ray job {{}} --address {given.address}")
 
 
 def storage_of(coast: Sequence[str]) -> str:
@@ -91,9 +92,9 @@ def storage_of(coast: Sequence[str]) -> str:
     return str(parser.parse_known_args(coast)[0].storage)
 
 
-def submitted(client: JobSubmissionClient, given: argparse.Namespace) -> int:
-    """Submit through `client` what was `given`, and follow it; the exit code."""
-    name = free_name(client, given.run_id, given.address)
+def submitted(client: JobSubmissionClient, given: argparse.Namespace, *, shell: str) -> int:
+    """Submit through `client` what was `given`, and follow it; the exit code. `shell`: a command on jobs to type."""
+    name = free_name(client, given.run_id, shell)
     entrypoint = shlex.join(["python", "pipelines/coast.py", *given.coast, "--run-id", given.run_id])
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +113,7 @@ def submitted(client: JobSubmissionClient, given: argparse.Namespace) -> int:
     try:
         return asyncio.run(followed(client, name))
     except KeyboardInterrupt:
-        print_text(f"job {name} goes on; `ray job stop --address {given.address} {name}` stops it in order")
+        print_text(f"job {name} goes on; `{shell.format('stop')} {name}` stops it in order")
         raise
 
 
@@ -128,7 +129,7 @@ def package(folder: Path) -> Path:
     return small
 
 
-def free_name(client: JobSubmissionClient, run_id: str, address: str) -> str:
+def free_name(client: JobSubmissionClient, run_id: str, shell: str) -> str:
     """The run's id, or on a cluster that has had such a job `ID~2`, `ID~3`: a cluster takes an id once.
 
     Raises `ConfigError` while a job of this run goes on.
@@ -140,8 +141,8 @@ def free_name(client: JobSubmissionClient, run_id: str, address: str) -> str:
             return name
         if status not in ENDED:
             raise ConfigError(
-                f"job {name} is {status.lower()}; follow it with `ray job logs --address {address} -f {name}`, or stop "
-                f"it with `ray job stop --address {address} {name}` and give the same command again."
+                f"job {name} is {status.lower()}; follow it with `{shell.format('logs')} -f {name}`, or stop it with "
+                f"`{shell.format('stop')} {name}` and give the same command again."
             )
     raise AssertionError
 

@@ -26,6 +26,7 @@ from types import FrameType, MappingProxyType
 from typing import NoReturn, TypeVar
 
 from components.core.errors import ConfigError, LittoralError, Terminated
+from components.core.job import submission_id
 from components.core.runtime import fast_imports, print_anything
 from components.core.secrets import without_secrets
 from components.core.visible import print_text, visible
@@ -120,7 +121,9 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
         return 1
     except KeyboardInterrupt as end:
         terminated = isinstance(end, Terminated)
-        print_text(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}", to=sys.stderr)
+        job = submission_id()  # a cluster takes an id once
+        other = f"; as a job under another submission id than {job}" if job and "--run-id" in after_interrupt else ""
+        print_text(f"{'terminated' if terminated else 'interrupted'}: {after_interrupt}{other}", to=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 

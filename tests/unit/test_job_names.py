@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from components.core.errors import Terminated
 from components.core.job import CONFIG_VARIABLE, submission_id
 from pipelines import coast
 from pipelines.littoral import guarded
@@ -37,3 +38,16 @@ def test_a_jobs_id_that_no_run_can_have_is_a_sentence(
     monkeypatch.setenv(CONFIG_VARIABLE, OF_A_JOB.replace("raysubmit_7a", "a/b"))
     assert guarded(lambda: coast.main(["pocket", "--print-config"])) == 1
     assert capsys.readouterr().err.startswith("error: run id 'a/b' may hold letters")
+
+
+def test_a_stopped_job_is_told_that_its_id_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> int:
+        raise Terminated
+
+    monkeypatch.setenv(CONFIG_VARIABLE, OF_A_JOB)
+    assert guarded(stopped) == 143
+    said = "run the same command with the same --run-id to continue"
+    as_job = "as a job under another submission id than raysubmit_7a"
+    assert capsys.readouterr().err == f"terminated: {said}; {as_job}\n"
