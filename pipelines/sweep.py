@@ -159,10 +159,12 @@ def show_plan(sweep: Sweep, console: Console) -> None:
         console.print(f"  {axis.field} = {axis.kind}{axis.arguments}", markup=False)
     goals = ", ".join(f"{goal.name} ({goal.mode})" for goal in search.objectives)
     ends = "all run to their end" if search.stopping == "none" else f"asha may end them from {search.grace} tasks on"
-    console.print(f"{number} trials of {search.num_tasks} tasks for {goals}; {ends}")
+    trials = f"{number} {'trial' if number == 1 else 'trials'}"
+    tasks = f"{search.num_tasks} {'task' if search.num_tasks == 1 else 'tasks'}"
+    console.print(f"{trials} of {tasks} for {goals}; {ends}")
     if sweep.base.evaluation.split == "validation":
-        tasks = plan_stream(replace(sweep.base, run_id="first")).stream.tasks
-        rows = sorted(min(task.test.num_rows, sweep.base.evaluation.limit or task.test.num_rows) for task in tasks)
+        scored = plan_stream(replace(sweep.base, run_id="first")).stream.tasks
+        rows = sorted(min(task.test.num_rows, sweep.base.evaluation.limit or task.test.num_rows) for task in scored)
         console.print(
             f"scored on validation rows, {sweep.base.stream.validation:.0%} of the training rows, which no trial "
             f"trains on; {rows[0]}{f' to {rows[-1]}' if rows[-1] > rows[0] else ''} of a task are answered",

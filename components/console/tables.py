@@ -19,14 +19,20 @@ BORDER = 3  # of a column: two spaces and a line
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], console: Console | None = None) -> None:
-    """Print texts as they are (no markup) under a bold header; cells are never cut, but long ones wrap."""
+    """Print texts as they are (no markup) under a bold header; cells are never cut, but long ones wrap.
+
+    Where not all columns fit, the first one, which every part repeats, takes a third of the width at most.
+    """
     console = console or Terminal(highlight=False)
     header, lines = list(map(visible, header)), [list(map(visible, line)) for line in lines]  # as wide as it is shown
     widths = [max(cell_len(row[number]) for row in (header, *lines)) + BORDER for number in range(len(header))]
-    for columns in parts(widths, console.width - 1):
+    room = console.width - 1
+    if sum(widths) > room:
+        widths[0] = min(widths[0], max(room // 3, cell_len(header[0]) + BORDER))
+    for columns in parts(widths, room):
         table = Table(header_style="bold")
         for number in columns:
-            table.add_column(escape(header[number]), overflow="fold")
+            table.add_column(escape(header[number]), overflow="fold", max_width=None if number else widths[0] - BORDER)
         for line in lines:
             table.add_row(*(escape(line[number]) for number in columns))
         console.print(table)

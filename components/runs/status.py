@@ -109,7 +109,7 @@ def read_storage(storage: Place) -> list[RunStatus | SweepStatus]:
         folders = [path for path in storage.iterdir() if path.is_dir() and not _is_ours_or_mlflows(path.name)]
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there are no runs in {storage} ({error.strerror}); give the folder that holds them with --storage."
+            f"there are no runs, and no folder {storage}; give the folder that holds them with --storage."
         ) from error
     except OSError as error:
         raise ConfigError(

@@ -237,7 +237,7 @@ def _short_missing(comparison: Comparison) -> str:
     more, rows = _more_seeds(comparison), comparison.rows_needed
     if more is not None:
         return f"{more} more seed{'s' if more > 1 else ''} needed"
-    return f"{rows:.1f} times the rows needed" if rows is not None and rows < MOST_ROWS else "too small to be found"
+    return f"needs {rows:.1f} times as many rows" if rows is not None and rows < MOST_ROWS else "too small to be found"
 
 
 def _more_seeds(comparison: Comparison) -> int | None:

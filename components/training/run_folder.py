@@ -95,7 +95,11 @@ def check_run_dir(plan: Plan) -> None:
     """Raise `ConfigError` when the storage cannot be written or the id is that of another run; writes nothing."""
     refused = _differences(plan).refused
     if refused:
-        differing = (f"{name} = {shown(old)}, this command has {shown(new)}" for name, (old, new) in refused.items())
+        shortened = {"stream_digest": 12}  # as the plan shows it
+        differing = (
+            f"{name} = {shown(old)[: shortened.get(name)]}, this command has {shown(new)[: shortened.get(name)]}"
+            for name, (old, new) in refused.items()
+        )
         raise ConfigError(
             f"run {plan.config.run_id} exists with {'; '.join(differing)}; use the same settings to continue it, or "
             "another --run-id."

@@ -198,6 +198,8 @@ def test_kinds_of_verdicts() -> None:
     assert kind_of(far, 0.001) == "better"
     assert kind_of(far, 0.2) == "not distinguishable"
     assert kind_of(replace(far, figure="forgetting"), 0.001) == "worse", "it forgets more"
+    few = replace(far, p=0.3, seeds_needed=None, rows_needed=7.8)
+    assert short_verdict(few, "a").endswith(", p = 0.300, needs 7.8 times as many rows)")
     assert short_verdict(far, "a", adjusted_p=0.012) == f"a (+{far.difference.estimate:.1f}, p = 0.012)"
     assert [p_text(p, name=False) for p in (None, 0.0, 0.00099, 0.001, 1.0)] == [
         "-", "< 0.001", "< 0.001", "0.001", "1.000",

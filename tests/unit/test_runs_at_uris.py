@@ -132,7 +132,7 @@ def timeless(printed: str) -> list[str]:
 
 
 def test_what_is_not_there_is_one_sentence(bucket: str) -> None:
-    with pytest.raises(ConfigError, match=f"there are no runs in {bucket}"):
+    with pytest.raises(ConfigError, match=f"there are no runs, and no folder {bucket}"):
         read_storage(place(bucket))
     for given in ("first", "../first", "/first", f"{bucket}/first", ".."):
         with pytest.raises(ConfigError, match="there is no run"):

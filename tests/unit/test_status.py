@@ -287,7 +287,7 @@ def test_a_name_without_a_run_is_one_sentence(tmp_path: Path) -> None:
         status.main(["frist", "--storage", str(tmp_path)])
     with pytest.raises(ConfigError, match=r"is no run but holds some; give one of them, and --storage .* for all\."):
         status.main([str(tmp_path)])
-    with pytest.raises(ConfigError, match=r"there are no runs in .*; give the folder that holds them"):
+    with pytest.raises(ConfigError, match=r"there are no runs, and no folder .*; give the folder that holds them"):
         list_command.main(["--storage", str(tmp_path / "nonesuch")])
 
 

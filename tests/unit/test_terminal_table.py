@@ -34,6 +34,17 @@ def test_parts_repeat_the_first_column() -> None:
     assert parts([10], 50) == [[0]]
 
 
+def test_a_long_first_column_wraps_where_others_need_the_room() -> None:
+    name = "`lcia` (ema_start task_start, instruction_field last_line)"
+    for width in (100, 200):
+        out = io.StringIO()
+        print_table(HEADER, [[name, *LINES[0][1:]], LINES[1]], Console(file=out, width=width))
+        assert out.getvalue().count("`moelora`") == 1  # one part
+        assert (name in out.getvalue()) == (width == 200)
+        assert all(word in out.getvalue() for word in name.split())
+        assert max(len(line) for line in out.getvalue().splitlines()) <= width
+
+
 def test_a_table_without_lines_is_its_header() -> None:
     out = io.StringIO()
     print_table(HEADER, [], Console(file=out, width=100))
