@@ -33,7 +33,7 @@ from components.evaluation.general import GeneralScores
 from components.evaluation.headline import headline
 from components.evaluation.ledger import Difference
 from components.evaluation.majority import majority_average
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import ScoreMatrix, when
 
 FEW_UPDATES = 50  # below it a task is hardly learned, and forgetting says nothing
 QUIET_LINE_EVERY_S = 10.0
@@ -121,7 +121,7 @@ class Console:
                 counted = f"{event.skipped} of at most {event.allowed}"
                 self.handle(Note(text=f"{which} was skipped, because {event.cause} ({counted})", warning=True))
             case EvaluationProgress():
-                line = f"scoring after {event.after}: {event.task} {event.done}/{event.total}{self._left_text()}"
+                line = f"scoring {when(event.after)}: {event.task} {event.done}/{event.total}{self._left_text()}"
                 self._show("scoring", line, event.done, event.total, now_s)
             case RowScored():
                 self._print_row(event)
@@ -192,7 +192,7 @@ class Console:
 
     def _left_text(self) -> str:
         seconds = None if self._left is None else self._left.seconds()
-        if self._left is None or seconds is None:
+        if self._left is None or not seconds:  # not known, or none is left
             return ""
         return f"  {'' if self._left.knows_evaluation else 'at least '}{duration_text(seconds)} left"
 

@@ -331,6 +331,11 @@ class ScoreMatrix:
             return cls.from_dict(content)
 
 
+def when(row: str) -> str:
+    """When the row of this name is scored, in a sentence: `before training`, or `after docvqa`."""
+    return "before training" if row == ZERO_SHOT else f"after {row}"
+
+
 def _has_zero_shot(steps: list[str], num_rows: int, after: Sequence[str] | None, zero_shot: bool | None) -> bool:
     """Which rows were given, by the rules in `ScoreMatrix`."""
     if after is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.core.files import size as bytes_text
 from components.core.location import Location
 from components.models.source import model_source
 from components.training.driver import rows_reached
@@ -34,9 +35,9 @@ class FeatureSize:
         if not self.wanted:
             return "not cached (training.cache_features is off); the tower runs in every step"
         if self.fits:
-            return f"cached {f'in {self.store}' if self.store else 'on disk'}, at most {self.size / 1e6:,.0f} MB"
+            return f"cached {f'in {self.store}' if self.store else 'on disk'}, at most {bytes_text(self.size)}"
         return (
-            f"not cached: they would take up to {self.size / 1e9:.0f} GB, more than training.feature_cache_gb "
+            f"not cached: they would take up to {bytes_text(self.size)}, more than training.feature_cache_gb "
             f"{self.limit / 1e9:g}; the tower runs in every step"
         )
 

@@ -18,6 +18,7 @@ from components.core.files import remove_folder
 from components.core.location import Place
 from components.data.suite import Suite
 from components.data.tasks import Task
+from components.evaluation.matrix import when
 from components.evaluation.predictions import (
     PREDICTIONS_FOLDER,
     Prediction,
@@ -79,7 +80,7 @@ class KeptCells:
         taken = [name for name in self._taken if name not in apart]
         if taken:
             what = taken[0] if due == 1 else f"{len(taken)} of {due}"
-            send(Note(text=f"scoring after {self._after}: {what} had been scored before this start"))
+            send(Note(text=f"scoring {when(self._after)}: {what} had been scored before this start"))
 
     def _file(self, task: Task | Suite) -> Place:
         if isinstance(task, Suite):

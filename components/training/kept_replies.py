@@ -24,6 +24,7 @@ from components.data.suite import Suite
 from components.data.tasks import Task
 from components.evaluation.generation import Answer
 from components.evaluation.manifest import is_as_noted
+from components.evaluation.matrix import when
 from components.evaluation.predictions import PREDICTIONS_FOLDER, Prediction, read_predictions
 from components.evaluation.reuse import KeptReply, Reuse
 from components.training.config import EvaluationConfig
@@ -105,7 +106,7 @@ class Tally:
         """Send a note on what other runs had answered, if anything."""
         if self.shared:
             count, runs = sum(self.shared.values()), ", ".join(sorted(self.shared))
-            send(Note(text=f"scoring after {after}: {count} replies of the frozen model come from {runs}"))
+            send(Note(text=f"scoring {when(after)}: {count} replies of the frozen model come from {runs}"))
 
 
 def earlier_row(answer: Answer, cell: str) -> str | None:

@@ -207,7 +207,7 @@ class Life:
             case "worker starts":
                 return bool(of_part("worker", self.leftovers.others()))
             case "zero-shot":
-                return "scoring after zero-shot" in said
+                return "scoring before training" in said
             case "task":
                 return f"Task {kill.task}/" in said
             case "checkpoint":

@@ -74,7 +74,7 @@ class View:
 
     def at_work(self) -> bool:
         """Whether the workers of this start have begun."""
-        return any(word in self.said() for word in ("continuing at", "Task 1/", "scoring after"))
+        return any(word in self.said() for word in ("continuing at", "Task 1/", "scoring after", "scoring before"))
 
     def progress(self) -> tuple[object, ...]:
         """Differs once the run has moved."""

@@ -13,7 +13,7 @@ from components.console.eta import PlannedTask, TimeLeft, duration_text
 from components.console.live import Console
 from components.core.events import EvaluationProgress, Note, RowScored, StepDone, TaskStarted, UpdateSkipped
 from components.evaluation.headline import headline
-from components.evaluation.matrix import ScoreMatrix
+from components.evaluation.matrix import ZERO_SHOT, ScoreMatrix
 
 PLAN = [
     PlannedTask(name="chartqa", train_rows=400, test_rows=100, num_updates=100),
@@ -117,7 +117,10 @@ def test_a_terminal_gets_a_live_bar_and_names_are_not_markup() -> None:
     console.close()
     console.handle(EvaluationProgress(after="doc[vqa]", task="chartqa", done=5, total=100))
     console.close()
+    console.handle(EvaluationProgress(after=ZERO_SHOT, task="chartqa", done=5, total=100))
     console.close()
+    console.close()
+    assert "scoring before training: chartqa 5/100" in text.getvalue()
     assert "task 2/2 doc[vqa]  update 7/100" in text.getvalue()
     assert "scoring after doc[vqa]: chartqa 5/100" in text.getvalue()
 
@@ -136,6 +139,8 @@ def test_rows_and_notes_are_lines() -> None:
     assert "Zero-shot: chartqa 1.0  doc[vqa] 2.0  (scored 10 s, peak memory 3.0 GiB" in text.getvalue()
     assert "After chartqa: chartqa 61.0  (trained 2 min, scored 10 s, " in text.getvalue()
     assert "plain [b]text[/b]\n" in text.getvalue()
+    console.handle(row(2, [61.0, 50.0]))  # the last one: no time is left
+    assert text.getvalue().endswith("peak memory 3.0 GiB)\n")
     assert "Warning: take care\n" in text.getvalue()
 
 

@@ -150,6 +150,6 @@ def test_sizes_are_those_of_the_rows_reached(split: Split) -> None:
 def test_a_plan_says_which_store_the_features_go_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LITTORAL_CACHE")
     run = replace(preset("pocket"), run_id="r", storage=tmp_path, tracking=TrackingConfig(enabled=False))
-    assert feature_size(plan_stream(run)).described().startswith("cached on disk, at most ")
+    assert feature_size(plan_stream(run)).described() == "cached on disk, at most 590 kB"
     monkeypatch.setenv("LITTORAL_CACHE", "memory://unit-features/cache")
     assert feature_size(plan_stream(run)).described().startswith("cached in memory://unit-features/cache, at most ")
