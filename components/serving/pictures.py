@@ -15,6 +15,7 @@ from components.serving.refusals import Refusal, bad_request
 
 # Formats that are decoded by libraries for pictures alone: not EPS or PDF, say, for which Pillow starts programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_HEAD = re.compile(r"(?:data:[\w.+/-]{0,40}|[a-z][a-z0-9+.-]{0,9}:)", re.IGNORECASE)  # what is told
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 
 
@@ -22,10 +23,11 @@ def picture_of(url: str, limits: Limits, param: str) -> bytes:
     """The encoded picture in a data URL; raises `Refusal`. What its header declares is within the limits."""
     found = _DATA_URL.match(url)
     if found is None:
-        scheme = url.partition(":")[0][:10] if ":" in url[:11] else "no scheme"
+        head = _HEAD.match(url)
+        given = f"this one begins with {head[0]!r}" if head else "this is none"
         raise bad_request(
-            f"a picture's address must be a data URL (data:image/png;base64,...), given: {scheme!r}; no other "
-            "address is fetched, send the picture itself.",
+            f"a picture's address must be a data URL such as data:image/png;base64,..., and {given}; no address is "
+            "fetched, send the picture itself.",
             param=param,
             code="invalid_image_url",
         )
@@ -42,7 +44,7 @@ def picture_of(url: str, limits: Limits, param: str) -> bytes:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise bad_request(
-            "a picture's data URL is no base64; encode its file.", param=param, code="invalid_base64"
+            "the data URL of a picture is not base64; encode the picture's file.", param=param, code="invalid_base64"
         ) from error
     _check_declared(data, limits, param)
     return data
@@ -57,7 +59,7 @@ def _check_declared(data: bytes, limits: Limits, param: str) -> None:
         raise _too_many_pixels("over a hundred million", limits, param) from error
     except PICTURE_ERRORS as error:
         raise bad_request(
-            f"a picture is none that can be read; send one of {', '.join(FORMATS)}.",
+            f"a picture cannot be read; send one of {', '.join(FORMATS)}.",
             param=param,
             code="invalid_image",
         ) from error

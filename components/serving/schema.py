@@ -57,6 +57,10 @@ Content = Annotated[
     Annotated[str, Tag("(string)")] | Annotated[list[Part], Tag("(parts)")],
     Discriminator(lambda content: "(parts)" if isinstance(content, list) else "(string)"),
 ]
+Stop = Annotated[
+    Annotated[str, Tag("(string)")] | Annotated[list[str], Tag("(texts)")],
+    Discriminator(lambda stop: "(texts)" if isinstance(stop, list) else "(string)"),
+]
 
 
 class Message(BaseModel):
@@ -87,7 +91,7 @@ class ChatRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: str | list[str] | None = None
+    stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -147,14 +151,14 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def read_body(kind: type[ModelT], body: bytes) -> ModelT:
-    """The request in a body; raises `Refusal` for what is no JSON, not of this form, or cannot be answered as asked."""
+    """The request in a body; raises `Refusal` for what is not JSON, of another form, or not to be answered."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         param = ".".join(str(place) for place in first["loc"] if not str(place).startswith("("))[:200]
         if first["type"] == "json_invalid":
-            raise bad_request(f"the body is no JSON ({first['msg'][:200]}).", code="invalid_json") from error
+            raise bad_request(f"the body is not JSON ({first['msg'][:200]}).", code="invalid_json") from error
         if first["type"] == "extra_forbidden":
             raise bad_request(
                 f"{param} is not known here; leave it out.", param=param, code="unknown_parameter"
@@ -165,7 +169,7 @@ def read_body(kind: type[ModelT], body: bytes) -> ModelT:
             ) from error
         if first["type"] == "missing":
             raise bad_request(f"{param} is missing.", param=param, code="missing_parameter") from error
-        said = first["msg"].removeprefix("Input ")
+        said = first["msg"].removeprefix("Input ").replace("None", "null")
         raise bad_request(f"{param or 'the body'}: it {said[:200]}.", param=param or None) from error
 
 

@@ -136,6 +136,8 @@ def test_parts_keep_their_order_and_turns_alternate() -> None:
         (body(max_tokens=5, max_completion_tokens=6), "invalid_value", "max_tokens"),
         (body(stop=["a", "b", "c", "d", "e"]), "invalid_value", "stop"),
         (body(stop=""), "invalid_value", "stop"),
+        (body(stop=3), "invalid_value", "stop"),
+        (body(stop=[3]), "invalid_value", "stop.0"),
     ],
 )
 def test_a_body_that_cannot_be_answered_says_what_and_where(content: bytes, code: str, param: str | None) -> None:
@@ -147,6 +149,7 @@ def test_a_body_that_cannot_be_answered_says_what_and_where(content: bytes, code
     assert error["type"] == "invalid_request_error"
     assert str(error["message"]).endswith((".", "?"))
     assert len(str(error["message"])) < 400
+    assert "None" not in str(error["message"])
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,8 @@ def test_a_body_that_cannot_be_answered_says_what_and_where(content: bytes, code
 def test_a_picture_that_is_not_taken(address: str, status: int, code: str) -> None:
     refusal = refused(body(messages=[said([shown(address), {"type": "text", "text": "What?"}])]))
     assert (refusal.status, refusal.code, refusal.param) == (status, code, "messages.0.content.0")
+    if code == "invalid_image_url":
+        assert repr(address.partition("," if "," in address else "//")[0].partition(";")[0]) in refusal.message
     assert len(refusal.message) < 300, "nothing of the picture is in the message"
 
 
