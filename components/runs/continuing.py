@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.location import Location, Place, uri_or_path
-from components.core.run_files import CONFIG_FILE
+from components.core.run_files import CONFIG_FILE, ORIGIN_FILE
 from components.core.secrets import without_secrets
 from components.core.shell import pipeline_command
 from components.runs.folder_json import text_of
@@ -49,6 +49,8 @@ def to_continue(path: Place, config: dict[str, Any], link: dict[str, Any], track
     stream = Path(text_of(config, "stream", "name"))
     if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
         notes.append(f"give it in the folder that {stream} is in")
+    if text_of(config, "evaluation", "on_forgetting") == "rollback" and (path / ORIGIN_FILE).is_file():
+        notes.append("a night of `littoral nightly` is continued, and judged, by that command alone")
     return pipeline_command("coast.py", uri_or_path(path / CONFIG_FILE), *arguments), "; ".join(notes)
 
 

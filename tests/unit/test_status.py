@@ -21,7 +21,7 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.lock import LOCK_FILE
 from components.evaluation.matrix import ScoreMatrix
-from components.runs.continuing import given_as
+from components.runs.continuing import given_as, to_continue
 from components.runs.status import RunStatus, SweepStatus, outlook, progress, read_status, read_storage
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
@@ -302,6 +302,14 @@ def test_a_dry_run_knows_a_run_id_that_is_taken(
     assert "continues at task 2 (iconqa), update 4 of 6" in capsys.readouterr().out
     assert coast.main([*words, "other"]) == 0
     assert "run id" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("on_forgetting", ["rollback", "warn"])
+def test_a_night_is_told_to_go_on_as_one(tmp_path: Path, on_forgetting: str) -> None:
+    config = {"stream": {"name": "mini-coast"}, "evaluation": {"on_forgetting": on_forgetting}}
+    (tmp_path / "origin.json").write_text("{}")
+    _, note = to_continue(tmp_path, config, {}, TrackingConfig())
+    assert ("littoral nightly" in note) == (on_forgetting == "rollback")
 
 
 def test_a_sweep_says_the_command_that_continues_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
