@@ -192,7 +192,7 @@ class Console:
 
     def _left_text(self) -> str:
         seconds = None if self._left is None else self._left.seconds()
-        if self._left is None or not seconds:  # not known, or none is left
+        if self._left is None or seconds is None or round(seconds) == 0:
             return ""
         return f"  {'' if self._left.knows_evaluation else 'at least '}{duration_text(seconds)} left"
 

@@ -139,7 +139,7 @@ def test_rows_and_notes_are_lines() -> None:
     assert "Zero-shot: chartqa 1.0  doc[vqa] 2.0  (scored 10 s, peak memory 3.0 GiB" in text.getvalue()
     assert "After chartqa: chartqa 61.0  (trained 2 min, scored 10 s, " in text.getvalue()
     assert "plain [b]text[/b]\n" in text.getvalue()
-    console.handle(row(2, [61.0, 50.0]))  # the last one: no time is left
+    console.handle(row(2, [61.0, 50.0]))  # the last one: 0 s left is not said
     assert text.getvalue().endswith("peak memory 3.0 GiB)\n")
     assert "Warning: take care\n" in text.getvalue()
 
