@@ -248,10 +248,7 @@ def _records(suite: str, path: Path) -> Iterator[tuple[str, JsonObject]]:
     if suite.startswith("mme") and plain.suffix == ".txt":
         yield from _mme_lines(path, plain.stem, text)
     elif plain.suffix in (".tsv", ".csv"):
-        csv.field_size_limit(1 << 28)
-        table = csv.DictReader(io.StringIO(text), delimiter="\t" if plain.suffix == ".tsv" else ",")
-        for number, row in enumerate(table, start=1):
-            yield f"{path} row {number}", {name: value for name, value in row.items() if name is not None}
+        yield from _table_rows(path, text, "\t" if plain.suffix == ".tsv" else ",")
     elif (whole := _whole_json(text)) is not None:
         yield from _json_records(path, whole)
     else:
@@ -259,6 +256,17 @@ def _records(suite: str, path: Path) -> Iterator[tuple[str, JsonObject]]:
             if line.strip():
                 place = f"{path} line {number}"
                 yield place, json_object(json_value(line, place), place)
+
+
+def _table_rows(path: Path, text: str, sign: str) -> Iterator[tuple[str, JsonObject]]:
+    csv.field_size_limit(1 << 28)
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), delimiter=sign), start=1):
+            if None in row:
+                raise DataError(f"{path} row {number} has more cells than the table has columns; quote its texts.")
+            yield f"{path} row {number}", row
+    except csv.Error as error:
+        raise DataError(f"{path} is not a table ({error}).") from error
 
 
 def _whole_json(text: str) -> object | None:

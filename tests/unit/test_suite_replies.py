@@ -213,6 +213,7 @@ BROKEN = [
     ("scienceqa-test", "a.jsonl", '{"question_id": "4", "text": null}', "needs a reply as a text in response or"),
     ("scienceqa-test", "a.json", "[1]", "record 1 must be a JSON object, given: 1"),
     ("scienceqa-test", "a.jsonl", "", "There is nothing to score: 2 rows of scienceqa-test and 0 replies"),
+    ("mmbench", "a.csv", "index,prediction\n241,A, for one\n", "row 1 has more cells than the table has columns"),
     ("mme", "existence.txt", "7.jpg\tIs it so?\tYes\n", "line 1 must be picture, question, answer, reply between tabs"),
 ]
 
