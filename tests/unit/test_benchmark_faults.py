@@ -238,6 +238,14 @@ def test_a_parquet_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
         prepare_benchmark(trees.only("coast-domain", "medicalqa"), root, tmp_path / "out")
 
 
+def test_a_missing_shard_of_a_release_is_missed(tmp_path: Path) -> None:
+    root = tmp_path / "downloads"
+    trees.pathvqa(root)
+    (root / "path-vqa/data/train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"holds 1 of the 2 files train-\*-of-00002, not 00001; get the rest\.$"):
+        prepare_benchmark(trees.only("coast-domain", "medicalqa"), root, tmp_path / "out")
+
+
 # What is planted in one CoIN tree, and how often it must be told. Besides, none of the twelve lists with a published
 # size has it, two are shorter than the draw, and three of the rows to be taken have no picture.
 PLANTED = {

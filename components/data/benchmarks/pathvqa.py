@@ -26,6 +26,7 @@ from components.core.errors import DataError
 from components.data.benchmarks.raw import RawItem, parsed, question_and_answer
 from components.data.benchmarks.release import answers_of, find, parquet_rows, picture_bytes, roots, text_of
 from components.data.benchmarks.spec import Side, TaskSpec
+from components.data.formats.sources import require_shards
 from components.data.problems import Problem
 
 LICENCE = "MIT (questions); the pictures belong to the books' publishers"
@@ -45,6 +46,7 @@ def read_pathvqa(root: Path, task: TaskSpec, side: Side) -> Iterator[RawItem | P
         raise
     folder = (root / first).parent
     files = [path.relative_to(root).as_posix() for path in sorted(folder.glob(f"{part}-*.parquet"))]
+    require_shards(str(folder), [file.rpartition("/")[2] for file in files])
     return _items(root, files, task, part)
 
 

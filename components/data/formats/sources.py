@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, get_args
@@ -49,6 +49,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _WORDS = re.compile(r"[^\W_]+")
+_OR_NAME = ", or name the files that are meant without a *"
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(?!\d).*")  # the Hub's: train-00000-of-00002.parquet
 
 
@@ -130,7 +131,7 @@ def open_source(
     else:
         files = matches(location)
         if "*" in location.name:
-            _require_shards(location, files)
+            require_shards(location.shown, [file.name for file in files], _OR_NAME)
         with looked_at(location):
             there = files[0].is_file()
         if not there:
@@ -157,7 +158,7 @@ def _folder(folder: Location, split: str, given: Format | None) -> tuple[list[Lo
         raise DataError(f"The folder {folder.shown} holds {held}; {advice}.")
     ((kind, files),) = found.items()
     files = _of_split(folder, files, split)
-    _require_shards(folder, files)
+    require_shards(folder.shown, [file.name for file in files], _OR_NAME)
     return files, kind
 
 
@@ -188,18 +189,18 @@ def _split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _require_shards(place: Location, files: list[Location]) -> None:
-    """Raise `DataError` where names count more shards (`00001-of-00003`) than there are."""
+def require_shards(place: str, names: Iterable[str], instead: str = "") -> None:
+    """Raise `DataError` where the names of the files in `place` count more shards (`00001-of-00003`) than there are."""
     shards: dict[tuple[str, str], set[int]] = {}
-    for file in files:
-        if found := _SHARD.fullmatch(file.name):
+    for one in names:
+        if found := _SHARD.fullmatch(one):
             shards.setdefault((found[1], found[3]), set()).add(int(found[2]))
     for (name, count), there in shards.items():
         missing = next((number for number in range(int(count)) if number not in there), None)
         if missing is not None:
             raise DataError(
-                f"{place.shown} holds {len(there)} of the {int(count)} files {name}*-of-{count}, not {missing:05d}; "
-                "get the rest, or name the files that are meant without a *."
+                f"{place} holds {len(there)} of the {int(count)} files {name}*-of-{count}, not {missing:05d}; "
+                f"get the rest{instead}."
             )
 
 
