@@ -17,6 +17,7 @@ from benchmark_trees import picture, talk
 from components.core.errors import ConfigError, DataError
 from components.core.location import here
 from components.data.formats.sources import open_source
+from components.data.formats.storage import matches
 from components.data.importing import import_stream, read_stream_file
 from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
@@ -182,6 +183,15 @@ def test_files_of_several_splits_in_one_folder_are_told_apart(
     (tmp_path / "data" / f"more.{ending}").touch()
     with pytest.raises(DataError, match=rf"and more\.{ending}, whose name tells no split"):
         open_source(here(tmp_path / "data"), "train")
+
+
+def test_a_pattern_names_files_of_every_number_and_none_that_are_hidden(tmp_path: Path) -> None:
+    for name in ("a-0-x.jsonl", "a-0-y.jsonl", "a-2-x.jsonl", ".a-1-x.jsonl", "._a-0-x.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"id": name, "conversations": talk("Tea?", "yes")}))
+    assert [file.name for file in matches(here(tmp_path / "*.jsonl"))] == ["a-0-x.jsonl", "a-0-y.jsonl", "a-2-x.jsonl"]
+    assert [file.name for file in matches(here(tmp_path / ".a*.jsonl"))] == [".a-1-x.jsonl"]
+    with pytest.raises(DataError, match=r"a-1-\*\.jsonl is not a file"):
+        matches(here(tmp_path / "a-{0..2}-*.jsonl"))
 
 
 def test_a_missing_shard_is_missed(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def looked_at(location: Location) -> Iterator[None]:
 def matches(location: Location) -> list[Location]:
     """The files that a pattern matches: `*` for any text and {000..003} for numbers, in the last part of the path.
 
-    Raises `DataError` when a named one is missing or none matches.
+    Raises `DataError` when a named one is missing or nothing matches, for each of the numbers.
     """
     if not is_pattern(location.name):
         return [location]
@@ -62,7 +62,11 @@ def matches(location: Location) -> list[Location]:
     if names and "*" in names[0]:
         with looked_at(location.parent):
             there = [file.name for file in location.parent.iterdir()]
-        names = sorted({name for name in there if any(fnmatchcase(name, wanted) for wanted in names)})
+        if not location.name.startswith("."):
+            there = [name for name in there if not name.startswith(".")]  # as a shell does
+        held = {wanted: [name for name in there if fnmatchcase(name, wanted)] for wanted in names}
+        empty = [wanted for wanted, found in held.items() if not found]
+        names = empty or sorted({name for found in held.values() for name in found})
     files = [location.parent / name for name in names]
     with looked_at(location):
         missing = next((file for file in files if not file.is_file()), None)
