@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         if not command.debug:  # libraries warn of their own future; what they pass over here, the probe refuses
             warnings.simplefilter("ignore")
         written = write_export(learned, command.to, command.group, out)
-    print_text(f"{out}: {learned.config.method.name} after task {learned.number}, {learned.task}, as {command.to}")
+    print_text(f"{out}: {learned.config.method.name} after task {learned.number} ({learned.task}), as {command.to}")
     for name, tasks in written.groups.items():
         print_text(f"  {name}: serves {', '.join(tasks)}")
     seen = written.agreement

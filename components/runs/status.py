@@ -262,24 +262,27 @@ def _sweep(path: Place, holder: Holder | None) -> SweepStatus:
     listed = listed if isinstance(listed, list) else []
     reasons = {each.get("name"): each.get("reason") for each in listed if isinstance(each, dict)}
     folders = [each for each in path.iterdir() if each.is_dir() and each.name != SHARED_FOLDER]
-    trials = [read_status(each) for each in folders if not _is_ours_or_mlflows(each.name)]
+    read = [read_status(each) for each in folders if not _is_ours_or_mlflows(each.name)]
+    trials = sorted((each for each in read if isinstance(each, RunStatus)), key=lambda each: each.path.name)
+    varied = space if isinstance(space := identity.get("space"), dict) else {}
+    methods = dict.fromkeys(each.method for each in trials if each.method and "method" in varied)
+    streams = dict.fromkeys(each.stream for each in trials if each.stream)
     # Its record names trials once it has ended, in whatever way they did.
     state = "finished" if listed and not (holder and holder.holds) else _unfinished(holder, stopped=False)
-    space, link = identity.get("space"), content.get("mlflow_run")
+    link = content.get("mlflow_run")
     command, note = sweep_to_continue(path, content.get("given"), link) if state in ("dead", "unclear") else ("", "")
     return SweepStatus(
         path=path,
         state=state,
         holder=holder,
         moved=max((each.moved for each in trials if each.moved), default=_moved(path)),
-        method=text_of(base, "method", "name"),
-        stream=text_of(base, "stream", "name"),
+        method=", ".join(methods) or text_of(base, "method", "name"),
+        stream=", ".join(streams) or text_of(base, "stream", "name"),
         backbone=text_of(base, "backbone", "name"),
-        space={str(name): str(values) for name, values in space.items()} if isinstance(space, dict) else {},
+        space={str(name): str(values) for name, values in varied.items()},
         trials=tuple(
             replace(each, command="", note="", problem=each.problem or str(reasons.get(each.path.name) or ""))
-            for each in sorted(trials, key=lambda each: each.path.name)
-            if isinstance(each, RunStatus)
+            for each in trials
         ),
         mlflow_run=link if isinstance(link, str) else None,
         command=command,

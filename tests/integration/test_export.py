@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(run: Path) -> Bundle:
     said = littoral("export", str(run), "--to", "bundle", "--out", str(run.parent / "bundle"))
-    assert "o_lora after task 2, docvqa, as bundle" in said
+    assert "o_lora after task 2 (docvqa), as bundle" in said
     return load_bundle(run.parent / "bundle")
 
 

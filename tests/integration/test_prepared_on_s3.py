@@ -149,7 +149,7 @@ def test_a_run_with_data_and_caches_in_the_store(port: int, direct: Path, stored
 def test_export_reads_it_there(direct: Path, stored: Location, tmp_path: Path) -> None:
     for name, run in (("there", stored.uri), ("here", str(direct))):
         said = littoral(tmp_path, "export", run, "--to", "peft", "--out", str(tmp_path / name))
-        assert "after task 2, docvqa, as peft" in said
+        assert "after task 2 (docvqa), as peft" in said
     for file in (tmp_path / "here").rglob("*.safetensors"):
         assert (tmp_path / "there" / file.relative_to(tmp_path / "here")).read_bytes() == file.read_bytes()
 

@@ -21,6 +21,8 @@ from components.core.errors import ConfigError
 from components.core.files import write_json
 from components.core.lock import LOCK_FILE
 from components.evaluation.matrix import ScoreMatrix
+from components.methods.lcia import LciaConfig
+from components.methods.sequential_lora import SequentialLoraConfig
 from components.runs.continuing import given_as, to_continue
 from components.runs.status import RunStatus, SweepStatus, outlook, progress, read_status, read_storage
 from components.tracking.config import TrackingConfig
@@ -234,6 +236,19 @@ def test_the_newest_movement_comes_first(tmp_path: Path) -> None:
     assert [each.path.name for each in read_storage(tmp_path)] == ["c", "a", "b"]
     (tmp_path / "b" / "stop").touch()
     assert [each.path.name for each in read_storage(tmp_path)] == ["b", "c", "a"]
+
+
+def test_a_sweep_over_methods_names_those_of_its_trials(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep-a"
+    sweep.mkdir()
+    for method in (SequentialLoraConfig(), LciaConfig()):
+        run = RunConfig(run_id=method.name, stream=STREAM, method=method)
+        finished(sweep, run, [[40.0, None], [30.0, 60.0]])
+    for space, expected in (({"method": "grid(...)"}, "lcia, sequential_lora"), ({"seed": "grid(0, 1)"}, "lwf")):
+        base = {"method": {"name": "lwf"}, "stream": {"name": "prepared/shop"}, "backbone": {"name": "pocket"}}
+        write_json(sweep / "sweep.json", {"sweep": {"run": base, "space": space}, "trials": []})
+        said = read_status(sweep)
+        assert (said.method, said.stream) == (expected, STREAM.name)
 
 
 def test_a_sweep_lists_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
