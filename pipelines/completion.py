@@ -7,7 +7,9 @@ littoral completion fish > ~/.config/fish/completions/littoral.fish
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -43,6 +45,7 @@ class Completion:
     """A traceback instead of one sentence."""
 
 
+FILES = "__TYRO_COMPLETE_FILES__"  # tyro's word for the shell's own completion
 OPTIONS: dict[str, type[Any]] = {
     "coast": StreamCommand,
     "sweep": SweepCommand,
@@ -62,6 +65,17 @@ OPTIONS: dict[str, type[Any]] = {
 }  # by command, as `littoral` has it
 
 
+# In tyro's scripts each line of an option's help is a word to choose, and where no word fits (a run, a file) none is.
+MENDED = {
+    "        print(completion)\n": "        print(*completion.splitlines())\n",
+    "for completion in completions:\n        print": f"for completion in completions or ['{FILES}']:\n        print",
+    'COMPREPLY=($(compgen -f -- "$cur"))': (
+        "local IFS=$'\\n'\n    compopt -o filenames 2>/dev/null\n"
+        '    COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))'
+    ),
+}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Print tyro's script for all commands together."""
     shell = read_options(Completion, arguments, name="completion", description=__doc__).shell
@@ -72,5 +86,15 @@ def main(arguments: Sequence[str]) -> int:
             kinds.append(Annotated[kind, tyro.conf.subcommand(name, default=kind(run=preset(DEFAULT_PRESET)))])
         else:
             kinds.append(Annotated[kind, tyro.conf.subcommand(name)])
-    tyro.cli(reduce(or_, kinds), prog="littoral", args=["--tyro-print-completion", shell])
+    script = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(script):
+        tyro.cli(reduce(or_, kinds), prog="littoral", args=["--tyro-print-completion", shell])
+    print(mended(script.getvalue()), end="")
     return 0
+
+
+def mended(script: str) -> str:
+    """tyro's script with one line for each option, whatever its help has, and with files where no word fits."""
+    for found, instead in MENDED.items():
+        script = script.replace(found, instead)
+    return script

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,9 +150,33 @@ def test_help_of_the_other_commands(
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str], shell: str) -> None:
-    with pytest.raises(SystemExit):
-        completion.main([shell])
+    assert completion.main([shell]) == 0
     said = capsys.readouterr().out
     names = [name.replace("_", "-") for name in COMMANDS]
     assert [word for word in (*names, "sequential-lora", "stream.order", "baseline") if word not in said] == []
     assert list(completion.OPTIONS) == names
+    assert said.count(completion.FILES) == 3  # in what is printed where no word fits, too
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["coast", "--stream.na"], ["--stream.name"]),  # whose help has several lines
+        (["sweep", "--search", "o"], ["optuna"]),
+        (["expo"], ["export"]),
+        (["report", "ru"], ["runs"]),  # a folder: no word fits
+        (["coast", "--stream.name", "ru"], ["runs"]),
+    ],
+)
+def test_bash_completes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], expected: list[str]
+) -> None:
+    completion.main(["bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "runs").mkdir()
+    asked = f"COMP_WORDS=(littoral {shlex.join(words)}); COMP_CWORD={len(words)}"
+    done = subprocess.run(
+        ["bash", "-c", f'. ./script; {asked}; _tyro_littoral; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == expected
