@@ -38,6 +38,7 @@ from components.tracking.config import (
 )
 from components.tracking.doubles import in_use, remove_doubles
 from components.tracking.moved_storage import follow_moved_storage
+from components.tracking.new_database import new_database
 from components.tracking.points import Point, points
 from components.tracking.registry import Version, register
 from components.tracking.retry import StoreError, told
@@ -130,7 +131,8 @@ def open_store(uri: str, experiment: str, storage: Place) -> MlflowStore:
     )  # tracebacks of what is raised and told anyway
     with _alone_at(uri), waiting_at_most(OPEN_TIMEOUT_S):
         follow_moved_storage(uri, storage)
-        client = MlflowClient(tracking_uri=uri)
+        with new_database(uri):
+            client = MlflowClient(tracking_uri=uri)
         return MlflowStore(client, _experiment_id(client, uri, experiment, storage), served=_is_served(uri))
 
 
