@@ -111,11 +111,13 @@ def parse(
         pages, sections = Help(default, default_preset), rest[asked + 1 : asked + 2]
         print_text(pages.section(sections[0]) if sections else pages.first(usage, description, first, examples or {}))
         raise SystemExit(0)
+    if "--help-all" in rest:  # looks at what is installed, which takes a sixth of the time
+        description = f"{wrapped(description)}\n\n{presets_help(default_preset)}\n\n{methods_help()}"
     with in_sentences(program):
         parsed = tyro.cli(
             kind,
             prog=usage.removesuffix(" [--OPTION VALUE ...]"),
-            description=f"{wrapped(description)}\n\n{presets_help(default_preset)}\n\n{methods_help()}",
+            description=description,
             default=default,
             args=["--help" if argument == "--help-all" else argument for argument in rest],
             return_unknown_args=True,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -54,9 +54,7 @@ class PocketSource(ModelSource):
 
     def fingerprint(self) -> str:
         """Identity of the weights: they are a function of these values."""
-        recipe = {"config": _config().to_dict(), "seed": SEED, "version": VERSION}
-        recipe["config"].pop("transformers_version", None)
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+        return _fingerprint()
 
     def model_type(self) -> str:
         return "llava"
@@ -112,7 +110,14 @@ def pocket_processor() -> LlavaProcessor:
     )
 
 
-@lru_cache(maxsize=1)
+@cache
+def _fingerprint() -> str:
+    recipe = {"config": _config().to_dict(), "seed": SEED, "version": VERSION}
+    recipe["config"].pop("transformers_version", None)
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Byte-level vocabulary and merges: all bytes, then each listed word merged from left to right."""
     tokens = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
