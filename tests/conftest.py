@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from components.core.machine import usable_cpus
-from components.core.runtime import quiet_environment
+from components.core.runtime import fast_imports, quiet_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,11 +33,13 @@ for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS")
 # Files that take long, begun before all others: whoever began one of them last would keep the other processes waiting.
 LONG = (
     *("test_stream.py", "test_deaths.py", "test_serve.py", "test_interrupt.py", "test_zero_stages.py"),
-    *("test_runs_in_a_store.py", "test_engine.py"),  # integration, and now those without Ray
-    *("test_places.py", "test_methods.py", "test_reuse.py", "test_command.py", "test_outbox.py", "test_two_workers.py"),
-    *("test_third_party.py", "test_needs.py", "test_validation.py", "test_methods_learn.py", "test_damage.py"),
-    *("test_command_line.py", "test_export.py", "test_tensor_store.py", "test_report_browser.py", "test_tracking.py"),
-    *("test_late_records.py", "test_prepared_in_stores.py", "test_published.py", "test_captions.py"),
+    *("test_runs_in_a_store.py", "test_local_worker.py", "test_engine.py"),  # integration, and now those without Ray
+    *("test_methods.py", "test_reuse.py", "test_two_workers.py", "test_methods_learn.py", "test_needs.py"),
+    *("test_families.py", "test_export.py", "test_command_line.py", "test_damage.py", "test_report_browser.py"),
+    *("test_exported_families.py", "test_command.py", "test_third_party.py", "test_unlearning.py", "test_outbox.py"),
+    *("test_validation.py", "test_refilled_answers.py", "test_places.py", "test_continual_llava.py"),
+    *("test_captions.py", "test_tracking.py", "test_task_free.py", "test_prepared_in_stores.py", "test_tree.py"),
+    *("test_tensor_store.py", "test_shared_wording.py", "test_released_scorers.py"),
 )
 
 
@@ -48,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Most of it is importing. What is imported lives as long as the process, so the tests' garbage is looked for
+    elsewhere."""
+    with fast_imports():
+        found = yield
+    gc.freeze()
+    return found
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -5,10 +5,14 @@ python -m pytest tests/contract/test_methods.py --method-contract my_method
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from toy_tasks import Toy, told, toy_tasks
 
 from components.methods import METHODS, method_config
+
+if TYPE_CHECKING:  # it imports torch and transformers, which a process that runs no test need not wait for
+    from toy_tasks import Toy
 
 # One of each kind: what test_methods.py does not ask is asked of these by default, and of the others with `-m long`.
 KINDS = (
@@ -49,12 +53,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def encoded() -> list[Toy]:
     """Encoded once for all contract tests."""
+    from toy_tasks import toy_tasks
+
     return toy_tasks()
 
 
 @pytest.fixture(scope="session")
 def pictured() -> list[Toy]:
     """The same with a picture in every row."""
+    from toy_tasks import toy_tasks
+
     return toy_tasks(pictured=True)
 
 
@@ -63,5 +71,7 @@ def toys(request: pytest.FixtureRequest, name: str) -> list[Toy]:
     """Both tasks, with pictures only for a method that learns from nothing else; their batches name the task for a
     method that has to be told it.
     """
+    from toy_tasks import told
+
     encoded: list[Toy] = request.getfixturevalue("encoded" if method_config(name).learns_from_text else "pictured")
     return [told(toy) for toy in encoded] if method_config(name).needs_task_id else encoded

@@ -23,6 +23,24 @@ from components.training.engine import TorchEngine, trainable_parameters
 every_method, training_methods = pytest.mark.every_method, pytest.mark.training_methods
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, tuple[Method, Backbone]]:
+    """What `learned` has made."""
+    return {}
+
+
+@pytest.fixture
+def learned(name: str, toys: list[Toy], known: dict[str, tuple[Method, Backbone]]) -> tuple[Method, Backbone]:
+    """The method and its model after both tasks, for tests that only ask them."""
+    if name not in known:
+        backbone = fresh_backbone()
+        method = attached(tiny_config(name), backbone)
+        for task in toys:
+            learn(method, backbone, task, updates=3)
+        known[name] = method, backbone
+    return known[name]
+
+
 def through_disk(state: MethodState, folder: Path) -> MethodState:
     """The state as a checkpoint keeps it: safetensors and JSON."""
     save_file(state.tensors, folder / "state.safetensors")
@@ -54,13 +72,8 @@ def test_attach_trains_nothing_and_keeps_the_backbones_names(name: str) -> None:
 
 
 @every_method
-def test_backbone_bits_never_change(name: str, toys: list[Toy]) -> None:
-    original = fresh_backbone().state_dict()
-    backbone = fresh_backbone()
-    method = attached(tiny_config(name), backbone)
-    for task in toys:
-        learn(method, backbone, task, updates=3)
-    trained = backbone.state_dict()
+def test_backbone_bits_never_change(learned: tuple[Method, Backbone]) -> None:
+    original, trained = fresh_backbone().state_dict(), learned[1].state_dict()
     assert all(torch.equal(trained[key], value) for key, value in original.items())
 
 
@@ -199,10 +212,8 @@ def test_a_task_goes_on_from_a_state_taken_in_its_middle(name: str, toys: list[T
 
 
 @every_method
-def test_select_is_undone_on_exit(name: str, toys: list[Toy]) -> None:
-    backbone = fresh_backbone()
-    method = attached(tiny_config(name), backbone)
-    learn(method, backbone, toys[0], updates=3)
+def test_select_is_undone_on_exit(learned: tuple[Method, Backbone], toys: list[Toy]) -> None:
+    method, backbone = learned
 
     def bare() -> torch.Tensor:
         with torch.no_grad():
@@ -251,11 +262,8 @@ def test_same_seed_same_bits_and_another_seed_differs(name: str, toys: list[Toy]
 
 
 @every_method
-def test_an_answer_does_not_depend_on_its_neighbours(name: str, toys: list[Toy]) -> None:
-    backbone = fresh_backbone()
-    method = attached(tiny_config(name), backbone)
-    for task in toys:
-        learn(method, backbone, task, updates=4)
+def test_an_answer_does_not_depend_on_its_neighbours(learned: tuple[Method, Backbone], toys: list[Toy]) -> None:
+    method, backbone = learned
     batch = toys[1].batch
     together = logits(method, backbone, batch)
     targets = batch.labels[:, 1:] != -100
@@ -265,13 +273,13 @@ def test_an_answer_does_not_depend_on_its_neighbours(name: str, toys: list[Toy])
 
 
 @every_method
-def test_routed_methods_name_a_learned_task_and_obey_the_oracle(name: str, toys: list[Toy]) -> None:
+def test_routed_methods_name_a_learned_task_and_obey_the_oracle(
+    name: str, learned: tuple[Method, Backbone], toys: list[Toy]
+) -> None:
     backbone = fresh_backbone()
-    method = attached(tiny_config(name), backbone)
-    with method.select(backbone, toys[0].prompts) as selection:
+    with attached(tiny_config(name), backbone).select(backbone, toys[0].prompts) as selection:
         assert selection.routed_to is None
-    for task in toys:
-        learn(method, backbone, task, updates=2)
+    method, backbone = learned
     for task in toys:
         with method.select(backbone, replace(toys[0].prompts, oracle_task=task.info.name)) as selection:
             assert selection.routed_to == ([task.info.name] * len(toys[0].prompts) if method.is_routed else None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,41 +41,68 @@ def page_code() -> str:
     return code
 
 
+# Both commands, and then the contract, in one process, since importing takes longer than they do.
+ASKED = f"""
+import contextlib, io, json, sys
+import pytest
+from pipelines import coast
+from pipelines.littoral import guarded
+
+def said(method):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = guarded(lambda: coast.main(["pocket", "--method", method, "--print-config"]))
+    return code, out.getvalue(), err.getvalue()
+
+json.dump([said("shared-down"), said("broken")], open(sys.argv[1], "w"))
+sys.exit(pytest.main(["tests/contract/test_methods.py", "--method-contract", "{NAME}", "-q"]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What was said where the example package is installed: exit code, stdout and stderr."""
+
+    named: tuple[int, str, str]
+    broken: tuple[int, str, str]
+    contract: tuple[int, str, str]
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the example package is installed."""
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "my_method.py").write_text(page_code())
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*install, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
-    return {**os.environ, "PYTHONPATH": str(target)}
-
-
-def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(target), str(ROOT)))}
+    command = [sys.executable, "-c", ASKED, str(source / "said")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (source / "said").is_file(), done.stderr
+    named, broken = map(tuple, json.loads((source / "said").read_text()))
+    return Installed(named=named, broken=broken, contract=(done.returncode, done.stdout, done.stderr))
 
 
 def test_the_example_is_short() -> None:
     assert len(page_code().splitlines()) < 40
 
 
-def test_it_passes_the_contract(environment: dict[str, str]) -> None:
-    result = run(environment, "-m", "pytest", "tests/contract/test_methods.py", "--method-contract", NAME, "-q")
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert int(re.findall(r"(\d+) passed", result.stdout + "0 passed")[0]) > 10 or "100%" in result.stdout
+def test_it_passes_the_contract(installed: Installed) -> None:
+    code, out, _ = installed.contract
+    assert code == 0, out[-3000:]
+    assert int(re.findall(r"(\d+) passed", out + "0 passed")[0]) > 10 or "100%" in out
 
 
-def test_the_command_line_knows_it(environment: dict[str, str]) -> None:
-    result = run(environment, "-m", "pipelines.coast", "pocket", "--method", "shared-down", "--print-config")
-    assert result.returncode == 0, result.stderr
-    assert f'"name": "{NAME}"' in result.stdout
+def test_the_command_line_knows_it(installed: Installed) -> None:
+    code, out, err = installed.named
+    assert code == 0, err
+    assert f'"name": "{NAME}"' in out
 
 
-def test_an_entry_point_that_names_nothing_is_one_sentence(environment: dict[str, str]) -> None:
-    result = run(environment, "-m", "pipelines.coast", "pocket", "--method", "broken", "--print-config")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: method 'broken' (my_method:Missing) cannot be imported")
+def test_an_entry_point_that_names_nothing_is_one_sentence(installed: Installed) -> None:
+    code, _, err = installed.broken
+    assert code == 1
+    assert err.startswith("error: method 'broken' (my_method:Missing) cannot be imported")
 
 
 def test_without_the_package_it_is_unknown() -> None:

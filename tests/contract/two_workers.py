@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
+import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy_tasks import Toy, attached, fresh_backbone, logits, share_of_toy_tasks, tiny_config, told
 
@@ -21,43 +17,32 @@ from components.methods.base import Method
 from components.models.backbone import Backbone
 from components.training.engine import TorchEngine, mean_over_workers
 from components.training.optimizer import OptimizerConfig
+from tests.integration.worker_processes import results_of
 
 UPDATES, RATE = 3, 1e-2
 
 
-def answers_of(names: Sequence[str], *, world_size: int, folder: Path) -> dict[str, Tensor]:
-    """Logits on both tasks after both were learned, by "method/task"."""
+def answers_of(names: Sequence[str], *, world_size: int) -> dict[str, list[Tensor]]:
+    """By method: the logits on both tasks after both were learned."""
     if world_size == 1:
-        return _answers(names, rank=0, world_size=1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    file = folder / "answers.safetensors"
-    mp.spawn(_work, args=(list(names), world_size, port, file), nprocs=world_size)  # type: ignore[attr-defined]
-    return load_file(file)
+        return {name: _answers(name, 0) for name in names}
+    found = results_of(_sent, names, world_size=world_size)
+    return {name: [torch.from_numpy(each) for each in first] for name, (first, *_) in found.items()}
 
 
-def _work(rank: int, names: list[str], world_size: int, port: int, file: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    answers = _answers(names, rank=rank, world_size=world_size)
-    if rank == 0:
-        save_file(answers, file)
-    dist.destroy_process_group()
+def _sent(name: str, rank: int) -> list[np.ndarray]:
+    return [each.numpy() for each in _answers(name, rank, world_size=2)]
 
 
-def _answers(names: Sequence[str], *, rank: int, world_size: int) -> dict[str, Tensor]:
-    answers: dict[str, Tensor] = {}
-    for name in names:
-        model = fresh_backbone()
-        method = attached(tiny_config(name), model)
-        config = method_config(name)
-        tell = told if config.needs_task_id else (lambda toy: toy)
-        for share in share_of_toy_tasks(rank, world_size, pictured=not config.learns_from_text):
-            _learn(method, model, tell(share))
-        for toy in share_of_toy_tasks(0, 1, pictured=not config.learns_from_text):
-            answers[f"{name}/{toy.info.name}"] = logits(method, model, tell(toy).batch).contiguous()
-    return answers
+def _answers(name: str, rank: int, *, world_size: int = 1) -> list[Tensor]:
+    model = fresh_backbone()
+    method = attached(tiny_config(name), model)
+    config = method_config(name)
+    tell = told if config.needs_task_id else (lambda toy: toy)
+    for share in share_of_toy_tasks(rank, world_size, pictured=not config.learns_from_text):
+        _learn(method, model, tell(share))
+    whole = share_of_toy_tasks(0, 1, pictured=not config.learns_from_text)
+    return [logits(method, model, tell(toy).batch).contiguous() for toy in whole]
 
 
 def _learn(method: Method, model: Backbone, share: Toy) -> None:

@@ -74,23 +74,22 @@ def bits(run_dir: Path) -> dict[str, bytes | dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was the first of its session."""
-    storage = tmp_path_factory.mktemp("alone")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of one session: `alone`, which was its first, another method's, and the first one's again: `after`."""
+    folder = tmp_path_factory.mktemp("runs")
     with without_controller():
-        seen = run(config_of(storage, "continual_llava"))
+        seen = run(config_of(folder / "alone", "continual_llava"))
+        (worker,) = workers()
+        run(config_of(folder / "between", "moelora"))
+        run(config_of(folder / "after", "continual_llava"))
+        assert workers() == [worker]
     assert "ray::LocalWorker" in seen
     assert not any("Train" in title or "Synchron" in title or "Cleaner" in title for title in seen)
-    return storage / "r"
+    return folder
 
 
-def test_one_run_after_another_learns_what_it_learns_alone(alone: Path, tmp_path: Path) -> None:
-    with without_controller():
-        run(config_of(tmp_path / "before", "moelora"))
-        (worker,) = workers()
-        run(config_of(tmp_path / "after", "continual_llava"))
-        assert workers() == [worker]
-    assert bits(tmp_path / "after" / "r") == bits(alone)
+def test_one_run_after_another_learns_what_it_learns_alone(storage: Path) -> None:
+    assert bits(storage / "after" / "r") == bits(storage / "alone" / "r")
 
 
 def workers() -> list[int]:
@@ -113,7 +112,7 @@ def titles() -> dict[int, str]:
         pytest.param(with_controller, id="begun with", marks=pytest.mark.long),
     ],
 )
-def test_a_run_goes_on_with_and_without_a_controller(first: Session, alone: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_and_without_a_controller(first: Session, storage: Path, tmp_path: Path) -> None:
     then = with_controller if first is without_controller else without_controller
     config = config_of(tmp_path, "continual_llava")
     with first(), pytest.raises(StreamStopped):
@@ -121,5 +120,5 @@ def test_a_run_goes_on_with_and_without_a_controller(first: Session, alone: Path
     with then():
         seen = run(config)
     assert ("ray::LocalWorker" in seen) == (then is without_controller)
-    assert bits(tmp_path / "r") == bits(alone)
+    assert bits(tmp_path / "r") == bits(storage / "alone" / "r")
     assert len([*(tmp_path / "r").glob("checkpoint_*")]) == 3  # two to continue from, and the list

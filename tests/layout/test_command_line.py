@@ -68,11 +68,10 @@ def test_the_documented_command_is_understood() -> None:
     assert (command.dry_run, command.print_config, command.debug) == (False, False, False)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("spelled", ["_", "-"])
-def test_methods_are_chosen_by_name(name: str, spelled: str) -> None:
-    command = parse(["--method", name.replace("_", spelled)], program="coast.py", description="")
-    assert command.run.method.name == name
+@pytest.mark.parametrize("spelled", [*METHODS, *(name.replace("_", "-") for name in METHODS if "_" in name)])
+def test_methods_are_chosen_by_name(spelled: str) -> None:
+    command = parse(["--method", spelled], program="coast.py", description="")
+    assert command.run.method.name == spelled.replace("-", "_")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -96,9 +95,9 @@ def test_a_mistyped_preset_is_one_sentence() -> None:
         parse(["poket"], program="coast.py", description="")
 
 
-@pytest.mark.parametrize("pipeline", ["coast", "sweep", "report", "rescore"])
-def test_a_commands_start_does_not_wait_for_a_model_library(pipeline: str) -> None:
-    code = f"import sys, pipelines.{pipeline}; sys.exit('transformers' in sys.modules or 'deepspeed' in sys.modules)"
+def test_a_commands_start_does_not_wait_for_a_model_library() -> None:
+    commands = ", ".join(f"pipelines.{name}" for name in ("coast", "sweep", "report", "rescore"))
+    code = f"import sys, {commands}; sys.exit('transformers' in sys.modules or 'deepspeed' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -47,7 +46,8 @@ OF_ALL = {"--help", "--help-all", "--version", "--method"}
 FORMER = {"--against"}  # works until the next release
 
 
-def read(name: str, arguments: Sequence[str]) -> None:
+@cache
+def read(name: str, *arguments: str) -> None:
     """By the command's own parser, which ends the program where it does not understand."""
     kind = OPTIONS[name]
     if issubclass(kind, Command):
@@ -58,14 +58,11 @@ def read(name: str, arguments: Sequence[str]) -> None:
 
 @cache
 def options() -> set[str]:
-    """Every option of every command, and of every method."""
+    """Every option of every command, and of every method, which are the same in all commands."""
     run = preset(DEFAULT_PRESET)
-    parsers = [
-        tyro.extras.get_parser(kind, default=kind(run=run.with_method(method)))
-        for kind in OPTIONS.values()
-        if issubclass(kind, Command)
-        for method in METHODS
-    ]
+    runs = [Command(run=run.with_method(method)) for method in METHODS]
+    runs += [kind(run=run) for kind in OPTIONS.values() if issubclass(kind, Command)]
+    parsers = [tyro.extras.get_parser(type(default), default=default) for default in runs]
     parsers += [tyro.extras.get_parser(kind) for kind in OPTIONS.values() if not issubclass(kind, Command)]
     return {option for parser in parsers for action in parser._actions for option in action.option_strings}
 
@@ -77,7 +74,7 @@ def test_every_command_is_understood(block: Block) -> None:
     for name, *words in block.commands():
         if words and words[0].endswith(".json") and not (ROOT / words[0]).is_file():
             words[0] = DEFAULT_PRESET  # a file that an earlier command leaves
-        read(name, words)
+        read(name, *words)
 
 
 @pytest.mark.parametrize("block", [each for each in blocks() if each.title], ids=lambda block: block.page)

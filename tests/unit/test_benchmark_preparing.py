@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import benchmark_trees as trees
 import pytest
+from in_process import ran
 
 from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.catalogue import BENCHMARKS
@@ -19,8 +18,8 @@ from components.data.benchmarks.spec import PartSpec
 from components.data.prepared import open_prepared
 from components.data.stream_config import StreamConfig
 from components.data.streams import open_stream
+from pipelines.prepare import main
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = "ChartQA Dataset/train/train_human.json", "ChartQA Dataset/val/val_human.json"
 CHARTS = trees.only("coast-domain", "chartqa")
 
@@ -201,9 +200,7 @@ def test_an_unprepared_stream_says_how_to_prepare_it() -> None:
 
 
 def _prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), *arguments]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    return ran(main, *arguments, columns=200)
 
 
 def test_the_command_prints_digest_table_and_problems(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import re
 import runpy
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ OTHERS = {
 }
 
 
+@cache
+def rendered() -> dict[Path, str]:
+    return renderer["rendered"]()
+
+
 def changed(value: Any) -> Any:
     if isinstance(value, list):
         return [*value, "10.1.0.13"]
@@ -63,7 +69,7 @@ def test_nothing_else_is_there() -> None:
 def test_every_option_changes_a_file_and_is_asked_for(section: str, name: str) -> None:
     other = copy.deepcopy(OPTIONS)
     other[section][name] = changed(other[section][name])
-    assert renderer["rendered"](other) != renderer["rendered"]()
+    assert renderer["rendered"](other) != rendered()
     del other[section][name]
     with pytest.raises((jinja2.UndefinedError, KeyError)):
         renderer["rendered"](other)

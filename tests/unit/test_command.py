@@ -98,6 +98,7 @@ def test_a_missing_field_of_a_stream_file(refused: Refusal, tmp_path: Path) -> N
 
 def test_a_changed_shard(refused: Refusal, tmp_path: Path) -> None:
     options = ("pocket", "--stream.data-dir", str(tmp_path / "data"), "--storage", str(tmp_path / "new"))
+    options += ("--stream.order", "iconqa")
     arguments = parse(list(options), program="coast.py", description="")
     plan_stream(arguments.run.__class__(**{**vars(arguments.run), "run_id": "x"}))
     shard = next((tmp_path / "data").rglob("part-*.parquet"))

@@ -10,6 +10,7 @@ import pytest
 from components.core.errors import ConfigError
 from components.models.backbone import load_backbone
 from components.models.config import BackboneConfig
+from components.training import dtype_probe
 from components.training.dtype_probe import QUICKER, Probe, error_of, measured, probed, require_no_auto, stored_dtype
 from components.training.dtype_probe import with_dtype as resolved
 
@@ -19,6 +20,8 @@ AUTO = BackboneConfig(name="pocket", dtype="auto")
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LITTORAL_CACHE", str(tmp_path))
+    for name, size in (("ROWS", 64), ("WIDTH", 256), ("INNER", 512)):  # at its own size in the first test
+        monkeypatch.setattr(dtype_probe, name, size)
     return tmp_path
 
 

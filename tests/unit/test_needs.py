@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -57,9 +58,17 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
     return BackboneConfig(name=str(write_configuration(tmp_path_factory.mktemp("hub") / "llava")), dtype="bfloat16")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITTORAL_CACHE", str(tmp_path_factory.getbasetemp() / "needs-cache"))
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LITTORAL_CACHE", str(tmp_path_factory.getbasetemp() / "needs-cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def seven(llava: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A run of it."""
+    return plan_for(llava, tmp_path_factory.mktemp("runs"))
 
 
 def load_of(**other: object) -> Load:
@@ -240,19 +249,18 @@ def test_stages_share_what_they_shard(llava: BackboneConfig) -> None:
     assert plans[3]["frozen weights"] == 2 * WEIGHTS // 8 + 2 * largest
 
 
-def test_time_is_operations_over_the_assumed_speed(llava: BackboneConfig, tmp_path: Path) -> None:
-    plan = plan_for(llava, tmp_path)
-    needs = needs_of(plan)  # without a GPU here it is planned for an H100: 989 TFLOP/s, of which a third is assumed
+def test_time_is_operations_over_the_assumed_speed(seven: Plan) -> None:
+    needs = needs_of(seven)  # without a GPU here it is planned for an H100: 989 TFLOP/s, of which a third is assumed
     trained = LAYERS * 32 * 2 * WIDTH  # sequential LoRA's default
     seconds = 0.0
-    for each in plan.schedule:
-        tokens = plan.fitted.tokens[f"{each.task.name} train"].mean
+    for each in seven.schedule:
+        tokens = seven.fitted.tokens[f"{each.task.name} train"].mean
         forward = tokens * LAYERS * (2 * DECODER_LAYER + 4 * WIDTH * tokens)
         # Forward, again for checkpointing, and the gradients of activations; the adapter has gradients of its own too.
         seconds += each.num_updates * 32 * (3 * forward + 4 * 2 * trained * tokens) / (0.33 * 989e12)
     assert needs.forecast is not None
     assert needs.forecast.training_s == pytest.approx(seconds, rel=0.001)
-    answered = {name: rows for name, (rows, _) in rows_answered(plan).items()}
+    answered = {name: rows for name, (rows, _) in rows_answered(seven).items()}
     # 16 test rows a task before training, and after each of the four tasks from its own on.
     assert list(answered.values()) == [16 * 5, 16 * 4, 16 * 3, 16 * 2]
 
@@ -286,17 +294,15 @@ def plan_for(llava: BackboneConfig, storage: Path, **cluster: object) -> Plan:
     return plan_stream(run)
 
 
-def test_a_large_model_on_a_cpu(llava: BackboneConfig, tmp_path: Path) -> None:
-    plan = plan_for(llava, tmp_path)
+def test_a_large_model_on_a_cpu(llava: BackboneConfig, seven: Plan, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"7\.1e\+09 weights in bfloat16 and there is no GPU"):
-        require_fit(plan, needs_of(plan))
+        require_fit(seven, needs_of(seven))
     asked = plan_for(llava, tmp_path, use_gpu=False)
     require_fit(asked, needs_of(asked))
 
 
-def test_a_gpu_that_is_too_small(llava: BackboneConfig, tmp_path: Path) -> None:
-    plan = plan_for(llava, tmp_path)
-    needs = replace(needs_of(plan), on_gpus=True, no_gpu_for_it=False)
+def test_a_gpu_that_is_too_small(seven: Plan) -> None:
+    needs = replace(needs_of(seven), on_gpus=True, no_gpu_for_it=False)
     needed = needs.memory.needed
     batch, weights = r"lower evaluation\.batch_size \(now 16\) or set", "its frozen weights alone take 13, so take a"
     for share, refused, near in ((0.3, weights, False), (0.7, batch, False), (0.97, "", True), (1.5, "", False)):
@@ -304,10 +310,10 @@ def test_a_gpu_that_is_too_small(llava: BackboneConfig, tmp_path: Path) -> None:
         assert (close_to_limit(card) is not None) == near
         if refused:
             with pytest.raises(ConfigError, match=f"NVIDIA L4 has .* {refused}"):
-                require_fit(plan, card)
+                require_fit(seven, card)
         else:
-            require_fit(plan, card)
-    several = replace(plan, config=replace(plan.config, cluster=ClusterConfig(num_workers=2)))
+            require_fit(seven, card)
+    several = replace(seven, config=replace(seven.config, cluster=ClusterConfig(num_workers=2)))
     with pytest.raises(ConfigError, match="num_workers is 2, each with a GPU, and the number of GPUs is 1"):
         require_fit(several, replace(needs, devices=Devices(gpus=1, name="NVIDIA H100", memory=2 * needed)))
 

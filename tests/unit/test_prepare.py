@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from in_process import ran
 from PIL import Image
 
 from components.core.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from components.data.prepared import open_prepared
 from components.data.quality.report import ImportReport
 from components.data.stream_config import StreamConfig
 from components.data.streams import open_stream
+from pipelines.prepare import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """name = "my-stream"
@@ -301,8 +303,7 @@ def test_a_stream_file_opens_by_path_and_follows_its_files(source: Path, tmp_pat
 
 
 def _prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ, check=False)
+    return ran(main, *arguments)
 
 
 def test_the_command_reports_and_exits(source: Path, tmp_path: Path) -> None:
@@ -354,11 +355,7 @@ def test_a_refusal_is_told_once_and_nothing_is_cut(source: Path, tmp_path: Path,
     text = (source / "stream.toml").read_text().replace('"shop"', '"a-shop-with-quite-a-long-name"', 1)
     (source / "stream.toml").write_text(text)
     (source / "shop" / "images" / "a.png").unlink()
-    command = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), str(source / "stream.toml")]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=100, env={**os.environ, "COLUMNS": str(width)}, check=False,
-    )  # fmt: skip
+    done = ran(main, str(source / "stream.toml"), "--out", str(tmp_path / "out"), columns=width)
     assert done.returncode == 1
     assert (done.stdout + done.stderr).count("was not written") == 1
     assert "efused" not in done.stdout

@@ -9,7 +9,7 @@ import pytest
 from components.methods import METHODS
 from components.training.config import RunConfig
 from pipelines.cli import Command, parse
-from pipelines.presets import PRESETS, PUBLISHED
+from pipelines.presets import PRESETS, PUBLISHED, preset, with_method
 from pipelines.published import BY_METHOD, ELSEWHERE, LORA
 
 
@@ -65,7 +65,7 @@ def test_a_given_option_wins() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_method_can_be_named(name: str) -> None:
     for method in METHODS:
-        found = run(f"{name} --method {method}")
+        found = with_method(name, preset(name), method)
         assert found.method.name == method
         assert found.backbone == PRESETS[name]().backbone
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import ran
 
 from components.core.errors import ConfigError, DataError
 from components.evaluation.released_files import Annotation, ReleasedReply, read_replies
 from components.evaluation.rescoring import FileScore, read_annotations, score_file
 from components.metrics.released.tasks import COIN
+from pipelines.rescore import main
 from tests.unit import released_rules
 
-ROOT = Path(__file__).resolve().parents[2]
 Record = dict[str, Any]
 
 TEN = ["blue"] * 3 + ["navy"] * 2 + [f"other {index}" for index in range(5)]
@@ -71,9 +70,8 @@ def lines(pairs: list[tuple[str | int, str]]) -> str:
 
 def rescore(folder: Path, task: str, mode: str, *options: str) -> tuple[int, list[str], str]:
     """Exit code, lines of stdout, and stderr of the command run on `predictions.jsonl` of a folder."""
-    command = [sys.executable, "pipelines/rescore.py", "--task", task, "--mode", mode, *options]
-    command += ["--predictions", str(folder / "predictions.jsonl")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    given = ("--task", task, "--mode", mode, *options, "--predictions", str(folder / "predictions.jsonl"))
+    done = ran(main, *given)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 

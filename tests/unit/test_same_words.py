@@ -20,17 +20,19 @@ def run(line: str) -> RunConfig:
     return parse(line.split(), program="coast.py", description="").run
 
 
-@pytest.mark.parametrize("name", ["l2p", "dual-prompt", "modal-prompt", "o-lora", "replay", "cf-router", "lcia"])
+NAMES = ("l2p", "dual-prompt", "modal-prompt", "o-lora", "replay", "cf-router", "lcia")
+LINES = (
+    "pocket --method {}",
+    "--backbone.name pocket --method {}",
+    "--method {} --backbone.name pocket",
+    "--method={} --backbone.name=pocket",
+    "coin --method {} --backbone.name pocket",
+    "coast-domain --backbone.name smol --method {} --backbone.name pocket",
+)
+
+
 @pytest.mark.parametrize(
-    "line",
-    [
-        "pocket --method {}",
-        "--backbone.name pocket --method {}",
-        "--method {} --backbone.name pocket",
-        "--method={} --backbone.name=pocket",
-        "coin --method {} --backbone.name pocket",
-        "coast-domain --backbone.name smol --method {} --backbone.name pocket",
-    ],
+    ("line", "name"), [*((line, NAMES[0]) for line in LINES), *((LINES[2], name) for name in NAMES[1:])]
 )
 def test_every_way_to_name_a_small_backbone_gives_the_methods_options_for_one(line: str, name: str) -> None:
     found = run(line.format(name))

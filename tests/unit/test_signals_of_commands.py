@@ -43,7 +43,7 @@ def ended_by(number: signal.Signals, command: list[str], when: Callable[[], bool
 def test_a_preparation_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "prepared"
     command = ["pipelines/prepare.py", "mini-coast-domain", "--out", str(out)]
-    begun = [*command, "--size", "small"]
+    begun = [*command, "--size", "mini"]
 
     def is_writing() -> bool:
         return any(tmp_path.glob(".prepared.*.partial/*/*/*"))

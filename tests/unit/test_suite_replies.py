@@ -6,19 +6,19 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import suite_trees as trees
+from in_process import ran
 
 from components.core.errors import ConfigError, DataError
 from components.data.benchmarks.raw import RawItem
 from components.data.suites.catalogue import SUITES
 from components.evaluation.suite_replies import Missing, score_suite
 from components.metrics.released.evalai import processed
+from pipelines.rescore import main
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("LITTORAL_REAL_FILES", ROOT.parent / "shared" / "real-files"))
@@ -231,7 +231,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def command(*options: str) -> tuple[int, list[str], str]:
-    done = subprocess.run([sys.executable, "pipelines/rescore.py", *options], cwd=ROOT, capture_output=True, text=True)
+    done = ran(main, *options)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 

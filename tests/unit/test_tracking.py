@@ -448,7 +448,8 @@ def _open_at_once(folder: Path, name: str, barrier: Any, failures: Any) -> None:
 
 
 def test_runs_that_start_together_share_a_store_that_none_of_them_found(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow"])
     barrier, failures = context.Barrier(3), context.SimpleQueue()
     processes = [
         context.Process(target=_open_at_once, args=(tmp_path, f"run-{number}", barrier, failures))
