@@ -85,7 +85,7 @@ def test_a_run_of_an_earlier_version_is_completed_from_its_matrix(plan: Plan) ->
     complete_record(plan, notes.append)
     require_whole(plan, run_id)
     assert points(plan, run_id, "cost/train_s") == [(1, 7.0)]
-    assert notes == []
+    assert [note for note in notes if not isinstance(note, Note) or note.warning] == []  # a busy machine is waited for
 
 
 def test_what_was_queued_is_sent_once_and_then_nothing_is_opened(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
