@@ -140,7 +140,7 @@ def _kill_in_second_task(run: Path) -> None:
             latest = None
         if latest and latest["metrics"]["task"] == 1 and latest["metrics"]["update"]:
             for process in psutil.Process().children(recursive=True):
-                if "TrainWorker" in "".join(process.cmdline()):
+                if "LocalWorker" in "".join(process.cmdline()):
                     process.kill()
             return
         time.sleep(0.02)
