@@ -32,7 +32,7 @@ def train_stream_per_worker(plan: WorkerPlan) -> None:
 def travelling(error: Exception) -> Exception:
     """The same, or what it says: of one that no other process can read Ray Train makes a worker that was lost."""
     try:
-        cloudpickle.loads(cloudpickle.dumps(error))
+        cloudpickle.loads(cloudpickle.dumps(error))  # pyright: ignore[reportPrivateImportUsage]
     except Exception:  # noqa: BLE001 (whatever its class does to be pickled)
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
