@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +13,13 @@ import pytest
 # Two runs share the cores: a thread that waits for the others of its run must leave its core to the other one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are not to wait for the tests beside them
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only tests that want the machine are asked for, the files of all others need not be imported."""
+    if not config.option.markexpr.startswith("cluster and") or not collection_path.is_file():
+        return None
+    return "pytest.mark.cluster" not in collection_path.read_text() or None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
