@@ -12,6 +12,7 @@ Light on purpose: it imports the standard library alone, so that Ctrl-C is handl
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
 import logging
@@ -118,6 +119,12 @@ def guarded(main: Callable[[], int], *, after_interrupt: str = COMMANDS["coast"]
     except BrokenPipeError:  # `| head`, for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is flushed into the pipe at exit
         print_text("stopped: the reader of this command's output closed it", to=sys.stderr)
+        return 1
+    except OSError as error:
+        if debug or error.errno != errno.ENAMETOOLONG:
+            raise
+        name = max(Path(str(error.filename)).parts, key=len, default="")
+        print_text(f"error: {name[:40]!r}... is too long a name; give a shorter one.", to=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         terminated = isinstance(end, Terminated)

@@ -200,6 +200,8 @@ def test_wrong_options_and_wrong_names_have_the_same_exit_code(tmp_path: Path) -
         ("serve runs/first --port web", "--port is 'web'; give a whole number;"),
         ("coast pocket --stream.nam=x", "has no option --stream.nam;"),
         ("coast pocket --rank 4", "Did you mean --method.rank?"),
+        (f"report {'x' * 300}", "xxx'... is too long a name; give a shorter one."),
+        (f"sweep --storage {'x' * 300} --dry-run", "xxx'... is too long a name"),
         ("list --jsn", "`coast.py --help-all` shows all that it has. Did you mean --json?"),
         ("coast s3://bucket/runs", "s3://bucket/runs is a place and no preset; give a storage as --storage s3://"),
         ("sweep --evaluation.beside-labels a=b", "evaluation.beside_labels (a=b) names nodes for"),
