@@ -35,7 +35,9 @@ _MENTIONED = re.compile(
 _BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Z])[)\]]")
 _FINAL = re.compile(r"(?<![\w'’])(?<!\bor )(?<!\band )([A-Z])\s*[.)\]\"']*\s*$")
 _LONE = re.compile(r"(?<![\w'’.-])([A-Z])(?![\w'’-])")
-_ARTICLE = re.compile(r"\s+(?!(?:is|because|as|since|and|or|but|for|which|with|so|the|here)\b)[^\W\d_A-Z]")
+_AFTER_LETTER = r"[^\S\n]+(?!(?i:is|because|as|since|and|or|but|for|which|with|so|the|here)\b)"
+_ARTICLE = re.compile(rf"{_AFTER_LETTER}[^\W\d_A-Z]")
+_SMALL_ARTICLE = re.compile(rf"{_AFTER_LETTER}\w")  # "a 7-kilogram block", "a V-shaped tail"
 # What denies the option that follows: "not a dog", "can't be B", "neither (A)", "instead of option C".
 _NOT = (
     r"(?:\bnot|\bcannot|n['’]t|\bno|\bneither|\bnor|\brather than|\binstead of|\bexcept(?:\s+for)?"
@@ -60,16 +62,20 @@ Span = tuple[int, int]
 def options_in(prompt: str) -> Options:
     """The options that a question lists, one a line: "A. words", "(A) words", "A) words" or "A: words".
 
-    Of several lists the last counts that has more than one option; letters must follow each other from A. Empty when
-    there are none.
+    Lines between two options are the first one's; nothing tells what is the last one's. Of several lists the last
+    counts that has more than one option; letters must follow each other from A. Empty when there are none.
     """
     lists: list[dict[str, str]] = [{}]
+    before, end = "", 0
     for match in _OPTION.finditer(prompt):
         letter = match[1] or match[2]
         if letter == "A":
             lists.append({})
         if ord(letter) == ord("A") + len(lists[-1]):
+            if lists[-1] and (more := prompt[end : match.start()].strip()):
+                lists[-1][before] += f"\n{more}"
             lists[-1][letter] = match[3]
+            before, end = letter, match.end()
     return next((found for found in reversed(lists) if len(found) > 1), lists[-1])
 
 
@@ -99,7 +105,7 @@ def chosen_letter(reply: str, options: Options) -> str | None:
             at = next(number for number, group in enumerate(match.groups(), start=1) if group)
             letter, (start, end) = match[at], match.span(at)
             inside = any(low <= start and end <= high for low, high in covered)
-            article = letter in "aAI" and _ARTICLE.match(text, end)
+            article = letter in "aAI" and (_SMALL_ARTICLE if letter == "a" else _ARTICLE).match(text, end)
             small = letter.islower() and not re.match(r"[\"')\]]{0,3}[.,;:!]*(?:\s|$)", text[end:])
             denied = _LETTER_DENIED.search(text[max(0, start - _BEFORE) : start]) or _DENIED_BEHIND.match(text, end)
             if not (inside or article or small or denied):

@@ -142,6 +142,28 @@ def test_options_in_every_form_of_a_list(form: str) -> None:
     assert options_in("Is it so? Answer yes or no.") == {}
 
 
+def test_an_article_before_a_number_or_a_capital_is_no_letter() -> None:
+    options = options_in(
+        "Which is colder?\nA. a 2-litre pot at 30 degrees\nB. a 2-litre pot at 20 degrees\nC. a U-shaped pipe"
+    )
+    for letter, words in options.items():
+        assert chosen_letter(f"The answer is {words}", options) == letter
+    assert chosen_letter("The answer is A\nsome more words", options) == "A"
+
+
+def test_options_of_several_lines() -> None:
+    places = [
+        "This place has:\nmuch rain\nrich soil",
+        "This place has:\nlittle rain\nthin soil",
+        "This place has:\nsnow",
+    ]
+    listed = [f"{letter}. {words}" for letter, words in zip("ABC", places, strict=True)]
+    options = options_in("\n".join(["Which is a desert?", *listed, "Answer with the letter."]))
+    assert list(options.values()) == [*places[:2], "This place has:"]
+    for letter, words in zip("ABC", places, strict=True):
+        assert chosen_letter(f"The answer is {words}", options) == letter
+
+
 def test_without_a_question_words_count_as_the_whole_reply_only() -> None:
     assert score("choice", "A dog.", ["B", "a dog"]) == 1.0
     assert score("choice", "It is a dog.", ["B", "a dog"]) == 0.0
