@@ -94,6 +94,8 @@ def chosen_letter(reply: str, options: Options) -> str | None:
     if whole and (letter := whole[1].upper()) in known:
         return letter
     same = [letter for letter, words in options.items() if words and _plain(words) == _plain(text)]
+    if len(same) > 1:
+        same = [letter for letter in same if options[letter].strip() == reply.strip()]
     if len(same) == 1:
         return same[0]
     covered = [span for words in options.values() if len(words.split()) > 1 for span in _occurrences(words, text)]
@@ -157,7 +159,10 @@ def choice(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
 
 
 def _named(text: str, options: Options) -> str | None:
-    """The one option whose words occur in the text, not denied; None when several do, or none."""
+    """The one option whose words occur in the text, not denied; None when several do, or none.
+
+    Case counts only where several differ in nothing else.
+    """
     spans = {letter: _occurrences(words, text) for letter, words in options.items() if words}
     every = [span for found in spans.values() for span in found]
     named = [
@@ -165,6 +170,8 @@ def _named(text: str, options: Options) -> str | None:
         for letter, found in spans.items()
         if any(not _within_longer(span, every) and not _DENIED.search(text[: span[0]].casefold()) for span in found)
     ]
+    if len(named) > 1 and len({_plain(options[letter]) for letter in named}) == 1:  # "Dear Ann" and "dear Ann"
+        named = [letter for letter in named if options[letter] in text]
     return named[0] if len(named) == 1 else None
 
 

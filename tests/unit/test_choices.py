@@ -164,6 +164,14 @@ def test_options_of_several_lines() -> None:
         assert chosen_letter(f"The answer is {words}", options) == letter
 
 
+def test_options_that_differ_in_case_alone() -> None:
+    options = {"A": "Dear Ann,", "B": "dear Ann,", "C": "Dog"}
+    for letter, words in options.items():
+        assert chosen_letter(words, options) == chosen_letter(f"The answer is {words}", options) == letter
+    assert chosen_letter("DEAR ANN,", options) is None
+    assert chosen_letter("the dog says Dear Ann,", options) is None
+
+
 def test_without_a_question_words_count_as_the_whole_reply_only() -> None:
     assert score("choice", "A dog.", ["B", "a dog"]) == 1.0
     assert score("choice", "It is a dog.", ["B", "a dog"]) == 0.0

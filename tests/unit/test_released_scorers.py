@@ -58,7 +58,9 @@ CASES: list[tuple[str, str, Record, float, float]] = [
     ("ScienceQA", "FAILED", PROBLEM, 0, 0),
     ("ScienceQA", "The answer is B.", PROBLEM, 1, 1),
     ("ScienceQA", "I think the answer is B", PROBLEM, 0, 1),  # the first one-character word is I
-    ("ScienceQA", "the cat and b", PROBLEM, 1, 0),
+    ("ScienceQA", "the cat and b", PROBLEM, 1, 1),
+    ("ScienceQA", "The answer is a cat.", PROBLEM, 0, 1),
+    ("ScienceQA", "The answer is a dog.", PROBLEM, 0, 0),
     ("ScienceQA", "Cat.", {**PROBLEM, "answer": 2}, 0, 0),
     ("ScienceQA", "A cat.", PROBLEM, 0, 1),  # read as letter A; it is choice B's text
     ("ScienceQA", "ice", {**PROBLEM, "answer": 2}, 0, 1),

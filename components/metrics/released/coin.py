@@ -13,15 +13,13 @@ import re
 from typing import cast
 
 from components.core.errors import DataError
+from components.metrics.choice import chosen_letter
 from components.metrics.released.evalai import processed, soft_accuracy
 from components.metrics.released.references import Reference, list_field, shown, ten_answers, text_field
 from components.metrics.scorers import IOU_THRESHOLD, Box, box_iou, exact, parse_box
 
 LETTERS = ("A", "B", "C", "D", "E")
 _SINGLE = re.compile(r"\b(\w)\b")
-_ONLY_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
-_LETTER_FIRST = re.compile(r"\(?([A-Z])[.:)]\s")
-_STATED_LETTER = re.compile(r"\banswer is:?\s*\(?([A-Z])\b", re.IGNORECASE)
 
 
 def scienceqa_compat(prediction: str, reference: Reference) -> float:
@@ -41,19 +39,10 @@ def scienceqa_compat(prediction: str, reference: Reference) -> float:
 
 
 def scienceqa_fixed(prediction: str, reference: Reference) -> float:
-    """1 when the reply gives the right letter, or the right choice's whole text.
-
-    Letters are given alone ("b", "(B)", "B."), in front ("B. a dog", "(B) a dog") or stated ("The answer is B."). A
-    word of one letter elsewhere ("a dog") is no letter.
-    """
-    right = _right_letter(reference)
-    text = prediction.strip()
-    found = _ONLY_LETTER.fullmatch(text) or _LETTER_FIRST.match(text) or _STATED_LETTER.search(text)
-    if found:
-        return float(found[1].upper() == right)
+    """1 when the reply chooses the right letter, in whatever style, the choice's words included (`chosen_letter`)."""
     choices = list_field(reference, "choices") if "choices" in reference else []
-    named = [letter for letter, choice in zip(LETTERS, choices, strict=False) if exact(text, [str(choice)])]
-    return float(named == [right])
+    options: dict[str, str] = dict(zip(LETTERS, map(str, choices), strict=False))
+    return float(chosen_letter(prediction, options) == _right_letter(reference))
 
 
 def textvqa_compat(prediction: str, reference: Reference) -> float:
