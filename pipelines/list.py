@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         print_text(f"no runs in {storage}")
         return 0
     table = [line(each) for each in found if each.method]
-    for cells in fitting([HEADER, *table], shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for cells in fitting([HEADER, *table], width) if table else ():
         print_text(visible_line(cells))
     for each in found:
         if not each.method:

@@ -100,7 +100,7 @@ def _require_no_storage(folder: Place) -> None:
         folder.glob(f"*/{CONFIG_FILE}")
     ):
         storage = command_line("--storage", uri_or_path(folder))
-        raise ConfigError(f"{folder} is no run but holds some; give one of them, and {storage} for all.")
+        raise ConfigError(f"{folder} is not a run but holds some; give one of them, and {storage} for all.")
 
 
 def block(found: RunStatus | SweepStatus) -> str:

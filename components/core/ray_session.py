@@ -149,7 +149,7 @@ def require_answer(given: str, source: str, instead: str) -> None:
     parts = urlsplit(given if "://" in given else f"//{given}")
     if parts.scheme not in ("", "ray"):
         raise ConfigError(
-            f"{given} {source}, which is no address of a Ray cluster; give HOST:PORT of its head, such as "
+            f"{given} {source}, which is not the address of a Ray cluster; give HOST:PORT of its head, such as "
             "127.0.0.1:6379 (that of the dashboard is for `ray job` only)."
         )
     try:
@@ -157,7 +157,7 @@ def require_answer(given: str, source: str, instead: str) -> None:
     except ValueError:
         host = port = None
     if not host or not port:
-        raise ConfigError(f"{given} {source}, which is no address of a Ray cluster; give HOST:PORT of its head.")
+        raise ConfigError(f"{given} {source}, which is not the address of a Ray cluster; give HOST:PORT of its head.")
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # it would not answer us
     with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:

@@ -200,8 +200,8 @@ def _source(config: StreamConfig, path: Path, source: str) -> TaskStream:
     if generated_stream(source) is None and not (isinstance(folder, Location) or folder.is_dir()):
         allowed = listed(source, GENERATED_STREAMS)
         raise ConfigError(
-            f"The stream file {path} has from = {source!r}, which is no folder of a prepared stream; the named streams "
-            f"are {allowed}"
+            f"The stream file {path} has from = {source!r}, which is not the folder of a prepared stream; the named "
+            f"streams are {allowed}"
         )
     named = source if generated_stream(source) is not None or is_uri(source) else str(folder)
     stream = _named(replace(config, name=named))

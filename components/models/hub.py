@@ -44,7 +44,7 @@ def snapshot(repository: str, *, weights: bool, what: str = "backbone", otherwis
         ) from error
     except RepositoryNotFoundError as error:
         raise ConfigError(
-            f"{named} is no model of the hub, or a private one; log in with `hf auth login`, or give {otherwise}."
+            f"{named} is not a model of the hub, or a private one; log in with `hf auth login`, or give {otherwise}."
         ) from error
     except Exception as error:  # the hub's client raises those of its HTTP library, which differs between versions
         raise ConfigError(

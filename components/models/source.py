@@ -300,7 +300,7 @@ def _require_whole(path: Path) -> None:
             pass
     except SafetensorError as error:
         raise ConfigError(
-            f"{path} is no complete safetensors file ({error}); it may come from an interrupted download or copy, so "
+            f"{path} is not a complete safetensors file ({error}); it may come from an interrupted download or copy; "
             "fetch it again."
         ) from error
 

@@ -91,7 +91,7 @@ def baseline_of(groups: Groups, name: str) -> str:
     found = found or [one for one, runs in groups.items() if plain in {run.config.run_id for run in runs}]
     if len(found) == 1:
         return found[0]
-    problem = "is no method or run given here" if not found else "has several lines here"
+    problem = "is not a method or run given here" if not found else "has several lines here"
     names = ", ".join(repr(one.replace("`", "")) for one in (found or groups))
     raise ConfigError(f"the baseline {name!r} {problem}; choose one of {names}.")
 

@@ -71,6 +71,10 @@ def read_run(path: Place, *, unfinished: bool = False) -> FinishedRun:
     if path.is_file():
         return _from_record(path)
     if not (path / "config.json").is_file():
+        if isinstance(path, Path) and any(path.glob("*/config.json")):  # a storage or a sweep
+            raise ConfigError(
+                f"{path} is not a run but holds some; give the folder of one, and to report all {path}/*."
+            )
         raise ConfigError(f"{path} is not the folder of a run nor a record; give STORAGE/RUN-ID, such as runs/first.")
     ended = path / "finished.json"
     if not ended.is_file() and not unfinished:
@@ -248,7 +252,7 @@ def _from_record(path: Place) -> FinishedRun:
     content = read_object(path, ConfigError, "give a record that report.py --record made")
     with understood(path, ConfigError, "make the record again"):
         if content.get("format") != FORMAT:
-            raise ConfigError(f"{path} is no record of a run (format {FORMAT}); make one with report.py --record.")
+            raise ConfigError(f"{path} is not the record of a run (format {FORMAT}); make one with report.py --record.")
         cost, oracle, origin = content["cost"], content["oracle_matrix"], content.get("continued_from")
         config = RunConfig.from_json(content["config"])
         return FinishedRun(

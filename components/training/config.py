@@ -324,7 +324,7 @@ def read_config(path: Place) -> StoredConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except ODD as error:
-        raise ConfigError(f"{path} is no configuration ({_reason(error)}); {advice}.") from error
+        raise ConfigError(f"{path} is not a configuration ({_reason(error)}); {advice}.") from error
     return StoredConfig(
         config=config,
         unknown=tuple(name for name in given if name not in known),

@@ -39,7 +39,7 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(encoded: list[Toy], tmp_p
         assert sorted(tmp_path.rglob("*")) == before
 
     new = str(tmp_path / "new")
-    refused([tmp_path, "--to", "peft", "--out", new], ConfigError, "not the folder of a run")
+    refused([tmp_path, "--to", "peft", "--out", new], ConfigError, "is not a run but holds some")
     refused([run / "config.json", "--to", "peft", "--out", new], ConfigError, "is a record, which holds no weights")
     refused([run, "--to", "peft", "--out", taken], ConfigError, "exists and is not replaced")
     refused([run, "--to", "peft", "--out", new, "--task", "opposites"], ConfigError, "it has learned 1 colours")

@@ -113,7 +113,7 @@ def test_what_is_downloaded_and_that_it_is_only_once(hub: HubServer, tmp_path: P
     assert len(weights) > 2
     assert "model.safetensors.index.json" in weights
     assert set(pickled) == SMALL | generation | {"pytorch_model.bin"}
-    assert "no model of the hub" in missing
+    assert "not a model of the hub" in missing
     assert "hf auth login" in licensed
     assert "no weights that can be read safely" in bare
     fetched = [line for line in hub.asked if line.startswith("GET") and "/resolve/" in line]
@@ -200,7 +200,7 @@ def test_weights_that_were_cut_off(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match=r"model\.safetensors is no complete safetensors file"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not a complete safetensors file"):
         model_source(BackboneConfig(name=str(folder))).fingerprint()
 
 

@@ -389,7 +389,7 @@ def test_a_mixture_that_cannot_be_is_one_sentence(mixture: str, said: str, tmp_p
 
 def test_what_a_file_mixes_must_be_there_and_unmixed(tmp_path: Path) -> None:
     mixture = '[mixture]\nkind = "gaussian"\nwidth = 1\n'
-    with pytest.raises(ConfigError, match=r"from = 'nothing', which is no folder of a prepared stream; the named"):
+    with pytest.raises(ConfigError, match=r"from = 'nothing', which is not the folder of a prepared stream; the named"):
         open_stream(toml(tmp_path, mixture, source="nothing"))
     stream_of(tmp_path / "mixed", mixture=KINDS["table"])
     with pytest.raises(ConfigError, match="which is mixed already"):

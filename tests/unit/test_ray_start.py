@@ -29,10 +29,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("127.0.0.1:9", "no Ray cluster answers there within"),
         ("ray://127.0.0.1:9", "no Ray cluster answers there within"),
         ("nohost.invalid:6379", "no Ray cluster answers there within"),
-        ("http://127.0.0.1:8265", "which is no address of a Ray cluster"),
-        ("localhost", "which is no address of a Ray cluster"),
-        ("localhost:99999", "which is no address of a Ray cluster"),
-        (":6379", "which is no address of a Ray cluster"),
+        ("http://127.0.0.1:8265", "which is not the address of a Ray cluster"),
+        ("localhost", "which is not the address of a Ray cluster"),
+        ("localhost:99999", "which is not the address of a Ray cluster"),
+        (":6379", "which is not the address of a Ray cluster"),
     ],
 )
 def test_an_address_without_a_cluster_is_one_sentence_soon(

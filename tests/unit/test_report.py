@@ -119,7 +119,7 @@ def test_what_cannot_be_compared_is_refused(runs: list[FinishedRun], tmp_path: P
     (runs[1].path / "finished.json").unlink()
     with pytest.raises(ConfigError, match="has not finished"):
         read_run(runs[1].path)
-    with pytest.raises(ConfigError, match="is not the folder of a run"):
+    with pytest.raises(ConfigError, match="is not a run but holds some"):
         read_run(tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_a_table_against_a_baseline(runs: list[FinishedRun], tmp_path: Path) -> 
 
 
 def test_what_cannot_be_compared_is_one_sentence(runs: list[FinishedRun], tmp_path: Path, base: RunConfig) -> None:
-    with pytest.raises(ConfigError, match="'ewc' is no method or run given here; choose one of 'sequential_lora', "):
+    with pytest.raises(ConfigError, match="'ewc' is not a method or run given here; choose one of 'sequential_lora', "):
         against_baseline(runs, "ewc")
     with pytest.raises(ConfigError, match="belongs to the baseline `joint`"):
         against_baseline(runs[-1:], "joint")

@@ -24,6 +24,7 @@ from components.evaluation.matrix import ScoreMatrix
 from components.methods.lcia import LciaConfig
 from components.methods.sequential_lora import SequentialLoraConfig
 from components.runs.continuing import given_as, to_continue
+from components.runs.results import read_run
 from components.runs.status import RunStatus, SweepStatus, outlook, progress, read_status, read_storage
 from components.tracking.config import TrackingConfig
 from components.training.config import RunConfig
@@ -228,6 +229,13 @@ def test_damage_beside_the_run_itself_is_only_noted(tmp_path: Path) -> None:
     assert "made_with.json" in found.problem
 
 
+def test_a_storage_without_runs_has_no_empty_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text").write_text("no run")
+    assert list_command.main(["--storage", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "notes: foreign: no run: it has no config.json and no sweep.json\n"
+
+
 def test_the_newest_movement_comes_first(tmp_path: Path) -> None:
     for number, name in enumerate(("b", "a", "c")):
         path = begun(tmp_path, name).run_dir
@@ -300,8 +308,10 @@ def test_a_name_without_a_run_is_one_sentence(tmp_path: Path) -> None:
             status.main([name, "--storage", str(tmp_path)])
     with pytest.raises(ConfigError, match="Did you mean first"):
         status.main(["frist", "--storage", str(tmp_path)])
-    with pytest.raises(ConfigError, match=r"is no run but holds some; give one of them, and --storage .* for all\."):
+    with pytest.raises(ConfigError, match=r"is not a run but holds some; give one of them, and --storage .* for all\."):
         status.main([str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"holds some; give one of them, and to report all .*/\*\."):
+        read_run(tmp_path)
     with pytest.raises(ConfigError, match=r"there are no runs, and no folder .*; give the folder that holds them"):
         list_command.main(["--storage", str(tmp_path / "nonesuch")])
 
