@@ -150,7 +150,10 @@ def choice(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
     nothing is guessed here.
     """
     right = list(filter(is_letter, answers))
-    letter = chosen_letter(prediction, options_in(prompt))
+    options = options_in(prompt)
+    letter = chosen_letter(prediction, options)
+    if letter is not None and options:
+        return float(letter in right)
     words = [answer for answer in answers if answer not in right]
     given = _plain(_DECORATION.sub(" ", prediction.translate(_SIGNS)))
     if given and len(given) > 1 and any(given == _plain(one) for one in words):

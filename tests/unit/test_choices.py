@@ -169,6 +169,8 @@ def test_options_that_differ_in_case_alone() -> None:
     for letter, words in options.items():
         assert chosen_letter(words, options) == chosen_letter(f"The answer is {words}", options) == letter
     assert chosen_letter("DEAR ANN,", options) is None
+    prompt = "Which is right?\nA. Dear Ann,\nB. dear Ann,"
+    assert [score("choice", words, ["A", "Dear Ann,"], prompt) for words in ("Dear Ann,", "dear Ann,")] == [1.0, 0.0]
     assert chosen_letter("the dog says Dear Ann,", options) is None
 
 
