@@ -137,6 +137,8 @@ def run_stream(plan: Plan, handle: EventHandler) -> StreamResult:
             raise_if_received()
             require_within_budget(plan)
         require_whole(plan)
+        if isinstance(plan.run_dir, Path):  # what a lost worker left; in a store it cannot be told from what is at work
+            clear_partial(plan.run_dir)
         remove_unreferenced(plan.run_dir)
         write_json(plan.run_dir / FINISHED_FILE, {"finished": datetime.now().astimezone().isoformat()})
         (plan.run_dir / FAILURE_FILE).unlink(missing_ok=True)
@@ -267,25 +269,27 @@ def fit(plan: WorkerPlan, datasets: dict[str, Dataset], handle: EventHandler, *,
             # Not in the main thread: there Ray Train would replace our handler of SIGINT with its own, which ends the
             # workers without a checkpoint.
             watched(training, "Ray Train", lambda: require_not_lost(plan.run_dir))
-            return
-        except RayError as error:  # of the only worker, or of the controller that replaces workers
-            if not is_lost(error) or not tries.another():
+        except (RayError, TrainingFailedError) as error:
+            dismiss_local_worker()
+            # Of the only worker, or of the controller that replaces workers.
+            if not isinstance(error, RayError) or not is_lost(error) or not tries.another():
                 raise
             handle(Note(text=going_on(error, tries)))
             restore(plan, handle)  # the controller writes its list in place, and may have been killed as it did
+        else:
+            if on_gpus:  # the next run of this process may need the GPU for its pictures first
+                dismiss_local_worker()
+            return
 
 
 def _train_alone(plan: WorkerPlan, datasets: dict[str, Dataset], *, on_gpu: bool) -> None:
     """Have the stream learned by the only worker; what its code raises comes as from Ray Train's controller."""
     try:
         ray.get(local_worker(plan.config, on_gpu=on_gpu).train.remote(plan, datasets, _data_config(plan.config)))
-    except RayError as error:
-        dismiss_local_worker()
-        if is_lost(error) or not isinstance(error, RayTaskError):
+    except RayTaskError as error:
+        if is_lost(error):
             raise
         raise WorkerGroupError(str(error), {0: error.cause}) from error
-    if on_gpu:  # the next run of this process may need the GPU for its pictures first
-        dismiss_local_worker()
 
 
 class _Trainer(TorchTrainer):

@@ -52,7 +52,7 @@ def restore(plan: Plan, handle: EventHandler) -> StreamState | None:
         write_list(
             plan.run_dir, [Listed(folder=each.folder.name, task=each.at.index, update=each.at.update) for each in kept]
         )
-        search.remove_others()
+    search.remove_others()  # also what a process was killed over that had just listed a newer one
     again = max(0, search.reached - _updates(plan, newest.at))
     if search.damaged or again:
         lost = f"{again} update{'s are' if again > 1 else ' is'} made again" if again else "no update is lost"

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from components.core.machine import host_name
+
 ROOT = Path(__file__).resolve().parents[2]
 SOON_S = 30  # Ray itself would take more than 60
 
@@ -34,8 +36,8 @@ def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
     raise AssertionError(f"no line with {text!r}: {''.join(lines)}{process.stderr and process.stderr.read()}")
 
 
-def kill(process: subprocess.Popen[str], what: str, *, of: int = 1) -> None:
-    """SIGKILL for the first of as many processes of a command that are called `what`."""
+def kill(process: subprocess.Popen[str], what: str, *, of: int = 1) -> int:
+    """SIGKILL for the first of as many processes of a command that are called `what`; its id."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
@@ -45,6 +47,7 @@ def kill(process: subprocess.Popen[str], what: str, *, of: int = 1) -> None:
             continue
     assert len(found) == of, (what, found)
     found[0].kill()
+    return found[0].pid
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -76,7 +79,9 @@ def command(storage: Path, *options: str) -> list[str]:
 def test_a_run_outlives_its_only_worker(tmp_path: Path) -> None:
     process = started(command(tmp_path))
     read_until(process, "Task 1/2")
-    kill(process, "ray::LocalWorker")
+    killed = kill(process, "ray::LocalWorker")
+    partial = tmp_path / "killed" / f".checkpoint_2026-01-01.{host_name()}.{killed}.partial"
+    partial.mkdir()  # it may have been writing one
     said = read_until(process, "(try 1 of 3)")[-1]
     assert "the worker process, process " in said
     assert "going on from the last checkpoint" in said
@@ -89,6 +94,7 @@ def test_a_run_outlives_its_only_worker(tmp_path: Path) -> None:
     read_until(process, "checkpoint_manager_snapshot.json of run killed cannot be read")
     _, errors = process.communicate(timeout=200)
     assert (process.returncode, own_lines(errors)) == (0, []), errors
+    assert not partial.exists()
     assert status(tmp_path, "killed") == "FINISHED"
 
 

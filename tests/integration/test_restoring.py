@@ -144,11 +144,21 @@ def test_a_whole_one_that_no_list_names_counts(plan: Plan) -> None:
     assert len(list(plan.run_dir.glob("checkpoint_2*"))) == 2
 
 
+def test_one_that_was_to_be_removed_is(plan: Plan) -> None:
+    """A process was killed when it had listed a newer one and not yet removed this."""
+    saved(plan.run_dir / "checkpoint_2026-01-01_00-00-00", StreamState(index=1, update=0))
+    before = (plan.run_dir / LIST).read_bytes()
+    assert restored(plan) == (NEWER, [])
+    assert sorted(path.name for path in plan.run_dir.glob("checkpoint_2*")) == [OLDER, NEWER]
+    assert (plan.run_dir / LIST).read_bytes() == before
+
+
 def test_an_unfinished_copy_is_nothing(plan: Plan) -> None:
     (plan.run_dir / "checkpoint_2026-01-01_00-00-03").mkdir()
     before = (plan.run_dir / LIST).read_bytes()
     assert restored(plan) == (NEWER, [])
     assert (plan.run_dir / LIST).read_bytes() == before
+    assert sorted(path.name for path in plan.run_dir.glob("checkpoint_2*")) == [OLDER, NEWER]
 
 
 def test_at_last_the_learned_task(plan: Plan) -> None:
