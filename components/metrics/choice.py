@@ -152,7 +152,7 @@ def choice(prediction: str, answers: Sequence[str], prompt: str = "") -> float:
     right = list(filter(is_letter, answers))
     options = options_in(prompt)
     letter = chosen_letter(prediction, options)
-    if letter is not None and options:
+    if right and options and letter is not None:
         return float(letter in right)
     words = [answer for answer in answers if answer not in right]
     given = _plain(_DECORATION.sub(" ", prediction.translate(_SIGNS)))

@@ -178,6 +178,7 @@ def test_without_a_question_words_count_as_the_whole_reply_only() -> None:
     assert score("choice", "A dog.", ["B", "a dog"]) == 1.0
     assert score("choice", "It is a dog.", ["B", "a dog"]) == 0.0
     assert score("choice", "It is a dog.", ["B", "a dog"], QUESTION) == 1.0
+    assert score("choice", "a dog", ["a dog"], QUESTION) == 1.0  # an answer without its letter
 
 
 PIECES = [
