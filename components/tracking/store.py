@@ -181,6 +181,12 @@ def _alone_at(uri: str) -> Iterator[None]:
         yield
 
 
+def program(started: str) -> str:
+    """What recorded a run, by the path that its process was started with: trials of a sweep run in Ray's processes."""
+    name = Path(started).name or "littoral"
+    return "sweep.py" if name == "default_worker.py" else name
+
+
 class MlflowStore:
     """One MLflow experiment. Calls raise what MLflow raises (see `retry.translated`); repeating one does no harm."""
 
@@ -188,7 +194,7 @@ class MlflowStore:
         self._client, self._experiment_id, self._served = client, experiment_id, served
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
-        known = {"mlflow.source.type": "JOB", "mlflow.source.name": Path(sys.argv[0]).name or "littoral"}
+        known = {"mlflow.source.type": "JOB", "mlflow.source.name": program(sys.argv[0])}
         if user := os.environ.get("USER"):
             known["mlflow.user"] = user
         run = self._client.create_run(self._experiment_id, run_name=name, tags=known | _short(tags))

@@ -108,6 +108,7 @@ def test_a_sweep_is_killed_and_goes_on(tmp_path: Path) -> None:
     below = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {each.info.run_id for each in below} == {trial["mlflow_id"] for trial in found.values()}
     assert {each.data.metrics["final_average"] for each in below} == set(averages.values())
+    assert {each.data.tags["mlflow.source.name"] for each in below} == {"sweep.py"}  # no file of Ray's
 
 
 def sample_ids(run: Path) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from components.tracking.charts import TAG, View, stream_view, sweep_view, view_link
 from components.tracking.registry import registered_name
+from components.tracking.store import program
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -22,6 +23,11 @@ def state_of(view: View) -> dict[str, Any]:
     assert key == TAG + view.key
     assert len(value) < 20_000  # MLflow's limit
     return json.loads(zlib.decompress(base64.b64decode(value.removeprefix("deflate;"))))
+
+
+def test_a_trial_is_recorded_by_the_sweep_and_not_by_a_file_of_rays() -> None:
+    started = ["/a/pipelines/coast.py", "", "/venv/ray/_private/workers/default_worker.py"]
+    assert [program(each) for each in started] == ["coast.py", "littoral", "sweep.py"]
 
 
 def test_a_streams_view_charts_every_task_and_stands_the_same_when_laid_down_again() -> None:
