@@ -134,14 +134,17 @@ def run_facts(run: RunStatus) -> dict[str, str]:
 
 
 def sweep_facts(sweep: SweepStatus) -> dict[str, str]:
-    """The same for a sweep: its own, then a line for each trial."""
+    """The same for a sweep: its own, then a line for each trial. MLflow has it where it has its trials."""
+    recorded = next((each.mlflow for each in sweep.trials if each.mlflow is not None), None)
+    place = "" if recorded is None else f" in {recorded.store}"
     return {
         "state": state_of(sweep.state, sweep.holder),
         "problem": sweep.problem,
         "last moved": when(sweep.moved),
         "learns": f"{sweep.stream} by {sweep.method} on {sweep.backbone}",
         "varies": ", ".join(f"{name} = {values}" for name, values in sweep.space.items()),
-        "mlflow": "" if sweep.mlflow_run is None else f"run {sweep.mlflow_run}",
+        "mlflow": "" if sweep.mlflow_run is None else f"run {sweep.mlflow_run}{place}",
+        "see it": "" if sweep.mlflow_run is None or recorded is None else recorded.see,
         "continue": sweep.command or sweep.note,
         "note": sweep.note if sweep.command else "",
         "trials": str(len(sweep.trials)),

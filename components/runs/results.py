@@ -72,9 +72,7 @@ def read_run(path: Place, *, unfinished: bool = False) -> FinishedRun:
         return _from_record(path)
     if not (path / "config.json").is_file():
         if isinstance(path, Path) and any(path.glob("*/config.json")):  # a storage or a sweep
-            raise ConfigError(
-                f"{path} is not a run but holds some; give the folder of one, and to report all {path}/*."
-            )
+            raise ConfigError(f"{path} is not a run but holds some; give one of them, and to report all {path}/*.")
         raise ConfigError(f"{path} is not the folder of a run nor a record; give STORAGE/RUN-ID, such as runs/first.")
     ended = path / "finished.json"
     if not ended.is_file() and not unfinished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -279,9 +280,11 @@ def test_a_sweep_lists_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert read_status(sweep).state == "running"
     trials = [{"name": "rank-4", "state": "finished"}, {"name": "rank-8", "state": "failed", "reason": "no memory"}]
     write_json(sweep / "sweep.json", {**content, "trials": trials})
+    write_json(sweep / "rank-8" / "mlflow.json", {"run_id": "r8", "store": "http://here:1", "ui": "http://here:1"})
     status.main(["sweep-a", "--storage", str(tmp_path)])
     said = capsys.readouterr().out
     assert "  state       finished\n" in said
+    assert re.search(r"  mlflow +run abc in \S+\n  see it +\S", said)
     assert "rank-4      finished; 2 of 2 tasks; 2 rows of scores; final average 45.00" in said
     assert "rank-8      stopped; 1 of 2 tasks; 2 rows of scores; final average 50.00; no memory" in said
 
