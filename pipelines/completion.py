@@ -8,6 +8,7 @@ littoral completion fish > ~/.config/fish/completions/littoral.fish
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     script = io.StringIO()
     with suppress(SystemExit), redirect_stdout(script):
         tyro.cli(reduce(or_, kinds), prog="littoral", args=["--tyro-print-completion", shell])
-    print(mended(script.getvalue()), end="")
+    sys.stdout.write(mended(script.getvalue()))  # a shell script, which may hold any character
     return 0
 
 
