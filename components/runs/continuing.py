@@ -49,8 +49,10 @@ def to_continue(path: Place, config: dict[str, Any], link: dict[str, Any], track
     stream = Path(text_of(config, "stream", "name"))
     if len(stream.parts) > 1 and not stream.is_absolute() and not stream.expanduser().is_dir():
         notes.append(f"give it in the folder that {stream} is in")
-    if text_of(config, "evaluation", "on_forgetting") == "rollback" and (path / ORIGIN_FILE).is_file():
-        notes.append("a night of `littoral nightly` is continued, and judged, by that command alone")
+    evaluation = config.get("evaluation")  # of an older run without the field
+    budget = evaluation.get("on_forgetting") if isinstance(evaluation, dict) else None
+    if budget == "rollback" and (path / ORIGIN_FILE).is_file():  # as a night is, and perhaps another run
+        notes.append("if `littoral nightly` began it, give that command again instead: it alone judges the night")
     return pipeline_command("coast.py", uri_or_path(path / CONFIG_FILE), *arguments), "; ".join(notes)
 
 
