@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +38,8 @@ logger = logging.getLogger("littoral")
 LOCAL = "local"  # in the place of an address: a Ray of our own
 _OWN = {"littoral.ray": "own"}  # the label of its node
 JOIN_TIMEOUT_S = 10  # how long a cluster may take to answer
-START_WAITS_S = (30, 60, 120)  # for the node to be up, each time that it is started
+START_WAITS_S = (30, 60, 120)  # for a node that is starting to be up; after each, it is started anew
+START_TRIES = 6  # with those whose node ended by itself, as a raylet does without an agent after 15 s
 ENDED_AT_ONCE = (
     "error: this process was ended without a word: killed (the system does so when memory runs out), crashed, or ended "
     "by Ray, whose node process (raylet) it had lost; "
@@ -210,12 +211,12 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     private_token()
     left = orphans()  # perhaps of a Ray that is just being left: they have until ours is up to end by themselves
-    cause: Exception | None = None
-    for wait_s in START_WAITS_S:
-        before = frozenset(psutil.Process().children())
+    waits, begun = [*START_WAITS_S], time.monotonic()
+    for number in range(1, START_TRIES + 1):
+        before, tried = frozenset(psutil.Process().children()), time.monotonic()
         try:
             with (
-                _node_may_take(wait_s),
+                _node_may_take(waits[0]),
                 _in_a_group_of_their_own(),
                 loopback_only(),
                 only_needed_servers(logs=bool(options.get("log_to_driver"))),
@@ -229,17 +230,21 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
             if "timed out during startup" not in str(error):
                 reason = " ".join(str(error).split())[:200].rstrip(". ")
                 raise ConfigError(f"Ray does not start on this machine ({reason}).") from error
-            cause = error
-            logger.warning("Ray was not up after %d s on this busy machine.", wait_s)
-    raise ConfigError(
-        f"Ray was not up within {START_WAITS_S[-1]} s, at the last of {len(START_WAITS_S)} tries; this machine is too "
-        "busy: give the same command again when less runs on it."
-    ) from cause
+            if time.monotonic() > tried + waits[0]:
+                waits.pop(0)
+            if not waits or number == START_TRIES:
+                raise ConfigError(
+                    f"Ray was not up within {time.monotonic() - begun:.0f} s, in {number} tries; this machine is too "
+                    "busy: give the same command again when less runs on it."
+                ) from error
+            logger.warning("Ray was not up after %.0f s on this busy machine.", time.monotonic() - tried)
 
 
 @contextmanager
 def _node_may_take(wait_s: float) -> Iterator[None]:
-    """Wait up to `wait_s` for the new node: Ray 2.60 gives up at the first refusal after 30 s."""
+    """Wait up to `wait_s` for the new node: Ray 2.60 gives up at the first refusal after 30 s. No longer than those 30
+    for one that has ended by itself.
+    """
     ask, end_s = services.get_node, time.monotonic() + wait_s
 
     def ask_again(*arguments: Any) -> Any:  # Any: as Ray has it
@@ -247,7 +252,7 @@ def _node_may_take(wait_s: float) -> Iterator[None]:
             try:
                 return ask(*arguments)
             except RuntimeError:
-                if time.monotonic() > end_s:
+                if time.monotonic() > end_s or not _has_raylet():
                     raise
                 time.sleep(0.2)
 
@@ -256,6 +261,15 @@ def _node_may_take(wait_s: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = ask
+
+
+def _has_raylet() -> bool:
+    """Whether a node process that this one started lives."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 @contextmanager

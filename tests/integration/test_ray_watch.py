@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -62,3 +63,37 @@ def test_a_head_that_does_not_answer_ends_the_waiting_and_the_process() -> None:
     assert refused.stderr.splitlines() == [said]
     assert refused.stdout == "after\n"
     assert (answered.returncode, answered.stdout, answered.stderr) == (0, "done\n", "")
+
+
+STARTS = """
+import sys, threading, time
+
+import psutil
+
+from components.core.ray_session import ray_session
+
+def kill_two_nodes():
+    killed = set()
+    while len(killed) < 2:
+        for child in psutil.Process().children():
+            if child.name() == "raylet" and child.pid not in killed:
+                child.kill()
+                killed.add(child.pid)
+        time.sleep(0.02)
+
+threading.Thread(target=kill_two_nodes, daemon=True).start()
+began = time.monotonic()
+with ray_session(None, num_workers=1):
+    print(f"{time.monotonic() - began:.0f}")
+"""
+
+
+@pytest.mark.long
+def test_a_node_that_ends_while_it_starts_is_not_waited_for() -> None:
+    """As a busy machine's does: without an agent after 15 s it ends by itself."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STARTS]
+    done = subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^Ray was not up after \d+ s on this busy machine\.$", done.stderr, re.MULTILINE)) == 2
+    assert int(done.stdout) < 85, done.stdout  # Ray itself waits 30 s for each, and a living one has 60 in its second
