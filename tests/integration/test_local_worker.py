@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -122,3 +124,22 @@ def test_a_run_goes_on_with_and_without_a_controller(first: Session, storage: Pa
     assert ("ray::LocalWorker" in seen) == (then is without_controller)
     assert bits(tmp_path / "r") == bits(storage / "alone" / "r")
     assert len([*(tmp_path / "r").glob("checkpoint_*")]) == 3  # two to continue from, and the list
+
+
+@pytest.mark.long
+def test_a_run_that_ends_at_once_asks_ray_nothing_afterwards(tmp_path: Path) -> None:
+    """What waited for the worker learns of its death then. Most of Ray's functions would start or join another Ray."""
+
+    def two_signals(event: Event) -> None:
+        if isinstance(event, StepDone) and event.update == 1:
+            for _ in range(2):  # the first one asks the run to stop, the second one ends it
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.5)
+
+    plan, before = plan_stream(config_of(tmp_path, "sequential_lora")), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), without_controller():
+        run_stream(plan, two_signals)
+    for number, handler in ((signal.SIGINT, before), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, handler)  # a third one would have ended this process
+    time.sleep(5)
+    assert not ray.is_initialized()
