@@ -200,7 +200,7 @@ def require_temp_dir() -> None:
 
 
 def start_ray(**options: Any) -> None:  # Any: ray.init's own options
-    """Start Ray inside this process; raises `ConfigError` when its node is not up after the last of `START_WAITS_S`."""
+    """Start Ray inside this process; raises `ConfigError` when its node is not up after the last try."""
     # Ray adds this to the niceness of what starts it, 15 by default: beside one busy process a run would stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Nobody asks this Ray for the history of its tasks or for its metrics. Its control service would keep 100,000 of
@@ -242,8 +242,9 @@ def start_ray(**options: Any) -> None:  # Any: ray.init's own options
 
 @contextmanager
 def _node_may_take(wait_s: float) -> Iterator[None]:
-    """Wait up to `wait_s` for the new node: Ray 2.60 gives up at the first refusal after 30 s. No longer than those 30
-    for one that has ended by itself.
+    """Wait up to `wait_s` for the new node, and only 30 s for one that has ended by itself.
+
+    Ray 2.60 gives up at the first refusal after 30 s.
     """
     ask, end_s = services.get_node, time.monotonic() + wait_s
 
