@@ -24,7 +24,7 @@ def picture_of(url: str, limits: Limits, param: str) -> bytes:
     found = _DATA_URL.match(url)
     if found is None:
         head = _HEAD.match(url)
-        given = f"this one begins with {head[0]!r}" if head else "this is none"
+        given = f"this one begins with {head[0]!r}" if head else "this is not one"
         raise bad_request(
             f"a picture's address must be a data URL such as data:image/png;base64,..., and {given}; no address is "
             "fetched, send the picture itself.",
